@@ -1,0 +1,1 @@
+"""aibridge for mitmproxy: records and bridges AI provider traffic, byte for byte."""

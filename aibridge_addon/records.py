@@ -1,0 +1,141 @@
+"""What the bridge observed: frozen values that every sink (database, metrics, log) subscribes to.
+
+Names follow the `Recorder` interface that the project re-creates; `docs/schema.md` maps them to columns. Times are
+timezone-aware UTC. Ids of interceptions are UUID text. Nothing here imports anything else of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+Status = Literal["completed", "failed"]
+Completeness = Literal["complete", "partial"]
+ThoughtSource = Literal["thinking", "reasoning_summary", "commentary"]
+CredentialKind = Literal["byok", "centralized"]
+
+
+@dataclass(frozen=True, slots=True)
+class InterceptionStarted:
+    """One client request on a bridged route has been read and is about to go upstream."""
+
+    id: str
+    initiator_id: str
+    provider: str
+    """The provider's type: `anthropic`, `openai`, `copilot`, `azure`, `bedrock`."""
+    provider_name: str
+    """The configured instance."""
+    model: str
+    client: str
+    client_session_id: str | None
+    user_agent: str | None
+    route: str
+    """The route's template, never the raw path: bounded."""
+    streaming: bool
+    credential_kind: CredentialKind
+    credential_hint: str
+    correlating_tool_call_id: str | None
+    """Id of the tool result that ends this request: it names the interception that asked for the call."""
+    metadata: Mapping[str, Any]
+    started_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class InterceptionEnded:
+    """The interception's answer has been read to its end, or never will be."""
+
+    interception_id: str
+    status: Status
+    model: str | None
+    """The model that answered, where the request did not name one (Azure deployments)."""
+    http_status: int | None
+    """Status of the last upstream answer; null where there was none."""
+    error_type: str | None
+    error_message: str | None
+    turns: int
+    ended_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TokenUsage:
+    """The provider's final numbers for one upstream turn; counts are tokens."""
+
+    interception_id: str
+    provider_response_id: str
+    provider: str
+    model: str
+    input_tokens: int
+    """Without cached tokens, for every provider."""
+    output_tokens: int
+    cache_read_input_tokens: int
+    cache_write_input_tokens: int
+    completeness: Completeness
+    extra: Mapping[str, Any]
+    """Every further count under the provider's own name, and what prices depend on (`service_tier`)."""
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class UserPrompt:
+    """What the person wrote last, where a request ends in a person's prompt."""
+
+    interception_id: str
+    provider_response_id: str
+    prompt: str
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUsage:
+    """A tool call that the model asked for."""
+
+    interception_id: str
+    provider_response_id: str
+    provider_tool_call_id: str
+    tool: str
+    input: Any
+    """The arguments as JSON values; the raw text where they are not JSON."""
+    injected: bool
+    created_at: datetime
+    server_name: str | None = None
+    server_url: str | None = None
+    invocation_error: str | None = None
+    duration_ms: int | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelThought:
+    """Reasoning that the model showed."""
+
+    interception_id: str
+    provider_response_id: str
+    content: str
+    source: ThoughtSource
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Passthrough:
+    """A provider request that is not bridged has been answered."""
+
+    provider_name: str
+    route: str
+    method: str
+    initiator_id: str
+
+
+Record = (
+    InterceptionStarted
+    | InterceptionEnded
+    | TokenUsage
+    | UserPrompt
+    | ToolUsage
+    | ModelThought
+    | Passthrough
+)
+
+Emit = Callable[[Record], None]
+"""Hand a record to every sink. Never blocks, never raises."""
