@@ -4,7 +4,7 @@ BIN := .venv/bin
 MITMDUMP_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types pytest bench clean
+.PHONY: help run test lint types pytest soak bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-zA-Z._]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ types: .venv ## Check types
 
 pytest: .venv ## Run the tests in parallel
 	$(BIN)/python -m pytest -n auto
+
+soak: .venv ## Generate 10,000 answers for each property of each dialect (about half an hour)
+	SOAK_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py
 
 bench: .venv ## Measure against bare mitmdump, in one run
 	$(BIN)/python -m benchmarks

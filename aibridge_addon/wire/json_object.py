@@ -1,0 +1,172 @@
+"""JSON objects that are decoded member by member, when a member is asked for.
+
+A request of a coding agent is 50–500 KB, of which the record needs a few members and the last message. Members stay
+raw bytes until then: cutting an object into members costs a tenth of decoding it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+
+class NotJSON(ValueError):
+    """The bytes are not one JSON value."""
+
+
+class Unreadable(ValueError):
+    """The bytes may be JSON, but not JSON that we can hold (nested too deeply, numbers too long)."""
+
+
+_json = msgspec.json.encode
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_elements = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+def decode(data: bytes | msgspec.Raw) -> Any:
+    """Decode one JSON value.
+
+    Lone surrogates (`"\\ud83d"`, which JavaScript clients send) are replaced, since nothing downstream can store them.
+
+    Raises:
+        NotJSON: it is not JSON.
+        Unreadable: it is beyond what we can hold.
+    """
+    try:
+        return msgspec.json.decode(data)
+    except msgspec.DecodeError:
+        return _decode_leniently(bytes(data))
+    except UnicodeDecodeError as e:
+        raise NotJSON("not UTF-8") from e
+    except RecursionError as e:
+        raise Unreadable("nested too deeply") from e
+
+
+def _decode_leniently(data: bytes) -> Any:
+    try:
+        text = json.dumps(json.loads(data, parse_constant=_not_json), ensure_ascii=False)
+    except (json.JSONDecodeError, UnicodeDecodeError, NotJSON) as e:
+        raise NotJSON(str(e)) from e
+    except (RecursionError, ValueError) as e:
+        raise Unreadable(str(e)) from e
+    try:
+        return msgspec.json.decode(text.encode("utf-8", "replace"))
+    except msgspec.DecodeError as e:
+        raise Unreadable("a number is out of range") from e
+
+
+def _not_json(name: str) -> Any:
+    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    raise NotJSON(name)
+
+
+def _raw(value: Any) -> bytes:
+    return bytes(value) if isinstance(value, msgspec.Raw) else _json(value)
+
+
+class JSONObject:
+    """A JSON object; `get` decodes one member."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self, data: bytes) -> None:
+        """Cut `data` into members.
+
+        Raises:
+            NotJSON: it is not JSON.
+            Unreadable: it is JSON, but no object, or beyond what we can hold.
+        """
+        self._members: dict[str, Any]
+        try:
+            self._members = _members.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            value = decode(data)
+            if not isinstance(value, dict):
+                raise Unreadable("not a JSON object") from None
+            self._members = value
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._members
+
+    def get(self, name: str) -> Any:
+        """The member's value, decoded; None where it is absent, null, or cannot be read."""
+        return _value(self._members.get(name))
+
+    def with_member(self, name: str, value: bytes) -> bytes | None:
+        """The object with one member set to `value` (JSON), every other one verbatim and in its place.
+
+        None where the members are not at hand verbatim, since the object could only be decoded leniently.
+        """
+        return self.replaced({name: value}) if self.verbatim else None
+
+    @property
+    def verbatim(self) -> bool:
+        """Whether the members are at hand as they came; False if they could only be decoded leniently."""
+        return all(isinstance(member, msgspec.Raw) for member in self._members.values())
+
+    def replaced(self, changes: Mapping[str, bytes]) -> bytes:
+        """The object with these members set to other JSON, every other one verbatim and in its place."""
+        members = {name: _raw(member) for name, member in self._members.items()} | dict(changes)
+        return b"{" + b",".join(_json(name) + b":" + raw for name, raw in members.items()) + b"}"
+
+    def without(self, names: Collection[str]) -> JSONObject:
+        """The object without these members."""
+        kept = JSONObject(b"{}")
+        kept._members = {name: member for name, member in self._members.items() if name not in names}
+        return kept
+
+    def with_element(self, name: str, index: int, value: bytes) -> bytes:
+        """An array member's JSON with one element set to other JSON, every other one verbatim."""
+        elements = [bytes(element) for element in _elements.decode(_raw(self._members[name]))]
+        elements[index] = value
+        return b"[" + b",".join(elements) + b"]"
+
+    def extended(self, name: str, after: Sequence[bytes], *, before: Sequence[bytes] = ()) -> bytes:
+        """An array member's JSON with further elements around its own; a member that is no array counts as empty."""
+        value = self._members.get(name)
+        inner = b""
+        if value is not None:
+            raw = _raw(value).strip()
+            inner = raw[1:-1].strip() if raw.startswith(b"[") else b""
+        return b"[" + b",".join((*before, *([inner] if inner else ()), *after)) + b"]"
+
+    def elements(self, name: str) -> list[bytes]:
+        """The elements of an array member, verbatim; none if it is no array."""
+        value = self._members.get(name)
+        try:
+            elements = _elements.decode(value if isinstance(value, msgspec.Raw) else _json(value))
+        except msgspec.DecodeError:
+            return []
+        return [bytes(element) for element in elements]
+
+    def raw(self, name: str) -> bytes:
+        """The member's JSON, verbatim; `null` where it is absent."""
+        return _raw(self._members.get(name))
+
+    def text(self, name: str) -> str | None:
+        """The member's value if it is a string."""
+        value = self.get(name)
+        return value if isinstance(value, str) else None
+
+    def elements_backwards(self, name: str) -> Iterator[Any]:
+        """The elements of an array member, last first, each decoded as it is reached; none if it is no array."""
+        value = self._members.get(name)
+        if isinstance(value, msgspec.Raw):
+            try:
+                value = _elements.decode(value)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                value = _value(value)
+        if isinstance(value, list):
+            yield from map(_value, reversed(value))
+
+
+def _value(value: Any) -> Any:
+    if not isinstance(value, msgspec.Raw):
+        return value
+    try:
+        return decode(value)
+    except (NotJSON, Unreadable):
+        return None

@@ -1,0 +1,203 @@
+"""Server-sent events (WHATWG HTML, 9.2.6): cut a byte stream into events, and read one event.
+
+Cutting and reading are apart because most readers need only a few of the events, and a proxy passes all of
+them on verbatim.
+"""
+
+from __future__ import annotations
+
+import re
+
+# THE THEORY OF THE SCANNER
+#
+# The stream is a sequence of *blocks*. A block is any number of line ends, then at least one byte that is not
+# a line end, then whatever follows up to and including the first line end that is directly followed by
+# another (the blank line). A line end is CRLF, LF or CR. So every byte belongs to exactly one block, and
+# joining all blocks and the rest gives back the stream. (A block may be a comment, or have no data: whether
+# it is an event is `parse`'s question.)
+#
+# Line ends *lead* a block where a server sends more than one blank line, and in one more case: a block that
+# ends in CR at the end of a feed is handed out at once, since the CR is a line end already and its event must
+# not wait for the next one. If that CR was half of a CRLF, its LF opens the next feed, and so leads the next
+# block, where it means nothing. Where the feeds are cut can thus move one LF from a block to the next, but
+# changes no event.
+#
+# Between two feeds the scanner is in one of four states:
+#
+#   idle      nothing held.
+#   leading   only line ends held, since no other byte of the block has come (`_leading`).
+#   inside    a block has begun (`_held`), its end not seen. At most its last two bytes can be the beginning
+#             of a terminator ("\r\n" + "\n"), so the search resumes there (`_searched`) and reads no other
+#             byte twice.
+#   skipping  a block outgrew `max_event` (`_skipping`): as *inside* (or *leading*), but all that is held
+#             are the two bytes that the search needs.
+#
+# Nearly all chunks of a provider's stream are whole blocks with LF line ends, met in *idle*. They never reach
+# the buffer: one `find` and one slice each.
+
+_TERMINATOR = re.compile(rb"\r\n\r\n?|\r\n\n|\r\r\n?|\n\r\n?|\n\n")
+_NOT_LINE_END = re.compile(rb"[^\r\n]")
+_LF = 0x0A
+_COLON = 0x3A
+_BOM = b"\xef\xbb\xbf"
+
+
+class SSEScanner:
+    """Cut a byte stream into server-sent events without decoding what nobody asked for.
+
+    A block larger than `max_event` bytes is dropped, counted in `oversized`, and scanning resumes after it.
+    """
+
+    def __init__(self, max_event: int = 8 * 1024 * 1024) -> None:
+        self.oversized = 0
+        self._max_event = max_event
+        self._held = bytearray()
+        self._searched = 0
+        self._held_cr = False
+        self._leading = False
+        self._skipping = False
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether all that was fed are whole events, and blank lines: whatever comes next begins a new one."""
+        return (not self._held or self._leading) and not self._skipping
+
+    def feed(self, data: bytes) -> list[tuple[bytes, int]]:
+        """Take the next bytes; return each event that is now complete as (raw, start).
+
+        `raw` are its verbatim bytes with the blank line that ends it; `start` is the offset in `data` at
+        which it begins, 0 if it began in an earlier feed.
+        """
+        events: list[tuple[bytes, int]] = []
+        start = self._finish_held(data, events) if self._held or self._skipping else 0
+        size = len(data)
+        has_cr = b"\r" in data
+        while start < size:
+            # Either is below 2 if there is no end.
+            end = _block_end(data, start) if has_cr or data[start] == _LF else data.find(b"\n\n", start) + 2
+            if end < 2:
+                self._hold(data[start:] if start else data, has_cr)
+                break
+            if end - start > self._max_event:
+                self.oversized += 1
+            else:
+                events.append((data[start:end], start))
+            start = end
+        return events
+
+    def finish(self) -> bytes:
+        """End the stream; return the rest that no blank line ended (empty if it was oversized).
+
+        Many servers leave out the last blank line, so callers may want to `parse` it.
+        """
+        rest = b"" if self._skipping else bytes(self._held)
+        self._reset()
+        return rest
+
+    def _finish_held(self, data: bytes, events: list[tuple[bytes, int]]) -> int:
+        """Look in `data` for the end of the held block; return the offset after it, or the size of `data`."""
+        before = len(self._held)
+        self._held += data
+        self._held_cr = self._held_cr or b"\r" in data
+        end = self._search_held()
+        if end < 0:
+            self._shrink_if_oversized()
+            return len(data)
+        if not self._skipping:
+            if end > self._max_event:
+                self.oversized += 1
+            else:
+                events.append((bytes(memoryview(self._held)[:end]), 0))
+        self._reset()
+        return end - before
+
+    def _hold(self, rest: bytes, has_cr: bool) -> None:
+        """Keep the beginning of a block, in which no end was found."""
+        self._held += rest
+        self._held_cr = has_cr
+        self._leading = _NOT_LINE_END.search(rest) is None
+        self._searched = len(rest) if self._leading else max(0, len(rest) - 2)
+        self._shrink_if_oversized()
+
+    def _search_held(self) -> int:
+        """Find the end of the held block, or -1, reading only what was not read before."""
+        if self._leading:
+            first = _NOT_LINE_END.search(self._held, self._searched)
+            if first is None:
+                self._searched = len(self._held)
+                return -1
+            self._leading = False
+            self._searched = first.start()
+        if self._held_cr:
+            found = _TERMINATOR.search(self._held, self._searched)
+            end = found.end() if found else -1
+        else:
+            end = self._held.find(b"\n\n", self._searched)
+            end = end + 2 if end >= 0 else -1
+        self._searched = max(self._searched, len(self._held) - 2)
+        return end
+
+    def _shrink_if_oversized(self) -> None:
+        if not self._skipping:
+            if len(self._held) <= self._max_event:
+                return
+            self._skipping = True
+            self.oversized += 1
+        if self._leading:
+            self._held.clear()
+        else:
+            del self._held[:-2]
+        self._searched = 0
+
+    def _reset(self) -> None:
+        self._held = bytearray()  # not clear(): that would keep the memory of the largest event
+        self._searched = 0
+        self._held_cr = self._leading = self._skipping = False
+
+
+def parse(raw: bytes) -> tuple[str, bytes | None]:
+    r"""Read one block: the event's name, or "", and its data joined with \n, or None if it has no data field.
+
+    A byte order mark is skipped at the beginning of any block, though only the stream's first may have one.
+    """
+    # Two shapes are nearly all there is, `data: Y` and `event: X` + `data: Y`; any other takes the long way.
+    last = len(raw) - 2
+    if b"\r" not in raw and raw.endswith(b"\n\n"):
+        if raw.startswith(b"event: "):
+            line_end = raw.find(b"\n")
+            if raw.startswith(b"data: ", line_end + 1) and raw.find(b"\n", line_end + 7) == last:
+                return raw[7:line_end].decode("utf-8", "replace"), raw[line_end + 7 : last]
+        elif raw.startswith(b"data: ") and raw.find(b"\n") == last:
+            return "", raw[6:last]
+    return _parse_lines(raw)
+
+
+def event(name: str, data: bytes) -> bytes:
+    """One event, as bytes; `data` holds no line end."""
+    return b"event: %s\ndata: %s\n\n" % (name.encode(), data) if name else b"data: %s\n\n" % data
+
+
+def _parse_lines(raw: bytes) -> tuple[str, bytes | None]:
+    name = b""
+    data: list[bytes] = []
+    for line in raw.removeprefix(_BOM).splitlines():  # bytes.splitlines knows CR, LF and CRLF, and no others
+        if not line or line[0] == _COLON:
+            continue
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            data.append(value)
+        elif field == b"event":
+            name = value
+    return name.decode("utf-8", "replace"), b"\n".join(data) if data else None
+
+
+def _block_end(data: bytes, start: int) -> int:
+    """Find the end of the block that begins at `start`, whatever its line ends, or -1."""
+    if data[start] in b"\r\n":
+        first = _NOT_LINE_END.search(data, start)
+        if first is None:
+            return -1
+        start = first.start()
+    found = _TERMINATOR.search(data, start)
+    return found.end() if found else -1
