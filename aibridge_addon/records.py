@@ -65,6 +65,7 @@ class TokenUsage:
     interception_id: str
     provider_response_id: str
     provider: str
+    provider_name: str
     model: str
     input_tokens: int
     """Without cached tokens, for every provider."""
@@ -127,6 +128,19 @@ class Passthrough:
     initiator_id: str
 
 
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """What later requests need of an answer: the calls and results of a mixed turn, or the last turn's id.
+
+    For the database alone: its value is conversation that has not been redacted.
+    """
+
+    key: str
+    value: Mapping[str, Any]
+    """A JSON object."""
+    expires_at: datetime
+
+
 Record = (
     InterceptionStarted
     | InterceptionEnded
@@ -135,6 +149,7 @@ Record = (
     | ToolUsage
     | ModelThought
     | Passthrough
+    | Continuation
 )
 
 Emit = Callable[[Record], None]

@@ -1,0 +1,31 @@
+"""The credential that a client brings: which header it is in, and what of it may be shown."""
+
+from __future__ import annotations
+
+from aibridge_addon.clients import Headers
+
+
+def mask(secret: str) -> str:
+    """Show just enough of a secret to tell it from another: `sk-a...efgh`."""
+    visible = 4 if len(secret) >= 20 else 2 if len(secret) >= 10 else 1 if len(secret) >= 5 else 0
+    if not secret or not visible:
+        return "..." if secret else ""
+    return f"{secret[:visible]}...{secret[-visible:]}"
+
+
+def client_credential(headers: Headers, names: tuple[bytes, ...]) -> str | None:
+    """The credential in the first of these headers that holds one; for `Authorization`, a bearer's token."""
+    for name in names:
+        value = headers.get(name, b"").decode("latin-1").strip()
+        if name == b"authorization":
+            value = _bearer(value)
+        if value:
+            return value
+    return None
+
+
+def _bearer(value: str) -> str:
+    match value.split():
+        case [scheme, token] if scheme.lower() == "bearer":
+            return token
+    return ""

@@ -1,0 +1,224 @@
+"""What every dialect offers: reading requests, reading answers, and errors in its own shape. Sans-io.
+
+Reading is lenient: an unknown field, block, item or event never fails, it is only not recorded. What is read ends in a
+`Reading`, one for each upstream turn, whether the answer streamed or not.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from aibridge_addon.records import ThoughtSource
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
+
+DONE = b"[DONE]"
+"""The data of the event that ends a stream of OpenAI's."""
+REMINDER = "<system-reminder>"
+"""Claude Code and its kin wrap text that the program, not the person, adds to a user message in this tag."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReading:
+    """What the record needs to know of a request."""
+
+    model: str
+    """Empty where the request names none (Azure deployments)."""
+    streaming: bool
+    prompt: str | None
+    correlating_tool_call_id: str | None
+    side_call: bool
+    """A call that the client makes for itself (a probe, a prewarm, a title, a compaction): no person's turn."""
+    metadata_user_id: str | None = None
+    """Anthropic's `metadata.user_id`, in which Claude Code carries its session."""
+    wants_usage: bool = True
+    """False: a streamed answer will carry no usage, since the request did not ask for it (chat completions)."""
+
+
+@dataclass(slots=True)
+class Usage:
+    """Token counts of one upstream answer, in the record's terms."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_input_tokens: int = 0
+    cache_write_input_tokens: int = 0
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ToolCall:
+    """A call that the model asked for; `server_side` if the provider itself runs it."""
+
+    call_id: str
+    name: str
+    input: Any
+    server_side: bool = False
+    server_name: str | None = None
+
+
+@dataclass(slots=True)
+class Thought:
+    content: str
+    source: ThoughtSource
+
+
+@dataclass(slots=True)
+class AnswerError:
+    type: str
+    message: str
+
+
+@dataclass(slots=True)
+class Reading:
+    """What one upstream answer said, as far as it has been read."""
+
+    response_id: str = ""
+    model: str = ""
+    usage: Usage | None = None
+    tool_calls: list[ToolCall] = field(default_factory=list)
+    thoughts: list[Thought] = field(default_factory=list)
+    ended: bool = False
+    """The answer's terminal event has been read: nothing that a client waits for comes after it."""
+    finished: bool = False
+    """The model has finished, as far as can be told: an end of the stream here loses nothing."""
+    error: AnswerError | None = None
+
+
+class AnswerReader(ABC):
+    """Read one upstream answer: events of a stream, or one whole body."""
+
+    def __init__(self) -> None:
+        self.reading = Reading()
+
+    @property
+    @abstractmethod
+    def skip(self) -> Callable[[bytes], object]:
+        """Tell, from an event's raw bytes and without decoding it, that it carries nothing to record."""
+
+    def event(self, name: str, data: bytes) -> None:
+        """Read one event of a stream. Raises NotJSON or Unreadable."""
+        self.read(name, decode_event(data))
+
+    @abstractmethod
+    def read(self, name: str, event: Any) -> None:
+        """Read one event of a stream, decoded by `decode_event`."""
+
+    @abstractmethod
+    def message(self, body: dict[str, Any]) -> None:
+        """Read the whole body of a blocking answer that succeeded."""
+
+    def stream_ended(self) -> None:  # noqa: B027 (most dialects have nothing to settle)
+        """No further event will come: settle what is known. A reading that has not `ended` by then was cut."""
+
+    def failure(self, status: int, body: bytes) -> None:
+        """Read the body of an answer whose status is 400 or above."""
+        try:
+            error = as_dict(decode(body)).get("error")
+        except (NotJSON, Unreadable):
+            error = None
+        self.reading.error = answer_error(error, default_type=f"http_{status}")
+
+
+class Dialect(ABC):
+    """A wire format of AI providers."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def read_request(self, body: JSONObject) -> RequestReading:
+        """Read what the record needs."""
+
+    @abstractmethod
+    def answer_reader(self) -> AnswerReader:
+        """A fresh reader for the answer of one upstream turn."""
+
+    @abstractmethod
+    def error_body(self, status: int, message: str) -> bytes:
+        """An error answer in the provider's shape, as JSON."""
+
+    @abstractmethod
+    def error_event(self, message: str) -> bytes:
+        """An error inside a stream that has begun, as the bytes of one server-sent event."""
+
+
+def decode_event(data: bytes) -> Any:
+    """The data of an event: JSON, or OpenAI's `[DONE]`, which stays as it is."""
+    return DONE if data.strip() == DONE else decode(data)
+
+
+def answer_error(error: object, *, default_type: str) -> AnswerError:
+    """The `error` member of either vendor's error body: `type`, else `code`, and `message`."""
+    if isinstance(error, str):
+        return AnswerError(default_type, error)
+    members = as_dict(error)
+    kind = members.get("type") or members.get("code")
+    message = members.get("message")
+    return AnswerError(kind if isinstance(kind, str) else default_type, message if isinstance(message, str) else "")
+
+
+def as_dict(value: object) -> dict[str, Any]:
+    """`value` if it is a JSON object, else an empty one: wire values are never trusted to have their type."""
+    return value if isinstance(value, dict) else {}
+
+
+def as_list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def as_text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def as_count(value: object) -> int:
+    """A token count: a non-negative integer that a database column can hold, else 0."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else 0
+
+
+MAX_COUNTS = 64
+"""Further counts of one usage object that are kept: a provider chooses their names."""
+
+
+def counts_beside(usage: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
+    """Every further count of a `usage` object, under the provider's own name, members of members with dots."""
+    found = ((name, count) for name, count in _counts(usage, "", depth=4) if name not in known)
+    return dict(itertools.islice(found, MAX_COUNTS))
+
+
+def _counts(members: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, int]]:
+    for name, value in members.items():
+        if isinstance(value, dict) and depth:
+            yield from _counts(value, f"{prefix}{name}.", depth - 1)
+        elif is_count(value):
+            yield prefix + name, value
+
+
+def is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def last_text(parts: list[Any], kind: str) -> str | None:
+    """The last text of a message's parts that a person wrote: reminders that the client put there do not count."""
+    for part in reversed(parts):
+        members = as_dict(part)
+        text = members.get("text")
+        if members.get("type") == kind and isinstance(text, str) and written_by_person(text):
+            return text
+    return None
+
+
+def written_by_person(text: str) -> bool:
+    return bool(text.strip()) and not text.lstrip().startswith(REMINDER)
+
+
+def arguments(text: str) -> Any:
+    """Arguments that a model wrote as JSON text; the text itself where it is no JSON, `{}` where it is empty."""
+    if not text.strip():
+        return {}
+    try:
+        return decode(text.encode())
+    except (NotJSON, Unreadable):
+        return text

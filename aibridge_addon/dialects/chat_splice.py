@@ -1,0 +1,392 @@
+"""One chat completion out of several turns (API reference, "chat.completion.chunk").
+
+What the client sees: the content of every turn, under the first chunk's id, with one role, one finish reason, one
+`[DONE]`; its own calls numbered on; completion tokens summed over turns, prompt tokens of the first. An answer of one
+turn that hides nothing passes byte for byte.
+
+A call's name may come in pieces. While they could be the beginning of an injected tool's name, whatever comes waits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from aibridge_addon.dialects.base import DONE, arguments, as_count, as_dict, as_list, as_text
+from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divided, told_usage
+from aibridge_addon.wire import sse
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
+
+_encode = msgspec.json.encode
+
+CONVERSATION = ("prompt_",)
+"""How the members of `usage` begin that describe the conversation, not the work."""
+CUT_SHORT = frozenset(("length", "content_filter"))
+"""Finish reasons of a message whose calls may be halves."""
+HEAD = ("id", "created", "model")
+"""What every chunk of a completion repeats."""
+
+
+@dataclass(slots=True)
+class _StreamedCall:
+    """A tool call of the turn, while its deltas arrive."""
+
+    id: str = ""
+    name: str = ""
+    hidden: bool | None = None
+    """None: its name may still become that of an injected tool."""
+    index: int | None = None
+    """The client's index, once it has been told of the call."""
+    whole: dict[str, Any] = field(default_factory=dict)
+    """All of its deltas together."""
+
+
+class _Calls:
+    """A turn's calls by their index. A server that gives every call the same index tells them apart by their ids."""
+
+    def __init__(self) -> None:
+        self.all: list[_StreamedCall] = []
+        self._by_index: dict[int, _StreamedCall] = {}
+
+    def of(self, delta: dict[str, Any]) -> _StreamedCall:
+        """The call that this delta, the next one, belongs to."""
+        index, call_id = as_count(delta.get("index")), as_text(delta.get("id"))
+        call = self._by_index.get(index)
+        if call is None or (call_id and call.id not in ("", call_id) and _function(delta).get("name")):
+            self._by_index[index] = call = _StreamedCall()
+            self.all.append(call)
+        call.id = call.id or call_id
+        return call
+
+
+class ChatSplice(Splice):
+    def __init__(self, injected: Collection[str]) -> None:
+        super().__init__(injected)
+        self._first: dict[str, Any] = {}
+        """The first chunk that has an id, or whole body."""
+        self._last: dict[str, Any] = {}
+        self._message: dict[str, Any] = {}
+        """The visible message of all turns (blocking)."""
+        self._choice: dict[str, Any] = {}
+        self._role_told = False
+        self._next_call = 0
+        self._spliced = False
+        """Whether the client sees anything else than the first turn, as it is."""
+        self._work: list[dict[str, Any]] = [{}]
+        """The usage of every turn, final numbers."""
+        self._finish_chunk: dict[str, Any] | None = None
+        self._usage_chunk: dict[str, Any] | None = None
+        self._done = self._failed = self._finished = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._id = ""
+        self._raw: list[bytes] = []
+        self._calls = _Calls()
+        self._waiting: list[tuple[bytes, Any, list[_StreamedCall]]] = []
+        """Events that came before it was known whose a call is, each with the calls of its deltas."""
+        self._tail: list[bytes] = []
+        """The answer's end as it came, while it may be all there is."""
+        self._reason = ""
+
+    def begin_turn(self) -> None:
+        self._spliced = self._spliced or bool(self._first)
+        self._work.append({})
+        self._reset()
+
+    @property
+    def _hides(self) -> bool:
+        return any(call.hidden for call in self._calls.all)
+
+    # --- a stream ---------------------------------------------------------------------------------------------
+
+    def event(self, raw: bytes, name: str, event: Any) -> bytes:
+        if self._finished:
+            return b"" if self._spliced else raw
+        self._raw.append(raw)
+        calls = [] if event is None or event == DONE else self._notice(as_dict(event))
+        if event == DONE or self._reason:
+            self._decide()
+        self._waiting.append((raw, event, calls))
+        if any(call.hidden is None for call in self._calls.all):
+            return b""
+        waiting, self._waiting = self._waiting, []
+        return b"".join(self._told(*event) for event in waiting)
+
+    def _notice(self, chunk: dict[str, Any]) -> list[_StreamedCall]:
+        """Take what a chunk says, before it is known what the client sees of it."""
+        self._id = self._id or as_text(chunk.get("id"))
+        if not self._first or (chunk.get("id") and not self._first.get("id")):  # Azure's first chunk has none
+            self._first = chunk
+        self._failed = self._failed or bool(chunk.get("error"))
+        if usage := as_dict(chunk.get("usage")):
+            self._work[-1] = usage
+        for choice in map(as_dict, as_list(chunk.get("choices"))):
+            self._reason = as_text(choice.get("finish_reason")) or self._reason
+        return [self._notice_call(delta) for delta in _call_deltas(chunk)]
+
+    def _notice_call(self, delta: dict[str, Any]) -> _StreamedCall:
+        call, function = self._calls.of(delta), _function(delta)
+        if call.hidden is None:
+            piece = as_text(function.get("name"))
+            call.name += "" if piece == call.name else piece  # some servers repeat it in every delta
+            if function.get("arguments") or "custom" in delta or not self._may_become_injected(call.name):
+                self._settle(call, custom="custom" in delta)
+        return call
+
+    def _may_become_injected(self, name: str) -> bool:
+        return any(tool.startswith(name) for tool in self.injected)
+
+    def _decide(self) -> None:
+        """No further piece of a name will come."""
+        for call in self._calls.all:
+            if call.hidden is None:
+                self._settle(call)
+
+    def _settle(self, call: _StreamedCall, *, custom: bool = False) -> None:
+        call.hidden = call.name in self.injected and not custom
+        self._spliced = self._spliced or call.hidden
+
+    def _told(self, raw: bytes, event: Any, calls: list[_StreamedCall]) -> bytes:
+        """What the client sees of an event."""
+        if event == DONE:
+            self._done = True
+            self._tail.append(raw)
+            return b""
+        if self._spliced:
+            return self._text_told(raw) if event is None else self._chunk_told(raw, as_dict(event), calls)
+        for call, delta in zip(calls, _call_deltas(as_dict(event)), strict=True):
+            if call.index is None:  # it passes as it is, and keeps its index
+                call.index = as_count(delta.get("index"))
+                self._next_call = call.index + 1
+        self._role_told = self._role_told or b'"role"' in raw
+        if self._tail or _finishes(as_dict(event)):
+            self._tail.append(raw)
+            return b""
+        return raw
+
+    def _text_told(self, raw: bytes) -> bytes:
+        """A chunk that only carries text, or a comment."""
+        _, data = sse.parse(raw)
+        if data is None:
+            return raw
+        data = data.replace(b"\n", b" ")
+        try:
+            if b'"role"' in raw:
+                return self._chunk_told(raw, as_dict(decode(data)), [])
+            members = JSONObject(data)
+        except (NotJSON, Unreadable):
+            return raw
+        return sse.event("", members.replaced({name: _encode(self._first[name]) for name in self._head(members)}))
+
+    def _head(self, members: Any) -> list[str]:
+        return [name for name in HEAD if name in members and name in self._first]
+
+    def _chunk_told(self, raw: bytes, chunk: dict[str, Any], calls: list[_StreamedCall]) -> bytes:
+        told = chunk | {name: self._first[name] for name in self._head(chunk)}
+        choices = as_list(chunk.get("choices"))
+        if not choices:
+            if as_dict(chunk.get("usage")):
+                self._usage_chunk = told
+                return b""
+            return raw if told == chunk else sse.event("", _encode(told))
+        if "usage" in chunk:
+            told["usage"] = None
+        choice = as_dict(choices[0])
+        delta = self._visible(choice, calls)
+        if choice.get("finish_reason"):
+            self._finish_chunk = told | {"choices": [choice | {"delta": {}}]}
+            if "usage" in chunk:
+                self._finish_chunk["usage"] = chunk["usage"]
+            if delta and "logprobs" in choice:
+                self._finish_chunk["choices"][0]["logprobs"] = None
+        if not delta:
+            return b""
+        return sse.event("", _encode(told | {"choices": [choice | {"delta": delta, "finish_reason": None}]}))
+
+    def _visible(self, choice: dict[str, Any], calls: list[_StreamedCall]) -> dict[str, Any]:
+        """What the client sees of a choice's delta; empty if that is nothing."""
+        delta = dict(as_dict(choice.get("delta")))
+        deltas = zip(calls, map(as_dict, as_list(delta.pop("tool_calls", None))), strict=False)
+        if own := [told | {"index": self._index(call)} for call, told in deltas if not call.hidden]:
+            delta["tool_calls"] = own
+        if self._role_told:
+            delta.pop("role", None)
+        if not any(delta.values()):
+            return {}
+        self._role_told = self._role_told or "role" in delta
+        return delta
+
+    def _index(self, call: _StreamedCall) -> int:
+        """The client's index of a call of its own."""
+        if call.index is None:
+            call.index, self._next_call = self._next_call, self._next_call + 1
+        return call.index
+
+    def end_turn(self) -> TurnEnd:
+        self._decide()
+        if not self._hides:
+            client_calls = [call.id for call in self._calls.all]
+            return TurnEnd(client_calls=client_calls, response_id=self._id)
+        return self._turn_end(self._id, self._content(), whole=not self._failed and self._reason not in CUT_SHORT)
+
+    def _content(self) -> dict[str, Any]:
+        """The turn's message, put together from its chunks."""
+        message: dict[str, Any] = {"role": "assistant", "content": None}
+        calls = _Calls()
+        for raw in self._raw:
+            _, data = sse.parse(raw)
+            try:
+                chunk = as_dict(decode(data or b"null"))
+            except (NotJSON, Unreadable):
+                continue
+            for delta in _call_deltas(chunk):
+                _grow(calls.of(delta).whole, {name: value for name, value in delta.items() if name != "index"})
+            for choice in map(as_dict, as_list(chunk.get("choices"))):
+                _grow(message, {n: value for n, value in as_dict(choice.get("delta")).items() if n != "tool_calls"})
+        said = {name: value for name, value in message.items() if value != ""} | {"content": message["content"] or None}
+        return said | ({"tool_calls": [call.whole for call in calls.all]} if calls.all else {})
+
+    def finish(self, *, calls_hidden: bool = False) -> bytes:
+        self._finished = True
+        if not self._spliced:
+            return b"".join(self._tail)
+        done = sse.event("", DONE) if self._done else b""
+        if self._failed or self._finish_chunk is None:
+            return done
+        told = dict(self._finish_chunk)
+        choice = as_dict(as_list(told["choices"])[0])
+        told["choices"] = [choice | {"finish_reason": self._told_reason(choice.get("finish_reason"))}]
+        usage = self._usage()
+        if usage and (self._usage_chunk is None or as_dict(told.get("usage"))):
+            told["usage"] = usage
+        out = sse.event("", _encode(told))
+        if self._usage_chunk is not None:
+            out += sse.event("", _encode(self._usage_chunk | {"usage": usage}))
+        return out + done
+
+    def _told_reason(self, reason: Any) -> Any:
+        """Clients take a stop for calls, without any call, for broken."""
+        return "stop" if reason == "tool_calls" and not self._next_call else reason
+
+    def keepalive(self) -> bytes:
+        return b": keep-alive\n\n"
+
+    # --- one body ---------------------------------------------------------------------------------------------
+
+    def take_body(self, body: dict[str, Any]) -> TurnEnd:
+        self._first = self._first or body
+        self._last = body
+        self._work.append(as_dict(body.get("usage")))
+        message: dict[str, Any] = {}
+        reasons = []
+        for choice in map(as_dict, as_list(body.get("choices"))):  # Copilot gives text and calls as two choices
+            _grow(message, as_dict(choice.get("message")))
+            reasons += [reason] if (reason := choice.get("finish_reason")) else []
+            logprobs = {name: choice[name] for name in ("logprobs",) if name in choice}
+            self._choice |= {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
+            _grow(self._choice, logprobs)
+        end = self._turn_end(as_text(body.get("id")), message, whole=not CUT_SHORT.intersection(map(as_text, reasons)))
+        visible = {name: value for name, value in message.items() if name != "tool_calls"}
+        calls = as_list(message.get("tool_calls"))
+        own = [call for call in calls if not _is_hidden(as_dict(call), self.injected)]
+        self._spliced = self._spliced or len(own) < len(calls)
+        self._next_call += len(own)
+        _grow(self._message, visible | ({"tool_calls": own} if own else {}))
+        return end
+
+    def body(self, *, calls_hidden: bool = False) -> dict[str, Any]:
+        if not self._spliced:
+            return self._first
+        reason = self._told_reason(self._choice.get("finish_reason"))
+        choice = self._choice | {"index": 0, "message": self._message, "finish_reason": reason}
+        told = self._first | {"choices": [choice]}
+        told |= {name: self._last[name] for name in ("system_fingerprint",) if name in self._last}
+        return told | ({"usage": usage} if (usage := self._usage()) else {})
+
+    def _usage(self) -> dict[str, Any]:
+        """The usage that the client is told: the work of all turns, in the conversation of the first."""
+        told = told_usage(self._work, CONVERSATION, "completion_tokens")
+        if "total_tokens" in told:
+            told["total_tokens"] = as_count(told.get("prompt_tokens")) + as_count(told.get("completion_tokens"))
+        return told
+
+    def _turn_end(self, response_id: str, message: dict[str, Any], *, whole: bool) -> TurnEnd:
+        items = [_valid(as_dict(call)) for call in as_list(message.get("tool_calls"))]
+        calls, client_calls = divided(items, self._maybe_call, lambda call: as_text(call.get("id")))
+        said = {"role": "assistant"} | message | ({"tool_calls": items} if items else {})
+        return TurnEnd(calls if whole else [], client_calls, [said], response_id)
+
+    def _maybe_call(self, call: dict[str, Any], anchor: str | None) -> Call | None:
+        if not _is_hidden(call, self.injected):
+            return None
+        function = as_dict(call.get("function"))
+        told = arguments(as_text(function.get("arguments")))
+        return Call(as_text(call.get("id")), as_text(function.get("name")), told, call, anchor)
+
+
+def _function(delta: dict[str, Any]) -> dict[str, Any]:
+    return as_dict(delta.get("function")) or as_dict(delta.get("custom"))
+
+
+def _call_deltas(chunk: dict[str, Any]) -> list[dict[str, Any]]:
+    deltas = (as_dict(as_dict(choice).get("delta")) for choice in as_list(chunk.get("choices")))
+    return [as_dict(call) for delta in deltas for call in as_list(delta.get("tool_calls"))]
+
+
+def _finishes(chunk: dict[str, Any]) -> bool:
+    return any(as_dict(choice).get("finish_reason") for choice in as_list(chunk.get("choices")))
+
+
+def _is_hidden(call: dict[str, Any], injected: Collection[str]) -> bool:
+    return as_text(as_dict(call.get("function")).get("name")) in injected
+
+
+def _valid(call: dict[str, Any]) -> dict[str, Any]:
+    """A call as a history may hold it: arguments that are none are those of no parameters."""
+    function = as_dict(call.get("function"))
+    if not function or as_text(function.get("arguments")).strip():
+        return call
+    return call | {"function": function | {"arguments": "{}"}}
+
+
+def _grow(whole: dict[str, Any], delta: dict[str, Any]) -> None:
+    """Add a delta to what there is. Text grows, lists grow, objects are merged: unknown members are carried too."""
+    for name, value in delta.items():
+        known = whole.get(name)
+        if isinstance(value, str) and isinstance(known, str):
+            repeated = name in ("id", "type", "role") or (name == "name" and value == known)
+            whole[name] = known or value if repeated else known + value
+        elif isinstance(value, list) and isinstance(known, list):
+            whole[name] = _grown(known, value)
+        elif isinstance(value, dict) and isinstance(known, dict):
+            whole[name] = dict(known)
+            _grow(whole[name], value)
+        elif value is not None or name not in whole:
+            whole[name] = value
+
+
+def _grown(known: list[Any], added: list[Any]) -> list[Any]:
+    """A list with further elements; pieces of an element that has an index (`reasoning_details`) are put together."""
+    grown = list(known)
+    for piece in added:
+        place = next((i for i, entry in enumerate(grown) if _is_piece(entry, piece)), None)
+        if place is None:
+            grown.append(piece)
+            continue
+        entry = grown[place]
+        text = {n: entry[n] + piece[n] for n in ("text", "summary", "data") if n in piece and as_text(entry.get(n))}
+        grown[place] = entry | {n: value for n, value in piece.items() if value is not None} | text
+    return grown
+
+
+def _is_piece(entry: Any, piece: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(piece, dict)
+        and "index" in piece
+        and all(entry.get(name) == piece.get(name) for name in ("index", "type"))
+    )

@@ -1,0 +1,155 @@
+"""What a client does not know of a mixed turn, and how it comes back into the history that the client sends. Sans-io.
+
+In a mixed turn the model called tools of ours and tools of the client. The client got its calls only; ours were run,
+and their results are kept. Every later request whose history has the client's calls gets our calls and results again,
+each where the model had put it:
+
+    references ─▶ (what is kept under these ids) ─▶ resumed ─▶ a complete history, or None: nothing is kept
+
+Without what was kept nothing is changed: calls and results always come and go in pairs, so the history is valid all the
+same. The same history and the same kept turns make the same bytes, for prompt caches depend on it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from aibridge_addon.dialects.turns import Result
+from aibridge_addon.wire.json_object import JSONObject
+
+MAX_ELEMENTS = 200
+"""Messages or items with calls that are looked at, from the end: a history may have thousands."""
+MAX_CALL_IDS = 500
+
+encode = msgspec.json.encode
+
+
+class Kept(msgspec.Struct, frozen=True, gc=False):
+    """A call of ours and its result, as they stand in the history."""
+
+    id: str
+    anchor: str | None
+    """The client's call before which ours stood; None: after the last one."""
+    call: msgspec.Raw
+    result: msgspec.Raw
+
+
+class KeptTurn(msgspec.Struct, frozen=True, gc=False):
+    client_calls: tuple[str, ...]
+    """Ids of the client's calls in the same turn, at least one."""
+    kept: tuple[Kept, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """Ids in a request under which something may be kept."""
+
+    ids: frozenset[str] = frozenset()
+    """Of answers."""
+    call_ids: frozenset[str] = frozenset()
+    """Of the client's calls."""
+
+    def __bool__(self) -> bool:
+        return bool(self.ids or self.call_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is kept under a request's references."""
+
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """By the id of an answer that the client knows, the one under which the provider goes on."""
+    turns: Sequence[KeptTurn] = ()
+    """In an order that depends on their ids only."""
+
+    def __bool__(self) -> bool:
+        return bool(self.aliases or self.turns)
+
+
+class Resumption(ABC):
+    """Requests that go on after an answer of several turns, or after a mixed one."""
+
+    @abstractmethod
+    def references(self, body: JSONObject) -> References:
+        """The ids that the request names. Bounded, and never raises."""
+
+    @abstractmethod
+    def resumed(self, body: JSONObject, found: Found) -> bytes | None:
+        """The request with what was found; None if nothing is to be changed. All else stays verbatim, in its place."""
+
+    @abstractmethod
+    def result(self, result: Result) -> dict[str, Any]:
+        """A result as it stands in the history."""
+
+    def value(self, client_calls: Sequence[str], results: Sequence[Result]) -> dict[str, Any]:
+        """A mixed turn as a JSON object, which decodes to a `KeptTurn`."""
+        return {
+            "client_calls": list(client_calls),
+            "kept": [
+                {
+                    "id": result.call.id,
+                    "anchor": result.call.anchor,
+                    "call": result.call.item,
+                    "result": self.result(result),
+                }
+                for result in results
+            ],
+        }
+
+
+def scan[T](
+    elements: Sequence[bytes], marker: bytes, decoder: msgspec.json.Decoder[T], more: int = 0
+) -> Iterator[tuple[int, T]]:
+    """The last elements that hold `marker`, last first, each with its place.
+
+    One that is not of the decoder's form is left out. `more`: so many above the bound, for what was put in.
+    """
+    marked = (place for place in range(len(elements) - 1, -1, -1) if marker in elements[place])
+    for place in islice(marked, MAX_ELEMENTS + more):
+        element = maybe_decode(elements[place], decoder)
+        if element is not None:
+            yield place, element
+
+
+def maybe_decode[T](element: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
+    try:
+        return decoder.decode(element)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def pieces(turns: Sequence[KeptTurn]) -> int:
+    return sum(len(turn.kept) for turn in turns)
+
+
+def absent(turn: KeptTurn, present: Collection[str], done: set[str]) -> list[Kept]:
+    """What of a turn is to be put in: nothing twice."""
+    left = [kept for kept in turn.kept if kept.id not in present and kept.id not in done]
+    done.update(kept.id for kept in left)
+    return left
+
+
+class Insertions:
+    """Further elements for an array, each before the element at a place."""
+
+    def __init__(self) -> None:
+        self._at: dict[int, list[bytes]] = {}
+
+    def add(self, place: int, element: bytes | msgspec.Raw) -> None:
+        self._at.setdefault(place, []).append(bytes(element))
+
+    def __bool__(self) -> bool:
+        return bool(self._at)
+
+    def into(self, elements: Sequence[bytes]) -> bytes:
+        """The array's JSON."""
+        out: list[bytes] = []
+        for place, element in enumerate(elements):
+            out += (*self._at.get(place, ()), element)
+        return b"[" + b",".join((*out, *self._at.get(len(elements), ()))) + b"]"

@@ -1,0 +1,191 @@
+"""Kept turns and ids of answers in Messages requests (API reference, "Tool use"; beta "message threads").
+
+Our `tool_use` blocks go into the assistant message that has the client's; our `tool_result` blocks to the beginning of
+the user message that answers it. In a thread that is continued the calls are the server's already: results only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from aibridge_addon.dialects.base import as_dict, as_text
+from aibridge_addon.dialects.kept import (
+    MAX_CALL_IDS,
+    Found,
+    Insertions,
+    KeptTurn,
+    References,
+    Resumption,
+    absent,
+    encode,
+    maybe_decode,
+    scan,
+)
+from aibridge_addon.dialects.messages_inject import tool_result
+from aibridge_addon.dialects.turns import Result
+from aibridge_addon.wire.json_object import JSONObject
+
+NAMING = ("thread", "diagnostics")
+"""Members whose `previous_message_id` names an answer."""
+MAX_RUN = 20
+"""Messages after a call among which its answer is looked for: usually it is the next one."""
+CALL, RESULT = b'"tool_use"', b'"tool_result"'
+
+
+class _Block(msgspec.Struct, frozen=True, gc=False):
+    type: str = ""
+    id: str = ""
+    tool_use_id: str = ""
+
+
+class _Message(msgspec.Struct, frozen=True, gc=False):
+    role: str = ""
+    content: str | list[_Block] = ""
+
+    def ids(self, kind: str) -> list[tuple[str, int]]:
+        """Calls that these blocks make or answer, each with its block's place."""
+        if isinstance(self.content, str):
+            return []
+        found = [(block.tool_use_id or block.id, i) for i, block in enumerate(self.content) if block.type == kind]
+        return [(call_id, place) for call_id, place in found if call_id]
+
+
+_message = msgspec.json.Decoder(_Message)
+
+
+class MessagesResumption(Resumption):
+    def references(self, body: JSONObject) -> References:
+        named = (as_text(as_dict(body.get(member)).get("previous_message_id")) for member in NAMING)
+        messages = body.elements("messages")
+        calls = (
+            call_id
+            for marker, role, kind in _sought(body)
+            for _, message in scan(messages, marker, _message)
+            if message.role == role
+            for call_id, _ in message.ids(kind)
+        )
+        return References(frozenset(filter(None, named)), frozenset(islice(calls, MAX_CALL_IDS)))
+
+    def resumed(self, body: JSONObject, found: Found) -> bytes | None:
+        changes = _renamed(body, found.aliases)
+        if found.turns:
+            history = _History(body)
+            for turn in found.turns:
+                history.complete(turn)
+            changes |= history.changes()
+        return body.replaced(changes) if changes else None
+
+    def result(self, result: Result) -> dict[str, Any]:
+        return tool_result(result)
+
+
+def _continues_thread(body: JSONObject) -> bool:
+    return as_dict(body.get("thread")).get("type") == "continue"
+
+
+def _sought(body: JSONObject) -> list[tuple[bytes, str, str]]:
+    """Marker, role and block type of what names calls: the calls, or, where the server has those, their results."""
+    calls = [(CALL, "assistant", "tool_use")]
+    return [*calls, (RESULT, "user", "tool_result")] if _continues_thread(body) else calls
+
+
+def _renamed(body: JSONObject, aliases: Mapping[str, str]) -> dict[str, bytes]:
+    changes = {}
+    for member in NAMING:
+        last = aliases.get(as_text(as_dict(body.get(member)).get("previous_message_id")))
+        if last is not None:
+            changes[member] = JSONObject(body.raw(member)).replaced({"previous_message_id": encode(last)})
+    return changes
+
+
+class _History:
+    """The messages, and what is to be put into which of them."""
+
+    def __init__(self, body: JSONObject) -> None:
+        self._messages = body.elements("messages")
+        self._calls: dict[str, tuple[int, int]] = {}
+        """Where each call is made, by message and block."""
+        self._results: dict[str, int] = {}
+        """The message that has each result: of those at the end of a thread, else of those that were looked at."""
+        self._answered_by: dict[int, list[int]] = {}
+        self._put: dict[int, Insertions] = {}
+        self._done: set[str] = set()
+        for place, message in scan(self._messages, CALL, _message):
+            if message.role == "assistant":
+                for call_id, block in message.ids("tool_use"):
+                    self._calls.setdefault(call_id, (place, block))
+        if _continues_thread(body):
+            for place, message in scan(self._messages, RESULT, _message):
+                self._look_at(place, message)
+
+    def complete(self, turn: KeptTurn) -> None:
+        own = sorted(self._calls[call_id] for call_id in turn.client_calls if call_id in self._calls)
+        if not own:
+            answered = [self._results[call_id] for call_id in turn.client_calls if call_id in self._results]
+            if answered:
+                self._answer(max(answered), turn)
+            return
+        last, block = own[-1]
+        answers = self._answers(last)
+        if not answers:
+            return  # the client has not answered its own calls yet
+        present = {call_id for call_id, place in self._results.items() if place in answers} | self._calls.keys()
+        left = absent(turn, present, self._done)
+        answer = next((place for place in answers if self._has_result(place, turn.client_calls)), answers[0])
+        for kept in left:
+            place = self._calls.get(kept.anchor or "", (-1, 0))
+            if kept.anchor not in turn.client_calls or self._answers(place[0]) != answers:
+                place = (last, block + 1)
+            self._at(place[0]).add(place[1], kept.call)
+            self._at(answer).add(0, kept.result)
+
+    def _answer(self, place: int, turn: KeptTurn) -> None:
+        for kept in absent(turn, self._results.keys() | self._calls.keys(), self._done):
+            self._at(place).add(0, kept.result)
+
+    def _answers(self, place: int) -> list[int]:
+        """The user messages that follow an assistant message, which may go on in further ones."""
+        if place in self._answered_by:
+            return self._answered_by[place]
+        found = self._answered_by[place] = []
+        for after in range(place + 1, min(place + 1 + MAX_RUN, len(self._messages))):
+            message = maybe_decode(self._messages[after], _message)
+            if message is None or message.role not in ("assistant", "user"):
+                break
+            if message.role == "user":
+                self._look_at(after, message)
+                found.append(after)
+            elif found:
+                break
+        return found
+
+    def _look_at(self, place: int, message: _Message) -> None:
+        if message.role == "user":
+            for call_id, _ in message.ids("tool_result"):
+                self._results.setdefault(call_id, place)
+
+    def _has_result(self, place: int, call_ids: Sequence[str]) -> bool:
+        return any(self._results.get(call_id) == place for call_id in call_ids)
+
+    def _at(self, place: int) -> Insertions:
+        return self._put.setdefault(place, Insertions())
+
+    def changes(self) -> dict[str, bytes]:
+        if not self._put:
+            return {}
+        messages = list(self._messages)
+        for place, insertions in self._put.items():
+            message = JSONObject(messages[place])
+            text = message.text("content")
+            blocks = message.elements("content") if text is None else [_text_block(message)]
+            messages[place] = message.replaced({"content": insertions.into(blocks)})
+        return {"messages": Insertions().into(messages)}
+
+
+def _text_block(message: JSONObject) -> bytes:
+    """A content that is a text becomes the block that it stands for."""
+    return b'{"type":"text","text":' + message.raw("content") + b"}"

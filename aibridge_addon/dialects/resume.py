@@ -1,0 +1,17 @@
+"""How the requests that follow an answer of several turns are completed, by wire format. See `kept`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aibridge_addon.dialects.chat_resume import ChatResumption
+from aibridge_addon.dialects.kept import Resumption
+from aibridge_addon.dialects.messages_resume import MessagesResumption
+from aibridge_addon.dialects.responses_resume import ResponsesResumption
+
+RESUMPTIONS: Mapping[str, Resumption] = {
+    "messages": MessagesResumption(),
+    "chat_completions": ChatResumption(),
+    "responses": ResponsesResumption(),
+}
+"""By `Dialect.name`."""

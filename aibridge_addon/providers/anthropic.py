@@ -1,0 +1,19 @@
+"""Anthropic: `api.anthropic.com`."""
+
+from aibridge_addon.dialects import MESSAGES
+from aibridge_addon.providers.base import ProviderType, bridged, passthrough
+
+ANTHROPIC = ProviderType(
+    name="anthropic",
+    prefix="",
+    bridged=(bridged("/v1/messages", MESSAGES),),
+    passthrough=(
+        passthrough("/v1/messages/count_tokens"),
+        passthrough("/v1/models"),
+        passthrough("/v1/models/*"),
+        passthrough("/api/event_logging/*"),
+    ),
+    error_dialect=MESSAGES,
+    # Claude Code sends both where a key and a login exist; the key is what Anthropic bills.
+    credential_headers=(b"x-api-key", b"authorization"),
+)

@@ -1,0 +1,38 @@
+"""Azure OpenAI and Azure AI Foundry: deployment paths, `/openai/v1`, and Anthropic models under `/anthropic`."""
+
+import re
+
+from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
+from aibridge_addon.providers.base import ProviderType, bridged, passthrough, query_value
+
+STREAM_OPTIONS_SINCE = "2024-09-01"
+"""The first `api-version` whose chat completions know `stream_options` (Azure OpenAI, "API version lifecycle")."""
+
+
+def may_ask_chat_usage(query: str) -> bool:
+    version = query_value(query, "api-version")
+    if version is None or not re.match(r"\d{4}-\d{2}-\d{2}", version):
+        return True  # the v1 API has no dated version
+    return version[:10] >= STREAM_OPTIONS_SINCE
+
+
+AZURE = ProviderType(
+    name="azure",
+    prefix="",
+    bridged=(
+        bridged("/openai/deployments/{id}/chat/completions", CHAT_COMPLETIONS),
+        bridged("/openai/v1/chat/completions", CHAT_COMPLETIONS),
+        bridged("/openai/responses", RESPONSES),
+        bridged("/openai/v1/responses", RESPONSES),
+        bridged("/anthropic/v1/messages", MESSAGES),
+    ),
+    passthrough=(
+        passthrough("/openai/models"),
+        passthrough("/openai/v1/models"),
+        passthrough("/openai/responses/*"),
+        passthrough("/openai/v1/responses/*"),
+    ),
+    error_dialect=RESPONSES,
+    credential_headers=(b"api-key", b"x-api-key", b"authorization"),
+    may_ask_chat_usage=may_ask_chat_usage,
+)

@@ -1,0 +1,22 @@
+"""OpenAI: `api.openai.com/v1`, and ChatGPT's Codex backend under another base URL."""
+
+from aibridge_addon.dialects import CHAT_COMPLETIONS, RESPONSES
+from aibridge_addon.providers.base import ProviderType, bridged, passthrough
+
+OPENAI = ProviderType(
+    name="openai",
+    prefix="/v1",
+    bridged=(
+        bridged("/chat/completions", CHAT_COMPLETIONS, prefix="/v1"),
+        bridged("/responses", RESPONSES, prefix="/v1"),
+    ),
+    passthrough=(
+        passthrough("/conversations", prefix="/v1"),
+        passthrough("/conversations/*", prefix="/v1"),
+        passthrough("/models", prefix="/v1"),
+        passthrough("/models/*", prefix="/v1"),
+        passthrough("/responses/*", prefix="/v1"),
+    ),
+    error_dialect=RESPONSES,
+    credential_headers=(b"authorization",),
+)

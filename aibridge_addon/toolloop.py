@@ -1,0 +1,114 @@
+"""The inner loop's decisions, for one interception: which calls are run, when it goes on, and when it ends. Sans-io.
+
+    turn ends ─▶ plan ─┬─ nothing to run                    ─▶ the answer ends
+                       ├─ injected calls only               ─▶ run, follow-up turn
+                       ├─ injected and client calls (mixed) ─▶ run, keep the results, the answer ends
+                       └─ a bound is reached                ─▶ the answer ends, as if nothing had been called
+
+Bounds: `max_turns` upstream turns, and the same call with the same arguments three times in a row, be it in one turn or
+in turn after turn. The last turn that a bound allows is asked without the use of injected tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from aibridge_addon.dialects.turns import Call, Injection, Result, Text, TurnEnd
+from aibridge_addon.wire.json_object import JSONObject
+
+REPEATS = 3
+"""The same call so many times in a row is not made again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Results of a mixed turn, for the client's next request."""
+
+    response_id: str
+    results: tuple[Result, ...]
+    client_calls: tuple[str, ...]
+
+
+class ToolLoop:
+    def __init__(self, injection: Injection, body: JSONObject, injected: Collection[str], *, max_turns: int) -> None:
+        self.splice = injection.splice(injected)
+        self.pending: tuple[Call, ...] = ()
+        """Calls that have to be run now."""
+        self.refused: tuple[Result, ...] = ()
+        """Results of pending calls that are not run, since they repeat themselves."""
+        self.calls_hidden = False
+        """The answer ends although injected calls were made: it must not look as if they were still to come."""
+        self.held: Held | None = None
+        self.response_ids: list[str] = []
+        self._injection = injection
+        self._injected = injected
+        self._first = self._body = body
+        self._max_turns = max_turns
+        self._turns = 0
+        self._repeated: set[int] = set()
+        self._in_a_row: dict[tuple[str, bytes], int] = {}
+        self._end = TurnEnd()
+
+    def asks(self, body: JSONObject) -> None:
+        """The first request has another body now, which the next turn's goes on from."""
+        self._first = self._body = body
+
+    def begin_turn(self) -> None:
+        self._turns += 1
+        self.splice.begin_turn()
+
+    def turn_ended(self, end: TurnEnd) -> None:
+        """Decide about a turn's injected calls: `pending` are to be run."""
+        self._end = end
+        self.response_ids.append(end.response_id)
+        if end.calls and not end.client_calls and self._turns >= self._max_turns:
+            self.calls_hidden = True
+            return
+        self._repeated = self._repeats(end.calls)
+        self.refused = tuple(_refusal(end.calls[place]) for place in sorted(self._repeated))
+        self.pending = tuple(end.calls)
+
+    def _repeats(self, calls: Sequence[Call]) -> set[int]:
+        """The places of calls that were made too often in a row."""
+        before, self._in_a_row = self._in_a_row, {}
+        repeated = set()
+        for place, call in enumerate(calls):
+            signature = (call.name, msgspec.json.encode(call.input, order="deterministic"))
+            times = self._in_a_row.get(signature, before.get(signature, 0)) + 1
+            self._in_a_row[signature] = times
+            if times >= REPEATS:
+                repeated.add(place)
+        return repeated
+
+    @property
+    def to_run(self) -> tuple[Call, ...]:
+        return tuple(call for place, call in enumerate(self.pending) if place not in self._repeated)
+
+    def results(self, results: Sequence[Result]) -> bytes | None:
+        """Take what came of `to_run`, in that order.
+
+        Returns:
+            The next turn's request; None if the answer ends here, the results being `held` for the client's next one.
+        """
+        run, refused = iter(results), iter(self.refused)  # by place: some servers give calls no ids
+        whole = tuple(next(refused if place in self._repeated else run) for place in range(len(self.pending)))
+        bound = bool(self.refused) or self._turns + 1 >= self._max_turns
+        self.pending, self.refused = (), ()
+        if self._end.client_calls:
+            self.held = Held(self._end.response_id, whole, tuple(self._end.client_calls))
+            return None
+        request = self._injection.follow_up(
+            self._body, self._end, whole, last=bound, first=self._first, injected=self._injected
+        )
+        self._body = JSONObject(request)
+        if bound:
+            self._max_turns = self._turns + 1
+        return request
+
+
+def _refusal(call: Call) -> Result:
+    text = f"This call was made {REPEATS} times in a row with the same arguments; it is not made again."
+    return Result(call, (Text(text),), is_error=True)

@@ -1,0 +1,151 @@
+"""Records of every kind, and the rows that they become."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+from aibridge_addon import records
+from tests.support.database import Row, Table, read_table
+from tests.support.reading import NOON
+
+NOON_TEXT = "2026-01-02T12:00:00.000000+00:00"
+STARTED = records.InterceptionStarted(
+    id="i1",
+    initiator_id="ada",
+    provider="anthropic",
+    provider_name="anthropic-eu",
+    model="claude-1",
+    client="Claude Code",
+    client_session_id="s1",
+    user_agent="claude-cli/2",
+    route="/v1/messages",
+    streaming=True,
+    credential_kind="byok",
+    credential_hint="sk-a...efgh",
+    correlating_tool_call_id=None,
+    metadata={"org_id": "org-456"},
+    started_at=NOON,
+)
+ENDED = records.InterceptionEnded(
+    interception_id="i1",
+    status="failed",
+    model="claude-1-20260101",
+    http_status=529,
+    error_type="overloaded_error",
+    error_message="too much with key sk-ant-0123456789abcdef",
+    turns=1,
+    ended_at=NOON + timedelta(seconds=1.5),
+)
+TOKENS = records.TokenUsage(
+    interception_id="i1",
+    provider_response_id="msg_1",
+    provider="anthropic",
+    provider_name="anthropic-eu",
+    model="no-such-model",
+    input_tokens=1,
+    output_tokens=2,
+    cache_read_input_tokens=3,
+    cache_write_input_tokens=2**62,
+    completeness="partial",
+    extra={"server_tool_use.web_search_requests": 1, "service_tier": "standard"},
+    created_at=NOON,
+)
+PROMPT = records.UserPrompt("i1", "msg_1", "Grüße 😀 \0 my key is sk-ant-0123456789abcdef", NOON)
+TOOL = records.ToolUsage(
+    interception_id="i1",
+    provider_response_id="msg_1",
+    provider_tool_call_id="toolu_1",
+    tool="Read",
+    input={"path": "/é", "n": 10**30, "key": "sk-ant-0123456789abcdef"},
+    injected=False,
+    created_at=NOON,
+    server_name="files",
+    server_url="https://mcp.example/files",
+    invocation_error="boom",
+    duration_ms=12,
+    metadata={"server_side": True},
+)
+THOUGHT = records.ModelThought("i1", "msg_1", "let me see", "thinking", NOON)
+PASSTHROUGH = records.Passthrough("anthropic-eu", "/v1/models", "GET", "ada")
+
+STARTED_ROW: Row = {
+    "id": "i1",
+    "initiator_id": "ada",
+    "provider": "anthropic",
+    "provider_name": "anthropic-eu",
+    "model": "claude-1",
+    "client": "Claude Code",
+    "client_session_id": "s1",
+    "session_id": "s1",
+    "user_agent": "claude-cli/2",
+    "route": "/v1/messages",
+    "streaming": 1,
+    "started_at": NOON_TEXT,
+    "ended_at": None,
+    "status": None,
+    "http_status": None,
+    "error_type": None,
+    "error_message": None,
+    "credential_kind": "byok",
+    "credential_hint": "sk-a...efgh",
+    "correlating_tool_call_id": None,
+    "thread_parent_id": None,
+    "thread_root_id": None,
+    "turns": None,
+    "metadata": {"org_id": "org-456"},
+}
+ENDED_ROW = STARTED_ROW | {
+    "ended_at": "2026-01-02T12:00:01.500000+00:00",
+    "status": "failed",
+    "http_status": 529,
+    "error_type": "overloaded_error",
+    "error_message": "too much with key [redacted]",
+    "turns": 1,
+}
+COMMON = {"interception_id": "i1", "provider_response_id": "msg_1", "created_at": NOON_TEXT}
+CHILD_ROWS: dict[Table, tuple[records.Record, Row]] = {
+    "aibridge_token_usages": (
+        TOKENS,
+        {
+            "model": "no-such-model",
+            "input_tokens": 1,
+            "output_tokens": 2,
+            "cache_read_input_tokens": 3,
+            "cache_write_input_tokens": 2**62,
+            "completeness": "partial",
+            "cost_usd": None,
+            "metadata": {"server_tool_use.web_search_requests": 1, "service_tier": "standard"},
+        },
+    ),
+    "aibridge_user_prompts": (PROMPT, {"prompt": "Grüße 😀 \0 my key is [redacted]", "metadata": {}}),
+    "aibridge_tool_usages": (
+        TOOL,
+        {
+            "provider_tool_call_id": "toolu_1",
+            "tool": "Read",
+            "server_name": "files",
+            "server_url": "https://mcp.example/files",
+            "input": {"path": "/é", "n": 10**30, "key": "[redacted]"},
+            "injected": 0,
+            "invocation_error": "boom",
+            "duration_ms": 12,
+            "metadata": {"server_side": True},
+        },
+    ),
+    "aibridge_model_thoughts": (THOUGHT, {"content": "let me see", "metadata": {"source": "thinking"}}),
+}
+
+
+def interceptions(path: Path) -> dict[str, Row]:
+    return {row["id"]: row for row in read_table(path, "aibridge_interceptions")}
+
+
+def started(name: str, *, after: str | None = None, who: str = "ada", session: str | None = None) -> records.Record:
+    return replace(STARTED, id=name, correlating_tool_call_id=after, initiator_id=who, client_session_id=session)
+
+
+def called(name: str, call_id: str, seconds: int = 0) -> records.Record:
+    at = NOON + timedelta(seconds=seconds)
+    return replace(TOOL, interception_id=name, provider_tool_call_id=call_id, created_at=at)

@@ -1,0 +1,117 @@
+"""Play a fixture through the sans-io parts, and tell what was recorded in the fixture's own terms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from aibridge_addon import clients, records
+from aibridge_addon.actors import Actor
+from aibridge_addon.config import Limits, Provider
+from aibridge_addon.exchange import Exchange, Origin
+from aibridge_addon.providers import TYPES
+from aibridge_addon.records import Record
+from aibridge_addon.routing import Route
+from aibridge_addon.wire.json_object import JSONObject
+from tests.support.fixtures import DIALECTS, Case
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None) -> Exchange:
+    """A started exchange for the case's request."""
+    dialect = DIALECTS[case.dialect]
+    kind: Literal["anthropic", "openai"] = "anthropic" if case.dialect == "messages" else "openai"
+    headers = {name.lower(): value for name, value in case.request_headers}
+    body = JSONObject(case.request)
+    request = dialect.read_request(body)
+    client = clients.program(headers)
+    for_itself = request.side_call or clients.speaks_for_itself(client, headers, has_tools="tools" in body)
+    exchange = Exchange(
+        Route(Provider(name=kind, type=kind), TYPES[kind], dialect, "/route", None, "/route"),
+        request,
+        Origin(
+            actor=Actor("ada", {}),
+            client=client.name,
+            client_session_id=clients.session_id(client, headers, request.metadata_user_id),
+            user_agent=None,
+            credential_hint="",
+            prompt=None if for_itself else request.prompt,
+        ),
+        emit=emitted.append,
+        limits=limits or Limits(),
+        now=lambda: NOON,
+    )
+    exchange.start()
+    return exchange
+
+
+def play(case: Case, chunks: Iterable[bytes]) -> list[Record]:
+    """Everything that is recorded when the case's answer arrives in these chunks."""
+    emitted: list[Record] = []
+    exchange = exchange_for(case, emitted)
+    exchange.open_answer(case.status, case.content_type, "")
+    for chunk in chunks:
+        exchange.feed(chunk)
+    exchange.answer_ended()
+    return emitted
+
+
+def rows_of(case: Case, chunks: Iterable[bytes]) -> dict[str, Any]:
+    """What was recorded, as a fixture's `expect` tells it; of what `expect` leaves open, nothing."""
+    told = _told(play(case, chunks))
+    expected = case.expected
+    for name in ("client", "client_session_id", "correlating_tool_call_id", "http_status", "model"):
+        if name not in expected:
+            del told[name]
+    if "error_type" not in expected and told["status"] == "failed":
+        del told["error_type"]
+    for name in ("error_type", "response_id", "tokens", "tools", "thoughts", "prompt"):
+        if name not in expected and not told.get(name):
+            told.pop(name, None)
+    return told
+
+
+def _told(emitted: list[Record]) -> dict[str, Any]:
+    started, ended = emitted[0], emitted[-1]
+    assert isinstance(started, records.InterceptionStarted) and isinstance(ended, records.InterceptionEnded)
+    between = emitted[1:-1]
+    of_it = [r for r in between if not isinstance(r, records.Passthrough | records.Continuation)]
+    assert {getattr(record, "interception_id", None) for record in of_it} <= {started.id}
+    prompts = [r for r in between if isinstance(r, records.UserPrompt)]
+    assert len(prompts) <= 1
+    ids = {r.provider_response_id for r in between if hasattr(r, "provider_response_id")}
+    assert len(ids) <= 1, f"rows of one answer name different responses: {ids}"
+    return {
+        "status": ended.status,
+        "error_type": ended.error_type,
+        "http_status": ended.http_status,
+        "model": started.model or ended.model,
+        "client": started.client,
+        "client_session_id": started.client_session_id,
+        "correlating_tool_call_id": started.correlating_tool_call_id,
+        "prompt": prompts[0].prompt if prompts else None,
+        "response_id": next(iter(ids), None),
+        "tokens": [_tokens(r) for r in between if isinstance(r, records.TokenUsage)],
+        "tools": [_tool(r) for r in between if isinstance(r, records.ToolUsage)],
+        "thoughts": [
+            {"content": r.content, "source": r.source} for r in between if isinstance(r, records.ModelThought)
+        ],
+    }
+
+
+def _tokens(record: records.TokenUsage) -> dict[str, Any]:
+    return {
+        "input_tokens": record.input_tokens,
+        "output_tokens": record.output_tokens,
+        "cache_read_input_tokens": record.cache_read_input_tokens,
+        "cache_write_input_tokens": record.cache_write_input_tokens,
+        "completeness": record.completeness,
+        "extra": dict(record.extra),
+    }
+
+
+def _tool(record: records.ToolUsage) -> dict[str, Any]:
+    told = {"tool": record.tool, "provider_tool_call_id": record.provider_tool_call_id, "input": record.input}
+    return told | ({"server_side": True} if record.metadata.get("server_side") else {})

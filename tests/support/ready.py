@@ -1,0 +1,9 @@
+"""A mitmproxy script that tells the test when every addon before it is running."""
+
+import logging
+
+SIGN = "every addon is running"
+
+
+def running() -> None:
+    logging.info(SIGN)
