@@ -1,0 +1,84 @@
+"""The schema, as numbered steps that are never edited: a change is a further step.
+
+Table and column names are those of Coder's own tables, so that its dashboards work; `docs/schema.md` describes each.
+Ids are UUID text, times are UTC in ISO 8601 with microseconds, and JSON columns hold text.
+"""
+
+from __future__ import annotations
+
+from sqlite_utils import Database, Migrations
+
+steps = Migrations("aibridge")
+
+
+def migrate(db: Database) -> None:
+    """Apply the steps that this database has not seen. Of several processes that start together, one does it."""
+    db.execute("begin immediate")
+    with db.conn:
+        steps.apply(db)
+
+
+@steps(name="001_initial")
+def initial(db: Database) -> None:
+    text, number, real = str, int, float
+    db.table("aibridge_interceptions").create(
+        dict.fromkeys(
+            (
+                *("id", "initiator_id", "provider", "provider_name", "model", "client", "client_session_id"),
+                *("session_id", "user_agent", "route"),
+            ),
+            text,
+        )
+        | {"streaming": number, "started_at": text, "ended_at": text, "status": text, "http_status": number}
+        | dict.fromkeys(
+            (
+                *("error_type", "error_message", "credential_kind", "credential_hint"),
+                *("correlating_tool_call_id", "thread_parent_id", "thread_root_id"),
+            ),
+            text,
+        )
+        | {"turns": number, "metadata": text},
+        pk="id",
+        not_null={"initiator_id", "provider", "provider_name", "model", "client", "started_at", "metadata"},
+    )
+    children: dict[str, dict[str, type]] = {
+        "aibridge_token_usages": {
+            "model": text,
+            "input_tokens": number,
+            "output_tokens": number,
+            "cache_read_input_tokens": number,
+            "cache_write_input_tokens": number,
+            "completeness": text,
+            "cost_usd": real,
+        },
+        "aibridge_user_prompts": {"prompt": text},
+        "aibridge_tool_usages": {
+            "provider_tool_call_id": text,
+            "tool": text,
+            "server_name": text,
+            "server_url": text,
+            "input": text,
+            "injected": number,
+            "invocation_error": text,
+            "duration_ms": number,
+        },
+        "aibridge_model_thoughts": {"content": text},
+    }
+    for table, columns in children.items():
+        db.table(table).create(
+            {"id": text, "interception_id": text, "provider_response_id": text}
+            | columns
+            | {"metadata": text, "created_at": text},
+            pk="id",
+            foreign_keys=[("interception_id", "aibridge_interceptions", "id")],
+        )
+        db.table(table).create_index(["interception_id"])
+    db.table("aibridge_tool_usages").create_index(["provider_tool_call_id"])
+    for column in ("initiator_id", "started_at", "session_id"):
+        db.table("aibridge_interceptions").create_index([column])
+
+
+@steps(name="002_continuations")
+def continuations(db: Database) -> None:
+    db.table("aibridge_continuations").create({"key": str, "value": str, "expires_at": str}, pk="key")
+    db.table("aibridge_continuations").create_index(["expires_at"])

@@ -1,0 +1,119 @@
+"""What a token row cost, in US dollars, by the prices that `genai-prices` brings along. No network.
+
+Working out a price takes the library longer than all else takes that is done for a row. Between two thresholds of a
+price list, though, a price is linear in the counts. So the library is asked once for what one token of each kind costs
+there; that holds for a minute, since some prices depend on the time of day.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from functools import lru_cache
+from typing import NamedTuple
+
+import genai_prices
+from genai_prices.data_snapshot import get_snapshot
+from genai_prices.types import TieredPrices
+
+from aibridge_addon.records import TokenUsage
+
+PROVIDERS = {
+    "anthropic": "anthropic",
+    "openai": "openai",
+    "copilot": "github-copilot",
+    "azure": "azure",
+    "bedrock": "aws",
+}
+"""Our types of provider, and what the price tables call them."""
+CACHED = 4096
+"""Prices that are remembered: models are named by clients."""
+
+
+class _Model(NamedTuple):
+    """A model under the circumstances that its price depends on."""
+
+    provider: str
+    name: str
+    tier: str | None
+    moment: datetime
+    """To the minute."""
+
+
+class _Rates(NamedTuple):
+    """What one token costs."""
+
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal
+    cache_write: Decimal
+    cache_write_1h: Decimal
+    cache_write_5m: Decimal
+
+
+def cost_usd(record: TokenUsage) -> float | None:
+    """The price of these tokens; None where no price is known: unknown is not free."""
+    tier = record.extra.get("service_tier")
+    moment = record.created_at.replace(second=0, microsecond=0)
+    model = _Model(PROVIDERS[record.provider], record.model, tier if isinstance(tier, str) else None, moment)
+    thresholds = _thresholds(model)
+    if thresholds is None:
+        return None
+    read, written = record.cache_read_input_tokens, record.cache_write_input_tokens
+    total = record.input_tokens + read + written
+    rates = _rates(model, max((threshold for threshold in thresholds if threshold < total), default=0))
+    cost = record.input_tokens * rates.input + record.output_tokens * rates.output + read * rates.cache_read
+    long_lived = record.extra.get("cache_creation.ephemeral_1h_input_tokens")
+    if isinstance(long_lived, int) and 0 < long_lived <= written:
+        cost += long_lived * rates.cache_write_1h + (written - long_lived) * rates.cache_write_5m
+    else:
+        cost += written * rates.cache_write
+    return float(cost)
+
+
+@lru_cache(maxsize=CACHED)
+def _thresholds(model: _Model) -> tuple[int, ...] | None:
+    """Numbers of input tokens beyond which the model's tokens cost otherwise; None: no price is known."""
+    try:
+        _, info = get_snapshot().find_provider_model(model.name, None, model.provider, None)
+        _rates(model, 0)
+    except (LookupError, ValueError):
+        return None
+    context = {"service_tier": model.tier} if model.tier else None
+    prices = vars(info.get_prices(model.moment, context)).values()
+    starts = {tier.start for price in prices if isinstance(price, TieredPrices) for tier in price.tiers}
+    return tuple(sorted(starts))
+
+
+@lru_cache(maxsize=CACHED)
+def _rates(model: _Model, threshold: int) -> _Rates:
+    """What one token costs, where there are more input tokens than `threshold`, and fewer than the next one allows."""
+    inputs = threshold + 1
+    base = _price(model, input_tokens=inputs)
+    one = base / inputs
+
+    def instead(**kind: int) -> Decimal:
+        return _price(model, input_tokens=inputs, **kind) - base + one
+
+    return _Rates(
+        input=one,
+        output=_price(model, input_tokens=inputs, output_tokens=1) - base,
+        cache_read=instead(cache_read_tokens=1),
+        cache_write=instead(cache_write_tokens=1),
+        cache_write_1h=instead(cache_write_tokens=1, cache_write_1h_tokens=1),
+        cache_write_5m=instead(cache_write_tokens=1, cache_write_5m_tokens=1),
+    )
+
+
+def _price(model: _Model, **counts: int) -> Decimal:
+    """The library's price; its `input_tokens` include what was read from and written to a cache."""
+    price = genai_prices.calc_price(
+        genai_prices.Usage(**counts),
+        model.name,
+        provider_id=model.provider,
+        genai_request_timestamp=model.moment,
+        price_context={"service_tier": model.tier} if model.tier else None,
+    )
+    total = price.total_price
+    assert isinstance(total, Decimal)
+    return total

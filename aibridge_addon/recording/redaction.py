@@ -1,0 +1,53 @@
+"""Take secrets, and what the operator's own patterns name, out of text before it is stored.
+
+Patterns run over text that strangers choose, so they are matched by RE2, whose time is linear in the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import re2
+
+REDACTED = "[redacted]"
+MAX_LEVELS = 100
+"""Levels of a JSON value that are looked through; what lies deeper is not stored."""
+
+SECRETS = (
+    r"\bsk-(?:ant-|proj-|svcacct-|or-v1-)?[A-Za-z0-9_-]{16,}",  # Anthropic, OpenAI, OpenRouter
+    r"\bgh[pousr]_[A-Za-z0-9]{20,}",  # GitHub tokens
+    r"\bgithub_pat_[A-Za-z0-9_]{20,}",
+    r"\bglpat-[A-Za-z0-9_-]{20,}",  # GitLab
+    r"\bxox[abeprs]-[A-Za-z0-9-]{10,}",  # Slack
+    r"\b(?:AKIA|ASIA)[A-Z0-9]{16}\b",  # AWS access key ids
+    r"\bABSK[A-Za-z0-9+/=]{40,}",  # Bedrock API keys
+    r"\bAIza[A-Za-z0-9_-]{35}",  # Google API keys
+    r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+",  # JSON web tokens
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?",
+)
+"""Formats of credentials that their issuers document; always redacted."""
+
+
+class Redactor:
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._pattern = re2.compile("|".join(f"(?:{pattern})" for pattern in (*SECRETS, *patterns)))
+
+    def text(self, text: str) -> str:
+        return self._pattern.sub(REDACTED, text) if self._pattern.search(text) else text
+
+    def maybe_text(self, text: str | None) -> str | None:
+        return None if text is None else self.text(text)
+
+    def value(self, value: Any, levels: int = MAX_LEVELS) -> Any:
+        """Redact each text of a JSON value: once encoded, escapes hide what patterns look for (`\\nsk-…`)."""
+        match value:
+            case str():
+                return self.text(value)
+            case list() | dict() if not levels:
+                return REDACTED
+            case list():
+                return [self.value(element, levels - 1) for element in value]
+            case dict():
+                return {self.text(name): self.value(member, levels - 1) for name, member in value.items()}
+        return value
