@@ -1,0 +1,45 @@
+"""Names of injected tools: valid for every provider, unique, and the same whatever the order of servers and tools."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+Pair = tuple[str, str]
+"""A server's name, and a tool's original name."""
+
+PREFIX = "bmcp_"
+MAX_LENGTH = 64
+"""The least that a provider allows: https://platform.openai.com/docs/api-reference (function names)."""
+
+_INVALID = re.compile(r"[^A-Za-z0-9_-]")
+_DIGITS = 8
+
+
+def assign(pairs: Iterable[Pair]) -> dict[Pair, str]:
+    """Name tools `bmcp_<server>_<tool>`.
+
+    Invalid characters become `_`; what is too long is cut and gets a hash of the pair; and so does every name that two
+    pairs would share, so that no name depends on who came first.
+    """
+    digits = dict.fromkeys(sorted(set(pairs)), 0)
+    while True:
+        names = {pair: _name(pair, digits[pair]) for pair in digits}
+        counts = Counter(names.values())
+        clashing = [pair for pair, name in names.items() if counts[name] > 1]
+        if not clashing:
+            return names
+        for pair in clashing:
+            digits[pair] += _DIGITS
+
+
+def _name(pair: Pair, digits: int) -> str:
+    plain = PREFIX + _INVALID.sub("_", "_".join(pair))
+    if len(plain) > MAX_LENGTH:
+        digits = max(digits, _DIGITS)
+    if not digits:
+        return plain
+    digest = hashlib.sha256("\0".join(pair).encode("utf-8", "surrogatepass")).hexdigest()[:digits]
+    return f"{plain[: MAX_LENGTH - 1 - digits]}_{digest}"
