@@ -1,0 +1,161 @@
+"""mitmproxy's hooks: wiring only. What is decided, read or written is decided, read and written elsewhere."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import time
+from collections.abc import Awaitable
+from pathlib import Path
+
+from mitmproxy import ctx, http, tls
+from mitmproxy.addonmanager import Loader
+from mitmproxy.proxy import layer
+
+from aibridge_addon import config
+from aibridge_addon.bridge import Bridge
+from aibridge_addon.config import ConfigError
+from aibridge_addon.proxying import answering, asking, looping
+from aibridge_addon.proxying.drain import Drain
+from aibridge_addon.proxying.flow_state import state_of
+from aibridge_addon.proxying.intake import Intake
+from aibridge_addon.proxying.layer import bridge_http
+from aibridge_addon.proxying.scope import destination, tunnel_plain
+from aibridge_addon.recording.recorder import Unavailable
+
+logger = logging.getLogger(__name__)
+
+CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
+CLOSE_TIMEOUT = 10.0
+"""Seconds that the last records may take to be written when mitmproxy ends without a signal."""
+
+
+class AIBridge:
+    def __init__(self) -> None:
+        self._bridge: Bridge | None = None
+        self._intake: Intake | None = None
+
+    # --- life -------------------------------------------------------------------------------------------------
+
+    def load(self, loader: Loader) -> None:
+        loader.add_option(
+            "aibridge_config",
+            str,
+            "",
+            f"Path of aibridge's configuration file (or {CONFIG_VARIABLE} in the environment).",
+        )
+        loader.add_option("aibridge_database", str, "", "URL of aibridge's database; wins over the configuration file.")
+        # No upstream connection before a request has shown where it goes.
+        ctx.options.update(connection_strategy="lazy")
+
+    def configure(self, updated: set[str]) -> None:
+        if self._bridge is None or updated & {"aibridge_config", "aibridge_database"}:
+            self._retire()
+            try:
+                self._bridge = _started()
+            except (ConfigError, Unavailable) as e:
+                # Logged as an error, it stops mitmproxy's start with exit code 1 (unless a shutdown is under way: that
+                # would be code 0). After the start, at a reload, we stop it ourselves.
+                logger.error("aibridge cannot start: %s", e)
+                if ctx.master.addons.get("proxyserver").is_running:
+                    ctx.master.shutdown()
+                return
+            self._intake = Intake(self._bridge)
+
+    def running(self) -> None:
+        if self._bridge is not None:
+            Drain(self._bridge).take_signals()
+        # What stands now stays: without this, each full collection looks through all modules and prices again.
+        gc.collect()
+        gc.freeze()
+
+    def done(self) -> None:
+        if ctx.master.should_exit.is_set() and self._bridge is not None:
+            self._bridge.close_now(CLOSE_TIMEOUT)
+        else:
+            self._retire()
+
+    def _retire(self) -> None:
+        if self._bridge is not None:
+            self._bridge.retire()
+            self._bridge = self._intake = None
+
+    # --- connections ------------------------------------------------------------------------------------------
+
+    def next_layer(self, next_layer: layer.NextLayer) -> None:
+        if self._bridge is None:
+            return
+        if tunnel_plain(next_layer, self._bridge.router):
+            self._bridge.metrics.tunnel()
+            return
+        if next_layer.layer is None:
+            # mitmproxy's own hook would run after ours, and its choice is what we build on.
+            ctx.master.addons.get("nextlayer").next_layer(next_layer)
+        bridge_http(next_layer)
+
+    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+        if self._bridge is None:
+            return
+        host = destination(data.context, data.client_hello.sni)
+        data.ignore_connection = host is None or self._bridge.router.provider_for_host(host) is None
+        if data.ignore_connection:
+            self._bridge.metrics.tunnel()
+
+    def http_connect(self, flow: http.HTTPFlow) -> None:
+        if self._intake is not None:
+            self._intake.connect(flow)
+
+    # --- requests and answers ---------------------------------------------------------------------------------
+    #
+    # A flow keeps the bridge that it began with: after a reload, that is not this addon's.
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        if self._intake is not None:
+            self._intake.request_head(flow)
+
+    def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        state = state_of(flow)
+        if state is None or state.route.dialect is None or flow.response is not None:
+            return None
+        began = time.perf_counter()
+        waiting = asking.read_request(flow, state)
+        state.overhead += time.perf_counter() - began
+        return waiting
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        answering.open_answer(flow)
+
+    async def aibridge_commit(self, flow: http.HTTPFlow) -> None:
+        await answering.commit(flow)
+
+    async def aibridge_turn(self, flow: http.HTTPFlow) -> None:
+        state = state_of(flow)
+        if state is not None and state.exchange is not None and state.exchange.loop is not None:
+            await looping.turn_ended(flow)
+        elif not answering.another_turn(flow):
+            await answering.commit(flow)
+
+    def websocket_message(self, flow: http.HTTPFlow) -> None:
+        if flow.websocket is not None:
+            # mitmproxy keeps every message for as long as the connection lives.
+            del flow.websocket.messages[:-1]
+
+    def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        return answering.answered(flow)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        answering.failed(flow)
+
+
+def _started() -> Bridge:
+    """Read the configuration, and start the bridge that it describes. Raises ConfigError and Unavailable."""
+    path = ctx.options.aibridge_config or os.environ.get(CONFIG_VARIABLE, "")
+    settings = config.load(
+        Path(path).expanduser() if path else None,
+        environ=os.environ,
+        database=ctx.options.aibridge_database or None,
+    )
+    bridge = Bridge(settings)
+    bridge.start()
+    return bridge

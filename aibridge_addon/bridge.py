@@ -1,0 +1,131 @@
+"""What one configuration makes: the parts that a running bridge consists of, and their life."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from aibridge_addon.actors import ActorResolver
+from aibridge_addon.config import ConfigError, Problem, Settings
+from aibridge_addon.continuation_store import SqliteReader
+from aibridge_addon.continuations import Continuations
+from aibridge_addon.recording.recorder import Recorder
+from aibridge_addon.recording.rows import RowBuilder
+from aibridge_addon.recording.sqlite import SqliteStore
+from aibridge_addon.records import Record
+from aibridge_addon.routing import Router
+from aibridge_addon.telemetry.listener import Listener, ListenError
+from aibridge_addon.telemetry.metrics import Metrics
+from aibridge_addon.under_way import UnderWay
+
+if TYPE_CHECKING:
+    from aibridge_addon.tooling.servers import Servers
+
+
+class Bridge:
+    """Used on one event loop. `emit` hands a record to every sink; it never blocks and never raises."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Put the parts together; nothing runs yet.
+
+        Raises:
+            ConfigError: the configuration asks for what there is not.
+        """
+        path = settings.database.sqlite_path
+        if path is None:
+            raise ConfigError([Problem("database", str(settings.database), "sqlite:///file in this version")])
+        self.settings = settings
+        self.router = Router(settings.providers)
+        self.actors = ActorResolver(settings.actor)
+        self.metrics = Metrics(settings.metrics)
+        rows = RowBuilder(settings.recording, priced=self.metrics.priced)
+        self.recorder = Recorder(SqliteStore(path, rows, durable=settings.recording.durable))
+        self.under_way = UnderWay()
+        self.servers = _servers(settings)
+        self.continuations = Continuations(SqliteReader(path)) if self.servers is not None else None
+        """What interceptions with tools leave for later requests."""
+        """The MCP servers whose tools are injected; None: there are none."""
+        self.refuses_usage: set[str] = set()
+        """Names of providers that refused to be asked for a chat stream's usage."""
+        self._sinks: tuple[Callable[[Record], None], ...] = (self.metrics.emit, self.recorder.emit)
+        self.draining = False
+        """A stop waits for the last answers: nothing new should come."""
+        self._listener: Listener | None = None
+        self.metrics.watch_recorder(lambda: self.recorder.depth, lambda: self.recorder.lost)
+
+    def emit(self, record: Record) -> None:
+        for sink in self._sinks:
+            sink(record)
+
+    def start(self) -> None:
+        """Open what has to be there before the first request.
+
+        Raises:
+            ConfigError: the address for metrics is taken.
+            Unavailable: the database cannot be opened.
+        """
+        if self.settings.metrics.listen is not None:
+            loop = asyncio.get_running_loop()
+            listener = Listener(self.settings.metrics.listen, self.metrics.registry, ready=self._readiness, loop=loop)
+            try:
+                listener.start()
+            except ListenError as e:
+                raise ConfigError([Problem("metrics.listen", str(e), "an address that is free, or null")]) from e
+            self._listener = listener
+        if self.servers is not None:
+            self.servers.start()
+        try:
+            self.recorder.start()
+        except BaseException:
+            self._stop_listening()
+            raise
+
+    def _readiness(self) -> tuple[bool, dict[str, Any]]:
+        """For `/readyz`; asked on another thread."""
+        recorded = self.recorder.available or self.settings.recording.on_failure == "open"
+        return recorded and not self.draining, {
+            "database": "available" if self.recorder.available else "unavailable",
+            "draining": self.draining,
+        }
+
+    def retire(self) -> None:
+        """Another bridge takes over: what is under way ends here, with the recorder that it began with."""
+        self._stop_listening()
+        self.under_way.when_none(self._end_retirement)
+
+    def _end_retirement(self) -> None:
+        self.recorder.retire()
+        if self.servers is not None:
+            self._closing = asyncio.ensure_future(self.servers.close())
+
+    def close_now(self, timeout: float) -> None:
+        """End, blocking for at most `timeout` seconds."""
+        self._stop_listening()
+        self.under_way.cut_off()
+        if self.servers is not None:
+            self.servers.kill()
+        self.recorder.close(timeout)
+
+    async def close(self, timeout: float) -> None:
+        """End, without blocking the loop."""
+        if self.servers is not None:
+            await self.servers.close()
+        if self.continuations is not None:
+            await self.continuations.close()
+        await self.recorder.drain(timeout)
+        self._stop_listening()
+
+    def _stop_listening(self) -> None:
+        if self._listener is not None:
+            self._listener.stop()
+            self._listener = None
+
+
+def _servers(settings: Settings) -> Servers | None:
+    if not settings.mcp.servers:
+        return None
+    # The MCP library takes a second to import: only those pay for it who use it.
+    from aibridge_addon.tooling.servers import Servers
+
+    return Servers(settings.mcp.servers)

@@ -1,0 +1,119 @@
+"""`aibridge config`: check a configuration and show what is in effect, without secrets.
+
+What is printed is a configuration again: where nothing was secret, it loads to the same settings.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+from pydantic import BaseModel, SecretStr
+from ruamel.yaml import YAML
+
+from aibridge_addon.config import ConfigError, HttpServer, Listen, Settings, StdioServer, load
+
+CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
+MASK = "***"
+WRONG_CONFIGURATION = 2
+
+DESCRIPTION = """Print the configuration in effect, defaults filled in and secrets masked, as YAML.
+A wrong one is told on stderr, each problem on a line of its own, with exit code 2."""
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("config", help="check and print the configuration", description=DESCRIPTION)
+    command.add_argument(
+        "--config",
+        metavar="FILE",
+        default=os.environ.get(CONFIG_VARIABLE, ""),
+        help=f"the configuration file (default: {CONFIG_VARIABLE} in the environment, else the built-in defaults)",
+    )
+    command.add_argument("--check", action="store_true", help="print nothing, unless something is wrong")
+    command.add_argument("--json", action="store_true", help="print JSON instead of YAML")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    try:
+        settings = load(Path(arguments.config) if arguments.config else None, environ=os.environ)
+    except ConfigError as e:
+        print(e, file=sys.stderr)
+        return WRONG_CONFIGURATION
+    if arguments.check:
+        return 0
+    values = plain(settings)
+    if arguments.json:
+        print(json.dumps(values, indent=2, ensure_ascii=False))
+    else:
+        write_yaml(values, sys.stdout)
+    return 0
+
+
+def write_yaml(values: dict[str, Any], stream: TextIO) -> None:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.allow_unicode = True
+    yaml.width = 2**16  # lines are not folded
+    yaml.representer.sort_base_mapping_type_on_output = False
+    yaml.dump(_escaped(values), stream)
+
+
+def plain(value: Any) -> Any:
+    """Settings as a file would hold them: mappings, lists, texts and numbers, in the order of the schema."""
+    match value:
+        case BaseModel():
+            return _members(value)
+        case Mapping():
+            return {key: plain(item) for key, item in value.items()}
+        case Listen():
+            host = f"[{value.host}]" if ":" in value.host else value.host
+            return f"{host}:{value.port}"
+        case tuple():
+            return [plain(item) for item in value]
+        case SecretStr():
+            return MASK
+        case timedelta():
+            hours = value // timedelta(hours=1)
+            return f"{hours}h" if hours % 24 else f"{hours // 24}d"
+        case re.Pattern():
+            return value.pattern
+        case float() if value.is_integer():
+            return int(value)
+        case None | bool() | int() | float() | str():
+            return value
+        case _:  # addresses, networks and paths, whose `str` shows no password
+            return str(value)
+
+
+def _members(section: BaseModel) -> dict[str, Any]:
+    members = {name: plain(getattr(section, name)) for name in type(section).model_fields}
+    match section:
+        case Settings():
+            if section.recording.retention is None:
+                members["recording"]["retention"] = 0  # for ever; null is no value of this key
+        case HttpServer():
+            members["url"] = section.public_url
+        case StdioServer():
+            members["args"] = [MASK for _ in section.args]  # where programs take their keys
+    return members
+
+
+def _escaped(value: Any) -> Any:
+    """Write `${` so that reading it back gives `${`, not a variable."""
+    match value:
+        case dict():
+            return {key: _escaped(item) for key, item in value.items()}
+        case list():
+            return [_escaped(item) for item in value]
+        case str():
+            return value.replace("${", "$${")
+        case _:
+            return value

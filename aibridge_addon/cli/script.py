@@ -1,0 +1,22 @@
+"""`aibridge script`: where the file is that mitmproxy loads."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import aibridge_addon
+
+DESCRIPTION = 'Print the path of the script that mitmproxy loads: mitmdump -s "$(aibridge script)"'
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser("script", help="print the path for mitmdump -s", description=DESCRIPTION)
+    command.set_defaults(run=run)
+
+
+def run(_: argparse.Namespace) -> int:
+    # Not imported: it is a script, which changes `sys.path`.
+    print(Path(aibridge_addon.__file__).resolve().with_name("main.py"))
+    return 0

@@ -1,0 +1,125 @@
+"""From a bridged request's body to an interception under way."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+
+from mitmproxy import http
+
+from aibridge_addon import clients
+from aibridge_addon.credentials import client_credential, mask
+from aibridge_addon.dialects import CHAT_COMPLETIONS
+from aibridge_addon.dialects.base import RequestReading
+from aibridge_addon.dialects.chat_usage import UsageChunkFilter, ask_for_usage
+from aibridge_addon.exchange import Exchange, Leaves, Origin
+from aibridge_addon.proxying import injecting
+from aibridge_addon.proxying.flow_state import FlowState, json_response, set_body
+from aibridge_addon.wire.codings import CodingError, decode_all
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+
+UNREAD = RequestReading(model="", streaming=False, prompt=None, correlating_tool_call_id=None, side_call=False)
+"""A request that we cannot read may still be one that the provider can: it goes upstream, and the record says less."""
+MAX_AGENT_LENGTH = 512
+"""Characters of a user agent that are kept: a client chooses them."""
+
+
+def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | None:
+    """Begin the interception. Sets `flow.response` where the request is refused."""
+    assert state.route.dialect is not None and state.actor is not None
+    bridge = state.bridge
+    headers = state.headers
+    body: JSONObject | None = None
+    reading = UNREAD
+    try:
+        coding = headers.get(b"content-encoding", b"").decode("latin-1")
+        content = decode_all(flow.request.raw_content or b"", coding or None, bridge.settings.limits.decoded_body)
+        body = JSONObject(content)
+        reading = state.route.dialect.read_request(body)
+    except NotJSON:
+        _refuse(flow, state, 400, "the request body is not JSON")
+        return None
+    except (CodingError, Unreadable):
+        pass
+    client = clients.program(headers)
+    for_itself = reading.side_call or clients.speaks_for_itself(
+        client, headers, has_tools=body is not None and "tools" in body
+    )
+    credential = client_credential(headers, state.route.type.credential_headers)
+    agent = headers.get(b"user-agent")
+    state.exchange = Exchange(
+        state.route,
+        reading,
+        Origin(
+            actor=state.actor,
+            client=client.name,
+            client_session_id=clients.session_id(client, headers, reading.metadata_user_id),
+            user_agent=agent.decode("utf-8", "replace")[:MAX_AGENT_LENGTH] if agent is not None else None,
+            credential_hint=mask(credential or ""),
+            prompt=None if for_itself else reading.prompt,
+        ),
+        emit=bridge.emit,
+        limits=bridge.settings.limits,
+        leaves=_leaves(state),
+    )
+    if body is not None and bridge.continuations is not None:
+        return _begin_with_tools(flow, state, body, reading, client)
+    return _begin(flow, state, body, reading)
+
+
+def _leaves(state: FlowState) -> Leaves | None:
+    if (continuations := state.bridge.continuations) is None:
+        return None
+    return lambda loop: injecting.remembered(state, continuations, loop)
+
+
+async def _begin_with_tools(
+    flow: http.HTTPFlow, state: FlowState, body: JSONObject, reading: RequestReading, client: clients.Program
+) -> None:
+    body = await injecting.resume_and_inject(flow, state, body, reading, client)
+    if (waiting := _begin(flow, state, body, reading)) is not None:
+        await waiting
+
+
+def _begin(
+    flow: http.HTTPFlow, state: FlowState, body: JSONObject | None, reading: RequestReading
+) -> Awaitable[None] | None:
+    assert state.exchange is not None
+    if not reading.wants_usage and body is not None:
+        _ask_for_usage(flow, state, body)
+    state.exchange.start()
+    if state.bridge.settings.recording.on_failure == "closed":
+        return _unless_recordable(flow, state)
+    return None
+
+
+def _refuse(flow: http.HTTPFlow, state: FlowState, status: int, message: str) -> None:
+    state.refused = True
+    state.usage_filter = state.unasked_body = None  # nobody is asked, so nobody can refuse what we added
+    flow.response = json_response(status, state.route.errors.error_body(status, message))
+
+
+async def _unless_recordable(flow: http.HTTPFlow, state: FlowState) -> None:
+    assert state.exchange is not None
+    if not await state.bridge.recorder.committed():
+        _refuse(flow, state, 503, "this request cannot be recorded now, so it is not passed on")
+        state.exchange.end("recording_unavailable", "the database cannot be written to")
+
+
+def _ask_for_usage(flow: http.HTTPFlow, state: FlowState, body: JSONObject) -> None:
+    """Ask a chat stream for its usage, where the configuration wants it and the provider is known to take it."""
+    route, bridge, request = state.route, state.bridge, flow.request
+    if (
+        route.dialect is not CHAT_COMPLETIONS
+        or not bridge.settings.recording.ask_chat_usage
+        or route.provider.name in bridge.refuses_usage
+        or not route.type.may_ask_chat_usage(route.query)
+        or "content-encoding" in request.headers
+        or (asking := ask_for_usage(body)) is None
+    ):
+        return
+    state.unasked_body = request.raw_content
+    state.usage_filter = UsageChunkFilter(bridge.settings.limits.sse_event)
+    request.headers["accept-encoding"] = "identity"  # a chunk has to be taken out of the answer
+    set_body(request, asking)
+    if state.exchange is not None and state.exchange.loop is not None:
+        state.exchange.loop.asks(JSONObject(asking))

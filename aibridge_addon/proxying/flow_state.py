@@ -1,0 +1,100 @@
+"""What the bridge knows of one flow. It hangs on `flow.metadata`, so it dies with the flow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from mitmproxy import http
+
+from aibridge_addon.actors import Actor
+from aibridge_addon.bridge import Bridge
+from aibridge_addon.clients import Headers
+from aibridge_addon.dialects.chat_usage import UsageChunkFilter
+from aibridge_addon.exchange import Exchange
+from aibridge_addon.invocation import Invocation
+from aibridge_addon.routing import Route
+from aibridge_addon.toolloop import ToolLoop
+from aibridge_addon.wire.codings import Decoder
+
+if TYPE_CHECKING:
+    from aibridge_addon.tooling.catalog import Catalog
+
+KEY = "aibridge"
+ORIGIN_FORM = "aibridge_origin_form"
+"""In `flow.metadata`: the request line named only a path, on a port that proxies: it is meant for us."""
+TUNNEL = "aibridge_tunnel"
+"""In `flow.metadata` of a CONNECT: it is for a host of no provider."""
+
+
+def _nothing() -> None:
+    pass
+
+
+@dataclass(slots=True)
+class FlowState:
+    route: Route
+    bridge: Bridge
+    headers: Headers = field(default_factory=dict)
+    """The request's headers as the client sent them, by lower-case name."""
+    actor: Actor | None = None
+    request_limit: int = 0
+    """Bytes of a request body that are read before it is refused; 0: it is not buffered, so not limited."""
+    exchange: Exchange | None = None
+    """Set on bridged routes, once the request has been read."""
+    left: Callable[[], None] = _nothing
+    """To be called when the flow has ended: a stop waits for it."""
+    overhead: float = 0.0
+    """Seconds that the bridge itself has taken so far: reading the request, waiting for rows."""
+    refused: bool = False
+    """The answer is ours: nobody was asked."""
+    cut_by: Literal["client", "upstream"] = "client"
+    usage_filter: UsageChunkFilter | None = None
+    """We asked for usage that the client did not ask for: it is taken out of the answer again."""
+    decoder: Decoder | None = None
+    """The answer is coded though we asked for identity, and a chunk is to be taken out: the client gets it decoded."""
+    unasked_body: bytes | None = None
+    """The request as the client sent it, for the case that the provider refuses what we added."""
+    another_turn: bool = False
+    """The answer that has just been read is not for the client; ask upstream again."""
+    committed: bool = False
+    """The answer's rows have been waited for."""
+    catalog: Catalog | None = None
+    """The MCP tools as they were when the request came: where they are injected, its calls are of these."""
+    refused_loop: ToolLoop | None = None
+    """The first answer is an error: the loop, for the case that the request goes again."""
+    tools: asyncio.Task[list[Invocation]] | None = None
+    """Injected calls that are being run."""
+    tools_running: bool = False
+    """They are not done yet: the client is to be told that somebody is there, and the hook to be called again."""
+    lost: bool = False
+    """The rows could not be written, and the configuration wants no answer without them."""
+
+    def client_gone(self) -> None:
+        """Nobody waits for the answer any more: tools that run for it are stopped."""
+        if self.tools is not None:
+            self.tools.cancel()
+
+    def cut_off(self) -> None:
+        """The process ends before the answer does."""
+        if self.exchange is not None:
+            self.exchange.end("shutdown", "the bridge was shut down before the answer had ended")
+
+
+def state_of(flow: http.HTTPFlow) -> FlowState | None:
+    state = flow.metadata.get(KEY)
+    return state if isinstance(state, FlowState) else None
+
+
+def json_response(status: int, body: bytes, headers: dict[str, str] | None = None) -> http.Response:
+    """An answer of our own: JSON, in a provider's shape."""
+    return http.Response.make(status, body, {"content-type": "application/json", **(headers or {})})
+
+
+def set_body(request: http.Request, body: bytes) -> None:
+    """Put another body in, and keep its length true where it is told."""
+    request.raw_content = body
+    if "content-length" in request.headers:
+        request.headers["content-length"] = str(len(body))

@@ -1,0 +1,174 @@
+"""The command `aibridge`: what it prints, and with which exit code it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from aibridge_addon import addon, cli
+from aibridge_addon.cli.config import CONFIG_VARIABLE
+from aibridge_addon.config import Settings, load
+from tests.conftest import RunToExit
+
+PACKAGE = Path(cli.__file__).parent.parent
+SECRET = "hunter2-never-print-me"
+WRONG = "recording: {prompt: true}\ndrain_timeout: soon\n"
+
+SECRETS = f"""
+database: postgresql://user:{SECRET}@localhost/rows?password={SECRET}
+providers:
+- {{name: anthropic, type: anthropic, api_key: {SECRET}}}
+- {{name: openai, type: openai, api_key: [{SECRET}, {SECRET}]}}
+- name: claude-on-aws
+  type: anthropic
+  hosts: []
+  bedrock: {{region: eu-central-1, model: m, access_key: {SECRET}, secret_key: {SECRET}}}
+mcp:
+  servers:
+    docs: {{url: "https://mcp.example.com/mcp?key={SECRET}", headers: {{Authorization: Bearer {SECRET}}}}}
+    time: {{command: mcp-server-time, args: [--key, {SECRET}], env: {{KEY: {SECRET}}}}}
+"""
+EVERY_KIND_OF_VALUE = """
+database: sqlite:////var/lib/aibridge/rows.db
+recording: {redact: ['a \\$\\{b', 'c: #d', "on"], retention: 36h, durable: false, on_failure: closed}
+actor:
+  default: 'somebody: else'
+  header: X-Who
+  trusted_sources: [10.0.0.0/8, "fd00::/8"]
+  metadata: {org: "0123", text: "$${HOME} and $$${HOME}", empty: "", word: "null", umlaut: "\u00fc \u2603"}
+providers:
+- {name: gateway-only, type: openai, hosts: [], base_url: "http://[::1]:8000/v1"}
+- {name: azure, type: azure, circuit_breaker: {timeout: 7}, max_retries: 2}
+mcp:
+  servers:
+    docs: {url: "https://mcp.example.com/mcp", allow: ^get_, deny: ['x', 'y$']}
+metrics: {listen: "[::1]:0", prefix: ""}
+dump_dir: dumps
+websockets: upgrade_required
+drain_timeout: 0.5
+egress: {guard: on, allowed_private_cidrs: [192.168.0.0/16], ports: [443]}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "aibridge.yaml"
+    path.write_text(text)
+    return path
+
+
+def settings_of(path: Path | None, environ: Mapping[str, str] | None = None) -> Settings:
+    return load(path, environ=environ or {})
+
+
+def test_script_prints_the_path_of_the_file_that_mitmproxy_loads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["script"]) == 0
+    assert Path(capsys.readouterr().out.rstrip("\n")) == PACKAGE / "main.py"
+    assert (PACKAGE / "main.py").is_file()
+
+
+def test_the_installed_command_runs_from_any_folder(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("aibridge")
+    done = subprocess.run([command, "script"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert Path(done.stdout.rstrip("\n")).samefile(PACKAGE / "main.py")
+
+
+@pytest.mark.parametrize("arguments", [[], ["script"], ["config"]], ids=" ".join)
+def test_help_is_everywhere(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*arguments, "--help"])
+    assert ended.value.code == 0
+    assert " ".join(["usage: aibridge", *arguments]) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["script", "extra"]], ids=" ".join)
+def test_a_wrong_command_line_is_an_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert "usage: aibridge" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", EVERY_KIND_OF_VALUE, "recording: {retention: 0}\nmetrics: {listen: null}\n"],
+    ids=["none", "all", "null"],
+)
+def test_what_is_printed_loads_to_the_same_settings(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path, text)
+    settings = settings_of(path)
+    assert cli.main(["config", "--config", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert settings_of(write(tmp_path, printed), {"HOME": "not taken"}) == settings
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["yaml", "json"])
+def test_no_secret_is_printed(options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, SECRETS)
+    assert SECRET in settings_of(path).database.get_secret_value()
+    assert cli.main(["config", "--config", str(path), *options]) == 0
+    printed = capsys.readouterr()
+    assert SECRET not in printed.out + printed.err
+    assert "***" in printed.out
+    assert "https://mcp.example.com/mcp" in printed.out
+
+
+def test_json_says_the_same_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, EVERY_KIND_OF_VALUE)
+    assert cli.main(["config", "--config", str(path), "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert list(values) == list(Settings.model_fields)
+    assert values["actor"]["metadata"]["text"] == "${HOME} and $${HOME}"
+    assert values["recording"]["retention"] == "36h"
+    assert values["metrics"]["listen"] == "[::1]:0"
+
+
+def test_a_wrong_file_ends_with_code_2_and_every_problem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, WRONG)
+    assert cli.main(["config", "--config", str(path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    prompt, timeout = printed.err.splitlines()
+    assert prompt.startswith(f"{path}: recording.prompt: found an unknown key")
+    assert timeout.startswith(f"{path}: drain_timeout: found text")
+
+
+def test_a_file_that_is_not_there_ends_with_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "missing.yaml"
+    assert cli.main(["config", "--check", "--config", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_check_prints_nothing_where_nothing_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, EVERY_KIND_OF_VALUE)
+    assert cli.main(["config", "--check", "--config", str(path)]) == 0
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err) == ("", "")
+
+
+def test_the_environment_names_the_file_as_it_does_for_mitmproxy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert CONFIG_VARIABLE == addon.CONFIG_VARIABLE
+    monkeypatch.setitem(os.environ, CONFIG_VARIABLE, str(write(tmp_path, "drain_timeout: 7\n")))
+    assert cli.main(["config"]) == 0
+    assert "drain_timeout: 7\n" in capsys.readouterr().out
+
+
+def test_mitmdump_refuses_what_the_command_refuses_in_the_same_words(
+    run_to_exit: RunToExit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["config", "--config", str(write(tmp_path, WRONG))]) == 2
+    problems = [line.removeprefix(str(tmp_path)) for line in capsys.readouterr().err.splitlines()]
+    ended = run_to_exit(config=WRONG)
+    assert ended.code == 1
+    assert all(problem in ended.output for problem in problems)
+    assert "Traceback" not in ended.output

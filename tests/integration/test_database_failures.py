@@ -1,0 +1,231 @@
+"""A database that cannot be written to: whether the traffic goes on, and that nothing is lost when it can be again."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunToExit, StartMitmdump
+from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
+from tests.support.client import RawHttp1
+from tests.support.database import Table, query
+from tests.support.fixtures import case
+from tests.support.mitmdump import Mitmdump
+from tests.support.upstream import Answer, Gate, Pause, ScriptedUpstream
+
+PATH = "/v1/messages"
+SIMPLE = case("messages/simple/streaming")
+REQUEST = SIMPLE.request
+EVENTS = [event + b"\n\n" for event in SIMPLE.body.split(b"\n\n") if event]
+LONG = 60.0
+
+
+def config(port: int, recording: str) -> str:
+    return (
+        f"recording: {recording}\n"
+        "providers:\n"
+        f"  - {{name: anthropic, type: anthropic, base_url: 'https://localhost:{port}'}}\n"
+        f"  - {{name: openai, type: openai, base_url: 'https://localhost:{port}/v1'}}\n"
+    )
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Hold the database, so that nobody else can write to it."""
+    with closing(sqlite3.connect(database, autocommit=True)) as connection:
+        connection.execute("begin exclusive")
+        yield
+        connection.execute("rollback")
+
+
+def ask(proxy: Mitmdump, n: int = 1) -> None:
+    """Have requests answered, whole and unchanged."""
+    with Client(proxy, ANTHROPIC) as client:
+        for _ in range(n):
+            seen = client.post(PATH, REQUEST)
+            assert (seen.status, seen.body) == (200, SIMPLE.body)
+
+
+# --- while it runs
+
+
+@pytest.mark.parametrize("durable", ["true", "false"])
+def test_traffic_goes_on_while_the_database_is_locked_and_nothing_is_lost(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream, durable: str
+) -> None:
+    proxy = mitmdump(config=config(upstream.port, f"{{durable: {durable}, on_failure: open}}"))
+    upstream.answer(*[Answer.event_stream(SIMPLE.body)] * 12)
+    ask(proxy)
+    wait_for_ended(proxy, 1)
+    with locked(proxy.database):
+        ask(proxy, 10)
+        assert len(proxy.rows("aibridge_interceptions")) == 1
+        proxy.wait_for_log("cannot be written to")
+    rows = wait_for_ended(proxy, 11, LONG)
+    assert [row["status"] for row in rows] == ["completed"] * 11
+    assert len({row["id"] for row in rows}) == 11
+    tables: tuple[Table, ...] = ("aibridge_token_usages", "aibridge_user_prompts")
+    for table in tables:
+        recorded = [row["interception_id"] for row in proxy.rows(table)]
+        assert sorted(recorded) == sorted(row["id"] for row in rows)
+    proxy.wait_for_log("can be written to again")
+    ask(proxy)
+    assert len(wait_for_ended(proxy, 12)) == 12
+    assert "lost" not in proxy.log
+
+
+def test_what_waits_for_a_locked_database_is_written_before_the_end(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(config=config(upstream.port, "{durable: false}"))
+    upstream.answer(*[Answer.event_stream(SIMPLE.body)] * 3)
+    with locked(proxy.database):
+        ask(proxy, 3)
+        proxy.terminate()
+        proxy.wait_for_log("draining")
+    assert proxy.wait() == 0
+    assert [row["status"] for row in proxy.rows("aibridge_interceptions")] == ["completed"] * 3
+    assert "lost" not in proxy.log
+
+
+def test_records_that_can_never_be_written_do_not_hold_up_the_end_for_ever(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(config=config(upstream.port, "{durable: false}"))
+    upstream.answer(Answer.event_stream(SIMPLE.body))
+    with locked(proxy.database):
+        ask(proxy)
+        proxy.terminate()
+        assert proxy.wait(LONG) == 0
+    assert "records lost" in proxy.log
+    assert proxy.rows("aibridge_interceptions") == []
+
+
+def test_nothing_is_passed_on_unrecorded_where_the_configuration_says_so(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(config=config(upstream.port, "{on_failure: closed}"))
+    upstream.answer(Answer.event_stream(SIMPLE.body), Answer.event_stream(SIMPLE.body))
+    ask(proxy)
+    with locked(proxy.database):
+        for host, path in ((ANTHROPIC, PATH), (OPENAI, "/v1/chat/completions"), (OPENAI, "/v1/responses")):
+            for http2 in (False, True):
+                with Client(proxy, host, http2=http2) as client:
+                    refused = client.post(path, REQUEST)
+                assert (refused.status, refused.content_type) == (503, "application/json")
+                error = json.loads(refused.body)
+                assert error["error"]["message"]
+                assert error.get("type") == ("error" if host == ANTHROPIC else None)
+    rows = wait_for_ended(proxy, 7, LONG)
+    assert [row["error_type"] for row in rows] == [None, *["recording_unavailable"] * 6]
+    assert {(row["status"], row["http_status"]) for row in rows[1:]} == {("failed", None)}
+    proxy.wait_for_log("can be written to again")
+    ask(proxy)
+    assert len(upstream.requests) == 2
+
+
+def test_the_end_of_an_answer_is_kept_back_where_its_rows_cannot_be_written(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(config=config(upstream.port, "{on_failure: closed}"))
+    gate = Gate()
+    upstream.answer(Answer.event_stream(*EVENTS[:-1], Pause(gate), EVENTS[-1]))
+    begun = b"".join(EVENTS[:-1])
+    with RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as client:
+        client.request("POST", PATH, body=REQUEST)
+        client.read_head()
+        assert client.read_body_until(EVENTS[-2]) == begun
+        with locked(proxy.database):
+            gate.open()
+            end = client.read_body()
+    assert end.startswith(b"event: error\n") and b"message_stop" not in end
+    [row] = wait_for_ended(proxy, 1, LONG)
+    assert row["status"] == "completed", "the provider has answered, and has to be paid"
+    proxy.terminate()
+    assert proxy.wait() == 0
+
+
+# --- when it starts
+
+
+def a_folder(place: Path) -> Path:
+    place.mkdir()
+    return place
+
+
+def in_no_folder(place: Path) -> Path:
+    return place / "nowhere" / "aibridge.db"
+
+
+def below_a_file(place: Path) -> Path:
+    place.write_text("")
+    return place / "aibridge.db"
+
+
+def no_database(place: Path) -> Path:
+    place.write_bytes(b"This is a letter, and no database at all. " * 100)
+    return place
+
+
+def cut_off(place: Path) -> Path:
+    with closing(sqlite3.connect(place)) as connection:
+        connection.executescript("create table t (a); insert into t values (zeroblob(100000));")
+    content = bytearray(place.read_bytes())
+    content[100:4096] = b"\xff" * 3996
+    place.write_bytes(content)
+    return place
+
+
+def of_another_program(place: Path) -> Path:
+    with closing(sqlite3.connect(place)) as connection:
+        connection.execute("create table aibridge_interceptions (colour text)")
+    return place
+
+
+def read_only(place: Path) -> Path:
+    return Path("/proc/self") / f"{place.name}.db"  # nobody may write there, not even root
+
+
+UNUSABLE = [
+    a_folder,
+    in_no_folder,
+    below_a_file,
+    no_database,
+    cut_off,
+    of_another_program,
+    read_only,
+]
+
+
+@pytest.mark.parametrize("make", UNUSABLE)
+def test_a_database_that_cannot_be_used_stops_the_start(
+    run_to_exit: RunToExit, tmp_path: Path, make: Callable[[Path], Path]
+) -> None:
+    database = make(tmp_path / "place")
+    code, output = run_to_exit(config=f"database: sqlite:///{database}\nmetrics: {{listen: null}}\n")
+    assert code == 1
+    [message] = [line for line in output.splitlines() if "cannot start" in line]
+    assert str(database) in message
+    assert "Traceback" not in output
+
+
+def test_a_start_that_fails_leaves_a_strange_database_as_it_was(run_to_exit: RunToExit, tmp_path: Path) -> None:
+    database = of_another_program(tmp_path / "place")
+    before = query(database, "select * from sqlite_master")
+    assert run_to_exit(config=f"database: sqlite:///{database}\nmetrics: {{listen: null}}\n").code == 1
+    assert query(database, "select * from sqlite_master") == before
+
+
+def test_a_locked_database_stops_the_start(run_to_exit: RunToExit, tmp_path: Path) -> None:
+    database = tmp_path / "aibridge.db"
+    with locked(database):
+        code, output = run_to_exit(config=f"database: sqlite:///{database}\nmetrics: {{listen: null}}\n")
+    assert code == 1
+    [message] = [line for line in output.splitlines() if "cannot start" in line]
+    assert str(database) in message and "locked" in message
+    assert "Traceback" not in output

@@ -1,0 +1,243 @@
+"""The documentation: what it names is there, and what is there is named."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlite_utils import Database
+
+from aibridge_addon import cli, clients
+from aibridge_addon.cli.config import plain
+from aibridge_addon.config import Settings
+from aibridge_addon.recording.migrations import migrate
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "aibridge_addon"
+BIN = Path(sys.executable).parent
+
+OURS = ("aibridge_addon", "benchmarks", "certs", "docs", "fixtures", "tests", ".ci")
+GENERATED = frozenset({"__pycache__", "node_modules"})
+PAGES = sorted(
+    page for folder in (".", "certs", "docs", "docs/decisions", "fixtures") for page in (ROOT / folder).glob("*.md")
+)
+NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
+SHELL_PAGES = ("README.md", "docs/operations.md", "certs/README.md", "docs/clients.md")
+
+OTHER_PROGRAMS = frozenset({"make", "export", "cat", "touch", "claude"})
+"""Programs in shell examples that do not come with the project."""
+
+# In pieces, so that this file does not name them itself.
+REGISTRIES = tuple(
+    ".".join(parts)
+    for parts in (
+        ("pypi", "org"),
+        ("pythonhosted", "org"),
+        ("npmjs", "org"),
+        ("npmjs", "com"),
+        ("crates", "io"),
+        ("proxy", "golang", "org"),
+        ("rubygems", "org"),
+    )
+)
+HOME = re.compile(r"(?<![\w.<>*{}-])/(?:(?:home|Users)/[\w.-]+/|r[o]ot/)")
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+def code_of(text: str) -> str:
+    """All code of a page, one piece a line."""
+    inline = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
+    return "\n".join([*inline, *(body for _, body in FENCE.findall(text))])
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return [body for kind, body in FENCE.findall(text) if kind == language]
+
+
+def section(text: str, heading: str) -> str:
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert found, f"no section {heading}"
+    return found[1]
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """The cells of a section's first table, without its heading."""
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """The commands of a page's shell examples, without what they set in front."""
+    for block in blocks(text, "sh"):
+        for part in re.split(r"&&|\n(?=\S)", block.replace("\\\n", " ")):
+            words = shlex.split(part, comments=True)
+            while words and re.match(r"[A-Z_]+=", words[0]):
+                words.pop(0)
+            if words:
+                yield words
+
+
+@pytest.fixture(scope="module")
+def database() -> Database:
+    fresh = Database(memory=True)
+    migrate(fresh)
+    return fresh
+
+
+# --- the schema -------------------------------------------------------------------------------------------------------
+
+
+def test_every_table_is_described_and_no_other(database: Database) -> None:
+    described = re.findall(r"^## `(\w+)`$", read("docs/schema.md"), re.MULTILINE)
+    assert described == [name for name in database.table_names() if not name.startswith("_")]
+
+
+def test_every_column_is_described_in_its_order_and_no_other(database: Database) -> None:
+    page = read("docs/schema.md")
+    for table in filter(lambda table: not table.name.startswith("_"), database.tables):
+        described = [(row[0].strip("`"), row[1]) for row in table_rows(section(page, f"`{table.name}`"))]
+        assert described == [(column.name, column.type.lower()) for column in table.columns]
+
+
+def test_every_query_runs(database: Database) -> None:
+    asked = [query for block in blocks(read("docs/schema.md"), "sql") for query in block.split(";") if query.strip()]
+    asked += [words[-1] for words in commands(read("README.md")) if words[0].endswith("sqlite-utils")]
+    assert len(asked) == 4
+    for query in asked:
+        assert database.execute(query).fetchall() == []
+
+
+# --- what the code has, the documentation has -------------------------------------------------------------------------
+
+
+def test_every_program_that_is_recognised_is_listed() -> None:
+    rows = table_rows(section(read("docs/clients.md"), "How a client is recognised"))
+    assert [row[0] for row in rows] == [program.name for program in clients.PROGRAMS]
+    for row, program in zip(rows, clients.PROGRAMS, strict=True):
+        agents, other, sessions = (re.findall(r"`([^`]+)`", cell) for cell in row[1:])
+        assert agents == [agent.decode() for agent in program.agents]
+        assert sessions[: len(program.session_headers)] == [header.decode() for header in program.session_headers]
+        marks = [f"originator: {program.originator.decode()}"] if program.originator else []
+        assert other == marks + ([program.marker.decode()] if program.marker else [])
+
+
+def test_every_page_is_listed_in_the_index() -> None:
+    listed = {(ROOT / "docs" / link).resolve() for link in LINK.findall(read("docs/index.md"))}
+    pages = {page for page in PAGES if page.parent in (ROOT / "docs", ROOT / "docs" / "decisions")}
+    assert pages - listed == {ROOT / "docs" / "index.md"}
+
+
+def test_every_module_and_function_on_a_bytes_way_is_there() -> None:
+    code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    page = code_of(read("docs/how-a-byte-travels.md"))
+    modules = re.findall(r"^([\w/]+\.py)$", page, re.MULTILINE)
+    functions = re.findall(r"^(?:(\w+)\.)?(\w+)\(\)$", page, re.MULTILINE)
+    assert len(modules) > 15 and len(functions) > 40
+    assert [module for module in modules if not (PACKAGE / module).is_file()] == []
+    owners = [owner for owner, _ in functions if owner and not re.search(rf"^class {owner}\b", code, re.MULTILINE)]
+    assert set(owners) <= {"bridge"}
+    undefined = [name for _, name in functions if not re.search(rf"\bdef {name}\(|\b{name} = ", code)]
+    assert undefined == []
+
+
+def test_what_is_not_there_yet_is_at_least_in_the_configuration() -> None:
+    text = section(read("README.md"), "Not there yet")
+    keys = re.findall(
+        r"`([\w\[\].]+)`", "\n".join(line.partition(":")[0] for line in text.splitlines() if line[:2] == "- ")
+    )
+    assert keys
+    known = plain(Settings())
+    for key in keys:
+        value = known
+        for part in re.findall(r"\w+", key):
+            value = value[0] if isinstance(value, list) else value
+            assert part in value, key
+            value = value[part]
+
+
+# --- what the documentation names, is there ---------------------------------------------------------------------------
+
+
+def test_every_make_command_is_a_target() -> None:
+    targets = set(re.findall(r"^([\w.]+):", read("Makefile"), re.MULTILINE))
+    named = {name for page in PAGES for name in re.findall(r"(?:^|\s)make ([\w.]+)", code_of(page.read_text()))}
+    assert {"run", "test"} <= named <= targets
+
+
+@pytest.mark.parametrize("page", SHELL_PAGES)
+def test_every_command_of_an_example_exists(page: str) -> None:
+    found = list(commands(read(page)))
+    assert found
+    for words in found:
+        program = words[0].removeprefix(".venv/bin/")
+        assert program in OTHER_PROGRAMS or (BIN / program).is_file(), words
+
+
+@pytest.mark.parametrize("page", SHELL_PAGES)
+def test_every_subcommand_and_its_options_exist(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for line in re.findall(r"\baibridge ([a-z][^)`&#\n]*)", code_of(read(page))):
+        words = line.split()
+        with pytest.raises(SystemExit) as ended:
+            cli.main([words[0], "--help"])
+        assert ended.value.code == 0, line
+        offered = capsys.readouterr().out
+        assert [word for word in words if word.startswith("--") and word not in offered] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_relative_link_resolves(name: str) -> None:
+    page = ROOT / name
+    for link in LINK.findall(FENCE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_relative_to(ROOT) and target.exists(), link
+        if anchor:
+            assert anchor in anchors(target.read_text()), link
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+# --- what no file may hold --------------------------------------------------------------------------------------------
+
+
+def files() -> Iterator[Path]:
+    """The project's own files: the top level and its folders, without what is made while working."""
+    yield from (path for path in ROOT.iterdir() if path.is_file() and not path.name.startswith("aibridge."))
+    for folder in OURS:
+        for path in (ROOT / folder).rglob("*"):
+            if path.is_file() and GENERATED.isdisjoint(path.parts) and path.suffix not in {".pyc", ".p12"}:
+                yield path
+
+
+@pytest.mark.parametrize("name", ["README.md", "tests/test_docs.py", "constraints.txt", ".ci/run"])
+def test_the_search_of_files_reaches(name: str) -> None:
+    assert ROOT / name in set(files())
+
+
+def test_no_file_names_a_package_registry_or_a_home_folder() -> None:
+    found = []
+    for path in files():
+        text = path.read_bytes().decode("utf-8", "replace")
+        found += [(path.relative_to(ROOT), host) for host in REGISTRIES if host in text.lower()]
+        found += [(path.relative_to(ROOT), home) for home in HOME.findall(text)]
+    assert found == []
+
+
+@pytest.mark.parametrize("text", ["see /ho" + "me/somebody/x", "/Us" + "ers/a.b/c", '"/r' + 'oot/x"'])
+def test_a_home_folder_would_be_found(text: str) -> None:
+    assert HOME.search(text)
