@@ -1,0 +1,1 @@
+"""Measure the bridge against bare mitmproxy, in one run: `python -m benchmarks`, explained in `docs/performance.md`."""

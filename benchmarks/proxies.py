@@ -1,0 +1,78 @@
+"""The two mitmdump processes that are compared, and what they have used up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Unpack
+
+import psutil  # type: ignore[import-untyped]
+
+from benchmarks import noop_addon
+from tests.support.mitmdump import Mitmdump, MitmdumpOptions
+
+SETTLED_AFTER = 0.25
+"""Seconds after the last answer in which a proxy writes what it may write later."""
+
+# The line that mitmdump prints for each flow costs both sides the same, and would make ours look cheaper.
+QUIET = ("flow_detail=0",)
+
+# All defaults but where requests go, and a port for metrics that nobody else has.
+CONFIG = """\
+providers:
+- {{name: anthropic, type: anthropic, base_url: '{upstream}'}}
+- {{name: openai, type: openai, base_url: '{upstream}/v1'}}
+metrics: {{listen: 127.0.0.1:0}}
+"""
+
+
+@dataclass(frozen=True)
+class Proxy:
+    name: str
+    mitmdump: Mitmdump
+    process: psutil.Process
+
+    @property
+    def port(self) -> int:
+        return self.mitmdump.port
+
+    async def cpu_seconds(self) -> float:
+        """User and system time of all its threads, once what it still had to do is done."""
+        await asyncio.sleep(SETTLED_AFTER)
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+    def rss_bytes(self) -> int:
+        return int(self.process.memory_info().rss)
+
+
+@dataclass(frozen=True)
+class Proxies:
+    bare: Proxy
+    ours: Proxy
+
+    def in_turn(self, round_number: int) -> tuple[Proxy, Proxy]:
+        """Both, the other one first in every second round: a machine that drifts then favours none."""
+        return (self.bare, self.ours) if round_number % 2 == 0 else (self.ours, self.bare)
+
+
+@contextmanager
+def running(folder: Path, upstream_port: int) -> Iterator[Proxies]:
+    upstream = f"http://127.0.0.1:{upstream_port}"
+    script = Path(noop_addon.__file__)
+    bare = _mitmdump(folder / "bare", script=script, options=(*QUIET, f"benchmark_upstream={upstream}"), config=None)
+    ours = _mitmdump(folder / "ours", options=QUIET, config=CONFIG.format(upstream=upstream))
+    with bare, ours:
+        yield Proxies(_proxy("bare", bare), _proxy("ours", ours))
+
+
+def _mitmdump(folder: Path, **options: Unpack[MitmdumpOptions]) -> Mitmdump:
+    folder.mkdir()
+    return Mitmdump(folder, **options)
+
+
+def _proxy(name: str, mitmdump: Mitmdump) -> Proxy:
+    return Proxy(name, mitmdump, psutil.Process(mitmdump.pid))
