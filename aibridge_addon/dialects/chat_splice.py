@@ -253,7 +253,7 @@ class ChatSplice(Splice):
     def finish(self, *, calls_hidden: bool = False) -> bytes:
         self._finished = True
         if not self._spliced:
-            return b"".join(self._tail)
+            return sse.whole(b"".join(self._tail))
         done = sse.event("", DONE) if self._done else b""
         if self._failed or self._finish_chunk is None:
             return done

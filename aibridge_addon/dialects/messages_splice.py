@@ -177,7 +177,7 @@ class MessagesSplice(Splice):
     def finish(self, *, calls_hidden: bool = False) -> bytes:
         self._finished = True
         if not self._spliced:
-            return b"".join(self._tail)
+            return sse.whole(b"".join(self._tail))
         if self._failed or not self._last_delta:
             return b""
         told = dict(self._last_delta)

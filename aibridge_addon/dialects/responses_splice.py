@@ -130,7 +130,7 @@ class ResponsesSplice(Splice):
         changes = self._told_response(members)
         if not self._spliced:
             self._pass(raw)
-            return sse.event(name, members.replaced(changes)) if changes else raw
+            return sse.event(name, members.replaced(changes)) if changes else sse.whole(raw)
         if "output_index" in members:
             index = as_count(members.get("output_index"))
             if index not in self._indexes:
@@ -199,7 +199,7 @@ class ResponsesSplice(Splice):
         name, raw, members = self._terminal
         if not self._spliced:
             changes = self._told_response(members)
-            return sse.event(name, members.replaced(changes)) if changes else raw
+            return sse.event(name, members.replaced(changes)) if changes else sse.whole(raw)
         changes = {"response": _encode(self._merged())}
         if "sequence_number" in members:
             changes["sequence_number"] = b"%d" % self._next_number(members)
