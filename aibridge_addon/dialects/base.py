@@ -178,6 +178,19 @@ def as_count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else 0
 
 
+def openai_usage(usage: dict[str, Any], inputs: str, outputs: str, columns: frozenset[str]) -> Usage:
+    """The usage of either dialect of OpenAI's, whose input counts include what a cache gave and took."""
+    details = as_dict(usage.get(f"{inputs}_details"))
+    cached, written = as_count(details.get("cached_tokens")), as_count(details.get("cache_write_tokens"))
+    return Usage(
+        input_tokens=max(0, as_count(usage.get(inputs)) - cached - written),
+        output_tokens=as_count(usage.get(outputs)),
+        cache_read_input_tokens=cached,
+        cache_write_input_tokens=written,
+        extra=counts_beside(usage, columns),
+    )
+
+
 MAX_COUNTS = 64
 """Further counts of one usage object that are kept: a provider chooses their names."""
 

@@ -17,15 +17,14 @@ from aibridge_addon.dialects.base import (
     Dialect,
     RequestReading,
     ToolCall,
-    Usage,
     answer_error,
     arguments,
     as_count,
     as_dict,
     as_list,
     as_text,
-    counts_beside,
     last_text,
+    openai_usage,
     written_by_person,
 )
 from aibridge_addon.wire.json_object import JSONObject
@@ -147,7 +146,7 @@ class ChatCompletionsReader(AnswerReader):
         usage = as_dict(chunk.get("usage"))
         tier = chunk.get("service_tier")
         if usage:
-            reading.usage = _usage(usage)
+            reading.usage = openai_usage(usage, "prompt_tokens", "completion_tokens", COLUMNS)
         if reading.usage and isinstance(tier, str):
             reading.usage.extra["service_tier"] = tier
 
@@ -165,15 +164,3 @@ class ChatCompletionsReader(AnswerReader):
             self.reading.tool_calls.append(tool_call)
         self._calls.clear()
         self.reading.ended = True
-
-
-def _usage(usage: dict[str, Any]) -> Usage:
-    details = as_dict(usage.get("prompt_tokens_details"))
-    cached, written = as_count(details.get("cached_tokens")), as_count(details.get("cache_write_tokens"))
-    return Usage(
-        input_tokens=max(0, as_count(usage.get("prompt_tokens")) - cached - written),
-        output_tokens=as_count(usage.get("completion_tokens")),
-        cache_read_input_tokens=cached,
-        cache_write_input_tokens=written,
-        extra=counts_beside(usage, COLUMNS),
-    )

@@ -19,14 +19,12 @@ from aibridge_addon.dialects.base import (
     RequestReading,
     Thought,
     ToolCall,
-    Usage,
     answer_error,
     arguments,
-    as_count,
     as_dict,
     as_list,
     as_text,
-    counts_beside,
+    openai_usage,
     written_by_person,
 )
 from aibridge_addon.wire.json_object import JSONObject
@@ -163,7 +161,7 @@ class ResponsesReader(AnswerReader):
         reading.model = as_text(response.get("model")) or reading.model
         usage, tier = as_dict(response.get("usage")), response.get("service_tier")
         if usage:
-            reading.usage = _usage(usage)
+            reading.usage = openai_usage(usage, "input_tokens", "output_tokens", COLUMNS)
             if isinstance(tier, str):
                 reading.usage.extra["service_tier"] = tier
 
@@ -199,15 +197,3 @@ def _call_input(item: dict[str, Any]) -> Any:
         if name in item:
             return item[name]
     return {name: item[name] for name in ("queries", "code") if name in item}
-
-
-def _usage(usage: dict[str, Any]) -> Usage:
-    details = as_dict(usage.get("input_tokens_details"))
-    cached, written = as_count(details.get("cached_tokens")), as_count(details.get("cache_write_tokens"))
-    return Usage(
-        input_tokens=max(0, as_count(usage.get("input_tokens")) - cached - written),
-        output_tokens=as_count(usage.get("output_tokens")),
-        cache_read_input_tokens=cached,
-        cache_write_input_tokens=written,
-        extra=counts_beside(usage, COLUMNS),
-    )
