@@ -20,7 +20,7 @@ import msgspec
 from aibridge_addon import records
 from aibridge_addon.actors import Actor
 from aibridge_addon.config import Limits
-from aibridge_addon.dialects.base import RequestReading
+from aibridge_addon.dialects.base import AnswerError, RequestReading
 from aibridge_addon.invocation import Invocation
 from aibridge_addon.records import Emit
 from aibridge_addon.routing import Route
@@ -71,7 +71,8 @@ class Exchange:
         self.route = route
         self.request = request
         self.ended = False
-        self.error_message: str | None = None
+        self.error: AnswerError | None = None
+        """With what a later turn was answered instead."""
         self._names_ours = False
         """The last blocking answer names an injected tool: OpenAI's responses repeat the request's tools."""
         self.waiting = False
@@ -192,8 +193,7 @@ class Exchange:
         assert self.tap is not None
         self.tap.feed(content)
         self.tap.finish()
-        error = self.tap.reader.reading.error
-        self.error_message = error.message if error is not None else None
+        self.error = self.tap.reader.reading.error
         self._conclude()
 
     def take_body(self, content: bytes) -> None:
@@ -221,14 +221,19 @@ class Exchange:
 
     def tools_ran(self, invocations: Sequence[Invocation]) -> bytes | None:
         """Record what came of the turn's injected calls. Returns the next turn's request; None: the answer ends."""
-        assert self.loop is not None and self.tap is not None
-        for invocation in invocations:
-            self._emit_invocation(invocation, self.tap.reader.reading.response_id)
-        self.waiting = False
+        assert self.loop is not None
+        self.tools_stopped(invocations)
         request = self.loop.results([invocation.result for invocation in invocations])
         if request is None:
             self._close(None, None)
         return request
+
+    def tools_stopped(self, invocations: Sequence[Invocation]) -> None:
+        """Record what came of the turn's injected calls, whether or not anybody still waits for it."""
+        if self.waiting and self.tap is not None:
+            for invocation in invocations:
+                self._emit_invocation(invocation, self.tap.reader.reading.response_id)
+        self.waiting = False
 
     def _emit_invocation(self, invocation: Invocation, response_id: str) -> None:
         call, tool = invocation.result.call, invocation.tool

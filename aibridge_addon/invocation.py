@@ -27,4 +27,5 @@ class Invocation:
     tool: InvokedTool | None
     """None: it was gone by then."""
     error: str | None
+    """Why there is no result, or what the tool itself said was wrong."""
     duration_ms: int

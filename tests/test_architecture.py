@@ -68,7 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "telemetry": {"config", "records"},
     "continuation_store": {"continuations", "records", "recording"},
     # The rims: tools, command line, mitmproxy.
-    "tooling": {"config", "dialects", "records", "wire"},
+    "tooling": {"config", "dialects", "invocation", "records", "wire"},
     "under_way": set(),
     "cli": {"config", "records", "recording"},
     "bridge": {

@@ -10,6 +10,7 @@ import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from aibridge_addon.records import ThoughtSource
@@ -17,6 +18,7 @@ from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, dec
 
 DONE = b"[DONE]"
 """The data of the event that ends a stream of OpenAI's."""
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 REMINDER = "<system-reminder>"
 """Claude Code and its kin wrap text that the program, not the person, adds to a user message in this tag."""
 
@@ -70,6 +72,8 @@ class Thought:
 class AnswerError:
     type: str
     message: str
+    told: Mapping[str, Any] = NOTHING
+    """The provider's own error object."""
 
 
 @dataclass(slots=True)
@@ -141,8 +145,11 @@ class Dialect(ABC):
         """An error answer in the provider's shape, as JSON."""
 
     @abstractmethod
-    def error_event(self, message: str) -> bytes:
-        """An error inside a stream that has begun, as the bytes of one server-sent event."""
+    def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
+        """An error inside a stream that has begun, as the bytes of one server-sent event.
+
+        `told`: the provider's own error object, whose members are kept, since clients decide by them what to do.
+        """
 
 
 def decode_event(data: bytes) -> Any:
@@ -157,7 +164,7 @@ def answer_error(error: object, *, default_type: str) -> AnswerError:
     members = as_dict(error)
     kind = members.get("type") or members.get("code")
     message = members.get("message")
-    return AnswerError(kind if isinstance(kind, str) else default_type, message if isinstance(message, str) else "")
+    return AnswerError(kind if isinstance(kind, str) else default_type, as_text(message), members)
 
 
 def as_dict(value: object) -> dict[str, Any]:

@@ -7,12 +7,13 @@ chunk (vLLM); the last one seen is the true one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aibridge_addon.dialects import openai_errors
 from aibridge_addon.dialects.base import (
     DONE,
+    NOTHING,
     AnswerReader,
     Dialect,
     RequestReading,
@@ -62,8 +63,8 @@ class ChatCompletions(Dialect):
     def error_body(self, status: int, message: str) -> bytes:
         return openai_errors.error_body(status, message)
 
-    def error_event(self, message: str) -> bytes:
-        return b"data: " + self.error_body(500, message) + b"\n\ndata: [DONE]\n\n"
+    def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
+        return b"data: " + openai_errors.error_body(500, message, told) + b"\n\ndata: [DONE]\n\n"
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:

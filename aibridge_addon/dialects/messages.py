@@ -7,12 +7,13 @@ A stream is `message_start`, then for each content block `content_block_start`, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from aibridge_addon.dialects.base import (
+    NOTHING,
     AnswerReader,
     Dialect,
     RequestReading,
@@ -29,6 +30,7 @@ from aibridge_addon.dialects.base import (
     last_text,
     written_by_person,
 )
+from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject
 
 ERROR_TYPES = {
@@ -79,12 +81,12 @@ class Messages(Dialect):
     def error_body(self, status: int, message: str) -> bytes:
         return msgspec.json.encode(_error(ERROR_TYPES.get(status, "api_error"), message))
 
-    def error_event(self, message: str) -> bytes:
-        return b"event: error\ndata: " + msgspec.json.encode(_error("api_error", message)) + b"\n\n"
+    def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
+        return sse.event("error", msgspec.json.encode(_error("api_error", message, told)))
 
 
-def _error(kind: str, message: str) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": kind, "message": message}}
+def _error(kind: str, message: str, told: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": message, **told}}
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:

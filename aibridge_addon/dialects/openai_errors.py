@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import msgspec
+
+from aibridge_addon.dialects.base import NOTHING
 
 ERROR_TYPES = {
     400: ("invalid_request_error", None),
@@ -17,7 +22,7 @@ ERROR_TYPES = {
 """(type, code) by status; anything else is a `server_error`."""
 
 
-def error_body(status: int, message: str) -> bytes:
-    """`{"error": {message, type, param, code}}` as JSON."""
+def error_body(status: int, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
+    """`{"error": {message, type, param, code}}` as JSON; `told` as in `Dialect.error_event`."""
     kind, code = ERROR_TYPES.get(status, ("server_error", None))
-    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code}})
+    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code, **told}})

@@ -7,13 +7,14 @@ A stream is `response.created`, items of output as they grow, each closed by `re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
 
 from aibridge_addon.dialects import openai_errors
 from aibridge_addon.dialects.base import (
+    NOTHING,
     AnswerReader,
     Dialect,
     RequestReading,
@@ -27,6 +28,7 @@ from aibridge_addon.dialects.base import (
     openai_usage,
     written_by_person,
 )
+from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject
 
 COLUMNS = frozenset(
@@ -77,9 +79,10 @@ class Responses(Dialect):
     def error_body(self, status: int, message: str) -> bytes:
         return openai_errors.error_body(status, message)
 
-    def error_event(self, message: str) -> bytes:
-        event = {"type": "error", "code": "server_error", "message": message, "param": None}
-        return b"event: error\ndata: " + msgspec.json.encode(event) + b"\n\n"
+    def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
+        code = told.get("code") or told.get("type") or "server_error"
+        event = {"message": message, "param": None, **told, "type": "error", "code": code}
+        return sse.event("error", msgspec.json.encode(event))
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None, bool]:

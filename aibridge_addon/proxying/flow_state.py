@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -14,13 +13,13 @@ from aibridge_addon.bridge import Bridge
 from aibridge_addon.clients import Headers
 from aibridge_addon.dialects.chat_usage import UsageChunkFilter
 from aibridge_addon.exchange import Exchange
-from aibridge_addon.invocation import Invocation
 from aibridge_addon.routing import Route
 from aibridge_addon.toolloop import ToolLoop
 from aibridge_addon.wire.codings import Decoder
 
 if TYPE_CHECKING:
     from aibridge_addon.tooling.catalog import Catalog
+    from aibridge_addon.tooling.invoke import RunningCalls
 
 KEY = "aibridge"
 ORIGIN_FORM = "aibridge_origin_form"
@@ -65,7 +64,7 @@ class FlowState:
     """The MCP tools as they were when the request came: where they are injected, its calls are of these."""
     refused_loop: ToolLoop | None = None
     """The first answer is an error: the loop, for the case that the request goes again."""
-    tools: asyncio.Task[list[Invocation]] | None = None
+    tools: RunningCalls | None = None
     """Injected calls that are being run."""
     tools_running: bool = False
     """They are not done yet: the client is to be told that somebody is there, and the hook to be called again."""
@@ -74,11 +73,13 @@ class FlowState:
 
     def client_gone(self) -> None:
         """Nobody waits for the answer any more: tools that run for it are stopped."""
-        if self.tools is not None:
+        if self.tools is not None and self.exchange is not None:
             self.tools.cancel()
+            self.exchange.tools_stopped(self.tools.invocations())
 
     def cut_off(self) -> None:
         """The process ends before the answer does."""
+        self.client_gone()
         if self.exchange is not None:
             self.exchange.end("shutdown", "the bridge was shut down before the answer had ended")
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from mitmproxy import http
 
 from aibridge_addon.exchange import Exchange
-from aibridge_addon.invocation import Invocation
 from aibridge_addon.proxying import answering
 from aibridge_addon.proxying.flow_state import FlowState, set_body, state_of
-from aibridge_addon.tooling.invoke import invoke_all
+from aibridge_addon.tooling.invoke import RunningCalls
 
 
 async def turn_ended(flow: http.HTTPFlow) -> None:
@@ -29,29 +26,22 @@ async def turn_ended(flow: http.HTTPFlow) -> None:
 
 async def _run_tools(flow: http.HTTPFlow, state: FlowState, exchange: Exchange) -> None:
     if state.tools is None:
-        state.tools = asyncio.create_task(_invoke(state, exchange))
-    await asyncio.wait({state.tools}, timeout=state.bridge.settings.mcp.keepalive_interval)
-    state.tools_running = not state.tools.done()
-    if state.tools_running:
+        state.tools = _started(state, exchange)
+    state.tools_running = not await state.tools.done(timeout=state.bridge.settings.mcp.keepalive_interval)
+    if state.tools_running or not exchange.waiting:  # not waiting: the client has gone, which the layer is about to see
         return
     ran, state.tools = state.tools, None
-    if ran.cancelled():
-        return  # the client has gone, which the layer is about to see
-    request = exchange.tools_ran(ran.result())
+    request = exchange.tools_ran(ran.invocations())
     if request is not None:
         set_body(flow.request, request)
         state.another_turn = True
 
 
-async def _invoke(state: FlowState, exchange: Exchange) -> list[Invocation]:
+def _started(state: FlowState, exchange: Exchange) -> RunningCalls:
     bridge, catalog = state.bridge, state.catalog
     assert exchange.loop is not None and bridge.servers is not None and catalog is not None
     calls = [(catalog.get(call.name), call) for call in exchange.loop.to_run]
-    ran = await invoke_all(bridge.servers, calls, bridge.settings.mcp)
-    return [
-        Invocation(outcome.result, tool, outcome.error, outcome.duration_ms)
-        for (tool, _), outcome in zip(calls, ran, strict=True)
-    ]
+    return RunningCalls(bridge.servers, calls, bridge.settings.mcp)
 
 
 def _merge(response: http.Response, exchange: Exchange) -> None:

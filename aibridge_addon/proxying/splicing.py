@@ -13,6 +13,7 @@ from __future__ import annotations
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 
+from aibridge_addon.dialects.base import AnswerError
 from aibridge_addon.exchange import Exchange
 from aibridge_addon.proxying.stream import AibridgeTurnHook, BridgeHttpStream, TurnIds
 
@@ -57,6 +58,24 @@ class SplicingStream(BridgeHttpStream):
             if exchange.ended and not self.ending_sent and not (yield from self._end_answer(exchange)):
                 return
             yield from self.send_response(already_streamed=True)
+
+    @property
+    def answer_limit(self) -> int:
+        if self.spliced is None or self.state is None:
+            return super().answer_limit
+        return self.state.bridge.settings.limits.decoded_body
+
+    def outgrown(self) -> layer.CommandGenerator[None]:
+        exchange = self.spliced
+        if exchange is None:
+            yield from super().outgrown()
+            return
+        # Passed on as it is, it might show a call that is not the client's.
+        message = f"the upstream's answer is larger than {self.answer_limit} bytes"
+        exchange.end("answer_too_large", message)
+        yield from self._ends_here(message)
+        yield from self.cancel_upstream(message)
+        yield from (self.break_off(message) if self.answer_begun else self.respond(502, message))
 
     def _show(self, data: bytes) -> layer.CommandGenerator[None]:
         if data and self.state is not None and self.state.usage_filter is not None:
@@ -116,9 +135,10 @@ class SplicingStream(BridgeHttpStream):
         exchange = self.spliced
         assert exchange is not None
         exchange.take_error((self.flow.response and self.flow.response.raw_content) or b"")
-        message = exchange.error_message or "the upstream answered with an error"
+        error = exchange.error or AnswerError("", "")
+        message = error.message or "the upstream answered with an error"
         yield from self._ends_here(message)
-        yield from self.break_off(message)
+        yield from self.break_off(message, error.told)
 
     # --- waiting ----------------------------------------------------------------------------------------------
 

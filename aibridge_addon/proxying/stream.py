@@ -14,9 +14,9 @@ take events and yield commands. Ours differs from it in that
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from mitmproxy import flow as mitm_flow
 from mitmproxy import http
@@ -26,6 +26,7 @@ from mitmproxy.proxy.layers.http import DropStream, HTTPMode, HttpStream, SendHt
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
+from aibridge_addon.dialects.base import NOTHING
 from aibridge_addon.proxying.flow_state import ORIGIN_FORM, TUNNEL, FlowState, json_response, state_of
 from aibridge_addon.wire.codings import CodingError
 
@@ -105,8 +106,8 @@ class BridgeHttpStream(HttpStream):
                 yield from self._ends_here(message)
                 yield from self.respond(413, message)
                 return True
-        elif not request and len(self.response_body_buf) > RETRY_BODY_LIMIT and state is not None:
-            yield from self._stream_what_is_buffered()
+        elif not request and state is not None and len(self.response_body_buf) > self.answer_limit:
+            yield from self.outgrown()
         return False
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
@@ -170,7 +171,13 @@ class BridgeHttpStream(HttpStream):
         else:
             yield from self._hold(event.data, held)
 
-    def _stream_what_is_buffered(self) -> layer.CommandGenerator[None]:
+    @property
+    def answer_limit(self) -> int:
+        """Bytes of an answer that are buffered."""
+        return RETRY_BODY_LIMIT
+
+    def outgrown(self) -> layer.CommandGenerator[None]:
+        """The answer that is buffered is larger than that: it is no refusal, so it passes as it comes."""
         body = bytes(self.response_body_buf)
         self.response_body_buf.clear()
         if self.state is not None:
@@ -228,9 +235,13 @@ class BridgeHttpStream(HttpStream):
         assert self.state is not None and self.state.exchange is not None
         self.state.exchange.end("undecodable_answer", reason)
         yield from self._ends_here(f"the answer cannot be decoded: {reason}")
+        yield from self.cancel_upstream(reason)
+        yield from self.break_off("the upstream's answer cannot be decoded")
+
+    def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]:
+        """The rest of the upstream's answer is not wanted."""
         error = http_events.RequestProtocolError(self.upstream_id, reason, http_events.ErrorCode.CANCEL)
         yield SendHttp(error, self.context.server)
-        yield from self.break_off("the upstream's answer cannot be decoded")
 
     def _to_client(self, data: bytes) -> SendHttp:
         return SendHttp(http_events.ResponseData(self.stream_id, data), self.context.client)
@@ -340,12 +351,12 @@ class BridgeHttpStream(HttpStream):
         tap = exchange.tap if exchange is not None else None
         return tap is not None and self.unread is None and tap.at_event_boundary
 
-    def break_off(self, message: str) -> layer.CommandGenerator[None]:
+    def break_off(self, message: str, told: Mapping[str, Any] = NOTHING) -> layer.CommandGenerator[None]:
         """End an answer that has begun and cannot go on: by the dialect's error event, else by cutting it."""
         assert self.state is not None
         self.flow.live = False
         if self._can_append():
-            yield self._to_client(self.state.route.errors.error_event(message))
+            yield self._to_client(self.state.route.errors.error_event(message, told))
             end: http_events.HttpEvent = http_events.ResponseEndOfMessage(self.stream_id)
         else:
             end = http_events.ResponseProtocolError(self.stream_id, message, http_events.ErrorCode.KILL)

@@ -7,11 +7,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.config import Mcp
 from aibridge_addon.dialects.turns import Call, Part, Result, Text
+from aibridge_addon.invocation import Invocation
 from aibridge_addon.tooling import CallError, results
 from aibridge_addon.tooling.catalog import Tool
 
@@ -24,23 +24,49 @@ Clock = Callable[[], float]
 Outcome = tuple[tuple[Part, ...], str | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Invocation:
-    """What came of one call: for the model, and for the record."""
-
-    result: Result
-    error: str | None
-    """Why there is no result, or what the tool itself said was wrong."""
-    duration_ms: int
+CANCELLED = "cancelled before the tool had answered"
 
 
-async def invoke_all(
-    servers: Servers, calls: Sequence[tuple[Tool | None, Call]], settings: Mcp, *, clock: Clock = time.monotonic
-) -> list[Invocation]:
-    """Run several calls at once; what came of them is in the order of the calls."""
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(invoke(servers, tool, call, settings, clock=clock)) for tool, call in calls]
-    return [task.result() for task in tasks]
+class RunningCalls:
+    """The calls of one turn, all run at once. Must be made on a running event loop."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        calls: Sequence[tuple[Tool | None, Call]],
+        settings: Mcp,
+        *,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._calls = [
+            (tool, call, asyncio.create_task(invoke(servers, tool, call, settings, clock=clock)))
+            for tool, call in calls
+        ]
+
+    async def done(self, timeout: float) -> bool:
+        """Wait for at most `timeout` seconds; returns whether every call has ended."""
+        tasks = [task for *_, task in self._calls]
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
+        return all(task.done() for task in tasks)
+
+    def cancel(self) -> None:
+        """Nobody waits for the results any more: end what still runs, and the MCP requests with it."""
+        for *_, task in self._calls:
+            task.cancel()
+
+    def invocations(self) -> list[Invocation]:
+        """What came of each, in the order of the calls. One that has no result is told as cancelled."""
+        return [
+            task.result() if task.done() and not task.cancelled() else self._cancelled(tool, call)
+            for tool, call, task in self._calls
+        ]
+
+    def _cancelled(self, tool: Tool | None, call: Call) -> Invocation:
+        duration_ms = round((self._clock() - self._began) * 1000)
+        return Invocation(Result(call, (), is_error=True), tool, CANCELLED, duration_ms)
 
 
 async def invoke(
@@ -63,7 +89,7 @@ async def invoke(
         level = logging.DEBUG if error is None else logging.WARNING
         outcome = "failed" if error else "done"
         logger.log(level, "MCP tool %s of %s: %s, %d ms", tool.original_name, tool.server_name, outcome, duration_ms)
-    return Invocation(Result(call, parts, is_error=error is not None), error, duration_ms)
+    return Invocation(Result(call, parts, is_error=error is not None), tool, error, duration_ms)
 
 
 async def _outcome(servers: Servers, tool: Tool | None, call: Call, settings: Mcp) -> Outcome:

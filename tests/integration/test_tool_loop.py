@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from aibridge_addon.tooling.invoke import CANCELLED
 from tests.conftest import MakeUpstream, StartMitmdump
 from tests.integration.exchanges import Client, wait_for_ended
 from tests.integration.test_sdks import Sdks, told
@@ -226,6 +227,7 @@ def test_a_client_that_leaves_while_a_tool_runs_takes_the_call_with_it(
     rows = recorded(bridge.proxy)
     assert rows.outcome == ("failed", 1, "client_disconnected")
     assert [row["output_tokens"] for row in rows.tokens] == [5]
+    assert [(row["tool"], row["invocation_error"]) for row in rows.injected] == [("slow", CANCELLED)]
     assert len(bridge.upstream.requests) == 1
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from aibridge_addon.tooling.invoke import CANCELLED
 from tests.conftest import MakeUpstream, StartMitmdump
 from tests.integration.exchanges import Client, Seen, wait_for_ended
 from tests.integration.turns import (
@@ -36,12 +37,27 @@ MODES = pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "b
 VERSIONS = pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 BY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS)
 
+LIMITED = {"type": "rate_limit_error", "message": "Busy", "code": "slow_down", "param": None}
 OVERLOADED: dict[str, tuple[int, dict[str, Any], str]] = {
-    "messages": (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Busy"}}, "overloaded_error"),
-    "chat_completions": (500, {"error": {"type": "server_error", "message": "Busy", "code": None}}, "server_error"),
-    "responses": (500, {"error": {"type": "server_error", "message": "Busy", "code": None}}, "server_error"),
+    "messages": (
+        529,
+        {
+            "type": "error",
+            "error": {"type": "overloaded_error", "message": "Busy", "details": {"region": "eu"}},
+            "request_id": "req_1",
+        },
+        "overloaded_error",
+    ),
+    "chat_completions": (429, {"error": LIMITED}, "rate_limit_error"),
+    "responses": (429, {"error": LIMITED}, "rate_limit_error"),
 }
 """An error answer of each provider: status, body, and the error's type."""
+EVENTS: dict[str, dict[str, Any]] = {
+    "messages": {"type": "overloaded_error", "message": "Busy", "details": {"region": "eu"}},
+    "chat_completions": {"type": "rate_limit_error", "message": "Busy", "code": "slow_down", "param": None},
+    "responses": {"type": "error", "message": "Busy", "code": "slow_down", "param": None},
+}
+"""What a client that is in the middle of a stream is told of it: as the provider said it, for clients decide by it."""
 
 StartProxy = Callable[..., Mitmdump]
 
@@ -61,9 +77,9 @@ def upstream(make_upstream: MakeUpstream, request: pytest.FixtureRequest) -> Scr
 
 @pytest.fixture
 def start(mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp) -> StartProxy:
-    def start(mcp: str = "keepalive_interval: 0.2") -> Mitmdump:
+    def start(mcp: str = "keepalive_interval: 0.2", more: str = "") -> Mitmdump:
         servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-        proxy = mitmdump(config=configuration(upstream.url, f"{mcp}\n{servers}"))
+        proxy = mitmdump(config=configuration(upstream.url, f"{mcp}\n{servers}", more))
         proxy.wait_for_log(CONNECTED)
         return proxy
 
@@ -85,14 +101,15 @@ def loop_of(dialect: str, turns: int) -> Turns:
     return Turns(dialect, *([text(f"{n}. "), call("echo", text=str(n))] for n in range(turns)), [text("Done.")])
 
 
-def check_cut(turns: Turns, answer: bytes, said: int) -> None:
-    """The stream shows what these turns said, and ends in one error event in the dialect's words."""
+def check_cut(turns: Turns, answer: bytes, said: int) -> dict[str, Any]:
+    """The stream shows what these turns said, and ends in one error event in the dialect's words: its data."""
     assert INJECTED not in answer
     assert all(f"{n}. ".encode() in answer for n in range(said))
     *_, last = (event for event in answer.removesuffix(b"data: [DONE]\n\n").split(b"\n\n") if event)
     data = json.loads(last.split(b"data: ", 1)[1])
     assert data.get("error") or data["type"] == "error" or data["response"]["error"], last
     assert answer.endswith(b"\n\n") and b"message_stop" not in answer and b"response.completed" not in answer
+    return dict(data)
 
 
 # --- at the provider
@@ -109,7 +126,8 @@ def test_an_error_in_a_later_turn_ends_the_stream_with_the_dialects_error(
     upstream.answer(*turns.answers(streaming=True)[: turn - 1], Answer.json(body, status))
     answer = ask(proxy, turns, streaming=True, http2=http2)
     assert answer.status == 200
-    check_cut(turns, answer.body, turn - 1)
+    told = check_cut(turns, answer.body, turn - 1)
+    assert (told if dialect == "responses" else told["error"]).items() >= EVENTS[dialect].items()
     wait_for_ended(proxy, 1)
     rows = recorded(proxy)
     assert rows.outcome == ("failed", turn, kind)
@@ -210,6 +228,48 @@ def test_a_turn_may_come_in_another_coding(
     turns.check_usage(turns.check(answer.body, streaming=streaming))
     assert [request.header("accept-encoding") for request in upstream.requests] == ["identity"] * 2
     assert recorded(proxy).outcome == ("completed", 2, None)
+
+
+@BY_DIALECT
+def test_a_blocking_answer_of_any_size_is_put_together(
+    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str
+) -> None:
+    long = "a" * 3_000_000
+    turns = Turns(dialect, [text(long), call("echo", text="hi")], [text("b" * 3_000_000)])
+    upstream.answer(*turns.answers(streaming=False))
+    turns.check_usage(turns.check(ask(proxy, turns, streaming=False).body, streaming=False))
+    assert recorded(proxy).outcome == ("completed", 2, None)
+
+
+@VERSIONS
+@pytest.mark.parametrize("turn", [1, 2])
+@BY_DIALECT
+def test_a_blocking_answer_beyond_the_limit_is_refused_and_not_shown(
+    start: StartProxy, upstream: ScriptedUpstream, dialect: str, turn: int, http2: bool
+) -> None:
+    proxy = start(more="limits: {decoded_body: 100KiB}")
+    long = Turns(dialect, [text("a" * 200_000), call("echo", text="hi")])
+    upstream.answer(*loop_of(dialect, 1).answers(streaming=False)[: turn - 1], *long.answers(streaming=False))
+    answer = ask(proxy, long, streaming=False, http2=http2)
+    assert answer.status == 502 and INJECTED not in answer.body
+    assert "larger than 102400 bytes" in json.loads(answer.body)["error"]["message"]
+    wait_for_ended(proxy, 1)
+    assert recorded(proxy).outcome == ("failed", turn, "answer_too_large")
+
+
+@VERSIONS
+@BY_DIALECT
+def test_a_later_turns_error_beyond_the_limit_ends_the_stream(
+    start: StartProxy, upstream: ScriptedUpstream, dialect: str, http2: bool
+) -> None:
+    proxy = start(more="limits: {decoded_body: 100KiB}")
+    turns = loop_of(dialect, 1)
+    huge = Answer.json({"error": {"message": "x" * 200_000}}, 500)
+    upstream.answer(turns.answers(streaming=True)[0], huge)
+    answer = ask(proxy, turns, streaming=True, http2=http2)
+    check_cut(turns, answer.body, 1)
+    wait_for_ended(proxy, 1)
+    assert recorded(proxy).outcome == ("failed", 2, "answer_too_large")
 
 
 # --- at a bound
@@ -314,6 +374,23 @@ def test_a_stop_ends_the_programs(mitmdump: StartMitmdump, upstream: ScriptedUps
     proxy.terminate()
     assert proxy.wait() == 0
     poll_until(lambda: not any(child.is_running() for child in children), what="the end of the programs")
+
+
+def test_a_stop_that_waits_no_longer_tells_of_the_call_that_it_cut_off(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(config=configuration(upstream.url, program_of_ours(), more="drain_timeout: 1"))
+    proxy.wait_for_log(CONNECTED)
+    with ToolGate() as gate, Client(proxy, Turns("messages").host) as client:
+        turns = Turns("messages", [text("Wait. "), call("slow", port=gate.port)], [text("Done.")])
+        upstream.answer(turns.answers(streaming=True)[0])
+        Asked(client, turns.path, turns.request(streaming=True))
+        gate.wait_reached()
+        proxy.terminate()
+        assert proxy.wait() == 0
+    rows = recorded(proxy)
+    assert rows.outcome == ("failed", 1, "shutdown")
+    assert [(row["tool"], row["invocation_error"]) for row in rows.injected] == [("slow", CANCELLED)]
 
 
 def test_a_reload_serves_on_with_the_tools(

@@ -9,7 +9,7 @@ import pytest
 from aibridge_addon.config import Mcp
 from aibridge_addon.dialects.turns import Call, Media, Result, Text
 from aibridge_addon.tooling.catalog import Tool
-from aibridge_addon.tooling.invoke import invoke, invoke_all
+from aibridge_addon.tooling.invoke import CANCELLED, RunningCalls, invoke
 from aibridge_addon.tooling.servers import Servers
 from tests.support.mcp_servers import LINK, PIXEL, SOUND, HttpMcp, ToolGate, stdio
 from tests.tooling.conftest import WITHIN, Stage, StartServers
@@ -142,11 +142,12 @@ async def test_several_calls_run_at_once_and_keep_their_order(start: StartServer
         asked = [call("slow", {"port": gate.port}), call("add", {"a": 1, "b": 2}), call("fail"), call("nothing")]
         asked.append(Call("call_5", "bmcp_other_slow", {"port": gate.port}, {}))
         pairs = [(stage.catalog.get(one.name), one) for one in asked]
-        running = asyncio.create_task(invoke_all(stage.servers, pairs, SETTINGS))
+        running = RunningCalls(stage.servers, pairs, SETTINGS)
         await asyncio.to_thread(gate.wait_reached)
         await asyncio.to_thread(gate.wait_reached)  # both stand here: neither waited for the other
         gate.open()
-        done = await running
+        assert await running.done(timeout=WITHIN)
+        done = running.invocations()
     assert [one.result.call for one in done] == asked
     assert [one.error is None for one in done] == [True, True, False, False, True]
     assert done[0].result.parts == done[4].result.parts == (Text("at last"),)
@@ -159,10 +160,30 @@ async def test_cancelling_cancels_every_call_at_its_server(start: StartServers) 
         await stage.tool("bmcp_other_slow")
         asked = [Call(name, f"bmcp_{name}_slow", {"port": gate.port}, {}) for name in ("ours", "other")]
         pairs = [(stage.catalog.get(one.name), one) for one in asked]
-        running = asyncio.create_task(invoke_all(stage.servers, pairs, SETTINGS))
+        seconds = itertools.count(100, 2.5)
+        running = RunningCalls(stage.servers, pairs, SETTINGS, clock=lambda: next(seconds))
         await asyncio.to_thread(gate.wait_reached)
         await asyncio.to_thread(gate.wait_reached)
         running.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await running
+        assert await running.done(timeout=WITHIN)
         await asyncio.to_thread(gate.wait_abandoned)
+    told = running.invocations()
+    assert [(one.result.call, one.tool, one.error) for one in told] == [
+        (asked_for, tool, CANCELLED) for tool, asked_for in pairs
+    ]
+    assert all(one.duration_ms >= 2500 for one in told)
+
+
+async def test_cancelling_keeps_what_has_been_answered_already(start: StartServers, ours: HttpMcp) -> None:
+    with ToolGate() as gate:
+        stage = start({"ours": ours.settings()})
+        await stage.tool("bmcp_ours_slow")
+        asked = [call("add", {"a": 1, "b": 2}), call("slow", {"port": gate.port})]
+        running = RunningCalls(stage.servers, [(stage.catalog.get(one.name), one) for one in asked], SETTINGS)
+        await asyncio.to_thread(gate.wait_reached)
+        while running.invocations()[0].error is not None:
+            await running.done(timeout=0.01)
+        running.cancel()
+        assert await running.done(timeout=WITHIN)
+    first, second = running.invocations()
+    assert (first.error, second.error) == (None, CANCELLED)
