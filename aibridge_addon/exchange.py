@@ -201,6 +201,9 @@ class Exchange:
         assert self.tap is not None and self.loop is not None
         self.tap.feed(content)
         self.tap.finish()
+        if not self.tap.readable:
+            self._close("undecodable_answer", "the answer cannot be decoded")
+            return
         told = msgspec.json.encode(self.tap.message)
         self._names_ours = any(name.encode() in told for name in self.loop.splice.injected)
         self._turn_over()

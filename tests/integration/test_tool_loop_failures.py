@@ -18,6 +18,7 @@ from tests.integration.exchanges import Client, Seen, wait_for_ended
 from tests.integration.turns import (
     DIALECTS,
     INJECTED,
+    JSON_BODY,
     Asked,
     Turns,
     call,
@@ -270,6 +271,20 @@ def test_a_later_turns_error_beyond_the_limit_ends_the_stream(
     check_cut(turns, answer.body, 1)
     wait_for_ended(proxy, 1)
     assert recorded(proxy).outcome == ("failed", 2, "answer_too_large")
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+@BY_DIALECT
+def test_a_blocking_answer_that_cannot_be_decoded_is_not_shown(
+    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, turn: int
+) -> None:
+    turns = loop_of(dialect, 1)
+    answers = turns.answers(streaming=False)
+    answers[turn - 1] = Answer(200, [*JSON_BODY, ("content-encoding", "gzip")], (INJECTED,), framing="length")
+    upstream.answer(*answers[:turn])
+    answer = ask(proxy, turns, streaming=False)
+    assert answer.status == 502 and "cannot be decoded" in json.loads(answer.body)["error"]["message"]
+    assert recorded(proxy).outcome == ("failed", turn, "undecodable_answer")
 
 
 # --- at a bound
