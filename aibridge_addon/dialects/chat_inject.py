@@ -27,11 +27,22 @@ _encode = msgspec.json.encode
 
 
 class ChatInjection(Injection):
-    def offered(self, body: JSONObject, tools: Sequence[InjectedTool]) -> list[InjectedTool]:
-        if not _may_inject(body):
-            return []
-        own = set(map(_name, as_list(body.get("tools"))))
-        return [tool for tool in tools if tool.name not in own]
+    def may_inject(self, body: JSONObject) -> bool:
+        """Not with no tools on purpose, a fixed form of answer, several choices."""
+        choice = body.get("tool_choice")
+        return (
+            wants_tools(body)
+            and choice != "none"
+            and as_dict(choice).get("type") != "allowed_tools"
+            and "functions" not in body
+            and body.get("prediction") is None  # the API does not take both
+            and body.get("n") in (None, 1)
+            and 1 not in (body.get("max_tokens"), body.get("max_completion_tokens"))
+            and as_dict(body.get("response_format")).get("type") in (None, "text")
+        )
+
+    def own_names(self, body: JSONObject) -> set[str]:
+        return set(map(_name, as_list(body.get("tools"))))
 
     def inject(self, body: JSONObject, tools: Sequence[InjectedTool]) -> bytes | None:
         offered = self.offered(body, tools)
@@ -53,21 +64,6 @@ class ChatInjection(Injection):
 
     def splice(self, injected: Collection[str]) -> ChatSplice:
         return ChatSplice(injected)
-
-
-def _may_inject(body: JSONObject) -> bool:
-    """Nothing is injected where it cannot be meant: no tools on purpose, a fixed form of answer, several choices."""
-    choice = body.get("tool_choice")
-    return (
-        wants_tools(body)
-        and choice != "none"
-        and as_dict(choice).get("type") != "allowed_tools"
-        and "functions" not in body
-        and body.get("prediction") is None  # the API does not take both
-        and body.get("n") in (None, 1)
-        and 1 not in (body.get("max_tokens"), body.get("max_completion_tokens"))
-        and as_dict(body.get("response_format")).get("type") in (None, "text")
-    )
 
 
 def _choice(body: JSONObject, last: bool, first: JSONObject, injected: Collection[str]) -> dict[str, bytes]:

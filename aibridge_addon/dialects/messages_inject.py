@@ -33,11 +33,19 @@ CREATE_ONLY = ("system", "tools")
 
 
 class MessagesInjection(Injection):
-    def offered(self, body: JSONObject, tools: Sequence[InjectedTool]) -> list[InjectedTool]:
-        if not _may_inject(body):
-            return []
-        own = set(map(_name, as_list(body.get("tools"))))
-        return [tool for tool in tools if tool.name not in own]
+    def may_inject(self, body: JSONObject) -> bool:
+        """Not with no tools on purpose, a fixed form of answer, a probe, a summary."""
+        return (
+            wants_tools(body)
+            and as_dict(body.get("tool_choice")).get("type") != "none"
+            and body.get("max_tokens") != 1
+            and as_dict(body.get("output_config")).get("format") is None
+            and body.get("output_format") is None
+            and body.get("compaction") is None
+        )
+
+    def own_names(self, body: JSONObject) -> set[str]:
+        return set(map(_name, as_list(body.get("tools"))))
 
     def inject(self, body: JSONObject, tools: Sequence[InjectedTool]) -> bytes | None:
         offered = self.offered(body, tools)
@@ -73,18 +81,6 @@ class MessagesInjection(Injection):
 
     def splice(self, injected: Collection[str]) -> MessagesSplice:
         return MessagesSplice(injected)
-
-
-def _may_inject(body: JSONObject) -> bool:
-    """Nothing is injected where it cannot be meant: no tools on purpose, a fixed form of answer, a probe, a summary."""
-    return (
-        wants_tools(body)
-        and as_dict(body.get("tool_choice")).get("type") != "none"
-        and body.get("max_tokens") != 1
-        and as_dict(body.get("output_config")).get("format") is None
-        and body.get("output_format") is None
-        and body.get("compaction") is None
-    )
 
 
 def _continues_thread(body: JSONObject) -> bool:

@@ -33,12 +33,28 @@ PROBE_TOKENS = 16
 
 
 class ResponsesInjection(Injection):
-    def offered(self, body: JSONObject, tools: Sequence[InjectedTool]) -> list[InjectedTool]:
-        if not _may_inject(body):
-            return []
+    def may_inject(self, body: JSONObject) -> bool:
+        """Not with no tools on purpose, a fixed form of answer, nobody that waits."""
+        choice, most = body.get("tool_choice"), body.get("max_output_tokens")
+        text_format = as_dict(as_dict(body.get("text")).get("format")).get("type")
+        last_item = as_dict(next(body.elements_backwards("input"), None))
         elsewhere = _additional_tools(body.elements("input"))
-        own = _names(as_list(body.get("tools"))) | _names(as_list(elsewhere.get("tools")) if elsewhere else [])
-        return [tool for tool in tools if tool.name not in own]
+        return (
+            wants_tools(body)
+            and (elsewhere is None or wants_tools(elsewhere))
+            and (body.get("prompt") is None or "tools" in body)  # a stored prompt's own tools would be replaced
+            and choice != "none"
+            and as_dict(choice).get("type") != "allowed_tools"
+            and body.get("background") is not True
+            and body.get("generate") is not False
+            and text_format in (None, "text")
+            and not (isinstance(most, int) and most <= PROBE_TOKENS)
+            and last_item.get("type") != "compaction_trigger"
+        )
+
+    def own_names(self, body: JSONObject) -> set[str]:
+        elsewhere = _additional_tools(body.elements("input"))
+        return _names(as_list(body.get("tools"))) | _names(as_list(elsewhere.get("tools")) if elsewhere else [])
 
     def inject(self, body: JSONObject, tools: Sequence[InjectedTool]) -> bytes | None:
         offered = [_tool(tool) for tool in self.offered(body, tools)]
@@ -79,26 +95,6 @@ class ResponsesInjection(Injection):
 
     def splice(self, injected: Collection[str]) -> ResponsesSplice:
         return ResponsesSplice(injected)
-
-
-def _may_inject(body: JSONObject) -> bool:
-    """Nothing is injected where it cannot be meant: no tools on purpose, a fixed form of answer, nobody that waits."""
-    choice, most = body.get("tool_choice"), body.get("max_output_tokens")
-    text_format = as_dict(as_dict(body.get("text")).get("format")).get("type")
-    last_item = as_dict(next(body.elements_backwards("input"), None))
-    elsewhere = _additional_tools(body.elements("input"))
-    return (
-        wants_tools(body)
-        and (elsewhere is None or wants_tools(elsewhere))
-        and (body.get("prompt") is None or "tools" in body)  # a stored prompt's own tools would be replaced
-        and choice != "none"
-        and as_dict(choice).get("type") != "allowed_tools"
-        and body.get("background") is not True
-        and body.get("generate") is not False
-        and text_format in (None, "text")
-        and not (isinstance(most, int) and most <= PROBE_TOKENS)
-        and last_item.get("type") != "compaction_trigger"
-    )
 
 
 def _choice(

@@ -149,12 +149,23 @@ class Splice(ABC):
 class Injection(ABC):
     """Requests with injected tools."""
 
-    @abstractmethod
     def offered(self, body: JSONObject, tools: Sequence[InjectedTool]) -> list[InjectedTool]:
         """Those of the tools that an answer to this request may call: what its `Splice` has to hide.
 
         None where nothing may be injected; never one whose name the client has given to a tool of its own.
         """
+        if not self.may_inject(body):
+            return []
+        own = self.own_names(body)
+        return [tool for tool in tools if tool.name not in own]
+
+    @abstractmethod
+    def may_inject(self, body: JSONObject) -> bool:
+        """Whether tools can be meant here: not where there are none on purpose, or the answer has a fixed form."""
+
+    @abstractmethod
+    def own_names(self, body: JSONObject) -> set[str]:
+        """The names of the client's own tools."""
 
     @abstractmethod
     def inject(self, body: JSONObject, tools: Sequence[InjectedTool]) -> bytes | None:
