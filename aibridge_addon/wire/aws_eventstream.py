@@ -1,0 +1,206 @@
+"""AWS event stream (`application/vnd.amazon.eventstream`): cut a byte stream into messages, and read one message.
+
+The format is that of the AWS SDKs ("Amazon Event Stream Specification" in Smithy's documentation, "Event stream
+encoding" in Amazon Transcribe's; botocore's `eventstream.py` reads it). Cutting and reading are apart, as in `sse`: a
+proxy passes all messages on verbatim.
+"""
+
+from __future__ import annotations
+
+import struct
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from zlib import crc32
+
+# A MESSAGE
+#
+#   total length   4 bytes   of the whole message, these four included
+#   header length  4 bytes
+#   prelude CRC    4 bytes   CRC-32 of the eight bytes before
+#   headers        each: length of the name (1), name, type of the value (1), value
+#   payload        whatever is left
+#   message CRC    4 bytes   CRC-32 of all bytes before
+#
+# All integers are big-endian. Nothing but the lengths says where a message begins, so after a wrong checksum nothing
+# can be read any more; that is why the prelude has a checksum of its own, which is looked at before its lengths are
+# believed.
+
+CONTENT_TYPE = "application/vnd.amazon.eventstream"
+
+HeaderValue = bool | int | bytes | str | uuid.UUID
+"""A timestamp is an integer: milliseconds since 1970."""
+
+_PRELUDE = struct.Struct(">III")
+_CRC = struct.Struct(">I")
+_OVERHEAD = _PRELUDE.size + _CRC.size
+
+
+class CorruptEventStream(Exception):
+    """The bytes are no event stream, or were changed or cut on their way."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    headers: Mapping[str, HeaderValue]
+    payload: bytes
+
+    def text(self, name: str) -> str:
+        """The value of a header that is a string, else empty."""
+        value = self.headers.get(name)
+        return value if isinstance(value, str) else ""
+
+
+class EventStreamScanner:
+    """Cut a byte stream into messages, and check both checksums of each.
+
+    A message larger than `max_message` bytes is dropped unchecked, counted in `oversized`, and scanning resumes after
+    it.
+    """
+
+    def __init__(self, max_message: int = 8 * 1024 * 1024) -> None:
+        self.oversized = 0
+        self._max_message = max_message
+        self._held = bytearray()
+        self._total = 0
+        """The length of the held message; 0: its prelude has not come."""
+        self._skipping = 0
+        """How many bytes of an oversized message are still to come."""
+        self._corrupt: CorruptEventStream | None = None
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether all that was fed are whole messages: whatever comes next begins a new one."""
+        return not self._held and not self._skipping
+
+    def feed(self, data: bytes) -> list[tuple[bytes, int]]:
+        """Take the next bytes; return each message that is now complete as (raw, start).
+
+        `raw` are its verbatim bytes; `start` is the offset in `data` at which it begins, 0 if it began in an earlier
+        feed.
+
+        Raises:
+            CorruptEventStream: nothing more can be read, now or ever. Messages that were whole before the corrupt
+                place are returned first: the error then comes with the next call, or with `finish`.
+        """
+        if self._corrupt is not None:
+            raise self._corrupt
+        skipped = min(self._skipping, len(data))
+        self._skipping -= skipped
+        before = len(self._held)
+        self._held += data[skipped:] if skipped else data
+        messages: list[tuple[bytes, int]] = []
+        start = 0
+        try:
+            while len(self._held) - start >= (self._total or _PRELUDE.size):
+                if not self._total:
+                    start += self._begin(start)
+                    continue
+                end = start + self._total
+                messages.append((self._checked(start, end), skipped + max(0, start - before)))
+                start, self._total = end, 0
+        except CorruptEventStream as e:
+            self._corrupt = e
+            if not messages:
+                raise
+        if start == len(self._held) or self._corrupt is not None:
+            self._held = bytearray()  # not clear(): that would keep the memory of the largest message
+        else:
+            del self._held[:start]
+        return messages
+
+    def finish(self) -> None:
+        """End the stream.
+
+        Raises:
+            CorruptEventStream: it was corrupt, or ends within a message.
+        """
+        if self._corrupt is not None:
+            raise self._corrupt
+        if not self.at_boundary:
+            raise CorruptEventStream("the stream ends within a message")
+
+    def _begin(self, start: int) -> int:
+        """Read the prelude of the message at `start`; return how many bytes are to be dropped unread."""
+        total, headers, crc = _PRELUDE.unpack_from(self._held, start)
+        if crc32(self._held[start : start + _PRELUDE.size - _CRC.size]) != crc:
+            raise CorruptEventStream("the checksum of a message's prelude is wrong")
+        if total < headers + _OVERHEAD:
+            raise CorruptEventStream(f"a message of {total} bytes cannot have {headers} bytes of headers")
+        if total <= self._max_message:
+            self._total = total
+            return 0
+        self.oversized += 1
+        dropped: int = min(total, len(self._held) - start)
+        self._skipping = total - dropped
+        return dropped
+
+    def _checked(self, start: int, end: int) -> bytes:
+        raw = bytes(memoryview(self._held)[start:end])
+        (crc,) = _CRC.unpack_from(raw, len(raw) - _CRC.size)
+        if crc32(memoryview(raw)[: -_CRC.size]) != crc:
+            raise CorruptEventStream("the checksum of a message is wrong")
+        return raw
+
+
+def parse(raw: bytes) -> Message:
+    """Read one message, as `EventStreamScanner.feed` returned it.
+
+    Raises:
+        CorruptEventStream: its headers do not follow the format.
+    """
+    _, size, _ = _PRELUDE.unpack_from(raw)
+    position, end = _PRELUDE.size, _PRELUDE.size + size
+    headers: dict[str, HeaderValue] = {}
+    try:
+        while position < end:
+            named = position + 1 + raw[position]
+            name = raw[position + 1 : named].decode()
+            if name in headers:
+                raise CorruptEventStream(f"the header {name!r} is there twice")
+            headers[name], position = _VALUES[raw[named]](raw, named + 1)
+    except (IndexError, ValueError, struct.error) as e:  # an unknown type, a value that is cut, text that is no UTF-8
+        raise CorruptEventStream("a message's headers cannot be read") from e
+    if position != end:
+        raise CorruptEventStream("a message's last header is longer than its headers")
+    return Message(headers, raw[end : -_CRC.size])
+
+
+def _integer(form: str) -> Callable[[bytes, int], tuple[HeaderValue, int]]:
+    packed = struct.Struct(form)
+
+    def value(raw: bytes, start: int) -> tuple[HeaderValue, int]:
+        return packed.unpack_from(raw, start)[0], start + packed.size
+
+    return value
+
+
+def _bytes(raw: bytes, start: int) -> tuple[bytes, int]:
+    """Two bytes of length, then the value. One that reaches out of the message is found by where it would end."""
+    first = start + 2
+    end = first + int.from_bytes(raw[start:first])
+    return raw[first:end], end
+
+
+def _text(raw: bytes, start: int) -> tuple[HeaderValue, int]:
+    value, end = _bytes(raw, start)
+    return value.decode(), end
+
+
+def _uuid(raw: bytes, start: int) -> tuple[HeaderValue, int]:
+    return uuid.UUID(bytes=raw[start : start + 16]), start + 16
+
+
+_VALUES: tuple[Callable[[bytes, int], tuple[HeaderValue, int]], ...] = (
+    lambda _, start: (True, start),
+    lambda _, start: (False, start),
+    _integer(">b"),
+    _integer(">h"),
+    _integer(">i"),
+    _integer(">q"),
+    _bytes,
+    _text,
+    _integer(">q"),
+    _uuid,
+)
+"""How a header's value is read, and where it ends, by its type."""
