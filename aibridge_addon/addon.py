@@ -16,7 +16,7 @@ from mitmproxy.proxy import layer
 from aibridge_addon import config
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.config import ConfigError
-from aibridge_addon.proxying import answering, asking, looping
+from aibridge_addon.proxying import answering, asking, dispatching, looping
 from aibridge_addon.proxying.drain import Drain
 from aibridge_addon.proxying.flow_state import state_of
 from aibridge_addon.proxying.intake import Intake
@@ -125,6 +125,9 @@ class AIBridge:
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         answering.open_answer(flow)
+
+    async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
+        await dispatching.dispatch(flow)
 
     async def aibridge_commit(self, flow: http.HTTPFlow) -> None:
         await answering.commit(flow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from aibridge_addon.actors import ActorResolver
 from aibridge_addon.config import ConfigError, Problem, Settings
 from aibridge_addon.continuation_store import SqliteReader
 from aibridge_addon.continuations import Continuations
+from aibridge_addon.key_pool import KeyPool
 from aibridge_addon.recording.recorder import Recorder
 from aibridge_addon.recording.rows import RowBuilder
 from aibridge_addon.recording.sqlite import SqliteStore
@@ -40,6 +42,8 @@ class Bridge:
         self.actors = ActorResolver(settings.actor)
         self.metrics = Metrics(settings.metrics)
         rows = RowBuilder(settings.recording, priced=self.metrics.priced)
+        self.key_pools = {p.name: KeyPool(p.api_key, time.monotonic) for p in settings.providers if p.api_key}
+        """The central keys of the providers that have any."""
         self.recorder = Recorder(SqliteStore(path, rows, durable=settings.recording.durable))
         self.under_way = UnderWay()
         self.servers = _servers(settings)

@@ -24,6 +24,12 @@ def client_credential(headers: Headers, names: tuple[bytes, ...]) -> str | None:
     return None
 
 
+def brings_credential(headers: Headers, names: tuple[bytes, ...]) -> bool:
+    """Whether the client authenticates itself to the provider: by a credential, or by AWS's signature."""
+    signed = headers.get(b"authorization", b"").lstrip().upper().startswith(b"AWS4-")
+    return signed or client_credential(headers, names) is not None
+
+
 def _bearer(value: str) -> str:
     match value.split():
         case [scheme, token] if scheme.lower() == "bearer":

@@ -43,6 +43,7 @@ class Origin:
     client: str
     client_session_id: str | None
     user_agent: str | None
+    credential_kind: records.CredentialKind
     credential_hint: str
     prompt: str | None
     """The person's prompt; None where no person is behind the request."""
@@ -108,7 +109,7 @@ class Exchange:
                 user_agent=origin.user_agent,
                 route=route.template,
                 streaming=self.request.streaming,
-                credential_kind="byok",
+                credential_kind=origin.credential_kind,
                 credential_hint=origin.credential_hint,
                 correlating_tool_call_id=self.request.correlating_tool_call_id,
                 metadata=origin.actor.metadata,

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+from urllib.parse import unquote
 
 from aibridge_addon.config import Provider
 from aibridge_addon.config_urls import BaseUrl
@@ -35,6 +36,8 @@ class Route:
     """Scheme, host and port of the upstream; None: those that the client asked for."""
     target: str
     """Path and query that go upstream."""
+    known: bool = False
+    """One of the routes that a central key may be used on: those of the table, with the methods that are meant."""
 
     @property
     def query(self) -> str:
@@ -106,17 +109,27 @@ def _below(prefix: str, path: str) -> str | None:
 
 def _route(provider: Provider, method: str, below: str | None, target: str, base: BaseUrl | None = None) -> Route:
     kind = TYPES[provider.type]
-    dialect, template = _match(kind, method, below)
-    return Route(provider, kind, dialect, template, base or provider.base_url, target)
+    dialect, template, known = _match(kind, method, below)
+    return Route(provider, kind, dialect, template, base or provider.base_url, target, known)
 
 
-def _match(kind: ProviderType, method: str, below: str | None) -> tuple[Dialect | None, str]:
+def _match(kind: ProviderType, method: str, below: str | None) -> tuple[Dialect | None, str, bool]:
     if below is None:
-        return None, OTHER
+        return None, OTHER, False
     for route in kind.bridged:
         if route.pattern.fullmatch(below):
-            return (route.dialect if method == "POST" else None), route.template
+            # GET would list what others have stored; the seeds answer it as a request that they cannot read.
+            is_bridged = method == "POST"
+            return (route.dialect if is_bridged else None), route.template, is_bridged and _is_clean(below)
     for known in kind.passthrough:
         if known.pattern.fullmatch(below):
-            return None, known.template
-    return None, OTHER
+            return None, known.template, _is_clean(below)
+    return None, OTHER, False
+
+
+def _is_clean(path: str) -> bool:
+    """Whether no server can take the path for another one: `/v1/models/../organization` may be either."""
+    if "." not in path and "%" not in path:
+        return True
+    decoded = unquote(unquote(path))
+    return not any(re.fullmatch(r"\.\.?(;.*)?", segment) for segment in re.split(r"[/\\]", decoded))

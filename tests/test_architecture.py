@@ -33,6 +33,8 @@ SANS_IO = {
     "tap",
     "exchange",
     "toolloop",
+    "key_pool",
+    "attempts",
 }
 """Bytes and values in, values out: no clock, no file, no socket, no thread."""
 IO_MODULES = set(
@@ -56,6 +58,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "providers": {"dialects"},
     "clients": set(),
     "credentials": {"clients"},
+    "key_pool": {"credentials"},
+    "attempts": {"key_pool"},
     "actors": {"clients", "config"},
     "routing": {"config", "config_urls", "dialects", "providers"},
     "tap": {"config", "dialects", "records", "wire"},
@@ -77,6 +81,7 @@ MAY_IMPORT: dict[str, set[str]] = {
             "config",
             "continuation_store",
             "continuations",
+            "key_pool",
             "records",
             "recording",
             "routing",
@@ -88,7 +93,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "proxying": {
         *("actors", "bridge", "clients", "config", "continuations", "credentials", "dialects", "exchange", "records"),
-        "invocation",
+        *("attempts", "invocation", "key_pool"),
         *("routing", "tap", "toolloop", "tooling", "under_way", "wire"),
     },
     "addon": {"bridge", "config", "proxying", "recording"},

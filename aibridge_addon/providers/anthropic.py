@@ -16,4 +16,5 @@ ANTHROPIC = ProviderType(
     error_dialect=MESSAGES,
     # Claude Code sends both where a key and a login exist; the key is what Anthropic bills.
     credential_headers=(b"x-api-key", b"authorization"),
+    key_header="X-Api-Key",
 )

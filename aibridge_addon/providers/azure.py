@@ -34,5 +34,7 @@ AZURE = ProviderType(
     ),
     error_dialect=RESPONSES,
     credential_headers=(b"api-key", b"x-api-key", b"authorization"),
+    key_header="Api-Key",
+    messages_key_header="X-Api-Key",
     may_ask_chat_usage=may_ask_chat_usage,
 )

@@ -44,6 +44,10 @@ class ProviderType:
     """In whose shape errors on passthrough routes are."""
     credential_headers: tuple[bytes, ...]
     """Where a client puts its credential, in order of precedence; lower case."""
+    key_header: str = "Authorization"
+    """Where a central key goes."""
+    messages_key_header: str | None = None
+    """Where it goes in requests of Anthropic's dialect, if elsewhere."""
     may_ask_chat_usage: Callable[[str], bool] = always
     """Whether a chat request with this query string may carry `stream_options` (old Azure versions refuse it)."""
 

@@ -44,6 +44,7 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
     for_itself = reading.side_call or clients.speaks_for_itself(
         client, headers, has_tools=body is not None and "tools" in body
     )
+    key = state.attempts.key
     credential = client_credential(headers, state.route.type.credential_headers)
     agent = headers.get(b"user-agent")
     state.exchange = Exchange(
@@ -54,7 +55,8 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
             client=client.name,
             client_session_id=clients.session_id(client, headers, reading.metadata_user_id),
             user_agent=agent.decode("utf-8", "replace")[:MAX_AGENT_LENGTH] if agent is not None else None,
-            credential_hint=mask(credential or ""),
+            credential_kind="byok" if key is None else "centralized",
+            credential_hint=mask(credential or "") if key is None else key.hint,
             prompt=None if for_itself else reading.prompt,
         ),
         emit=bridge.emit,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from mitmproxy import http
 
 from aibridge_addon.actors import Actor
+from aibridge_addon.attempts import Attempts
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.clients import Headers
 from aibridge_addon.dialects.chat_usage import UsageChunkFilter
@@ -41,6 +42,8 @@ class FlowState:
     actor: Actor | None = None
     request_limit: int = 0
     """Bytes of a request body that are read before it is refused; 0: it is not buffered, so not limited."""
+    attempts: Attempts = field(default_factory=Attempts)
+    """What is tried upstream, and with which central key."""
     exchange: Exchange | None = None
     """Set on bridged routes, once the request has been read."""
     left: Callable[[], None] = _nothing

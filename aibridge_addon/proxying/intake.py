@@ -9,12 +9,15 @@ from mitmproxy.connection import Client
 
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.clients import Headers
+from aibridge_addon.proxying import dispatching
 from aibridge_addon.proxying.flow_state import KEY, ORIGIN_FORM, TUNNEL, FlowState, json_response
 from aibridge_addon.proxying.scope import is_ip_address
 from aibridge_addon.routing import Route
 
 PROXY_HEADERS = ("proxy-authorization", "proxy-connection")
 """Between the client and us only (RFC 9110, section 11.7.2; the second is a habit of old clients)."""
+
+ACTOR_PREFIX = dispatching.ACTOR_HEADERS.lower().rstrip("-").encode()
 
 
 def lower_headers(request: http.Request) -> Headers:
@@ -65,7 +68,13 @@ class Intake:
         state.actor = actor
         self._address(flow, route)
         self._strip(flow, headers)
-        if route.dialect is None:
+        for name in headers:
+            if name.startswith(ACTOR_PREFIX):
+                del flow.request.headers[name.decode("latin-1")]
+        if not dispatching.choose_credential(flow, state):
+            state.refused = True
+            flow.response = no_such_route(route)
+        elif route.dialect is None:
             flow.request.stream = True
         else:
             state.request_limit = self._bridge.settings.limits.request_body
@@ -88,10 +97,7 @@ class Intake:
         elif flow.response is not None:
             pass  # another addon's
         elif flow.metadata.get(ORIGIN_FORM):
-            flow.response = json_response(
-                404,
-                b'{"error":{"type":"not_found_error","message":"no provider has this route"}}',
-            )
+            flow.response = no_such_route(None)
         else:
             self._strip(flow, lower_headers(flow.request))
             flow.request.stream = True
@@ -120,6 +126,13 @@ class Intake:
         for name in PROXY_HEADERS if trusted is None else (*PROXY_HEADERS, trusted.decode()):
             if name.encode() in headers:
                 del flow.request.headers[name]
+
+
+def no_such_route(route: Route | None) -> http.Response:
+    message = "no provider has this route"
+    if route is not None:
+        return json_response(404, route.errors.error_body(404, message))
+    return json_response(404, b'{"error":{"type":"not_found_error","message":"%s"}}' % message.encode())
 
 
 def _asks_a_proxy(flow: http.HTTPFlow) -> bool:

@@ -375,7 +375,10 @@ class BridgeHttpStream(HttpStream):
         state = state_of(self.flow)
         assert state is not None
         state.refused = True
-        response = json_response(status, state.route.errors.error_body(status, message))
+        yield from self.answer(json_response(status, state.route.errors.error_body(status, message)))
+
+    def answer(self, response: http.Response) -> layer.CommandGenerator[None]:
+        """Send a whole answer of our own, whatever state the request is in."""
         self.flow.response = response
         self.flow.live = False
         self.request_body_buf.clear()

@@ -36,6 +36,7 @@ def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None
             client=client.name,
             client_session_id=clients.session_id(client, headers, request.metadata_user_id),
             user_agent=None,
+            credential_kind="byok",
             credential_hint="",
             prompt=None if for_itself else request.prompt,
         ),

@@ -1,0 +1,108 @@
+"""What makes a request ready for the upstream, right before each attempt and each turn: credential, actor headers.
+
+request head ─▶ choose_credential (once)
+each attempt ─▶ aibridge_dispatch hook ─▶ dispatch ─▶ upstream
+"""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+from aibridge_addon.attempts import Attempts
+from aibridge_addon.config import Provider
+from aibridge_addon.credentials import brings_credential
+from aibridge_addon.dialects import MESSAGES
+from aibridge_addon.key_pool import Exhausted, Key
+from aibridge_addon.proxying.flow_state import ORIGIN_FORM, FlowState, json_response, state_of
+from aibridge_addon.routing import Route
+
+ACTOR_HEADERS = "X-AI-Bridge-Actor-"
+"""Only ours reach the upstream: what a client sends under such a name is taken out."""
+CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key")
+"""With a central key, nothing else that could be a credential goes upstream."""
+
+
+def choose_credential(flow: http.HTTPFlow, state: FlowState) -> bool:
+    """Decide with whose credential a request goes upstream; the client's own always wins.
+
+    Returns:
+        False: a gateway request to a route that is not for a provider with central keys.
+    """
+    route = state.route
+    pool = state.bridge.key_pools.get(route.provider.name)
+    state.attempts = Attempts(max_retries=route.provider.max_retries)
+    if pool is None:
+        return True
+    own = brings_credential(state.headers, route.type.credential_headers)
+    if route.known and not own and may_have_central_key(flow.request, route):
+        state.attempts.pool = pool
+        state.attempts.choose_key()
+    return route.known or not flow.metadata.get(ORIGIN_FORM)
+
+
+def is_needed(state: FlowState) -> bool:
+    """Whether a request has to be made ready at all."""
+    return state.attempts.pool is not None or state.route.provider.send_actor_headers
+
+
+async def dispatch(flow: http.HTTPFlow) -> None:
+    """Make `flow.request` ready for the upstream attempt or turn that comes next: the first, a retry, a later turn.
+
+    It may be called many times for a flow, and sets `flow.response` where nobody is to be asked.
+    """
+    state = state_of(flow)
+    assert state is not None
+    pool = state.attempts.pool
+    if pool is not None and may_have_central_key(flow.request, state.route):
+        key = state.attempts.choose_key()
+        if key is None:
+            _refuse(flow, state, pool.exhausted())
+            return
+        _authenticate(flow.request, state.route, key)
+    if state.route.provider.send_actor_headers:
+        _name_actor(flow.request, state)
+
+
+def _refuse(flow: http.HTTPFlow, state: FlowState, exhausted: Exhausted) -> None:
+    """Every central key rests: nobody is asked."""
+    state.refused = True
+    headers = {} if exhausted.retry_after is None else {"retry-after": str(exhausted.retry_after)}
+    body = state.route.errors.error_body(exhausted.status, exhausted.message)
+    flow.response = json_response(exhausted.status, body, headers)
+    if state.exchange is not None:
+        state.exchange.end("keys_exhausted", exhausted.message)
+
+
+def may_have_central_key(request: http.Request, route: Route) -> bool:
+    """Whether the request goes to the provider itself, by an address that no client has chosen."""
+    return (request.scheme, request.host, request.port) in addresses_of(route.provider)
+
+
+def addresses_of(provider: Provider) -> list[tuple[str, str, int]]:
+    """Scheme, host and port of where a provider's central key may go. A wildcard's hosts may be anybody's."""
+    base = provider.base_url
+    if base is not None:
+        return [(base.scheme, base.host, base.port)]
+    return [("https", host, 443) for host in provider.hosts if "*" not in host]
+
+
+def _authenticate(request: http.Request, route: Route, key: Key) -> None:
+    kind = route.type
+    header = (kind.messages_key_header if route.errors is MESSAGES else None) or kind.key_header
+    for name in CREDENTIAL_HEADERS:
+        request.headers.pop(name, None)
+    secret = key.secret.get_secret_value()
+    _set(request, header, f"Bearer {secret}" if header == "Authorization" else secret)
+
+
+def _name_actor(request: http.Request, state: FlowState) -> None:
+    assert state.actor is not None
+    _set(request, f"{ACTOR_HEADERS}ID", state.actor.id)
+    for name, value in state.actor.metadata.items():
+        _set(request, f"{ACTOR_HEADERS}Metadata-{name}", str(value))
+
+
+def _set(request: http.Request, name: str, value: str) -> None:
+    """Set a header; a name that somebody logged in with may hold what would begin another."""
+    printable = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
+    request.headers[name.lower() if request.is_http2 or request.is_http3 else name] = printable.strip()
