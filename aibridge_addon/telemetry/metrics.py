@@ -13,62 +13,38 @@ label is `other`. Totals stay true. Beside each metric stands its worst case, fo
 from __future__ import annotations
 
 import logging
-import re
-import threading
-import time
-from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import accumulate, islice
+from itertools import islice
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric, Sample
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from aibridge_addon import config, records
+from aibridge_addon.telemetry.families import OTHER, UNKNOWN, Bounded, Histograms, Labels, Leisurely, Numbers
 
 logger = logging.getLogger(__name__)
-
-OTHER = "other"
-UNKNOWN = "unknown"
-"""For what is empty, and for an interception whose start was not seen: an empty label is no label to Prometheus."""
 
 MODELS = 200
 INITIATORS = 1_000
 CLIENTS = 50
 TOOLS = 500
 TOKEN_TYPES = 64
-MAX_LABEL_LENGTH = 128
-"""Characters of a label's value."""
-MAX_SERIES = 20_000
-"""Label sets of one counter or gauge: about 4 MB, and 0.2 s of a scrape."""
-MAX_HISTOGRAMS = 2_000
-"""Label sets of one histogram, each of which is a dozen series."""
 MAX_OPEN = 50_000
 """Interceptions under way that are remembered: far more than one process can carry."""
 MAX_COUNT = 1e15
 """A count above this is nonsense; up to 9e15, floats count exactly."""
 
-SLICE = 64
-"""Series that a scrape deals with at a stretch: half a millisecond. Then it rests for `PAUSE` seconds."""
-PAUSE = 0.0001
-
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 OPEN = 1.0
 """A breaker's state in which it rejects."""
-CHOSEN_BY_CLIENTS = frozenset({"model", "initiator_id", "client", "name"})
 
 # Upper bounds of buckets, in seconds.
 DURATIONS = (0.5, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
 FIRST_BYTES = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 OVERHEADS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
-
-# Control characters and line separators would break the text format; half a surrogate pair cannot be encoded.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-
-Labels = tuple[str, ...]
-NumberFamily = type[CounterMetricFamily | GaugeMetricFamily]
 
 
 class Metrics:
@@ -81,14 +57,14 @@ class Metrics:
         self._has_failed = False
         self._names_initiators = settings.initiator_label
         self._prefix = settings.prefix
-        self._families: list[_Numbers | _Histograms] = []
+        self._families: list[Numbers | Histograms] = []
 
-        self._model = _Bounded(MODELS)
-        self._initiator = _Bounded(INITIATORS)
-        self._client = _Bounded(CLIENTS)
-        self._tool = _Bounded(TOOLS)
-        self._server = _Bounded(TOOLS)
-        self._token_type = _Bounded(TOKEN_TYPES)
+        self._model = Bounded(MODELS)
+        self._initiator = Bounded(INITIATORS)
+        self._client = Bounded(CLIENTS)
+        self._tool = Bounded(TOOLS)
+        self._server = Bounded(TOOLS)
+        self._token_type = Bounded(TOKEN_TYPES)
 
         who = ("initiator_id", "client") if settings.initiator_label else ("client",)
         self._unseen = _Begun(UNKNOWN, UNKNOWN, UNKNOWN, (UNKNOWN,) * len(who), None)
@@ -251,23 +227,23 @@ class Metrics:
         """prometheus-client's interface of a collector."""
         for family in self._families:
             metric = family.collect()
-            metric.samples = _Leisurely(metric.samples)
+            metric.samples = Leisurely(metric.samples)
             yield metric
         depth, lost = (read() for read in self._recorder) if self._recorder is not None else (0, 0)
         name = self._prefix + "recorder_"
         yield GaugeMetricFamily(name + "queue_depth", "Records that are not in the database yet.", value=depth)
         yield CounterMetricFamily(name + "lost_records_total", "Records that were dropped.", value=lost)
 
-    def _counter(self, name: str, text: str, labels: Labels) -> _Numbers:
-        return self._kept(_Numbers(CounterMetricFamily, self._prefix + name, text, labels))
+    def _counter(self, name: str, text: str, labels: Labels) -> Numbers:
+        return self._kept(Numbers(CounterMetricFamily, self._prefix + name, text, labels))
 
-    def _gauge(self, name: str, text: str, labels: Labels) -> _Numbers:
-        return self._kept(_Numbers(GaugeMetricFamily, self._prefix + name, text, labels))
+    def _gauge(self, name: str, text: str, labels: Labels) -> Numbers:
+        return self._kept(Numbers(GaugeMetricFamily, self._prefix + name, text, labels))
 
-    def _histogram(self, name: str, text: str, labels: Labels, buckets: Sequence[float]) -> _Histograms:
-        return self._kept(_Histograms(self._prefix + name, text, labels, buckets))
+    def _histogram(self, name: str, text: str, labels: Labels, buckets: Sequence[float]) -> Histograms:
+        return self._kept(Histograms(self._prefix + name, text, labels, buckets))
 
-    def _kept[F: _Numbers | _Histograms](self, family: F) -> F:
+    def _kept[F: Numbers | Histograms](self, family: F) -> F:
         self._families.append(family)
         return family
 
@@ -285,114 +261,3 @@ class _Begun:
     @property
     def place(self) -> Labels:
         return (self.provider, self.model, self.route)
-
-
-def _leisurely[T](items: Iterable[T]) -> Iterator[T]:
-    """Let the other threads in every so many items.
-
-    A thread that only computes keeps the interpreter for 5 ms at a time, whoever waits. With pauses, the event loop
-    waited 0.2 ms (median) during a scrape of 26,000 samples; without, 7 ms.
-    """
-    for number, item in enumerate(items, 1):
-        if number % SLICE == 0:
-            time.sleep(PAUSE)
-        yield item
-
-
-class _Leisurely(list[Sample]):
-    """Samples that are put into text without haste."""
-
-    def __iter__(self) -> Iterator[Sample]:
-        return _leisurely(super().__iter__())
-
-
-class _Bounded:
-    """The values of one label: the first `limit` that are seen, and `other`."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._known: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, value: str) -> str:
-        value = value[:MAX_LABEL_LENGTH]  # first: it may be megabytes, and a dictionary reads it all
-        return self._known.get(value) or self._admit(value)
-
-    def _admit(self, value: str) -> str:
-        if not value:
-            return UNKNOWN
-        with self._lock:
-            if value not in self._known and len(self._known) >= self._limit:
-                return OTHER
-            return self._known.setdefault(value, _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value))
-
-
-class _Series[V]:
-    """What counters and histograms share: a bounded number of label sets."""
-
-    def __init__(self, name: str, text: str, labels: Labels, limit: int) -> None:
-        self._name = name
-        self._text = text
-        self._labels = labels
-        self._limit = limit
-        self._values: dict[Labels, V] = {}
-        self._lock = threading.Lock()
-
-    def _admitted(self, values: Labels) -> Labels:
-        """The label set under which a new one is counted."""
-        if len(self._values) < self._limit:
-            return values
-        pairs = zip(self._labels, values, strict=True)
-        return tuple(OTHER if label in CHOSEN_BY_CLIENTS else value for label, value in pairs)
-
-
-class _Numbers(_Series[float]):
-    """A counter or a gauge."""
-
-    def __init__(self, family: NumberFamily, name: str, text: str, labels: Labels) -> None:
-        super().__init__(name, text, labels, MAX_SERIES)
-        self._family = family
-
-    def add(self, values: Labels, amount: float = 1.0) -> None:
-        with self._lock:
-            if values not in self._values:
-                values = self._admitted(values)
-            self._values[values] = self._values.get(values, 0.0) + amount
-
-    def set(self, values: Labels, number: float) -> None:
-        with self._lock:
-            self._values[values if values in self._values else self._admitted(values)] = number
-
-    def collect(self) -> Metric:
-        family = self._family(self._name, self._text, labels=self._labels)
-        with self._lock:
-            copy = self._values.copy()
-        for values, number in _leisurely(copy.items()):
-            family.add_metric(values, number)
-        return family
-
-
-class _Histograms(_Series[list[float]]):
-    """A histogram: of each label set the count in every bucket, the last one unbounded, and then the sum."""
-
-    def __init__(self, name: str, text: str, labels: Labels, bounds: Sequence[float]) -> None:
-        super().__init__(name, text, labels, MAX_HISTOGRAMS)
-        self._bounds = bounds
-        self._shown = [*(str(bound) for bound in bounds), "+Inf"]
-
-    def observe(self, values: Labels, amount: float) -> None:
-        with self._lock:
-            numbers = self._values.get(values)
-            if numbers is None:
-                numbers = self._values.setdefault(self._admitted(values), [0.0] * (len(self._bounds) + 2))
-            numbers[bisect_left(self._bounds, amount)] += 1
-            numbers[-1] += amount
-
-    def collect(self) -> Metric:
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        with self._lock:
-            copy = [(values, numbers.copy()) for values, numbers in self._values.items()]
-        for values, numbers in _leisurely(copy):
-            buckets = list(zip(self._shown, accumulate(numbers[:-1]), strict=True))
-            family.add_metric(values, buckets, numbers[-1])
-        return family

@@ -27,7 +27,7 @@ from aibridge_addon.records import (
     ToolUsage,
     UserPrompt,
 )
-from aibridge_addon.telemetry import metrics
+from aibridge_addon.telemetry import families, metrics
 from aibridge_addon.telemetry.metrics import Metrics
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -375,12 +375,12 @@ def test_a_label_has_a_limited_number_of_values(
 
 def test_a_metric_has_a_limited_number_of_label_sets_and_loses_no_count() -> None:
     made = make()
-    for number in range(metrics.MAX_SERIES + 30):
+    for number in range(families.MAX_SERIES + 30):
         initiator, model = divmod(number, metrics.MODELS)
         made.emit(replace(STARTED, id="1", model=f"m{model}", initiator_id=str(initiator)))
         made.emit(ENDED)
     found = collect(made, "interceptions_total")
-    assert len(found) == metrics.MAX_SERIES + 1
+    assert len(found) == families.MAX_SERIES + 1
     labels, count = found[-1]
     assert (labels["provider"], labels["status"], labels["route"]) == ("claude-eu", "completed", "/v1/messages")
     assert (labels["model"], labels["initiator_id"], labels["client"], count) == ("other", "other", "other", 30)
@@ -390,7 +390,7 @@ def test_a_gauge_goes_down_where_it_went_up_when_its_label_sets_are_used_up() ->
     made = make()
     starts = [
         replace(STARTED, id=f"{route}-{model}", model=f"m{model}", route=f"/{route}")
-        for route in range(metrics.MAX_SERIES // metrics.MODELS + 1)
+        for route in range(families.MAX_SERIES // metrics.MODELS + 1)
         for model in range(metrics.MODELS)
     ]
     for started in starts:
@@ -405,12 +405,12 @@ def test_a_gauge_goes_down_where_it_went_up_when_its_label_sets_are_used_up() ->
 
 def test_a_histogram_has_a_limited_number_of_label_sets() -> None:
     made = make()
-    providers = metrics.MAX_HISTOGRAMS // metrics.MODELS + 1
+    providers = families.MAX_HISTOGRAMS // metrics.MODELS + 1
     for provider in range(providers):
         for model in range(metrics.MODELS):
             made.observe_first_byte(f"p{provider}", f"m{model}", 1)
     counts = collect(made, "time_to_first_byte_seconds_count")
-    assert len(counts) == metrics.MAX_HISTOGRAMS + 1
+    assert len(counts) == families.MAX_HISTOGRAMS + 1
     labels, count = counts[-1]
     assert labels == {"provider": f"p{providers - 1}", "model": "other"}
     assert count == metrics.MODELS
