@@ -18,9 +18,10 @@ from aibridge_addon.bridge import Bridge
 from aibridge_addon.config import ConfigError
 from aibridge_addon.proxying import answering, asking, dispatching, looping
 from aibridge_addon.proxying.drain import Drain
+from aibridge_addon.proxying.dumping import DumpingHttpLayer
 from aibridge_addon.proxying.flow_state import state_of
 from aibridge_addon.proxying.intake import Intake
-from aibridge_addon.proxying.layer import bridge_http
+from aibridge_addon.proxying.layer import BridgeHttpLayer, bridge_http
 from aibridge_addon.proxying.scope import destination, tunnel_plain
 from aibridge_addon.recording.recorder import Unavailable
 
@@ -92,7 +93,7 @@ class AIBridge:
         if next_layer.layer is None:
             # mitmproxy's own hook would run after ours, and its choice is what we build on.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
-        bridge_http(next_layer)
+        bridge_http(next_layer, BridgeHttpLayer if self._bridge.dumper is None else DumpingHttpLayer)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:

@@ -13,16 +13,22 @@ from aibridge_addon.continuation_store import SqliteReader
 from aibridge_addon.continuations import Continuations
 from aibridge_addon.key_pool import KeyPool
 from aibridge_addon.recording.recorder import Recorder
+from aibridge_addon.recording.redaction import Redactor
 from aibridge_addon.recording.rows import RowBuilder
 from aibridge_addon.recording.sqlite import SqliteStore
 from aibridge_addon.records import Record
 from aibridge_addon.routing import Router
+from aibridge_addon.telemetry.dump import Dumper
 from aibridge_addon.telemetry.listener import Listener, ListenError
 from aibridge_addon.telemetry.metrics import Metrics
 from aibridge_addon.under_way import UnderWay
 
 if TYPE_CHECKING:
     from aibridge_addon.tooling.servers import Servers
+
+
+DUMPS_TIMEOUT = 2.0
+"""Seconds that the last dumps may take to be written at the end."""
 
 
 class Bridge:
@@ -50,6 +56,7 @@ class Bridge:
         self.continuations = Continuations(SqliteReader(path)) if self.servers is not None else None
         """What interceptions with tools leave for later requests."""
         """The MCP servers whose tools are injected; None: there are none."""
+        self.dumper = _dumper(settings)
         self.refuses_usage: set[str] = set()
         """Names of providers that refused to be asked for a chat stream's usage."""
         self._sinks: tuple[Callable[[Record], None], ...] = (self.metrics.emit, self.recorder.emit)
@@ -66,9 +73,14 @@ class Bridge:
         """Open what has to be there before the first request.
 
         Raises:
-            ConfigError: the address for metrics is taken.
+            ConfigError: the address for metrics is taken, or the folder for dumps cannot be used.
             Unavailable: the database cannot be opened.
         """
+        if self.dumper is not None:
+            try:
+                self.dumper.prepare()
+            except OSError as e:
+                raise ConfigError([Problem("dump_dir", str(e), "a folder that can be written to, or null")]) from e
         if self.settings.metrics.listen is not None:
             loop = asyncio.get_running_loop()
             listener = Listener(self.settings.metrics.listen, self.metrics.registry, ready=self._readiness, loop=loop)
@@ -100,6 +112,8 @@ class Bridge:
 
     def _end_retirement(self) -> None:
         self.recorder.retire()
+        if self.dumper is not None:
+            self.dumper.close(0)
         if self.servers is not None:
             self._closing = asyncio.ensure_future(self.servers.close())
 
@@ -110,6 +124,8 @@ class Bridge:
         if self.servers is not None:
             self.servers.kill()
         self.recorder.close(timeout)
+        if self.dumper is not None:
+            self.dumper.close(DUMPS_TIMEOUT)
 
     async def close(self, timeout: float) -> None:
         """End, without blocking the loop."""
@@ -118,12 +134,21 @@ class Bridge:
         if self.continuations is not None:
             await self.continuations.close()
         await self.recorder.drain(timeout)
+        if self.dumper is not None:
+            await asyncio.to_thread(self.dumper.close, DUMPS_TIMEOUT)
         self._stop_listening()
 
     def _stop_listening(self) -> None:
         if self._listener is not None:
             self._listener.stop()
             self._listener = None
+
+
+def _dumper(settings: Settings) -> Dumper | None:
+    if settings.dump_dir is None:
+        return None
+    redact = Redactor(settings.recording.redact).encoded
+    return Dumper(settings.dump_dir, redact=redact, limit=settings.limits.decoded_body)
 
 
 def _servers(settings: Settings) -> Servers | None:

@@ -69,7 +69,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exchange": {*("actors", "config", "dialects", "invocation", "records", "routing", "tap", "toolloop", "wire")},
     # Sinks know the records only; a sink knows no other.
     "recording": {"config", "records"},
-    "telemetry": {"config", "records"},
+    "telemetry": {"config", "records", "credentials", "wire"},
     "continuation_store": {"continuations", "records", "recording"},
     # The rims: tools, command line, mitmproxy.
     "tooling": {"config", "dialects", "invocation", "records", "wire"},
@@ -94,7 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proxying": {
         *("actors", "bridge", "clients", "config", "continuations", "credentials", "dialects", "exchange", "records"),
         *("attempts", "invocation", "key_pool"),
-        *("routing", "tap", "toolloop", "tooling", "under_way", "wire"),
+        *("routing", "tap", "telemetry", "toolloop", "tooling", "under_way", "wire"),
     },
     "addon": {"bridge", "config", "proxying", "recording"},
     "main": {"addon"},
@@ -190,7 +190,7 @@ def test_mitmproxy_is_imported_in_its_rim_only() -> None:
 
 def test_only_the_layer_and_its_streams_rely_on_the_inside_of_mitmproxys_http_layer() -> None:
     importing = {module.name for module in MODULES if imports_any(module, {"mitmproxy.proxy.layers.http"})}
-    assert importing == {"proxying.layer", "proxying.stream", "proxying.splicing"}
+    assert importing == {"proxying.layer", "proxying.stream", "proxying.splicing", "proxying.dumping"}
 
 
 @pytest.mark.parametrize("part", sorted(SANS_IO))

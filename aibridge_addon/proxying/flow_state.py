@@ -61,6 +61,8 @@ class FlowState:
     """The request as the client sent it, for the case that the provider refuses what we added."""
     another_turn: bool = False
     """The answer that has just been read is not for the client; ask upstream again."""
+    asked: tuple[int, int] | None = None
+    """Turn and attempt of the request that went upstream last, counted from 1; kept where there are dumps."""
     committed: bool = False
     """The answer's rows have been waited for."""
     catalog: Catalog | None = None

@@ -25,7 +25,7 @@ class BridgeHttpLayer(HttpLayer):
         yield from self.event_to_child(stream, events.Start())
 
 
-def bridge_http(next_layer: layer.NextLayer) -> None:
+def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer]) -> None:
     """Where mitmproxy has decided for its HTTP layer, put ours in its place."""
     parent: layer.Layer | None = None
     chosen = next_layer.layer
@@ -34,7 +34,7 @@ def bridge_http(next_layer: layer.NextLayer) -> None:
     if chosen is None or type(chosen) is not HttpLayer:
         return
     chosen.context.layers.remove(chosen)
-    ours = BridgeHttpLayer(chosen.context, chosen.mode)
+    ours = kind(chosen.context, chosen.mode)
     if parent is None:
         next_layer.layer = ours
     else:

@@ -5,6 +5,7 @@ Patterns run over text that strangers choose, so they are matched by RE2, whose 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,10 @@ SECRETS = (
 )
 """Formats of credentials that their issuers document; always redacted."""
 
+# In JSON these hide where a word begins: the text of `"\nsk-…"` has an `n` before the secret.
+_ESCAPED = re.compile(rb"\\[bfnrt]")
+_ESCAPED_CODE = re.compile(rb"\\u[0-9a-fA-F]{4}")
+
 
 class Redactor:
     def __init__(self, patterns: Sequence[str]) -> None:
@@ -35,6 +40,17 @@ class Redactor:
 
     def text(self, text: str) -> str:
         return self._pattern.sub(REDACTED, text) if self._pattern.search(text) else text
+
+    def encoded(self, data: bytes) -> bytes:
+        """Redact UTF-8 that may be JSON, or a piece of it; all but the secrets stays byte for byte."""
+        # As long as `data`, with blanks for escapes.
+        blanked = _ESCAPED_CODE.sub(b" " * 6, _ESCAPED.sub(b"  ", data)) if b"\\" in data else data
+        kept = []
+        end = 0
+        for match in self._pattern.finditer(blanked):
+            kept += [data[end : match.start()], REDACTED.encode()]
+            end = match.end()
+        return b"".join([*kept, data[end:]]) if kept else data
 
     def maybe_text(self, text: str | None) -> str | None:
         return None if text is None else self.text(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -163,3 +164,27 @@ def test_no_text_makes_it_fail(text: str) -> None:
 def test_a_long_text_that_looks_like_a_secret_takes_no_long_time(text: str) -> None:
     """Not measured: with a pattern that backtracks, it would not come back within the test's time."""
     PLAIN.text(text)
+
+
+# --- encoded text -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", [secret for secret in SECRETS.values() if "\n" not in secret])
+@pytest.mark.parametrize("before", ["", "\n", "\t", "text ", "<", "\\"])
+def test_a_secret_inside_of_json_is_redacted_and_the_rest_stays(secret: str, before: str) -> None:
+    value = {"a": [1.0, before + secret + " after"], "b": "é\n"}
+    expected = {"a": [1.0, before + REDACTED + " after"], "b": "é\n"}
+    assert PLAIN.encoded(msgspec.json.encode(value)) == msgspec.json.encode(expected)
+    escaped, wanted = (json.dumps(v).replace("<", "\\u003c").encode() for v in (value, expected))
+    assert PLAIN.encoded(escaped) == wanted
+
+
+def test_json_inside_of_json_is_looked_into_too() -> None:
+    inner = json.dumps({"text": f"x\n{SECRETS['OpenAI']}"})
+    expected = json.dumps({"text": f"x\n{REDACTED}"})
+    assert PLAIN.encoded(json.dumps([inner]).encode()) == json.dumps([expected]).encode()
+
+
+@given(st.binary())
+def test_encoded_text_without_secrets_is_not_touched(data: bytes) -> None:
+    assert PLAIN.encoded(data) == data
