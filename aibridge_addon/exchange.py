@@ -147,23 +147,26 @@ class Exchange:
     # --- with injected tools ----------------------------------------------------------------------------------
 
     def splice(self, data: bytes) -> bytes:
-        """Read bytes of a stream; returns those that the client sees instead. See `waiting` and `ended` afterwards."""
-        if self.ended or self.waiting:
+        """Read bytes of a stream; returns those that the client sees instead. See `waiting` and `ended` afterwards.
+
+        After the answer's `ending`, these are what its provider sends behind its end, if anything.
+        """
+        if self.waiting:
             return b""
         assert self.tap is not None
-        if self.tap.feed(data) is not None:
+        if self.tap.feed(data) is not None and not self.ended:
             self._turn_over()
         return self.tap.taken()
 
     def splice_ended(self) -> bytes:
         """The stream has ended; returns what the client sees of its rest."""
-        if self.ended or self.waiting:
+        if self.waiting:
             return b""
         assert self.tap is not None
         self.tap.finish()
-        if self.tap.reader.reading.ended:
+        if not self.ended and self.tap.reader.reading.ended:
             self._turn_over()
-        else:
+        elif not self.ended:
             self._conclude()
         return self.tap.taken()
 

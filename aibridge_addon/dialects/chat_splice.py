@@ -91,6 +91,7 @@ class ChatSplice(Splice):
         self._tail: list[bytes] = []
         """The answer's end as it came, while it may be all there is."""
         self._reason = ""
+        self._over = False
 
     def begin_turn(self) -> None:
         self._spliced = self._spliced or bool(self._first)
@@ -104,8 +105,9 @@ class ChatSplice(Splice):
     # --- a stream ---------------------------------------------------------------------------------------------
 
     def event(self, raw: bytes, name: str, event: Any) -> bytes:
-        if self._finished:
+        if self._finished or (self._over and self._spliced):
             return b"" if self._spliced else raw
+        self._over = self._over or event == DONE
         self._raw.append(raw)
         calls = [] if event is None or event == DONE else self._notice(as_dict(event))
         if event == DONE or self._reason:
@@ -253,7 +255,7 @@ class ChatSplice(Splice):
     def finish(self, *, calls_hidden: bool = False) -> bytes:
         self._finished = True
         if not self._spliced:
-            return sse.whole(b"".join(self._tail))
+            return b"".join(self._tail)
         done = sse.event("", DONE) if self._done else b""
         if self._failed or self._finish_chunk is None:
             return done

@@ -95,7 +95,7 @@ class MessagesSplice(Splice):
 
     def _passed(self, raw: bytes) -> bytes:
         """What may pass at once, but keeps its place behind what is held."""
-        if self._finished:
+        if self._finished or (self._stopped and self._spliced):
             return b"" if self._spliced else raw
         if self._tail and not self._spliced:
             self._tail.append(raw)
@@ -177,7 +177,7 @@ class MessagesSplice(Splice):
     def finish(self, *, calls_hidden: bool = False) -> bytes:
         self._finished = True
         if not self._spliced:
-            return sse.whole(b"".join(self._tail))
+            return b"".join(self._tail)
         if self._failed or not self._last_delta:
             return b""
         told = dict(self._last_delta)

@@ -60,6 +60,8 @@ class ResponsesSplice(Splice):
         """Items that are done, by their index."""
         self._output: list[dict[str, Any]] = []
         self._status = ""
+        self._tail: list[bytes] = []
+        """What came after the turn's terminal event, while it may be the answer's."""
         self._ended = False
 
     def begin_turn(self) -> None:
@@ -100,7 +102,12 @@ class ResponsesSplice(Splice):
 
     def _trailing(self, raw: bytes, event: Any) -> bytes:
         """What comes after the terminal event: nothing that a client needs, but some servers end with `[DONE]`."""
-        return raw if self._finished and (event == DONE or not self._spliced) else b""
+        if self._spliced and event != DONE:
+            return b""
+        if self._finished:
+            return raw
+        self._tail.append(raw)
+        return b""
 
     def _pass(self, raw: bytes) -> None:
         self._begun = True
@@ -130,7 +137,7 @@ class ResponsesSplice(Splice):
         changes = self._told_response(members)
         if not self._spliced:
             self._pass(raw)
-            return sse.event(name, members.replaced(changes)) if changes else sse.whole(raw)
+            return sse.event(name, members.replaced(changes)) if changes else raw
         if "output_index" in members:
             index = as_count(members.get("output_index"))
             if index not in self._indexes:
@@ -199,11 +206,11 @@ class ResponsesSplice(Splice):
         name, raw, members = self._terminal
         if not self._spliced:
             changes = self._told_response(members)
-            return sse.event(name, members.replaced(changes)) if changes else sse.whole(raw)
+            return (sse.event(name, members.replaced(changes)) if changes else raw) + b"".join(self._tail)
         changes = {"response": _encode(self._merged())}
         if "sequence_number" in members:
             changes["sequence_number"] = b"%d" % self._next_number(members)
-        return sse.event(name, members.replaced(changes))
+        return sse.event(name, members.replaced(changes)) + b"".join(self._tail)
 
     def keepalive(self) -> bytes:
         return b": keep-alive\n\n"

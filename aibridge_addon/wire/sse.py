@@ -172,11 +172,6 @@ def parse(raw: bytes) -> tuple[str, bytes | None]:
     return _parse_lines(raw)
 
 
-def whole(raw: bytes) -> bytes:
-    """An event that is the last: where a CR LF was cut in half, its LF has not come, and will not be waited for."""
-    return raw + b"\n" if raw.endswith(b"\r\n\r") else raw
-
-
 def event(name: str, data: bytes) -> bytes:
     """One event, as bytes; `data` holds no line end."""
     return b"event: %s\ndata: %s\n\n" % (name.encode(), data) if name else b"data: %s\n\n" % data

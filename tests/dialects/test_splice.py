@@ -356,6 +356,8 @@ class TestResponses:
         turns = [stream(*answer(1, call(1)), "[DONE]"), stream(*answer(2, message(2)), "[DONE]")]
         told = play(FORMS["responses"].dialect, splice, [[turn] for turn in turns]).client
         assert told.count(b"[DONE]") == 1 and told.endswith(b"data: [DONE]\n\n")
+        late = [[turn.removesuffix(b"data: [DONE]\n\n"), b"data: [DONE]\n\n"] for turn in turns]
+        assert play(FORMS["responses"].dialect, splice_of("responses"), late).client == told
 
     @pytest.mark.parametrize(
         ("item", "is_clients"),

@@ -73,6 +73,21 @@ def bridge(mitmdump: StartMitmdump, make_upstream: MakeUpstream, ours: HttpMcp, 
 
 
 @VERSIONS
+@BY_DIALECT
+def test_a_stream_without_a_call_passes_byte_for_byte_to_its_last(bridge: Bridge, dialect: str, http2: bool) -> None:
+    """Also where a line end is cut in half, and where something comes behind the terminal event."""
+    stream = Turns(dialect, [text("Let me see. ")]).written[0].stream.replace(b"\n", b"\r\n")
+    stream += b": bye\r\n\r\n" + (b"data: [DONE]\r\n\r\n" if dialect == "responses" else b"")
+    pieces = [piece + b"\r" for piece in stream.split(b"\r")]
+    bridge.upstream.answer(Answer.event_stream(*pieces[:-1], pieces[-1].removesuffix(b"\r")))
+    turns = Turns(dialect, [text("Let me see. ")])
+    with Client(bridge.proxy, turns.host, http2=http2) as client:
+        answer = client.post(turns.path, turns.request(streaming=True)).body
+    assert "bmcp_ours_echo" in tool_names(bridge.upstream.requests[0])
+    assert answer == stream
+
+
+@VERSIONS
 @MODES
 @BY_DIALECT
 def test_two_turns_are_one_answer(bridge: Bridge, dialect: str, streaming: bool, http2: bool) -> None:

@@ -22,6 +22,10 @@ class View:
     ends_for_calls: bool
     usage: tuple[int, int, int] | None
     """Input, of it cached, and output tokens."""
+    written: int = 0
+    """Input tokens that went into a cache (Messages)."""
+    reasoning: int = 0
+    """Output tokens of thoughts (OpenAI's)."""
 
 
 class Client(ABC):
@@ -89,7 +93,8 @@ class MessagesClient(Client):
         usage = body["usage"]
         counts = usage["input_tokens"], usage["cache_read_input_tokens"], usage["output_tokens"]
         assert body["stop_reason"] in ("end_turn", "tool_use")
-        return View(body["id"], body["content"], body["stop_reason"] == "tool_use", counts)
+        written = usage["cache_creation_input_tokens"]
+        return View(body["id"], body["content"], body["stop_reason"] == "tool_use", counts, written)
 
     def expected(self, turns: Sequence[Sequence[Members]]) -> Any:
         return [block for said in turns for block in said if block.get("name") not in INJECTED]
@@ -160,15 +165,17 @@ class ChatClient(Client):
         (choice,) = body["choices"]
         told, usage = choice["message"], body.get("usage")
         assert choice["finish_reason"] in ("stop", "tool_calls")
-        counts = None
+        counts, reasoning = None, 0
         if usage:
             counts = (
                 usage["prompt_tokens"],
                 usage["prompt_tokens_details"]["cached_tokens"],
                 usage["completion_tokens"],
             )
+            reasoning = usage["completion_tokens_details"]["reasoning_tokens"]
             assert usage["total_tokens"] == counts[0] + counts[2]
-        return View(body["id"], self._told([told]), choice["finish_reason"] == "tool_calls", counts)
+        ends_for_calls = choice["finish_reason"] == "tool_calls"
+        return View(body["id"], self._told([told]), ends_for_calls, counts, reasoning=reasoning)
 
     @staticmethod
     def _told(messages: Sequence[Members]) -> Members:
@@ -226,7 +233,8 @@ class ResponsesClient(Client):
         assert (body["tool_choice"], body["previous_response_id"]) == ("required", None)
         assert [tool["name"] for tool in body["tools"]] == ["Read", "functions"]
         calls = any(item["type"] in ("function_call", "custom_tool_call") for item in body["output"])
-        return View(body["id"], body["output"], calls, counts)
+        reasoning = usage["output_tokens_details"]["reasoning_tokens"]
+        return View(body["id"], body["output"], calls, counts, reasoning=reasoning)
 
     def expected(self, turns: Sequence[Sequence[Members]]) -> Any:
         return [item for said in turns for item in said if item.get("name") not in INJECTED]

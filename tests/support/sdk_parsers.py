@@ -10,11 +10,11 @@ import httpx2
 import openai
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
-_answer = b""
+_answer, _content_type = b"", ""
 
 
 def _respond(_: httpx2.Request) -> httpx2.Response:
-    return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=_answer)
+    return httpx2.Response(200, headers={"content-type": _content_type}, content=_answer)
 
 
 _http = httpx2.Client(transport=httpx2.MockTransport(_respond))
@@ -22,9 +22,9 @@ _anthropic = anthropic.Anthropic(api_key="k", base_url="http://provider", http_c
 _openai = openai.OpenAI(api_key="k", base_url="http://provider/v1", http_client=_http, max_retries=0)
 
 
-def _set(answer: bytes) -> None:
-    global _answer
-    _answer = answer
+def _set(answer: bytes, content_type: str = "text/event-stream") -> None:
+    global _answer, _content_type
+    _answer, _content_type = answer, content_type
 
 
 def messages(answer: bytes) -> dict[str, Any]:
@@ -47,9 +47,31 @@ def responses(answer: bytes) -> dict[str, Any]:
         return stream.get_final_response().to_dict(mode="json", warnings=False)
 
 
+def messages_body(answer: bytes) -> dict[str, Any]:
+    _set(answer, "application/json")
+    message = _anthropic.messages.create(model="m", max_tokens=9, messages=[{"role": "user", "content": "hi"}])
+    return message.to_dict(mode="json", warnings=False)
+
+
+def chat_body(answer: bytes) -> dict[str, Any]:
+    _set(answer, "application/json")
+    return _openai.chat.completions.create(model="m", messages=[]).to_dict(mode="json", warnings=False)
+
+
+def responses_body(answer: bytes) -> dict[str, Any]:
+    _set(answer, "application/json")
+    return _openai.responses.create(model="m", input="hi").to_dict(mode="json", warnings=False)
+
+
 PARSERS: Mapping[str, Callable[[bytes], dict[str, Any]]] = {
     "messages": messages,
     "chat_completions": chat,
     "responses": responses,
 }
 """The final object, as a dictionary, of an answer that streamed."""
+BODY_PARSERS: Mapping[str, Callable[[bytes], dict[str, Any]]] = {
+    "messages": messages_body,
+    "chat_completions": chat_body,
+    "responses": responses_body,
+}
+"""The object, as a dictionary, of an answer in one piece."""

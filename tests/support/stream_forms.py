@@ -42,7 +42,7 @@ def messages(turn: Turn, number: int, style: Style) -> Written:
     said = [block for place, spoken in enumerate(turn.blocks) for block in _blocks(spoken, f"{number}_{place}")]
     usage: dict[str, Any] = {
         "input_tokens": turn.input_tokens,
-        "cache_creation_input_tokens": 3,
+        "cache_creation_input_tokens": turn.written_tokens,
         "cache_read_input_tokens": turn.cached_tokens,
         "output_tokens": 1,
         "service_tier": "standard",
@@ -135,7 +135,7 @@ def chat(turn: Turn, number: int, style: Style) -> Written:
         "completion_tokens": turn.output_tokens,
         "total_tokens": turn.input_tokens + turn.output_tokens,
         "prompt_tokens_details": {"cached_tokens": turn.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": turn.reasoning_tokens},
     }
     head = {"id": f"chatcmpl-{number}", "object": "chat.completion.chunk", "created": 1767225600 + number}
     message: dict[str, Any] = {"role": "assistant", "content": texts["content"] or None}
@@ -199,7 +199,7 @@ def responses(turn: Turn, number: int, style: Style) -> Written:
         "input_tokens": turn.input_tokens,
         "input_tokens_details": {"cached_tokens": turn.cached_tokens},
         "output_tokens": turn.output_tokens,
-        "output_tokens_details": {"reasoning_tokens": 2},
+        "output_tokens_details": {"reasoning_tokens": turn.reasoning_tokens},
         "total_tokens": turn.input_tokens + turn.output_tokens,
     }
     echoed = [{"type": "function", "name": name} for name in INJECTED] if style.usage == "ours echoed" else []

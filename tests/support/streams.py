@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
 
-from aibridge_addon.dialects.base import Dialect, decode_event
+from aibridge_addon.config import Limits
+from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.dialects.turns import Result, Splice, Text, TurnEnd
-from aibridge_addon.wire import sse
-from aibridge_addon.wire.json_object import NotJSON, Unreadable
+from aibridge_addon.tap import Tap
 
 INJECTED = ("bmcp_a_x", "bmcp_a_xy", "bmcp_time_now")
 CLIENTS = ("Read", "b", "bmcp", "exec_command")
@@ -59,6 +59,10 @@ class Turn:
     input_tokens: int = 10
     cached_tokens: int = 0
     output_tokens: int = 5
+    written_tokens: int = 3
+    """Input tokens that went into a cache (Messages)."""
+    reasoning_tokens: int = 2
+    """Output tokens of thoughts (OpenAI's)."""
 
     def has(self, *kinds: str) -> bool:
         return any(block.kind in kinds for block in self.blocks)
@@ -187,7 +191,8 @@ def conversations(
     counts = st.integers(1, 5000)
 
     def turn(blocks: st.SearchStrategy[list[Block]]) -> st.SearchStrategy[Turn]:
-        return st.builds(Turn, blocks.map(tuple), counts, st.integers(0, 999), counts)
+        few = st.integers(0, 999)
+        return st.builds(Turn, blocks.map(tuple), counts, few, counts, few, few)
 
     going_on = turn(st.lists(st.one_of(says, calls), max_size=5).filter(lambda bs: any(b.name for b in bs)))
     last = turn(st.lists(st.one_of(says, says, calls, own), max_size=6))
@@ -227,63 +232,54 @@ class Played:
 
 
 def chunks(data: bytes, seed: int, most: int = 12) -> list[bytes]:
-    """The data, cut at random places."""
+    """The data, cut at random places; now and then everywhere."""
     generator = random.Random(seed)
+    if generator.randrange(most) == 0:
+        return [data[a : a + 1] for a in range(len(data))]
     cuts = sorted(generator.randrange(len(data) + 1) for _ in range(generator.randrange(most)))
     return [data[a:b] for a, b in pairwise([0, *cuts, len(data)])]
 
 
 def play(dialect: Dialect, splice: Splice, streams: Iterable[Iterable[bytes]]) -> Played:
-    """Feed the streams of the turns, each in chunks, as the tap and the loop do; give what the client gets."""
+    """Feed the streams of the turns, each in chunks, through taps, as an exchange does; give what the client gets."""
     out: list[bytes] = []
     ends: list[TurnEnd] = []
-    for stream in streams:
+    left = list(streams)
+    while left:
+        chunks = iter(left.pop(0))
         splice.begin_turn()
-        end = _turn(dialect, splice, stream, out.append, going_on=lambda e: bool(e.calls) and not e.client_calls)
-        ends.append(end)
-        if not end.calls or end.client_calls:
-            break
-    else:
-        out.append(splice.finish(calls_hidden=True))
+        tap = _tap(dialect, splice)
+        _feed(tap, chunks, out)
+        ends.append(splice.end_turn())
+        going_on = bool(ends[-1].calls) and not ends[-1].client_calls
+        if going_on and left:
+            continue
+        out.append(splice.finish(calls_hidden=going_on))
+        _feed(tap, chunks, out)
+        break
     return Played(b"".join(out), ends)
 
 
-def _turn(
-    dialect: Dialect,
-    splice: Splice,
-    stream: Iterable[bytes],
-    send: Callable[[bytes], None],
-    going_on: Callable[[TurnEnd], bool],
-) -> TurnEnd:
-    reader, scanner = dialect.answer_reader(), sse.SSEScanner()
-    ended: TurnEnd | None = None
-
-    def settle() -> TurnEnd:
-        end = splice.end_turn()
-        if not going_on(end):
-            send(splice.finish())
-        return end
-
-    for chunk in stream:
-        for raw, _ in scanner.feed(chunk):
-            name, event = "", None
-            if not reader.skip(raw):
-                name, data = sse.parse(raw)
-                event = _decoded(data)
-                if event is not None:
-                    reader.read(name, event)
-            send(splice.event(raw, name, event))
-            if reader.reading.ended and ended is None:
-                ended = settle()
-    reader.stream_ended()
-    return ended or settle()
+def _tap(dialect: Dialect, splice: Splice) -> Tap:
+    return Tap(
+        dialect.answer_reader(),
+        status=200,
+        content_type="text/event-stream",
+        content_encoding="",
+        limits=Limits(),
+        splice=splice,
+    )
 
 
-def _decoded(data: bytes | None) -> Any:
-    try:
-        return None if data is None else decode_event(data)
-    except (NotJSON, Unreadable):
-        return None
+def _feed(tap: Tap, chunks: Iterator[bytes], out: list[bytes]) -> None:
+    """Feed chunks up to the one with the turn's terminal event, or all that there are."""
+    for chunk in chunks:
+        terminal = tap.feed(chunk)
+        out.append(tap.taken())
+        if terminal is not None:
+            return
+    tap.finish()
+    out.append(tap.taken())
 
 
 def results_for(end: TurnEnd) -> list[Result]:

@@ -257,17 +257,3 @@ def test_a_flood_of_blank_lines_in_tiny_chunks_costs_each_byte_once() -> None:
     for _ in range(100_000):
         assert scanner.feed(b"\n" * 32) == []
     assert scanner.feed(b"data: a\n\n") == [(b"\n" * 3_200_000 + b"data: a\n\n", 0)]
-
-
-@pytest.mark.parametrize(
-    ("raw", "expected"),
-    [
-        (b"data: x\r\n\r", b"data: x\r\n\r\n"),
-        (b"data: x\r\n\r\n", b"data: x\r\n\r\n"),
-        (b"data: x\n\n", b"data: x\n\n"),
-        (b"data: x\r\r", b"data: x\r\r"),
-        (b"", b""),
-    ],
-)
-def test_the_last_event_is_completed_where_its_line_end_was_cut_in_half(raw: bytes, expected: bytes) -> None:
-    assert sse.whole(raw) == expected
