@@ -19,8 +19,9 @@ from typing import Protocol
 
 import msgspec
 
-from aibridge_addon.dialects.kept import Found, KeptTurn, References
+from aibridge_addon.dialects.kept import Followers, Found, KeptTurn, References
 from aibridge_addon.dialects.resume import RESUMPTIONS
+from aibridge_addon.dialects.turns import Result, TurnEnd
 from aibridge_addon.records import Continuation
 from aibridge_addon.toolloop import Held
 from aibridge_addon.wire.json_object import JSONObject
@@ -83,6 +84,7 @@ class _Alias(msgspec.Struct, frozen=True):
 
 
 _alias = msgspec.json.Decoder(_Alias)
+_followers = msgspec.json.Decoder(Followers)
 _turn = msgspec.json.Decoder(KeptTurn)
 
 
@@ -99,20 +101,30 @@ class Continuations:
         self._reachable = True
 
     def remember(
-        self, scope: Scope, *, held: Held | None = None, alias: tuple[str, str] | None = None
+        self,
+        scope: Scope,
+        *,
+        held: Held | None = None,
+        alias: tuple[str, str] | None = None,
+        hidden: Sequence[tuple[TurnEnd, Sequence[Result]]] = (),
     ) -> list[Continuation]:
         """Keep what an interception leaves for later requests; returns the records to emit.
 
-        `alias`: ids of the first turn's answer, which the client knows, and of the last turn's.
+        `alias`: ids of the first turn's answer, which the client knows, and of the last turn's. `hidden`: turns of
+        whose calls it knows nothing, with the results.
         """
+        resumption = RESUMPTIONS[scope.dialect]
         kept: list[Continuation] = []
         now = self._now()
         if alias is not None and all(alias) and alias[0] != alias[1]:
             kept.append(Continuation(scope.key("answer", alias[0]), {"last": alias[1]}, now + ALIAS_FOR))
         client_calls = [call_id for call_id in held.client_calls if call_id] if held is not None else []
         if held is not None and client_calls and held.results:
-            value = RESUMPTIONS[scope.dialect].value(client_calls, held.results)
+            value = resumption.value(client_calls, held.results)
             kept.append(Continuation(scope.key("call", client_calls[0]), value, now + HELD_FOR))
+        for end, results in hidden:
+            for name, value in resumption.followers(end.content, results):
+                kept.append(Continuation(scope.key("reasoning", name), value, now + ALIAS_FOR))
         return [record for record in kept if self._keep(record)]
 
     def _keep(self, record: Continuation) -> bool:
@@ -135,12 +147,15 @@ class Continuations:
             return Found()
         answers = {scope.key("answer", name): name for name in sorted(references.ids)}
         calls = {scope.key("call", name): name for name in sorted(references.call_ids)}
-        stored = await self._stored((*answers, *calls))
+        reasoning = {scope.key("reasoning", name): name for name in sorted(references.reasoning)}
+        stored = await self._stored((*answers, *calls, *reasoning))
         aliases = {name: _maybe(_alias, stored.get(key)) for key, name in answers.items()}
         turns = [_maybe(_turn, stored.get(key)) for key in calls]
+        followers = {name: _maybe(_followers, stored.get(key)) for key, name in reasoning.items()}
         return Found(
             {name: alias.last for name, alias in aliases.items() if alias is not None},
             [turn for turn in turns if turn is not None],
+            {name: those for name, those in followers.items() if those is not None},
         )
 
     async def _stored(self, keys: Sequence[str]) -> Mapping[str, Stored]:

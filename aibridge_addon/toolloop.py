@@ -42,6 +42,8 @@ class ToolLoop:
         self.calls_hidden = False
         """The answer ends although injected calls were made: it must not look as if they were still to come."""
         self.held: Held | None = None
+        self.hidden: list[tuple[TurnEnd, tuple[Result, ...]]] = []
+        """The turns of whose calls the client knows nothing, each with the results."""
         self.response_ids: list[str] = []
         self._injection = injection
         self._injected = injected
@@ -66,6 +68,7 @@ class ToolLoop:
         self.response_ids.append(end.response_id)
         if end.calls and not end.client_calls and self._turns >= self._max_turns:
             self.calls_hidden = True
+            self.hidden.append((end, tuple(_not_made(call) for call in end.calls)))
             return
         self._repeated = self._repeats(end.calls)
         self.refused = tuple(_refusal(end.calls[place]) for place in sorted(self._repeated))
@@ -100,6 +103,7 @@ class ToolLoop:
         if self._end.client_calls:
             self.held = Held(self._end.response_id, whole, tuple(self._end.client_calls))
             return None
+        self.hidden.append((self._end, whole))
         request = self._injection.follow_up(
             self._body, self._end, whole, last=bound, first=self._first, injected=self._injected
         )
@@ -107,6 +111,10 @@ class ToolLoop:
         if bound:
             self._max_turns = self._turns + 1
         return request
+
+
+def _not_made(call: Call) -> Result:
+    return Result(call, (Text("This call was not made: there had been too many turns."),), is_error=True)
 
 
 def _refusal(call: Call) -> Result:

@@ -1,10 +1,13 @@
-"""What a client does not know of a mixed turn, and how it comes back into the history that the client sends. Sans-io.
+"""What a client does not know of a turn, and how it comes back into the history that the client sends. Sans-io.
 
 In a mixed turn the model called tools of ours and tools of the client. The client got its calls only; ours were run,
 and their results are kept. Every later request whose history has the client's calls gets our calls and results again,
 each where the model had put it:
 
     references ─▶ (what is kept under these ids) ─▶ resumed ─▶ a complete history, or None: nothing is kept
+
+In a turn of nothing but calls of ours, the model's reasoning is visible, and the client sends it back. OpenAI refuses
+reasoning without the item that followed it, so the calls that did are put behind it again, with their results.
 
 Without what was kept nothing is changed: calls and results always come and go in pairs, so the history is valid all the
 same. The same history and the same kept turns make the same bytes, for prompt caches depend on it.
@@ -46,6 +49,13 @@ class KeptTurn(msgspec.Struct, frozen=True, gc=False):
     kept: tuple[Kept, ...]
 
 
+class Followers(msgspec.Struct, frozen=True, gc=False):
+    """What followed an item of reasoning: our calls, and then their results."""
+
+    call_ids: tuple[str, ...]
+    items: tuple[msgspec.Raw, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class References:
     """Ids in a request under which something may be kept."""
@@ -54,9 +64,11 @@ class References:
     """Of answers."""
     call_ids: frozenset[str] = frozenset()
     """Of the client's calls."""
+    reasoning: frozenset[str] = frozenset()
+    """Names of items of reasoning: an id, or the encrypted content, for some clients send back only the one."""
 
     def __bool__(self) -> bool:
-        return bool(self.ids or self.call_ids)
+        return bool(self.ids or self.call_ids or self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +79,11 @@ class Found:
     """By the id of an answer that the client knows, the one under which the provider goes on."""
     turns: Sequence[KeptTurn] = ()
     """In an order that depends on their ids only."""
+    followers: Mapping[str, Followers] = field(default_factory=dict)
+    """By the name of the item of reasoning."""
 
     def __bool__(self) -> bool:
-        return bool(self.aliases or self.turns)
+        return bool(self.aliases or self.turns or self.followers)
 
 
 class Resumption(ABC):
@@ -86,6 +100,12 @@ class Resumption(ABC):
     @abstractmethod
     def result(self, result: Result) -> dict[str, Any]:
         """A result as it stands in the history."""
+
+    def followers(
+        self, content: Sequence[Mapping[str, Any]], results: Sequence[Result]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What followed each item of reasoning of a hidden turn: the item's name, and what decodes to `Followers`."""
+        yield from ()
 
     def value(self, client_calls: Sequence[str], results: Sequence[Result]) -> dict[str, Any]:
         """A mixed turn as a JSON object, which decodes to a `KeptTurn`."""

@@ -58,7 +58,7 @@ def remembered(state: FlowState, continuations: Continuations, loop: ToolLoop) -
     """What an interception with tools leaves for the client's next requests."""
     first, last = loop.response_ids[0], loop.response_ids[-1]
     alias = (first, last) if first and last and first != last else None
-    return continuations.remember(_scope(state), held=loop.held, alias=alias)
+    return continuations.remember(_scope(state), held=loop.held, alias=alias, hidden=loop.hidden)
 
 
 def _scope(state: FlowState) -> Scope:

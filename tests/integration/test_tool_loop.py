@@ -246,6 +246,25 @@ def test_a_client_that_leaves_while_a_tool_runs_takes_the_call_with_it(
     assert len(bridge.upstream.requests) == 1
 
 
+@MODES
+@pytest.mark.parametrize("http2", [False], ids=["h1"])
+def test_reasoning_that_the_client_sends_back_has_the_call_that_followed_it_again(
+    bridge: Bridge, streaming: bool, http2: bool
+) -> None:
+    turns = Turns(
+        "responses", [thought("Hm."), call("echo", text="hi")], [thought("So."), text("Done.")], [text("Bye")]
+    )
+    bridge.upstream.answer(*turns.answers(streaming=streaming))
+    (first, hidden), second = turns.written[0].said, turns.written[1].said
+    asked = {"role": "user", "content": PROMPT}
+    with Client(bridge.proxy, turns.host, http2=http2) as client:
+        client.post(turns.path, turns.request(streaming=streaming))
+        client.post(turns.path, turns.request(streaming=streaming, input=[asked, first, *second, asked], store=False))
+    sent = bridge.upstream.requests[2].json()["input"]
+    result = {"type": "function_call_output", "call_id": hidden["call_id"], "output": "hi"}
+    assert sent == [asked, first, hidden, result, *second, asked]
+
+
 # --- usage that only we asked for
 
 
