@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -371,6 +373,36 @@ def test_a_label_has_a_limited_number_of_values(
     found = {value: n for value, n in by(label, scrape(made)[metric]).items() if re.match("value|other", value)}
     assert len(found) == limit + 1
     assert (found["value-0"], found["value-1"], found["other"]) == (2, 1, 10)
+
+
+def test_a_client_that_makes_everything_up_gets_no_more_series_and_no_more_memory() -> None:
+    made = make()
+
+    def interceptions(first: int, number: int) -> None:
+        for n in map(str, range(first, first + number)):
+            made.emit(replace(STARTED, id=n, model=f"m{n}", initiator_id=f"i{n}", client=f"c{n}"))
+            made.emit(replace(TOOL, interception_id=n, tool=f"t{n}"))
+            made.emit(replace(TOOL, interception_id=n, tool=f"t{n}", injected=True, server_url=f"https://{n}.test"))
+            made.emit(replace(USAGE, interception_id=n, model=f"a{n}", extra={f"k{n}": 1}))
+            made.emit(replace(PASSTHROUGH, method=f"M{n}"))
+            made.emit(replace(ENDED, interception_id=n, model=f"a{n}"))
+            made.priced("claude-eu", f"m{n}", 1.0)
+            made.observe_first_byte("claude-eu", f"m{n}", 1.0)
+            made.breaker_changed("claude-eu", "/v1/messages", f"m{n}", 1.0)
+
+    def size() -> int:
+        return sum(len(family.samples) for family in made.registry.collect())
+
+    interceptions(0, 10_000)
+    before = size()
+    tracemalloc.start()
+    interceptions(10_000, 10_000)
+    gc.collect()
+    grown, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert size() == before < 25_000
+    assert grown < 100_000
+    assert sum(n for labels, n in collect(made, "interceptions_total")) == 20_000
 
 
 def test_a_metric_has_a_limited_number_of_label_sets_and_loses_no_count() -> None:
