@@ -11,7 +11,7 @@ of a turn are emitted at that event, before it is passed on; whatever happens to
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -20,7 +20,7 @@ import msgspec
 from aibridge_addon import records
 from aibridge_addon.actors import Actor
 from aibridge_addon.config import Limits
-from aibridge_addon.dialects.base import AnswerError, RequestReading
+from aibridge_addon.dialects.base import NOTHING, AnswerError, RequestReading
 from aibridge_addon.invocation import Invocation
 from aibridge_addon.records import Emit
 from aibridge_addon.routing import Route
@@ -117,13 +117,17 @@ class Exchange:
             )
         )
 
-    def open_answer(self, status: int, content_type: str, content_encoding: str) -> None:
-        """The head of an upstream answer has arrived: a turn begins to be answered."""
+    def open_answer(
+        self, status: int, content_type: str, content_encoding: str, headers: Mapping[str, str] = NOTHING
+    ) -> None:
+        """The head of an upstream answer has arrived: a turn begins to be answered. `headers` ignore case."""
+        reader = self._dialect.answer_reader()
+        reader.head(headers)
         self.turns += 1
         self._turn_open = True
         self._http_status = status
         self.tap = Tap(
-            self._dialect.answer_reader(),
+            reader,
             status=status,
             content_type=content_type,
             content_encoding=content_encoding,

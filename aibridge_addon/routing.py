@@ -38,6 +38,8 @@ class Route:
     """Path and query that go upstream."""
     known: bool = False
     """One of the routes that a central key may be used on: those of the table, with the methods that are meant."""
+    model: str = ""
+    """The model that the path names, decoded; empty where the body does."""
 
     @property
     def query(self) -> str:
@@ -109,22 +111,24 @@ def _below(prefix: str, path: str) -> str | None:
 
 def _route(provider: Provider, method: str, below: str | None, target: str, base: BaseUrl | None = None) -> Route:
     kind = TYPES[provider.type]
-    dialect, template, known = _match(kind, method, below)
-    return Route(provider, kind, dialect, template, base or provider.base_url, target, known)
+    dialect, template, known, model = _match(kind, method, below)
+    return Route(provider, kind, dialect, template, base or provider.base_url, target, known, model)
 
 
-def _match(kind: ProviderType, method: str, below: str | None) -> tuple[Dialect | None, str, bool]:
+def _match(kind: ProviderType, method: str, below: str | None) -> tuple[Dialect | None, str, bool, str]:
     if below is None:
-        return None, OTHER, False
+        return None, OTHER, False, ""
     for route in kind.bridged:
-        if route.pattern.fullmatch(below):
+        if found := route.pattern.fullmatch(below):
             # GET would list what others have stored; the seeds answer it as a request that they cannot read.
             is_bridged = method == "POST"
-            return (route.dialect if is_bridged else None), route.template, is_bridged and _is_clean(below)
+            dialect = route.dialect if is_bridged else None
+            model = unquote(found[1], errors="replace") if route.names_model else ""
+            return dialect, route.template, is_bridged and _is_clean(below), model
     for known in kind.passthrough:
         if known.pattern.fullmatch(below):
-            return None, known.template, _is_clean(below)
-    return None, OTHER, False
+            return None, known.template, _is_clean(below), ""
+    return None, OTHER, False, ""
 
 
 def _is_clean(path: str) -> bool:

@@ -15,8 +15,10 @@ from typing import Any
 
 from aibridge_addon.config import Limits
 from aibridge_addon.dialects.base import AnswerError, AnswerReader, decode_event
+from aibridge_addon.dialects.framing import SSE
 from aibridge_addon.dialects.turns import Splice
-from aibridge_addon.wire import codings, sse
+from aibridge_addon.wire import codings
+from aibridge_addon.wire.aws_eventstream import CorruptEventStream, CutEventStream
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
 
 logger = logging.getLogger(__name__)
@@ -49,12 +51,14 @@ class Tap:
         """Whether everything that passed so far could be read."""
         self.readable = True
         """False: nothing more can be read, so nobody knows how the answer ends."""
-        self.streaming = is_event_stream(status, content_type)
+        framing = reader.framings.get(content_type.partition(";")[0].strip().lower()) if status < 400 else None
+        self.streaming = framing is not None
         self._status = status
         self._limit = limits.decoded_body
         self._body = bytearray()
-        self._scanner = sse.SSEScanner(limits.sse_event)
+        self._scanner = (framing or SSE).scanner(limits.sse_event)
         self._scan = self._scanner.feed
+        self._parse = (framing or SSE).parse
         self._skip = reader.skip
         self._decoder: codings.Decoder | None = None
         try:
@@ -90,6 +94,9 @@ class Tap:
             if self._decoder is None and self.streaming:
                 return self._events(self._scan(data))
             return self._decode(data)
+        except CorruptEventStream as e:
+            self._corrupt(e)
+            return None
         except Exception:  # the last line of defence: whatever we do wrong, the traffic goes on
             logger.exception("aibridge: reading an answer failed")
             self._give_up("an internal error")
@@ -115,7 +122,13 @@ class Tap:
 
     def _finish(self) -> None:
         if self.streaming:
-            rest = self._scanner.finish()
+            try:
+                rest = self._scanner.finish()
+            except CutEventStream:
+                rest = None
+            except CorruptEventStream as e:
+                self._corrupt(e)
+                rest = None
             if rest and self.readable:
                 self._events([(rest, 0)])
             self.reader.stream_ended()
@@ -141,15 +154,18 @@ class Tap:
                 if self._splice is not None:
                     self._taken += self._splice.event(raw, "", None)
                 continue
-            name, data = sse.parse(raw)
             ended = reading.ended
-            event = None
+            name, event = "", None
             try:
+                name, data = self._parse(raw)
                 if data is not None:
                     event = decode_event(data)
                     self.reader.read(name, event)
             except (NotJSON, Unreadable) as e:
                 self._miss(e)
+            except CorruptEventStream as e:
+                self._corrupt(e)
+                break
             if self._splice is not None:
                 self._taken += self._splice.event(raw, name, event)
             if reading.ended and not ended:
@@ -174,6 +190,12 @@ class Tap:
             self.reader.message(message)
         else:
             self.reader.reading.error = AnswerError("unreadable_answer", "the answer is no JSON object")
+
+    def _corrupt(self, reason: CorruptEventStream) -> None:
+        """What came is wrong, for the client too."""
+        if self.readable and not self.reader.reading.ended:
+            self.reader.reading.error = AnswerError("corrupt_event_stream", str(reason))
+        self._give_up(reason)
 
     def _give_up(self, reason: object) -> None:
         self.readable = False

@@ -7,9 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aibridge_addon.clients import Headers
-from aibridge_addon.credentials import client_credential, mask
+from aibridge_addon.credentials import client_credential, mask, signs_request
 
 BOTH = (b"x-api-key", b"authorization")
+SIGNATURE = (
+    b"AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20260102/us-east-1/bedrock/aws4_request, "
+    b"SignedHeaders=content-type;host;x-amz-date, Signature=9a9c0f"
+)
 
 
 @pytest.mark.parametrize(
@@ -50,10 +54,26 @@ def test_most_of_a_secret_is_never_shown(secret: str) -> None:
         ({b"x-api-key": b" ", b"authorization": b"Bearer token"}, "token"),
         ({b"api-key": b"key"}, None),
         ({b"x-api-key": b"\xff\xfe"}, "ÿþ"),
+        ({b"authorization": SIGNATURE}, "AKIDEXAMPLE"),
+        ({b"authorization": b"AWS4-HMAC-SHA256 SignedHeaders=host"}, None),
     ],
 )
 def test_the_first_header_that_holds_a_credential_counts(headers: Headers, credential: str | None) -> None:
     assert client_credential(headers, BOTH) == credential
+
+
+@pytest.mark.parametrize(
+    ("authorization", "signs"),
+    [
+        (SIGNATURE, True),
+        (b"AWS4-ECDSA-P256-SHA256 Credential=a/b", True),
+        (b" aws4-hmac-sha256 Credential=a/b", True),
+        (b"Bearer AWS4-HMAC-SHA256", False),
+        (b"", False),
+    ],
+)
+def test_a_request_that_aws_has_to_find_unchanged_says_so(authorization: bytes, signs: bool) -> None:
+    assert signs_request({b"authorization": authorization}) is signs
 
 
 @given(value=st.binary(max_size=40))

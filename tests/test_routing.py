@@ -7,13 +7,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aibridge_addon.config import DEFAULT_PROVIDERS, BaseUrl, Provider
-from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
+from aibridge_addon.dialects import (
+    CHAT_COMPLETIONS,
+    CONVERSE,
+    CONVERSE_STREAM,
+    INVOKE,
+    INVOKE_STREAM,
+    MESSAGES,
+    RESPONSES,
+)
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.providers import TYPES
 from aibridge_addon.routing import OTHER, Route, Router, host_pattern
 
 DEFAULTS = Router(DEFAULT_PROVIDERS)
 AZURE_HOST = "mine.openai.azure.com"
+BEDROCK_HOST = "bedrock-runtime.us-east-1.amazonaws.com"
+CLAUDE = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
 
 # host, path below it, dialect, template; each is bridged by POST
 PROXIED_BRIDGED: tuple[tuple[str, str, Dialect, str], ...] = (
@@ -35,6 +45,15 @@ PROXIED_BRIDGED: tuple[tuple[str, str, Dialect, str], ...] = (
     ("mine.cognitiveservices.azure.com", "/openai/responses", RESPONSES, "/openai/responses"),
     ("mine.services.ai.azure.com", "/openai/v1/responses", RESPONSES, "/openai/v1/responses"),
     ("mine.services.ai.azure.com", "/anthropic/v1/messages", MESSAGES, "/anthropic/v1/messages"),
+    (BEDROCK_HOST, f"/model/{CLAUDE}/invoke", INVOKE, "/model/{id}/invoke"),
+    (BEDROCK_HOST, f"/model/{CLAUDE}/converse", CONVERSE, "/model/{id}/converse"),
+    (BEDROCK_HOST, f"/model/{CLAUDE}/converse-stream", CONVERSE_STREAM, "/model/{id}/converse-stream"),
+    (
+        BEDROCK_HOST,
+        f"/model/{CLAUDE}/invoke-with-response-stream",
+        INVOKE_STREAM,
+        "/model/{id}/invoke-with-response-stream",
+    ),
     ("bedrock-mantle.eu-west-1.api.aws", "/anthropic/v1/messages", MESSAGES, "/anthropic/v1/messages"),
     ("bedrock-mantle.eu-west-1.api.aws", "/openai/v1/responses", RESPONSES, "/openai/v1/responses"),
 )
@@ -59,6 +78,11 @@ PASSTHROUGH = (
     (AZURE_HOST, "POST", "/openai/deployments/a/b/chat/completions", "other"),
     (AZURE_HOST, "POST", "/openai/deployments//chat/completions", "other"),
     (AZURE_HOST, "GET", "/openai/v1/responses/resp_1", "/openai/v1/responses/*"),
+    (BEDROCK_HOST, "POST", "/model/m/count-tokens", "/model/{id}/count-tokens"),
+    (BEDROCK_HOST, "POST", "/model/m/invoke-with-bidirectional-stream", "other"),
+    (BEDROCK_HOST, "GET", "/model/m/invoke", "/model/{id}/invoke"),
+    (BEDROCK_HOST, "POST", "/model//invoke", "other"),
+    (BEDROCK_HOST, "POST", "/guardrail/g/version/1/apply", "other"),
 )
 
 
@@ -74,6 +98,33 @@ def test_a_bridged_route_of_a_default_provider_is_found(host: str, path: str, di
     assert (route.dialect, route.template) == (dialect, template)
     assert route.target == path + "?beta=true"
     assert route.query == "beta=true"
+
+
+ARN = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
+
+
+@pytest.mark.parametrize(
+    ("segment", "model"),
+    [
+        (CLAUDE, CLAUDE),
+        (CLAUDE.replace(":", "%3A"), CLAUDE),
+        (CLAUDE.replace(":", "%3a"), CLAUDE),
+        (ARN.replace(":", "%3A").replace("/", "%2F"), ARN),
+        ("%FF", "\N{REPLACEMENT CHARACTER}"),
+        ("100%", "100%"),
+    ],
+)
+def test_bedrocks_path_names_the_model_and_goes_upstream_as_it_came(segment: str, model: str) -> None:
+    for operation in ("invoke", "invoke-with-response-stream", "converse", "converse-stream"):
+        target = f"/model/{segment}/{operation}"
+        route = proxied(BEDROCK_HOST, "POST", target)
+        assert (route.model, route.target) == (model, target)
+
+
+def test_no_other_path_names_a_model() -> None:
+    """A deployment of Azure's is not its model."""
+    assert proxied(AZURE_HOST, "POST", "/openai/deployments/gpt-5/chat/completions").model == ""
+    assert proxied(BEDROCK_HOST, "POST", "/model/m/count-tokens").model == ""
 
 
 @pytest.mark.parametrize(("host", "method", "target", "template"), PASSTHROUGH)
@@ -199,6 +250,7 @@ def test_any_other_gateway_path_has_no_route(target: str) -> None:
 def test_errors_of_a_passthrough_route_have_the_shape_of_their_provider() -> None:
     assert proxied("api.anthropic.com", "GET", "/v1/models").errors is MESSAGES
     assert proxied("api.openai.com", "GET", "/v1/models").errors is RESPONSES
+    assert proxied(BEDROCK_HOST, "POST", "/model/m/count-tokens").errors is INVOKE
 
 
 @given(host=st.text(max_size=40), method=st.text(max_size=8), target=st.text(max_size=80))

@@ -16,10 +16,11 @@ from aibridge_addon.tap import Tap
 from aibridge_addon.wire import sse
 from tests.support import fixtures
 from tests.support.codings import CODINGS, Coding, encode, encode_stream
-from tests.support.fixtures import DIALECTS, Case
+from tests.support.fixtures import Case
 
 CASES = list(fixtures.cases())
 STREAMS = [case for case in CASES if case.status == 200 and case.content_type.startswith("text/event-stream")]
+"""Of server-sent events; `test_tap_aws.py` has the others."""
 TERMINALS = {
     "messages": {b"message_stop", b"error"},
     "chat_completions": {b"[DONE]"},
@@ -45,7 +46,7 @@ def tap_for(
 
 def case_tap(case: Case, coding: str = "", limits: Limits | None = None) -> Tap:
     return tap_for(
-        DIALECTS[case.dialect],
+        case.wire_format,
         status=case.status,
         content_type=case.content_type,
         coding=coding,

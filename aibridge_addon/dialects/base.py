@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from aibridge_addon.dialects.framing import SSE, Framing
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
 
@@ -95,6 +96,9 @@ class Reading:
 class AnswerReader(ABC):
     """Read one upstream answer: events of a stream, or one whole body."""
 
+    framings: ClassVar[Mapping[str, Framing]] = MappingProxyType({"text/event-stream": SSE})
+    """How a stream may be framed, by content type; an answer of any other type is a body."""
+
     def __init__(self) -> None:
         self.reading = Reading()
 
@@ -103,13 +107,16 @@ class AnswerReader(ABC):
     def skip(self) -> Callable[[bytes], object]:
         """Tell, from an event's raw bytes and without decoding it, that it carries nothing to record."""
 
+    def head(self, headers: Mapping[str, str]) -> None:  # noqa: B027 (most dialects say all in the body)
+        """Read the answer's headers, which ignore case."""
+
     def event(self, name: str, data: bytes) -> None:
         """Read one event of a stream. Raises NotJSON or Unreadable."""
         self.read(name, decode_event(data))
 
     @abstractmethod
     def read(self, name: str, event: Any) -> None:
-        """Read one event of a stream, decoded by `decode_event`."""
+        """Read one event of a stream, decoded by `decode_event`. May raise NotJSON or Unreadable: it holds another."""
 
     @abstractmethod
     def message(self, body: dict[str, Any]) -> None:
@@ -131,6 +138,8 @@ class Dialect(ABC):
     """A wire format of AI providers."""
 
     name: ClassVar[str]
+    tools_member: ClassVar[str] = "tools"
+    """The member of a request in which the client's tools are."""
 
     @abstractmethod
     def read_request(self, body: JSONObject) -> RequestReading:
@@ -144,9 +153,13 @@ class Dialect(ABC):
     def error_body(self, status: int, message: str) -> bytes:
         """An error answer in the provider's shape, as JSON."""
 
+    def error_headers(self, status: int) -> Mapping[str, str]:
+        """Headers that belong to that shape."""
+        return NOTHING
+
     @abstractmethod
     def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
-        """An error inside a stream that has begun, as the bytes of one server-sent event.
+        """An error inside a stream that has begun, as the bytes of one event in the stream's framing.
 
         `told`: the provider's own error object, whose members are kept, since clients decide by them what to do.
         """

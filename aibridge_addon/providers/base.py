@@ -19,6 +19,8 @@ class BridgedRoute:
     template: str
     """The route as rows and labels show it: bounded, no ids."""
     dialect: Dialect
+    names_model: bool = False
+    """The first group of the pattern is the model's id, percent-encoded or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +54,9 @@ class ProviderType:
     """Whether a chat request with this query string may carry `stream_options` (old Azure versions refuse it)."""
 
 
-def bridged(path: str, dialect: Dialect, *, prefix: str = "") -> BridgedRoute:
+def bridged(path: str, dialect: Dialect, *, prefix: str = "", names_model: bool = False) -> BridgedRoute:
     """A bridged route; `{id}` in `path` stands for one segment."""
-    return BridgedRoute(_pattern(path), prefix + path, dialect)
+    return BridgedRoute(_pattern(path), prefix + path, dialect, names_model)
 
 
 def passthrough(path: str, *, prefix: str = "") -> PassthroughRoute:
@@ -63,7 +65,7 @@ def passthrough(path: str, *, prefix: str = "") -> PassthroughRoute:
 
 
 def _pattern(path: str) -> re.Pattern[str]:
-    escaped = re.escape(path).replace(r"\{id\}", "[^/]+")
+    escaped = re.escape(path).replace(r"\{id\}", "([^/]+)")
     return re.compile(escaped.removesuffix(r"\*") + ".*" if path.endswith("*") else escaped)
 
 

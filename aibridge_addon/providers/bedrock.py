@@ -1,16 +1,20 @@
-"""AWS Bedrock: Mantle's Messages and Responses; its own binary framing is passed through."""
+"""AWS Bedrock: its own routes (`bedrock-runtime`), and Mantle's Messages and Responses (`bedrock-mantle`)."""
 
-from aibridge_addon.dialects import MESSAGES, RESPONSES
-from aibridge_addon.providers.base import ProviderType, bridged
+from aibridge_addon.dialects import CONVERSE, CONVERSE_STREAM, INVOKE, INVOKE_STREAM, MESSAGES, RESPONSES
+from aibridge_addon.providers.base import ProviderType, bridged, passthrough
 
 BEDROCK = ProviderType(
     name="bedrock",
     prefix="",
     bridged=(
+        bridged("/model/{id}/invoke", INVOKE, names_model=True),
+        bridged("/model/{id}/invoke-with-response-stream", INVOKE_STREAM, names_model=True),
+        bridged("/model/{id}/converse", CONVERSE, names_model=True),
+        bridged("/model/{id}/converse-stream", CONVERSE_STREAM, names_model=True),
         bridged("/anthropic/v1/messages", MESSAGES),
         bridged("/openai/v1/responses", RESPONSES),
     ),
-    passthrough=(),
-    error_dialect=MESSAGES,
+    passthrough=(passthrough("/model/{id}/count-tokens"),),
+    error_dialect=INVOKE,
     credential_headers=(b"authorization", b"x-api-key"),
 )

@@ -38,7 +38,7 @@ def open_answer(flow: http.HTTPFlow) -> None:
             state.refused_loop, exchange.loop = exchange.loop, None
         if exchange.loop is not None:
             state.unasked_body = None
-            exchange.open_answer(status, content_type, headers.get("content-encoding", ""))
+            exchange.open_answer(status, content_type, headers.get("content-encoding", ""), headers)
             if exchange.turns == 1:
                 _measure_first_byte(flow, state, exchange)
             flow.response.stream = exchange.streaming  # a body or an error is read whole
@@ -47,7 +47,7 @@ def open_answer(flow: http.HTTPFlow) -> None:
             return
         if state.usage_filter is not None and is_event_stream(status, content_type):
             _make_room(flow, state)
-        exchange.open_answer(status, content_type, headers.get("content-encoding", ""))
+        exchange.open_answer(status, content_type, headers.get("content-encoding", ""), headers)
         _measure_first_byte(flow, state, exchange)
         if state.unasked_body is not None and status == 400:
             return  # buffered: if it is about what we added, the client never sees it

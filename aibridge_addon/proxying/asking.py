@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from dataclasses import replace
 
 from mitmproxy import http
 
 from aibridge_addon import clients
-from aibridge_addon.credentials import client_credential, mask
-from aibridge_addon.dialects import CHAT_COMPLETIONS
+from aibridge_addon.credentials import client_credential, mask, signs_request
+from aibridge_addon.dialects import CHAT_COMPLETIONS, INJECTIONS
 from aibridge_addon.dialects.base import RequestReading
 from aibridge_addon.dialects.chat_usage import UsageChunkFilter, ask_for_usage
 from aibridge_addon.exchange import Exchange, Leaves, Origin
 from aibridge_addon.proxying import injecting
-from aibridge_addon.proxying.flow_state import FlowState, json_response, set_body
+from aibridge_addon.proxying.flow_state import FlowState, error_response, set_body
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
@@ -40,9 +41,11 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
         return None
     except (CodingError, Unreadable):
         pass
+    if state.route.model:
+        reading = replace(reading, model=state.route.model)
     client = clients.program(headers)
     for_itself = reading.side_call or clients.speaks_for_itself(
-        client, headers, has_tools=body is not None and "tools" in body
+        client, headers, has_tools=body is not None and state.route.dialect.tools_member in body
     )
     key = state.attempts.key
     credential = client_credential(headers, state.route.type.credential_headers)
@@ -63,9 +66,14 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
         limits=bridge.settings.limits,
         leaves=_leaves(state),
     )
-    if body is not None and bridge.continuations is not None:
+    if body is not None and bridge.continuations is not None and _takes_tools(state):
         return _begin_with_tools(flow, state, body, reading, client)
     return _begin(flow, state, body, reading)
+
+
+def _takes_tools(state: FlowState) -> bool:
+    assert state.route.dialect is not None
+    return state.route.dialect.name in INJECTIONS and not signs_request(state.headers)
 
 
 def _leaves(state: FlowState) -> Leaves | None:
@@ -97,7 +105,7 @@ def _begin(
 def _refuse(flow: http.HTTPFlow, state: FlowState, status: int, message: str) -> None:
     state.refused = True
     state.usage_filter = state.unasked_body = None  # nobody is asked, so nobody can refuse what we added
-    flow.response = json_response(status, state.route.errors.error_body(status, message))
+    flow.response = error_response(state.route.errors, status, message)
 
 
 async def _unless_recordable(flow: http.HTTPFlow, state: FlowState) -> None:
@@ -113,6 +121,7 @@ def _ask_for_usage(flow: http.HTTPFlow, state: FlowState, body: JSONObject) -> N
     if (
         route.dialect is not CHAT_COMPLETIONS
         or not bridge.settings.recording.ask_chat_usage
+        or signs_request(state.headers)
         or route.provider.name in bridge.refuses_usage
         or not route.type.may_ask_chat_usage(route.query)
         or "content-encoding" in request.headers

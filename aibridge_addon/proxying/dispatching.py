@@ -13,7 +13,7 @@ from aibridge_addon.config import Provider
 from aibridge_addon.credentials import brings_credential
 from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.key_pool import Exhausted, Key
-from aibridge_addon.proxying.flow_state import ORIGIN_FORM, FlowState, json_response, state_of
+from aibridge_addon.proxying.flow_state import ORIGIN_FORM, FlowState, error_response, state_of
 from aibridge_addon.routing import Route
 
 ACTOR_HEADERS = "X-AI-Bridge-Actor-"
@@ -67,8 +67,7 @@ def _refuse(flow: http.HTTPFlow, state: FlowState, exhausted: Exhausted) -> None
     """Every central key rests: nobody is asked."""
     state.refused = True
     headers = {} if exhausted.retry_after is None else {"retry-after": str(exhausted.retry_after)}
-    body = state.route.errors.error_body(exhausted.status, exhausted.message)
-    flow.response = json_response(exhausted.status, body, headers)
+    flow.response = error_response(state.route.errors, exhausted.status, exhausted.message, headers)
     if state.exchange is not None:
         state.exchange.end("keys_exhausted", exhausted.message)
 

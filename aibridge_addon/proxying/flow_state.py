@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
@@ -12,6 +12,7 @@ from aibridge_addon.actors import Actor
 from aibridge_addon.attempts import Attempts
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.clients import Headers
+from aibridge_addon.dialects.base import NOTHING, Dialect
 from aibridge_addon.dialects.chat_usage import UsageChunkFilter
 from aibridge_addon.exchange import Exchange
 from aibridge_addon.routing import Route
@@ -97,6 +98,11 @@ def state_of(flow: http.HTTPFlow) -> FlowState | None:
 def json_response(status: int, body: bytes, headers: dict[str, str] | None = None) -> http.Response:
     """An answer of our own: JSON, in a provider's shape."""
     return http.Response.make(status, body, {"content-type": "application/json", **(headers or {})})
+
+
+def error_response(errors: Dialect, status: int, message: str, headers: Mapping[str, str] = NOTHING) -> http.Response:
+    """An error answer of our own, in the shape of that dialect."""
+    return json_response(status, errors.error_body(status, message), {**errors.error_headers(status), **headers})
 
 
 def set_body(request: http.Request, body: bytes) -> None:

@@ -10,7 +10,7 @@ from mitmproxy.connection import Client
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.clients import Headers
 from aibridge_addon.proxying import dispatching
-from aibridge_addon.proxying.flow_state import KEY, ORIGIN_FORM, TUNNEL, FlowState, json_response
+from aibridge_addon.proxying.flow_state import KEY, ORIGIN_FORM, TUNNEL, FlowState, error_response, json_response
 from aibridge_addon.proxying.scope import is_ip_address
 from aibridge_addon.routing import Route
 
@@ -131,7 +131,7 @@ class Intake:
 def no_such_route(route: Route | None) -> http.Response:
     message = "no provider has this route"
     if route is not None:
-        return json_response(404, route.errors.error_body(404, message))
+        return error_response(route.errors, 404, message)
     return json_response(404, b'{"error":{"type":"not_found_error","message":"%s"}}' % message.encode())
 
 
@@ -161,8 +161,8 @@ def unauthenticated(route: Route | None, *, proxy: bool) -> http.Response:
     """407 to clients of a proxy, 401 to those of a gateway, with an offer of Basic."""
     status, challenge = (407, "proxy-authenticate") if proxy else (401, "www-authenticate")
     message = "this bridge wants to know who asks: user name and password are missing or wrong"
+    headers = {challenge: 'Basic realm="aibridge"'}
     if route is not None:
-        body = route.errors.error_body(status, message)
-    else:
-        body = b'{"error":{"type":"authentication_error","message":"%s"}}' % message.encode()
-    return json_response(status, body, {challenge: 'Basic realm="aibridge"'})
+        return error_response(route.errors, status, message, headers)
+    body = b'{"error":{"type":"authentication_error","message":"%s"}}' % message.encode()
+    return json_response(status, body, headers)

@@ -6,7 +6,7 @@ from mitmproxy import http
 
 from aibridge_addon.exchange import Exchange
 from aibridge_addon.proxying import answering
-from aibridge_addon.proxying.flow_state import FlowState, json_response, set_body, state_of
+from aibridge_addon.proxying.flow_state import FlowState, error_response, set_body, state_of
 from aibridge_addon.tooling.invoke import RunningCalls
 
 
@@ -24,7 +24,7 @@ async def turn_ended(flow: http.HTTPFlow) -> None:
             _merge(flow.response, exchange)
         else:  # passed on as it is, it might show a call that is not the client's
             message = "the upstream's answer cannot be decoded"
-            flow.response = json_response(502, state.route.errors.error_body(502, message))
+            flow.response = error_response(state.route.errors, 502, message)
         await answering.commit(flow)
 
 

@@ -27,7 +27,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
 from aibridge_addon.dialects.base import NOTHING
-from aibridge_addon.proxying.flow_state import ORIGIN_FORM, TUNNEL, FlowState, json_response, state_of
+from aibridge_addon.proxying.flow_state import ORIGIN_FORM, TUNNEL, FlowState, error_response, json_response, state_of
 from aibridge_addon.wire.codings import CodingError
 
 RETRY_BODY_LIMIT = 1024 * 1024
@@ -375,7 +375,7 @@ class BridgeHttpStream(HttpStream):
         state = state_of(self.flow)
         assert state is not None
         state.refused = True
-        yield from self.answer(json_response(status, state.route.errors.error_body(status, message)))
+        yield from self.answer(error_response(state.route.errors, status, message))
 
     def answer(self, response: http.Response) -> layer.CommandGenerator[None]:
         """Send a whole answer of our own, whatever state the request is in."""

@@ -26,6 +26,8 @@ PROVIDERS = {
     "bedrock": "aws",
 }
 """Our types of provider, and what the price tables call them."""
+LONG_LIVED = ("cache_creation.ephemeral_1h_input_tokens", "cacheDetails.1h")
+"""What Messages, and what Bedrock's Converse, calls the tokens that were written to a cache for an hour."""
 CACHED = 4096
 """Prices that are remembered: models are named by clients."""
 
@@ -63,7 +65,7 @@ def cost_usd(record: TokenUsage) -> float | None:
     total = record.input_tokens + read + written
     rates = _rates(model, max((threshold for threshold in thresholds if threshold < total), default=0))
     cost = record.input_tokens * rates.input + record.output_tokens * rates.output + read * rates.cache_read
-    long_lived = record.extra.get("cache_creation.ephemeral_1h_input_tokens")
+    long_lived = next((record.extra[name] for name in LONG_LIVED if name in record.extra), None)
     if isinstance(long_lived, int) and 0 < long_lived <= written:
         cost += long_lived * rates.cache_write_1h + (written - long_lived) * rates.cache_write_5m
     else:

@@ -32,7 +32,10 @@ HeaderValue = bool | int | bytes | str | uuid.UUID
 """A timestamp is an integer: milliseconds since 1970."""
 
 _PRELUDE = struct.Struct(">III")
+_LENGTHS = struct.Struct(">II")
 _CRC = struct.Struct(">I")
+_TEXT = 7
+"""The type of a header whose value is text."""
 _OVERHEAD = _PRELUDE.size + _CRC.size
 
 
@@ -49,6 +52,10 @@ class Message:
         """The value of a header that is a string, else empty."""
         value = self.headers.get(name)
         return value if isinstance(value, str) else ""
+
+
+class CutEventStream(CorruptEventStream):
+    """The stream ends within a message: nothing in it is wrong, but the rest is missing."""
 
 
 class EventStreamScanner:
@@ -113,17 +120,18 @@ class EventStreamScanner:
         """End the stream.
 
         Raises:
-            CorruptEventStream: it was corrupt, or ends within a message.
+            CorruptEventStream: it was corrupt.
+            CutEventStream: it ends within a message.
         """
         if self._corrupt is not None:
             raise self._corrupt
         if not self.at_boundary:
-            raise CorruptEventStream("the stream ends within a message")
+            raise CutEventStream("the stream ends within a message")
 
     def _begin(self, start: int) -> int:
         """Read the prelude of the message at `start`; return how many bytes are to be dropped unread."""
         total, headers, crc = _PRELUDE.unpack_from(self._held, start)
-        if crc32(self._held[start : start + _PRELUDE.size - _CRC.size]) != crc:
+        if crc32(self._held[start : start + _LENGTHS.size]) != crc:
             raise CorruptEventStream("the checksum of a message's prelude is wrong")
         if total < headers + _OVERHEAD:
             raise CorruptEventStream(f"a message of {total} bytes cannot have {headers} bytes of headers")
@@ -164,6 +172,18 @@ def parse(raw: bytes) -> Message:
     if position != end:
         raise CorruptEventStream("a message's last header is longer than its headers")
     return Message(headers, raw[end : -_CRC.size])
+
+
+def encode(headers: Mapping[str, str], payload: bytes) -> bytes:
+    """One message, as bytes, whose headers are all text."""
+    encoded = b"".join(
+        bytes((len(name),)) + name.encode() + bytes((_TEXT,)) + len(value).to_bytes(2) + value.encode()
+        for name, value in headers.items()
+    )
+    size = len(encoded)
+    prelude = _LENGTHS.pack(size + len(payload) + _OVERHEAD, size)
+    whole = prelude + _CRC.pack(crc32(prelude)) + encoded + payload
+    return whole + _CRC.pack(crc32(whole))
 
 
 def _integer(form: str) -> Callable[[bytes, int], tuple[HeaderValue, int]]:

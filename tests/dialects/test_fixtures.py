@@ -11,7 +11,7 @@ from tests.support import fixtures
 from tests.support.fixtures import Case
 from tests.support.reading import rows_of
 
-CASES = list(fixtures.cases())
+CASES = [*fixtures.cases(), *fixtures.invoke_cases()]
 
 
 def sizes_whole(data: bytes) -> list[bytes]:

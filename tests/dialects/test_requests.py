@@ -14,11 +14,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
+from aibridge_addon.dialects import CHAT_COMPLETIONS, CONVERSE, INVOKE, MESSAGES, RESPONSES
 from aibridge_addon.dialects.base import AnswerReader, Dialect, RequestReading
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
 DIALECTS = {dialect.name: dialect for dialect in (MESSAGES, CHAT_COMPLETIONS, RESPONSES)}
+ALL = DIALECTS | {dialect.name: dialect for dialect in (INVOKE, CONVERSE)}
+"""`test_bedrock.py` has the tables of the last two."""
 REMINDER = "<system-reminder>\nToday is a day.\n</system-reminder>"
 
 
@@ -206,6 +208,9 @@ VOCABULARY = (
     " message_start content_block_start content_block_delta content_block_stop message_delta message_stop ping"
     " response.created response.completed response.failed response.cancelled response.output_item.done reasoning"
     " commentary failed cancelled web_search_call mcp_call output_text input_text json_schema"
+    " amazon-bedrock-invocationMetrics inputTokenCount inferenceConfig maxTokens toolConfig toolResult"
+    " toolUseId toolUse reasoningContent reasoningText contentBlockIndex contentBlockStart contentBlockDelta start"
+    " contentBlockStop messageStop metadata inputTokens outputTokens cacheReadInputTokens cacheDetails ttl serviceTier"
 )
 WORDS = st.sampled_from(VOCABULARY.split())
 SCALARS = st.none() | st.booleans() | st.integers(-(2**65), 2**65) | st.floats(allow_nan=False) | st.text(max_size=5)
@@ -226,7 +231,7 @@ def encode(value: Any) -> bytes:
     return json.dumps(value).replace("Infinity", "1").encode()
 
 
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+@pytest.mark.parametrize("dialect", ALL.values(), ids=ALL)
 @given(body=OBJECTS | CONVERSATIONS)
 def test_no_request_that_is_a_json_object_makes_reading_fail(dialect: Dialect, body: dict[str, Any]) -> None:
     reading = dialect.read_request(JSONObject(encode(body)))
@@ -260,7 +265,7 @@ def check(reader: AnswerReader) -> None:
         msgspec.json.encode(usage.extra)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+@pytest.mark.parametrize("dialect", ALL.values(), ids=ALL)
 @given(events=st.lists(st.tuples(WORDS, JSON), max_size=5))
 def test_no_event_that_is_json_makes_reading_fail(dialect: Dialect, events: list[tuple[str, Any]]) -> None:
     reader = dialect.answer_reader()
@@ -270,11 +275,14 @@ def test_no_event_that_is_json_makes_reading_fail(dialect: Dialect, events: list
     check(reader)
 
 
-MEMBERS = ("message", "index", "content_block", "delta", "usage", "error", "item", "response", "choices")
+MEMBERS = (
+    *("message", "index", "content_block", "delta", "usage", "error", "item", "response", "choices"),
+    *("amazon-bedrock-invocationMetrics", "contentBlockIndex", "start", "serviceTier"),
+)
 EVENTS = st.fixed_dictionaries({"type": WORDS | JSON}, optional=dict.fromkeys(MEMBERS, JSON | OBJECTS))
 
 
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+@pytest.mark.parametrize("dialect", ALL.values(), ids=ALL)
 @example(events=[{"type": "content_block_start", "content_block": {"type": []}}, {"type": "content_block_stop"}])
 @example(events=[{"type": "response.completed", "response": {"output": [{"type": {}}], "status": []}}])
 @example(
@@ -284,11 +292,12 @@ EVENTS = st.fixed_dictionaries({"type": WORDS | JSON}, optional=dict.fromkeys(ME
 def test_no_event_that_looks_right_makes_reading_fail(dialect: Dialect, events: list[dict[str, Any]]) -> None:
     reader = dialect.answer_reader()
     for event in events:
-        reader.event("", encode(event))
+        name = event["type"] if isinstance(event["type"], str) else ""
+        reader.event(name, encode(event))
     check(reader)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+@pytest.mark.parametrize("dialect", ALL.values(), ids=ALL)
 @given(body=OBJECTS)
 def test_no_body_that_is_a_json_object_makes_reading_fail(dialect: Dialect, body: dict[str, Any]) -> None:
     reader = dialect.answer_reader()
@@ -296,7 +305,7 @@ def test_no_body_that_is_a_json_object_makes_reading_fail(dialect: Dialect, body
     check(reader)
 
 
-@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
+@pytest.mark.parametrize("dialect", ALL.values(), ids=ALL)
 @given(data=st.binary(max_size=60), status=st.integers(400, 599))
 def test_no_bytes_make_reading_fail_otherwise(dialect: Dialect, data: bytes, status: int) -> None:
     reader = dialect.answer_reader()

@@ -69,7 +69,7 @@ def open_stage(folder: Path, ca: Authority, mitmproxy_ca: Path) -> Iterator[Stag
         }
         lines = ["recording: {ask_chat_usage: false}", "providers:"]
         for kind, upstream in stage.upstreams.items():
-            for type_, path in (("anthropic", ""), ("openai", "/v1")):
+            for type_, path in (("anthropic", ""), ("openai", "/v1"), ("bedrock", "")):
                 name = f"{type_}-{kind}"
                 lines.append(
                     f"- {{name: {name}, type: {type_}, hosts: [{name}.test], base_url: '{upstream.url}{path}'}}"

@@ -42,7 +42,14 @@ TARGETS = {
     "messages": "/v1/messages?beta=true",
     "chat_completions": "/v1/chat/completions",
     "responses": "/v1/responses",
+    "invoke": f"/model/{fixtures.BEDROCK_MODEL}/invoke",
+    "invoke stream": f"/model/{fixtures.BEDROCK_MODEL.replace(':', '%3A')}/invoke-with-response-stream",
+    "converse": f"/model/{fixtures.BEDROCK_MODEL.replace(':', '%3A')}/converse",
+    "converse stream": f"/model/{fixtures.BEDROCK_MODEL}/converse-stream",
 }
+TYPES = {"messages": "anthropic", "invoke": "bedrock", "converse": "bedrock"}
+"""Of providers; `openai` for all other dialects."""
+INVOKED = ("simple", "thinking", "parallel_tools", "cut_in_event", "error_before_500")
 FRAMINGS: tuple[Framing, ...] = ("chunked", "length")
 
 
@@ -69,7 +76,12 @@ class Exchange:
 
     @property
     def type(self) -> str:
-        return "anthropic" if self.case.dialect == "messages" else "openai"
+        return TYPES.get(self.case.dialect, "openai")
+
+    @property
+    def target(self) -> str:
+        by_path = self.case.streaming and self.type == "bedrock"
+        return TARGETS[f"{self.case.dialect} stream" if by_path else self.case.dialect]
 
     @property
     def hint(self) -> str:
@@ -98,6 +110,7 @@ class Exchange:
             [
                 ("Content-Type", self.case.content_type),
                 *coded,
+                *((name, value) for name, value in self.case.answer_headers.items() if name.startswith("x-amzn-")),
                 ("request-id", f"req_{self.number}"),
                 ("Set-Cookie", "a=1; Path=/"),
                 ("X-RateLimit-Remaining", "7"),
@@ -115,16 +128,17 @@ class Exchange:
 def exchanges() -> list[Exchange]:
     """Each fixture in each coding once, over routes and in pieces that are drawn, always the same."""
     dice = random.Random(SEED)
+    invoked = [case for case in fixtures.invoke_cases() if case.name in INVOKED]
     return [
         Exchange(number, case, coding, dice.choice(ROUTES), dice.choice(FRAMINGS), dice.choice((40, 300, 2000)))
-        for number, (case, coding) in enumerate(itertools.product(fixtures.cases(), CODINGS))
+        for number, (case, coding) in enumerate(itertools.product([*fixtures.cases(), *invoked], CODINGS))
     ]
 
 
 EXCHANGES = exchanges()
 
 
-@pytest.mark.parametrize("type_", ["anthropic", "openai"])
+@pytest.mark.parametrize("type_", ["anthropic", "openai", "bedrock"])
 @pytest.mark.parametrize("route", ROUTES, ids=str)
 def test_every_fixture_in_every_coding_is_the_same_on_both_sides(stage: Stage, route: Route, type_: str) -> None:
     chosen = [exchange for exchange in EXCHANGES if exchange.route == route and exchange.type == type_]
@@ -134,8 +148,7 @@ def test_every_fixture_in_every_coding_is_the_same_on_both_sides(stage: Stage, r
             stage.answer(exchange.key, exchange.answer())
             request = exchange.case.request
             pieces = split(request, seed=exchange.number, most=400)
-            target = TARGETS[exchange.case.dialect]
-            seen = client.exchange("POST", target, exchange.request_headers, request, pieces)
+            seen = client.exchange("POST", exchange.target, exchange.request_headers, request, pieces)
             difference = _difference(exchange, stage.received[exchange.key], seen)
             if difference:
                 differences[exchange.key] = difference
@@ -150,7 +163,7 @@ def _difference(exchange: Exchange, received: Request, seen: Seen) -> dict[str, 
     answer = exchange.answer()
     pairs: dict[str, tuple[object, object]] = {
         "version": (exchange.route.version, received.http_version),
-        "target": (TARGETS[exchange.case.dialect], received.target),
+        "target": (exchange.target, received.target),
         "request headers": (
             end_to_end(exchange.request_headers, keep_case=keep_case),
             end_to_end(received.headers, keep_case=keep_case),

@@ -88,6 +88,23 @@ COSTS: dict[str, tuple[Mapping[str, Any], float]] = {
         {"provider": "bedrock", "model": "anthropic.claude-sonnet-4-5-20250929-v1:0", IN: 1_000, OUT: 1_000},
         1.1 * 0.018,
     ),
+    "Bedrock, an hour's cache, as Converse tells it": (
+        {
+            "provider": "bedrock",
+            "model": "global.anthropic.claude-sonnet-4-5-20250929-v1:0",
+            WRITTEN: 2_000,
+            "extra": {"cacheDetails.1h": 1_000, "cacheDetails.5m": 1_000},
+        },
+        0.006 + 0.00375,
+    ),
+    "Bedrock, an inference profile": (
+        {
+            "provider": "bedrock",
+            "model": "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude-sonnet-4-5-20250929-v1:0",
+            IN: 1_000,
+        },
+        1.1 * 0.003,
+    ),
     "Bedrock, across all regions": (
         {"provider": "bedrock", "model": "global.anthropic.claude-sonnet-4-5-20250929-v1:0", IN: 1_000, OUT: 1_000},
         0.018,

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from aibridge_addon import dialects
 from aibridge_addon.dialects.base import Dialect
-from tests.support import txtar
+from tests.support import aws_frames, txtar
 
 ROOT = Path(__file__).resolve().parents[2] / "fixtures"
 DIALECTS: dict[str, Dialect] = {
     dialect.name: dialect for dialect in (dialects.MESSAGES, dialects.CHAT_COMPLETIONS, dialects.RESPONSES)
 }
+OF_BEDROCK: dict[str, tuple[Dialect, Dialect]] = {
+    "invoke": (dialects.INVOKE, dialects.INVOKE_STREAM),
+    "converse": (dialects.CONVERSE, dialects.CONVERSE_STREAM),
+}
+"""For blocking answers, and for streams."""
+BEDROCK_MODEL = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
+"""Whom requests to Bedrock ask for, in their path."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,17 @@ class Case:
     content_type: str
     body: bytes
     expected: dict[str, Any]
+    answer_headers: Mapping[str, str] = field(default_factory=dict)
+    """By lower-case name; those of a full response only."""
+
+    @property
+    def wire_format(self) -> Dialect:
+        pair = OF_BEDROCK.get(self.dialect)
+        return DIALECTS[self.dialect] if pair is None else pair[self.streaming]
+
+    @property
+    def is_event_stream(self) -> bool:
+        return self.content_type.startswith(("text/event-stream", aws_frames.CONTENT_TYPE))
 
     def __str__(self) -> str:
         return f"{self.dialect}/{self.name}/{'streaming' if self.streaming else 'blocking'}"
@@ -43,33 +61,64 @@ def cases() -> Iterator[Case]:
                 yield _case(path, archive.files, mode)
 
 
+def invoke_cases() -> Iterator[Case]:
+    """Every Messages fixture as Bedrock's InvokeModel has it: neither model nor `stream` in the body, framed by AWS."""
+    for found in cases():
+        if found.dialect == "messages":
+            yield _as_invoke(found)
+
+
 def case(name: str) -> Case:
     """The case of this name: `messages/simple/streaming`."""
-    return next(found for found in cases() if str(found) == name)
+    every = invoke_cases() if name.startswith("invoke/") else cases()
+    return next(found for found in every if str(found) == name)
+
+
+def _as_invoke(messages: Case) -> Case:
+    request = json.loads(messages.request)
+    del request["model"]
+    request.pop("stream", None)
+    request["anthropic_version"] = "bedrock-2023-05-31"
+    case = replace(
+        messages,
+        dialect="invoke",
+        request=json.dumps(request, ensure_ascii=False).encode(),
+        expected={**messages.expected, "model": BEDROCK_MODEL},
+    )
+    if not messages.is_event_stream:
+        return case
+    metrics = {"inputTokenCount": 1, "outputTokenCount": 1, "invocationLatency": 912, "firstByteLatency": 88}
+    body = b"".join(aws_frames.invoke_frames(messages.body, metrics))
+    return replace(case, content_type=aws_frames.CONTENT_TYPE, body=body)
 
 
 def _case(path: Path, files: dict[str, bytes], mode: str) -> Case:
     streaming = mode == "streaming"
     section = files[mode]
+    headers: dict[str, str] = {}
     status, content_type, body = 200, "text/event-stream" if streaming else "application/json", section
     if txtar.is_response(section):
         response = txtar.parse_response(section)
         status, body = response.status, response.body
-        content_type = {k.lower(): v for k, v in response.headers}.get(b"content-type", b"").decode()
+        headers = {name.decode().lower(): value.decode() for name, value in response.headers}
+        content_type = headers.get("content-type", "")
+    if content_type == aws_frames.CONTENT_TYPE:
+        body = b"".join(aws_frames.converse_frames(body))
     return Case(
         dialect=path.parent.name,
         name=path.stem,
         streaming=streaming,
-        request=_request(files["request"], streaming=streaming),
+        request=files["request"] if path.parent.name in OF_BEDROCK else _request(files["request"], streaming),
         request_headers=tuple(_headers(files.get("headers", b""))),
         status=status,
         content_type=content_type,
         body=body,
         expected=json.loads(files.get(f"expect.{mode}") or files["expect"]),
+        answer_headers=headers,
     )
 
 
-def _request(section: bytes, *, streaming: bool) -> bytes:
+def _request(section: bytes, streaming: bool) -> bytes:
     body = json.loads(section)
     body["stream"] = streaming
     if not streaming:

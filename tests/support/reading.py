@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -14,20 +15,25 @@ from aibridge_addon.providers import TYPES
 from aibridge_addon.records import Record
 from aibridge_addon.routing import Route
 from aibridge_addon.wire.json_object import JSONObject
-from tests.support.fixtures import DIALECTS, Case
+from tests.support.fixtures import BEDROCK_MODEL, OF_BEDROCK, Case
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
 def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None) -> Exchange:
     """A started exchange for the case's request."""
-    dialect = DIALECTS[case.dialect]
-    kind: Literal["anthropic", "openai"] = "anthropic" if case.dialect == "messages" else "openai"
+    dialect = case.wire_format
+    kind: Literal["anthropic", "openai", "bedrock"] = "anthropic" if case.dialect == "messages" else "openai"
+    model = ""
+    if case.dialect in OF_BEDROCK:
+        kind, model = "bedrock", BEDROCK_MODEL
     headers = {name.lower(): value for name, value in case.request_headers}
     body = JSONObject(case.request)
     request = dialect.read_request(body)
+    if model:
+        request = replace(request, model=model)
     client = clients.program(headers)
-    for_itself = request.side_call or clients.speaks_for_itself(client, headers, has_tools="tools" in body)
+    for_itself = request.side_call or clients.speaks_for_itself(client, headers, has_tools=dialect.tools_member in body)
     exchange = Exchange(
         Route(Provider(name=kind, type=kind), TYPES[kind], dialect, "/route", None, "/route"),
         request,
@@ -52,7 +58,7 @@ def play(case: Case, chunks: Iterable[bytes]) -> list[Record]:
     """Everything that is recorded when the case's answer arrives in these chunks."""
     emitted: list[Record] = []
     exchange = exchange_for(case, emitted)
-    exchange.open_answer(case.status, case.content_type, "")
+    exchange.open_answer(case.status, case.content_type, "", case.answer_headers)
     for chunk in chunks:
         exchange.feed(chunk)
     exchange.answer_ended()
