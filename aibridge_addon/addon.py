@@ -130,6 +130,9 @@ class AIBridge:
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
         await dispatching.dispatch(flow)
 
+    async def aibridge_attempt(self, flow: http.HTTPFlow) -> None:
+        await dispatching.pause(flow)
+
     async def aibridge_commit(self, flow: http.HTTPFlow) -> None:
         await answering.commit(flow)
 

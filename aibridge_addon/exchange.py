@@ -19,6 +19,7 @@ import msgspec
 
 from aibridge_addon import records
 from aibridge_addon.actors import Actor
+from aibridge_addon.attempts import Attempts
 from aibridge_addon.config import Limits
 from aibridge_addon.dialects.base import NOTHING, AnswerError, RequestReading
 from aibridge_addon.invocation import Invocation
@@ -65,8 +66,9 @@ class Exchange:
         limits: Limits,
         now: Callable[[], datetime] = utc_now,
         leaves: Leaves | None = None,
+        attempts: Attempts | None = None,
     ) -> None:
-        """`leaves` tells what a loop leaves for the client's next requests."""
+        """`leaves` tells what a loop leaves for the client's next requests; `attempts` are those that will be made."""
         assert route.dialect is not None
         self.id = str(uuid.uuid4())
         self.route = route
@@ -90,6 +92,7 @@ class Exchange:
         self.loop: ToolLoop | None = None
         """Set where tools are injected: the model's calls to them are run in between turns."""
         self._leaves = leaves
+        self._attempts = attempts or Attempts()
         self._first_response_id: str | None = None
         self._http_status: int | None = None
         self._model: str | None = None
@@ -318,6 +321,7 @@ class Exchange:
         if self.loop is not None and self.loop.response_ids and self._leaves is not None:
             for record in self._leaves(self.loop):
                 self._emit(record)
+        key, told = self._attempts.key, self._attempts.told
         self._emit(
             records.InterceptionEnded(
                 interception_id=self.id,
@@ -328,6 +332,8 @@ class Exchange:
                 error_message=message[:MAX_ERROR_LENGTH] if message else None,
                 turns=self.turns,
                 ended_at=self._now(),
+                credential_hint=key.hint if key is not None else None,
+                metadata={**self._origin.actor.metadata, "attempts": list(told)} if told else None,
             )
         )
 

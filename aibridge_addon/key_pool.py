@@ -68,8 +68,10 @@ class KeyPool:
 
     def rest(self, key: Key, seconds: float | None, *, rate_limited: bool) -> None:
         """The provider has refused this key; `seconds` as it says, None where it does not."""
+        now = self._now()
         pause = min(DEFAULT_REST if seconds is None else seconds, MAX_REST)
-        self._resting[key.number] = _Rest(self._now() + pause, rate_limited)
+        self._resting = {number: rest for number, rest in self._resting.items() if rest.until > now}
+        self._resting[key.number] = _Rest(now + pause, rate_limited)
 
     @property
     def wait(self) -> float:
@@ -79,7 +81,6 @@ class KeyPool:
 
     def exhausted(self) -> Exhausted:
         """What the client is told while all keys rest: only a rate limit is something that it can wait for."""
-        now = self._now()
-        if any(rest.rate_limited and rest.until > now for rest in self._resting.values()):
+        if any(rest.rate_limited for rest in self._resting.values()):
             return Exhausted(429, "every central key of this provider is rate limited", max(1, math.ceil(self.wait)))
         return Exhausted(502, "the provider accepts none of its central keys", None)

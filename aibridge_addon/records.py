@@ -56,6 +56,10 @@ class InterceptionEnded:
     error_message: str | None
     turns: int
     ended_at: datetime
+    credential_hint: str | None = None
+    """Of the central key that was used in the end; None: as at the start."""
+    metadata: Mapping[str, Any] | None = None
+    """With what happened meanwhile; None: as at the start."""
 
 
 @dataclass(frozen=True, slots=True)

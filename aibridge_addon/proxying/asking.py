@@ -65,6 +65,7 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
         emit=bridge.emit,
         limits=bridge.settings.limits,
         leaves=_leaves(state),
+        attempts=state.attempts,
     )
     if body is not None and bridge.continuations is not None and _takes_tools(state):
         return _begin_with_tools(flow, state, body, reading, client)

@@ -6,6 +6,8 @@ each attempt ─▶ aibridge_dispatch hook ─▶ dispatch ─▶ upstream
 
 from __future__ import annotations
 
+import asyncio
+
 from mitmproxy import http
 
 from aibridge_addon.attempts import Attempts
@@ -30,7 +32,8 @@ def choose_credential(flow: http.HTTPFlow, state: FlowState) -> bool:
     """
     route = state.route
     pool = state.bridge.key_pools.get(route.provider.name)
-    state.attempts = Attempts(max_retries=route.provider.max_retries)
+    # A passthrough is not ours to ask twice, but which central key it has is.
+    state.attempts = Attempts(max_retries=0 if route.dialect is None else route.provider.max_retries)
     if pool is None:
         return True
     own = brings_credential(state.headers, route.type.credential_headers)
@@ -66,6 +69,7 @@ async def dispatch(flow: http.HTTPFlow) -> None:
 def _refuse(flow: http.HTTPFlow, state: FlowState, exhausted: Exhausted) -> None:
     """Every central key rests: nobody is asked."""
     state.refused = True
+    state.refusal = exhausted.message
     headers = {} if exhausted.retry_after is None else {"retry-after": str(exhausted.retry_after)}
     flow.response = error_response(state.route.errors, exhausted.status, exhausted.message, headers)
     if state.exchange is not None:
@@ -105,3 +109,17 @@ def _set(request: http.Request, name: str, value: str) -> None:
     """Set a header; a name that somebody logged in with may hold what would begin another."""
     printable = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
     request.headers[name.lower() if request.is_http2 or request.is_http3 else name] = printable.strip()
+
+
+async def pause(flow: http.HTTPFlow) -> None:
+    """An attempt has failed: wait before the next one, at most one keep-alive interval; see `FlowState.pausing`."""
+    state = state_of(flow)
+    assert state is not None
+    if state.pause is None:
+        if not state.attempts.pause:
+            return
+        state.pause = asyncio.create_task(asyncio.sleep(state.attempts.pause))
+    await asyncio.wait({state.pause}, timeout=state.bridge.settings.mcp.keepalive_interval)
+    state.pausing = not state.pause.done()
+    if not state.pausing:
+        state.pause = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -53,6 +54,12 @@ class FlowState:
     """Seconds that the bridge itself has taken so far: reading the request, waiting for rows."""
     refused: bool = False
     """The answer is ours: nobody was asked."""
+    refusal: str = ""
+    """Why, where that was decided right before an attempt."""
+    pause: asyncio.Task[None] | None = None
+    """The time until the next attempt."""
+    pausing: bool = False
+    """It is not over yet: the hook is to be called again."""
     cut_by: Literal["client", "upstream"] = "client"
     usage_filter: UsageChunkFilter | None = None
     """We asked for usage that the client did not ask for: it is taken out of the answer again."""
@@ -78,7 +85,9 @@ class FlowState:
     """The rows could not be written, and the configuration wants no answer without them."""
 
     def client_gone(self) -> None:
-        """Nobody waits for the answer any more: tools that run for it are stopped."""
+        """Nobody waits for the answer any more: tools that run for it are stopped, and no pause is waited for."""
+        if self.pause is not None:
+            self.pause.cancel()
         if self.tools is not None and self.exchange is not None:
             self.tools.cancel()
             self.exchange.tools_stopped(self.tools.invocations())

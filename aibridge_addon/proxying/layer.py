@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from mitmproxy.connection import Server
 from mitmproxy.proxy import context, events, layer
-from mitmproxy.proxy.layers.http import HttpLayer, HTTPMode
+from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode
 
 from aibridge_addon.proxying.splicing import SplicingStream
 
@@ -19,10 +20,25 @@ class BridgeHttpLayer(HttpLayer):
         # A client's stream ids are positive, so these never collide with one.
         self.turn_ids: Iterator[int] = itertools.count(-2, -2)
 
+    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> layer.CommandGenerator[None]:
+        """Forget connections that failed: mitmproxy would answer with their error for as long as the client stays."""
+        for connection in [c for c in self.connections if isinstance(c, Server) and event.connection_spec_matches(c)]:
+            if connection.error and connection not in self.waiting_for_establishment:
+                if _is_over(connection):
+                    del self.connections[connection]
+                else:  # its end has not been told yet, and has to be taken
+                    reuse = False
+        yield from super().get_connection(event, reuse=reuse)
+
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         stream = SplicingStream(self.context.fork(), stream_id, self)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
+
+
+def _is_over(connection: Server) -> bool:
+    """Whether no event will come of a connection any more: it was never open, or it has been closed."""
+    return connection.timestamp_tcp_setup is None or connection.timestamp_end is not None
 
 
 def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer]) -> None:

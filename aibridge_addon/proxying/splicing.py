@@ -125,8 +125,7 @@ class SplicingStream(AttemptingStream):
                 return False
             if self.state is None or not self.state.tools_running:
                 return True
-            if self.answer_begun and self.spliced is not None and self.spliced.loop is not None:
-                yield self._to_client(self.spliced.loop.splice.keepalive())
+            yield from self.keep_client_waiting()
 
     def _can_append(self) -> bool:
         # What has been shown of a spliced stream are whole events, whatever the turn under way is answered with.
@@ -143,11 +142,15 @@ class SplicingStream(AttemptingStream):
 
     # --- waiting ----------------------------------------------------------------------------------------------
 
-    def _handle_event_or_wakeup(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, events.Wakeup):
-            yield from self._woken()
+    def woken(self, command: commands.RequestWakeup) -> layer.CommandGenerator[None]:
+        if command is self.dropping:
+            yield from super().woken(command)
         else:
-            yield from super()._handle_event(event)
+            yield from self._woken()
+
+    def keep_client_waiting(self) -> layer.CommandGenerator[None]:
+        if self.answer_begun and self.spliced is not None and self.spliced.loop is not None:
+            yield self._to_client(self.spliced.loop.splice.keepalive())
 
     def _keep_awake(self) -> layer.CommandGenerator[None]:
         if self.state is not None:
@@ -162,8 +165,3 @@ class SplicingStream(AttemptingStream):
             yield self._to_client(exchange.loop.splice.keepalive())
         self.silent = True
         yield from self._keep_awake()
-
-    def _handle_event_watchfully(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if self._paused and isinstance(event, http_events.RequestProtocolError) and self.state is not None:
-            self.state.client_gone()  # the hook that we wait for need not go on
-        yield from super().handle_event(event)

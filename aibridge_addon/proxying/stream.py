@@ -274,6 +274,8 @@ class BridgeHttpStream(HttpStream):
 
     def start_turn(self) -> layer.CommandGenerator[None]:
         """Send `flow.request` upstream once more, as a stream of its own; its answer comes to this one."""
+        if self.upstream_id != self.stream_id:
+            self.parent.streams.pop(self.upstream_id, None)
         self.upstream_id = next(self.parent.turn_ids)
         self.parent.streams[self.upstream_id] = self
         self.flow.response = None

@@ -16,6 +16,8 @@ from aibridge_addon.recording.pricing import cost_usd
 from aibridge_addon.recording.redaction import Redactor
 
 Row = dict[str, Any]
+KEPT = frozenset({"credential_hint", "metadata"})
+"""Columns of an interception's end that a null leaves as they were at its start."""
 Priced = Callable[[str, str, float | None], None]
 
 
@@ -63,6 +65,7 @@ class RowBuilder:
         }
 
     def ended(self, record: records.InterceptionEnded) -> Row:
+        """The columns of `KEPT` are null where they are to stay as they were."""
         return {
             "ended_at": timestamp(record.ended_at),
             "status": record.status,
@@ -70,6 +73,8 @@ class RowBuilder:
             "error_type": record.error_type,
             "error_message": self._redact.maybe_text(record.error_message),
             "turns": record.turns,
+            "credential_hint": record.credential_hint,
+            "metadata": None if record.metadata is None else _json(record.metadata),
         }
 
     def token_usage(self, record: records.TokenUsage) -> Row:

@@ -17,7 +17,7 @@ from sqlite_utils import Database
 from aibridge_addon import records
 from aibridge_addon.recording.migrations import migrate
 from aibridge_addon.recording.recorder import Unavailable
-from aibridge_addon.recording.rows import Row, RowBuilder, Thread, timestamp
+from aibridge_addon.recording.rows import KEPT, Row, RowBuilder, Thread, timestamp
 
 BUSY_TIMEOUT_MS = 5_000
 BUSY_INTERVAL = 0.01
@@ -112,7 +112,7 @@ class SqliteStore:
             elif isinstance(record, records.InterceptionEnded):
                 row = self._rows.ended(record)
                 if record.interception_id in started:
-                    started[record.interception_id] |= row
+                    started[record.interception_id] |= {c: v for c, v in row.items() if v is not None or c not in KEPT}
                     started[record.interception_id]["model"] = (
                         started[record.interception_id]["model"] or record.model or ""
                     )
@@ -166,7 +166,7 @@ def _flush(
     ):
         _insert(db, table, rows)
     if ended:
-        assignments = ", ".join(f"{column} = :{column}" for column in ended[0] if column not in ("id", "model"))
+        assignments = ", ".join(_assignment(column) for column in ended[0] if column not in ("id", "model"))
         db.executemany(
             f"update {INTERCEPTIONS} set {assignments},"  # noqa: S608 (names are ours)
             " model = case model when '' then coalesce(:model, '') else model end where id = :id",
@@ -175,6 +175,10 @@ def _flush(
     started.clear()
     ended.clear()
     children.clear()
+
+
+def _assignment(column: str) -> str:
+    return f"{column} = coalesce(:{column}, {column})" if column in KEPT else f"{column} = :{column}"
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:

@@ -94,6 +94,9 @@ class Metrics:
         self._state = self._gauge("circuit_breaker_state", "0 closed, 0.5 half-open, 1 open.", breaker)
         self._trips = self._counter("circuit_breaker_trips_total", "Times that a breaker opened.", breaker)
         self._rejects = self._counter("circuit_breaker_rejects_total", "Requests that a breaker rejected.", breaker)
+        # 4·P·R
+        attempt = ("provider", "route", "step")
+        self._attempts = self._counter("upstream_attempts_total", "Requests sent upstream, and what followed.", attempt)
         # Each 202·P, at most MAX_SERIES + P
         model = ("provider", "model")
         self._costs = self._counter("cost_usd_total", "Price in US dollars of the tokens that have one.", model)
@@ -206,6 +209,10 @@ class Metrics:
             self._unpriced.add(labels)
         elif 0 <= cost <= MAX_COUNT:
             self._costs.add(labels, cost)
+
+    def attempted(self, provider: str, route: str, step: str) -> None:
+        """A request was sent upstream, and `step` came of it: show, retry, next_key, exhausted."""
+        self._attempts.add((provider, route, step))
 
     def breaker_changed(self, provider: str, endpoint: str, model: str, state: float) -> None:
         """A circuit breaker has gone to another state: 0 closed, 0.5 half-open, 1 open."""

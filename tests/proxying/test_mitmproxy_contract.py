@@ -17,12 +17,12 @@ import pytest
 from mitmproxy import addonmanager, flow, hooks, http, tls
 from mitmproxy.addons import default_addons, next_layer, proxyauth, script
 from mitmproxy.addons.proxyserver import Proxyserver
-from mitmproxy.connection import Client
+from mitmproxy.connection import Client, Server
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, context, events, layer, layers
 from mitmproxy.proxy.layers import http as http_layer
-from mitmproxy.proxy.layers.http import DropStream, HttpLayer, HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.modes import HttpProxy, HttpUpstreamProxy
@@ -31,6 +31,7 @@ from mitmproxy.test import taddons, tflow
 from packaging.requirements import Requirement
 
 from aibridge_addon.addon import AIBridge
+from aibridge_addon.proxying.attempting import AibridgeAttemptHook, AibridgeDispatchHook, AttemptingStream
 from aibridge_addon.proxying.layer import BridgeHttpLayer
 from aibridge_addon.proxying.stream import AibridgeCommitHook, AibridgeTurnHook, BridgeHttpStream
 
@@ -52,6 +53,8 @@ METHODS: list[tuple[type, str, list[str]]] = [
     (HttpStream, "handle_connect_regular", ["self"]),
     (HttpLayer, "__init__", ["self", "context", "mode"]),
     (HttpLayer, "make_stream", ["self", "stream_id"]),
+    (HttpLayer, "get_connection", ["self", "event", "reuse"]),
+    (GetHttpConnection, "connection_spec_matches", ["self", "connection"]),
     (HttpLayer, "event_to_child", ["self", "child", "event"]),
     (layer.Layer, "handle_event", ["self", "event"]),
     (layers.TCPLayer, "__init__", ["self", "context", "ignore"]),
@@ -93,6 +96,8 @@ HOOKS = {
     layer.NextLayerHook: "next_layer",
     AibridgeCommitHook: "aibridge_commit",
     AibridgeTurnHook: "aibridge_turn",
+    AibridgeDispatchHook: "aibridge_dispatch",
+    AibridgeAttemptHook: "aibridge_attempt",
 }
 
 
@@ -115,14 +120,17 @@ def test_a_method_takes_what_we_give_it(owner: type, name: str, expected: list[s
     assert found == expected, f"mitmproxy {VERSION} has changed {owner.__name__}.{name}"
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(BridgeHttpStream, HttpStream), (BridgeHttpLayer, HttpLayer)])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(BridgeHttpStream, HttpStream), (AttemptingStream, HttpStream), (BridgeHttpLayer, HttpLayer)],
+)
 def test_everything_that_we_override_exists_and_is_called_in_the_same_way(ours: type, theirs: type) -> None:
     own = {name: member for name, member in vars(ours).items() if inspect.isfunction(member) and name != "__init__"}
     overridden = {name for name in own if hasattr(theirs, name)}
     assert overridden, f"mitmproxy {VERSION}: nothing of {theirs.__name__} is overridden any more"
     for name in overridden:
         assert parameters(own[name]) == parameters(getattr(theirs, name)), f"mitmproxy {VERSION}: {name}"
-    known = {name for owner, name, _ in METHODS if owner is theirs}
+    known = {name for owner, name, _ in METHODS if owner in theirs.__mro__} | set(STATES) | {"_handle_event"}
     assert overridden <= known, f"not in METHODS: {overridden - known}"
 
 
@@ -153,6 +161,9 @@ def test_the_layer_has_the_attributes_that_we_read() -> None:
     made = HttpLayer(context.Context(tflow.tclient_conn(), Options()), HTTPMode.regular)
     assert made.streams == {} and made.mode is HTTPMode.regular
     assert made.context.layers == [made], "a layer no longer puts itself on the context's list"
+    assert made.connections == {} and made.waiting_for_establishment == {}
+    server = Server(address=("x", 1))
+    assert (server.error, server.timestamp_tcp_setup, server.timestamp_end) == (None, None, None)
     assert {mode.name for mode in HTTPMode} >= {"regular", "transparent", "upstream"}
 
 
