@@ -12,6 +12,7 @@ from pathlib import Path
 from mitmproxy import ctx, http, tls
 from mitmproxy.addonmanager import Loader
 from mitmproxy.proxy import layer
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from aibridge_addon import config
 from aibridge_addon.bridge import Bridge
@@ -19,6 +20,7 @@ from aibridge_addon.config import ConfigError
 from aibridge_addon.proxying import answering, asking, dispatching, looping
 from aibridge_addon.proxying.drain import Drain
 from aibridge_addon.proxying.dumping import DumpingHttpLayer
+from aibridge_addon.proxying.egress import EgressGuard, guard_for, guarded
 from aibridge_addon.proxying.flow_state import state_of
 from aibridge_addon.proxying.intake import Intake
 from aibridge_addon.proxying.layer import BridgeHttpLayer, bridge_http
@@ -36,6 +38,7 @@ class AIBridge:
     def __init__(self) -> None:
         self._bridge: Bridge | None = None
         self._intake: Intake | None = None
+        self._guard: EgressGuard | None = None
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -63,10 +66,14 @@ class AIBridge:
                     ctx.master.shutdown()
                 return
             self._intake = Intake(self._bridge)
+        self._bridge.ssl_insecure = ctx.options.ssl_insecure
+        self._guard = guard_for(self._bridge.settings, ctx.options)
 
     def running(self) -> None:
         if self._bridge is not None:
             Drain(self._bridge).take_signals()
+        if ctx.options.ssl_insecure:
+            logger.warning("ssl_insecure is set: NO UPSTREAM'S CERTIFICATE IS VERIFIED, keys and prompts go to anybody")
         # What stands now stays: without this, each full collection looks through all modules and prices again.
         gc.collect()
         gc.freeze()
@@ -80,7 +87,7 @@ class AIBridge:
     def _retire(self) -> None:
         if self._bridge is not None:
             self._bridge.retire()
-            self._bridge = self._intake = None
+            self._bridge = self._intake = self._guard = None
 
     # --- connections ------------------------------------------------------------------------------------------
 
@@ -103,17 +110,34 @@ class AIBridge:
         if data.ignore_connection:
             self._bridge.metrics.tunnel()
 
-    def http_connect(self, flow: http.HTTPFlow) -> None:
+    def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if self._intake is not None:
             self._intake.connect(flow)
+        return self._guarded(flow)
+
+    def _guarded(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        return None if self._guard is None or flow.response is not None else guarded(self._guard, flow)
+
+    async def server_connect(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            await self._guard.dial(data)
+
+    def server_connected(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            self._guard.dialled(data)
+
+    def server_connect_error(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            self._guard.dialled(data)
 
     # --- requests and answers ---------------------------------------------------------------------------------
     #
     # A flow keeps the bridge that it began with: after a reload, that is not this addon's.
 
-    def requestheaders(self, flow: http.HTTPFlow) -> None:
+    def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if self._intake is not None:
             self._intake.request_head(flow)
+        return self._guarded(flow)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         state = state_of(flow)

@@ -60,6 +60,8 @@ class Bridge:
         self.refuses_usage: set[str] = set()
         """Names of providers that refused to be asked for a chat stream's usage."""
         self._sinks: tuple[Callable[[Record], None], ...] = (self.metrics.emit, self.recorder.emit)
+        self.ssl_insecure = False
+        """mitmproxy was told to verify no upstream's certificate."""
         self.draining = False
         """A stop waits for the last answers: nothing new should come."""
         self._listener: Listener | None = None
@@ -103,6 +105,7 @@ class Bridge:
         return recorded and not self.draining, {
             "database": "available" if self.recorder.available else "unavailable",
             "draining": self.draining,
+            "ssl_insecure": self.ssl_insecure,
         }
 
     def retire(self) -> None:

@@ -31,6 +31,7 @@ SANS_IO = {
     "credentials",
     "routing",
     "tap",
+    "addresses",
     "exchange",
     "toolloop",
     "key_pool",
@@ -75,6 +76,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "continuation_store": {"continuations", "records", "recording"},
     # The rims: tools, command line, mitmproxy.
     "tooling": {"config", "dialects", "invocation", "records", "wire"},
+    "addresses": set(),
     "under_way": set(),
     "cli": {"config", "records", "recording"},
     "bridge": {
@@ -95,7 +97,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "proxying": {
         *("actors", "bridge", "clients", "config", "continuations", "credentials", "dialects", "exchange", "records"),
-        *("attempts", "invocation", "key_pool"),
+        *("addresses", "attempts", "invocation", "key_pool"),
         *("routing", "tap", "telemetry", "toolloop", "tooling", "under_way", "wire"),
     },
     "addon": {"bridge", "config", "proxying", "recording"},
