@@ -26,9 +26,13 @@ import msgspec
 from aibridge_addon.dialects.turns import Result
 from aibridge_addon.wire.json_object import JSONObject
 
-MAX_ELEMENTS = 200
-"""Messages or items with calls that are looked at, from the end: a history may have thousands."""
-MAX_CALL_IDS = 500
+MAX_ELEMENTS = 1000
+"""Messages or items with calls, and items of reasoning, that are looked at, from the end.
+
+Beyond it a history changes from request to request, which no prompt cache survives, and reasoning lacks what followed
+it, which OpenAI refuses. Sessions of agents have hundreds; each costs some microseconds.
+"""
+MAX_CALL_IDS = 2 * MAX_ELEMENTS
 
 encode = msgspec.json.encode
 

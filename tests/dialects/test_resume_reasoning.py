@@ -115,3 +115,9 @@ def test_reasoning_is_looked_for_under_all_its_names_from_the_end() -> None:
 def test_other_dialects_have_no_such_rule(dialect: str) -> None:
     assert not dict(RESUMPTIONS[dialect].followers([ONE, call("x")], []))
     assert RESUMPTIONS[dialect].references(JSONObject(b'{"messages":[]}')) == References()
+
+
+def test_in_a_long_session_the_oldest_reasoning_has_its_call_too() -> None:
+    later = [item for number in range(2, 900) for item in (reasoning(number), TEXT)]
+    assert followed([ONE, call("x")], [ONE, *later]) == [ONE, call("x"), output("x"), *later]
+    assert "enc_1" in RESPONSES.references(JSONObject(msgspec.json.encode({"input": [ONE, *later]}))).reasoning
