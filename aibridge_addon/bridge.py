@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.actors import ActorResolver
+from aibridge_addon.breaker import Breakers
 from aibridge_addon.config import ConfigError, Problem, Settings
 from aibridge_addon.continuation_store import SqliteReader
 from aibridge_addon.continuations import Continuations
@@ -50,6 +51,7 @@ class Bridge:
         rows = RowBuilder(settings.recording, priced=self.metrics.priced)
         self.key_pools = {p.name: KeyPool(p.api_key, time.monotonic) for p in settings.providers if p.api_key}
         """The central keys of the providers that have any."""
+        self.breakers = Breakers(time.monotonic, self.metrics.breaker_changed)
         self.recorder = Recorder(SqliteStore(path, rows, durable=settings.recording.durable))
         self.under_way = UnderWay()
         self.servers = _servers(settings)

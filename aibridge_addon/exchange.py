@@ -92,6 +92,8 @@ class Exchange:
         self.loop: ToolLoop | None = None
         """Set where tools are injected: the model's calls to them are run in between turns."""
         self._leaves = leaves
+        self.when_ended: Callable[[int | None, str | None], None] | None = None
+        """Called once, with the last answer's status and the error's type."""
         self._attempts = attempts or Attempts()
         self._first_response_id: str | None = None
         self._http_status: int | None = None
@@ -336,6 +338,9 @@ class Exchange:
                 metadata={**self._origin.actor.metadata, "attempts": list(told)} if told else None,
             )
         )
+
+        if self.when_ended is not None:
+            self.when_ended(self._http_status, error_type)
 
     def _first_id(self) -> str:
         """The first turn's response id, as far as it is known."""

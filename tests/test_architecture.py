@@ -36,6 +36,7 @@ SANS_IO = {
     "toolloop",
     "key_pool",
     "attempts",
+    "breaker",
 }
 """Bytes and values in, values out: no clock, no file, no socket, no thread."""
 IO_MODULES = set(
@@ -61,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "credentials": {"clients"},
     "key_pool": {"credentials"},
     "attempts": {"key_pool"},
+    "breaker": {"config"},
     "actors": {"clients", "config"},
     "routing": {"config", "config_urls", "dialects", "providers"},
     "tap": {"config", "dialects", "records", "wire"},
@@ -82,6 +84,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "bridge": {
         *(
             "actors",
+            "breaker",
             "config",
             "continuation_store",
             "continuations",

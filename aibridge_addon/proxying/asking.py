@@ -20,6 +20,8 @@ from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
 UNREAD = RequestReading(model="", streaming=False, prompt=None, correlating_tool_call_id=None, side_call=False)
 """A request that we cannot read may still be one that the provider can: it goes upstream, and the record says less."""
+CIRCUIT_OPEN = "circuit breaker is open"
+"""In the words of the original."""
 MAX_AGENT_LENGTH = 512
 """Characters of a user agent that are kept: a client chooses them."""
 
@@ -47,7 +49,7 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
     for_itself = reading.side_call or clients.speaks_for_itself(
         client, headers, has_tools=body is not None and state.route.dialect.tools_member in body
     )
-    key = state.attempts.key
+    central, key = state.attempts.pool is not None, state.attempts.key
     credential = client_credential(headers, state.route.type.credential_headers)
     agent = headers.get(b"user-agent")
     state.exchange = Exchange(
@@ -58,7 +60,7 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
             client=client.name,
             client_session_id=clients.session_id(client, headers, reading.metadata_user_id),
             user_agent=agent.decode("utf-8", "replace")[:MAX_AGENT_LENGTH] if agent is not None else None,
-            credential_kind="byok" if key is None else "centralized",
+            credential_kind="centralized" if central else "byok",
             credential_hint=mask(credential or "") if key is None else key.hint,
             prompt=None if for_itself else reading.prompt,
         ),
@@ -98,15 +100,34 @@ def _begin(
     if not reading.wants_usage and body is not None:
         _ask_for_usage(flow, state, body)
     state.exchange.start()
+    if not _is_let_through(flow, state, state.exchange):
+        return None
     if state.bridge.settings.recording.on_failure == "closed":
         return _unless_recordable(flow, state)
     return None
 
 
-def _refuse(flow: http.HTTPFlow, state: FlowState, status: int, message: str) -> None:
+def _is_let_through(flow: http.HTTPFlow, state: FlowState, exchange: Exchange) -> bool:
+    """Ask the circuit breaker, if the provider has one."""
+    route, bridge = state.route, state.bridge
+    breaker = bridge.breakers.breaker(route.provider, route.template, exchange.request.model)
+    if breaker is None:
+        return True
+    ticket = breaker.admit()
+    if ticket is not None:
+        exchange.when_ended = ticket.settle
+        return True
+    bridge.metrics.breaker_rejected(route.provider.name, route.template, exchange.request.model)
+    _refuse(flow, state, 503, CIRCUIT_OPEN, breaker.retry_after)
+    exchange.end("circuit_breaker_open", CIRCUIT_OPEN)
+    return False
+
+
+def _refuse(flow: http.HTTPFlow, state: FlowState, status: int, message: str, retry_after: int | None = None) -> None:
     state.refused = True
     state.usage_filter = state.unasked_body = None  # nobody is asked, so nobody can refuse what we added
-    flow.response = error_response(state.route.errors, status, message)
+    headers = {} if retry_after is None else {"retry-after": str(retry_after)}
+    flow.response = error_response(state.route.errors, status, message, headers)
 
 
 async def _unless_recordable(flow: http.HTTPFlow, state: FlowState) -> None:
