@@ -11,7 +11,6 @@ from aibridge_addon.config import Limits
 from aibridge_addon.dialects import CONVERSE_STREAM, INVOKE_STREAM, MESSAGES
 from aibridge_addon.dialects.base import Dialect, Reading
 from aibridge_addon.tap import Tap
-from aibridge_addon.wire.aws_eventstream import EventStreamScanner
 from tests.support import aws_frames, fixtures
 from tests.support.codings import CODINGS, Coding, encode_stream
 from tests.support.fixtures import Case
@@ -38,10 +37,6 @@ def tap_for(
     )
 
 
-def frames(stream: bytes) -> list[bytes]:
-    return [raw for raw, _ in EventStreamScanner().feed(stream)]
-
-
 def is_terminal(frame: bytes) -> bool:
     """As the vendors describe it, written down a second time."""
     message = aws_frames.read(frame)
@@ -52,7 +47,7 @@ def is_terminal(frame: bytes) -> bool:
 
 def terminal_of(case: Case) -> tuple[int, int] | None:
     """Where the terminal message begins and ends."""
-    every = frames(case.body)
+    every = aws_frames.split(case.body)
     begins = accumulate(map(len, every), initial=0)
     return next(((at, at + len(frame)) for at, frame in zip(begins, every, strict=False) if is_terminal(frame)), None)
 
@@ -70,7 +65,7 @@ def chunkings(body: bytes) -> list[list[bytes]]:
         dice = random.Random(seed)
         edges = sorted({0, len(body), *(dice.randrange(len(body) + 1) for _ in range(dice.randrange(1, 30)))})
         cuts.append([body[a:b] for a, b in pairwise(edges)])
-    return [[body], frames(body), [body[i : i + 1] for i in range(len(body))], *cuts]
+    return [[body], aws_frames.split(body), [body[i : i + 1] for i in range(len(body))], *cuts]
 
 
 @pytest.mark.parametrize("case", STREAMS, ids=str)
@@ -95,7 +90,7 @@ def test_however_a_stream_is_cut_its_end_is_reported_once_and_before_a_client_ca
 @pytest.mark.parametrize("coding", CODINGS)
 @pytest.mark.parametrize("case", [case for case in STREAMS if terminal_of(case)], ids=str)
 def test_a_coded_stream_is_read_and_its_end_comes_with_the_chunk_that_brings_it(case: Case, coding: Coding) -> None:
-    pieces = frames(case.body)
+    pieces = aws_frames.split(case.body)
     tap = tap_for(case.wire_format, coding=coding)
     reported = [tap.feed(encoded) for encoded in encode_stream(pieces, coding)]
     assert reported == [0 if is_terminal(piece) else None for piece in pieces]
@@ -105,7 +100,7 @@ def test_a_coded_stream_is_read_and_its_end_comes_with_the_chunk_that_brings_it(
 
 @BY_SIMPLE
 def test_every_place_between_two_messages_and_no_other_takes_an_event_of_our_own(case: Case) -> None:
-    edges = set(accumulate(map(len, frames(case.body)), initial=0))
+    edges = set(accumulate(map(len, aws_frames.split(case.body)), initial=0))
     tap = tap_for(case.wire_format)
     assert tap.at_event_boundary
     for offset in range(1, len(case.body) + 1):
@@ -116,7 +111,7 @@ def test_every_place_between_two_messages_and_no_other_takes_an_event_of_our_own
 @BY_SIMPLE
 @pytest.mark.parametrize("in_chunks", [True, False])
 def test_a_wrong_checksum_fails_the_interception_and_keeps_what_was_read_before(case: Case, in_chunks: bool) -> None:
-    first, second, *rest = frames(case.body)
+    first, second, *rest = aws_frames.split(case.body)
     changed = bytearray(second)
     changed[-1] ^= 1
     pieces = [first, bytes(changed), *rest]
@@ -139,7 +134,7 @@ def test_what_is_corrupt_after_the_end_changes_nothing(case: Case) -> None:
 
 @BY_SIMPLE
 def test_a_header_that_cannot_be_read_is_corrupt_too(case: Case) -> None:
-    first, *rest = frames(case.body)
+    first, *rest = aws_frames.split(case.body)
     tap, reading = read(case, first + aws_frames.with_unknown_header_type() + b"".join(rest))
     assert reading.error is not None and reading.error.type == "corrupt_event_stream"
     assert not tap.readable
@@ -148,7 +143,7 @@ def test_a_header_that_cannot_be_read_is_corrupt_too(case: Case) -> None:
 @BY_SIMPLE
 @pytest.mark.parametrize("within", [True, False], ids=["within a message", "between two"])
 def test_a_stream_that_is_cut_has_no_error_of_its_own_and_does_not_end(case: Case, within: bool) -> None:
-    *most, last = frames(case.body)
+    *most, last = aws_frames.split(case.body)
     tap, reading = read(case, b"".join(most[:-1]) + (last[: len(last) // 2] if within else b""))
     assert reading.error is None and not reading.ended
     assert tap.readable
@@ -156,7 +151,7 @@ def test_a_stream_that_is_cut_has_no_error_of_its_own_and_does_not_end(case: Cas
 
 @BY_SIMPLE
 def test_a_message_that_is_too_large_is_left_out_and_the_rest_is_read(case: Case) -> None:
-    first, *rest = frames(case.body)
+    first, *rest = aws_frames.split(case.body)
     tap = tap_for(case.wire_format, limits=Limits(sse_event=1500))
     large = aws_frames.event("contentBlockDelta", b'{"delta":{"toolUse":{"input":"%s"}}}' % (b"x" * 2000))
     reported = [tap.feed(piece) for piece in (first, large, *rest)]

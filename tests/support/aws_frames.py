@@ -100,3 +100,12 @@ def with_unknown_header_type() -> bytes:
     prelude = (len(headers) + 16).to_bytes(4) + len(headers).to_bytes(4)
     whole = prelude + crc32(prelude).to_bytes(4) + headers
     return whole + crc32(whole).to_bytes(4)
+
+
+def split(stream: bytes) -> list[bytes]:
+    """A stream's messages, as they were framed; a torn last one is none."""
+    frames = []
+    while len(stream) >= (length := int.from_bytes(stream[:4])) > 0:
+        frames.append(stream[:length])
+        stream = stream[length:]
+    return frames
