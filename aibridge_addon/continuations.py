@@ -13,7 +13,7 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -21,7 +21,7 @@ import msgspec
 
 from aibridge_addon.dialects.kept import Followers, Found, KeptTurn, References
 from aibridge_addon.dialects.resume import RESUMPTIONS
-from aibridge_addon.dialects.turns import Result, TurnEnd
+from aibridge_addon.dialects.turns import Result, Text, TurnEnd
 from aibridge_addon.records import Continuation
 from aibridge_addon.toolloop import Held
 from aibridge_addon.wire.json_object import JSONObject
@@ -124,6 +124,8 @@ class Continuations:
             kept.append(Continuation(scope.key("call", client_calls[0]), value, now + HELD_FOR))
         for end, results in hidden:
             for name, value in resumption.followers(end.content, results):
+                if len(msgspec.json.encode(value)) > MAX_VALUE:  # reasoning that nothing follows would be refused
+                    value = dict(resumption.followers(end.content, [_noted(result) for result in results]))[name]
                 kept.append(Continuation(scope.key("reasoning", name), value, now + ALIAS_FOR))
         return [record for record in kept if self._keep(record)]
 
@@ -215,6 +217,10 @@ class Continuations:
             self._absent.move_to_end(key)
         while len(self._absent) > MAX_ABSENT:
             self._absent.popitem(last=False)
+
+
+def _noted(result: Result) -> Result:
+    return replace(result, parts=(Text("[The results were too large to be kept]"),))
 
 
 def _maybe[T](decoder: msgspec.json.Decoder[T], stored: Stored | None) -> T | None:

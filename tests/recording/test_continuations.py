@@ -20,7 +20,7 @@ from aibridge_addon.config import Recording
 from aibridge_addon.continuation_store import SqliteReader
 from aibridge_addon.continuations import ALIAS_FOR, HELD_FOR, Continuations, Scope, Stored, Unreachable
 from aibridge_addon.dialects.kept import Found, References
-from aibridge_addon.dialects.turns import Call, Result, Text
+from aibridge_addon.dialects.turns import Call, Result, Text, TurnEnd
 from aibridge_addon.recording import sqlite
 from aibridge_addon.recording.rows import RowBuilder
 from aibridge_addon.recording.sqlite import PURGE_BATCH, PURGE_INTERVAL, SqliteStore
@@ -250,6 +250,16 @@ async def test_results_that_are_too_large_are_not_kept(one: Continuations, caplo
     assert one.remember(ADA, held=held("long" * 2**19), alias=("msg_1", "msg_2"))[1:] == []
     assert "too large" in caplog.text
     assert await one.find(ADA, NAMED) == Found({"msg_1": "msg_2"}, [])
+
+
+async def test_of_results_that_are_too_large_reasoning_is_followed_by_a_note(one: Continuations) -> None:
+    thought = {"type": "reasoning", "id": "rs_1"}
+    call = Call("x", "bmcp_t_x", {}, {"type": "function_call", "call_id": "x"})
+    turn = (TurnEnd(content=[thought, call.item]), (Result(call, (Text("long" * 2**19),)),))
+    scope = replace(ADA, dialect="responses")
+    one.remember(scope, hidden=[turn])
+    found = await one.find(scope, References(reasoning=frozenset(("rs_1",))))
+    assert b"too large" in bytes(found.followers["rs_1"].items[1])
 
 
 @pytest.mark.parametrize("bound", ["MAX_ENTRIES", "MAX_BYTES"])
