@@ -209,21 +209,38 @@ class ResponsesClient(Client):
         assert len({event["response"]["id"] for event in told if "response" in event}) == 1
         added: list[Members] = []
         done: list[Members] = []
+        grown = ""
         for event in told[2:-1]:
             match event["type"]:
                 case "response.output_item.added":
                     assert event["output_index"] == len(added) == len(done)
                     added.append(event["item"])
+                    grown = ""
                 case "response.output_item.done":
                     assert event["output_index"] == len(done) == len(added) - 1
                     assert event["item"]["id"] == added[-1]["id"]
+                    assert grown == self._said(event["item"])
                     done.append(event["item"])
                 case _:
+                    delta = event.get("delta", "")
+                    grown += delta if isinstance(delta, str) else delta["frames"]
                     assert event["output_index"] == len(done) == len(added) - 1
                     assert event["item_id"] == added[-1]["id"]
         whole = told[-1]["response"]
         assert whole["output"] in (done, [])
         return self.body(whole | {"output": done})
+
+    @staticmethod
+    def _said(item: Members) -> str:
+        """What an item's deltas add up to."""
+        match item["type"]:
+            case "message":
+                return "".join(part["text"] for part in item["content"])
+            case "reasoning":
+                return "".join(part["text"] for part in item["summary"])
+            case kind:
+                growing = {"function_call": "arguments", "custom_tool_call": "input", "hologram": "frames"}
+                return str(item[growing[kind]]) if kind in growing else ""
 
     def body(self, body: Members) -> View:
         usage = body["usage"]
