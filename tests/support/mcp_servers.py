@@ -364,6 +364,7 @@ def serve_http(options: argparse.Namespace) -> None:
         stream=not options.no_stream,
     )
     listener = socket.create_server(("127.0.0.1", options.port))
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; asyncio sets it on other sockets only
     print(listener.getsockname()[1], flush=True)
     # Whoever started us has gone when our input ends.
     threading.Thread(target=lambda: sys.stdin.read() or os._exit(0), daemon=True).start()
