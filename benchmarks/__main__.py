@@ -11,10 +11,14 @@ from pathlib import Path
 
 from benchmarks import proxies, report, traffic
 from benchmarks.measures import QUICK, Bench, Plan, WrongAnswer
+from benchmarks.proxies import Proxies, Proxy
 from benchmarks.report import Result
+from benchmarks.tool_measures import ToolBench
 from benchmarks.upstream import Upstream
+from tests.support.mcp_servers import HttpMcp
 
-MEASURES = ("requests", "chunks", "first-byte", "loss")
+MEASURES = ("requests", "chunks", "first-byte", "loss", "injecting", "turns")
+WITH_TOOLS = frozenset(("injecting", "turns"))
 
 
 def main() -> int:
@@ -35,7 +39,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
-        description="Measure the bridge against bare mitmdump, in one run (about 4 minutes).",
+        description="Measure the bridge against bare mitmdump, in one run (about 7 minutes).",
         epilog="Exit code 0: every bar is met; 1: one is missed; 2: an answer was wrong, so nothing counts. "
         "docs/performance.md explains what is measured, and how to read it.",
     )
@@ -60,6 +64,22 @@ async def _measure(plan: Plan, wanted: tuple[str, ...]) -> list[Result]:
                     results += await bench.first_byte()
                 if "loss" in wanted:
                     results.append(await bench.loss())
+                if WITH_TOOLS.intersection(wanted):
+                    results += await _measure_tools(Path(folder), both.ours, upstream, plan, wanted)
+    return results
+
+
+async def _measure_tools(
+    folder: Path, without: Proxy, upstream: Upstream, plan: Plan, wanted: tuple[str, ...]
+) -> list[Result]:
+    results: list[Result] = []
+    _say("starting an MCP server, and mitmdump once more")
+    with HttpMcp() as mcp, proxies.with_tools(folder, upstream.port, mcp.url) as tools:
+        bench = ToolBench(Proxies(without, tools), upstream, plan, _say)
+        if "injecting" in wanted:
+            results += await bench.injecting()
+        if "turns" in wanted:
+            results += await bench.turns(mcp.url)
     return results
 
 

@@ -22,9 +22,11 @@ _exchanges = itertools.count(1)
 class Tally:
     answered: int = 0
     wrong: int = 0
-    """Answers that were not what the upstream sent, byte for byte, or that never came to their end."""
+    """Answers that were not what the client is to receive, byte for byte, or that never came to their end."""
     seconds: float = 0.0
     first_byte_ms: list[float] = field(default_factory=list)
+    answered_ms: list[float] = field(default_factory=list)
+    """Until the last byte."""
 
 
 async def load(
@@ -124,6 +126,7 @@ class _Client(asyncio.Protocol):
             for _ in range(received.count(b"\n\n", searched)):
                 self._run.upstream.advance(self._exchange)
         if self._complete():
+            self._run.tally.answered_ms.append((time.perf_counter() - self._asked_at) * 1000)
             self._asked_at = None
             self._run.answered(right=self._right())
             self._ask()
@@ -154,7 +157,7 @@ class _Client(asyncio.Protocol):
         head, _, body = bytes(self._received).partition(b"\r\n\r\n")
         if not head.startswith(b"HTTP/1.1 200 "):
             return False
-        return (_unchunked(body) if self._streaming else body) == self._run.scenario.answer.body
+        return self._run.scenario.is_right(_unchunked(body) if self._streaming else body)
 
 
 def _unchunked(data: bytes) -> bytes:

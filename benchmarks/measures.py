@@ -35,13 +35,14 @@ class Plan:
     streams: int = 64
     connections: int = 16
     first_bytes: int = 200
+    turn_rounds: int = 40
 
     @property
     def all_requests(self) -> int:
         return self.rounds * self.requests
 
 
-QUICK = Plan(warm_up=300, rounds=3, requests=300, streams=32, first_bytes=100)
+QUICK = Plan(warm_up=300, rounds=3, requests=300, streams=32, first_bytes=100, turn_rounds=10)
 
 
 class WrongAnswer(Exception):
@@ -73,14 +74,14 @@ class Bench:
             bar=GROWTH_BAR_MB,
             detail=f"ours is at {after:.0f} MB",
         )
-        return [_ratio("CPU per request: " + traffic.SMALL.name, "µs", cpu, REQUEST_BAR), memory]
+        return [compared_rounds("CPU per request: " + traffic.SMALL.name, "µs", cpu, REQUEST_BAR), memory]
 
     async def chunks(self, scenario: Scenario) -> Result:
         """CPU of one event of a stream, each in a packet of its own; a 300th of what an answer costs."""
         streams = self._plan.streams
         await self._warm_up(scenario)
         cpu = await self._cpu_rounds(scenario, streams, per=streams * traffic.EVENTS)
-        return _ratio("CPU per chunk: " + scenario.name, "µs", cpu, CHUNK_BAR)
+        return compared_rounds("CPU per chunk: " + scenario.name, "µs", cpu, CHUNK_BAR)
 
     async def first_byte(self) -> list[Result]:
         """Time until the client has the answer's first byte, one request at a time: no queue but the proxy's own."""
@@ -134,7 +135,7 @@ class Bench:
                 before = await proxy.cpu_seconds()
                 await self._load(proxy, scenario, count)
                 used[proxy.name] = (await proxy.cpu_seconds() - before) * 1e6 / per
-            rounds.append((used["bare"], used["ours"]))
+            rounds.append((used[self._proxies.bare.name], used[self._proxies.ours.name]))
         return rounds
 
     async def _load(self, proxy: Proxy, scenario: Scenario, count: int, *, connections: int = 0) -> Tally:
@@ -158,7 +159,7 @@ def _compared(name: str, unit: str, bare: float, ours: float) -> Result:
     return Result(name, unit, bare=bare, ours=ours, ratio=ours / bare)
 
 
-def _ratio(name: str, unit: str, rounds: Sequence[tuple[float, float]], bar: float) -> Result:
+def compared_rounds(name: str, unit: str, rounds: Sequence[tuple[float, float]], bar: float | None = None) -> Result:
     """The median of the rounds' ratios: each compares two loads that ran one after the other."""
     ratios = [ours / bare for bare, ours in rounds]
     return Result(

@@ -27,6 +27,12 @@ providers:
 - {{name: openai, type: openai, base_url: '{upstream}/v1'}}
 metrics: {{listen: 127.0.0.1:0}}
 """
+MCP = """\
+mcp:
+  servers:
+    ours: {{type: http, url: '{url}'}}
+"""
+CONNECTED_WITHIN = 30.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,15 @@ class Proxies:
     def in_turn(self, round_number: int) -> tuple[Proxy, Proxy]:
         """Both, the other one first in every second round: a machine that drifts then favours none."""
         return (self.bare, self.ours) if round_number % 2 == 0 else (self.ours, self.bare)
+
+
+@contextmanager
+def with_tools(folder: Path, upstream_port: int, mcp_url: str) -> Iterator[Proxy]:
+    """Ours once more, connected to an MCP server."""
+    config = CONFIG.format(upstream=f"http://127.0.0.1:{upstream_port}") + MCP.format(url=mcp_url)
+    with _mitmdump(folder / "tools", options=QUIET, config=config) as mitmdump:
+        mitmdump.wait_for_log("MCP server ours: connected", CONNECTED_WITHIN)
+        yield _proxy("ours with tools", mitmdump)
 
 
 @contextmanager

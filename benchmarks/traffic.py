@@ -57,6 +57,10 @@ class Scenario:
         asked = self.asked_answer is not None and INCLUDE_USAGE in body.replace(b" ", b"")
         return self.asked_answer if self.asked_answer is not None and asked else self.answer
 
+    def is_right(self, body: bytes) -> bool:
+        """Whether this is what the client is to receive."""
+        return body == self.answer.body
+
     @cached_property
     def request_parts(self) -> tuple[bytes, bytes]:
         """The request's bytes, around the id of its exchange."""
@@ -169,32 +173,32 @@ def _responses_stream() -> Answer:
     return stream(*(named(kind, {"type": kind, "sequence_number": n} | more) for n, (kind, more) in enumerate(events)))
 
 
-_ANTHROPIC_HEADERS = {
+ANTHROPIC_HEADERS = {
     "User-Agent": "Anthropic/Python 0.125.0",
     "X-Api-Key": "test-key",
     "Anthropic-Version": "2023-06-01",
 }
-_OPENAI_HEADERS = {"User-Agent": "OpenAI/Python 2.49.0", "Authorization": "Bearer test-key"}
+OPENAI_HEADERS = {"User-Agent": "OpenAI/Python 2.49.0", "Authorization": "Bearer test-key"}
 _QUESTION = [{"role": "user", "content": PROMPT}]
 _MESSAGES = {"model": "claude-sonnet-4-5-20250929", "max_tokens": 1024, "messages": _QUESTION}
 _CHAT = {"model": "gpt-4.1", "messages": _QUESTION, "stream": True}
 
 SMALL = Scenario(
-    "messages, not streamed", "/anthropic/v1/messages", _MESSAGES, _messages_json(), headers=_ANTHROPIC_HEADERS
+    "messages, not streamed", "/anthropic/v1/messages", _MESSAGES, _messages_json(), headers=ANTHROPIC_HEADERS
 )
 MESSAGES = Scenario(
     "messages",
     "/anthropic/v1/messages",
     _MESSAGES | {"stream": True},
     _messages_stream(),
-    headers=_ANTHROPIC_HEADERS,
+    headers=ANTHROPIC_HEADERS,
 )
 CHAT = Scenario(
     "chat completions",
     "/openai/v1/chat/completions",
     _CHAT | {"stream_options": {"include_usage": True}},
     _chat_stream(usage=True),
-    headers=_OPENAI_HEADERS,
+    headers=OPENAI_HEADERS,
 )
 CHAT_UNASKED = Scenario(
     "chat, usage asked for by us",
@@ -202,13 +206,13 @@ CHAT_UNASKED = Scenario(
     _CHAT,
     _chat_stream(usage=False),
     asked_answer=_chat_stream(usage=True),
-    headers=_OPENAI_HEADERS,
+    headers=OPENAI_HEADERS,
 )
 RESPONSES = Scenario(
     "responses",
     "/openai/v1/responses",
     {"model": "gpt-5.1", "input": PROMPT, "stream": True},
     _responses_stream(),
-    headers=_OPENAI_HEADERS,
+    headers=OPENAI_HEADERS,
 )
 STREAMS = (MESSAGES, CHAT, CHAT_UNASKED, RESPONSES)

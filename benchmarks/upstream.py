@@ -34,6 +34,8 @@ class Upstream:
         self.scenario: Scenario | None = None
         self.events_per_second: float | None = None
         """None: in lockstep with the client."""
+        self.asked = b""
+        """The body of the last request."""
         self._streams: dict[int, Iterator[bool]] = {}
 
     @asynccontextmanager
@@ -102,6 +104,7 @@ class _Answering(asyncio.Protocol):
         if not head.startswith(f"POST {scenario.upstream_path} ".encode()):
             self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             return
+        self._upstream.asked = body
         answer = scenario.answer_to(body)
         head = b"HTTP/1.1 200 OK\r\nContent-Type: " + answer.content_type.encode()
         if answer.streaming:
