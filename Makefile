@@ -1,40 +1,44 @@
 # `make run` starts the proxy, `make test` runs every check; both build .venv first.
 PYTHON ?= python3.13
 BIN := .venv/bin
+BUILT := .venv/.built
 MITMDUMP_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint types pytest soak bench clean
+.PHONY: help .venv run test lint types pytest soak bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-zA-Z._]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-.venv: pyproject.toml constraints.txt ## Build .venv with Python 3.13 and the pinned versions
+.venv: $(BUILT) ## Build .venv with Python 3.13 and the pinned versions
+
+# A file that is made last, not the folder: what was interrupted is no finished build.
+$(BUILT): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.13 is needed ($(PYTHON) was not found). Install it, or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bedrock]'
-	@touch .venv
+	@touch $(BUILT)
 
-run: .venv ## Start the proxy on 127.0.0.1:8080 with no configuration (more options: MITMDUMP_ARGS=…)
+run: $(BUILT) ## Start the proxy on 127.0.0.1:8080 with no configuration (more options: MITMDUMP_ARGS=…)
 	$(BIN)/mitmdump -s aibridge_addon/main.py --listen-host 127.0.0.1 $(MITMDUMP_ARGS)
 
 test: lint types pytest ## Lint, types and every test
 
-lint: .venv ## Check style
+lint: $(BUILT) ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: .venv ## Check types
+types: $(BUILT) ## Check types
 	$(BIN)/mypy
 
-pytest: .venv ## Run the tests in parallel
+pytest: $(BUILT) ## Run the tests in parallel
 	$(BIN)/python -m pytest -n auto
 
-soak: .venv ## Generate 10,000 answers for each property of each dialect (about half an hour)
+soak: $(BUILT) ## Generate 10,000 answers for each property of each dialect (about half an hour)
 	SOAK_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py
 
-bench: .venv ## Measure against bare mitmdump, in one run
+bench: $(BUILT) ## Measure against bare mitmdump, in one run
 	$(BIN)/python -m benchmarks
 
 clean: ## Remove what was built
