@@ -12,15 +12,13 @@ from mitmproxy import http
 from aibridge_addon.dialects.chat_usage import refuses_usage
 from aibridge_addon.exchange import Exchange
 from aibridge_addon.proxying.flow_state import FlowState, set_body, state_of
+from aibridge_addon.proxying.stream import RETRY_BODY_LIMIT
 from aibridge_addon.records import Passthrough
 from aibridge_addon.tap import is_event_stream
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 from aibridge_addon.wire.json_object import JSONObject
 
 logger = logging.getLogger(__name__)
-
-MAX_REFUSAL = 1024 * 1024
-"""Decoded bytes of an error answer that are looked at."""
 
 
 def open_answer(flow: http.HTTPFlow) -> None:
@@ -103,7 +101,7 @@ def another_turn(flow: http.HTTPFlow) -> bool:
     assert state is not None and state.exchange is not None and flow.response is not None
     error = flow.response.raw_content or b""
     try:
-        error = decode_all(error, flow.response.headers.get("content-encoding"), MAX_REFUSAL)
+        error = decode_all(error, flow.response.headers.get("content-encoding"), RETRY_BODY_LIMIT)
     except CodingError:
         error = b""
     original, state.unasked_body = state.unasked_body, None

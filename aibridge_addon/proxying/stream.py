@@ -31,7 +31,7 @@ from aibridge_addon.proxying.flow_state import ORIGIN_FORM, TUNNEL, FlowState, e
 from aibridge_addon.wire.codings import CodingError
 
 RETRY_BODY_LIMIT = 1024 * 1024
-"""Bytes of an error answer that are buffered to see whether to ask again; a longer one is passed on."""
+"""Bytes of an error answer that are buffered, and decoded, to see whether to ask again; a longer one is passed on."""
 
 NOT_RECORDED = "the record of this answer could not be written"
 
