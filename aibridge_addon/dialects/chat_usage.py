@@ -24,8 +24,10 @@ def ask_for_usage(body: JSONObject) -> bytes | None:
     given = body.get("stream_options")
     if given is not None and not isinstance(given, dict):
         return None  # wrong, which is for the provider to say
+    if not body.verbatim:
+        return None  # the other members could not stay as they are
     options = as_dict(given) | {"include_usage": True}
-    return body.with_member("stream_options", msgspec.json.encode(options))
+    return body.replaced({"stream_options": msgspec.json.encode(options)})
 
 
 def refuses_usage(error: bytes) -> bool:

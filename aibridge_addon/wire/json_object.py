@@ -95,13 +95,6 @@ class JSONObject:
         """The member's value, decoded; None where it is absent, null, or cannot be read."""
         return _value(self._members.get(name))
 
-    def with_member(self, name: str, value: bytes) -> bytes | None:
-        """The object with one member set to `value` (JSON), every other one verbatim and in its place.
-
-        None where the members are not at hand verbatim, since the object could only be decoded leniently.
-        """
-        return self.replaced({name: value}) if self.verbatim else None
-
     @property
     def verbatim(self) -> bool:
         """Whether the members are at hand as they came; False if they could only be decoded leniently."""
