@@ -10,12 +10,22 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 
 Headers = Mapping[bytes, bytes]
 
 UNKNOWN = "Unknown"
 CLAUDE_CODE = "Claude Code"
 OPENCODE = "OpenCode"
+
+
+class Speaker(Enum):
+    PERSON = auto()
+    """As far as one can tell: what the request ends in may be a person's prompt."""
+    AGENT = auto()
+    """The client itself, with a subagent's task, for which it may use tools."""
+    ASIDE = auto()
+    """The client itself, on the side (a title, a summary): no tool can be meant."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,9 @@ PROGRAMS = (
     Program("Cursor", (), marker=b"x-cursor-client-version"),
 )
 _unknown = Program(UNKNOWN, ())
+
+CLAUDE_CODE_CLASSES = {b"main": Speaker.PERSON, b"auxiliary": Speaker.ASIDE}
+"""Of `x-claude-code-request-class`; every other is an agent's."""
 
 _LEGACY_USER_ID = re.compile(r"_session_(.+)\Z")
 
@@ -87,22 +100,15 @@ def _claude_code_session(user_id: str) -> str | None:
     return match[1] if match else None
 
 
-def is_auxiliary(client: Program, headers: Headers, *, has_tools: bool) -> bool:
-    """Whether this is a call on the side (a title, a summary), in which no tool can be meant; a subagent's is not."""
-    return headers.get(b"x-claude-code-request-class") == b"auxiliary" or (
-        headers.get(b"x-claude-code-request-class") is None and speaks_for_itself(client, headers, has_tools=has_tools)
-    )
-
-
-def speaks_for_itself(client: Program, headers: Headers, *, has_tools: bool) -> bool:
-    """Whether the client itself, not a person, is behind this call (a title, a subagent's task).
+def speaker(client: Program, headers: Headers, *, has_tools: bool) -> Speaker:
+    """Who is behind this call.
 
     Claude Code and Copilot say so in a header. OpenCode's title call differs from its turns only in that it brings no
     tools.
     """
     request_class = headers.get(b"x-claude-code-request-class")
-    if request_class is not None and request_class != b"main":
-        return True
+    if request_class is not None:
+        return CLAUDE_CODE_CLASSES.get(request_class, Speaker.AGENT)
     if headers.get(b"x-interaction-type", b"").startswith(b"agent-"):
-        return True
-    return client.name == OPENCODE and not has_tools
+        return Speaker.ASIDE
+    return Speaker.ASIDE if client.name == OPENCODE and not has_tools else Speaker.PERSON

@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aibridge_addon import clients
+from aibridge_addon.clients import Speaker
 
 Headers = dict[bytes, bytes]
+PERSON, AGENT, ASIDE = Speaker
 
 # headers, program
 PROGRAMS: dict[str, tuple[Headers, str]] = {
@@ -71,17 +73,18 @@ SESSIONS: dict[str, tuple[str, Headers, str | None, str | None]] = {
     "bytes that are not UTF-8": ("Codex", {b"session_id": b"c-\xff"}, None, "c-\ufffd"),
 }
 
-# program, headers, brings tools, whether the client speaks for itself
-SIDE_CALLS: dict[str, tuple[str, Headers, bool, bool]] = {
-    "a plain call": ("Unknown", {}, True, False),
-    "a plain call without tools": ("Unknown", {}, False, False),
-    "Claude Code's main loop": ("Claude Code", {b"x-claude-code-request-class": b"main"}, True, False),
-    "Claude Code's subagent": ("Claude Code", {b"x-claude-code-request-class": b"subagent"}, True, True),
-    "Claude Code's unknown class": ("Claude Code", {b"x-claude-code-request-class": b""}, True, True),
-    "Copilot's person": ("GitHub Copilot (VS Code)", {b"x-interaction-type": b"conversation-panel"}, True, False),
-    "Copilot's agent": ("GitHub Copilot (VS Code)", {b"x-interaction-type": b"agent-title"}, True, True),
-    "OpenCode's turn": ("OpenCode", {}, True, False),
-    "OpenCode's title": ("OpenCode", {}, False, True),
+# program, headers, brings tools, who is behind the call
+SPEAKERS: dict[str, tuple[str, Headers, bool, Speaker]] = {
+    "a plain call": ("Unknown", {}, True, PERSON),
+    "a plain call without tools": ("Unknown", {}, False, PERSON),
+    "Claude Code's main loop": ("Claude Code", {b"x-claude-code-request-class": b"main"}, True, PERSON),
+    "Claude Code's subagent": ("Claude Code", {b"x-claude-code-request-class": b"subagent"}, True, AGENT),
+    "Claude Code's title": ("Claude Code", {b"x-claude-code-request-class": b"auxiliary"}, False, ASIDE),
+    "Claude Code's unknown class": ("Claude Code", {b"x-claude-code-request-class": b""}, True, AGENT),
+    "Copilot's person": ("GitHub Copilot (VS Code)", {b"x-interaction-type": b"conversation-panel"}, True, PERSON),
+    "Copilot's agent": ("GitHub Copilot (VS Code)", {b"x-interaction-type": b"agent-title"}, True, ASIDE),
+    "OpenCode's turn": ("OpenCode", {}, True, PERSON),
+    "OpenCode's title": ("OpenCode", {}, False, ASIDE),
 }
 
 BY_NAME = {program.name: program for program in (*clients.PROGRAMS, clients.program({}))}
@@ -99,10 +102,10 @@ def test_a_session_is_the_programs_own(case: str) -> None:
     assert clients.session_id(BY_NAME[name], headers, user_id) == session
 
 
-@pytest.mark.parametrize("case", SIDE_CALLS)
-def test_a_call_that_no_person_made_is_known(case: str) -> None:
-    name, headers, has_tools, for_itself = SIDE_CALLS[case]
-    assert clients.speaks_for_itself(BY_NAME[name], headers, has_tools=has_tools) is for_itself
+@pytest.mark.parametrize("case", SPEAKERS)
+def test_who_is_behind_a_call_is_known(case: str) -> None:
+    name, headers, has_tools, speaker = SPEAKERS[case]
+    assert clients.speaker(BY_NAME[name], headers, has_tools=has_tools) is speaker
 
 
 def test_every_program_is_in_the_table() -> None:
@@ -130,7 +133,7 @@ def test_no_headers_and_no_user_id_make_it_fail(headers: Headers, user_id: str |
     program = clients.program(headers)
     session = clients.session_id(program, headers, user_id)
     assert session is None or session.strip()
-    clients.speaks_for_itself(program, headers, has_tools=has_tools)
+    clients.speaker(program, headers, has_tools=has_tools)
 
 
 def test_a_user_id_that_is_nested_without_end_is_none() -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from mitmproxy import http
 
 from aibridge_addon import clients
+from aibridge_addon.clients import Speaker
 from aibridge_addon.credentials import client_credential, mask, signs_request
 from aibridge_addon.dialects import CHAT_COMPLETIONS, INJECTIONS
 from aibridge_addon.dialects.base import RequestReading
@@ -46,9 +47,9 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
     if state.route.model:
         reading = replace(reading, model=state.route.model)
     client = clients.program(headers)
-    for_itself = reading.side_call or clients.speaks_for_itself(
-        client, headers, has_tools=body is not None and state.route.dialect.tools_member in body
-    )
+    has_tools = body is not None and state.route.dialect.tools_member in body
+    speaker = clients.speaker(client, headers, has_tools=has_tools)
+    for_itself = reading.side_call or speaker is not Speaker.PERSON
     central, key = state.attempts.pool is not None, state.attempts.key
     credential = client_credential(headers, state.route.type.credential_headers)
     agent = headers.get(b"user-agent")
@@ -70,7 +71,7 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
         attempts=state.attempts,
     )
     if body is not None and bridge.continuations is not None and _takes_tools(state):
-        return _begin_with_tools(flow, state, body, reading, client)
+        return _begin_with_tools(flow, state, body, reading, speaker)
     return _begin(flow, state, body, reading)
 
 
@@ -86,9 +87,9 @@ def _leaves(state: FlowState) -> Leaves | None:
 
 
 async def _begin_with_tools(
-    flow: http.HTTPFlow, state: FlowState, body: JSONObject, reading: RequestReading, client: clients.Program
+    flow: http.HTTPFlow, state: FlowState, body: JSONObject, reading: RequestReading, speaker: Speaker
 ) -> None:
-    body = await injecting.resume_and_inject(flow, state, body, reading, client)
+    body = await injecting.resume_and_inject(flow, state, body, reading, speaker)
     if (waiting := _begin(flow, state, body, reading)) is not None:
         await waiting
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from mitmproxy import http
 
-from aibridge_addon import clients
+from aibridge_addon.clients import Speaker
 from aibridge_addon.continuations import Continuations, Scope
 from aibridge_addon.dialects import INJECTIONS
 from aibridge_addon.dialects.base import RequestReading
@@ -17,7 +17,7 @@ from aibridge_addon.wire.json_object import JSONObject
 
 
 async def resume_and_inject(
-    flow: http.HTTPFlow, state: FlowState, body: JSONObject, reading: RequestReading, client: clients.Program
+    flow: http.HTTPFlow, state: FlowState, body: JSONObject, reading: RequestReading, speaker: Speaker
 ) -> JSONObject:
     """Put in what was kept for this request, then the tools; returns the body as it is now."""
     assert state.bridge.continuations is not None
@@ -25,11 +25,11 @@ async def resume_and_inject(
     if resumed is not None:
         _set(flow.request, resumed)
         body = JSONObject(resumed)
-    return _injected(flow, state, body, reading, client)
+    return _injected(flow, state, body, reading, speaker)
 
 
 def _injected(
-    flow: http.HTTPFlow, state: FlowState, body: JSONObject, reading: RequestReading, client: clients.Program
+    flow: http.HTTPFlow, state: FlowState, body: JSONObject, reading: RequestReading, speaker: Speaker
 ) -> JSONObject:
     route, servers = state.route, state.bridge.servers
     assert route.dialect is not None and state.exchange is not None and servers is not None
@@ -37,7 +37,7 @@ def _injected(
         not (catalog := servers.catalog).tools
         or not route.provider.inject_tools
         or reading.side_call
-        or clients.is_auxiliary(client, state.headers, has_tools="tools" in body)
+        or speaker is Speaker.ASIDE
         or not body.verbatim
     ):
         return body

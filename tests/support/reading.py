@@ -33,7 +33,8 @@ def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None
     if model:
         request = replace(request, model=model)
     client = clients.program(headers)
-    for_itself = request.side_call or clients.speaks_for_itself(client, headers, has_tools=dialect.tools_member in body)
+    speaker = clients.speaker(client, headers, has_tools=dialect.tools_member in body)
+    for_itself = request.side_call or speaker is not clients.Speaker.PERSON
     exchange = Exchange(
         Route(Provider(name=kind, type=kind), TYPES[kind], dialect, "/route", None, "/route"),
         request,
