@@ -167,6 +167,11 @@ time_to_first_byte_seconds_count{{{M}}} 1
 time_to_first_byte_seconds_count{{{G}}} 2
 overhead_seconds_count{{provider="anthropic"}} 3
 overhead_seconds_count{{provider="openai"}} 2
+upstream_attempts_total{{provider="anthropic",{ROUTE},step="show"}} 4
+upstream_attempts_total{{provider="anthropic",route="/v1/models",step="show"}} 1
+upstream_attempts_total{{provider="openai",{CHAT_ROUTE},step="show"}} 1
+upstream_attempts_total{{provider="openai",{RESPONSES_ROUTE},step="show"}} 1
+upstream_attempts_total{{provider="openai",route="other",step="show"}} 1
 recorder_queue_depth 0
 recorder_lost_records_total 0
 tunnels_total 1
@@ -212,7 +217,7 @@ def test_no_metric_names_the_initiator_where_that_is_not_wanted(
     series = scraped.series()
     assert all(name.startswith("coder_ai_gateway_") for name, _ in series)
     labels = {name for _, pairs in series for name, _ in pairs}
-    assert labels == {"provider", "model", "route", "method", "status", "client", "type", "le"}
+    assert labels == {"provider", "model", "route", "method", "status", "client", "type", "step", "le"}
     [ended] = [value for (name, _), value in series.items() if name == "coder_ai_gateway_interceptions_total"]
     assert ended == 1
 

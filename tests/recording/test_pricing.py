@@ -13,21 +13,15 @@ from hypothesis import strategies as st
 
 from aibridge_addon.config import DEFAULT_PROVIDERS
 from aibridge_addon.recording.pricing import PROVIDERS, cost_usd
-from aibridge_addon.records import TokenUsage
+from tests.support.examples import TOKENS
 
-ROW = TokenUsage(
-    interception_id="i",
-    provider_response_id="r",
-    provider="anthropic",
-    provider_name="anthropic",
-    model="claude-sonnet-4-5-20250929",
+ROW = replace(
+    TOKENS,
     input_tokens=0,
     output_tokens=0,
     cache_read_input_tokens=0,
     cache_write_input_tokens=0,
-    completeness="complete",
     extra={},
-    created_at=datetime(2026, 1, 2, tzinfo=UTC),
 )
 SONNET = {"provider": "anthropic", "model": "claude-sonnet-4-5-20250929"}
 """Input 3, output 15, cache read 0.30, cache write 3.75 for 5 minutes and 6 for an hour; beyond 200,000 tokens of

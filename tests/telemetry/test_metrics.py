@@ -8,7 +8,7 @@ import re
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Thread
 
@@ -19,66 +19,28 @@ from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
 from aibridge_addon import config
-from aibridge_addon.records import (
-    InterceptionEnded,
-    InterceptionStarted,
-    ModelThought,
-    Passthrough,
-    Record,
-    TokenUsage,
-    ToolUsage,
-    UserPrompt,
-)
+from aibridge_addon.records import Record
 from aibridge_addon.telemetry import families, metrics
 from aibridge_addon.telemetry.metrics import Metrics
+from tests.support import examples
+from tests.support.reading import NOON
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
-STARTED = InterceptionStarted(
-    id="1",
-    initiator_id="alice",
-    provider="anthropic",
-    provider_name="claude-eu",
-    model="claude-sonnet-4",
-    client="Claude Code",
-    client_session_id=None,
-    user_agent=None,
-    route="/v1/messages",
-    streaming=True,
-    credential_kind="byok",
-    credential_hint="",
-    correlating_tool_call_id=None,
-    metadata={},
-    started_at=NOON,
-)
-ENDED = InterceptionEnded(
-    interception_id="1",
-    status="completed",
-    model=None,
-    http_status=200,
-    error_type=None,
-    error_message=None,
-    turns=1,
-    ended_at=NOON + timedelta(seconds=3),
-)
-USAGE = TokenUsage(
-    interception_id="1",
-    provider_response_id="msg_1",
-    provider="anthropic",
-    provider_name="anthropic",
-    model="claude-sonnet-4-20250514",
+STARTED = examples.STARTED
+ENDED = replace(examples.ENDED, status="completed", model=None, ended_at=NOON + timedelta(seconds=3))
+USAGE = replace(
+    examples.TOKENS,
+    model="claude-1-20260101",
     input_tokens=2,
     output_tokens=66,
     cache_read_input_tokens=13993,
     cache_write_input_tokens=22,
-    completeness="complete",
     extra={"cache_read_input": 13993, "cache_creation_input": 22},
-    created_at=NOON,
 )
-PROMPT = UserPrompt("1", "msg_1", "hello", NOON)
-TOOL = ToolUsage("1", "msg_1", "toolu_1", "Read", {}, injected=False, created_at=NOON)
-PASSTHROUGH = Passthrough("claude-eu", "/v1/models", "GET", "alice")
+PROMPT = examples.PROMPT
+TOOL = replace(examples.TOOL, server_name=None, server_url=None)
+PASSTHROUGH = examples.PASSTHROUGH
 
 Labels = dict[str, str]
 
@@ -117,7 +79,7 @@ def by(label: str, samples: list[tuple[Labels, float]]) -> dict[str, float]:
 
 
 def test_an_interception_is_in_flight_until_it_ends() -> None:
-    place = {"provider": "claude-eu", "model": "claude-sonnet-4", "route": "/v1/messages"}
+    place = {"provider": "anthropic-eu", "model": "claude-1", "route": "/v1/messages"}
     made = make(STARTED)
     assert scrape(made)["interceptions_inflight"] == [(place, 1)]
     made.emit(ENDED)
@@ -127,12 +89,12 @@ def test_an_interception_is_in_flight_until_it_ends() -> None:
 @pytest.mark.parametrize("status", ["completed", "failed"])
 def test_an_ended_interception_is_counted_with_its_status(status: str) -> None:
     labels = {
-        "provider": "claude-eu",
-        "model": "claude-sonnet-4",
+        "provider": "anthropic-eu",
+        "model": "claude-1",
         "status": status,
         "route": "/v1/messages",
         "method": "POST",
-        "initiator_id": "alice",
+        "initiator_id": "ada",
         "client": "Claude Code",
     }
     ended = replace(ENDED, status="completed" if status == "completed" else "failed")
@@ -152,7 +114,7 @@ def test_durations_fall_into_the_documented_buckets() -> None:
         ("120.0", 1),
         ("+Inf", 1),
     ]
-    model = {"provider": "claude-eu", "model": "claude-sonnet-4"}
+    model = {"provider": "anthropic-eu", "model": "claude-1"}
     assert found["interceptions_duration_seconds_sum"] == [(model, 3)]
     assert found["interceptions_duration_seconds_count"] == [(model, 1)]
 
@@ -170,11 +132,11 @@ def test_a_clock_that_was_set_back_gives_no_negative_duration() -> None:
 
 def test_the_model_that_answered_stands_in_where_the_request_named_none() -> None:
     found = scrape(make(replace(STARTED, model=""), USAGE, replace(ENDED, model="gpt-5")))
-    assert by("model", found["tokens_total"]).keys() == {"claude-sonnet-4-20250514"}
+    assert by("model", found["tokens_total"]).keys() == {"claude-1-20260101"}
     assert by("model", found["interceptions_total"]) == {"gpt-5": 1}
     assert by("model", found["interceptions_duration_seconds_count"]) == {"gpt-5": 1}
     assert found["interceptions_inflight"] == [
-        ({"provider": "claude-eu", "model": "unknown", "route": "/v1/messages"}, 0)
+        ({"provider": "anthropic-eu", "model": "unknown", "route": "/v1/messages"}, 0)
     ]
 
 
@@ -189,7 +151,7 @@ def test_tokens_are_counted_by_type_under_the_model_that_was_asked_for() -> None
         "cache_creation_input": 44,
     }
     assert {(s["provider"], s["model"], s["initiator_id"], s["client"]) for s, _ in found} == {
-        ("claude-eu", "claude-sonnet-4", "alice", "Claude Code")
+        ("anthropic-eu", "claude-1", "ada", "Claude Code")
     }
 
 
@@ -214,9 +176,9 @@ def test_negative_and_absurd_counts_do_not_spoil_a_total() -> None:
 def test_only_prompts_that_are_not_empty_count() -> None:
     found = scrape(make(STARTED, PROMPT, replace(PROMPT, prompt="")))
     labels = {
-        "provider": "claude-eu",
-        "model": "claude-sonnet-4",
-        "initiator_id": "alice",
+        "provider": "anthropic-eu",
+        "model": "claude-1",
+        "initiator_id": "ada",
         "client": "Claude Code",
     }
     assert found["prompts_total"] == [(labels, 1)]
@@ -226,7 +188,7 @@ def test_injected_and_other_tools_are_two_metrics() -> None:
     injected = replace(TOOL, injected=True, tool="now", server_name="time", server_url="https://time.test/mcp")
     program = replace(TOOL, injected=True, tool="now", server_name="clock")
     found = scrape(make(STARTED, TOOL, injected, program))
-    model = {"provider": "claude-eu", "model": "claude-sonnet-4"}
+    model = {"provider": "anthropic-eu", "model": "claude-1"}
     assert found["non_injected_tool_selections_total"] == [({**model, "name": "Read"}, 1)]
     assert found["injected_tool_invocations_total"] == [
         ({**model, "server": "https://time.test/mcp", "name": "now"}, 1),
@@ -240,8 +202,7 @@ def test_passthrough_requests_are_counted_and_odd_methods_are_other() -> None:
 
 
 def test_thoughts_are_not_counted() -> None:
-    thought = ModelThought("1", "msg_1", "hm", "thinking", NOON)
-    assert scrape(make(thought)) == scrape(make())
+    assert scrape(make(examples.THOUGHT)) == scrape(make())
 
 
 def test_records_of_an_interception_whose_start_was_not_seen_count_as_unknown() -> None:
@@ -256,12 +217,12 @@ def test_records_of_an_interception_whose_start_was_not_seen_count_as_unknown() 
 
 def test_interceptions_that_never_end_are_forgotten_oldest_first() -> None:
     made = make(*(replace(STARTED, id=str(number)) for number in range(metrics.MAX_OPEN + 1)))
-    assert by("model", scrape(made)["interceptions_inflight"]) == {"claude-sonnet-4": metrics.MAX_OPEN}
+    assert by("model", scrape(made)["interceptions_inflight"]) == {"claude-1": metrics.MAX_OPEN}
     made.emit(replace(ENDED, interception_id="1"))
     made.emit(replace(ENDED, interception_id="0"))
     found = scrape(made)
-    assert by("model", found["interceptions_inflight"]) == {"claude-sonnet-4": metrics.MAX_OPEN - 1}
-    assert by("provider", found["interceptions_total"]) == {"claude-eu": 1, "unknown": 1}
+    assert by("model", found["interceptions_inflight"]) == {"claude-1": metrics.MAX_OPEN - 1}
+    assert by("provider", found["interceptions_total"]) == {"anthropic-eu": 1, "unknown": 1}
 
 
 def test_a_record_that_cannot_be_counted_raises_nothing_and_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -275,23 +236,23 @@ def test_what_no_record_tells_has_methods_of_its_own() -> None:
     made = make()
     made.tunnel()
     made.tunnel()
-    made.observe_first_byte("claude-eu", "m", 0.3)
-    made.observe_overhead("claude-eu", 0.0007)
-    made.priced("claude-eu", "m", 0.25)
-    made.priced("claude-eu", "m", 0.5)
-    made.priced("claude-eu", "new", None)
+    made.observe_first_byte("anthropic-eu", "m", 0.3)
+    made.observe_overhead("anthropic-eu", 0.0007)
+    made.priced("anthropic-eu", "m", 0.25)
+    made.priced("anthropic-eu", "m", 0.5)
+    made.priced("anthropic-eu", "new", None)
     found = scrape(made)
     assert found["tunnels_total"] == [({}, 2)]
-    assert found["time_to_first_byte_seconds_sum"] == [({"provider": "claude-eu", "model": "m"}, 0.3)]
-    assert found["overhead_seconds_sum"] == [({"provider": "claude-eu"}, 0.0007)]
-    assert found["cost_usd_total"] == [({"provider": "claude-eu", "model": "m"}, 0.75)]
-    assert found["unpriced_token_usages_total"] == [({"provider": "claude-eu", "model": "new"}, 1)]
+    assert found["time_to_first_byte_seconds_sum"] == [({"provider": "anthropic-eu", "model": "m"}, 0.3)]
+    assert found["overhead_seconds_sum"] == [({"provider": "anthropic-eu"}, 0.0007)]
+    assert found["cost_usd_total"] == [({"provider": "anthropic-eu", "model": "m"}, 0.75)]
+    assert found["unpriced_token_usages_total"] == [({"provider": "anthropic-eu", "model": "new"}, 1)]
 
 
 def test_a_price_that_is_none_does_not_spoil_the_total() -> None:
     made = make()
     for price in (1.0, math.nan, -1.0, math.inf):
-        made.priced("claude-eu", "m", price)
+        made.priced("anthropic-eu", "m", price)
     assert [value for _, value in scrape(made)["cost_usd_total"]] == [1]
 
 
@@ -309,10 +270,10 @@ def test_a_breaker_is_seen_from_its_first_change_on() -> None:
     made = make()
     assert "circuit_breaker_state" not in scrape(made)
     for state in (1.0, 0.5, 1.0, 0.5, 0.0):
-        made.breaker_changed("claude-eu", "/v1/messages", "m", state)
-    made.breaker_rejected("claude-eu", "/v1/messages", "m")
+        made.breaker_changed("anthropic-eu", "/v1/messages", "m", state)
+    made.breaker_rejected("anthropic-eu", "/v1/messages", "m")
     found = scrape(made)
-    labels = {"provider": "claude-eu", "endpoint": "/v1/messages", "model": "m"}
+    labels = {"provider": "anthropic-eu", "endpoint": "/v1/messages", "model": "m"}
     assert found["circuit_breaker_state"] == [(labels, 0)]
     assert found["circuit_breaker_trips_total"] == [(labels, 2)]
     assert found["circuit_breaker_rejects_total"] == [(labels, 1)]
@@ -386,9 +347,9 @@ def test_a_client_that_makes_everything_up_gets_no_more_series_and_no_more_memor
             made.emit(replace(USAGE, interception_id=n, model=f"a{n}", extra={f"k{n}": 1}))
             made.emit(replace(PASSTHROUGH, method=f"M{n}"))
             made.emit(replace(ENDED, interception_id=n, model=f"a{n}"))
-            made.priced("claude-eu", f"m{n}", 1.0)
-            made.observe_first_byte("claude-eu", f"m{n}", 1.0)
-            made.breaker_changed("claude-eu", "/v1/messages", f"m{n}", 1.0)
+            made.priced("anthropic-eu", f"m{n}", 1.0)
+            made.observe_first_byte("anthropic-eu", f"m{n}", 1.0)
+            made.breaker_changed("anthropic-eu", "/v1/messages", f"m{n}", 1.0)
 
     def size() -> int:
         return sum(len(family.samples) for family in made.registry.collect())
@@ -409,12 +370,12 @@ def test_a_metric_has_a_limited_number_of_label_sets_and_loses_no_count() -> Non
     made = make()
     for number in range(families.MAX_SERIES + 30):
         initiator, model = divmod(number, metrics.MODELS)
-        made.emit(replace(STARTED, id="1", model=f"m{model}", initiator_id=str(initiator)))
+        made.emit(replace(STARTED, model=f"m{model}", initiator_id=str(initiator)))
         made.emit(ENDED)
     found = collect(made, "interceptions_total")
     assert len(found) == families.MAX_SERIES + 1
     labels, count = found[-1]
-    assert (labels["provider"], labels["status"], labels["route"]) == ("claude-eu", "completed", "/v1/messages")
+    assert (labels["provider"], labels["status"], labels["route"]) == ("anthropic-eu", "completed", "/v1/messages")
     assert (labels["model"], labels["initiator_id"], labels["client"], count) == ("other", "other", "other", 30)
 
 
@@ -428,7 +389,7 @@ def test_a_gauge_goes_down_where_it_went_up_when_its_label_sets_are_used_up() ->
     for started in starts:
         made.emit(started)
     labels, count = collect(made, "interceptions_inflight")[-1]
-    assert labels == {"provider": "claude-eu", "model": "other", "route": "/100"}
+    assert labels == {"provider": "anthropic-eu", "model": "other", "route": "/100"}
     assert count == metrics.MODELS
     for started in starts:
         made.emit(replace(ENDED, interception_id=started.id))
@@ -472,7 +433,7 @@ def test_numbers_from_several_threads_add_up_while_they_are_scraped() -> None:
 
     def price() -> None:
         for number in range(2_000):
-            made.priced("claude-eu", f"model-{number % 300}", 1.0)
+            made.priced("anthropic-eu", f"model-{number % 300}", 1.0)
 
     threads = [Thread(target=price) for _ in range(4)]
     for thread in threads:
@@ -489,13 +450,13 @@ def test_numbers_from_several_threads_add_up_while_they_are_scraped() -> None:
 
 def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other() -> None:
     made = make(STARTED, USAGE, PROMPT, TOOL, replace(TOOL, injected=True), PASSTHROUGH, ENDED)
-    made.priced("claude-eu", "m", 1)
-    made.priced("claude-eu", "m", None)
-    made.observe_first_byte("claude-eu", "m", 1)
-    made.observe_overhead("claude-eu", 1)
-    made.breaker_changed("claude-eu", "/v1/messages", "m", 1)
-    made.breaker_rejected("claude-eu", "/v1/messages", "m")
-    made.attempted("claude-eu", "/v1/messages", "retry")
+    made.priced("anthropic-eu", "m", 1)
+    made.priced("anthropic-eu", "m", None)
+    made.observe_first_byte("anthropic-eu", "m", 1)
+    made.observe_overhead("anthropic-eu", 1)
+    made.breaker_changed("anthropic-eu", "/v1/messages", "m", 1)
+    made.breaker_rejected("anthropic-eu", "/v1/messages", "m")
+    made.attempted("anthropic-eu", "/v1/messages", "retry")
     exposed = {}
     for family in text_string_to_metric_families(generate_latest(made.registry).decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
