@@ -209,6 +209,20 @@ def test_each_turn_is_a_dump_of_its_own(
             assert json.loads(body) == written.body
 
 
+@VERSIONS
+def test_a_retry_is_an_attempt_of_its_own(mitmdump: StartMitmdump, make_upstream: MakeUpstream, http2: bool) -> None:
+    upstream = make_upstream(alpn=[HTTP2 if http2 else HTTP1])
+    proxy = mitmdump(config=configuration(upstream.url, "", "dump_dir: dumps", inject=", max_retries: 2"))
+    simple = case("messages/simple/blocking")
+    busy = [Answer.json({"busy": n}, 529, headers=[("retry-after-ms", "1")]) for n in (1, 2)]
+    upstream.answer(*busy, Answer.json(json.loads(simple.body)))
+    assert json.loads(ask(proxy, simple.request)) == json.loads(simple.body)
+    files = by_key(wait_for(proxy, b"msg_"))
+    assert files.keys() == {f"t1-a{attempt}.{kind}" for attempt in (1, 2, 3) for kind in ("req", "resp")}
+    answers = [json.loads(files[f"t1-a{attempt}.resp"].body) for attempt in (1, 2, 3)]
+    assert answers == [{"busy": 1}, {"busy": 2}, json.loads(simple.body)]
+
+
 def test_a_second_attempt_at_a_turn_has_its_number(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
     """The provider refuses to be asked for usage, so the client's own request goes again."""
     simple = case("chat_completions/simple/streaming")
