@@ -11,13 +11,14 @@ from pathlib import Path
 
 from mitmproxy import ctx, http, tls
 from mitmproxy.addonmanager import Loader
+from mitmproxy.exceptions import OptionsError
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from aibridge_addon import config
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.config import ConfigError
-from aibridge_addon.proxying import answering, asking, dispatching, looping
+from aibridge_addon.proxying import answering, asking, dispatching, exposure, looping
 from aibridge_addon.proxying.drain import Drain
 from aibridge_addon.proxying.dumping import DumpingHttpLayer
 from aibridge_addon.proxying.egress import EgressGuard, guard_for, guarded
@@ -66,6 +67,11 @@ class AIBridge:
                     ctx.master.shutdown()
                 return
             self._intake = Intake(self._bridge)
+        elif updated & exposure.OPTIONS:
+            try:
+                exposure.check_exposure(self._bridge.settings, ctx.options, _path())
+            except ConfigError as e:
+                raise OptionsError(str(e)) from e
         self._bridge.ssl_insecure = ctx.options.ssl_insecure
         self._guard = guard_for(self._bridge.settings, ctx.options)
 
@@ -181,12 +187,17 @@ class AIBridge:
 
 def _started() -> Bridge:
     """Read the configuration, and start the bridge that it describes. Raises ConfigError and Unavailable."""
-    path = ctx.options.aibridge_config or os.environ.get(CONFIG_VARIABLE, "")
+    path = _path()
     settings = config.load(
         Path(path).expanduser() if path else None,
         environ=os.environ,
         database=ctx.options.aibridge_database or None,
     )
+    exposure.check_exposure(settings, ctx.options, path)
     bridge = Bridge(settings)
     bridge.start()
     return bridge
+
+
+def _path() -> str:
+    return ctx.options.aibridge_config or os.environ.get(CONFIG_VARIABLE, "")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, RunToExit, StartMitmdump
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.support import fixtures
 from tests.support.client import gateway_client, proxy_client
@@ -41,11 +41,12 @@ def upstream(make_upstream: MakeUpstream, request: pytest.FixtureRequest) -> Scr
 
 @pytest.fixture
 def start(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Start:
-    def start(more: str = f"api_key: {KEY}", config: str = "") -> Mitmdump:
+    def start(more: str = f"api_key: {KEY}", config: str = "", arguments: Sequence[str] = ()) -> Mitmdump:
         return mitmdump(
+            arguments=arguments,
             config=f"{config}\nproviders:\n"
             f"  - {{name: anthropic, type: anthropic, base_url: '{upstream.url}', {more}}}\n"
-            f"  - {{name: openai, type: openai, base_url: '{upstream.url}/v1', {more}}}\n"
+            f"  - {{name: openai, type: openai, base_url: '{upstream.url}/v1', {more}}}\n",
         )
 
     return start
@@ -210,6 +211,35 @@ def test_a_redirect_to_another_host_takes_no_central_key_along(
         client.get(moved.headers["location"])
     assert upstream.requests[0].header("authorization") == f"Bearer {KEY}"
     assert elsewhere.requests[0].values("authorization") == []
+
+
+# --- strangers ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "exposed", [["--listen-host", "0.0.0.0"], ["--listen-host", ""], ["--mode", "regular@0.0.0.0:0"]]
+)
+def test_a_central_key_that_strangers_could_use_does_not_start(run_to_exit: RunToExit, exposed: list[str]) -> None:
+    config = f"metrics: {{listen: null}}\nproviders: [{{name: anthropic, type: anthropic, api_key: {KEY}}}]\n"
+    ended = run_to_exit(config=config, arguments=exposed)
+    assert ended.code == 1
+    assert "providers[0].api_key: found a central credential that strangers could use" in ended.output
+    assert KEY not in ended.output and "Traceback" not in ended.output
+
+
+@pytest.mark.parametrize(
+    ("more", "config", "arguments"),
+    [
+        (", allow_anonymous: true", "", []),
+        ("", "actor: {required: true}", []),
+        ("", "", ["--proxyauth", "alice:secret"]),
+    ],
+)
+def test_it_starts_where_strangers_are_kept_out_or_let_in_knowingly(
+    start: Start, more: str, config: str, arguments: list[str]
+) -> None:
+    proxy = start(f"api_key: {KEY}{more}", config, ["--listen-host", "0.0.0.0", *arguments])
+    assert proxy.running
 
 
 # --- who asks -----------------------------------------------------------------------------------------------------
