@@ -15,7 +15,7 @@ from typing import Any
 
 from aibridge_addon.config import Limits
 from aibridge_addon.dialects.base import AnswerError, AnswerReader, decode_event
-from aibridge_addon.dialects.framing import SSE
+from aibridge_addon.dialects.framing import SSE, framing_of
 from aibridge_addon.dialects.turns import Splice
 from aibridge_addon.wire import codings
 from aibridge_addon.wire.aws_eventstream import CorruptEventStream, CutEventStream
@@ -24,10 +24,6 @@ from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
 logger = logging.getLogger(__name__)
 
 OVERSIZED = "an event is larger than limits.sse_event"
-
-
-def is_event_stream(status: int, content_type: str) -> bool:
-    return status < 400 and content_type.lower().startswith("text/event-stream")
 
 
 class Tap:
@@ -51,7 +47,7 @@ class Tap:
         """Whether everything that passed so far could be read."""
         self.readable = True
         """False: nothing more can be read, so nobody knows how the answer ends."""
-        framing = reader.framings.get(content_type.partition(";")[0].strip().lower()) if status < 400 else None
+        framing = framing_of(status, content_type, reader.framings)
         self.streaming = framing is not None
         self._status = status
         self._limit = limits.decoded_body

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from aibridge_addon.dialects.framing import SSE, Framing
+from aibridge_addon.dialects.framing import SERVER_SENT, Framing
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
 
@@ -96,7 +96,7 @@ class Reading:
 class AnswerReader(ABC):
     """Read one upstream answer: events of a stream, or one whole body."""
 
-    framings: ClassVar[Mapping[str, Framing]] = MappingProxyType({"text/event-stream": SSE})
+    framings: ClassVar[Mapping[str, Framing]] = SERVER_SENT
     """How a stream may be framed, by content type; an answer of any other type is a body."""
 
     def __init__(self) -> None:

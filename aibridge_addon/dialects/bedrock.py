@@ -6,7 +6,6 @@ Sources: Amazon Bedrock API reference (`bedrock-runtime`), "Common errors", and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import msgspec
@@ -21,7 +20,7 @@ from aibridge_addon.dialects.base import (
     as_dict,
     as_text,
 )
-from aibridge_addon.dialects.framing import AWS_EVENT_STREAM, Framing
+from aibridge_addon.dialects.framing import BY_AWS, Framing
 from aibridge_addon.wire import aws_eventstream
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
 
@@ -72,9 +71,7 @@ class BedrockDialect(Dialect):
 
 
 class BedrockReader(AnswerReader):
-    framings: ClassVar[Mapping[str, Framing]] = MappingProxyType(
-        {**AnswerReader.framings, aws_eventstream.CONTENT_TYPE: AWS_EVENT_STREAM}
-    )
+    framings: ClassVar[Mapping[str, Framing]] = BY_AWS
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -55,5 +56,14 @@ def _error(kind: str, message: object) -> bytes:
     return msgspec.json.encode({"error": {"type": kind, "message": message}})
 
 
+def framing_of(status: int, content_type: str, framings: Mapping[str, Framing]) -> Framing | None:
+    """How an answer with this head is framed; None: it is one body."""
+    return framings.get(content_type.partition(";")[0].strip().lower()) if status < 400 else None
+
+
 SSE = Framing(sse.SSEScanner, sse.parse)
 AWS_EVENT_STREAM = Framing(aws_eventstream.EventStreamScanner, _aws_event)
+SERVER_SENT: Mapping[str, Framing] = MappingProxyType({"text/event-stream": SSE})
+"""By content type. Most providers frame their streams so."""
+BY_AWS: Mapping[str, Framing] = MappingProxyType({**SERVER_SENT, aws_eventstream.CONTENT_TYPE: AWS_EVENT_STREAM})
+"""What may come from Bedrock, and from those who imitate it."""

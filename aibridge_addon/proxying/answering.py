@@ -10,11 +10,11 @@ from collections.abc import Awaitable
 from mitmproxy import http
 
 from aibridge_addon.dialects.chat_usage import refuses_usage
+from aibridge_addon.dialects.framing import SERVER_SENT, framing_of
 from aibridge_addon.exchange import Exchange
 from aibridge_addon.proxying.flow_state import FlowState, set_body, state_of
 from aibridge_addon.proxying.stream import RETRY_BODY_LIMIT
 from aibridge_addon.records import Passthrough
-from aibridge_addon.tap import is_event_stream
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 from aibridge_addon.wire.json_object import JSONObject
 
@@ -43,7 +43,7 @@ def open_answer(flow: http.HTTPFlow) -> None:
             if exchange.streaming:
                 _unframe(flow)
             return
-        if state.usage_filter is not None and is_event_stream(status, content_type):
+        if state.usage_filter is not None and framing_of(status, content_type, SERVER_SENT) is not None:
             _make_room(flow, state)
         exchange.open_answer(status, content_type, headers.get("content-encoding", ""), headers)
         _measure_first_byte(flow, state, exchange)

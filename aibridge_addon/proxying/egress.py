@@ -28,7 +28,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from aibridge_addon.addresses import is_reserved, maybe_address
 from aibridge_addon.config import Egress, Settings
-from aibridge_addon.proxying.flow_state import json_response, state_of
+from aibridge_addon.proxying.flow_state import error_response, json_response, state_of
 from aibridge_addon.proxying.listening import strangers_reach
 
 logger = logging.getLogger(__name__)
@@ -215,8 +215,8 @@ async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
     state = state_of(flow)
     if state is not None:
         state.refused = True
-        body = state.route.errors.error_body(refusal.status, refusal.message)
-    else:
-        kind = "permission_error" if refusal.status == 403 else "api_error"
-        body = json.dumps({"error": {"type": kind, "message": refusal.message}}).encode()
+        flow.response = error_response(state.route.errors, refusal.status, refusal.message)
+        return
+    kind = "permission_error" if refusal.status == 403 else "api_error"
+    body = json.dumps({"error": {"type": kind, "message": refusal.message}}).encode()
     flow.response = json_response(refusal.status, body)

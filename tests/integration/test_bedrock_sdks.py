@@ -26,6 +26,9 @@ from tests.support.mitmdump import Mitmdump
 from tests.support.script import Abort, Gate, Pause
 from tests.support.upstream import HTTP1, HTTP2, Answer, ScriptedUpstream
 
+# Fixtures name models that their vendor has since deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")
+
 NAMES = ("simple", "thinking", "parallel_tools", "cached_tokens")
 MODES = ("streaming", "blocking")
 CONVERSED = [fixtures.case(f"converse/{name}/{mode}") for name in NAMES for mode in MODES]
@@ -315,6 +318,8 @@ def test_a_refusal_of_ours_is_an_error_that_both_clients_understand(start: Start
     ):
         client.messages.create(model=BEDROCK_MODEL, **json.loads(large))
     assert told.value.status_code == 413
+    with pytest.raises(ClientError, match=r"ValidationException.*not JSON"):
+        bedrock.boto3_client().invoke_model(modelId=BEDROCK_MODEL, body=b"{")
     assert not bedrock.upstream.requests
 
 
