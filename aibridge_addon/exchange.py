@@ -286,6 +286,19 @@ class Exchange:
             end = 0
         return end
 
+    def feed_event(self, data: bytes, *, terminal: bool) -> None:
+        """Read an answer's next event, which came as a message of its own. See `ended` afterwards.
+
+        `terminal`: it ends the answer, whether or not it can be read.
+        """
+        if self.ended:
+            return
+        assert self.tap is not None
+        if self.tap.event(data):
+            self._conclude()
+        elif terminal:
+            self.answer_ended()
+
     def answer_ended(self) -> None:
         """The upstream has ended its answer properly."""
         if not self.ended and self.tap is not None:

@@ -51,6 +51,8 @@ class Tap:
         self.streaming = framing is not None
         self._status = status
         self._limit = limits.decoded_body
+        self._event_limit = limits.sse_event
+        self._dropped = False
         self._body = bytearray()
         self._scanner = (framing or SSE).scanner(limits.sse_event)
         self._scan = self._scanner.feed
@@ -70,7 +72,7 @@ class Tap:
     @property
     def dropped(self) -> bool:
         """Whether an event was too large to be kept."""
-        return self._scanner.oversized > 0
+        return self._dropped or self._scanner.oversized > 0
 
     def taken(self) -> bytes:
         """What the client sees of the events that have come since the last call."""
@@ -97,6 +99,25 @@ class Tap:
             logger.exception("aibridge: reading an answer failed")
             self._give_up("an internal error")
             return None
+
+    def event(self, data: bytes) -> bool:
+        """Read one event of a stream that came as a message of its own, not framed; says whether it was the last."""
+        if not self.readable:
+            return False
+        reading = self.reader.reading
+        try:
+            if len(data) > self._event_limit:
+                self._dropped = True
+            elif not self._skip(data):
+                self.reader.event("", data)
+        except (NotJSON, Unreadable) as e:
+            self._miss(e)
+        except Exception:  # as in `feed`
+            logger.exception("aibridge: reading an answer failed")
+            self._give_up("an internal error")
+        if reading.ended and self._dropped:
+            self._miss(OVERSIZED)
+        return reading.ended
 
     def _decode(self, data: bytes) -> int | None:
         ended = self.reader.reading.ended
@@ -128,7 +149,7 @@ class Tap:
             if rest and self.readable:
                 self._events([(rest, 0)])
             self.reader.stream_ended()
-            if self._scanner.oversized:
+            if self.dropped:
                 self._miss(OVERSIZED)
                 self.readable = self.readable and self.reader.reading.ended  # the end may have been what was dropped
         elif self.readable:

@@ -33,6 +33,7 @@ SANS_IO = {
     "tap",
     "addresses",
     "exchange",
+    "responses_socket",
     "toolloop",
     "key_pool",
     "attempts",
@@ -72,6 +73,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "exchange": {
         *("actors", "attempts", "config", "dialects", "invocation", "records", "routing", "tap", "toolloop", "wire")
     },
+    "responses_socket": {"config", "dialects", "exchange", "wire"},
     # Sinks know the records only; a sink knows no other.
     "recording": {"config", "records"},
     "telemetry": {"config", "records", "credentials", "wire"},
@@ -100,7 +102,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "proxying": {
         *("actors", "bridge", "clients", "config", "continuations", "credentials", "dialects", "exchange", "records"),
-        *("addresses", "attempts", "invocation", "key_pool"),
+        *("addresses", "attempts", "invocation", "key_pool", "responses_socket"),
         *("routing", "tap", "telemetry", "toolloop", "tooling", "under_way", "wire"),
     },
     "addon": {"bridge", "config", "proxying", "recording"},

@@ -41,6 +41,10 @@ class RequestReading:
     """False: a streamed answer will carry no usage, since the request did not ask for it (chat completions)."""
 
 
+UNREAD = RequestReading(model="", streaming=False, prompt=None, correlating_tool_call_id=None, side_call=False)
+"""A request that we cannot read may still be one that the provider can: it goes upstream, and the record says less."""
+
+
 @dataclass(slots=True)
 class Usage:
     """Token counts of one upstream answer, in the record's terms."""

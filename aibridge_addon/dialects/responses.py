@@ -53,9 +53,9 @@ CLIENT_CALLS = frozenset(
 )
 """Output items that the client is to carry out; every other `…_call` is run by the provider."""
 
-# All but these events grow an item that is told whole when it is done.
+# All but these events grow an item that is told whole when it is done. Over a WebSocket an event is its data alone.
 _skip = re.compile(
-    rb'(?:event: |data: \{"type": ?")response\.'
+    rb'(?:event: |(?:data: )?\{"type": ?")response\.'
     rb"(?!(?:created|completed|incomplete|failed|cancelled|output_item\.done)\b)"
 ).match
 
@@ -83,6 +83,11 @@ class Responses(Dialect):
         code = told.get("code") or told.get("type") or "server_error"
         event = {"message": message, "param": None, **told, "type": "error", "code": code}
         return sse.event("error", msgspec.json.encode(event))
+
+
+def error_message(status: int, message: str) -> bytes:
+    """An error as one message of a WebSocket: as over HTTP, with its status inside."""
+    return b'{"type":"error","status":%d,' % status + openai_errors.error_body(status, message)[1:]
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None, bool]:

@@ -11,7 +11,7 @@ from aibridge_addon import clients
 from aibridge_addon.clients import Speaker
 from aibridge_addon.credentials import client_credential, mask, signs_request
 from aibridge_addon.dialects import CHAT_COMPLETIONS, INJECTIONS
-from aibridge_addon.dialects.base import RequestReading
+from aibridge_addon.dialects.base import UNREAD, RequestReading
 from aibridge_addon.dialects.chat_usage import UsageChunkFilter, ask_for_usage
 from aibridge_addon.exchange import Exchange, Leaves, Origin
 from aibridge_addon.proxying import injecting
@@ -19,8 +19,6 @@ from aibridge_addon.proxying.flow_state import FlowState, error_response, set_bo
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
-UNREAD = RequestReading(model="", streaming=False, prompt=None, correlating_tool_call_id=None, side_call=False)
-"""A request that we cannot read may still be one that the provider can: it goes upstream, and the record says less."""
 CIRCUIT_OPEN = "circuit breaker is open"
 """In the words of the original."""
 MAX_AGENT_LENGTH = 512
@@ -49,11 +47,21 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
     client = clients.program(headers)
     has_tools = body is not None and state.route.dialect.tools_member in body
     speaker = clients.speaker(client, headers, has_tools=has_tools)
+    state.exchange = exchange_for(state, reading, client, speaker)
+    if body is not None and bridge.continuations is not None and _takes_tools(state):
+        return _begin_with_tools(flow, state, body, reading, speaker)
+    return _begin(flow, state, body, reading)
+
+
+def exchange_for(state: FlowState, reading: RequestReading, client: clients.Program, speaker: Speaker) -> Exchange:
+    """The interception that a request of this flow begins."""
+    assert state.actor is not None
+    bridge, headers = state.bridge, state.headers
     for_itself = reading.side_call or speaker is not Speaker.PERSON
     central, key = state.attempts.pool is not None, state.attempts.key
     credential = client_credential(headers, state.route.type.credential_headers)
     agent = headers.get(b"user-agent")
-    state.exchange = Exchange(
+    return Exchange(
         state.route,
         reading,
         Origin(
@@ -70,9 +78,6 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
         leaves=_leaves(state),
         attempts=state.attempts,
     )
-    if body is not None and bridge.continuations is not None and _takes_tools(state):
-        return _begin_with_tools(flow, state, body, reading, speaker)
-    return _begin(flow, state, body, reading)
 
 
 def _takes_tools(state: FlowState) -> bool:

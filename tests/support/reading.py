@@ -10,6 +10,7 @@ from typing import Any, Literal
 from aibridge_addon import clients, records
 from aibridge_addon.actors import Actor
 from aibridge_addon.config import Limits, Provider
+from aibridge_addon.dialects.base import RequestReading
 from aibridge_addon.exchange import Exchange, Origin
 from aibridge_addon.providers import TYPES
 from aibridge_addon.records import Record
@@ -22,21 +23,28 @@ NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None) -> Exchange:
     """A started exchange for the case's request."""
-    dialect = case.wire_format
-    kind: Literal["anthropic", "openai", "bedrock"] = "anthropic" if case.dialect == "messages" else "openai"
-    model = ""
-    if case.dialect in OF_BEDROCK:
-        kind, model = "bedrock", BEDROCK_MODEL
-    headers = {name.lower(): value for name, value in case.request_headers}
     body = JSONObject(case.request)
-    request = dialect.read_request(body)
-    if model:
-        request = replace(request, model=model)
+    reading = case.wire_format.read_request(body)
+    if case.dialect in OF_BEDROCK:
+        reading = replace(reading, model=BEDROCK_MODEL)
+    exchange = exchange_of(case, reading, emitted, limits, has_tools=case.wire_format.tools_member in body)
+    exchange.start()
+    return exchange
+
+
+def exchange_of(
+    case: Case, request: RequestReading, emitted: list[Record], limits: Limits | None = None, *, has_tools: bool
+) -> Exchange:
+    """An exchange for a request with the case's headers, not yet started."""
+    kind: Literal["anthropic", "openai", "bedrock"] = "anthropic" if case.dialect == "messages" else "openai"
+    if case.dialect in OF_BEDROCK:
+        kind = "bedrock"
+    headers = {name.lower(): value for name, value in case.request_headers}
     client = clients.program(headers)
-    speaker = clients.speaker(client, headers, has_tools=dialect.tools_member in body)
+    speaker = clients.speaker(client, headers, has_tools=has_tools)
     for_itself = request.side_call or speaker is not clients.Speaker.PERSON
-    exchange = Exchange(
-        Route(Provider(name=kind, type=kind), TYPES[kind], dialect, "/route", None, "/route"),
+    return Exchange(
+        Route(Provider(name=kind, type=kind), TYPES[kind], case.wire_format, "/route", None, "/route"),
         request,
         Origin(
             actor=Actor("ada", {}),
@@ -51,8 +59,6 @@ def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None
         limits=limits or Limits(),
         now=lambda: NOON,
     )
-    exchange.start()
-    return exchange
 
 
 def play(case: Case, chunks: Iterable[bytes]) -> list[Record]:
