@@ -18,7 +18,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from aibridge_addon import config
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.config import ConfigError
-from aibridge_addon.proxying import answering, asking, dispatching, exposure, looping
+from aibridge_addon.proxying import answering, asking, dispatching, exposure, looping, websockets
 from aibridge_addon.proxying.drain import Drain
 from aibridge_addon.proxying.dumping import DumpingHttpLayer
 from aibridge_addon.proxying.egress import EgressGuard, guard_for, guarded
@@ -173,10 +173,17 @@ class AIBridge:
         elif not answering.another_turn(flow):
             await answering.commit(flow)
 
-    def websocket_message(self, flow: http.HTTPFlow) -> None:
+    def websocket_start(self, flow: http.HTTPFlow) -> None:
+        websockets.opened(flow)
+
+    def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if flow.websocket is not None:
             # mitmproxy keeps every message for as long as the connection lives.
             del flow.websocket.messages[:-1]
+        return websockets.message_came(flow, self._bridge)
+
+    def websocket_end(self, flow: http.HTTPFlow) -> None:
+        websockets.closed(flow)
 
     def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return answering.answered(flow)

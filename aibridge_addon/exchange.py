@@ -287,14 +287,8 @@ class Exchange:
         return end
 
     def feed_event(self, data: bytes, *, terminal: bool) -> None:
-        """Read an answer's next event, which came as a message of its own. See `ended` afterwards.
-
-        `terminal`: it ends the answer, whether or not it can be read.
-        """
-        if self.ended:
-            return
-        assert self.tap is not None
-        if self.tap.event(data):
+        """Read an event that came as a message of its own; `terminal`: it is the last, even if it cannot be read."""
+        if self.tap is not None and not self.ended and self.tap.event(data):
             self._conclude()
         elif terminal:
             self.answer_ended()

@@ -14,11 +14,14 @@ from urllib.parse import unquote
 
 from aibridge_addon.config import Provider
 from aibridge_addon.config_urls import BaseUrl
+from aibridge_addon.dialects import RESPONSES
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.providers import TYPES
 from aibridge_addon.providers.base import ProviderType
 
 OTHER = "other"
+WEBSOCKET = "GET with Upgrade: websocket"
+"""In a method's place: the request asks for a WebSocket."""
 GATEWAY_PREFIX = "/api/v2/aibridge"
 
 
@@ -36,6 +39,8 @@ class Route:
     """Scheme, host and port of the upstream; None: those that the client asked for."""
     target: str
     """Path and query that go upstream."""
+    websocket: Dialect | None = None
+    """The dialect of the WebSocket that the request asks for; the request itself is passthrough."""
     known: bool = False
     """One of the routes that a central key may be used on: those of the table, with the methods that are meant."""
     model: str = ""
@@ -47,7 +52,7 @@ class Route:
 
     @property
     def errors(self) -> Dialect:
-        return self.dialect or self.type.error_dialect
+        return self.dialect or self.websocket or self.type.error_dialect
 
 
 class Router:
@@ -112,7 +117,18 @@ def _below(prefix: str, path: str) -> str | None:
 def _route(provider: Provider, method: str, below: str | None, target: str, base: BaseUrl | None = None) -> Route:
     kind = TYPES[provider.type]
     dialect, template, known, model = _match(kind, method, below)
-    return Route(provider, kind, dialect, template, base or provider.base_url, target, known, model)
+    over_socket = method == WEBSOCKET and dialect is not None
+    return Route(
+        provider,
+        kind,
+        None if over_socket else dialect,
+        template,
+        base or provider.base_url,
+        target,
+        websocket=dialect if over_socket else None,
+        known=known,
+        model=model,
+    )
 
 
 def _match(kind: ProviderType, method: str, below: str | None) -> tuple[Dialect | None, str, bool, str]:
@@ -121,7 +137,7 @@ def _match(kind: ProviderType, method: str, below: str | None) -> tuple[Dialect 
     for route in kind.bridged:
         if found := route.pattern.fullmatch(below):
             # GET would list what others have stored; the seeds answer it as a request that they cannot read.
-            is_bridged = method == "POST"
+            is_bridged = method == "POST" or (method == WEBSOCKET and route.dialect is RESPONSES)
             dialect = route.dialect if is_bridged else None
             model = unquote(found[1], errors="replace") if route.names_model else ""
             return dialect, route.template, is_bridged and _is_clean(below), model

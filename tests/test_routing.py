@@ -18,7 +18,7 @@ from aibridge_addon.dialects import (
 )
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.providers import TYPES
-from aibridge_addon.routing import OTHER, Route, Router, host_pattern
+from aibridge_addon.routing import OTHER, WEBSOCKET, Route, Router, host_pattern
 
 DEFAULTS = Router(DEFAULT_PROVIDERS)
 AZURE_HOST = "mine.openai.azure.com"
@@ -278,3 +278,41 @@ def test_templates_are_bounded(rest: str) -> None:
             name = host.replace("*", "x")
             assert proxied(name, "POST", "/v1/" + rest).template in known
             assert proxied(name, "POST", "/openai/deployments/" + rest + "/chat/completions").template in known
+
+
+# --- WebSockets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "target"),
+    [
+        ("api.openai.com", "/v1/responses"),
+        ("api.openai.com", "/v1/responses?x=1"),
+        ("chatgpt.com", "/backend-api/codex/responses"),
+        ("api.githubcopilot.com", "/responses"),
+        ("mine.openai.azure.com", "/openai/v1/responses"),
+        ("mine.openai.azure.com", "/openai/responses?api-version=preview"),
+    ],
+)
+def test_an_upgrade_on_a_route_of_the_responses_api_is_passthrough_that_opens_a_bridged_socket(
+    host: str, target: str
+) -> None:
+    route = DEFAULTS.proxied(host, WEBSOCKET, target)
+    assert route is not None
+    assert (route.dialect, route.websocket, route.errors, route.known) == (None, RESPONSES, RESPONSES, True)
+
+
+@pytest.mark.parametrize(
+    ("host", "method", "target"),
+    [
+        ("api.openai.com", WEBSOCKET, "/v1/realtime"),
+        ("api.openai.com", WEBSOCKET, "/v1/responses/resp_1"),
+        ("api.openai.com", WEBSOCKET, "/v1/chat/completions"),
+        ("api.openai.com", "GET", "/v1/responses"),
+        ("api.openai.com", "POST", "/v1/responses"),
+        ("api.anthropic.com", WEBSOCKET, "/v1/messages"),
+    ],
+)
+def test_no_other_request_opens_one(host: str, method: str, target: str) -> None:
+    route = DEFAULTS.proxied(host, method, target)
+    assert route is not None and route.websocket is None

@@ -16,6 +16,7 @@ ERROR_TYPES = {
     404: ("invalid_request_error", "not_found"),
     407: ("invalid_request_error", "proxy_authentication_required"),
     413: ("invalid_request_error", "request_too_large"),
+    426: ("invalid_request_error", "upgrade_required"),
     429: ("rate_limit_error", "rate_limit_exceeded"),
     503: ("server_error", "service_unavailable"),
 }

@@ -9,10 +9,10 @@ from mitmproxy.connection import Client
 
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.clients import Headers
-from aibridge_addon.proxying import dispatching
+from aibridge_addon.proxying import dispatching, websockets
 from aibridge_addon.proxying.flow_state import KEY, ORIGIN_FORM, TUNNEL, FlowState, error_response, json_response
 from aibridge_addon.proxying.scope import is_ip_address
-from aibridge_addon.routing import Route
+from aibridge_addon.routing import WEBSOCKET, Route
 
 PROXY_HEADERS = ("proxy-authorization", "proxy-connection")
 """Between the client and us only (RFC 9110, section 11.7.2; the second is a habit of old clients)."""
@@ -74,6 +74,9 @@ class Intake:
         if not dispatching.choose_credential(flow, state):
             state.refused = True
             flow.response = no_such_route(route)
+        elif websockets.is_refused(state):
+            state.refused = True
+            flow.response = websockets.upgrade_required(route)
         elif route.dialect is None:
             flow.request.stream = True
         else:
@@ -83,12 +86,13 @@ class Intake:
 
     def _route(self, flow: http.HTTPFlow) -> Route | None:
         request, router = flow.request, self._bridge.router
+        method = WEBSOCKET if websockets.is_upgrade(request) else request.method
         if flow.metadata.get(ORIGIN_FORM):
-            return router.gateway(request.method, request.path)
+            return router.gateway(method, request.path)
         host = request.host
         if is_ip_address(host):  # a transparent mode: the name is in the greeting, or (plain HTTP) in the header
             host = flow.client_conn.sni or request.pretty_host
-        return router.proxied(host, request.method, request.path)
+        return router.proxied(host, method, request.path)
 
     def _foreign(self, flow: http.HTTPFlow) -> None:
         """A request to no provider: forwarded as it comes, or nobody's at all."""

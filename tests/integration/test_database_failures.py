@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import RunToExit, StartMitmdump
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.support.client import RawHttp1
-from tests.support.database import Table, query
+from tests.support.database import Table, locked, query
 from tests.support.fixtures import case
 from tests.support.mitmdump import Mitmdump
 from tests.support.upstream import Answer, Gate, Pause, ScriptedUpstream
@@ -32,15 +32,6 @@ def config(port: int, recording: str) -> str:
         f"  - {{name: anthropic, type: anthropic, base_url: 'https://localhost:{port}'}}\n"
         f"  - {{name: openai, type: openai, base_url: 'https://localhost:{port}/v1'}}\n"
     )
-
-
-@contextmanager
-def locked(database: Path) -> Iterator[None]:
-    """Hold the database, so that nobody else can write to it."""
-    with closing(sqlite3.connect(database, autocommit=True)) as connection:
-        connection.execute("begin exclusive")
-        yield
-        connection.execute("rollback")
 
 
 def ask(proxy: Mitmdump, n: int = 1) -> None:

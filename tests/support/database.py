@@ -1,8 +1,9 @@
-"""Read the rows that the addon wrote, from outside its process."""
+"""Read the rows that the addon wrote, from outside its process, or keep it from writing any."""
 
 import json
 import sqlite3
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,3 +40,12 @@ def _decoded(row: Row) -> Row:
         if isinstance(row[column], str):
             row[column] = json.loads(row[column])
     return row
+
+
+@contextmanager
+def locked(database: Path) -> Iterator[None]:
+    """Hold the database, so that nobody else can write to it."""
+    with closing(sqlite3.connect(database, autocommit=True)) as connection:
+        connection.execute("begin exclusive")
+        yield
+        connection.execute("rollback")
