@@ -30,6 +30,9 @@ LONGEST_ASKED_PAUSE = 60.0
 MAX_TOLD = 50
 """Attempts of one interception that its row tells of: a tool loop may make many."""
 
+MAX_ERROR_LENGTH = 200
+"""Characters that are told of why there was no answer: they may quote what the upstream sent."""
+
 RATE_LIMITED = 429
 UNAUTHORIZED = 401
 RETRIED = frozenset({408, 409, RATE_LIMITED})
@@ -208,7 +211,7 @@ class Attempts:
             return
         members: dict[str, Any] = {"status": outcome.status}
         if outcome.error is not None:
-            members["error"] = outcome.error
+            members["error"] = outcome.error[:MAX_ERROR_LENGTH]
         if self.key is not None:
             members["credential_hint"] = self.key.hint
         if step is not None:

@@ -128,6 +128,9 @@ class Provider(Section):
     def _consistent(self) -> Provider:
         if not self.hosts and self.base_url is None:
             raise rejected("at least one host, or a base_url (gateway only)", found="no host", at=("hosts",))
+        if self.api_key and self.base_url is None and all("*" in host for host in self.hosts):
+            expected = "a base_url, or a host without *: a key is for nobody whom a wildcard may match"
+            raise rejected(expected, found="no such address", at=("api_key",))
         if self.bedrock is not None and self.type != "anthropic":
             raise rejected("a bedrock block for type anthropic only", found="one for another type", at=("bedrock",))
         return self

@@ -86,6 +86,7 @@ class AttemptingStream(BridgeHttpStream):
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
         response = event.response
         if self.state is not None:
+            dispatching.conceal(self.flow, self.state)
             if self._after(self.state, response) is not Step.SHOW:
                 self.flow.response = response
                 self._watch()
@@ -109,8 +110,16 @@ class AttemptingStream(BridgeHttpStream):
 
     @property
     def _is_repeatable(self) -> bool:
-        """Whether the whole request is here: a passthrough's body is not kept."""
-        return self.client_state == self.state_done and self.flow.request.raw_content is not None
+        """Whether the whole request is here: a passthrough's body is not kept.
+
+        mitmproxy's WebSockets speak on the stream that they were asked for on, so that a further one would not do.
+        """
+        request = self.flow.request
+        return (
+            self.client_state == self.state_done
+            and request.raw_content is not None
+            and "upgrade" not in request.headers
+        )
 
     def state_drop_response_body(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, http_events.ResponseData):
@@ -147,6 +156,8 @@ class AttemptingStream(BridgeHttpStream):
     def handle_protocol_error(
         self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
+        if self.state is not None:
+            dispatching.conceal(self.flow, self.state)
         if isinstance(event, http_events.ResponseProtocolError) and self.state is not None and self._is_repeatable:
             if self.server_state == self.state_drop_response_body:
                 yield from self._try_again()

@@ -62,6 +62,8 @@ async def dispatch(flow: http.HTTPFlow) -> None:
             _refuse(flow, state, pool.exhausted())
             return
         _authenticate(flow.request, state.route, key)
+    else:
+        state.attempts.key = None
     if state.route.provider.send_actor_headers:
         _name_actor(flow.request, state)
 
@@ -90,12 +92,24 @@ def addresses_of(provider: Provider) -> list[tuple[str, str, int]]:
 
 
 def _authenticate(request: http.Request, route: Route, key: Key) -> None:
-    kind = route.type
-    header = (kind.messages_key_header if route.errors is MESSAGES else None) or kind.key_header
     for name in CREDENTIAL_HEADERS:
         request.headers.pop(name, None)
-    secret = key.secret.get_secret_value()
-    _set(request, header, f"Bearer {secret}" if header == "Authorization" else secret)
+    _set_credential(request, route, key.secret.get_secret_value())
+
+
+def conceal(flow: http.HTTPFlow, state: FlowState) -> None:
+    """Put the key's hint in its place: the request has been sent, and whoever looks at it now needs no key.
+
+    mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons do look. The next attempt is made ready anew.
+    """
+    if state.attempts.key is not None:
+        _set_credential(flow.request, state.route, state.attempts.key.hint)
+
+
+def _set_credential(request: http.Request, route: Route, credential: str) -> None:
+    kind = route.type
+    header = (kind.messages_key_header if route.errors is MESSAGES else None) or kind.key_header
+    _set(request, header, f"Bearer {credential}" if header == "Authorization" else credential)
 
 
 def _name_actor(request: http.Request, state: FlowState) -> None:

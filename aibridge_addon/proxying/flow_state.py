@@ -84,6 +84,9 @@ class FlowState:
     lost: bool = False
     """The rows could not be written, and the configuration wants no answer without them."""
 
+    def __deepcopy__(self, _memo: dict[int, object]) -> None:
+        """Leave it out of a flow's copies: those in a file (`-w`), for a replay, in mitmweb are other flows."""
+
     def client_gone(self) -> None:
         """Nobody waits for the answer any more: tools that run for it are stopped, and no pause is waited for."""
         if self.pause is not None:

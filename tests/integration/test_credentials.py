@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -12,7 +13,7 @@ from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ende
 from tests.support import fixtures
 from tests.support.client import gateway_client, proxy_client
 from tests.support.mitmdump import Mitmdump
-from tests.support.upstream import HTTP1, HTTP2, Answer, Request, ScriptedUpstream
+from tests.support.upstream import HTTP1, HTTP2, Answer, Request, ScriptedUpstream, unused_port
 
 KEY = "sk-central-0000000000000001"
 HINT = "sk-c...0001"
@@ -122,6 +123,26 @@ def test_the_row_says_whose_credential_it_was_and_nothing_tells_the_key(start: S
     assert KEY not in proxy.log and KEY not in str(seen)
 
 
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/messages"), ("GET", "/v1/models")])
+@pytest.mark.parametrize("answers", [True, False], ids=["answered", "unreachable"])
+def test_mitmproxys_own_log_and_files_do_not_have_the_key(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream, answers: bool, method: str, path: str
+) -> None:
+    url = upstream.url if answers else f"https://localhost:{unused_port()}"
+    proxy = mitmdump(
+        config=f"providers: [{{name: anthropic, type: anthropic, base_url: '{url}', api_key: {KEY}}}]\n",
+        arguments=["--flow-detail", "4", "-w", "flows"],
+    )
+    with Client(proxy, ANTHROPIC) as client:
+        assert client.ask(method, path, body=MESSAGES.request if method == "POST" else None).status in (200, 502)
+    proxy.wait_for_log(re.escape(HINT))
+    proxy.terminate()
+    proxy.wait()
+    assert KEY not in proxy.log
+    assert KEY.encode() not in (proxy.folder / "flows").read_bytes()
+    assert [request.header("x-api-key") for request in upstream.requests] == [KEY] * answers
+
+
 def test_with_a_central_key_nothing_else_that_could_be_a_credential_goes_upstream(
     start: Start, upstream: ScriptedUpstream
 ) -> None:
@@ -188,7 +209,7 @@ def test_a_central_key_is_for_hosts_that_the_file_names_not_for_those_that_a_wil
     """Everybody can have a host below such a domain."""
     upstream = make_upstream(handler=answer, names=["evil.openai.azure.com"])
     proxy = mitmdump(
-        config=f"providers:\n- {{name: azure, type: azure, api_key: {KEY}, hosts: ['*.openai.azure.com']}}\n",
+        config=f"providers:\n- {{name: a, type: azure, api_key: {KEY}, hosts: ['*.openai.azure.com', ours.test]}}\n",
         mode=[f"reverse:{upstream.url}"],
         options=["keep_host_header=true", "ssl_insecure=true"],
     )
