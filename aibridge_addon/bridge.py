@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.actors import ActorResolver
+from aibridge_addon.aws_signing import INSTALL, BotocoreMissing, Signer
 from aibridge_addon.breaker import Breakers
 from aibridge_addon.config import ConfigError, Problem, Settings
 from aibridge_addon.continuation_store import SqliteReader
@@ -53,6 +54,8 @@ class Bridge:
         """The central keys of the providers that have any."""
         self.breakers = Breakers(time.monotonic, self.metrics.breaker_changed)
         self.recorder = Recorder(SqliteStore(path, rows, durable=settings.recording.durable))
+        self.signers = _signers(settings)
+        """By the name of the provider whose Messages requests go to Bedrock."""
         self.under_way = UnderWay()
         self.servers = _servers(settings)
         self.continuations = Continuations(SqliteReader(path)) if self.servers is not None else None
@@ -154,6 +157,18 @@ def _dumper(settings: Settings) -> Dumper | None:
         return None
     redact = Redactor(settings.recording.redact).encoded
     return Dumper(settings.dump_dir, redact=redact, limit=settings.limits.decoded_body)
+
+
+def _signers(settings: Settings) -> dict[str, Signer]:
+    signers = {}
+    for number, provider in enumerate(settings.providers):
+        if provider.bedrock is not None:
+            try:
+                signers[provider.name] = Signer(provider.bedrock)
+            except BotocoreMissing as e:
+                key = f"providers[{number}].bedrock"
+                raise ConfigError([Problem(key, "botocore is not installed", f"what needs it: {INSTALL}")]) from e
+    return signers
 
 
 def _servers(settings: Settings) -> Servers | None:

@@ -42,6 +42,11 @@ class Bedrock(Section):
             raise rejected("both keys, or neither: then AWS's own chain is used", found="nothing", at=(missing,))
         return self
 
+    @property
+    def endpoint(self) -> BaseUrl:
+        """Where the requests go (AWS General Reference, "Amazon Bedrock endpoints")."""
+        return self.base_url or BaseUrl("https", f"bedrock-runtime.{self.region}.amazonaws.com", 443)
+
 
 class _Default(NamedTuple):
     name: str
@@ -133,6 +138,8 @@ class Provider(Section):
             raise rejected(expected, found="no such address", at=("api_key",))
         if self.bedrock is not None and self.type != "anthropic":
             raise rejected("a bedrock block for type anthropic only", found="one for another type", at=("bedrock",))
+        if self.bedrock is not None and self.api_key:
+            raise rejected("no api_key beside a bedrock block", found="both", at=("api_key",))
         return self
 
     @property

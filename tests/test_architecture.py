@@ -81,11 +81,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The rims: tools, command line, mitmproxy.
     "tooling": {"config", "dialects", "invocation", "records", "wire"},
     "addresses": set(),
+    "aws_signing": {"config"},
     "under_way": set(),
     "cli": {"config", "records", "recording"},
     "bridge": {
         *(
             "actors",
+            "aws_signing",
             "breaker",
             "config",
             "continuation_store",
@@ -102,7 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "proxying": {
         *("actors", "bridge", "clients", "config", "continuations", "credentials", "dialects", "exchange", "records"),
-        *("addresses", "attempts", "invocation", "key_pool", "responses_socket"),
+        *("addresses", "attempts", "aws_signing", "invocation", "key_pool", "responses_socket"),
         *("routing", "tap", "telemetry", "toolloop", "tooling", "under_way", "wire"),
     },
     "addon": {"bridge", "config", "proxying", "recording"},
@@ -199,7 +201,7 @@ def test_mitmproxy_is_imported_in_its_rim_only() -> None:
 
 def test_only_the_layer_and_its_streams_rely_on_the_inside_of_mitmproxys_http_layer() -> None:
     importing = {module.name for module in MODULES if imports_any(module, {"mitmproxy.proxy.layers.http"})}
-    streams = {"proxying.stream", "proxying.attempting", "proxying.splicing"}
+    streams = {"proxying.stream", "proxying.attempting", "proxying.translating", "proxying.splicing"}
     assert importing == {"proxying.layer", "proxying.dumping"} | streams
 
 

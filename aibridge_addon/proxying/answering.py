@@ -12,6 +12,7 @@ from mitmproxy import http
 from aibridge_addon.dialects.chat_usage import refuses_usage
 from aibridge_addon.dialects.framing import SERVER_SENT, framing_of
 from aibridge_addon.exchange import Exchange
+from aibridge_addon.proxying.bedrock import from_bedrock
 from aibridge_addon.proxying.flow_state import FlowState, set_body, state_of
 from aibridge_addon.proxying.stream import RETRY_BODY_LIMIT
 from aibridge_addon.records import Passthrough
@@ -29,6 +30,10 @@ def open_answer(flow: http.HTTPFlow) -> None:
         return
     _frame_for_http1(flow)
     if state is not None and (exchange := state.exchange) is not None:
+        if state.translation is not None and from_bedrock(
+            flow.response, state.translation, state.bridge.settings.limits.sse_event
+        ):
+            _unframe(flow)
         headers, status = flow.response.headers, flow.response.status_code
         content_type = headers.get("content-type", "")
         if exchange.loop is not None and status >= 400 and exchange.turns == 0:

@@ -44,6 +44,8 @@ def read_request(flow: http.HTTPFlow, state: FlowState) -> Awaitable[None] | Non
         pass
     if state.route.model:
         reading = replace(reading, model=state.route.model)
+    elif state.translation is not None:
+        reading = replace(reading, model=state.translation.choose(reading.model))
     client = clients.program(headers)
     has_tools = body is not None and state.route.dialect.tools_member in body
     speaker = clients.speaker(client, headers, has_tools=has_tools)
@@ -58,7 +60,7 @@ def exchange_for(state: FlowState, reading: RequestReading, client: clients.Prog
     assert state.actor is not None
     bridge, headers = state.bridge, state.headers
     for_itself = reading.side_call or speaker is not Speaker.PERSON
-    central, key = state.attempts.pool is not None, state.attempts.key
+    central = _central_hint(state)
     credential = client_credential(headers, state.route.type.credential_headers)
     agent = headers.get(b"user-agent")
     return Exchange(
@@ -69,8 +71,8 @@ def exchange_for(state: FlowState, reading: RequestReading, client: clients.Prog
             client=client.name,
             client_session_id=clients.session_id(client, headers, reading.metadata_user_id),
             user_agent=agent.decode("utf-8", "replace")[:MAX_AGENT_LENGTH] if agent is not None else None,
-            credential_kind="centralized" if central else "byok",
-            credential_hint=mask(credential or "") if key is None else key.hint,
+            credential_kind="byok" if central is None else "centralized",
+            credential_hint=mask(credential or "") if central is None else central,
             prompt=None if for_itself else reading.prompt,
         ),
         emit=bridge.emit,
@@ -78,6 +80,15 @@ def exchange_for(state: FlowState, reading: RequestReading, client: clients.Prog
         leaves=_leaves(state),
         attempts=state.attempts,
     )
+
+
+def _central_hint(state: FlowState) -> str | None:
+    """What may be shown of the bridge's own credential; None: the client's is used."""
+    if state.translation is not None:
+        return mask(state.translation.signer.key_id)
+    if state.attempts.pool is None:
+        return None
+    return state.attempts.key.hint if state.attempts.key is not None else ""
 
 
 def _takes_tools(state: FlowState) -> bool:

@@ -7,6 +7,8 @@ each attempt ─▶ aibridge_dispatch hook ─▶ dispatch ─▶ upstream
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from mitmproxy import http
 
@@ -15,6 +17,7 @@ from aibridge_addon.config import Provider
 from aibridge_addon.credentials import brings_credential
 from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.key_pool import Exhausted, Key
+from aibridge_addon.proxying.bedrock import Translation, Untranslatable, to_bedrock
 from aibridge_addon.proxying.flow_state import ORIGIN_FORM, FlowState, error_response, state_of
 from aibridge_addon.routing import Route
 
@@ -32,6 +35,9 @@ def choose_credential(flow: http.HTTPFlow, state: FlowState) -> bool:
     """
     route = state.route
     pool = state.bridge.key_pools.get(route.provider.name)
+    signer = state.bridge.signers.get(route.provider.name)
+    if signer is not None and route.dialect is MESSAGES and route.provider.bedrock is not None:
+        state.translation = Translation(route.provider.bedrock, signer)
     # A passthrough is not ours to ask twice, but which central key it has is.
     state.attempts = Attempts(max_retries=0 if route.dialect is None else route.provider.max_retries)
     if pool is None:
@@ -45,7 +51,7 @@ def choose_credential(flow: http.HTTPFlow, state: FlowState) -> bool:
 
 def is_needed(state: FlowState) -> bool:
     """Whether a request has to be made ready at all."""
-    return state.attempts.pool is not None or state.route.provider.send_actor_headers
+    return state.attempts.pool is not None or state.route.provider.send_actor_headers or state.translation is not None
 
 
 async def dispatch(flow: http.HTTPFlow) -> None:
@@ -59,23 +65,39 @@ async def dispatch(flow: http.HTTPFlow) -> None:
     if pool is not None and may_have_central_key(flow.request, state.route):
         key = state.attempts.choose_key()
         if key is None:
-            _refuse(flow, state, pool.exhausted())
+            _exhausted(flow, state, pool.exhausted())
             return
         _authenticate(flow.request, state.route, key)
     else:
         state.attempts.key = None
-    if state.route.provider.send_actor_headers:
+    if state.translation is not None:  # AWS gets no headers but those that it needs
+        try:
+            await to_bedrock(flow.request, state.translation, state.bridge.settings.limits.decoded_body)
+        except Untranslatable as e:
+            _refuse(flow, state, e.status, str(e), "not_translated")
+    elif state.route.provider.send_actor_headers:
         _name_actor(flow.request, state)
 
 
-def _refuse(flow: http.HTTPFlow, state: FlowState, exhausted: Exhausted) -> None:
+def _exhausted(flow: http.HTTPFlow, state: FlowState, exhausted: Exhausted) -> None:
     """Every central key rests: nobody is asked."""
-    state.refused = True
-    state.refusal = exhausted.message
     headers = {} if exhausted.retry_after is None else {"retry-after": str(exhausted.retry_after)}
-    flow.response = error_response(state.route.errors, exhausted.status, exhausted.message, headers)
+    _refuse(flow, state, exhausted.status, exhausted.message, "keys_exhausted", headers)
+
+
+def _refuse(
+    flow: http.HTTPFlow,
+    state: FlowState,
+    status: int,
+    message: str,
+    error_type: str,
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    state.refused = True
+    state.refusal = message
+    flow.response = error_response(state.route.errors, status, message, headers)
     if state.exchange is not None:
-        state.exchange.end("keys_exhausted", exhausted.message)
+        state.exchange.end(error_type, message)
 
 
 def may_have_central_key(request: http.Request, route: Route) -> bool:

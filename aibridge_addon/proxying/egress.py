@@ -201,6 +201,7 @@ def guard_for(settings: Settings, options: Options) -> EgressGuard | None:
     if egress.guard == "off" or (egress.guard == "auto" and not strangers_reach(options)):
         return None
     bases = [provider.base_url for provider in settings.providers]
+    bases += [provider.bedrock.endpoint for provider in settings.providers if provider.bedrock is not None]
     own = {(base.host, base.port) for base in bases if base is not None}
     if options.onboarding:
         own.add((options.onboarding_host, 80))  # answered by mitmproxy itself

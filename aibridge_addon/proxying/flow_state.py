@@ -21,6 +21,7 @@ from aibridge_addon.toolloop import ToolLoop
 from aibridge_addon.wire.codings import Decoder
 
 if TYPE_CHECKING:
+    from aibridge_addon.proxying.bedrock import Translation
     from aibridge_addon.tooling.catalog import Catalog
     from aibridge_addon.tooling.invoke import RunningCalls
 
@@ -65,6 +66,8 @@ class FlowState:
     """We asked for usage that the client did not ask for: it is taken out of the answer again."""
     decoder: Decoder | None = None
     """The answer is coded though we asked for identity, and a chunk is to be taken out: the client gets it decoded."""
+    translation: Translation | None = None
+    """Its provider's Messages requests go to Bedrock."""
     unasked_body: bytes | None = None
     """The request as the client sent it, for the case that the provider refuses what we added."""
     another_turn: bool = False

@@ -71,7 +71,7 @@ class Intake:
         for name in headers:
             if name.startswith(ACTOR_PREFIX):
                 del flow.request.headers[name.decode("latin-1")]
-        if not dispatching.choose_credential(flow, state):
+        if not dispatching.choose_credential(flow, state) or _stays_here(flow, route):
             state.refused = True
             flow.response = no_such_route(route)
         elif websockets.is_refused(state):
@@ -130,6 +130,13 @@ class Intake:
         for name in PROXY_HEADERS if trusted is None else (*PROXY_HEADERS, trusted.decode()):
             if name.encode() in headers:
                 del flow.request.headers[name]
+
+
+def _stays_here(flow: http.HTTPFlow, route: Route) -> bool:
+    """Whether a request goes nowhere, since its provider's conversations go to Bedrock and nowhere else."""
+    if route.provider.bedrock is None or route.dialect is not None:
+        return False
+    return bool(flow.metadata.get(ORIGIN_FORM)) or route.template == "/v1/messages/count_tokens"
 
 
 def no_such_route(route: Route | None) -> http.Response:

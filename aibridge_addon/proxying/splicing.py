@@ -15,11 +15,11 @@ from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.dialects.base import AnswerError
 from aibridge_addon.exchange import Exchange
-from aibridge_addon.proxying.attempting import AttemptingStream
 from aibridge_addon.proxying.stream import AibridgeTurnHook, TurnIds
+from aibridge_addon.proxying.translating import TranslatingStream
 
 
-class SplicingStream(AttemptingStream):
+class SplicingStream(TranslatingStream):
     def __init__(self, ctx: context.Context, stream_id: int, parent: TurnIds) -> None:
         super().__init__(ctx, stream_id, parent)
         self.silent = True
