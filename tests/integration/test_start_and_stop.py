@@ -5,8 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import pwd
-import re
-import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -21,8 +19,9 @@ from tests.conftest import RunToExit, StartMitmdump
 from tests.integration.exchanges import ANTHROPIC, Client, wait_for_ended
 from tests.support.client import RawHttp1
 from tests.support.fixtures import case
-from tests.support.mitmdump import ADDON, Mitmdump, MitmdumpOptions
+from tests.support.mitmdump import Mitmdump, MitmdumpOptions
 from tests.support.polling import poll_until
+from tests.support.reloading import copy_package, reload
 from tests.support.upstream import Answer, Gate, Pause, ScriptedUpstream, unused_port
 
 PATH = "/v1/messages"
@@ -240,20 +239,7 @@ def test_nothing_in_flight_ends_at_once(mitmdump: StartMitmdump, upstream: Scrip
 
 @pytest.fixture
 def script(tmp_path: Path) -> Path:
-    """A copy of the package, whose main file may be touched."""
-    folder = tmp_path / "copy" / ADDON.parent.name
-    shutil.copytree(ADDON.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    return folder / ADDON.name
-
-
-def reload(proxy: Mitmdump, script: Path, times: int) -> None:
-    """Save the script, and wait until mitmproxy has loaded it as many times as it was saved, and once to begin with."""
-    saved = (
-        script.stat().st_mtime + 2
-    )  # mitmproxy looks for a later time, and some file systems tell whole seconds only
-    os.utime(script, (saved, saved))
-    loaded = re.compile(re.escape(f"Loading script {script}"))
-    poll_until(lambda: len(loaded.findall(proxy.log)) > times, what=f"load {times + 1} of the script")
+    return copy_package(tmp_path / "copy")
 
 
 def test_a_reload_loses_and_doubles_nothing(mitmdump: StartMitmdump, upstream: ScriptedUpstream, script: Path) -> None:

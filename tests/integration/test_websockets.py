@@ -27,6 +27,7 @@ from tests.support import fixtures, frames
 from tests.support.client import gateway_client, trust
 from tests.support.database import locked
 from tests.support.mitmdump import Mitmdump
+from tests.support.reloading import copy_package, reload
 from tests.support.upstream import Answer, ScriptedUpstream
 
 TIMEOUT = 20.0
@@ -418,3 +419,19 @@ def test_a_stop_waits_for_an_answer_and_not_for_an_idle_socket(mitmdump: StartMi
                 assert client.recv() == text(*frames.events(SIMPLE))[-1]
                 assert process.wait() == 0
     assert [row["status"] for row in process.rows("aibridge_interceptions")] == ["completed"] * 2
+
+
+def test_a_socket_outlives_a_reload_and_what_follows_is_recorded(
+    mitmdump: StartMitmdump, provider: Provider, tmp_path: Path
+) -> None:
+    script = copy_package(tmp_path / "copy")
+    process = mitmdump(config=config(provider.port), script=script)
+    events = frames.events(SIMPLE)
+    with through(process) as client:
+        for times in range(3):
+            if times:
+                reload(process, script, times)
+            provider.answer(*text(*events))
+            client.send(frames.create(SIMPLE).decode())
+            read(client, len(events))
+            assert [row["status"] for row in process.rows("aibridge_interceptions")] == ["completed"] * (times + 1)
