@@ -45,10 +45,10 @@ class Verdict(Enum):
 
 FAILURES = frozenset({503, 504, 529})
 """Statuses; a rate limit (429) is none: the provider is well, the key is not."""
-DIED = frozenset({"upstream_unreachable", "upstream_disconnected", "incomplete_stream"})
+DIED = frozenset({"upstream_unreachable", "upstream_disconnected", "incomplete_stream", "corrupt_event_stream"})
 """Ends of an interception: no connection, or a stream without its end."""
-OVERLOADED = "overloaded_error"
-"""Anthropic's 529, as an event in a stream that has begun."""
+OVERLOADED = frozenset({"overloaded_error", "serviceUnavailableException"})
+"""Anthropic's 529, and Bedrock's 503, as an event in a stream that has begun."""
 NOT_ITS_DOING = frozenset({"client_disconnected", "shutdown"})
 
 
@@ -58,7 +58,7 @@ def judge(http_status: int | None, error_type: str | None) -> Verdict:
         return Verdict.FAILURE
     if http_status is None or error_type in NOT_ITS_DOING:
         return Verdict.NEITHER
-    if http_status in FAILURES or error_type == OVERLOADED:
+    if http_status in FAILURES or error_type in OVERLOADED:
         return Verdict.FAILURE
     return Verdict.SUCCESS
 

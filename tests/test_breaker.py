@@ -23,13 +23,16 @@ SETTINGS = CircuitBreaker(failure_threshold=3, interval=10, timeout=30, max_requ
         (500, "api_error", SUCCESS),
         (502, "http_502", SUCCESS),
         (200, "api_error", SUCCESS),
+        (200, "throttlingException", SUCCESS),
         # It says that it is not
         (503, "http_503", FAILURE),
         (504, "http_504", FAILURE),
         (529, "overloaded_error", FAILURE),
         (200, "overloaded_error", FAILURE),
+        (200, "serviceUnavailableException", FAILURE),
         # It does not answer, or stops in the middle
         (None, "upstream_unreachable", FAILURE),
+        (200, "corrupt_event_stream", FAILURE),
         (200, "upstream_disconnected", FAILURE),
         (200, "incomplete_stream", FAILURE),
         # Nobody knows

@@ -11,11 +11,13 @@ from botocore.eventstream import ChecksumMismatch, EventStreamBuffer
 from tests.conftest import MakeUpstream, StartMitmdump
 from tests.integration.exchanges import Client, wait_for_ended
 from tests.integration.stage import told
+from tests.integration.test_database_failures import LONG
 from tests.integration.test_tool_loop import CONNECTED
 from tests.support import aws_frames, fixtures
 from tests.support.aws_signing import HINT, signed_headers
 from tests.support.client import RawHttp1
 from tests.support.client_h2 import StreamResetError
+from tests.support.database import locked
 from tests.support.fixtures import BEDROCK_MODEL, Case
 from tests.support.mcp_servers import HttpMcp
 from tests.support.mitmdump import Mitmdump
@@ -198,6 +200,65 @@ def test_an_upstream_that_cannot_be_reached_is_an_error_in_awss_shape(mitmdump: 
             assert refused.status == 502
             assert refused.headers["x-amzn-errortype"] == "InternalServerException"
             assert json.loads(refused.body).keys() == {"message"}
+
+
+def test_the_end_is_kept_back_where_its_rows_cannot_be_written(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(config=config(upstream.url, "recording: {on_failure: closed}"))
+    for count, case in enumerate(SIMPLE, 1):
+        *begun, last = aws_frames.split(case.body)
+        gate = Gate()
+        upstream.answer(Answer(200, STREAM, [*begun, Pause(gate), last]))
+        with Client(proxy, RUNTIME) as client:
+            reading = Reading(client, case)
+            reading.read(sum(map(len, begun)))
+            with locked(proxy.database):
+                gate.open()
+                assert reading.ends_properly()
+        [*seen, end] = aws_frames.split(reading.body)
+        assert seen == begun and aws_frames.read(end).is_exception
+        assert [row["status"] for row in wait_for_ended(proxy, count, LONG)] == ["completed"] * count
+
+
+# --- who asks
+
+
+PROBE = json.dumps(
+    {"anthropic_version": "bedrock-2023-05-31", "max_tokens": 1, "messages": [{"role": "user", "content": "."}]}
+)
+
+
+def test_claude_codes_probes_are_recorded_and_are_no_prompts(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(config=config(upstream.url))
+    blocking = fixtures.case("invoke/simple/blocking")
+    headers = [("user-agent", "claude-cli/2.1.329 (external, cli)"), ("x-claude-code-session-id", "session-1")]
+    models = ("us.anthropic.claude-haiku-4-5-20251001-v1%3A0", BEDROCK_MODEL, "global.anthropic.claude-opus-4-6-v1")
+    upstream.answer(*[Answer.json(json.loads(blocking.body))] * 3)
+    with Client(proxy, RUNTIME) as client:
+        for model in models:
+            assert client.post(f"/model/{model}/invoke", PROBE.encode(), headers).status == 200
+    rows = told(proxy)
+    assert [row["model"] for row in rows] == [model.replace("%3A", ":") for model in models]
+    assert {(row["client"], row["client_session_id"], row["prompt"]) for row in rows} == {
+        ("Claude Code", "session-1", None)
+    }
+    assert all(row["tokens"] for row in rows)
+
+
+def test_opencode_brings_its_tools_to_converse_in_another_member(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    """A call of OpenCode's without tools is its own; which member they are in depends on the route."""
+    proxy = mitmdump(config=config(upstream.url))
+    with_tools, without = fixtures.case("converse/client_tool/streaming"), SIMPLE[1]
+    with Client(proxy, RUNTIME) as client:
+        for case in (with_tools, without):
+            upstream.answer(Answer(200, STREAM, case.body))
+            client.post(PATHS["converse"], case.request, [("user-agent", "opencode/1.18.33")])
+    assert [row["prompt"] for row in told(proxy)] == [with_tools.expected["prompt"], None]
 
 
 # --- what is left alone
