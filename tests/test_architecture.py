@@ -104,7 +104,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "proxying": {
         *("actors", "bridge", "clients", "config", "continuations", "credentials", "dialects", "exchange", "records"),
-        *("addresses", "attempts", "aws_signing", "invocation", "key_pool", "responses_socket"),
+        *("addresses", "attempts", "aws_signing", "breaker", "invocation", "key_pool", "responses_socket"),
         *("routing", "tap", "telemetry", "toolloop", "tooling", "under_way", "wire"),
     },
     "addon": {"bridge", "config", "proxying", "recording"},

@@ -8,6 +8,7 @@ from dataclasses import replace
 from mitmproxy import http
 
 from aibridge_addon import clients
+from aibridge_addon.breaker import Breaker
 from aibridge_addon.clients import Speaker
 from aibridge_addon.credentials import client_credential, mask, signs_request
 from aibridge_addon.dialects import CHAT_COMPLETIONS, INJECTIONS
@@ -125,19 +126,25 @@ def _begin(
 
 
 def _is_let_through(flow: http.HTTPFlow, state: FlowState, exchange: Exchange) -> bool:
-    """Ask the circuit breaker, if the provider has one."""
+    breaker = open_breaker(state, exchange)
+    if breaker is not None:
+        _refuse(flow, state, 503, CIRCUIT_OPEN, breaker.retry_after)
+    return breaker is None
+
+
+def open_breaker(state: FlowState, exchange: Exchange) -> Breaker | None:
+    """Ask the circuit breaker, if the provider has one; returns it where it refuses, and the exchange has ended."""
     route, bridge = state.route, state.bridge
     breaker = bridge.breakers.breaker(route.provider, route.template, exchange.request.model)
     if breaker is None:
-        return True
+        return None
     ticket = breaker.admit()
     if ticket is not None:
         exchange.when_ended = ticket.settle
-        return True
+        return None
     bridge.metrics.breaker_rejected(route.provider.name, route.template, exchange.request.model)
-    _refuse(flow, state, 503, CIRCUIT_OPEN, breaker.retry_after)
     exchange.end("circuit_breaker_open", CIRCUIT_OPEN)
-    return False
+    return breaker
 
 
 def _refuse(flow: http.HTTPFlow, state: FlowState, status: int, message: str, retry_after: int | None = None) -> None:

@@ -18,7 +18,7 @@ from aibridge_addon.bridge import Bridge
 from aibridge_addon.dialects.base import RequestReading
 from aibridge_addon.dialects.responses import error_message
 from aibridge_addon.exchange import Exchange
-from aibridge_addon.proxying.asking import exchange_for
+from aibridge_addon.proxying.asking import CIRCUIT_OPEN, exchange_for, open_breaker
 from aibridge_addon.proxying.flow_state import FlowState, error_response, state_of
 from aibridge_addon.responses_socket import ResponsesSocket
 from aibridge_addon.routing import Route
@@ -114,6 +114,9 @@ def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] 
     exchange = socket.reader.from_client(message.content)
     if exchange is None:
         return None
+    if open_breaker(state, exchange) is not None:
+        _refuse(flow, socket, exchange, message, CIRCUIT_OPEN)
+        return None
     is_closed = state.bridge.settings.recording.on_failure == "closed"
     return _unless_recordable(flow, socket, exchange, message) if is_closed else None
 
@@ -143,9 +146,15 @@ async def _unless_recordable(
 ) -> None:
     if await socket.bridge_of(exchange).recorder.committed():
         return
-    message.drop()
     exchange.end("recording_unavailable", "the database cannot be written to")
+    _refuse(flow, socket, exchange, message, "this request cannot be recorded now, so it is not passed on")
+
+
+def _refuse(
+    flow: http.HTTPFlow, socket: BridgedSocket, exchange: Exchange, message: WebSocketMessage, reason: str
+) -> None:
+    """Answer a request ourselves: nobody is asked."""
+    message.drop()
     socket.reader.withdraw(exchange)
     socket.left(exchange)
-    refusal = error_message(503, "this request cannot be recorded now, so it is not passed on")
-    ctx.master.commands.call("inject.websocket", flow, True, refusal, True)
+    ctx.master.commands.call("inject.websocket", flow, True, error_message(503, reason), True)

@@ -272,6 +272,24 @@ def test_an_error_is_told_with_its_status(mitmdump: StartMitmdump, provider: Pro
     assert (row["status"], row["http_status"], row["error_type"]) == ("failed", 429, "usage_limit_reached")
 
 
+def test_an_open_circuit_breaker_refuses_requests_and_not_the_socket(
+    mitmdump: StartMitmdump, provider: Provider
+) -> None:
+    breaker = "{failure_threshold: 1, interval: 60, timeout: 60, max_requests: 1}"
+    one = f"{{name: openai, type: openai, base_url: 'http://localhost:{provider.port}/v1', circuit_breaker: {breaker}}}"
+    process = mitmdump(config=f"providers: [{one}]")
+    provider.answer('{"type":"error","status":503,"error":{"type":"server_error","message":"overloaded"}}')
+    with through(process) as client:
+        client.send(frames.create(SIMPLE).decode())
+        assert json.loads(client.recv())["error"]["message"] == "overloaded"
+        client.send(frames.create(SIMPLE).decode())
+        said = json.loads(client.recv())
+        assert (said["type"], said["status"], said["error"]["message"]) == ("error", 503, "circuit breaker is open")
+    assert len(provider.received) == 1
+    rows = wait_for_ended(process, 2)
+    assert [row["error_type"] for row in rows] == ["server_error", "circuit_breaker_open"]
+
+
 def test_a_central_key_is_used_where_the_client_brings_none(mitmdump: StartMitmdump, provider: Provider) -> None:
     address = f"http://localhost:{provider.port}/v1"
     process = mitmdump(config=f"providers: [{{name: openai, type: openai, base_url: '{address}', api_key: {KEY}}}]")
