@@ -197,6 +197,8 @@ class Attempts:
             self._refused.clear()
         if step is not Step.SHOW:
             self._tell(outcome, step)
+        elif outcome.status is None and self.told:
+            self._tell(outcome, None)
         return step
 
     def answered(self, status: int) -> None:

@@ -235,6 +235,12 @@ def test_what_is_told_of_the_attempts() -> None:
     ]
 
 
+def test_the_last_attempt_is_told_even_if_nobody_answered_it() -> None:
+    attempts = Attempts(max_retries=1)
+    steps(attempts, Outcome(503), Outcome(None, error="x" * 1000))
+    assert attempts.told[1:] == [{"status": None, "error": "x" * 200}]
+
+
 def test_nothing_is_told_of_a_request_that_was_sent_once() -> None:
     attempts = Attempts(pool(), max_retries=1)
     attempts.choose_key()

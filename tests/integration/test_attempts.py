@@ -287,10 +287,23 @@ def test_an_upstream_that_is_back_during_the_retries_answers(
     with Client(proxy, ANTHROPIC, http2=http2) as client:
         assert client.post("/v1/messages", BLOCKING.request).status == 502
         row, attempts = attempts_of(proxy)
-        assert (row["error_type"], [a["status"] for a in attempts]) == ("upstream_unreachable", [None])
+        assert (row["error_type"], [a["status"] for a in attempts]) == ("upstream_unreachable", [None, None])
         make_upstream(port=port).answer(good(BLOCKING), good(BLOCKING))
         for _ in range(2):
             assert client.post("/v1/messages", BLOCKING.request).body == BLOCKING.body
+
+
+@VERSIONS
+def test_an_upstream_whose_certificate_is_anothers_is_told_as_unreachable_each_time(
+    start: Start, make_upstream: MakeUpstream, http2: bool
+) -> None:
+    stranger = make_upstream(names=["stranger.test"])
+    proxy = start("max_retries: 1", url=stranger.url)
+    with Client(proxy, ANTHROPIC, http2=http2) as client:
+        assert [client.post("/v1/messages", BLOCKING.request).status for _ in range(3)] == [502] * 3
+    assert stranger.requests == []
+    for row in wait_for_ended(proxy, 3):
+        assert [attempt["status"] for attempt in row["metadata"]["attempts"]] == [None, None]
 
 
 @VERSIONS
@@ -380,6 +393,23 @@ def test_a_later_turn_is_tried_again_before_its_first_byte(
     turns.check(seen.body, streaming=streaming)
     assert recorded(proxy).outcome == ("completed", 2, None)
     assert len(upstream.requests) == 3
+
+
+@VERSIONS
+def test_a_client_is_kept_awake_while_a_later_turn_pauses(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream, http2: bool
+) -> None:
+    turns = Turns("messages", [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
+    first, last = turns.answers(streaming=True)
+    upstream.answer(first, bad(529, ("retry-after", "1")), last)
+    with HttpMcp() as ours:
+        mcp = f"keepalive_interval: 0.1\nservers: {{ours: {{type: http, url: '{ours.url}'}}}}"
+        proxy = mitmdump(config=configuration(upstream.url, mcp, inject=", max_retries: 1"))
+        proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
+        with Client(proxy, turns.host, http2=http2) as client:
+            seen = client.post(turns.path, turns.request(streaming=True))
+    assert seen.body.count(b"event: ping") >= 5
+    turns.check(seen.body, streaming=True)
 
 
 @pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import anthropic
+import openai
 import pytest
 
 from tests.conftest import MakeUpstream, RunToExit, StartMitmdump
@@ -121,6 +124,22 @@ def test_the_row_says_whose_credential_it_was_and_nothing_tells_the_key(start: S
     stored = proxy.database.read_bytes() + proxy.database.with_name("aibridge.db-wal").read_bytes()
     assert KEY.encode() not in stored
     assert KEY not in proxy.log and KEY not in str(seen)
+
+
+def test_sdks_that_are_told_to_leave_their_key_out_are_given_the_central_one(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    proxy = start()
+    messages = json.loads(MESSAGES.request)["messages"]
+    without: dict[str, Any] = {"X-Api-Key": anthropic.Omit(), "Authorization": anthropic.Omit()}
+    url = f"{proxy.proxy_url}/anthropic"
+    with anthropic.Anthropic(api_key="-", auth_token=None, base_url=url, default_headers=without) as client:
+        client.messages.create(model="claude-sonnet-4-5", max_tokens=9, messages=messages)
+    without = {"Authorization": openai.Omit()}
+    with openai.OpenAI(api_key="-", base_url=f"{proxy.proxy_url}/openai/v1") as client_:
+        client_.models.list(extra_headers=without)
+    assert [request.values("x-api-key") for request in upstream.requests] == [[KEY], []]
+    assert [request.values("authorization") for request in upstream.requests] == [[], [f"Bearer {KEY}"]]
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/v1/messages"), ("GET", "/v1/models")])
