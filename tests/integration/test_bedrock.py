@@ -12,7 +12,7 @@ from tests.conftest import MakeUpstream, StartMitmdump
 from tests.integration.exchanges import Client, wait_for_ended
 from tests.integration.stage import told
 from tests.integration.test_database_failures import LONG
-from tests.integration.test_tool_loop import CONNECTED
+from tests.integration.turns import CONNECTED
 from tests.support import aws_frames, fixtures
 from tests.support.aws_signing import HINT, signed_headers
 from tests.support.client import RawHttp1

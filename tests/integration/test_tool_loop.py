@@ -11,9 +11,12 @@ from tests.conftest import MakeUpstream, StartMitmdump
 from tests.integration.exchanges import Client, wait_for_ended
 from tests.integration.test_sdks import Sdks, told
 from tests.integration.turns import (
-    DIALECTS,
+    BY_DIALECT,
+    CONNECTED,
     INJECTED,
+    MODES,
     PROMPT,
+    VERSIONS,
     Asked,
     Turns,
     call,
@@ -31,11 +34,6 @@ from tests.support.mitmdump import Mitmdump
 from tests.support.upstream import HTTP1, HTTP2, Answer, ScriptedUpstream
 
 pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")
-
-CONNECTED = r"MCP server ours: connected, \d+ tools"
-MODES = pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
-BY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS)
-VERSIONS = pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 
 
 @pytest.fixture(scope="module")

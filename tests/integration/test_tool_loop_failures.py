@@ -16,9 +16,12 @@ from aibridge_addon.tooling.invoke import CANCELLED
 from tests.conftest import MakeUpstream, StartMitmdump
 from tests.integration.exchanges import Client, Seen, wait_for_ended
 from tests.integration.turns import (
-    DIALECTS,
+    BY_DIALECT,
+    CONNECTED,
     INJECTED,
     JSON_BODY,
+    MODES,
+    VERSIONS,
     Asked,
     Turns,
     call,
@@ -32,11 +35,6 @@ from tests.support.mcp_servers import HttpMcp, ToolGate, stdio
 from tests.support.mitmdump import ADDON, Mitmdump
 from tests.support.polling import poll_until
 from tests.support.upstream import HTTP1, HTTP2, Abort, Answer, AnyAnswer, Close, ScriptedUpstream
-
-CONNECTED = r"MCP server ours: connected, \d+ tools"
-MODES = pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
-VERSIONS = pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
-BY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS)
 
 LIMITED = {"type": "rate_limit_error", "message": "Busy", "code": "slow_down", "param": None}
 OVERLOADED: dict[str, tuple[int, dict[str, Any], str]] = {

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import pytest
+
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client
 from tests.support.client import RawHttp1
 from tests.support.client_view import CLIENTS, View
@@ -24,12 +26,17 @@ from tests.support.stream_forms import FORMS
 from tests.support.streams import Block, Style, Turn, Written
 
 DIALECTS = ("messages", "chat_completions", "responses")
+MODES = pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
+BY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS)
+VERSIONS = pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
+CONNECTED = r"MCP server ours: connected, \d+ tools"
 PATHS = {"messages": "/v1/messages", "chat_completions": "/v1/chat/completions", "responses": "/v1/responses"}
 USAGE = {"messages": "plain", "chat_completions": "separate", "responses": "not echoed"}
 PREFIX = "bmcp_ours_"
 INJECTED = b"bmcp_"
 PROMPT = "What is there?"
 READ = {"type": "object", "properties": {"path": {"type": "string"}}}
+CLIENTS_RESULT = "the client's own"
 JSON_BODY = [("content-type", "application/json")]
 
 
@@ -106,6 +113,32 @@ class Turns:
         if streaming and usage and self.dialect == "chat_completions":
             body["stream_options"] = {"include_usage": True}
         return json.dumps(body | members).encode()
+
+    def next_request(self, answer: bytes, *, streaming: bool, **members: Any) -> bytes:
+        """The client's next request: what it was told, the results of its own calls."""
+        told = self.view(answer, streaming=streaming).visible
+        asked = {"role": "user", "content": PROMPT}
+        if self.dialect == "responses":
+            outputs = [
+                {"type": "function_call_output", "call_id": item["call_id"], "output": CLIENTS_RESULT}
+                for item in told
+                if item["type"] == "function_call"
+            ]
+            history = {"input": [asked, *told, *outputs]}
+        elif self.dialect == "chat_completions":
+            spoken = {"role": "assistant", **{name: value for name, value in told.items() if value}}
+            answers = [
+                {"role": "tool", "tool_call_id": call["id"], "content": CLIENTS_RESULT} for call in told["tool_calls"]
+            ]
+            history = {"messages": [asked, spoken, *answers]}
+        else:
+            blocks = [
+                {"type": "tool_result", "tool_use_id": block["id"], "content": CLIENTS_RESULT}
+                for block in told
+                if block["type"] == "tool_use"
+            ]
+            history = {"messages": [asked, {"role": "assistant", "content": told}, {"role": "user", "content": blocks}]}
+        return self.request(streaming=streaming, **(history | members))
 
     def view(self, answer: bytes, *, streaming: bool) -> View:
         """What a strict client reads."""

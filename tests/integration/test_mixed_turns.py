@@ -1,0 +1,122 @@
+"""What a client's next request lacks is put into it again, by whichever process it comes to: calls, results, ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeUpstream, StartMitmdump
+from tests.integration.exchanges import Client
+from tests.integration.turns import (
+    BY_DIALECT,
+    CLIENTS_RESULT,
+    CONNECTED,
+    INJECTED,
+    MODES,
+    VERSIONS,
+    Turns,
+    call,
+    configuration,
+    own,
+    results,
+    text,
+    thought,
+)
+from tests.support.client_view import CLIENTS
+from tests.support.mcp_servers import HttpMcp
+from tests.support.mitmdump import Mitmdump
+from tests.support.upstream import HTTP1, HTTP2, ScriptedUpstream
+
+PROCESSES = pytest.mark.parametrize("processes", [1, 2], ids=["same process", "second process"])
+
+
+@pytest.fixture(scope="module")
+def ours() -> Iterator[HttpMcp]:
+    with HttpMcp() as server:
+        yield server
+
+
+@pytest.fixture
+def upstream(make_upstream: MakeUpstream, http2: bool) -> ScriptedUpstream:
+    return make_upstream(alpn=[HTTP2 if http2 else HTTP1])
+
+
+@pytest.fixture
+def proxies(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp, processes: int
+) -> tuple[Mitmdump, Mitmdump]:
+    """The proxy that answers first, and the one that the next request comes to: on the same database."""
+    config = configuration(upstream.url, f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}")
+    first = mitmdump(config=config)
+    others = [mitmdump(config=config, folder=first.folder) for _ in range(processes - 1)]
+    for proxy in (first, *others):
+        proxy.wait_for_log(CONNECTED)
+    return first, [first, *others][-1]
+
+
+def ask(proxy: Mitmdump, turns: Turns, body: bytes, *, http2: bool) -> bytes:
+    with Client(proxy, turns.host, http2=http2) as client:
+        seen = client.post(turns.path, body)
+    assert seen.status == 200
+    return seen.body
+
+
+@VERSIONS
+@PROCESSES
+@MODES
+@BY_DIALECT
+def test_the_next_request_has_the_call_and_the_result_that_the_client_does_not_know(
+    proxies: tuple[Mitmdump, Mitmdump],
+    upstream: ScriptedUpstream,
+    dialect: str,
+    streaming: bool,
+    http2: bool,
+) -> None:
+    turns = Turns(dialect, [thought("Hm."), text("Both. "), call("echo", text="hi"), own(path="a")])
+    done = Turns(dialect, [text("Done.")])
+    upstream.answer(*turns.answers(streaming=streaming), *done.answers(streaming=streaming))
+    first, then = proxies
+    answer = ask(first, turns, turns.request(streaming=streaming), http2=http2)
+    assert turns.check(answer, streaming=streaming).ends_for_calls
+
+    sent = turns.next_request(answer, streaming=streaming)
+    assert INJECTED not in sent
+    done.check(ask(then, done, sent, http2=http2), streaming=streaming)
+    request = upstream.requests[1]
+    CLIENTS[dialect].check_history(request.json(), turns.written[0].said, turns.call_ids(0))
+    assert results(request) == ["hi", CLIENTS_RESULT]
+
+
+NAMING: dict[str, tuple[str, Any]] = {
+    "response": ("responses", lambda name: {"previous_response_id": name}),
+    "thread": ("messages", lambda name: {"thread": {"type": "continue", "previous_message_id": name}}),
+    "diagnostics": ("messages", lambda name: {"diagnostics": {"previous_message_id": name, "level": 1.50}}),
+}
+"""Where a request names an earlier answer."""
+
+
+@pytest.mark.parametrize("http2", [False], ids=["h1"])
+@PROCESSES
+@MODES
+@pytest.mark.parametrize("naming", NAMING)
+def test_an_answer_of_several_turns_is_named_by_its_last_ones_id(
+    proxies: tuple[Mitmdump, Mitmdump],
+    upstream: ScriptedUpstream,
+    naming: str,
+    streaming: bool,
+    http2: bool,
+) -> None:
+    dialect, members = NAMING[naming]
+    turns = Turns(dialect, [text("See. "), call("echo", text="hi")], [text("Done.")], [text("Bye.")])
+    upstream.answer(*turns.answers(streaming=streaming))
+    first, then = proxies
+    known = turns.view(ask(first, turns, turns.request(streaming=streaming), http2=http2), streaming=streaming).id
+    assert known == turns.first_id
+    ask(then, turns, turns.request(streaming=streaming, **members(known)), http2=http2)
+    sent = upstream.requests[2].json()
+    expected = members(turns.written[1].body["id"])
+    assert {name: sent[name] for name in expected} == expected
+    assert json.dumps(sent).count(known) == 0
