@@ -58,9 +58,9 @@ class Bridge:
         """By the name of the provider whose Messages requests go to Bedrock."""
         self.under_way = UnderWay()
         self.servers = _servers(settings)
+        """The MCP servers whose tools are injected; None: there are none."""
         self.continuations = Continuations(SqliteReader(path)) if self.servers is not None else None
         """What interceptions with tools leave for later requests."""
-        """The MCP servers whose tools are injected; None: there are none."""
         self.dumper = _dumper(settings)
         self.refuses_usage: set[str] = set()
         """Names of providers that refused to be asked for a chat stream's usage."""
