@@ -68,16 +68,15 @@ class AttemptingStream(BridgeHttpStream):
             if (yield from self.check_killed(True)):
                 return False
             if self.flow.response is not None:
-                yield from self._refused(self.flow.response)
+                yield from self._refused(state, self.flow.response)
                 return False
         return (yield from super().make_server_connection())
 
-    def _refused(self, response: http.Response) -> layer.CommandGenerator[None]:
+    def _refused(self, state: FlowState, response: http.Response) -> layer.CommandGenerator[None]:
         """Nobody is asked, so no other hook will come for this flow."""
-        message = self.state.refusal if self.state is not None else ""
-        yield from self._ends_here(message)
+        yield from self._ends_here(state.refusal)
         if self.answer_begun:
-            yield from self.break_off(message)
+            yield from self.break_off(state.refusal)
         else:
             yield from self.answer(response)
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mitmproxy import http
+from mitmproxy.net.http import url
 
 from aibridge_addon.attempts import Attempts
 from aibridge_addon.config import Provider
@@ -116,6 +117,8 @@ def addresses_of(provider: Provider) -> list[tuple[str, str, int]]:
 def _authenticate(request: http.Request, route: Route, key: Key) -> None:
     for name in CREDENTIAL_HEADERS:
         request.headers.pop(name, None)
+    # A client may name another host at the provider's address, and what stands before many hosts goes by that name.
+    request.host_header = url.hostport(request.scheme, request.host, request.port)
     _set_credential(request, route, key.secret.get_secret_value())
 
 

@@ -14,7 +14,8 @@ import pytest
 from tests.conftest import MakeUpstream, RunToExit, StartMitmdump
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.support import fixtures
-from tests.support.client import gateway_client, proxy_client
+from tests.support.client import RawHttp1, connect_through, gateway_client, proxy_client
+from tests.support.client_h2 import RawHttp2
 from tests.support.mitmdump import Mitmdump
 from tests.support.upstream import HTTP1, HTTP2, Answer, Request, ScriptedUpstream, unused_port
 
@@ -236,6 +237,28 @@ def test_a_central_key_is_for_hosts_that_the_file_names_not_for_those_that_a_wil
         client.get("/openai/models", headers={"host": "evil.openai.azure.com"})
     [request] = upstream.requests
     assert request.values("api-key") == request.values("authorization") == []
+
+
+@VERSIONS
+def test_a_central_key_is_not_passed_on_to_a_host_that_the_client_names_at_the_providers_address(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream, http2: bool
+) -> None:
+    """What stands before many hosts goes by the request's `Host`, not by the address that was dialled."""
+    proxy = mitmdump(
+        config="providers:\n- {name: anthropic, type: anthropic, hosts: [localhost], "
+        f"base_url: '{upstream.url}', api_key: {KEY}}}\n"
+    )
+    tunnel = connect_through(proxy, "localhost", upstream.port, alpn=["h2" if http2 else "http/1.1"])
+    if http2:
+        with RawHttp2(tunnel, "evil.test") as client:
+            assert client.read_head(client.request("GET", "/v1/models", [(b"host", b"evil.test")]))[0] == 200
+    else:
+        with RawHttp1(tunnel, "evil.test") as client_:
+            client_.request("GET", "/v1/models")
+            assert client_.read_head().status == 200
+    [request] = upstream.requests
+    assert (request.header("x-api-key"), request.authority) == (KEY, f"localhost:{upstream.port}")
+    assert not any(b"evil" in value for _, value in request.headers)
 
 
 def test_a_redirect_to_another_host_takes_no_central_key_along(
