@@ -9,6 +9,7 @@ from mitmproxy.connection import Server
 from mitmproxy.proxy import context, events, layer
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode
 
+from aibridge_addon.proxying.scope import is_ip_address
 from aibridge_addon.proxying.splicing import SplicingStream
 
 
@@ -21,7 +22,15 @@ class BridgeHttpLayer(HttpLayer):
         self.turn_ids: Iterator[int] = itertools.count(-2, -2)
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> layer.CommandGenerator[None]:
-        """Forget connections that failed: mitmproxy would answer with their error for as long as the client stays."""
+        """Open connections as we need them.
+
+        Those that failed are forgotten: mitmproxy would answer with their error for as long as the client stays. And a
+        host that is dialled by name is greeted by that name: mitmproxy would use the one in the client's own greeting,
+        which may be another's behind the same address.
+        """
+        server = self.context.server
+        if server.sni is None and event.address == server.address and not is_ip_address(event.address[0]):
+            server.sni = event.address[0]
         for connection in [c for c in self.connections if isinstance(c, Server) and event.connection_spec_matches(c)]:
             if connection.error and connection not in self.waiting_for_establishment:
                 if _is_over(connection):

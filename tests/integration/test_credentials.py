@@ -261,6 +261,26 @@ def test_a_central_key_is_not_passed_on_to_a_host_that_the_client_names_at_the_p
     assert not any(b"evil" in value for _, value in request.headers)
 
 
+@VERSIONS
+def test_nor_to_one_that_its_greeting_names(mitmdump: StartMitmdump, make_upstream: MakeUpstream, http2: bool) -> None:
+    upstream = make_upstream(handler=answer, names=["localhost", "evil.test"])
+    proxy = mitmdump(
+        config="providers:\n- {name: anthropic, type: anthropic, hosts: [localhost, evil.test], "
+        f"base_url: '{upstream.url}', api_key: {KEY}}}\n"
+    )
+    alpn = ["h2" if http2 else "http/1.1"]
+    tunnel = connect_through(proxy, "localhost", upstream.port, alpn=alpn, server_name="evil.test")
+    if http2:
+        with RawHttp2(tunnel, "localhost") as client:
+            client.read_head(client.request("GET", "/v1/models"))
+    else:
+        with RawHttp1(tunnel, "localhost") as client_:
+            client_.request("GET", "/v1/models")
+            client_.read_head()
+    [request] = upstream.requests
+    assert (request.header("x-api-key"), request.sni) == (KEY, "localhost")
+
+
 def test_a_redirect_to_another_host_takes_no_central_key_along(
     start: Start, upstream: ScriptedUpstream, make_upstream: MakeUpstream
 ) -> None:

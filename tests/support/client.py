@@ -69,9 +69,18 @@ class Head:
 
 
 def connect_through(
-    proxy: Proxy, host: str, port: int, *, alpn: Iterable[str] = HTTP1_ALPN, timeout: float = DEFAULT_TIMEOUT
+    proxy: Proxy,
+    host: str,
+    port: int,
+    *,
+    alpn: Iterable[str] = HTTP1_ALPN,
+    timeout: float = DEFAULT_TIMEOUT,
+    server_name: str | None = None,
 ) -> ssl.SSLSocket:
-    """Open a CONNECT tunnel and a TLS connection in it, trusting the proxy's authority only."""
+    """Open a CONNECT tunnel and a TLS connection in it, trusting the proxy's authority only.
+
+    `server_name` is what TLS's greeting names, if that is not the host.
+    """
     tunnel = RawHttp1.connect("127.0.0.1", proxy.port, timeout=timeout)
     tunnel.send(f"CONNECT {host}:{port} HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n".encode())
     head = tunnel.read_head()
@@ -80,7 +89,7 @@ def connect_through(
         raise ConnectionRefusedError(f"CONNECT was answered with {head.raw!r}")
     context = trust(proxy)
     context.set_alpn_protocols(list(alpn))
-    return context.wrap_socket(tunnel.socket, server_hostname=host)
+    return context.wrap_socket(tunnel.socket, server_hostname=server_name or host)
 
 
 class RawHttp1:
