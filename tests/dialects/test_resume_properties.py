@@ -1,4 +1,7 @@
-"""Requests after a mixed turn, whatever they look like: nothing fails, nothing comes twice, nothing else changes."""
+"""Requests after a mixed turn, whatever they look like: nothing fails, nothing comes twice, nothing else changes.
+
+`make soak` generates many more.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from aibridge_addon.dialects.kept import Found, KeptTurn
 from aibridge_addon.dialects.resume import RESUMPTIONS
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject, decode
+from tests.support.soak import MANY, TIMEOUT
 
 DIALECTS = list(RESUMPTIONS)
 CLIENTS, OURS = ("a", "b", "c", "d"), ("w", "x", "y", "z")
@@ -66,7 +70,9 @@ VALUES: st.SearchStrategy[Any] = st.recursive(
 BODIES = st.dictionaries(NAMES, VALUES, max_size=6)
 
 
+@TIMEOUT
 @pytest.mark.parametrize("dialect", DIALECTS)
+@MANY
 @given(data=st.data())
 def test_no_request_makes_it_fail_or_is_completed_twice(dialect: str, data: st.DataObject) -> None:
     body, what = data.draw(BODIES), data.draw(found(dialect))
@@ -83,14 +89,14 @@ def finite(value: object) -> bool:
 
 def check(dialect: str, text: str, what: Found) -> str | None:
     resumption = RESUMPTIONS[dialect]
-    body = JSONObject(text.encode())
-    references = resumption.references(body)
-    told = resumption.resumed(body, what)
-    assert told == resumption.resumed(JSONObject(text.encode()), what), "not deterministic"
+    history = resumption.history(JSONObject(text.encode()))
+    references = history.references()
+    told = history.resumed(what)
+    assert told == resumption.history(JSONObject(text.encode())).resumed(what), "not deterministic"
     if told is None:
         return None
     assert references, "something is changed that nothing refers to"
-    assert resumption.resumed(JSONObject(told), what) is None, "something is put in twice"
+    assert resumption.history(JSONObject(told)).resumed(what) is None, "something is put in twice"
     assert decode(told) != decode(text.encode())
     return told.decode()
 
@@ -135,7 +141,9 @@ def bare(text: str) -> str:
     return "".join(text.split()).replace(",", "")
 
 
+@TIMEOUT
 @pytest.mark.parametrize("dialect", DIALECTS)
+@MANY
 @given(data=st.data())
 def test_a_history_is_verbatim_but_for_what_is_put_in(dialect: str, data: st.DataObject) -> None:
     text, what = data.draw(history(dialect)), data.draw(found(dialect))
@@ -153,7 +161,9 @@ def test_a_history_is_verbatim_but_for_what_is_put_in(dialect: str, data: st.Dat
     assert bare(told) == bare(text)
 
 
+@TIMEOUT
 @pytest.mark.parametrize("dialect", DIALECTS)
+@MANY
 @given(data=st.data())
 def test_every_call_comes_before_its_result(dialect: str, data: st.DataObject) -> None:
     text, what = data.draw(history(dialect)), data.draw(found(dialect))

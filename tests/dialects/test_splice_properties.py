@@ -6,7 +6,6 @@ Generated turns (see `tests.support.streams`) go through a splice as streams and
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
@@ -19,14 +18,13 @@ from aibridge_addon.dialects.turns import Call, TurnEnd
 from aibridge_addon.wire.json_object import JSONObject
 from tests.support.client_view import CLIENTS, View
 from tests.support.sdk_parsers import BODY_PARSERS, PARSERS
+from tests.support.soak import MANY, TIMEOUT
 from tests.support.stream_forms import FORMS, Form
 from tests.support.streams import INJECTED, Conversation, Played, Turn, Written, chunks, play, results_for
 
 # The SDKs warn of blocks that they do not know.
 pytestmark = pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 
-SOAK = int(os.environ.get("SOAK_EXAMPLES", "0"))
-"""Examples of each property in a long run; else the profile's."""
 QUERY = {"model": "m", "messages": [], "input": "hi", "tools": [{"name": "Read"}], "seed": 10**30, "top_p": 1e-07}
 MAX_TURNS = 5
 
@@ -66,15 +64,12 @@ class Example:
         ]
 
 
-many = settings(max_examples=SOAK) if SOAK else settings()
-
-
 def example(test: Callable[[Example], None]) -> Callable[[str], None]:
     """Run a property over generated conversations in every dialect."""
 
-    @pytest.mark.timeout(120 + SOAK)
+    @TIMEOUT
     @pytest.mark.parametrize("dialect", FORMS)
-    @settings(many, suppress_health_check=list(HealthCheck))
+    @settings(MANY, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
     def run(dialect: str, data: st.DataObject) -> None:
         test(Example(dialect, data))
