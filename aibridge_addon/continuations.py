@@ -139,9 +139,9 @@ class Continuations:
 
     async def resumed(self, scope: Scope, body: JSONObject) -> bytes | None:
         """The request, completed with what is kept for it; None if it stays as it is."""
-        resumption = RESUMPTIONS[scope.dialect]
-        found = await self.find(scope, resumption.references(body))
-        return resumption.resumed(body, found) if found else None
+        history = RESUMPTIONS[scope.dialect].history(body)
+        found = await self.find(scope, history.references())
+        return history.resumed(found) if found else None
 
     async def find(self, scope: Scope, references: References) -> Found:
         """What is kept under these ids."""

@@ -6,7 +6,7 @@ it. Every request carries its whole history, so no answer is ever named.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,7 @@ from aibridge_addon.dialects.chat_inject import tool_message
 from aibridge_addon.dialects.kept import (
     MAX_CALL_IDS,
     Found,
+    History,
     Insertions,
     KeptTurn,
     References,
@@ -48,35 +49,45 @@ _message = msgspec.json.Decoder(_Message)
 
 
 class ChatResumption(Resumption):
-    def references(self, body: JSONObject) -> References:
-        messages = scan(body.elements("messages"), CALLS, _message)
-        calls = (call_id for _, message in messages for call_id in message.ids() if call_id)
-        return References(call_ids=frozenset(islice(calls, MAX_CALL_IDS)))
-
-    def resumed(self, body: JSONObject, found: Found) -> bytes | None:
-        if not found.turns:
-            return None
-        history = _History(body)
-        for turn in found.turns:
-            history.complete(turn)
-        messages = history.changed()
-        return body.replaced({"messages": messages}) if messages is not None else None
+    def history(self, body: JSONObject) -> History:
+        return _ChatHistory(body)
 
     def result(self, result: Result) -> dict[str, Any]:
         return tool_message(result)
 
 
-class _History:
+class _ChatHistory(History):
+    def __init__(self, body: JSONObject) -> None:
+        self._body = body
+        self._messages = body.elements("messages")
+        self._calling = list(scan(self._messages, CALLS, _message))
+        """The messages with calls, last first, each with its place."""
+
+    def references(self) -> References:
+        calls = (call_id for _, message in self._calling for call_id in message.ids() if call_id)
+        return References(call_ids=frozenset(islice(calls, MAX_CALL_IDS)))
+
+    def resumed(self, found: Found) -> bytes | None:
+        if not found.turns:
+            return None
+        completion = _Completion(self._messages, self._calling)
+        for turn in found.turns:
+            completion.complete(turn)
+        messages = completion.changed()
+        return self._body.replaced({"messages": messages}) if messages is not None else None
+
+
+class _Completion:
     """The messages, and what is to be put into which of them."""
 
-    def __init__(self, body: JSONObject) -> None:
-        self._messages = body.elements("messages")
+    def __init__(self, messages: Sequence[bytes], calling: Iterable[tuple[int, _Message]]) -> None:
+        self._messages = messages
         self._calls: dict[str, tuple[int, int]] = {}
         """Where each call is made, by message and entry."""
         self._calls_put: dict[int, Insertions] = {}
         self._results_put = Insertions()
         self._done: set[str] = set()
-        for place, message in scan(self._messages, CALLS, _message):
+        for place, message in calling:
             for entry, call_id in enumerate(message.ids()):
                 if call_id:
                     self._calls.setdefault(call_id, (place, entry))

@@ -4,7 +4,9 @@ In a mixed turn the model called tools of ours and tools of the client. The clie
 and their results are kept. Every later request whose history has the client's calls gets our calls and results again,
 each where the model had put it:
 
-    references ─▶ (what is kept under these ids) ─▶ resumed ─▶ a complete history, or None: nothing is kept
+    history ─▶ references ─▶ (what is kept under these ids) ─▶ resumed ─▶ a complete one, or None: nothing is kept
+
+A request is read once, for both: of a long session it has megabytes, and nothing else runs in the meantime.
 
 In a turn of nothing but calls of ours, the model's reasoning is visible, and the client sends it back. OpenAI refuses
 reasoning without the item that followed it, so the calls that did are put behind it again, with their results.
@@ -90,16 +92,24 @@ class Found:
         return bool(self.aliases or self.turns or self.followers)
 
 
-class Resumption(ABC):
-    """Requests that go on after an answer of several turns, or after a mixed one."""
+class History(ABC):
+    """A request that may go on after an answer of several turns, or after a mixed one."""
 
     @abstractmethod
-    def references(self, body: JSONObject) -> References:
+    def references(self) -> References:
         """The ids that the request names. Bounded, and never raises."""
 
     @abstractmethod
-    def resumed(self, body: JSONObject, found: Found) -> bytes | None:
+    def resumed(self, found: Found) -> bytes | None:
         """The request with what was found; None if nothing is to be changed. All else stays verbatim, in its place."""
+
+
+class Resumption(ABC):
+    """How a dialect's requests go on after such an answer."""
+
+    @abstractmethod
+    def history(self, body: JSONObject) -> History:
+        """Read a request. Never raises."""
 
     @abstractmethod
     def result(self, result: Result) -> dict[str, Any]:
@@ -127,15 +137,13 @@ class Resumption(ABC):
         }
 
 
-def scan[T](
-    elements: Sequence[bytes], marker: bytes, decoder: msgspec.json.Decoder[T], more: int = 0
-) -> Iterator[tuple[int, T]]:
+def scan[T](elements: Sequence[bytes], marker: bytes, decoder: msgspec.json.Decoder[T]) -> Iterator[tuple[int, T]]:
     """The last elements that hold `marker`, last first, each with its place.
 
-    One that is not of the decoder's form is left out. `more`: so many above the bound, for what was put in.
+    One that is not of the decoder's form is left out.
     """
     marked = (place for place in range(len(elements) - 1, -1, -1) if marker in elements[place])
-    for place in islice(marked, MAX_ELEMENTS + more):
+    for place in islice(marked, MAX_ELEMENTS):
         element = maybe_decode(elements[place], decoder)
         if element is not None:
             yield place, element

@@ -6,7 +6,7 @@ the user message that answers it. In a thread that is continued the calls are th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -16,6 +16,7 @@ from aibridge_addon.dialects.base import as_dict, as_text
 from aibridge_addon.dialects.kept import (
     MAX_CALL_IDS,
     Found,
+    History,
     Insertions,
     KeptTurn,
     References,
@@ -58,26 +59,8 @@ _message = msgspec.json.Decoder(_Message)
 
 
 class MessagesResumption(Resumption):
-    def references(self, body: JSONObject) -> References:
-        named = (as_text(as_dict(body.get(member)).get("previous_message_id")) for member in NAMING)
-        messages = body.elements("messages")
-        calls = (
-            call_id
-            for marker, role, kind in _sought(body)
-            for _, message in scan(messages, marker, _message)
-            if message.role == role
-            for call_id, _ in message.ids(kind)
-        )
-        return References(frozenset(filter(None, named)), frozenset(islice(calls, MAX_CALL_IDS)))
-
-    def resumed(self, body: JSONObject, found: Found) -> bytes | None:
-        changes = _renamed(body, found.aliases)
-        if found.turns:
-            history = _History(body)
-            for turn in found.turns:
-                history.complete(turn)
-            changes |= history.changes()
-        return body.replaced(changes) if changes else None
+    def history(self, body: JSONObject) -> History:
+        return _MessagesHistory(body)
 
     def result(self, result: Result) -> dict[str, Any]:
         return tool_result(result)
@@ -85,12 +68,6 @@ class MessagesResumption(Resumption):
 
 def _continues_thread(body: JSONObject) -> bool:
     return as_dict(body.get("thread")).get("type") == "continue"
-
-
-def _sought(body: JSONObject) -> list[tuple[bytes, str, str]]:
-    """Marker, role and block type of what names calls: the calls, or, where the server has those, their results."""
-    calls = [(CALL, "assistant", "tool_use")]
-    return [*calls, (RESULT, "user", "tool_result")] if _continues_thread(body) else calls
 
 
 def _renamed(body: JSONObject, aliases: Mapping[str, str]) -> dict[str, bytes]:
@@ -102,11 +79,47 @@ def _renamed(body: JSONObject, aliases: Mapping[str, str]) -> dict[str, bytes]:
     return changes
 
 
-class _History:
+class _MessagesHistory(History):
+    def __init__(self, body: JSONObject) -> None:
+        self._body = body
+        self._messages = body.elements("messages")
+        self._calling = list(scan(self._messages, CALL, _message))
+        """The messages with calls, last first, each with its place."""
+        self._answering = list(scan(self._messages, RESULT, _message)) if _continues_thread(body) else []
+        """The messages with results, where the server has the calls."""
+
+    def references(self) -> References:
+        named = (as_text(as_dict(self._body.get(member)).get("previous_message_id")) for member in NAMING)
+        sought = ((self._calling, "assistant", "tool_use"), (self._answering, "user", "tool_result"))
+        calls = (
+            call_id
+            for messages, role, kind in sought
+            for _, message in messages
+            if message.role == role
+            for call_id, _ in message.ids(kind)
+        )
+        return References(frozenset(filter(None, named)), frozenset(islice(calls, MAX_CALL_IDS)))
+
+    def resumed(self, found: Found) -> bytes | None:
+        changes = _renamed(self._body, found.aliases)
+        if found.turns:
+            completion = _Completion(self._messages, self._calling, self._answering)
+            for turn in found.turns:
+                completion.complete(turn)
+            changes |= completion.changes()
+        return self._body.replaced(changes) if changes else None
+
+
+class _Completion:
     """The messages, and what is to be put into which of them."""
 
-    def __init__(self, body: JSONObject) -> None:
-        self._messages = body.elements("messages")
+    def __init__(
+        self,
+        messages: Sequence[bytes],
+        calling: Iterable[tuple[int, _Message]],
+        answering: Iterable[tuple[int, _Message]],
+    ) -> None:
+        self._messages = messages
         self._calls: dict[str, tuple[int, int]] = {}
         """Where each call is made, by message and block."""
         self._results: dict[str, int] = {}
@@ -114,13 +127,12 @@ class _History:
         self._answered_by: dict[int, list[int]] = {}
         self._put: dict[int, Insertions] = {}
         self._done: set[str] = set()
-        for place, message in scan(self._messages, CALL, _message):
+        for place, message in calling:
             if message.role == "assistant":
                 for call_id, block in message.ids("tool_use"):
                     self._calls.setdefault(call_id, (place, block))
-        if _continues_thread(body):
-            for place, message in scan(self._messages, RESULT, _message):
-                self._look_at(place, message)
+        for place, message in answering:
+            self._look_at(place, message)
 
     def complete(self, turn: KeptTurn) -> None:
         own = sorted(self._calls[call_id] for call_id in turn.client_calls if call_id in self._calls)

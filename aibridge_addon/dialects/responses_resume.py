@@ -8,8 +8,8 @@ not stand without the item that followed it ("Reasoning models"), so a call of o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice, takewhile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice, takewhile
 from typing import Any
 
 import msgspec
@@ -17,8 +17,10 @@ import msgspec
 from aibridge_addon.dialects.base import as_text
 from aibridge_addon.dialects.kept import (
     MAX_CALL_IDS,
+    MAX_ELEMENTS,
     Followers,
     Found,
+    History,
     Insertions,
     Kept,
     KeptTurn,
@@ -26,69 +28,37 @@ from aibridge_addon.dialects.kept import (
     Resumption,
     absent,
     encode,
+    maybe_decode,
     pieces,
-    scan,
 )
 from aibridge_addon.dialects.responses_inject import function_call_output
 from aibridge_addon.dialects.turns import Result
 from aibridge_addon.wire.json_object import JSONObject
 
-CALL, OUTPUT, REFERENCE = b'_call"', b'_call_output"', b'"item_reference"'
-REASONING = b'"reasoning"'
+CALL, OUTPUT, REASONING, REFERENCE = "_call", "_call_output", "reasoning", "item_reference"
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False):
-    type: str = ""
-    call_id: str = ""
-
-
-class _Reasoning(msgspec.Struct, frozen=True, gc=False):
-    """An item of reasoning, or a reference to one."""
+    """What is looked for in an item, of whatever kind it is."""
 
     type: str = ""
     id: str | None = None
+    call_id: str | None = None
     encrypted_content: str | None = None
 
     @property
     def names(self) -> list[str]:
-        known = self.type in ("reasoning", "item_reference")
-        return [name for name in (self.id, self.encrypted_content) if name] if known else []
+        """Of an item of reasoning, or of a reference to one."""
+        return [name for name in (self.id, self.encrypted_content) if name]
 
 
 _item = msgspec.json.Decoder(_Item)
-_reasoning = msgspec.json.Decoder(_Reasoning)
+_Items = list[tuple[int, _Item]]
 
 
 class ResponsesResumption(Resumption):
-    def references(self, body: JSONObject) -> References:
-        named = body.text("previous_response_id")
-        items = body.elements("input")
-        found = (
-            item.call_id
-            for marker, suffix in ((CALL, "_call"), (OUTPUT, "_call_output"))
-            for _, item in scan(items, marker, _item)
-            if item.type.endswith(suffix) and item.call_id
-        )
-        names = (name for _, item in _reasonings(items) for name in item.names)
-        return References(
-            frozenset((named,) if named else ()),
-            frozenset(islice(found, MAX_CALL_IDS)),
-            frozenset(islice(names, MAX_CALL_IDS)),
-        )
-
-    def resumed(self, body: JSONObject, found: Found) -> bytes | None:
-        changes = {}
-        last = found.aliases.get(body.text("previous_response_id") or "")
-        if last is not None:
-            changes["previous_response_id"] = encode(last)
-        if found.turns or found.followers:
-            history = _History(body, pieces(found.turns) + sum(len(those.items) for those in found.followers.values()))
-            history.follow(found.followers)
-            for turn in found.turns:
-                history.complete(turn)
-            if history.put:
-                changes["input"] = history.put.into(history.items)
-        return body.replaced(changes) if changes else None
+    def history(self, body: JSONObject) -> History:
+        return _ResponsesHistory(body)
 
     def result(self, result: Result) -> dict[str, Any]:
         return function_call_output(result)
@@ -111,31 +81,84 @@ class ResponsesResumption(Resumption):
                 yield from ((name, value) for name in names)
 
 
-def _reasonings(items: Sequence[bytes], more: int = 0) -> Iterator[tuple[int, _Reasoning]]:
-    """The items of reasoning and the references of an input, each with its place."""
-    for marker, kind in ((REASONING, "reasoning"), (REFERENCE, "item_reference")):
-        yield from ((place, item) for place, item in scan(items, marker, _reasoning, more) if item.type == kind)
+class _ResponsesHistory(History):
+    def __init__(self, body: JSONObject) -> None:
+        self._body = body
+        self._items = body.elements("input")
+        self._calls: _Items = []
+        self._outputs: _Items = []
+        self._reasonings: _Items = []
+        self._refers: _Items = []
+        for place in range(len(self._items) - 1, -1, -1):
+            item = maybe_decode(self._items[place], _item)
+            if item is None:
+                continue
+            if item.type == REASONING:
+                self._reasonings.append((place, item))
+            elif item.type == REFERENCE:
+                self._refers.append((place, item))
+            elif item.call_id and item.type.endswith(CALL):
+                self._calls.append((place, item))
+            elif item.call_id and item.type.endswith(OUTPUT):
+                self._outputs.append((place, item))
+
+    def references(self) -> References:
+        named = self._body.text("previous_response_id")
+        calls = (item.call_id for _, item in self._looked_at(self._calls, self._outputs) if item.call_id)
+        names = (name for _, item in self._looked_at(self._reasonings, self._refers) for name in item.names)
+        return References(
+            frozenset((named,) if named else ()),
+            frozenset(islice(calls, MAX_CALL_IDS)),
+            frozenset(islice(names, MAX_CALL_IDS)),
+        )
+
+    def resumed(self, found: Found) -> bytes | None:
+        body = self._body
+        changes = {}
+        last = found.aliases.get(body.text("previous_response_id") or "")
+        if last is not None:
+            changes["previous_response_id"] = encode(last)
+        if found.turns or found.followers:
+            more = pieces(found.turns) + sum(len(those.items) for those in found.followers.values())
+            completion = _Completion(
+                self._looked_at(self._calls, more=more),
+                self._looked_at(self._outputs, more=more),
+                servers=body.get("previous_response_id") is not None or body.get("conversation") is not None,
+                refers=bool(self._refers),
+            )
+            completion.follow(found.followers, self._looked_at(self._reasonings, self._refers))
+            for turn in found.turns:
+                completion.complete(turn)
+            if completion.put:
+                changes["input"] = completion.put.into(self._items)
+        return body.replaced(changes) if changes else None
+
+    @staticmethod
+    def _looked_at(*kinds: _Items, more: int = 0) -> Iterator[tuple[int, _Item]]:
+        """The last items of these kinds. `more`: so many above the bound, for what was put in."""
+        return chain.from_iterable(items[: MAX_ELEMENTS + more] for items in kinds)
 
 
-class _History:
-    """The input's items, and what is to be put where."""
+class _Completion:
+    """Where the calls are, and what is to be put where."""
 
-    def __init__(self, body: JSONObject, more: int) -> None:
-        self.items = body.elements("input")
+    def __init__(
+        self, calls: Iterable[tuple[int, _Item]], outputs: Iterable[tuple[int, _Item]], *, servers: bool, refers: bool
+    ) -> None:
         self.put = Insertions()
-        self._servers = body.get("previous_response_id") is not None or body.get("conversation") is not None
-        self._refers = any(REFERENCE in item for item in self.items)
+        self._servers = servers
+        """The calls are the server's."""
+        self._refers = refers
         self._calls: dict[str, int] = {}
         self._outputs: dict[str, int] = {}
         self._done: set[str] = set()
-        for marker, suffix, places in ((CALL, "_call", self._calls), (OUTPUT, "_call_output", self._outputs)):
-            for place, item in scan(self.items, marker, _item, more):
-                if item.type.endswith(suffix) and item.call_id:
-                    places.setdefault(item.call_id, place)
+        for items, places in ((calls, self._calls), (outputs, self._outputs)):
+            for place, item in items:
+                places.setdefault(item.call_id or "", place)
 
-    def follow(self, followers: Mapping[str, Followers]) -> None:
+    def follow(self, followers: Mapping[str, Followers], reasonings: Iterable[tuple[int, _Item]]) -> None:
         """Put behind each item of reasoning what followed it."""
-        for place, item in _reasonings(self.items) if followers else ():
+        for place, item in reasonings if followers else ():
             those = next((followers[name] for name in item.names if name in followers), None)
             if those is not None and not self._done.union(self._calls, self._outputs).intersection(those.call_ids):
                 self._done.update(those.call_ids)

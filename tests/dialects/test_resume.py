@@ -37,9 +37,9 @@ def kept(dialect: str, client_calls: Sequence[str], *ours: tuple[str, str | None
 
 
 def resumed(dialect: str, body: str, *turns: KeptTurn) -> str | None:
-    told = RESUMPTIONS[dialect].resumed(JSONObject(body.encode()), Found(turns=turns))
+    told = RESUMPTIONS[dialect].history(JSONObject(body.encode())).resumed(Found(turns=turns))
     if told is not None:
-        again = RESUMPTIONS[dialect].resumed(JSONObject(told), Found(turns=turns))
+        again = RESUMPTIONS[dialect].history(JSONObject(told)).resumed(Found(turns=turns))
         assert again is None, "something is put in twice"
     return None if told is None else told.decode()
 
@@ -210,10 +210,10 @@ def test_several_mixed_turns_of_a_history_are_each_completed() -> None:
 )
 def test_messages_that_name_the_answer_name_its_last_turn(member: str, before: str, after: str | None) -> None:
     body = JSONObject(before.encode())
-    assert MESSAGES.references(body).ids == {"msg_1"}, member
-    told = MESSAGES.resumed(body, Found({"msg_1": "msg_9"}))
+    assert MESSAGES.history(body).references().ids == {"msg_1"}, member
+    told = MESSAGES.history(body).resumed(Found({"msg_1": "msg_9"}))
     assert told == (after or before.replace("msg_1", "msg_9")).encode()
-    assert MESSAGES.resumed(JSONObject(told), Found({"msg_1": "msg_9"})) is None
+    assert MESSAGES.history(JSONObject(told)).resumed(Found({"msg_1": "msg_9"})) is None
 
 
 # --- Chat Completions -------------------------------------------------------------------------------------------
@@ -350,8 +350,8 @@ def test_items_that_our_calls_do_not_belong_to_are_left_alone(body: str) -> None
 
 def test_a_response_that_names_the_answer_names_its_last_turn() -> None:
     body = JSONObject(b'{"input":[ {"n":1.50} ],"previous_response_id" : "resp_1","store":true}')
-    assert RESPONSES.references(body) == References(ids=frozenset(("resp_1",)))
-    told = RESPONSES.resumed(body, Found({"resp_1": "resp_9"}))
+    assert RESPONSES.history(body).references() == References(ids=frozenset(("resp_1",)))
+    told = RESPONSES.history(body).resumed(Found({"resp_1": "resp_9"}))
     assert told == b'{"input":[ {"n":1.50} ],"previous_response_id":"resp_9","store":true}'
 
 
@@ -371,17 +371,17 @@ def test_a_response_that_names_the_answer_names_its_last_turn() -> None:
     ],
 )
 def test_calls_of_the_client_are_looked_for(dialect: str, body: str, expected: set[str]) -> None:
-    references = RESUMPTIONS[dialect].references(JSONObject(body.encode()))
+    references = RESUMPTIONS[dialect].history(JSONObject(body.encode())).references()
     assert references == References(call_ids=frozenset(expected))
     assert bool(references) == bool(expected)
 
 
 def test_a_long_history_is_looked_at_from_its_end() -> None:
     many = [f'{{"type":"function_call","call_id":"c{n}"}}' for n in range(3 * MAX_ELEMENTS)]
-    references = RESPONSES.references(JSONObject(given(*many).encode()))
+    references = RESPONSES.history(JSONObject(given(*many).encode())).references()
     assert references.call_ids == {f"c{n}" for n in range(2 * MAX_ELEMENTS, 3 * MAX_ELEMENTS)}
     crowd = assistant(*(B.replace('"b"', f'"c{n}"') for n in range(2 * MAX_CALL_IDS)))
-    assert len(MESSAGES.references(JSONObject(talk(crowd).encode())).call_ids) == MAX_CALL_IDS
+    assert len(MESSAGES.history(JSONObject(talk(crowd).encode())).references().call_ids) == MAX_CALL_IDS
 
 
 def test_at_the_edge_of_what_is_looked_at_nothing_is_put_in_twice() -> None:
