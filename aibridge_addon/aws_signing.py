@@ -49,6 +49,7 @@ class Signer:
         self._session: Any = botocore.session.Session()
         self._region = settings.region or self._region_of(str(settings.base_url or ""))
         self._credentials: Any = None
+        self._used = ""
         if settings.access_key is not None and settings.secret_key is not None:
             self._credentials = botocore.credentials.Credentials(_text(settings.access_key), _text(settings.secret_key))
         # One thread: credentials that have to be refreshed are so once, not once for each request that waits.
@@ -60,8 +61,8 @@ class Signer:
 
     @property
     def key_id(self) -> str:
-        """The access key's id, as far as it is known: what may be shown of it is for the caller to decide."""
-        return getattr(self._credentials, "access_key", None) or ""
+        """The access key's id, or the bearer token, as far as it is known: what may be shown is the caller's to say."""
+        return self._used or getattr(self._credentials, "access_key", None) or ""
 
     async def sign(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
         """The headers, with those that authenticate the request. Raises NoCredentials."""
@@ -78,6 +79,7 @@ class Signer:
                 # Tokens of other providers are for services that want them; Bedrock takes this one.
                 token = self._botocore.tokens.ScopedEnvTokenProvider(self._session).load_token(signing_name=SERVICE)
                 if token is not None:
+                    self._used = token.token
                     return headers | {"authorization": f"Bearer {token.token}"}
                 self._credentials = self._session.get_credentials()
             frozen = self._credentials.get_frozen_credentials() if self._credentials is not None else None
@@ -85,6 +87,7 @@ class Signer:
             raise NoCredentials(f"AWS credentials cannot be loaded: {type(e).__name__}") from e
         if frozen is None:
             raise NoCredentials("there are no AWS credentials")
+        self._used = frozen.access_key
         request = self._botocore.awsrequest.AWSRequest(method=method, url=url, headers=headers, data=body)
         self._botocore.auth.SigV4Auth(frozen, SERVICE, self._region).add_auth(request)
         return {name.lower(): value for name, value in request.headers.items()}

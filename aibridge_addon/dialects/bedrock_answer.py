@@ -76,7 +76,10 @@ class EventsToSSE:
             return b""
         try:
             event = b64decode(_chunk.decode(payload or b"{}").bytes, validate=True)
-            return sse.event(_event.decode(event).type, event.replace(b"\n", b" "))
+            # A line end can only stand between two members, where a blank does as well.
+            return sse.event(_event.decode(event).type, event.replace(b"\n", b" ").replace(b"\r", b" "))
+        except msgspec.ValidationError:
+            return b""  # JSON, but no event of the Messages API: nothing that a client could read
         except (msgspec.MsgspecError, binascii.Error, UnicodeDecodeError) as e:
             raise Unreadably("an event is not in the form of one") from e
 
@@ -106,6 +109,8 @@ class ErrorToMessages:
             told = as_dict(decode(bytes(self._body)))
         except (NotJSON, Unreadable):
             told = {}
+        if told.get("type") == "error" and isinstance(told.get("error"), dict):
+            return bytes(self._body)  # a gateway before Bedrock has put it into Anthropic's shape
         message = as_text(told.get("message")) or as_text(told.get("Message")) or f"Bedrock answered {self._status}"
         return _messages.error_body(self._status, message)
 

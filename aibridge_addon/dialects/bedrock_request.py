@@ -48,11 +48,18 @@ def choose_model(asked: str, model: str, small_fast_model: str | None) -> str:
 def translate(body: JSONObject, model_id: str, *, streaming: bool, betas: Sequence[str]) -> BedrockRequest:
     """The request as Bedrock takes it; what need not change stays verbatim, in its place.
 
-    `betas`: the values of the client's `anthropic-beta` headers.
+    `betas`: the values of the client's `anthropic-beta` headers; flags in the body count as well.
     """
     model = model_of(model_id)
-    flags = taken_betas(betas, model)
-    gone = {"model", "stream", *UNSUPPORTED, *(name for name, beta in UNLESS_BETA.items() if beta not in flags)}
+    in_body = body.get("anthropic_beta")
+    flags = taken_betas([*betas, *map(as_text, in_body if isinstance(in_body, list) else ())], model)
+    gone = {
+        "model",
+        "stream",
+        "anthropic_beta",
+        *UNSUPPORTED,
+        *(name for name, beta in UNLESS_BETA.items() if beta not in flags),
+    }
     changes: dict[str, bytes] = {}
     if "anthropic_version" not in body:
         changes["anthropic_version"] = ANTHROPIC_VERSION

@@ -12,10 +12,11 @@ from types import MappingProxyType
 
 from mitmproxy import http
 from mitmproxy.net.http import url
+from pydantic import SecretStr
 
 from aibridge_addon.attempts import Attempts
 from aibridge_addon.config import Provider
-from aibridge_addon.credentials import brings_credential
+from aibridge_addon.credentials import brings_credential, mask
 from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.key_pool import Exhausted, Key
 from aibridge_addon.proxying.bedrock import Translation, Untranslatable, to_bedrock
@@ -26,6 +27,8 @@ ACTOR_HEADERS = "X-AI-Bridge-Actor-"
 """Only ours reach the upstream: what a client sends under such a name is taken out."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key")
 """With a central key, nothing else that could be a credential goes upstream."""
+AWS_CREDENTIALS = ("authorization", "x-amz-security-token")
+"""What a request to Bedrock is authenticated with: a bearer token, or a signature and the session's token."""
 
 
 def choose_credential(flow: http.HTTPFlow, state: FlowState) -> bool:
@@ -76,6 +79,9 @@ async def dispatch(flow: http.HTTPFlow) -> None:
             await to_bedrock(flow.request, state.translation, state.bridge.settings.limits.decoded_body)
         except Untranslatable as e:
             _refuse(flow, state, e.status, str(e), "not_translated")
+        else:
+            key_id = state.translation.signer.key_id
+            state.attempts.key = Key(0, SecretStr(key_id), mask(key_id))
     elif state.route.provider.send_actor_headers:
         _name_actor(flow.request, state)
 
@@ -127,7 +133,11 @@ def conceal(flow: http.HTTPFlow, state: FlowState) -> None:
 
     mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons do look. The next attempt is made ready anew.
     """
-    if state.attempts.key is not None:
+    if state.translation is not None:
+        for name in AWS_CREDENTIALS:
+            if name in flow.request.headers:
+                flow.request.headers[name] = mask(flow.request.headers[name])
+    elif state.attempts.key is not None:
         _set_credential(flow.request, state.route, state.attempts.key.hint)
 
 

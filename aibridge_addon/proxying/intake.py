@@ -17,6 +17,10 @@ from aibridge_addon.routing import WEBSOCKET, Route
 PROXY_HEADERS = ("proxy-authorization", "proxy-connection")
 """Between the client and us only (RFC 9110, section 11.7.2; the second is a habit of old clients)."""
 
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+EVENT_LOGGING = "/api/event_logging/*"
+"""Claude Code's telemetry; see the routes of the type `anthropic`."""
+
 ACTOR_PREFIX = dispatching.ACTOR_HEADERS.lower().rstrip("-").encode()
 
 
@@ -136,7 +140,11 @@ def _stays_here(flow: http.HTTPFlow, route: Route) -> bool:
     """Whether a request goes nowhere, since its provider's conversations go to Bedrock and nowhere else."""
     if route.provider.bedrock is None or route.dialect is not None:
         return False
-    return bool(flow.metadata.get(ORIGIN_FORM)) or route.template == "/v1/messages/count_tokens"
+    if flow.metadata.get(ORIGIN_FORM):
+        return True
+    # What is sent may hold a conversation under any path (batches, token counts, files); what is read holds none.
+    telemetry = route.known and route.template == EVENT_LOGGING
+    return flow.request.method not in READING and not telemetry
 
 
 def no_such_route(route: Route | None) -> http.Response:

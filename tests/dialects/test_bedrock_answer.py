@@ -74,6 +74,22 @@ def test_what_is_no_event_is_not_given_on(bytes_: bytes) -> None:
         told(bytes_)
 
 
+def test_an_event_over_several_lines_is_one_line() -> None:
+    assert told(aws_frames.chunk(b'{\r\n"type":"ping"\n}')) == b'event: ping\ndata: {  "type":"ping" }\n\n'
+
+
+@pytest.mark.parametrize("event", [b"[1]", b"7", b'{"type":7}'])
+def test_json_that_is_no_event_does_not_end_the_stream(event: bytes) -> None:
+    assert told(aws_frames.chunk(event) + aws_frames.chunk(b'{"type":"ping"}')).startswith(b"event: ping\n")
+
+
+def test_an_error_that_a_gateway_has_put_into_anthropics_shape_stays_as_it_is() -> None:
+    body = b'{"type": "error", "error": {"type": "a", "message": "b", "more": 1}}'
+    errors = ErrorToMessages(400)
+    errors.feed(body)
+    assert errors.finish() == body
+
+
 def test_an_event_that_is_too_large_is_not_left_out() -> None:
     stream = EventsToSSE(100)
     with pytest.raises(Unreadably, match="too large"):

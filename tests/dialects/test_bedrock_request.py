@@ -112,6 +112,13 @@ def test_a_version_that_the_client_names_is_its_own() -> None:
     assert translated({"anthropic_version": "bedrock-2026-10-21"}, OTHER)["anthropic_version"] == "bedrock-2026-10-21"
 
 
+def test_flags_in_the_body_are_filtered_like_those_of_the_headers() -> None:
+    flags = ["unknown-1", "context-1m-2025-08-07", 7, "tool-examples-2025-10-29"]
+    told = translated({"anthropic_beta": flags}, OTHER, betas=("tool-examples-2025-10-29",))
+    assert told["anthropic_beta"] == ["tool-examples-2025-10-29", "context-1m-2025-08-07"]
+    assert "anthropic_beta" not in translated({"anthropic_beta": "unknown-1"}, OTHER)
+
+
 FLAGS = st.sampled_from([*BETAS, *(flag for model in MODELS for flag in model.betas), "unknown-1", "", " "])
 
 

@@ -207,6 +207,8 @@ def test_a_base_url_may_have_a_path_and_credentials_may_come_from_the_environmen
     [request] = upstream.requests
     assert request.target.startswith("/behind/it/model/") and request.header("x-amz-security-token") == "a-session"
     check_signature(request, upstream, token="a-session")
+    [row] = wait_for_ended(proxy, 1)
+    assert (row["credential_kind"], row["credential_hint"]) == ("centralized", "AKID...7890")
 
 
 def test_a_bearer_token_of_bedrocks_is_used(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
@@ -215,6 +217,43 @@ def test_a_bearer_token_of_bedrocks_is_used(mitmdump: StartMitmdump, upstream: S
     with Client(proxy, ANTHROPIC) as client:
         client.post("/v1/messages", BLOCKING.request)
     assert upstream.requests[0].header("authorization") == "Bearer bedrock-token"
+
+
+BEARER, SESSION = "bedrock-api-key-0123456789", "session-token-0123456789"
+
+
+@pytest.mark.parametrize("bearer", [True, False], ids=["bearer", "session"])
+def test_mitmproxys_own_log_and_files_do_not_have_what_authenticates(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream, bearer: bool
+) -> None:
+    """And the row has a hint, though the credential was found after the interception had begun."""
+    keys = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": SESSION}
+    proxy = mitmdump(
+        config=configuration(upstream, keys=False),
+        env={"AWS_BEARER_TOKEN_BEDROCK": BEARER} if bearer else keys,
+        arguments=["--flow-detail", "4", "-w", "flows"],
+    )
+    upstream.answer(Answer.json(json.loads(BLOCKING.body)))
+    with Client(proxy, ANTHROPIC) as client:
+        assert client.post("/v1/messages", BLOCKING.request).status == 200
+    [row] = wait_for_ended(proxy, 1)
+    assert row["credential_hint"] == ("bedr...6789" if bearer else "AKID...7890")
+    proxy.wait_for_log(r"\.\.\.6789")
+    proxy.terminate()
+    proxy.wait()
+    for secret in (BEARER, SESSION):
+        assert secret not in proxy.log
+        assert secret.encode() not in (proxy.folder / "flows").read_bytes()
+
+
+@pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/messages/batches", "/v1/complete", "/v1/files"])
+def test_through_the_proxy_nothing_that_may_hold_a_conversation_goes_to_anthropic(
+    proxy: Mitmdump, upstream: ScriptedUpstream, path: str
+) -> None:
+    with Client(proxy, ANTHROPIC) as client:
+        answer = client.post(path, b"{}", [("x-api-key", "sk-ant-client-key-123456")])
+    assert (answer.status, json.loads(answer.body)["error"]["type"]) == (404, "not_found_error")
+    assert upstream.requests == []
 
 
 def test_without_credentials_the_client_is_told(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
