@@ -133,6 +133,9 @@ class Provider(Section):
     def _consistent(self) -> Provider:
         if not self.hosts and self.base_url is None:
             raise rejected("at least one host, or a base_url (gateway only)", found="no host", at=("hosts",))
+        if self.api_key and self.type == "copilot":
+            expected = "no api_key: Copilot knows each user by a token of their own, which passes through"
+            raise rejected(expected, found="one", at=("api_key",))
         if self.api_key and self.base_url is None and all("*" in host for host in self.hosts):
             expected = "a base_url, or a host without *: a key is for nobody whom a wildcard may match"
             raise rejected(expected, found="no such address", at=("api_key",))

@@ -613,6 +613,7 @@ def test_host_patterns_may_hold_wildcard_labels(configure: Write, host: str) -> 
         ("type: azure, hosts: []", "hosts", "at least one host, or a base_url"),
         ("type: openai, hosts: [], base_url: null", "hosts", "at least one host"),
         ("type: azure, api_key: k, hosts: ['*.openai.azure.com']", "api_key", "a base_url, or a host without *"),
+        ("type: copilot, api_key: k", "api_key", "no api_key: Copilot knows each user by a token of their own"),
         ("type: openai, base_url: ftp://a.com", "base_url", "https://"),
         ("type: openai, base_url: a.com", "base_url", "https://"),
         ("type: openai, base_url: 'https://'", "base_url", "https://"),
