@@ -60,7 +60,7 @@ class _ChatHistory(History):
     def __init__(self, body: JSONObject) -> None:
         self._body = body
         self._messages = body.elements("messages")
-        self._calling = list(scan(self._messages, CALLS, _message))
+        self._calling = list(scan(self._messages, _message, CALLS))
         """The messages with calls, last first, each with its place."""
 
     def references(self) -> References:

@@ -9,7 +9,8 @@ each where the model had put it:
 A request is read once, for both: of a long session it has megabytes, and nothing else runs in the meantime.
 
 In a turn of nothing but calls of ours, the model's reasoning is visible, and the client sends it back. OpenAI refuses
-reasoning without the item that followed it, so the calls that did are put behind it again, with their results.
+reasoning without the item that followed it, so the calls that did are put behind it again, with their results. So they
+are behind Anthropic's thinking, or the thoughts of several turns would be those of one.
 
 Without what was kept nothing is changed: calls and results always come and go in pairs, so the history is valid all the
 same. The same history and the same kept turns make the same bytes, for prompt caches depend on it.
@@ -18,7 +19,7 @@ same. The same history and the same kept turns make the same bytes, for prompt c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -60,6 +61,16 @@ class Followers(msgspec.Struct, frozen=True, gc=False):
 
     call_ids: tuple[str, ...]
     items: tuple[msgspec.Raw, ...]
+    visible: int = 0
+    """Blocks that stand between the reasoning and the calls (Messages)."""
+
+    @property
+    def calls(self) -> tuple[msgspec.Raw, ...]:
+        return self.items[: len(self.call_ids)]
+
+    @property
+    def results(self) -> tuple[msgspec.Raw, ...]:
+        return self.items[len(self.call_ids) :]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,10 @@ class References:
     call_ids: frozenset[str] = frozenset()
     """Of the client's calls."""
     reasoning: frozenset[str] = frozenset()
-    """Names of items of reasoning: an id, or the encrypted content, for some clients send back only the one."""
+    """Names of items of reasoning: an id, or the encrypted content, for some clients send back only the one.
+
+    Of blocks of thinking: the signature, or the data.
+    """
 
     def __bool__(self) -> bool:
         return bool(self.ids or self.call_ids or self.reasoning)
@@ -137,12 +151,13 @@ class Resumption(ABC):
         }
 
 
-def scan[T](elements: Sequence[bytes], marker: bytes, decoder: msgspec.json.Decoder[T]) -> Iterator[tuple[int, T]]:
-    """The last elements that hold `marker`, last first, each with its place.
+def scan[T](elements: Sequence[bytes], decoder: msgspec.json.Decoder[T], *markers: bytes) -> Iterator[tuple[int, T]]:
+    """The last elements that hold one of the markers, last first, each with its place.
 
     One that is not of the decoder's form is left out.
     """
-    marked = (place for place in range(len(elements) - 1, -1, -1) if marker in elements[place])
+    backwards = range(len(elements) - 1, -1, -1)
+    marked = (place for place in backwards if any(marker in elements[place] for marker in markers))
     for place in islice(marked, MAX_ELEMENTS):
         element = maybe_decode(elements[place], decoder)
         if element is not None:
@@ -179,9 +194,19 @@ class Insertions:
     def __bool__(self) -> bool:
         return bool(self._at)
 
+    def at(self, place: int) -> Sequence[bytes]:
+        return self._at.get(place, ())
+
+    def within(self, elements: Sequence[bytes], begin: int, end: int) -> Iterator[bytes]:
+        """The elements from `begin` up to `end`, and what is put before each."""
+        for place in range(begin, end):
+            yield from self.at(place)
+            yield elements[place]
+
     def into(self, elements: Sequence[bytes]) -> bytes:
         """The array's JSON."""
-        out: list[bytes] = []
-        for place, element in enumerate(elements):
-            out += (*self._at.get(place, ()), element)
-        return b"[" + b",".join((*out, *self._at.get(len(elements), ()))) + b"]"
+        return array([*self.within(elements, 0, len(elements)), *self.at(len(elements))])
+
+
+def array(elements: Iterable[bytes]) -> bytes:
+    return b"[" + b",".join(elements) + b"]"

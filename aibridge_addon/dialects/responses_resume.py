@@ -160,7 +160,8 @@ class _Completion:
         """Put behind each item of reasoning what followed it."""
         for place, item in reasonings if followers else ():
             those = next((followers[name] for name in item.names if name in followers), None)
-            if those is not None and not self._done.union(self._calls, self._outputs).intersection(those.call_ids):
+            known = (self._done, self._calls, self._outputs)
+            if those is not None and not any(call_id in ids for call_id in those.call_ids for ids in known):
                 self._done.update(those.call_ids)
                 for one in those.items:
                     self.put.add(place + 1, one)

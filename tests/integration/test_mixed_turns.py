@@ -90,6 +90,26 @@ def test_the_next_request_has_the_call_and_the_result_that_the_client_does_not_k
     assert results(request) == ["hi", CLIENTS_RESULT]
 
 
+@pytest.mark.parametrize("http2", [False], ids=["h1"])
+@PROCESSES
+@MODES
+def test_thinking_that_the_client_sends_back_has_the_call_that_followed_it_again(
+    proxies: tuple[Mitmdump, Mitmdump], upstream: ScriptedUpstream, streaming: bool, http2: bool
+) -> None:
+    """The provider gets what it has said, turn by turn, though the client has it as one message."""
+    turns = Turns("messages", [thought("Hm."), call("echo", text="hi")], [thought("So."), own(path="a")])
+    done = Turns("messages", [text("Done.")])
+    upstream.answer(*turns.answers(streaming=streaming), *done.answers(streaming=streaming))
+    first, then = proxies
+    answer = ask(first, turns, turns.request(streaming=streaming), http2=http2)
+    ask(then, done, turns.next_request(answer, streaming=streaming), http2=http2)
+    (_, *loop), sent = upstream.requests[1].json()["messages"], upstream.requests[2].json()["messages"]
+    assert sent[1:3] == loop
+    assert sent[3] == {"role": "assistant", "content": turns.written[1].said}
+    assert [block["tool_use_id"] for block in sent[4]["content"]] == turns.call_ids(1)
+    assert len(sent) == 5
+
+
 NAMING: dict[str, tuple[str, Any]] = {
     "response": ("responses", lambda name: {"previous_response_id": name}),
     "thread": ("messages", lambda name: {"thread": {"type": "continue", "previous_message_id": name}}),
