@@ -40,6 +40,7 @@ class Signer:
             import botocore.auth
             import botocore.awsrequest
             import botocore.credentials
+            import botocore.exceptions
             import botocore.session
             import botocore.tokens
         except ImportError as e:
@@ -83,7 +84,7 @@ class Signer:
                     return headers | {"authorization": f"Bearer {token.token}"}
                 self._credentials = self._session.get_credentials()
             frozen = self._credentials.get_frozen_credentials() if self._credentials is not None else None
-        except Exception as e:
+        except (self._botocore.exceptions.BotoCoreError, self._botocore.exceptions.ClientError, OSError) as e:
             raise NoCredentials(f"AWS credentials cannot be loaded: {type(e).__name__}") from e
         if frozen is None:
             raise NoCredentials("there are no AWS credentials")
