@@ -27,6 +27,9 @@ JITTER = 0.25
 """Up to this share of a pause is taken off, so that clients do not come back all at once."""
 LONGEST_ASKED_PAUSE = 60.0
 """Seconds; who asks for more is not waited for."""
+LONGEST_KEY_PAUSE = 30.0
+"""Seconds; a key that is back later is not waited for. Well below the minute that a key rests if nothing is said of it:
+some of that is over when the last key is refused, too."""
 MAX_TOLD = 50
 """Attempts of one interception that its row tells of: a tool loop may make many."""
 
@@ -181,7 +184,7 @@ class Attempts:
             self._refused.append(key)
             other_key = pool.choose(but=self._refused) is not None
             asked = pool.wait
-            may_retry = asked < LONGEST_ASKED_PAUSE
+            may_retry = asked < LONGEST_KEY_PAUSE
         else:
             may_retry = True
         step = decide(

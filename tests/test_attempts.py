@@ -157,8 +157,9 @@ class Clock:
         return self.now
 
 
-def pool() -> KeyPool:
-    return KeyPool([SecretStr("sk-first-0000000000000001"), SecretStr("sk-second-000000000000002")], Clock())
+def pool(clock: Clock | None = None) -> KeyPool:
+    secrets = [SecretStr("sk-first-0000000000000001"), SecretStr("sk-second-000000000000002")]
+    return KeyPool(secrets, clock or Clock())
 
 
 def steps(attempts: Attempts, *outcomes: Outcome) -> list[Step]:
@@ -198,9 +199,13 @@ def test_when_every_key_is_limited_a_retry_waits_for_the_first_that_comes_back()
     assert attempts.pause == 5.0
 
 
-def test_nobody_waits_a_minute_for_a_key() -> None:
-    attempts = Attempts(pool(), max_retries=1)
-    assert steps(attempts, Outcome(429), Outcome(429)) == [NEXT_KEY, EXHAUSTED]
+@pytest.mark.parametrize("answered_after", [0.0, 0.2, 20.0])
+def test_nobody_waits_a_minute_for_a_key(answered_after: float) -> None:
+    clock = Clock()
+    attempts = Attempts(pool(clock), max_retries=1)
+    assert steps(attempts, Outcome(429)) == [NEXT_KEY]
+    clock.now += answered_after  # the second key's refusal takes its time, in which the first one rests already
+    assert steps(attempts, Outcome(429)) == [EXHAUSTED]
 
 
 def test_a_key_that_is_refused_as_unknown_rests_a_minute_whatever_the_provider_says() -> None:
