@@ -158,7 +158,11 @@ class AIBridge:
         answering.open_answer(flow)
 
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
-        await dispatching.dispatch(flow)
+        try:
+            await dispatching.dispatch(flow)
+        except Exception:  # half ready, it might go to another host than the configuration says
+            logger.exception("aibridge: a request could not be made ready for its provider")
+            dispatching.refuse_unready(flow)
 
     async def aibridge_attempt(self, flow: http.HTTPFlow) -> None:
         await dispatching.pause(flow)

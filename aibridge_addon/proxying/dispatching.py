@@ -86,6 +86,13 @@ async def dispatch(flow: http.HTTPFlow) -> None:
         _name_actor(flow.request, state)
 
 
+def refuse_unready(flow: http.HTTPFlow) -> None:
+    """What makes requests ready has failed: as it is, this one goes to nobody."""
+    state = state_of(flow)
+    assert state is not None
+    _refuse(flow, state, 500, "the request could not be made ready for its provider", "not_ready")
+
+
 def _exhausted(flow: http.HTTPFlow, state: FlowState, exhausted: Exhausted) -> None:
     """Every central key rests: nobody is asked."""
     headers = {} if exhausted.retry_after is None else {"retry-after": str(exhausted.retry_after)}

@@ -265,6 +265,21 @@ def test_without_credentials_the_client_is_told(mitmdump: StartMitmdump, upstrea
     assert recorded(proxy).outcome == ("failed", 0, "not_translated")
 
 
+def test_a_request_that_cannot_be_made_ready_goes_to_nobody(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    """Least of all to Anthropic, whose address it has until it is signed."""
+    no_text = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": b"secret-\xff".decode(errors="surrogateescape")}
+    proxy = mitmdump(config=configuration(upstream, keys=False), env=no_text, allow_traceback=True)
+    with Client(proxy, ANTHROPIC) as client:
+        answer = client.post("/v1/messages", BLOCKING.request)
+    assert (answer.status, json.loads(answer.body)["error"]["type"]) == (500, "api_error")
+    wait_for_ended(proxy, 1)
+    assert recorded(proxy).outcome == ("failed", 0, "not_ready")
+    proxy.wait_for_log("could not be made ready")
+    assert upstream.requests == [] and "secret-" not in proxy.log and "server connection" not in proxy.log
+
+
 @pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/models"])
 def test_other_routes_of_a_gateway_go_nowhere(proxy: Mitmdump, upstream: ScriptedUpstream, path: str) -> None:
     with sdk(proxy) as client, pytest.raises(anthropic.NotFoundError):
