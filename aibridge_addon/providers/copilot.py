@@ -17,6 +17,8 @@ COPILOT = ProviderType(
         passthrough("/agents/*"),
         passthrough("/mcp/*"),
         passthrough("/.well-known/*"),
+        passthrough("/_ping"),
+        passthrough("/auto"),
     ),
     error_dialect=RESPONSES,
     credential_headers=(b"authorization",),

@@ -211,7 +211,7 @@ def body(n: int, *choices: dict[str, Any], usage: dict[str, Any]) -> dict[str, A
 OURS = ("toolu_vrtx_ours", "bmcp_ours_echo", '{"text": "hi"}')
 THEIRS = ("toolu_vrtx_theirs", "read_file", '{"path": "a"}')
 FIRST, SECOND = usage(100, 20, 60), usage(140, 7, 100)
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "model": "claude-sonnet-4.5",
     "messages": [{"role": "user", "content": "What is there?"}],
     "tools": [{"type": "function", "function": {"name": "read_file", "parameters": {"type": "object"}}}],
@@ -228,10 +228,16 @@ Ask = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def ask(mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp) -> Ask:
-    """Ask over a proxy that injects tools, and return what the client gets, put together by OpenAI's SDK."""
+def injecting(mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp) -> Mitmdump:
     proxy = mitmdump(config=config(upstream, f"mcp: {{servers: {{ours: {{type: http, url: '{ours.url}'}}}}}}\n"))
     proxy.wait_for_log(CONNECTED)
+    return proxy
+
+
+@pytest.fixture
+def ask(injecting: Mitmdump, upstream: ScriptedUpstream) -> Ask:
+    """Ask over a proxy that injects tools, and return what the client gets, put together by OpenAI's SDK."""
+    proxy = injecting
 
     def ask(*turns: tuple[list[dict[str, Any]], dict[str, Any]], streaming: bool) -> dict[str, Any]:
         for chunks, whole in turns:
@@ -299,8 +305,8 @@ def test_an_injected_call_at_index_one_is_answered(
 
 
 @MODES
-def test_a_client_call_after_an_injected_one_keeps_its_id_and_is_its_own(
-    ask: Ask, upstream: ScriptedUpstream, streaming: bool
+def test_a_client_call_beside_an_injected_one_is_the_clients_and_both_are_there_in_the_next_request(
+    ask: Ask, injecting: Mitmdump, upstream: ScriptedUpstream, streaming: bool
 ) -> None:
     first = vertex(
         0,
@@ -315,6 +321,17 @@ def test_a_client_call_after_an_injected_one_keeps_its_id_and_is_its_own(
     assert choice["finish_reason"] == "tool_calls"
     assert (call["id"], call["function"]["name"], call["function"]["arguments"]) == THEIRS
     assert len(upstream.requests) == 1
+
+    upstream.answer(Answer.json(body(2, said("Done.", "stop"), usage=SECOND)))
+    spoken = {"role": "assistant", "content": None, "tool_calls": [{n: call[n] for n in ("id", "type", "function")}]}
+    result = {"role": "tool", "tool_call_id": THEIRS[0], "content": "the client's own"}
+    given: dict[str, Any] = REQUEST | {"messages": [*REQUEST["messages"], spoken, result]}
+    with Sdks(injecting, HOST) as sdks:
+        sdks.openai.chat.completions.create(**given)
+    follow_up = upstream.requests[1]
+    *_, repeated, _, _ = follow_up.json()["messages"]
+    assert [entry["id"] for entry in repeated["tool_calls"]] == [OURS[0], THEIRS[0]]
+    assert results(follow_up) == ["hi", "the client's own"]
 
 
 @pytest.mark.parametrize("mode", ["streaming", "blocking"])
