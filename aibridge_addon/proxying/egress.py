@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
@@ -44,6 +45,8 @@ CHECKED_FOR = 60.0
 """Seconds that an answer of the resolver counts for one client connection: later requests ask again."""
 MAX_CHECKED = 64
 """Destinations that are remembered for one client connection."""
+MAX_DEAD = 1024
+"""Addresses that are remembered because they did not answer."""
 WARNINGS_PER_MINUTE = 20
 
 
@@ -101,6 +104,8 @@ class EgressGuard:
         self._checked: WeakKeyDictionary[Client, dict[Destination, _Checked]] = WeakKeyDictionary()
         self._names: WeakKeyDictionary[Server, Destination] = WeakKeyDictionary()
         """What connections that are being dialled were asked for."""
+        self._dead: dict[Destination, float] = {}
+        """When an address did not answer, the oldest first. For every client, such come last of a name's addresses."""
         self._warned: list[float] = []
 
     async def refusal(self, client: Client, host: str, port: int) -> Refusal | None:
@@ -154,18 +159,20 @@ class EgressGuard:
             checked = self._remembered(client, destination)
         if checked is not None and checked.addresses:
             self._names[server] = destination
-            server.address = (checked.addresses[0], port)
+            addresses = [(address, port) for address in checked.addresses]
+            server.address = min(addresses, key=lambda address: self._dead.get(address, -math.inf))
 
     def dialled(self, data: ServerConnectionHookData) -> None:
         """The connection stands, or does not: it is known by its name again."""
         destination = self._names.pop(data.server, None)
         if destination is None:
             return
+        address = data.server.address
+        if data.server.error and address is not None:
+            self._did_not_answer((address[0], address[1]))
         # mitmproxy allows no change of an open connection's address, for it might be taken for another: this one
         # has been what it is called all along.
         vars(data.server)["address"] = destination
-        if data.server.error:
-            self._try_the_next(data.client, destination)
 
     # --- what has been checked --------------------------------------------------------------------------------
 
@@ -180,12 +187,12 @@ class EgressGuard:
         while len(known) > MAX_CHECKED:
             del known[next(iter(known))]
 
-    def _try_the_next(self, client: Client, destination: Destination) -> None:
-        """An address could not be reached: the client's next attempt goes to another one."""
-        checked = self._checked.get(client, {}).get(destination)
-        if checked is not None:
-            first, *others = checked.addresses
-            self._checked[client][destination] = _Checked((*others, first), checked.until)
+    def _did_not_answer(self, address: Destination) -> None:
+        """Whoever asks next goes to another address, if the name has one."""
+        self._dead.pop(address, None)
+        self._dead[address] = self._clock()
+        if len(self._dead) > MAX_DEAD:
+            del self._dead[next(iter(self._dead))]
 
     def _warn(self, text: str) -> None:
         now = self._clock()

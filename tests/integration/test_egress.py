@@ -1,4 +1,4 @@
-"""The egress guard of a real mitmdump. Loopback stands for everything: 127.0.0.2 is allowed, 127.0.0.1 is not."""
+"""The egress guard of a real mitmdump. Loopback stands for everything: 127.0.0.1 is private, what is above is not."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ from tests.support.script import DEFAULT_TIMEOUT, Answer
 from tests.support.upstream import unused_port
 
 GOOD, BAD = "127.0.0.2", "127.0.0.1"
+DEAD = "127.0.0.3"
+"""Allowed, but nobody listens."""
 SIMPLE = fixtures.case("messages/simple/blocking")
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 NAMES = {
     "good.test": [[GOOD]],
     "bad.test": [[BAD]],
     "both.test": [[GOOD, BAD]],
+    "half.test": [[DEAD, GOOD]],
     "mapped.test": [["::ffff:127.0.0.1"]],
     "shifty.test": [[GOOD], [BAD]],
     "api.githubcopilot.com": [[BAD]],
@@ -85,7 +88,7 @@ StartGuarded = Callable[..., Mitmdump]
 @pytest.fixture
 def start(mitmdump: StartMitmdump, places: Places) -> StartGuarded:
     def start(more: str = "", guard: str = "on", options: Sequence[str] = ()) -> Mitmdump:
-        egress = f"egress: {{guard: {guard}, ports: [{places.port}], allowed_private_cidrs: [{GOOD}/32]}}"
+        egress = f"egress: {{guard: {guard}, ports: [{places.port}], allowed_private_cidrs: [{GOOD}/32, {DEAD}/32]}}"
         return mitmdump(
             config=f"{egress}\n{more}",
             arguments=["-s", str(resolver.__file__)],
@@ -164,6 +167,19 @@ def test_a_name_whose_address_changes_is_dialled_where_it_was_checked(
     with client:
         assert head.status == 403
     assert places.reached == [GOOD]
+
+
+@WAYS
+def test_an_address_that_does_not_answer_is_left_for_the_names_next_one(
+    start: StartGuarded, places: Places, ask: Ask
+) -> None:
+    """Each client has a connection of its own, and so has every tunnel: what one has found out is for all."""
+    proxy, statuses = start(), []
+    for _ in range(3):
+        client, head = ask(proxy, "half.test", places.port)
+        with client:
+            statuses.append(head.status)
+    assert statuses == [502, 200, 200]
 
 
 def test_upstream_connections_are_kept_under_their_names(start: StartGuarded, places: Places) -> None:
