@@ -14,12 +14,11 @@ from mitmproxy import http
 
 from aibridge_addon.aws_signing import NoCredentials, Signer
 from aibridge_addon.config import Bedrock
+from aibridge_addon.dialects.bedrock import REQUEST_ID
 from aibridge_addon.dialects.bedrock_answer import Transcoder, transcoder
 from aibridge_addon.dialects.bedrock_request import choose_model, translate
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
-
-REQUEST_ID = "x-amzn-requestid"
 
 
 class Untranslatable(Exception):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from mitmproxy.proxy import layer, layers
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.modes import HttpProxy, HttpUpstreamProxy
 
+from aibridge_addon.addresses import maybe_address
 from aibridge_addon.routing import Router
 
 
@@ -25,11 +24,7 @@ def destination(context: Context, sni: str | None) -> str | None:
 
 
 def is_ip_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
+    return maybe_address(host) is not None
 
 
 def tunnel_plain(next_layer: layer.NextLayer, router: Router) -> bool:

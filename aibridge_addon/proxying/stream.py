@@ -230,10 +230,10 @@ class BridgeHttpStream(HttpStream):
         elif (yield from self.committed()) and data:
             yield self._to_client(data[held:])
 
-    def _undecodable(self, reason: str) -> layer.CommandGenerator[None]:
+    def _undecodable(self, reason: str, error_type: str = "undecodable_answer") -> layer.CommandGenerator[None]:
         """The answer was to be decoded for the client, and cannot be."""
         assert self.state is not None and self.state.exchange is not None
-        self.state.exchange.end("undecodable_answer", reason)
+        self.state.exchange.end(error_type, reason)
         yield from self._ends_here(f"the answer cannot be decoded: {reason}")
         yield from self.cancel_upstream(reason)
         yield from self.break_off("the upstream's answer cannot be decoded")

@@ -26,7 +26,7 @@ class TranslatingStream(AttemptingStream):
                 data = transcoding.feed(event.data)
             except Unreadably as e:
                 translation.transcoder = None  # what still comes is nobody's
-                yield from self._undecodable(str(e))
+                yield from self._undecodable(str(e), "corrupt_event_stream")
                 return
             if data:
                 yield from super()._handle_event_or_wakeup(http_events.ResponseData(event.stream_id, data))

@@ -193,7 +193,7 @@ def test_a_corrupt_stream_ends_with_an_error_event(proxy: Mitmdump, upstream: Sc
         and b"event: error" in answer.body
     )
     wait_for_ended(proxy, 1)
-    assert recorded(proxy).outcome == ("failed", 1, "undecodable_answer")
+    assert recorded(proxy).outcome == ("failed", 1, "corrupt_event_stream")  # as where it is not translated
 
 
 def test_a_base_url_may_have_a_path_and_credentials_may_come_from_the_environment(
