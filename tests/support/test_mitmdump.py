@@ -121,7 +121,7 @@ def test_children_do_not_outlive_it(mitmdump: StartMitmdump, tmp_path: Path) -> 
     script.write_text(
         "import subprocess, sys\n"
         "def running():\n"
-        "    subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE, start_new_session=True)\n"
+        "    subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], start_new_session=True)\n"
     )
     process = mitmdump(script=script)
     [child] = process.children()
