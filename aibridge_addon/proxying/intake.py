@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -57,7 +58,7 @@ class Intake:
             return
         state = FlowState(route=route, bridge=self._bridge)
         flow.metadata[KEY] = state
-        state.left = self._bridge.under_way.enter(state.cut_off)
+        state.left = self._bridge.under_way.enter(partial(_cut_off, flow, state))
         if flow.response is not None:
             state.refused = True
             if _authentication_failed(flow):
@@ -134,6 +135,12 @@ class Intake:
         for name in PROXY_HEADERS if trusted is None else (*PROXY_HEADERS, trusted.decode()):
             if name.encode() in headers:
                 del flow.request.headers[name]
+
+
+def _cut_off(flow: http.HTTPFlow, state: FlowState) -> None:
+    """The process ends before the answer does; mitmproxy's `-w` then writes the request as it is now."""
+    dispatching.conceal(flow, state)
+    state.cut_off()
 
 
 def _stays_here(flow: http.HTTPFlow, route: Route) -> bool:

@@ -17,6 +17,7 @@ from tests.support import fixtures
 from tests.support.client import RawHttp1, connect_through, gateway_client, proxy_client
 from tests.support.client_h2 import RawHttp2
 from tests.support.mitmdump import Mitmdump
+from tests.support.script import Gate, Pause
 from tests.support.upstream import HTTP1, HTTP2, Answer, Request, ScriptedUpstream, unused_port
 
 KEY = "sk-central-0000000000000001"
@@ -294,6 +295,22 @@ def test_a_redirect_to_another_host_takes_no_central_key_along(
         client.get(moved.headers["location"])
     assert upstream.requests[0].header("authorization") == f"Bearer {KEY}"
     assert elsewhere.requests[0].values("authorization") == []
+
+
+def test_a_flow_that_a_stop_cuts_off_is_written_without_the_key(start: Start, upstream: ScriptedUpstream) -> None:
+    """mitmproxy's `-w` writes what is under way when it ends, and this request has been sent with the key."""
+    gate = Gate()
+    upstream.answer(Answer(200, before=[Pause(gate)]))
+    proxy = start(config="drain_timeout: 0", arguments=["-w", "flows"])
+    with RawHttp1.connect("127.0.0.1", proxy.port) as client:
+        client.request("POST", "/anthropic/v1/messages", [], MESSAGES.request)
+        gate.wait_reached()
+        proxy.terminate()
+        proxy.wait()
+    gate.open()
+    written = (proxy.folder / "flows").read_bytes()
+    assert upstream.requests[0].header("x-api-key") == KEY and b"/v1/messages" in written
+    assert KEY.encode() not in written and HINT.encode() in written
 
 
 # --- strangers ----------------------------------------------------------------------------------------------------
