@@ -94,13 +94,16 @@ class FlowState:
         """Nobody waits for the answer any more: tools that run for it are stopped, and no pause is waited for."""
         if self.pause is not None:
             self.pause.cancel()
+        self._stop_tools()
+
+    def _stop_tools(self) -> None:
         if self.tools is not None and self.exchange is not None:
             self.tools.cancel()
             self.exchange.tools_stopped(self.tools.invocations())
 
     def cut_off(self) -> None:
         """The process ends before the answer does."""
-        self.client_gone()
+        self._stop_tools()  # and no pause is: at its end, upstream would be asked again
         if self.exchange is not None:
             self.exchange.end("shutdown", "the bridge was shut down before the answer had ended")
 

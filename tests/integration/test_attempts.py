@@ -352,6 +352,18 @@ def test_a_client_that_goes_during_a_pause_ends_it(start: Start, upstream: Scrip
     assert (row["error_type"], len(attempts), len(upstream.requests)) == ("client_disconnected", 1, 1)
 
 
+def test_a_stop_during_a_pause_asks_nobody_again(start: Start, upstream: ScriptedUpstream) -> None:
+    proxy = start("max_retries: 1", "drain_timeout: 0")
+    upstream.answer(bad(529, ("retry-after", "50")))
+    with Client(proxy, ANTHROPIC) as client:
+        Asked(client, "/v1/messages", BLOCKING.request)
+        poll_until(lambda: upstream.requests, 10, what="the first attempt")
+        proxy.wait_for_rows("aibridge_interceptions", 1)
+        proxy.terminate()
+        proxy.wait()
+    assert len(upstream.requests) == 1
+
+
 def test_attempts_are_counted(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
     port = unused_port()
     proxy = mitmdump(
