@@ -126,7 +126,11 @@ class AIBridge:
 
     async def server_connect(self, data: ServerConnectionHookData) -> None:
         if self._guard is not None:
-            await self._guard.dial(data)
+            try:
+                await self._guard.dial(data)
+            except Exception:  # mitmproxy would dial what nobody has looked at
+                logger.exception("aibridge: the egress guard failed")
+                data.server.error = "the egress guard failed"
 
     def server_connected(self, data: ServerConnectionHookData) -> None:
         if self._guard is not None:
@@ -207,6 +211,14 @@ def _started() -> Bridge:
     exposure.check_exposure(settings, ctx.options, path)
     bridge = Bridge(settings)
     bridge.start()
+    logger.info(
+        "aibridge: configuration %s, %d providers, %d MCP servers, rows in %s, metrics on %s",
+        path or "(the defaults)",
+        len(settings.providers),
+        len(settings.mcp.servers),
+        settings.database,
+        "{}:{}".format(*settings.metrics.listen) if settings.metrics.listen is not None else "no port",
+    )
     return bridge
 
 

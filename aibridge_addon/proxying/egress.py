@@ -77,6 +77,8 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
             found = await loop.run_in_executor(_threads, _getaddrinfo, host, port)
     except (OSError, UnicodeError, TimeoutError) as e:
         raise Unresolved(str(e)) from e
+    if not found:
+        raise Unresolved("no address")
     return list(dict.fromkeys(found))
 
 

@@ -95,7 +95,8 @@ class SplicingStream(TranslatingStream):
 
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         exchange = self.spliced
-        if exchange is None or (exchange.ended and already_streamed) or self.flow.response is None:
+        ours = self.state is not None and self.state.refused
+        if exchange is None or ours or (exchange.ended and already_streamed) or self.flow.response is None:
             yield from super().send_response(already_streamed)
             return
         if self.answer_begun and not already_streamed:

@@ -52,7 +52,7 @@ MIN_SECRET = 6
 REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (httpx2.TimeoutException, "it did not answer in time"),
     (httpx2.TransportError, "it cannot be reached"),
-    (FileNotFoundError, "its command was not found"),
+    (FileNotFoundError, "its command was not found: name its full path, or put its folder on PATH"),
     (PermissionError, "its command may not be run"),
     (ValidationError, "its answer is not valid MCP"),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -77,6 +78,16 @@ def test_the_installed_command_runs_from_any_folder(tmp_path: Path) -> None:
     done = subprocess.run([command, "script"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert Path(done.stdout.rstrip("\n")).samefile(PACKAGE / "main.py")
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    program = "import sys; from aibridge_addon.cli import main; sys.exit(main(['config']))"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=PACKAGE.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 128 + signal.SIGPIPE
 
 
 @pytest.mark.parametrize("arguments", [[], ["script"], ["config"]], ids=" ".join)

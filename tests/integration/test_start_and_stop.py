@@ -102,6 +102,10 @@ def test_the_option_wins_over_the_environment(mitmdump: StartMitmdump, tmp_path:
     env = {"AIBRIDGE_CONFIG": str(tmp_path / "absent.yaml")}
     proxy = mitmdump(config="database: sqlite:///mine.db", env=env)
     assert (proxy.folder / "mine.db").is_file()
+    proxy.wait_for_log(
+        r"aibridge: configuration \S+/aibridge\.yaml, 8 providers, 0 MCP servers, "
+        r"rows in sqlite:///mine\.db, metrics on no port"
+    )
 
 
 def test_the_databases_option_wins_over_the_file(mitmdump: StartMitmdump, tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ async def test_a_program_that_is_not_there_is_logged_and_holds_nobody_up(start: 
     stage = start({"none": StdioServer(command="/no/such/program"), "ours": stdio()})
     await stage.call("bmcp_ours_add", a=1, b=2)
     await stage.failures(2)
-    assert log.said("none") == ["MCP server none: away: its command was not found; trying again"]
+    assert log.said("none") == [
+        "MCP server none: away: its command was not found: name its full path, or put its folder on PATH; trying again"
+    ]
 
 
 async def test_a_program_that_ends_when_it_does_not_know_the_newest_protocol_is_asked_in_the_old_one(
