@@ -217,9 +217,21 @@ class _Completion:
                     break  # a call of the client's is answered after this message
                 those = followers.get(told.thinking or "")
                 known = (self._done, self._calls, here)
-                if those is not None and not any(call_id in ids for call_id in those.call_ids for ids in known):
+                if those is None or any(call_id in ids for call_id in those.call_ids for ids in known):
+                    continue
+                if not self._goes_on_after_a_call(place):
                     self._done.update(those.call_ids)
                     self._splits.setdefault(place, {})[self._end(message, block, those.visible)] = those
+
+    def _goes_on_after_a_call(self, place: int) -> bool:
+        """Whether the messages that this one goes on from have a call, which is answered after this one."""
+        for before in range(place - 1, max(-1, place - 1 - MAX_RUN), -1):
+            message = maybe_decode(self._messages[before], _message)
+            if message is None or message.role != "assistant":
+                return False
+            if message.ids("tool_use"):
+                return True
+        return False
 
     @staticmethod
     def _end(message: _Message, block: int, visible: int) -> int:

@@ -148,6 +148,14 @@ def test_a_thread_that_is_continued_has_the_calls() -> None:
     assert followed([[ONE, use("x")]], [assistant(ONE, TWO), ASK], thread=thread) is None
 
 
+def test_between_a_call_of_the_clients_and_its_result_nothing_is_put() -> None:
+    """An assistant's message may go on in a further one."""
+    found = Found(followers=followers([ONE, use("x")]))
+    for run in ([assistant(READ), assistant(ONE, TEXT)], [assistant(READ), assistant(TEXT), assistant(ONE)]):
+        assert resumed([ASK, *run, user(READ_SAYS), ASK], found) is None
+        assert resumed(run, found) is None
+
+
 # --- whatever the turns were ------------------------------------------------------------------------------------
 
 
