@@ -35,7 +35,7 @@ types: $(BUILT) ## Check types
 pytest: $(BUILT) ## Run the tests in parallel
 	$(BIN)/python -m pytest -n auto
 
-soak: $(BUILT) ## Generate 10,000 answers and histories for each property of each dialect (about half an hour)
+soak: $(BUILT) ## Generate 10,000 answers and histories for each property of each dialect (more than an hour)
 	SOAK_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py tests/dialects/test_resume_properties.py tests/dialects/test_resume_thinking.py
 
 bench: $(BUILT) ## Measure against bare mitmdump, in one run
