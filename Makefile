@@ -36,7 +36,7 @@ pytest: $(BUILT) ## Run the tests in parallel
 	$(BIN)/python -m pytest -n auto
 
 soak: $(BUILT) ## Generate 10,000 answers and histories for each property of each dialect (more than an hour)
-	SOAK_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py tests/dialects/test_resume_properties.py tests/dialects/test_resume_thinking.py
+	SOAK_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py tests/dialects/test_history_properties.py tests/dialects/messages/test_history_thinking.py
 
 bench: $(BUILT) ## Measure against bare mitmdump, in one run
 	$(BIN)/python -m benchmarks

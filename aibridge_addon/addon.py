@@ -15,18 +15,19 @@ from mitmproxy.exceptions import OptionsError
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from aibridge_addon import config
 from aibridge_addon.bridge import Bridge
-from aibridge_addon.config import ConfigError
-from aibridge_addon.proxying import answering, asking, dispatching, exposure, looping, websockets
-from aibridge_addon.proxying.drain import Drain
-from aibridge_addon.proxying.dumping import DumpingHttpLayer
-from aibridge_addon.proxying.egress import EgressGuard, guard_for, guarded
-from aibridge_addon.proxying.flow_state import state_of
-from aibridge_addon.proxying.intake import Intake
-from aibridge_addon.proxying.layer import BridgeHttpLayer, bridge_http
-from aibridge_addon.proxying.scope import destination, tunnel_plain
-from aibridge_addon.recording.recorder import Unavailable
+from aibridge_addon.config.errors import ConfigError
+from aibridge_addon.config.load import load
+from aibridge_addon.proxy.connection import exposure
+from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
+from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
+from aibridge_addon.proxy.drain import Drain
+from aibridge_addon.proxy.flow import answer, dispatch, request, tool_turn, websocket
+from aibridge_addon.proxy.flow.request_head import Intake, guarded
+from aibridge_addon.proxy.flow.state import state_of
+from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
+from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
+from aibridge_addon.records import DatabaseUnavailable, Tunnelled
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class AIBridge:
             self._retire()
             try:
                 self._bridge = _started()
-            except (ConfigError, Unavailable) as e:
+            except (ConfigError, DatabaseUnavailable) as e:
                 # Logged as an error, it stops mitmproxy's start with exit code 1 (unless a shutdown is under way: that
                 # would be code 0). After the start, at a reload, we stop it ourselves.
                 logger.error("aibridge cannot start: %s", e)
@@ -101,7 +102,7 @@ class AIBridge:
         if self._bridge is None:
             return
         if tunnel_plain(next_layer, self._bridge.router):
-            self._bridge.metrics.tunnel()
+            self._bridge.emit(Tunnelled())
             return
         if next_layer.layer is None:
             # mitmproxy's own hook would run after ours, and its choice is what we build on.
@@ -114,7 +115,7 @@ class AIBridge:
         host = destination(data.context, data.client_hello.sni)
         data.ignore_connection = host is None or self._bridge.router.provider_for_host(host) is None
         if data.ignore_connection:
-            self._bridge.metrics.tunnel()
+            self._bridge.emit(Tunnelled())
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if self._intake is not None:
@@ -154,56 +155,56 @@ class AIBridge:
         if state is None or state.route.dialect is None or flow.response is not None:
             return None
         began = time.perf_counter()
-        waiting = asking.read_request(flow, state)
+        waiting = request.read_request(flow, state)
         state.overhead += time.perf_counter() - began
         return waiting
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        answering.open_answer(flow)
+        answer.open_answer(flow)
 
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
         try:
-            await dispatching.dispatch(flow)
+            await dispatch.dispatch(flow)
         except Exception:  # half ready, it might go to another host than the configuration says
             logger.exception("aibridge: a request could not be made ready for its provider")
-            dispatching.refuse_unready(flow)
+            dispatch.refuse_unready(flow)
 
     async def aibridge_attempt(self, flow: http.HTTPFlow) -> None:
-        await dispatching.pause(flow)
+        await dispatch.pause(flow)
 
     async def aibridge_commit(self, flow: http.HTTPFlow) -> None:
-        await answering.commit(flow)
+        await answer.commit(flow)
 
     async def aibridge_turn(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
         if state is not None and state.exchange is not None and state.exchange.loop is not None:
-            await looping.turn_ended(flow)
-        elif not answering.another_turn(flow):
-            await answering.commit(flow)
+            await tool_turn.turn_ended(flow)
+        elif not answer.another_turn(flow):
+            await answer.commit(flow)
 
     def websocket_start(self, flow: http.HTTPFlow) -> None:
-        websockets.opened(flow)
+        websocket.opened(flow)
 
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if flow.websocket is not None:
             # mitmproxy keeps every message for as long as the connection lives.
             del flow.websocket.messages[:-1]
-        return websockets.message_came(flow, self._bridge)
+        return websocket.message_came(flow, self._bridge)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
-        websockets.closed(flow)
+        websocket.closed(flow)
 
     def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return answering.answered(flow)
+        return answer.answered(flow)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        answering.failed(flow)
+        answer.failed(flow)
 
 
 def _started() -> Bridge:
     """Read the configuration, and start the bridge that it describes. Raises ConfigError and Unavailable."""
     path = _path()
-    settings = config.load(
+    settings = load(
         Path(path).expanduser() if path else None,
         environ=os.environ,
         database=ctx.options.aibridge_database or None,

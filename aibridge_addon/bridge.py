@@ -7,26 +7,27 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from aibridge_addon.actors import ActorResolver
-from aibridge_addon.aws_signing import INSTALL, BotocoreMissing, Signer
-from aibridge_addon.breaker import Breakers
-from aibridge_addon.config import ConfigError, Problem, Settings
-from aibridge_addon.continuation_store import SqliteReader
-from aibridge_addon.continuations import Continuations
-from aibridge_addon.key_pool import KeyPool
+from aibridge_addon.config.errors import ConfigError, Problem
+from aibridge_addon.config.schema import Settings
+from aibridge_addon.credentials.key_pool import KeyPool
+from aibridge_addon.credentials.redaction import Redactor
+from aibridge_addon.interception.actors import ActorResolver
+from aibridge_addon.interception.breaker import Breakers
+from aibridge_addon.interception.continuations import Continuations
+from aibridge_addon.interception.in_flight import UnderWay
+from aibridge_addon.interception.routing import Router
+from aibridge_addon.messages_on_bedrock.signing import INSTALL, BotocoreMissing, Signer
 from aibridge_addon.recording.recorder import Recorder
-from aibridge_addon.recording.redaction import Redactor
 from aibridge_addon.recording.rows import RowBuilder
-from aibridge_addon.recording.sqlite import SqliteStore
-from aibridge_addon.records import Record
-from aibridge_addon.routing import Router
-from aibridge_addon.telemetry.dump import Dumper
-from aibridge_addon.telemetry.listener import Listener, ListenError
-from aibridge_addon.telemetry.metrics import Metrics
-from aibridge_addon.under_way import UnderWay
+from aibridge_addon.recording.sqlite.reader import SqliteReader
+from aibridge_addon.recording.sqlite.store import SqliteStore
+from aibridge_addon.records import BreakerChanged, Record
+from aibridge_addon.telemetry.dump.dumper import Dumper
+from aibridge_addon.telemetry.prometheus.listener import Listener, ListenError
+from aibridge_addon.telemetry.prometheus.metrics import Metrics
 
 if TYPE_CHECKING:
-    from aibridge_addon.tooling.servers import Servers
+    from aibridge_addon.tools.servers import Servers
 
 
 DUMPS_TIMEOUT = 2.0
@@ -52,7 +53,7 @@ class Bridge:
         rows = RowBuilder(settings.recording, priced=self.metrics.priced)
         self.key_pools = {p.name: KeyPool(p.api_key, time.monotonic) for p in settings.providers if p.api_key}
         """The central keys of the providers that have any."""
-        self.breakers = Breakers(time.monotonic, self.metrics.breaker_changed)
+        self.breakers = Breakers(time.monotonic, self._breaker_changed)
         self.recorder = Recorder(SqliteStore(path, rows, durable=settings.recording.durable))
         self.signers = _signers(settings)
         """By the name of the provider whose Messages requests go to Bedrock."""
@@ -72,6 +73,9 @@ class Bridge:
         self._listener: Listener | None = None
         self.metrics.watch_recorder(lambda: self.recorder.depth, lambda: self.recorder.lost)
 
+    def _breaker_changed(self, provider_name: str, route: str, model: str, state: float) -> None:
+        self.emit(BreakerChanged(provider_name, route, model, state))
+
     def emit(self, record: Record) -> None:
         for sink in self._sinks:
             sink(record)
@@ -81,7 +85,7 @@ class Bridge:
 
         Raises:
             ConfigError: the address for metrics is taken, or the folder for dumps cannot be used.
-            Unavailable: the database cannot be opened.
+            DatabaseUnavailable: the database cannot be opened.
         """
         if self.dumper is not None:
             try:
@@ -175,6 +179,6 @@ def _servers(settings: Settings) -> Servers | None:
     if not settings.mcp.servers:
         return None
     # The MCP library takes a second to import: only those pay for it who use it.
-    from aibridge_addon.tooling.servers import Servers
+    from aibridge_addon.tools.servers import Servers
 
     return Servers(settings.mcp.servers)

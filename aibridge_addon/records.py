@@ -15,6 +15,8 @@ Status = Literal["completed", "failed"]
 Completeness = Literal["complete", "partial"]
 ThoughtSource = Literal["thinking", "reasoning_summary", "commentary"]
 CredentialKind = Literal["byok", "centralized"]
+Headers = Mapping[bytes, bytes]
+"""A request's headers: lower-case names to values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,60 @@ class Passthrough:
 
 
 @dataclass(frozen=True, slots=True)
+class FirstByte:
+    """The head of an interception's first answer has arrived."""
+
+    provider_name: str
+    model: str
+    """The model that the request asked for."""
+    seconds: float
+    """Since the request's first byte arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """The bridge's own share of the time that a bridged request took."""
+
+    provider_name: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamAttempt:
+    """A request was sent upstream, and its outcome decided what followed."""
+
+    provider_name: str
+    route: str
+    step: str
+    """`show`, `retry`, `next_key` or `exhausted`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerChanged:
+    """A circuit breaker changed its state."""
+
+    provider_name: str
+    route: str
+    model: str
+    state: float
+    """0 closed, 0.5 half-open, 1 open."""
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRejected:
+    """A circuit breaker rejected a request."""
+
+    provider_name: str
+    route: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnelled:
+    """A connection to a host of no provider was passed through undecrypted."""
+
+
+@dataclass(frozen=True, slots=True)
 class Continuation:
     """What later requests need of an answer: the calls and results of a mixed turn, or the last turn's id.
 
@@ -153,8 +209,28 @@ Record = (
     | ToolUsage
     | ModelThought
     | Passthrough
+    | FirstByte
+    | Overhead
+    | UpstreamAttempt
+    | BreakerChanged
+    | BreakerRejected
+    | Tunnelled
     | Continuation
 )
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be reached now: a later attempt may succeed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A continuation as the database returns it."""
+
+    value: bytes
+    """JSON."""
+    expires_at: datetime
+
 
 Emit = Callable[[Record], None]
 """Hand a record to every sink. Never blocks, never raises."""

@@ -20,94 +20,43 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aibridge_addon"
 NAME = PACKAGE.name
-MAX_LINES = 400
+MAX_LINES = 500
 
-SANS_IO = {
-    "wire",
-    "dialects",
-    "providers",
-    "records",
-    "clients",
-    "credentials",
-    "routing",
-    "tap",
-    "addresses",
-    "exchange",
-    "responses_socket",
-    "toolloop",
-    "key_pool",
-    "attempts",
-    "breaker",
-}
+SANS_IO = {"wire", "dialects", "providers", "records", "interception", "credentials"}
 """Bytes and values in, values out: no clock, no file, no socket, no thread."""
 IO_MODULES = set(
     """asyncio concurrent http.client http.server multiprocessing os pathlib queue sched select selectors shutil signal
     socket socketserver sqlite3 ssl subprocess tempfile threading time urllib.request anyio httpx mcp mitmproxy
     sqlite_utils""".split()  # noqa: SIM905 (a list of words reads better)
 )
+NOT_YET_SANS_IO = {"interception.actors", "interception.continuations", "interception.in_flight"}
+
+DOMAIN = {"records", "config", "providers", "credentials", "dialects", "wire"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     # The domain: imported by all, imports nothing of ours.
     "records": set(),
-    "config": {"config_errors", "config_urls", "config_values", "config_providers", "config_source"},
-    "config_providers": {"config_errors", "config_urls", "config_values"},
-    "config_values": {"config_errors", "config_urls"},
-    "config_source": {"config_errors"},
-    "config_urls": {"config_errors"},
-    "config_errors": set(),
-    # Reading and deciding.
     "wire": set(),
+    # Reading and deciding: values in, values out.
     "dialects": {"wire", "records"},
     "providers": {"dialects"},
-    "clients": set(),
-    "credentials": {"clients"},
-    "key_pool": {"credentials"},
-    "attempts": {"key_pool"},
-    "breaker": {"config"},
-    "actors": {"clients", "config"},
-    "routing": {"config", "config_urls", "dialects", "providers"},
-    "tap": {"config", "dialects", "records", "wire"},
-    "toolloop": {"dialects", "records", "wire"},
-    "invocation": {"dialects", "records", "wire"},
-    "continuations": {"dialects", "records", "toolloop", "wire"},
-    "exchange": {
-        *("actors", "attempts", "config", "dialects", "invocation", "records", "routing", "tap", "toolloop", "wire")
-    },
-    "responses_socket": {"config", "dialects", "exchange", "wire"},
+    "config": {"providers"},
+    "credentials": {"records"},
+    "interception": DOMAIN,
+    "messages_on_bedrock": DOMAIN,
     # Sinks know the records only; a sink knows no other.
-    "recording": {"config", "records"},
-    "telemetry": {"config", "records", "credentials", "wire"},
-    "continuation_store": {"continuations", "records", "recording"},
+    "recording": {"config", "credentials", "records"},
+    "telemetry": {"config", "credentials", "records", "wire"},
     # The rims: tools, command line, mitmproxy.
-    "tooling": {"config", "dialects", "invocation", "records", "wire"},
-    "addresses": set(),
-    "aws_signing": {"config"},
-    "under_way": set(),
+    "tools": {"config", "dialects", "records", "wire"},
     "cli": {"config", "records", "recording"},
-    "bridge": {
-        *(
-            "actors",
-            "aws_signing",
-            "breaker",
-            "config",
-            "continuation_store",
-            "continuations",
-            "key_pool",
-            "records",
-            "recording",
-            "routing",
-            "telemetry",
-            "tooling",
-            "toolloop",
-        ),
-        "under_way",
-    },
-    "proxying": {
-        *("actors", "bridge", "clients", "config", "continuations", "credentials", "dialects", "exchange", "records"),
-        *("addresses", "attempts", "aws_signing", "breaker", "invocation", "key_pool", "responses_socket"),
-        *("routing", "tap", "telemetry", "toolloop", "tooling", "under_way", "wire"),
-    },
-    "addon": {"bridge", "config", "proxying", "recording"},
+    "bridge": DOMAIN | {"interception", "messages_on_bedrock", "recording", "telemetry", "tools"},
+    "proxy.connection": DOMAIN | {"interception"},
+    "proxy.flow": DOMAIN | {"interception", "messages_on_bedrock", "tools", "bridge", "proxy.connection"},
+    "proxy.stream": DOMAIN
+    | {"interception", "messages_on_bedrock", "telemetry", "bridge", "proxy.connection", "proxy.flow"},
+    "proxy": {"bridge", "interception"},
+    "addon": {"bridge", "config", "proxy", "proxy.connection", "proxy.flow", "proxy.stream", "records"},
     "main": {"addon"},
 }
 
@@ -124,7 +73,7 @@ class Module:
 
     @property
     def part(self) -> str:
-        return self.name.partition(".")[0]
+        return part_of(self.name)
 
     @property
     def imports(self) -> set[str]:
@@ -143,6 +92,13 @@ class Module:
 
     def __str__(self) -> str:
         return self.name or NAME
+
+
+def part_of(name: str) -> str:
+    """The part that a module belongs to: its package; below `proxy`, the package there."""
+    top, _, rest = name.partition(".")
+    below = f"{top}.{rest.partition('.')[0]}"
+    return below if below in MAY_IMPORT else top
 
 
 def is_ours(name: str) -> bool:
@@ -170,7 +126,7 @@ def inside(part: str) -> Iterator[Module]:
 
 
 def test_the_modules_were_found() -> None:
-    assert {"main", "addon", "exchange", "dialects.base", "wire.sse"} <= NAMES
+    assert {"main", "addon", "interception.exchange", "dialects.base", "wire.sse"} <= NAMES
 
 
 def test_every_part_has_its_place() -> None:
@@ -182,7 +138,7 @@ def test_every_part_has_its_place() -> None:
 def test_imports_run_one_way(part: str) -> None:
     allowed = MAY_IMPORT[part] | {part}
     for module in inside(part):
-        wrong = {name for name in ours(module) if name.partition(".")[0] not in allowed}
+        wrong = {name for name in ours(module) if part_of(name) not in allowed}
         assert not wrong, f"{module} imports {wrong}"
 
 
@@ -196,18 +152,19 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_mitmproxy_is_imported_in_its_rim_only() -> None:
     importing = {module.part for module in MODULES if imports_any(module, {"mitmproxy"})}
-    assert importing <= {"addon", "proxying"}
+    assert importing <= {"addon", "proxy", "proxy.connection", "proxy.flow", "proxy.stream"}
 
 
-def test_only_the_layer_and_its_streams_rely_on_the_inside_of_mitmproxys_http_layer() -> None:
-    importing = {module.name for module in MODULES if imports_any(module, {"mitmproxy.proxy.layers.http"})}
-    streams = {"proxying.stream", "proxying.attempting", "proxying.translating", "proxying.splicing"}
-    assert importing == {"proxying.layer", "proxying.dumping"} | streams
+def test_one_folder_relies_on_the_inside_of_mitmproxys_http_layer() -> None:
+    importing = {module.part for module in MODULES if imports_any(module, {"mitmproxy.proxy.layers.http"})}
+    assert importing == {"proxy.stream"}
 
 
 @pytest.mark.parametrize("part", sorted(SANS_IO))
 def test_what_reads_bytes_does_no_io(part: str) -> None:
     for module in inside(part):
+        if module.name in NOT_YET_SANS_IO:
+            continue
         assert not imports_any(module, IO_MODULES), f"{module} is to be free of I/O"
 
 
@@ -249,7 +206,7 @@ print(*sorted(name for name in sys.modules if name == "main" or name in sys.argv
 """
 
 
-@pytest.mark.parametrize("where", ["", "aibridge_addon", "aibridge_addon/proxying", "elsewhere"])
+@pytest.mark.parametrize("where", ["", "aibridge_addon", "aibridge_addon/proxy", "elsewhere"])
 @pytest.mark.parametrize("relative", [True, False], ids=["by a relative path", "by an absolute path"])
 def test_main_loads_the_package_beside_it_from_any_working_directory(
     tmp_path: Path, where: str, relative: bool

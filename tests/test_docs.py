@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from sqlite_utils import Database
 
-from aibridge_addon import cli, clients
+from aibridge_addon import cli
 from aibridge_addon.cli.config import plain
-from aibridge_addon.config import Settings
-from aibridge_addon.recording.migrations import migrate
+from aibridge_addon.config.schema import Settings
+from aibridge_addon.interception import clients
+from aibridge_addon.recording.sqlite.migrations import migrate
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aibridge_addon"

@@ -18,7 +18,10 @@ from typing import Any, TextIO
 from pydantic import BaseModel, SecretStr
 from ruamel.yaml import YAML
 
-from aibridge_addon.config import ConfigError, HttpServer, Listen, Settings, StdioServer, load
+from aibridge_addon.config.errors import ConfigError
+from aibridge_addon.config.load import load
+from aibridge_addon.config.schema import HttpServer, Settings, StdioServer
+from aibridge_addon.config.values import Listen
 
 CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
 MASK = "***"

@@ -4,14 +4,14 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from aibridge_addon.dialects.base import Dialect
-from aibridge_addon.dialects.bedrock_converse import Converse
-from aibridge_addon.dialects.bedrock_invoke import Invoke
-from aibridge_addon.dialects.chat_completions import ChatCompletions
-from aibridge_addon.dialects.chat_inject import ChatInjection
-from aibridge_addon.dialects.messages import Messages
-from aibridge_addon.dialects.messages_inject import MessagesInjection
-from aibridge_addon.dialects.responses import Responses
-from aibridge_addon.dialects.responses_inject import ResponsesInjection
+from aibridge_addon.dialects.bedrock.converse import Converse
+from aibridge_addon.dialects.bedrock.invoke import Invoke
+from aibridge_addon.dialects.chat_completions.inject import ChatInjection
+from aibridge_addon.dialects.chat_completions.reader import ChatCompletions
+from aibridge_addon.dialects.messages.inject import MessagesInjection
+from aibridge_addon.dialects.messages.reader import Messages
+from aibridge_addon.dialects.responses.inject import ResponsesInjection
+from aibridge_addon.dialects.responses.reader import Responses
 from aibridge_addon.dialects.turns import Injection
 
 MESSAGES: Dialect = Messages()

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from aibridge_addon.dialects.framing import SERVER_SENT, Framing
 from aibridge_addon.records import ThoughtSource
+from aibridge_addon.wire.framing import SERVER_SENT, Framing
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
 
 DONE = b"[DONE]"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aibridge_addon.dialects.chat_resume import ChatResumption
-from aibridge_addon.dialects.kept import Resumption
-from aibridge_addon.dialects.messages_resume import MessagesResumption
-from aibridge_addon.dialects.responses_resume import ResponsesResumption
+from aibridge_addon.dialects.chat_completions.history import ChatResumption
+from aibridge_addon.dialects.history import Resumption
+from aibridge_addon.dialects.messages.history import MessagesResumption
+from aibridge_addon.dialects.responses.history import ResponsesResumption
 
 RESUMPTIONS: Mapping[str, Resumption] = {
     "messages": MessagesResumption(),

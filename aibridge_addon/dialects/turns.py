@@ -14,7 +14,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from aibridge_addon.dialects.base import as_count, as_dict, as_text
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
@@ -289,3 +289,26 @@ def members_of(element: bytes) -> dict[str, Any]:
         return as_dict(decode(element))
     except (NotJSON, Unreadable):
         return {}
+
+
+class InvokedTool(Protocol):
+    """What the record says of a tool."""
+
+    @property
+    def original_name(self) -> str: ...
+    @property
+    def server_name(self) -> str: ...
+    @property
+    def server_url(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """A call that has been run."""
+
+    result: Result
+    tool: InvokedTool | None
+    """None: it was gone by then."""
+    error: str | None
+    """Why there is no result, or what the tool itself said was wrong."""
+    duration_ms: int

@@ -27,10 +27,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aibridge_addon.records import Record
+from aibridge_addon import records
+from aibridge_addon.records import DatabaseUnavailable, Record
 
 logger = logging.getLogger(__name__)
 
+STORED = frozenset(
+    {
+        records.InterceptionStarted,
+        records.InterceptionEnded,
+        records.TokenUsage,
+        records.UserPrompt,
+        records.ToolUsage,
+        records.ModelThought,
+        records.Continuation,
+    }
+)
+"""Types of the records that have rows."""
 LINGER = 0.1
 """Seconds that records may wait for company."""
 GROUP_WINDOW = 0.005
@@ -45,10 +58,6 @@ RETRY_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Seconds between attempts to write; the last one repeats."""
 COMMIT_TIMEOUT = 5.0
 """Seconds that an answer's end waits for its rows."""
-
-
-class Unavailable(Exception):
-    """The database cannot be written to now: a later attempt may succeed."""
 
 
 class Store(Protocol):
@@ -125,7 +134,7 @@ class Recorder:
         """Connect, and wait until that has succeeded. Called once, at start-up, where waiting is right.
 
         Raises:
-            Unavailable: the database cannot be opened.
+            DatabaseUnavailable: the database cannot be opened.
         """
         self._thread.start()
         self._opened.wait()
@@ -144,6 +153,8 @@ class Recorder:
 
     def emit(self, record: Record) -> None:
         """Take a record. Never blocks, never raises."""
+        if type(record) not in STORED:
+            return
         if self.depth >= MAX_QUEUED:
             self._drop(1, f"{MAX_QUEUED} records are waiting for the database")
             return
@@ -258,7 +269,7 @@ class Recorder:
             try:
                 if left:
                     self._write_all(left, refused)
-            except Unavailable as e:
+            except DatabaseUnavailable as e:
                 delay = self._retry_delays[min(attempt, len(self._retry_delays) - 1)]
                 if attempt == 0:
                     logger.error("aibridge: the database cannot be written to, trying again: %s", e)
@@ -279,7 +290,7 @@ class Recorder:
         try:
             self._store.write(left)
             left.clear()
-        except Unavailable:
+        except DatabaseUnavailable:
             raise
         except Exception:
             logger.exception("aibridge: the database refuses a record")

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from aibridge_addon import records
-from aibridge_addon.config import Recording
+from aibridge_addon.config.schema import Recording
+from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.recording.pricing import cost_usd
-from aibridge_addon.recording.redaction import Redactor
 
 Row = dict[str, Any]
 KEPT = frozenset({"credential_hint", "metadata"})

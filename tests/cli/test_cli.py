@@ -14,7 +14,8 @@ import pytest
 
 from aibridge_addon import addon, cli
 from aibridge_addon.cli.config import CONFIG_VARIABLE
-from aibridge_addon.config import Settings, load
+from aibridge_addon.config.load import load
+from aibridge_addon.config.schema import Settings
 from tests.conftest import RunToExit
 
 PACKAGE = Path(cli.__file__).parent.parent

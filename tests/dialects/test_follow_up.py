@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from aibridge_addon.dialects import INJECTIONS
-from aibridge_addon.dialects.chat_inject import tool_message
-from aibridge_addon.dialects.messages_inject import tool_result
-from aibridge_addon.dialects.responses_inject import function_call_output
+from aibridge_addon.dialects.chat_completions.inject import tool_message
+from aibridge_addon.dialects.messages.inject import tool_result
+from aibridge_addon.dialects.responses.inject import function_call_output
 from aibridge_addon.dialects.turns import Call, Media, Part, Result, Text, TurnEnd
 from aibridge_addon.wire.json_object import JSONObject
 

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from aibridge_addon.telemetry.metrics import MODELS
+from aibridge_addon.telemetry.prometheus.metrics import MODELS
 from tests.conftest import StartMitmdump
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.integration.turns import JSON_BODY, Turns, call, configuration, own, text

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from aibridge_addon.tooling.invoke import CANCELLED
+from aibridge_addon.tools.calls import CANCELLED
 from tests.conftest import MakeUpstream, StartMitmdump
 from tests.integration.exchanges import Client, wait_for_ended
 from tests.integration.test_sdks import Sdks, told

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from aibridge_addon.tooling.invoke import CANCELLED
+from aibridge_addon.tools.calls import CANCELLED
 from tests.conftest import MakeUpstream, StartMitmdump
 from tests.integration.exchanges import Client, Seen, wait_for_ended
 from tests.integration.turns import (

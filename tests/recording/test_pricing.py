@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aibridge_addon.config import DEFAULT_PROVIDERS
+from aibridge_addon.config.providers import DEFAULT_PROVIDERS
 from aibridge_addon.recording.pricing import PROVIDERS, cost_usd
 from tests.support.examples import TOKENS
 

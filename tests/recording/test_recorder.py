@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from aibridge_addon.recording.recorder import LINGER, MAX_QUEUED, MAX_TRANSACTION, Recorder, Unavailable
-from aibridge_addon.records import ModelThought, Record
+from aibridge_addon.recording.recorder import LINGER, MAX_QUEUED, MAX_TRANSACTION, Recorder
+from aibridge_addon.records import DatabaseUnavailable, ModelThought, Record
 from tests.support.reading import NOON
 from tests.support.stores import PATIENCE, MemoryStore
 
@@ -335,7 +335,7 @@ async def test_a_recorder_that_has_ended_takes_records_without_failing(make: Mak
     assert not await recorder.committed()
 
 
-@pytest.mark.parametrize("error", [Unavailable("locked"), ValueError("bug")], ids=repr)
+@pytest.mark.parametrize("error", [DatabaseUnavailable("locked"), ValueError("bug")], ids=repr)
 def test_a_database_that_cannot_be_opened_stops_the_start(error: Exception) -> None:
     store = MemoryStore(cannot_open=error)
     with pytest.raises(type(error), match=str(error)):
@@ -344,8 +344,8 @@ def test_a_database_that_cannot_be_opened_stops_the_start(error: Exception) -> N
 
 
 async def test_a_recorder_whose_start_failed_can_be_closed() -> None:
-    recorder = Recorder(MemoryStore(cannot_open=Unavailable("locked")))
-    with contextlib.suppress(Unavailable):
+    recorder = Recorder(MemoryStore(cannot_open=DatabaseUnavailable("locked")))
+    with contextlib.suppress(DatabaseUnavailable):
         recorder.start()
     recorder.close(0)
     assert recorder.lost == 0

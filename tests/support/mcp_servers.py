@@ -33,7 +33,7 @@ from mcp.server.stdio import stdio_server
 from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import BaseModel, Field, SecretStr
 
-from aibridge_addon.config import HttpServer, StdioServer
+from aibridge_addon.config.schema import HttpServer, StdioServer
 
 EVERYTHING = "@modelcontextprotocol/server-everything"
 EVERYTHING_VERSION = "2026.8.31"

@@ -7,14 +7,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from aibridge_addon import clients, records
-from aibridge_addon.actors import Actor
-from aibridge_addon.config import Limits, Provider
+from aibridge_addon import records
+from aibridge_addon.config.providers import Provider
+from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects.base import RequestReading
-from aibridge_addon.exchange import Exchange, Origin
+from aibridge_addon.interception import clients
+from aibridge_addon.interception.actors import Actor
+from aibridge_addon.interception.exchange import Exchange, Origin
+from aibridge_addon.interception.routing import Route
 from aibridge_addon.providers import TYPES
 from aibridge_addon.records import Record
-from aibridge_addon.routing import Route
 from aibridge_addon.wire.json_object import JSONObject
 from tests.support.fixtures import BEDROCK_MODEL, OF_BEDROCK, Case
 

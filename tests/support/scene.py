@@ -15,8 +15,8 @@ from mitmproxy.proxy.layers.http import _hooks as hooks
 
 from aibridge_addon.addon import AIBridge
 from aibridge_addon.bridge import Bridge
-from aibridge_addon.proxying.intake import Intake
-from aibridge_addon.proxying.layer import BridgeHttpLayer
+from aibridge_addon.proxy.flow.request_head import Intake
+from aibridge_addon.proxy.stream.layer import BridgeHttpLayer
 from tests.support import fixtures
 from tests.support.database import Row, read_table
 from tests.support.fixtures import Case

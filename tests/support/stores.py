@@ -7,8 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
-from aibridge_addon.recording.recorder import Unavailable
-from aibridge_addon.records import Record
+from aibridge_addon.records import DatabaseUnavailable, Record
 
 PATIENCE = 30.0
 """Seconds after which a test that waits for a write has failed."""
@@ -73,7 +72,7 @@ class MemoryStore:
 
     def fail(self, times: int = 1) -> None:
         """Let that many writes fail because the database cannot be written to now."""
-        self.let(*[Unavailable("the disk is full")] * times)
+        self.let(*[DatabaseUnavailable("the disk is full")] * times)
 
     def let_all(self) -> None:
         """Hold no write from here on."""

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from aibridge_addon import dialects
 from aibridge_addon.dialects.base import Dialect
-from aibridge_addon.dialects.chat_inject import ChatInjection
-from aibridge_addon.dialects.messages_inject import MessagesInjection
-from aibridge_addon.dialects.responses_inject import ResponsesInjection
+from aibridge_addon.dialects.chat_completions.inject import ChatInjection
+from aibridge_addon.dialects.messages.inject import MessagesInjection
+from aibridge_addon.dialects.responses.inject import ResponsesInjection
 from aibridge_addon.dialects.turns import Injection
 from tests.support.streams import INJECTED, Block, Conversation, Style, Turn, Writer, Written, conversations
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from aibridge_addon.config import Limits
+from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.dialects.turns import Result, Splice, Text, TurnEnd
-from aibridge_addon.tap import Tap
+from aibridge_addon.interception.tap import Tap
 
 INJECTED = ("bmcp_a_x", "bmcp_a_xy", "bmcp_time_now")
 CLIENTS = ("Read", "b", "bmcp", "exec_command")

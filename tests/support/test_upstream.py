@@ -9,17 +9,7 @@ import pytest
 from tests.conftest import MakeUpstream
 from tests.support.authority import Authority
 from tests.support.client import RawHttp1
-from tests.support.upstream import (
-    Abort,
-    Answer,
-    Close,
-    Gate,
-    Pause,
-    RawAnswer,
-    Request,
-    ScriptedUpstream,
-    unused_port,
-)
+from tests.support.upstream import Abort, Answer, Close, Gate, Pause, RawAnswer, Request, ScriptedUpstream, unused_port
 
 
 @pytest.fixture

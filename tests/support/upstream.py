@@ -32,18 +32,7 @@ from tests.support.http1_server import Http1Session
 from tests.support.http2_server import Http2Session
 from tests.support.journal import Journal
 from tests.support.peer import Peer
-from tests.support.script import (
-    Abort,
-    Answer,
-    AnyAnswer,
-    Close,
-    Disconnect,
-    Gate,
-    Pause,
-    RawAnswer,
-    Request,
-    Step,
-)
+from tests.support.script import Abort, Answer, AnyAnswer, Close, Disconnect, Gate, Pause, RawAnswer, Request, Step
 
 __all__ = [
     "CODINGS",

@@ -1,0 +1,123 @@
+"""Load the configuration: a file or the defaults, environment variables, an `.mcp.json`; all errors at once.
+
+Everything is parsed once, here, into the values of `schema`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
+
+from aibridge_addon.config import values
+from aibridge_addon.config.errors import ConfigError, Problem, describe, dotted, problems_from
+from aibridge_addon.config.schema import HttpServer, Settings, StdioServer, server_class
+from aibridge_addon.config.source import Document, expand, read_json, read_yaml
+from aibridge_addon.config.urls import DatabaseUrl
+
+
+def load(path: Path | None, *, environ: Mapping[str, str], database: str | None = None) -> Settings:
+    """Load a configuration file, or the defaults; `database` (mitmproxy's option) wins over the file.
+
+    Raises ConfigError.
+    """
+    path = path and path.expanduser()
+    problems: list[Problem] = []
+    raw = {} if path is None else read_yaml(path)
+    if database:
+        raw["database"] = _database_option(database, problems)
+    document = expand(raw, file=str(path or "configuration"), environ=environ)
+    problems += document.problems
+    _merge_mcp_file(document, environ, problems)
+    settings = _validated(document, problems)
+    if problems or settings is None:
+        raise ConfigError(problems)
+    return settings
+
+
+def _database_option(url: str, problems: list[Problem]) -> DatabaseUrl | None:
+    try:
+        return DatabaseUrl.parse(url)
+    except PydanticCustomError as error:
+        expected = str((error.context or {})["expected"])
+        found = describe(url, hidden=True)
+        problems.append(Problem("aibridge_database", found, expected, "mitmproxy's options"))
+        return None
+
+
+def _validated(document: Document, problems: list[Problem]) -> Settings | None:
+    try:
+        return Settings.model_validate(document.values)
+    except ValidationError as error:
+        found = problems_from(error, root=Settings, file=document.file, from_environment=document.from_environment)
+        problems += (problem for problem in found if not document.has_problem_at(problem.path))
+    # Not inside the handler: pydantic's error holds the inputs, and a chained traceback would print them.
+    return None
+
+
+def _merge_mcp_file(document: Document, environ: Mapping[str, str], problems: list[Problem]) -> None:
+    """Put the servers of `mcp.config_file` below those of the configuration itself."""
+    mcp = document.values.get("mcp")
+    name = mcp.get("config_file") if isinstance(mcp, dict) else None
+    if not isinstance(mcp, dict) or not isinstance(name, str) or not name:
+        return
+    own = {} if mcp.get("servers") is None else mcp["servers"]
+    if not isinstance(own, dict):
+        return  # the field itself reports what is wrong
+    try:
+        mcp["servers"] = {**_servers_of_file(name, document, environ, own=set(own)), **own}
+    except ConfigError as error:
+        problems += error.problems
+
+
+def _servers_of_file(
+    name: str, document: Document, environ: Mapping[str, str], *, own: set[str]
+) -> dict[str, HttpServer | StdioServer]:
+    key = ("mcp", "config_file")
+    file = f"{document.file}: {dotted(key)}"
+    if not document.from_environment(key):
+        file += f" ({name})"
+    try:
+        path = Path(document.file).parent / values.parse_path(name)
+    except PydanticCustomError:
+        return {}  # the field itself reports what is wrong
+    content = read_json(path, file)
+    entries = content.get("mcpServers") if isinstance(content, dict) else None
+    if not isinstance(entries, dict):
+        raise ConfigError([Problem("mcpServers", describe(entries, hidden=False), "a mapping", file)])
+    wanted = {server: entry for server, entry in entries.items() if server not in own and not _disabled(entry)}
+    part = expand(wanted, file=file, environ=environ, at=("mcpServers",))
+    problems = list(part.problems)
+    servers = {server: _server(server, entry, part, problems) for server, entry in part.values.items()}
+    if problems:
+        raise ConfigError(problems)
+    return {server: entry for server, entry in servers.items() if entry is not None}
+
+
+def _disabled(entry: object) -> bool:
+    return isinstance(entry, dict) and entry.get("disabled") is True
+
+
+def _server(name: str, entry: object, part: Document, problems: list[Problem]) -> HttpServer | StdioServer | None:
+    """Read one entry of a file that other programs read too: keys that only they know are no errors."""
+    model = server_class(entry)
+    if isinstance(entry, dict):
+        entry = {key: item for key, item in entry.items() if key in model.model_fields}
+    try:
+        values.server_name(name)
+        return model.model_validate(entry)
+    except PydanticCustomError as error:
+        expected = str((error.context or {})["expected"])
+        problems.append(Problem(dotted(("mcpServers", name)), "this name", expected, part.file))
+    except ValidationError as error:
+        found = problems_from(
+            error,
+            root=model,
+            file=part.file,
+            from_environment=part.from_environment,
+            prefix=("mcpServers", name),
+        )
+        problems += (problem for problem in found if not part.has_problem_at(problem.path))
+    return None

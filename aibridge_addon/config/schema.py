@@ -1,0 +1,127 @@
+"""The configuration file: its sections, keys and defaults. `docs/configuration.md` explains every key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from ipaddress import ip_network
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Discriminator, Field, PlainValidator, Tag, model_validator
+
+from aibridge_addon.config import values
+from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider, unique_or_default
+from aibridge_addon.config.urls import DatabaseUrl
+from aibridge_addon.config.values import Listen
+
+MIB = 1 << 20
+
+
+class Recording(values.Section):
+    prompts: bool = True
+    tool_inputs: bool = True
+    thoughts: bool = True
+    ask_chat_usage: bool = True
+    redact: tuple[values.Redaction, ...] = ()
+    retention: values.Retention = timedelta(days=60)
+    durable: bool = True
+    on_failure: Literal["open", "closed"] = "open"
+
+
+class Actor(values.Section):
+    required: bool = False
+    default: values.OptionalLine = None
+    header: values.OptionalHeaderName = None
+    trusted_sources: tuple[values.Network, ...] = (ip_network("127.0.0.1/32"),)
+    # What send_actor_headers sends: each key is the end of a header's name.
+    metadata: Mapping[values.HeaderName, values.PlainText] = Field(default_factory=dict)
+
+
+class _Server(values.Section):
+    allow: values.Regexes = ()
+    deny: values.Regexes = ()
+
+
+class HttpServer(_Server):
+    type: Annotated[Literal["http"], PlainValidator(values.parse_http_transport)] = "http"
+    url: values.ServerUrl
+    headers: Mapping[values.HeaderName, values.SecretText] = Field(default_factory=dict)
+
+    @property
+    def public_url(self) -> str:
+        """The URL as records and logs may show it: without its query, where keys travel."""
+        return urlsplit(self.url.get_secret_value())._replace(query="", fragment="").geturl()
+
+
+class StdioServer(_Server):
+    type: Literal["stdio"] = "stdio"
+    command: values.Line
+    args: Annotated[tuple[values.Argument, ...], Field(repr=False)] = ()
+    env: Mapping[values.VariableName, values.SecretText] = Field(default_factory=dict)
+
+
+def server_class(entry: object) -> type[HttpServer] | type[StdioServer]:
+    if isinstance(entry, StdioServer):
+        return StdioServer
+    if not isinstance(entry, dict):
+        return HttpServer
+    program = "command" in entry and "url" not in entry
+    return StdioServer if entry.get("type", "stdio" if program else "http") == "stdio" else HttpServer
+
+
+McpServer = Annotated[
+    Annotated[HttpServer, Tag("<HttpServer>")] | Annotated[StdioServer, Tag("<StdioServer>")],
+    Discriminator(lambda entry: f"<{server_class(entry).__name__}>"),
+]
+
+
+class Mcp(values.Section):
+    servers: Annotated[Mapping[values.ServerName, McpServer], values.NullIsEmpty] = Field(default_factory=dict)
+    config_file: values.OptionalPath = None
+    max_turns: values.Positive = 10
+    tool_timeout: values.Seconds = 60
+    max_result_bytes: values.Size = 262_144
+    keepalive_interval: values.Seconds = 10
+
+
+class Metrics(values.Section):
+    listen: values.OptionalListen = Listen("127.0.0.1", 9464)
+    prefix: values.MetricPrefix = "aibridge_"
+    initiator_label: bool = True
+
+
+class Limits(values.Section):
+    request_body: values.Size = 32 * MIB
+    decoded_body: values.Size = 64 * MIB
+    sse_event: values.Size = 8 * MIB
+
+
+class Egress(values.Section):
+    guard: Literal["on", "off", "auto"] = "auto"
+    allowed_private_cidrs: tuple[values.Network, ...] = ()
+    ports: tuple[values.Port, ...] = (80, 443)
+
+
+class Settings(values.Section):
+    """The whole configuration."""
+
+    database: values.Database = DatabaseUrl.parse("sqlite:///aibridge.db")
+    recording: Recording = Recording()
+    actor: Actor = Actor()
+    providers: Annotated[tuple[Provider, ...], AfterValidator(unique_or_default)] = DEFAULT_PROVIDERS
+    mcp: Mcp = Mcp()
+    metrics: Metrics = Metrics()
+    dump_dir: values.OptionalPath = None
+    websockets: Literal["record", "upgrade_required", "auto"] = "auto"
+    limits: Limits = Limits()
+    drain_timeout: values.SecondsFromZero = 30
+    egress: Egress = Egress()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_empty_sections(cls, data: Any) -> Any:
+        # What is left of a section when all its lines are commented out is a key with nothing after it.
+        if not isinstance(data, dict):
+            return data
+        return {key: item for key, item in data.items() if item is not None}

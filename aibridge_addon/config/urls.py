@@ -1,0 +1,152 @@
+"""Addresses: providers, databases, hosts and paths, each checked for its shape once."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+from aibridge_addon.config.errors import rejected
+
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+# A pattern that ends in a wildcard would hand a provider's credentials to `api.openai.<anything>`.
+_HOST_PATTERN = re.compile(rf"(?:(?:\*|{_LABEL})\.)*{_LABEL}")
+_POSTGRES = re.compile(
+    r"postgres(?:ql)?://(?:[^@/?#\s]*@)?(?:[A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+    r"/[^/?#\s]+(?:\?[^#\s]*)?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BaseUrl:
+    """Where a provider's requests go."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+    """Begins with a slash, ends without; empty for the root."""
+
+    @classmethod
+    def parse(cls, text: str) -> BaseUrl:
+        """Parse `http(s)://host[:port][/path]`."""
+        parts = split_url(text)
+        if "@" in parts.netloc or "?" in text or "#" in text:
+            raise rejected("a URL without user, query and fragment")
+        host = host_name(parts.hostname or "")
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return cls(parts.scheme, host, port, parts.path.rstrip("/"))
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and, where it is not the scheme's own, port."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return f"{self.scheme}://{host}" + ("" if self.port == default else f":{self.port}")
+
+    def __str__(self) -> str:
+        return self.origin + self.path
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrl:
+    """Where rows are written; prints without its password."""
+
+    _url: str = field(repr=False)
+    sqlite_path: Path | None
+    """The file, relative to the working directory; null for PostgreSQL."""
+
+    @classmethod
+    def parse(cls, text: str) -> DatabaseUrl:
+        """Parse `sqlite:///file`, `sqlite:////absolute/file` or `postgresql://user:password@host/name`."""
+        if text.startswith("sqlite:"):
+            return cls(text, _sqlite_path(text))
+        if not text.isprintable() or not _POSTGRES.fullmatch(text):
+            raise rejected("sqlite:///file or postgresql://user:password@host:port/name (percent-encode /, ?, # and @)")
+        return cls(text, None)
+
+    def get_secret_value(self) -> str:
+        """Return the URL, password included."""
+        return self._url
+
+    def __str__(self) -> str:
+        # A query may hold a password as well.
+        return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", self._url).partition("?")[0]
+
+    def __repr__(self) -> str:
+        return f"DatabaseUrl('{self}')"
+
+
+def _sqlite_path(text: str) -> Path:
+    name = text.removeprefix("sqlite:///")
+    # Rows in memory would be gone with the connection, and each connection would have its own.
+    wrong = name == text or not name or ":memory:" in name or name.startswith("file:") or name.endswith("/")
+    if wrong or not name.isprintable() or "?" in name or "#" in name:
+        raise rejected("sqlite:///file or sqlite:////absolute/file (a file, without options)")
+    return to_path(name)
+
+
+def split_url(text: str) -> SplitResult:
+    """Split an http(s) URL, strictly."""
+    # urlsplit drops tabs and line breaks in silence.
+    if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
+        raise rejected("a URL in printable ASCII, without spaces")
+    try:
+        parts = urlsplit(text)
+        valid = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise rejected("http://host or https://host, with a port from 1 to 65535 and a path if need be")
+    return parts
+
+
+def host_name(text: str) -> str:
+    """Lower-case a hostname or address."""
+    host = text.lower()
+    if not (is_host(host) or is_address(host)):
+        raise rejected("a hostname (punycode where it is not ASCII) or an IP address")
+    return host
+
+
+def is_host(text: str) -> bool:
+    """Tell whether this is a hostname in lower case."""
+    return len(text) <= 253 and _HOST.fullmatch(text) is not None
+
+
+def is_address(text: str) -> bool:
+    """Tell whether this is an IP address."""
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def expect_text(value: object, expected: str) -> str:
+    """Refuse what is not text."""
+    if not isinstance(value, str):
+        raise rejected(expected)
+    return value
+
+
+def parse_host_pattern(value: object) -> str:
+    """Lower-case a hostname in which `*` may stand for labels."""
+    expected = "a hostname without port, in which * may stand for labels, but not for the last one"
+    host = expect_text(value, expected).lower()
+    if len(host) > 253 or not (_HOST_PATTERN.fullmatch(host) or is_address(host)):
+        raise rejected(expected)
+    return host
+
+
+def to_path(text: str) -> Path:
+    """Make a path, with `~` for the home folder."""
+    if "\0" in text:
+        raise rejected("a path")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise rejected("a path (no home folder is known for its ~)") from None

@@ -1,0 +1,291 @@
+"""What the configuration's texts mean: sizes, times, addresses, patterns and secrets, each parsed once.
+
+Every parser takes what a file can hold, or a value that is parsed already: settings can be built in code too.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import re2
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, SecretStr
+
+from aibridge_addon.config.errors import rejected
+from aibridge_addon.config.urls import (
+    BaseUrl,
+    DatabaseUrl,
+    expect_text,
+    host_name,
+    is_address,
+    is_host,
+    parse_host_pattern,
+    split_url,
+    to_path,
+)
+
+MAX_PATTERN = 1000
+MAX_RETENTION = timedelta(days=36_500)
+"""A hundred years: any later and `now - retention` leaves the calendar."""
+
+_SIZE = re.compile(r"([0-9]{1,15}) ?(KiB|MiB|GiB)?", re.IGNORECASE)
+_UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_RETENTION = re.compile(r"([0-9]{1,6}) ?([dwh])")
+_LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\s\[\]]+)):([0-9]{1,5})")
+
+
+class Section(BaseModel):
+    """A block of the file: frozen, and strict about its keys."""
+
+    # Secrets could be among the inputs.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Listen(NamedTuple):
+    """An address to listen on."""
+
+    host: str
+    port: int
+
+
+def parse_size(value: object) -> int:
+    """Turn `32MiB` into bytes."""
+    expected = "a size above 0: bytes, or a whole number of KiB, MiB or GiB, such as 32MiB"
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise rejected(expected)
+    if isinstance(value, int):
+        size = value
+    elif match := _SIZE.fullmatch(value):
+        size = int(match[1]) * _UNITS[(match[2] or "").lower()]
+    else:
+        raise rejected(expected)
+    if not 0 < size <= 1 << 50:
+        raise rejected(expected)
+    return size
+
+
+def parse_retention(value: object) -> timedelta | None:
+    """Turn `60d` into a duration; 0, with a unit or without, is None: for ever."""
+    expected = "a whole number of d, w or h, such as 60d; or 0 for ever; at most 36500d"
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, bool) or value is None:
+        raise rejected(expected)
+    if value in (0, "0"):
+        return None
+    match = _RETENTION.fullmatch(value) if isinstance(value, str) else None
+    if not match:
+        raise rejected(expected)
+    unit = {"d": timedelta(days=1), "w": timedelta(weeks=1), "h": timedelta(hours=1)}[match[2]]
+    # Compared before multiplied: a product may leave timedelta's range.
+    if int(match[1]) > MAX_RETENTION // unit:
+        raise rejected(expected)
+    return int(match[1]) * unit or None
+
+
+def parse_regex(value: object) -> re.Pattern[str]:
+    """Compile a regular expression."""
+    expected = f"a regular expression of Python, 1 to {MAX_PATTERN} characters"
+    if isinstance(value, re.Pattern):
+        return value
+    pattern = expect_text(value, expected)
+    if not 0 < len(pattern) <= MAX_PATTERN:
+        raise rejected(expected, found=f"{len(pattern)} characters")
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        at = "" if error.pos is None else f" at character {error.pos + 1}"
+        raise rejected(f"{expected} (this one is wrong{at})", shown=f'"{pattern[:60]}", {error.msg}') from None
+    except (OverflowError, RecursionError):
+        raise rejected(f"{expected} (this one is beyond its bounds)") from None
+
+
+def parse_redaction(value: object) -> str:
+    """Take a pattern of RE2, whose time is linear: it is run over text that strangers choose."""
+    expected = f"a regular expression of RE2 (no look-around, no back-references), 1 to {MAX_PATTERN} characters"
+    pattern = expect_text(value, expected)
+    if not 0 < len(pattern) <= MAX_PATTERN:
+        raise rejected(expected, found=f"{len(pattern)} characters")
+    quiet = re2.Options()
+    quiet.log_errors = False
+    try:
+        compiled = re2.compile(pattern, quiet)
+    except re2.error as error:
+        message = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
+        raise rejected(f"{expected} (this one is wrong)", shown=f'"{pattern[:60]}", {message}') from None
+    if compiled.match(""):
+        # It would put its mark between all characters.
+        raise rejected("a regular expression that does not match the empty text", shown=f'"{pattern[:60]}"')
+    return pattern
+
+
+def parse_network(value: object) -> IPv4Network | IPv6Network:
+    """Parse a CIDR; an address alone is a network of one."""
+    if isinstance(value, IPv4Network | IPv6Network):
+        return value
+    expected = "a network such as 10.0.0.0/8 or fd00::/8, with no bits set beyond its prefix"
+    try:
+        return ip_network(expect_text(value, expected))
+    except ValueError:
+        raise rejected(expected) from None
+
+
+def parse_listen(value: object) -> Listen | None:
+    """Parse `host:port`, an IPv6 address in brackets; null is None."""
+    expected = "host:port, such as 127.0.0.1:9464 or [::1]:9464, with a port up to 65535; or null"
+    if value is None or isinstance(value, Listen):
+        return value
+    match = _LISTEN.fullmatch(expect_text(value, expected))
+    if not match or int(match[3]) > 65535:
+        raise rejected(expected)
+    host = (match[1] or match[2]).lower()
+    if not (is_address(host) if match[1] else is_host(host)):
+        raise rejected(expected)
+    return Listen(host, int(match[3]))
+
+
+def parse_path(value: object) -> Path:
+    """Parse a path, with `~` for the home folder."""
+    return value if isinstance(value, Path) else to_path(expect_text(value, "a path"))
+
+
+def parse_base_url(value: object) -> BaseUrl:
+    """Parse a provider's address."""
+    return value if isinstance(value, BaseUrl) else BaseUrl.parse(expect_text(value, "a URL such as https://host/path"))
+
+
+def parse_database(value: object) -> DatabaseUrl:
+    """Parse a database's address."""
+    return (
+        value
+        if isinstance(value, DatabaseUrl)
+        else DatabaseUrl.parse(expect_text(value, "a URL such as sqlite:///file"))
+    )
+
+
+def parse_api_keys(value: object) -> tuple[SecretStr, ...]:
+    """Take one key, a list or none; an empty text is no key, so that `${KEY:-}` may be left unset."""
+    items = value if isinstance(value, list | tuple) else () if value is None else (value,)
+    keys = (parse_credential(item) for item in items)
+    return tuple(key for key in keys if key.get_secret_value())
+
+
+def parse_credential(value: object) -> SecretStr:
+    """Take a key or secret as it goes into a header; blanks around it are a copy's leftovers."""
+    expected = "a key: text in printable ASCII, without blanks; a list of them where several are allowed"
+    text = value.get_secret_value() if isinstance(value, SecretStr) else expect_text(value, expected).strip()
+    if not text.isascii() or not text.isprintable() or " " in text:
+        raise rejected(expected)
+    return SecretStr(text)
+
+
+def parse_secret_text(value: object) -> SecretStr:
+    """Take a text that must not print: a header's or variable's value."""
+    if isinstance(value, SecretStr):
+        return value
+    text = expect_text(value, "text (put numbers in quotes)")
+    if any(character in text for character in "\r\n\0"):
+        raise rejected("text of one line")
+    return SecretStr(text)
+
+
+def parse_server_url(value: object) -> SecretStr:
+    """Check an MCP server's URL; it stays secret, for its query often carries a key."""
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
+    text = expect_text(value, "a URL such as https://host/mcp")
+    parts = split_url(text)
+    host_name(parts.hostname or "")
+    if "@" in parts.netloc:
+        raise rejected("a URL without user and password (use headers)")
+    return SecretStr(text)
+
+
+def parse_http_transport(value: object) -> str:
+    """Accept the names that client configurations use for streamable HTTP."""
+    if value not in ("http", "streamable-http", "streamableHttp"):
+        raise rejected("http (streamable HTTP) or stdio")
+    return "http"
+
+
+def _matching(pattern: str, expected: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise rejected(expected)
+        return text
+
+    return check
+
+
+server_name = _matching(r"[A-Za-z0-9_-]+", "a name that matches [A-Za-z0-9_-]+")
+
+
+def _plain_line(text: str) -> str:
+    if not text.isprintable():
+        raise rejected("text of one line, without control characters")
+    return text
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise rejected("text that is not blank")
+    return text
+
+
+def _not_boolean(value: object) -> object:
+    # Python counts true as 1; a person who writes `max_turns: true` means something else.
+    if isinstance(value, bool):
+        raise rejected("a number")
+    return value
+
+
+def _one_or_many(value: object) -> object:
+    return value if isinstance(value, list | tuple) else () if value is None else (value,)
+
+
+def _or_null(parse: Callable[[object], Any]) -> PlainValidator:
+    """An empty text is null, so that `${VAR:-}` may be left unset."""
+    return PlainValidator(lambda value: None if value is None or value == "" else parse(value))
+
+
+NullIsEmpty = BeforeValidator(lambda value: {} if value is None else value)
+_EmptyIsNull = BeforeValidator(lambda value: None if value == "" else value)
+
+Line = Annotated[str, AfterValidator(_plain_line), AfterValidator(_not_blank)]
+OptionalLine = Annotated[Line | None, _EmptyIsNull]
+PlainText = Annotated[str, AfterValidator(_plain_line)]
+Whole = Annotated[int, BeforeValidator(_not_boolean)]
+Positive = Annotated[Whole, Field(gt=0, le=2**31 - 1)]
+Port = Annotated[Whole, Field(gt=0, le=65535)]
+Seconds = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, le=86_400, allow_inf_nan=False)]
+SecondsFromZero = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, le=86_400, allow_inf_nan=False)]
+Size = Annotated[int, PlainValidator(parse_size)]
+Retention = Annotated[timedelta | None, PlainValidator(parse_retention)]
+Regex = Annotated[re.Pattern[str], PlainValidator(parse_regex)]
+Redaction = Annotated[str, PlainValidator(parse_redaction)]
+Regexes = Annotated[tuple[Regex, ...], BeforeValidator(_one_or_many)]
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(parse_network)]
+OptionalListen = Annotated[Listen | None, _or_null(parse_listen)]
+OptionalPath = Annotated[Path | None, _or_null(parse_path)]
+OptionalBaseUrl = Annotated[BaseUrl | None, _or_null(parse_base_url)]
+OptionalSecret = Annotated[SecretStr | None, _or_null(parse_credential)]
+Database = Annotated[DatabaseUrl, PlainValidator(parse_database)]
+HostPattern = Annotated[str, PlainValidator(parse_host_pattern)]
+ApiKeys = Annotated[tuple[SecretStr, ...], PlainValidator(parse_api_keys)]
+SecretText = Annotated[SecretStr, PlainValidator(parse_secret_text)]
+ServerUrl = Annotated[SecretStr, PlainValidator(parse_server_url)]
+Argument = Annotated[str, AfterValidator(_matching(r"[^\0]*", "text without NUL"))]
+ServerName = Annotated[str, AfterValidator(server_name)]
+MetricPrefix = Annotated[
+    str,
+    AfterValidator(_matching(r"([A-Za-z_:][A-Za-z0-9_:]*)?", "a prefix that matches [A-Za-z_:][A-Za-z0-9_:]*")),
+]
+HeaderName = Annotated[
+    str, AfterValidator(_matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "what may stand in a header's name"))
+]
+OptionalHeaderName = Annotated[HeaderName | None, _EmptyIsNull]
+VariableName = Annotated[str, AfterValidator(_matching(r"[^=\0]+", "a name without = and NUL"))]

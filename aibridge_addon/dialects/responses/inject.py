@@ -1,0 +1,180 @@
+"""Injected tools in Responses requests (API reference, "Function calling", "Conversation state")."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+
+from aibridge_addon.dialects.base import as_dict, as_list, as_text
+from aibridge_addon.dialects.responses.splice import ResponsesSplice
+from aibridge_addon.dialects.turns import (
+    IMAGE_TYPES,
+    NO_OUTPUT,
+    InjectedTool,
+    Injection,
+    Part,
+    Result,
+    Text,
+    TurnEnd,
+    array,
+    members_of,
+    object_schema,
+    own_tools,
+    wants_tools,
+)
+from aibridge_addon.wire.json_object import JSONObject
+
+_encode = msgspec.json.encode
+
+PROBE_TOKENS = 16
+"""The least `max_output_tokens` that the API takes: who asks for no more wants to know whether there is an answer."""
+
+
+class ResponsesInjection(Injection):
+    def may_inject(self, body: JSONObject) -> bool:
+        """Not with no tools on purpose, a fixed form of answer, nobody that waits."""
+        choice, most = body.get("tool_choice"), body.get("max_output_tokens")
+        text_format = as_dict(as_dict(body.get("text")).get("format")).get("type")
+        last_item = as_dict(next(body.elements_backwards("input"), None))
+        elsewhere = _additional_tools(body.elements("input"))
+        return (
+            wants_tools(body)
+            and (elsewhere is None or wants_tools(elsewhere))
+            and (body.get("prompt") is None or "tools" in body)  # a stored prompt's own tools would be replaced
+            and choice != "none"
+            and as_dict(choice).get("type") != "allowed_tools"
+            and body.get("background") is not True
+            and body.get("generate") is not False
+            and text_format in (None, "text")
+            and not (isinstance(most, int) and most <= PROBE_TOKENS)
+            and last_item.get("type") != "compaction_trigger"
+        )
+
+    def own_names(self, body: JSONObject) -> set[str]:
+        elsewhere = _additional_tools(body.elements("input"))
+        return _names(as_list(body.get("tools"))) | _names(as_list(elsewhere.get("tools")) if elsewhere else [])
+
+    def inject(self, body: JSONObject, tools: Sequence[InjectedTool]) -> bytes | None:
+        offered = [_tool(tool) for tool in self.offered(body, tools)]
+        if not offered:
+            return None
+        items = body.elements("input")
+        elsewhere = _additional_tools(items)
+        if elsewhere is None:
+            return body.replaced({"tools": body.extended("tools", offered)})
+        items[0] = elsewhere.replaced({"tools": elsewhere.extended("tools", offered)})
+        return body.replaced({"input": array(items)})
+
+    def follow_up(
+        self,
+        body: JSONObject,
+        end: TurnEnd,
+        results: Sequence[Result],
+        *,
+        last: bool,
+        first: JSONObject | None = None,
+        injected: Collection[str] = (),
+    ) -> bytes:
+        outputs = [_encode(function_call_output(result)) for result in results]
+        stored = body.get("store") is not False
+        elsewhere: JSONObject | None = None
+        if body.get("conversation") is not None:  # it holds all that was said
+            changed = {"input": array(outputs)}
+        elif body.get("previous_response_id") is not None and stored:
+            changed = {"previous_response_id": _encode(end.response_id), "input": array(outputs)}
+        else:
+            items = _as_items(body).elements("input")
+            elsewhere = _without(_additional_tools(items), injected) if last else None
+            if elsewhere is not None:
+                items[0] = elsewhere.replaced({})
+            said = [_encode(item) for item in end.content if stored or not _is_reference(item)]
+            changed = {"input": array([*items, *said, *outputs])}
+        return body.replaced(changed | _choice(body, last, first or body, injected, elsewhere is not None))
+
+    def splice(self, injected: Collection[str]) -> ResponsesSplice:
+        return ResponsesSplice(injected)
+
+
+def _choice(
+    body: JSONObject, last: bool, first: JSONObject, injected: Collection[str], own_elsewhere: bool
+) -> dict[str, bytes]:
+    """What changes about the tools that the next turn may use."""
+    if not last:
+        choice = body.get("tool_choice")
+        return {"tool_choice": b'"auto"'} if choice == "required" or isinstance(choice, dict) else {}
+    own = _without(first, injected)
+    if own is None and not own_elsewhere:
+        return {"tool_choice": b'"none"'}
+    changed = {"tools": own.raw("tools")} if own is not None else {}
+    return changed | ({"tool_choice": first.raw("tool_choice")} if "tool_choice" in first else {})
+
+
+def _additional_tools(items: Sequence[bytes]) -> JSONObject | None:
+    """Codex's default model keeps its tools in the first item of the input."""
+    first = members_of(items[0]) if items else {}
+    return JSONObject(items[0]) if first.get("type") == "additional_tools" else None
+
+
+def _without(holder: JSONObject | None, injected: Collection[str]) -> JSONObject | None:
+    """A request or item with the tools that are not injected; None if there are none."""
+    if holder is None or not (own := own_tools(holder, injected)):
+        return None
+    return JSONObject(holder.replaced({"tools": array(own)}))
+
+
+def _names(tools: list[Any]) -> set[str]:
+    """The names of tools, also of those inside namespaces."""
+    members = [as_dict(tool) for tool in tools]
+    inner = [name for tool in members for name in _names(as_list(tool.get("tools")))]
+    return {*inner, *(as_text(tool.get("name")) for tool in members)}
+
+
+def _tool(tool: InjectedTool) -> bytes:
+    return _encode(
+        {
+            "type": "function",
+            "name": tool.name,
+            "description": tool.description,
+            "parameters": object_schema(tool.input_schema),
+            "strict": False,
+        }
+    )
+
+
+def _as_items(body: JSONObject) -> JSONObject:
+    """An input that is a text becomes the message that it stands for."""
+    text = body.text("input")
+    if text is None:
+        return body
+    message = {"type": "message", "role": "user", "content": text}
+    return JSONObject(body.replaced({"input": _encode([message])}))
+
+
+def _is_reference(item: dict[str, Any]) -> bool:
+    """Whether an item only names what the server has stored, and is unknown to one that was told to store nothing."""
+    return item.get("type") == "reasoning" and not item.get("encrypted_content")
+
+
+def function_call_output(result: Result) -> dict[str, Any]:
+    """A `function_call_output` item; text alone is a string, anything else a list of parts."""
+    parts = list(result.parts or [Text(NO_OUTPUT)])
+    if result.is_error and not (isinstance(parts[0], Text) and parts[0].text.startswith("Error")):
+        parts[:1] = [Text(f"Error: {parts[0].text}")] if isinstance(parts[0], Text) else [Text("Error:"), parts[0]]
+    texts = [part.text for part in parts if isinstance(part, Text)]
+    output = "\n".join(texts) if len(texts) == len(parts) else [_part(part) for part in parts]
+    told: dict[str, Any] = {"type": "function_call_output", "call_id": result.call.id, "output": output}
+    caller = result.call.item.get("caller")
+    return told | ({"caller": caller} if caller is not None else {})
+
+
+def _part(part: Part) -> dict[str, Any]:
+    if isinstance(part, Text):
+        return {"type": "input_text", "text": part.text}
+    url = f"data:{part.kind};base64,{part.data}"
+    if part.kind in IMAGE_TYPES:
+        return {"type": "input_image", "image_url": url}
+    if part.kind == "application/pdf":
+        return {"type": "input_file", "filename": "file.pdf", "file_data": url}
+    return {"type": "input_text", "text": part.note}

@@ -1,0 +1,207 @@
+"""OpenAI Responses, as of the API reference (`POST /responses`, "Streaming events").
+
+A stream is `response.created`, items of output as they grow, each closed by `response.output_item.done`, and one of
+`response.completed`, `response.incomplete`, `response.failed`, which carry the whole response with its usage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from aibridge_addon.dialects import openai
+from aibridge_addon.dialects.base import (
+    NOTHING,
+    AnswerReader,
+    Dialect,
+    RequestReading,
+    Thought,
+    ToolCall,
+    answer_error,
+    arguments,
+    as_dict,
+    as_list,
+    as_text,
+    openai_usage,
+    written_by_person,
+)
+from aibridge_addon.wire import sse
+from aibridge_addon.wire.json_object import JSONObject
+
+COLUMNS = frozenset(
+    (
+        "input_tokens",
+        "output_tokens",
+        "input_tokens_details.cached_tokens",
+        "input_tokens_details.cache_write_tokens",
+    )
+)
+SYSTEM_ROLES = frozenset(("system", "developer"))
+TERMINAL = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
+CLIENT_CALLS = frozenset(
+    (
+        "function_call",
+        "custom_tool_call",
+        "local_shell_call",
+        "shell_call",
+        "apply_patch_call",
+        "computer_call",
+    )
+)
+"""Output items that the client is to carry out; every other `…_call` is run by the provider."""
+
+# All but these events grow an item that is told whole when it is done. Over a WebSocket an event is its data alone.
+_skip = re.compile(
+    rb'(?:event: |(?:data: )?\{"type": ?")response\.'
+    rb"(?!(?:created|completed|incomplete|failed|cancelled|output_item\.done)\b)"
+).match
+
+
+class Responses(Dialect):
+    name = "responses"
+
+    def read_request(self, body: JSONObject) -> RequestReading:
+        prompt, tool_call_id, side_call = _conversation_end(body)
+        return RequestReading(
+            model=body.text("model") or "",
+            streaming=body.get("stream") is True,
+            prompt=prompt,
+            correlating_tool_call_id=tool_call_id,
+            side_call=side_call or body.get("generate") is False,
+        )
+
+    def answer_reader(self) -> ResponsesReader:
+        return ResponsesReader()
+
+    def error_body(self, status: int, message: str) -> bytes:
+        return openai.error_body(status, message)
+
+    def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
+        code = told.get("code") or told.get("type") or "server_error"
+        event = {"message": message, "param": None, **told, "type": "error", "code": code}
+        return sse.event("error", msgspec.json.encode(event))
+
+
+def error_message(status: int, message: str) -> bytes:
+    """An error as one message of a WebSocket: as over HTTP, with its status inside."""
+    return b'{"type":"error","status":%d,' % status + openai.error_body(status, message)[1:]
+
+
+def _conversation_end(body: JSONObject) -> tuple[str | None, str | None, bool]:
+    """The person's prompt, or the id of the tool result, that the input ends in; and whether it is a side call."""
+    text = body.get("input")
+    if isinstance(text, str):
+        return (text if written_by_person(text) else None), None, False
+    for entry in body.elements_backwards("input"):
+        item = as_dict(entry)
+        kind = as_text(item.get("type"))
+        if kind == "compaction_trigger":
+            return None, None, True
+        if as_text(item.get("role")) in SYSTEM_ROLES:
+            continue
+        if kind.endswith("_call_output"):
+            return None, as_text(item.get("call_id")) or None, False
+        return (_prompt(item) if item.get("role") == "user" else None), None, False
+    return None, None, False
+
+
+def _prompt(item: dict[str, Any]) -> str | None:
+    content = item.get("content")
+    if isinstance(content, str):
+        return content if written_by_person(content) else None
+    parts = [as_text(p.get("text")) for p in map(as_dict, as_list(content)) if p.get("type") == "input_text"]
+    return "\n".join(filter(written_by_person, parts)) or None
+
+
+class ResponsesReader(AnswerReader):
+    """Items are kept as they are done; the terminal event's own list, where it is not empty, replaces them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._items: list[dict[str, Any]] = []
+
+    @property
+    def skip(self) -> Callable[[bytes], object]:
+        return _skip
+
+    def read(self, name: str, event: Any) -> None:
+        event = as_dict(event)
+        kind = as_text(event.get("type")) or name
+        if kind == "response.output_item.done":
+            self._items.append(as_dict(event.get("item")))
+        elif kind in TERMINAL:
+            self.message(as_dict(event.get("response")))
+        elif kind == "response.created":
+            self._head(as_dict(event.get("response")))
+        elif kind == "error":
+            self.reading.error = answer_error(event.get("error") or event, default_type="server_error")
+            if self.reading.error.type == "error":  # the event's own type, where it has no code
+                self.reading.error.type = as_text(event.get("code")) or "server_error"
+            self.reading.ended = True
+
+    def message(self, body: dict[str, Any]) -> None:
+        self._head(body)
+        reading = self.reading
+        self._items = [*map(as_dict, as_list(body.get("output")))] or self._items
+        status = body.get("status")
+        if status == "failed":
+            error = as_dict(body.get("error"))
+            reading.error = answer_error(
+                {"type": error.get("code"), "message": error.get("message")}, default_type="server_error"
+            )
+        elif status == "cancelled":
+            reading.error = answer_error({"message": "the response was cancelled"}, default_type="response_cancelled")
+        reading.finished = reading.ended = True
+        self.stream_ended()
+
+    def stream_ended(self) -> None:
+        """Turn the items that are done into calls and thoughts."""
+        for item in self._items:
+            self._item(item)
+        self._items = []
+
+    def _head(self, response: dict[str, Any]) -> None:
+        reading = self.reading
+        reading.response_id = as_text(response.get("id")) or reading.response_id
+        reading.model = as_text(response.get("model")) or reading.model
+        usage, tier = as_dict(response.get("usage")), response.get("service_tier")
+        if usage:
+            reading.usage = openai_usage(usage, "input_tokens", "output_tokens", COLUMNS)
+            if isinstance(tier, str):
+                reading.usage.extra["service_tier"] = tier
+
+    def _item(self, item: dict[str, Any]) -> None:
+        kind = as_text(item.get("type"))
+        if kind == "reasoning":
+            for part in map(as_dict, as_list(item.get("summary"))):
+                if text := as_text(part.get("text")):
+                    self.reading.thoughts.append(Thought(text, "reasoning_summary"))
+        elif kind == "message" and item.get("phase") == "commentary":
+            for part in map(as_dict, as_list(item.get("content"))):
+                if part.get("type") == "output_text" and (text := as_text(part.get("text"))):
+                    self.reading.thoughts.append(Thought(text, "commentary"))
+        elif kind.endswith("_call"):
+            self.reading.tool_calls.append(_tool_call(kind, item))
+
+
+def _tool_call(kind: str, item: dict[str, Any]) -> ToolCall:
+    return ToolCall(
+        call_id=as_text(item.get("call_id")) or as_text(item.get("id")),
+        name=as_text(item.get("name")) or kind,
+        input=_call_input(item),
+        server_side=kind not in CLIENT_CALLS,
+        server_name=as_text(item.get("server_label")) or None,
+    )
+
+
+def _call_input(item: dict[str, Any]) -> Any:
+    """What the call was given; each kind of call keeps it under another name."""
+    if isinstance(item.get("arguments"), str):
+        return arguments(item["arguments"])
+    for name in ("input", "action", "operation"):
+        if name in item:
+            return item[name]
+    return {name: item[name] for name in ("queries", "code") if name in item}

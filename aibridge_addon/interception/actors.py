@@ -1,0 +1,64 @@
+"""Who asks: mitmproxy's authenticated user, else a front proxy's header, else the configured default."""
+
+from __future__ import annotations
+
+import getpass
+import ipaddress
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aibridge_addon.config.schema import Actor as ActorSettings
+from aibridge_addon.records import Headers
+
+MAX_ID_LENGTH = 256
+"""Longer names are cut: a client chooses them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    id: str
+    metadata: Mapping[str, Any]
+
+
+class ActorResolver:
+    """Decides by the configuration's `actor` section; reads the operating system's user once."""
+
+    def __init__(self, settings: ActorSettings) -> None:
+        self._settings = settings
+        self._header = settings.header.lower().encode() if settings.header else None
+        self._fallback = settings.default or (None if settings.required else operating_system_user())
+
+    @property
+    def header(self) -> bytes | None:
+        """The header, in lower case, that never goes upstream."""
+        return self._header
+
+    def trusted_name(self, headers: Headers, peer: str) -> str | None:
+        """The name in the trusted header, if the peer is one that may set it."""
+        if self._header is None:
+            return None
+        name = headers.get(self._header, b"").decode("utf-8", "replace").strip()
+        return name if name and self._trusts(peer) else None
+
+    def resolve(self, proxy_user: str | None, trusted_name: str | None) -> Actor | None:
+        """The actor; None if the configuration requires one and there is none."""
+        name = proxy_user or trusted_name or self._fallback
+        return Actor(name[:MAX_ID_LENGTH], self._settings.metadata) if name else None
+
+    def _trusts(self, peer: str) -> bool:
+        try:
+            address = ipaddress.ip_address(peer.partition("%")[0])
+        except ValueError:
+            return False
+        if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        return any(address in network for network in self._settings.trusted_sources)
+
+
+def operating_system_user() -> str:
+    """The user that this process runs as; a container may have a number without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -1,0 +1,226 @@
+"""What follows from an upstream attempt that has failed before the first byte: the decision table. Sans-io.
+
+    attempt ─▶ Outcome ─▶ Attempts.after ─┬─ SHOW       the client gets this answer
+                                          ├─ NEXT_KEY   at once, with another central key
+                                          ├─ RETRY      after a pause, the same request
+                                          └─ EXHAUSTED  every central key rests: an answer of our own
+
+Which statuses are retried, what the headers mean and how long the pause is are the habits of the vendors' own SDKs
+(openai-python and anthropic-sdk-python, `_base_client.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import Enum
+from typing import Any
+
+from aibridge_addon.credentials.key_pool import Key, KeyPool
+
+FIRST_PAUSE = 0.5
+"""Seconds; doubled at every further retry."""
+LONGEST_PAUSE = 8.0
+JITTER = 0.25
+"""Up to this share of a pause is taken off, so that clients do not come back all at once."""
+LONGEST_ASKED_PAUSE = 60.0
+"""Seconds; who asks for more is not waited for."""
+LONGEST_KEY_PAUSE = 30.0
+"""Seconds; a key that is back later is not waited for. Well below the minute that a key rests if nothing is said of it:
+some of that is over when the last key is refused, too."""
+MAX_TOLD = 50
+"""Attempts of one interception that its row tells of: a tool loop may make many."""
+
+MAX_ERROR_LENGTH = 200
+"""Characters that are told of why there was no answer: they may quote what the upstream sent."""
+
+RATE_LIMITED = 429
+UNAUTHORIZED = 401
+RETRIED = frozenset({408, 409, RATE_LIMITED})
+"""Beside everything from 500 on, and connections that fail."""
+
+
+class Step(Enum):
+    SHOW = "show"
+    NEXT_KEY = "next_key"
+    RETRY = "retry"
+    EXHAUSTED = "exhausted"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended: a status and what its headers ask for; no status: a connection that failed."""
+
+    status: int | None
+    should_retry: bool | None = None
+    retry_after: float | None = None
+    """Seconds from now; never negative."""
+    error: str | None = None
+
+
+def outcome_of(status: int, headers: Mapping[str, str], now: datetime) -> Outcome:
+    """Read an answer's head. `headers` finds names in whatever case; `now` is for a date in `Retry-After`."""
+    wish = headers.get("x-should-retry", "").lower()
+    return Outcome(status, {"true": True, "false": False}.get(wish), _retry_after(headers, now))
+
+
+def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers.get(name, "")) * unit
+        except ValueError:
+            continue
+        return seconds if 0 <= seconds < float("inf") else None
+    try:
+        date = parsedate_to_datetime(headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
+    return seconds if seconds >= 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of the table; None matches everything."""
+
+    step: Step
+    statuses: Callable[[int | None], bool]
+    refuses_key: bool | None = None
+    """The attempt was made with one of several central keys."""
+    other_key: bool | None = None
+    """Another one may be used now."""
+    may_retry: bool | None = None
+    """Retries are left, and a key that would have to be waited for is back soon."""
+    should_retry: bool | None = None
+
+
+def _is(*statuses: int) -> Callable[[int | None], bool]:
+    return lambda status: status in statuses
+
+
+def _retriable(status: int | None) -> bool:
+    return status is None or status in RETRIED or status >= 500
+
+
+def _any(_status: int | None) -> bool:
+    return True
+
+
+TABLE = (
+    Rule(Step.NEXT_KEY, _is(UNAUTHORIZED, RATE_LIMITED), refuses_key=True, other_key=True),
+    Rule(Step.EXHAUSTED, _is(UNAUTHORIZED), refuses_key=True),
+    Rule(Step.RETRY, _is(RATE_LIMITED), refuses_key=True, may_retry=True),
+    Rule(Step.EXHAUSTED, _is(RATE_LIMITED), refuses_key=True),
+    Rule(Step.SHOW, _any, should_retry=False),
+    Rule(Step.SHOW, _any, may_retry=False),
+    Rule(Step.RETRY, _any, should_retry=True),
+    Rule(Step.RETRY, _retriable),
+    Rule(Step.SHOW, _any),
+)
+"""The first line that matches counts. A 403 is no key's fault that another would not have: it is shown."""
+
+
+def decide(outcome: Outcome, *, refuses_key: bool, other_key: bool, may_retry: bool) -> Step:
+    situation = {
+        "refuses_key": refuses_key,
+        "other_key": other_key,
+        "may_retry": may_retry,
+        "should_retry": outcome.should_retry,
+    }
+    return next(
+        rule.step
+        for rule in TABLE
+        if rule.statuses(outcome.status)
+        and all(getattr(rule, name) in (None, value) for name, value in situation.items())
+    )
+
+
+def pause(retry: int, asked: float | None, jitter: float) -> float:
+    """Seconds before the retry of this number, from 0; `jitter` is from 0 to 1."""
+    if asked is not None and asked < LONGEST_ASKED_PAUSE:
+        return asked
+    longest: float = min(FIRST_PAUSE * 2**retry, LONGEST_PAUSE)
+    return longest * (1 - JITTER * jitter)
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The upstream attempts of one client request: its keys, its retries, and what is told of them.
+
+    Each upstream turn has retries of its own, and may try every key.
+    """
+
+    pool: KeyPool | None = None
+    """The provider's central keys; None: the client brings its own credential, or there is none."""
+    max_retries: int = 0
+    key: Key | None = None
+    """The central key of the attempt under way."""
+    told: list[dict[str, Any]] = field(default_factory=list)
+    """The attempts that failed, and what came after them, for the row's metadata."""
+    pause: float = 0.0
+    """Seconds to wait before the next attempt."""
+    _retries: int = 0
+    _refused: list[Key] = field(default_factory=list)
+
+    def choose_key(self) -> Key | None:
+        """Take the key for the next attempt."""
+        self.key = self.pool.choose(but=self._refused) if self.pool is not None else None
+        return self.key
+
+    def after(self, outcome: Outcome, *, jitter: float) -> Step:
+        """Decide what follows; `pause` is how long to wait before it."""
+        pool, key = self.pool, self.key
+        refuses_key = pool is not None and key is not None and len(pool.keys) > 1
+        asked = outcome.retry_after
+        other_key = may_retry = False
+        if refuses_key and pool is not None and key is not None and outcome.status in (UNAUTHORIZED, RATE_LIMITED):
+            pool.rest(
+                key,
+                asked if outcome.status == RATE_LIMITED else None,
+                rate_limited=outcome.status == RATE_LIMITED,
+            )
+            self._refused.append(key)
+            other_key = pool.choose(but=self._refused) is not None
+            asked = pool.wait
+            may_retry = asked < LONGEST_KEY_PAUSE
+        else:
+            may_retry = True
+        step = decide(
+            outcome,
+            refuses_key=refuses_key,
+            other_key=other_key,
+            may_retry=may_retry and self._retries < self.max_retries,
+        )
+        self.pause = 0.0
+        if step is Step.RETRY:
+            self.pause = pause(self._retries, asked, jitter)
+            self._retries += 1
+            self._refused.clear()
+        if step is not Step.SHOW:
+            self._tell(outcome, step)
+        elif outcome.status is None and self.told:
+            self._tell(outcome, None)
+        return step
+
+    def answered(self, status: int) -> None:
+        """The attempt's answer is shown: the next turn begins anew."""
+        self._retries = 0
+        self._refused.clear()
+        if self.told:
+            self._tell(Outcome(status), None)
+
+    def _tell(self, outcome: Outcome, step: Step | None) -> None:
+        if len(self.told) >= MAX_TOLD:
+            return
+        members: dict[str, Any] = {"status": outcome.status}
+        if outcome.error is not None:
+            members["error"] = outcome.error[:MAX_ERROR_LENGTH]
+        if self.key is not None:
+            members["credential_hint"] = self.key.hint
+        if step is not None:
+            members["then"] = step.value
+        if self.pause and step is Step.RETRY:
+            members["pause_ms"] = round(self.pause * 1000)
+        self.told.append(members)

@@ -1,0 +1,113 @@
+"""Which program asks, and in which of its sessions. Best effort; the first rule that matches wins.
+
+Headers are given as a mapping of lower-case names to values, both bytes. User agents and session headers are those
+that the programs were seen to send; `docs/clients.md` lists them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from aibridge_addon.records import Headers
+
+UNKNOWN = "Unknown"
+CLAUDE_CODE = "Claude Code"
+OPENCODE = "OpenCode"
+
+
+class Speaker(Enum):
+    PERSON = auto()
+    """As far as one can tell: what the request ends in may be a person's prompt."""
+    AGENT = auto()
+    """The client itself, with a subagent's task, for which it may use tools."""
+    ASIDE = auto()
+    """The client itself, on the side (a title, a summary): no tool can be meant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    name: str
+    agents: tuple[bytes, ...]
+    """Beginnings of its user agent, in lower case."""
+    session_headers: tuple[bytes, ...] = ()
+    originator: bytes | None = None
+    marker: bytes | None = None
+    """A header that only this program sends."""
+
+
+PROGRAMS = (
+    Program("Mux", (b"mux/", b"xum/"), (b"x-mux-workspace-id",)),
+    Program(CLAUDE_CODE, (b"claude",), (b"x-claude-code-session-id",)),
+    Program("Codex", (b"codex",), (b"session-id", b"session_id")),
+    Program("Zed", (b"zed/",)),
+    Program("GitHub Copilot (VS Code)", (b"githubcopilotchat/",), (b"x-interaction-id",)),
+    Program("GitHub Copilot (CLI)", (b"copilot/",), (b"x-client-session-id",)),
+    Program("Kilo Code", (b"kilo-code/",), (b"x-kilocode-taskid",), originator=b"kilo-code"),
+    Program("Roo Code", (b"roo-code/",), originator=b"roo-code"),
+    Program("Coder Agents", (b"coder-agents/",), (b"x-coder-chat-id",)),
+    Program("Charm Crush", (b"charm crush/", b"charm-crush/")),
+    Program(OPENCODE, (b"opencode/",), (b"x-opencode-session", b"x-session-affinity", b"x-session-id")),
+    Program("Junie", (b"junie:",)),
+    Program("Cursor", (), marker=b"x-cursor-client-version"),
+)
+_unknown = Program(UNKNOWN, ())
+
+CLAUDE_CODE_CLASSES = {b"main": Speaker.PERSON, b"auxiliary": Speaker.ASIDE}
+"""Of `x-claude-code-request-class`; every other is an agent's."""
+
+_LEGACY_USER_ID = re.compile(r"_session_(.+)\Z")
+
+
+def program(headers: Headers) -> Program:
+    """The program that sent these headers."""
+    agent = headers.get(b"user-agent", b"").lower()
+    originator = headers.get(b"originator")
+    for candidate in PROGRAMS:
+        if agent.startswith(candidate.agents) if candidate.agents else False:
+            return candidate
+        if candidate.originator is not None and originator == candidate.originator:
+            return candidate
+        if candidate.marker is not None and headers.get(candidate.marker):
+            return candidate
+    return _unknown
+
+
+def session_id(client: Program, headers: Headers, metadata_user_id: str | None) -> str | None:
+    """The program's own id of the conversation, or None."""
+    for name in client.session_headers:
+        value = headers.get(name, b"").decode("utf-8", "replace").strip()
+        if value:
+            return value
+    if client.name == CLAUDE_CODE and metadata_user_id is not None:
+        return _claude_code_session(metadata_user_id)
+    return None
+
+
+def _claude_code_session(user_id: str) -> str | None:
+    """`{"session_id": …}` as a JSON string, or the older `user_…_account_…_session_<uuid>`."""
+    try:
+        members = json.loads(user_id)
+    except (ValueError, RecursionError):
+        members = None
+    if isinstance(members, dict) and "session_id" in members:
+        value = members["session_id"]
+        return (value.strip() or None) if isinstance(value, str) else None
+    match = _LEGACY_USER_ID.search(user_id)
+    return match[1] if match else None
+
+
+def speaker(client: Program, headers: Headers, *, has_tools: bool) -> Speaker:
+    """Who is behind this call.
+
+    Claude Code and Copilot say so in a header. OpenCode's title call differs from its turns only in that it brings no
+    tools.
+    """
+    request_class = headers.get(b"x-claude-code-request-class")
+    if request_class is not None:
+        return CLAUDE_CODE_CLASSES.get(request_class, Speaker.AGENT)
+    if headers.get(b"x-interaction-type", b"").startswith(b"agent-"):
+        return Speaker.ASIDE
+    return Speaker.ASIDE if client.name == OPENCODE and not has_tools else Speaker.PERSON

@@ -1,0 +1,155 @@
+"""From (host, method, path) to a provider, a dialect and an upstream address.
+
+Routes are relative to the path of a provider's base URL. A proxied request names the vendor's own host and path; a
+gateway request names `/<provider>` and then the path as the vendor's API has it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from urllib.parse import unquote
+
+from aibridge_addon.config.providers import Provider
+from aibridge_addon.config.urls import BaseUrl
+from aibridge_addon.dialects import RESPONSES
+from aibridge_addon.dialects.base import Dialect
+from aibridge_addon.providers import TYPES
+from aibridge_addon.providers.base import ProviderType
+
+OTHER = "other"
+WEBSOCKET = "GET with Upgrade: websocket"
+"""In a method's place: the request asks for a WebSocket."""
+GATEWAY_PREFIX = "/api/v2/aibridge"
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Where a request goes, and whether it is an interception."""
+
+    provider: Provider
+    type: ProviderType
+    dialect: Dialect | None
+    """The dialect of a bridged route; None for passthrough."""
+    template: str
+    """The route as rows and labels show it."""
+    base: BaseUrl | None
+    """Scheme, host and port of the upstream; None: those that the client asked for."""
+    target: str
+    """Path and query that go upstream."""
+    websocket: Dialect | None = None
+    """The dialect of the WebSocket that the request asks for; the request itself is passthrough."""
+    known: bool = False
+    """One of the routes that a central key may be used on: those of the table, with the methods that are meant."""
+    model: str = ""
+    """The model that the path names, decoded; empty where the body does."""
+
+    @property
+    def query(self) -> str:
+        return self.target.partition("?")[2]
+
+    @property
+    def errors(self) -> Dialect:
+        return self.dialect or self.websocket or self.type.error_dialect
+
+
+class Router:
+    """Finds providers by host and by name. Hosts come from clients, so the cache is bounded."""
+
+    def __init__(self, providers: Iterable[Provider]) -> None:
+        self._by_name = {provider.name: provider for provider in providers}
+        self._patterns = [(host_pattern(h), p) for p in self._by_name.values() for h in p.hosts]
+        self.provider_for_host = lru_cache(maxsize=1024)(self._provider_for_host)
+
+    def _provider_for_host(self, host: str) -> Provider | None:
+        host = host.lower().rstrip(".")
+        return next((provider for pattern, provider in self._patterns if pattern.fullmatch(host)), None)
+
+    def proxied(self, host: str, method: str, target: str) -> Route | None:
+        """The route of a request that names `host` itself; None if the host is no provider's."""
+        provider = self.provider_for_host(host)
+        if provider is None:
+            return None
+        base_path = provider.base_url.path if provider.base_url else TYPES[provider.type].prefix
+        path = target.partition("?")[0]
+        below = _below(base_path, path)
+        if below is not None:
+            return _route(provider, method, below, target)
+        below = _below(TYPES[provider.type].prefix, path)
+        if below is not None:
+            return _route(provider, method, below, base_path + target[len(path) - len(below) :])
+        return _route(provider, method, None, target)
+
+    def gateway(self, method: str, target: str) -> Route | None:
+        """The route of a request to us; None if its path names no provider, or no path of its API."""
+        below_root = target.removeprefix(GATEWAY_PREFIX) if target.startswith(GATEWAY_PREFIX + "/") else target
+        _, _, rest = below_root.partition("/")
+        name = re.split(r"[/?]", rest, maxsplit=1)[0]
+        provider = self._by_name.get(name)
+        base = provider.gateway_url if provider else None
+        if provider is None or base is None:
+            return None
+        remainder = rest[len(name) :]
+        path = remainder.partition("?")[0]
+        below = _below(TYPES[provider.type].prefix, path)
+        if below is None or not path:
+            return None
+        upstream = base.path + remainder[len(path) - len(below) :]
+        return _route(provider, method, below, upstream, base)
+
+
+def host_pattern(pattern: str) -> re.Pattern[str]:
+    """A host pattern, in which `*` stands for one or more labels."""
+    label = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
+    return re.compile(label.join(re.escape(part) for part in pattern.split("*")))
+
+
+def _below(prefix: str, path: str) -> str | None:
+    """`path` without `prefix`, if it lies below it."""
+    if not path.startswith(prefix):
+        return None
+    rest = path[len(prefix) :]
+    return rest if not rest or rest.startswith("/") or not prefix else None
+
+
+def _route(provider: Provider, method: str, below: str | None, target: str, base: BaseUrl | None = None) -> Route:
+    kind = TYPES[provider.type]
+    dialect, template, known, model = _match(kind, method, below)
+    over_socket = method == WEBSOCKET and dialect is not None
+    return Route(
+        provider,
+        kind,
+        None if over_socket else dialect,
+        template,
+        base or provider.base_url,
+        target,
+        websocket=dialect if over_socket else None,
+        known=known,
+        model=model,
+    )
+
+
+def _match(kind: ProviderType, method: str, below: str | None) -> tuple[Dialect | None, str, bool, str]:
+    if below is None:
+        return None, OTHER, False, ""
+    for route in kind.bridged:
+        if found := route.pattern.fullmatch(below):
+            # GET would list what others have stored; the seeds answer it as a request that they cannot read.
+            is_bridged = method == "POST" or (method == WEBSOCKET and route.dialect is RESPONSES)
+            dialect = route.dialect if is_bridged else None
+            model = unquote(found[1], errors="replace") if route.names_model else ""
+            return dialect, route.template, is_bridged and _is_clean(below), model
+    for known in kind.passthrough:
+        if known.pattern.fullmatch(below):
+            return None, known.template, _is_clean(below), ""
+    return None, OTHER, False, ""
+
+
+def _is_clean(path: str) -> bool:
+    """Whether no server can take the path for another one: `/v1/models/../organization` may be either."""
+    if "." not in path and "%" not in path:
+        return True
+    decoded = unquote(unquote(path))
+    return not any(re.fullmatch(r"\.\.?(;.*)?", segment) for segment in re.split(r"[/\\]", decoded))

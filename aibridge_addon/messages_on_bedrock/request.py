@@ -1,0 +1,91 @@
+"""A Messages request as Bedrock's InvokeModel takes it: the model in the path, beta flags in the body. Sans-io.
+
+Source: Amazon Bedrock API reference, "InvokeModel" and "InvokeModelWithResponseStream"; user guide, "Anthropic Claude
+Messages API".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from aibridge_addon.dialects.base import as_count, as_dict, as_text
+from aibridge_addon.messages_on_bedrock.models import (
+    BETAS,
+    BUDGET,
+    BUDGETS,
+    LEAST_BUDGET,
+    UNLESS_BETA,
+    UNSUPPORTED,
+    Model,
+    Thinking,
+    model_of,
+)
+from aibridge_addon.wire.json_object import JSONObject
+
+ANTHROPIC_VERSION = b'"bedrock-2023-05-31"'
+SMALL = "haiku"
+"""In the name of a model that clients use for small side tasks."""
+
+_encode = msgspec.json.encode
+
+
+@dataclass(frozen=True, slots=True)
+class BedrockRequest:
+    path: str
+    body: bytes
+
+
+def choose_model(asked: str, model: str, small_fast_model: str | None) -> str:
+    """The id of the Bedrock model that stands for the one that a client asked for."""
+    return small_fast_model if small_fast_model is not None and SMALL in asked else model
+
+
+def translate(body: JSONObject, model_id: str, *, streaming: bool, betas: Sequence[str]) -> BedrockRequest:
+    """The request as Bedrock takes it; what need not change stays verbatim, in its place.
+
+    `betas`: the values of the client's `anthropic-beta` headers; flags in the body count as well.
+    """
+    model = model_of(model_id)
+    in_body = body.get("anthropic_beta")
+    flags = taken_betas([*betas, *map(as_text, in_body if isinstance(in_body, list) else ())], model)
+    gone = {
+        "model",
+        "stream",
+        "anthropic_beta",
+        *UNSUPPORTED,
+        *(name for name, beta in UNLESS_BETA.items() if beta not in flags),
+    }
+    changes: dict[str, bytes] = {}
+    if "anthropic_version" not in body:
+        changes["anthropic_version"] = ANTHROPIC_VERSION
+    if flags:
+        changes["anthropic_beta"] = _encode(flags)
+    if (thinking := adapted_thinking(body, model)) is not None:
+        changes["thinking"] = _encode(thinking)
+    action = "invoke-with-response-stream" if streaming else "invoke"
+    return BedrockRequest(f"/model/{quote(model_id, safe='')}/{action}", body.without(gone).replaced(changes))
+
+
+def taken_betas(headers: Sequence[str], model: Model) -> list[str]:
+    """Those of the beta flags that the model takes, each once, in their order."""
+    asked = (flag.strip() for header in headers for flag in header.split(","))
+    return list(dict.fromkeys(flag for flag in asked if flag in BETAS or flag in model.betas))
+
+
+def adapted_thinking(body: JSONObject, model: Model) -> dict[str, Any] | None:
+    """The `thinking` that the model takes in place of the one that it does not take; None: it takes this one."""
+    thinking = as_dict(body.get("thinking"))
+    kind = thinking.get("type")
+    if kind == "adaptive" and model.thinking is Thinking.BUDGET:
+        effort = as_text(as_dict(body.get("output_config")).get("effort"))
+        budget = int(as_count(body.get("max_tokens")) * BUDGETS.get(effort, BUDGET))
+        enough = budget >= LEAST_BUDGET
+        return {"type": "enabled", "budget_tokens": budget} if enough else {"type": "disabled"}
+    if kind == "enabled" and model.thinking is Thinking.ADAPTIVE:
+        return {name: value for name, value in thinking.items() if name != "budget_tokens"} | {"type": "adaptive"}
+    return None

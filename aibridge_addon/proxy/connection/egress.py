@@ -1,0 +1,214 @@
+"""The egress guard: a client of the proxy reaches the public Internet through it, and nothing beside it.
+
+    CONNECT, request head ─▶ refusal: resolve, check every address, remember them ─▶ 403, or go on
+    upstream connection   ─▶ dial: exactly an address that was checked; what nobody asked for is checked now
+
+A name is resolved once, so it cannot mean one address when it is checked and another when it is dialled. mitmproxy
+knows connections by the name that they were asked for, so the name stands there again as soon as the connection is up.
+Where an upstream proxy resolves names, they are checked as this machine resolves them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import socket
+import time
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+from mitmproxy.connection import Client, Server
+from mitmproxy.options import Options
+from mitmproxy.proxy.mode_specs import ReverseMode, UpstreamMode
+from mitmproxy.proxy.server_hooks import ServerConnectionHookData
+
+from aibridge_addon.config.schema import Egress, Settings
+from aibridge_addon.proxy.connection.addresses import is_reserved, maybe_address
+from aibridge_addon.proxy.connection.exposure import strangers_reach
+
+logger = logging.getLogger(__name__)
+
+Destination = tuple[str, int]
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+
+DNS_TIMEOUT = 5.0
+"""Seconds that a name may take to be resolved."""
+DNS_THREADS = 8
+"""Names that are resolved at once: the system's resolver blocks."""
+CHECKED_FOR = 60.0
+"""Seconds that an answer of the resolver counts for one client connection: later requests ask again."""
+MAX_CHECKED = 64
+"""Destinations that are remembered for one client connection."""
+MAX_DEAD = 1024
+"""Addresses that are remembered because they did not answer."""
+WARNINGS_PER_MINUTE = 20
+
+
+class Unresolved(Exception):
+    """There is no address for the name, or none in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    status: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    addresses: tuple[str, ...]
+    until: float
+
+
+_threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="aibridge-dns")
+
+
+async def system_resolver(host: str, port: int) -> Sequence[str]:
+    """The addresses of a name, in the order in which they should be tried. Raises Unresolved."""
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(DNS_TIMEOUT):
+            found = await loop.run_in_executor(_threads, _getaddrinfo, host, port)
+    except (OSError, UnicodeError, TimeoutError) as e:
+        raise Unresolved(str(e)) from e
+    if not found:
+        raise Unresolved("no address")
+    return list(dict.fromkeys(found))
+
+
+def _getaddrinfo(host: str, port: int) -> list[str]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return [str(address[0]) for *_, address in found]
+
+
+class EgressGuard:
+    """Used on one event loop."""
+
+    def __init__(
+        self,
+        settings: Egress,
+        own: Collection[Destination] = (),
+        *,
+        resolve: Resolve = system_resolver,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`own`: destinations that the configuration itself names, which are always allowed."""
+        self._settings = settings
+        self._own = frozenset(own)
+        self._resolve = resolve
+        self._clock = clock
+        self._checked: WeakKeyDictionary[Client, dict[Destination, _Checked]] = WeakKeyDictionary()
+        self._names: WeakKeyDictionary[Server, Destination] = WeakKeyDictionary()
+        """What connections that are being dialled were asked for."""
+        self._dead: dict[Destination, float] = {}
+        """When an address did not answer, the oldest first. For every client, such come last of a name's addresses."""
+        self._warned: list[float] = []
+
+    async def refusal(self, client: Client, host: str, port: int) -> Refusal | None:
+        """Why a client may not reach this destination; None: it may."""
+        destination = (host, port)
+        if destination in self._own or self._remembered(client, destination) is not None:
+            return None
+        refusal = await self._check(client, destination)
+        if refusal is not None:
+            self._warn(f"{host}:{port}: {refusal.message}")
+        return refusal
+
+    async def _check(self, client: Client, destination: Destination) -> Refusal | None:
+        host, port = destination
+        if port not in self._settings.ports:
+            return Refusal(403, f"port {port} is not one that may be reached from here")
+        literal = maybe_address(host)
+        if literal is not None:
+            addresses: Sequence[str] = [str(literal)]
+        else:
+            try:
+                addresses = await self._resolve(host, port)
+            except Unresolved:
+                if isinstance(client.proxy_mode, UpstreamMode):
+                    return None  # the proxy behind us may know the name
+                return Refusal(502, "the host's name cannot be resolved")
+        if any(self._is_reserved(address) for address in addresses):
+            return Refusal(403, "the host is in a private or reserved network, which may not be reached from here")
+        self._remember(client, destination, addresses)
+        return None
+
+    def _is_reserved(self, host: str) -> bool:
+        address = maybe_address(host)
+        return address is None or is_reserved(address, self._settings.allowed_private_cidrs)
+
+    async def dial(self, data: ServerConnectionHookData) -> None:
+        """A connection is about to be opened: to an address that was checked, or not at all."""
+        client, server = data.client, data.server
+        mode = client.proxy_mode
+        if server.address is None or server.address in self._own:
+            return
+        if isinstance(mode, UpstreamMode | ReverseMode) and server.address == mode.address:
+            return  # whoever started mitmproxy has named it
+        host, port = destination = server.address[0], server.address[1]
+        checked = self._remembered(client, destination)
+        if checked is None:
+            refusal = await self.refusal(client, host, port)
+            if refusal is not None:
+                server.error = refusal.message
+                return
+            checked = self._remembered(client, destination)
+        if checked is not None and checked.addresses:
+            self._names[server] = destination
+            addresses = [(address, port) for address in checked.addresses]
+            server.address = min(addresses, key=lambda address: self._dead.get(address, -math.inf))
+
+    def dialled(self, data: ServerConnectionHookData) -> None:
+        """The connection stands, or does not: it is known by its name again."""
+        destination = self._names.pop(data.server, None)
+        if destination is None:
+            return
+        address = data.server.address
+        if data.server.error and address is not None:
+            self._did_not_answer((address[0], address[1]))
+        # mitmproxy allows no change of an open connection's address, for it might be taken for another: this one
+        # has been what it is called all along.
+        vars(data.server)["address"] = destination
+
+    # --- what has been checked --------------------------------------------------------------------------------
+
+    def _remembered(self, client: Client, destination: Destination) -> _Checked | None:
+        checked = self._checked.get(client, {}).get(destination)
+        return checked if checked is not None and checked.until > self._clock() else None
+
+    def _remember(self, client: Client, destination: Destination, addresses: Sequence[str]) -> None:
+        known = self._checked.setdefault(client, {})
+        known.pop(destination, None)
+        known[destination] = _Checked(tuple(addresses), self._clock() + CHECKED_FOR)
+        while len(known) > MAX_CHECKED:
+            del known[next(iter(known))]
+
+    def _did_not_answer(self, address: Destination) -> None:
+        """Whoever asks next goes to another address, if the name has one."""
+        self._dead.pop(address, None)
+        self._dead[address] = self._clock()
+        if len(self._dead) > MAX_DEAD:
+            del self._dead[next(iter(self._dead))]
+
+    def _warn(self, text: str) -> None:
+        now = self._clock()
+        self._warned = [at for at in self._warned if now - at < 60]
+        if len(self._warned) < WARNINGS_PER_MINUTE:
+            self._warned.append(now)
+            logger.warning("egress guard: refused %s", text)
+
+
+def guard_for(settings: Settings, options: Options) -> EgressGuard | None:
+    """The guard that a configuration asks for; None: everything may be reached."""
+    egress = settings.egress
+    if egress.guard == "off" or (egress.guard == "auto" and not strangers_reach(options)):
+        return None
+    bases = [provider.base_url for provider in settings.providers]
+    bases += [provider.bedrock.endpoint for provider in settings.providers if provider.bedrock is not None]
+    own = {(base.host, base.port) for base in bases if base is not None}
+    if options.onboarding:
+        own.add((options.onboarding_host, 80))  # answered by mitmproxy itself
+    return EgressGuard(egress, own)

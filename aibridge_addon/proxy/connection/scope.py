@@ -1,0 +1,42 @@
+"""What is decrypted, and what is tunnelled: only hosts of a provider are ours to read."""
+
+from __future__ import annotations
+
+from mitmproxy.proxy import layer, layers
+from mitmproxy.proxy.context import Context
+from mitmproxy.proxy.layers.modes import HttpProxy, HttpUpstreamProxy
+
+from aibridge_addon.interception.routing import Router
+from aibridge_addon.proxy.connection.addresses import maybe_address
+
+
+def destination(context: Context, sni: str | None) -> str | None:
+    """The host that a connection is for: the name that the client asked for, else the one in its TLS greeting.
+
+    In transparent modes only an address is known at first; a greeting's name is then checked against the upstream's
+    certificate by mitmproxy.
+    """
+    address = context.server.address
+    if address is None:
+        return sni
+    host = address[0]
+    return sni or host if is_ip_address(host) else host
+
+
+def is_ip_address(host: str) -> bool:
+    return maybe_address(host) is not None
+
+
+def tunnel_plain(next_layer: layer.NextLayer, router: Router) -> bool:
+    """Relay what is not TLS, inside a CONNECT to a host of no provider, without looking at it."""
+    context = next_layer.context
+    address = context.server.address
+    inside_connect = (
+        any(isinstance(seen, (HttpProxy, HttpUpstreamProxy)) for seen in context.layers) and len(context.layers) > 1
+    )
+    if not inside_connect or address is None or is_ip_address(address[0]):
+        return False
+    if router.provider_for_host(address[0]) is not None:
+        return False
+    next_layer.layer = layers.TCPLayer(context, ignore=True)
+    return True

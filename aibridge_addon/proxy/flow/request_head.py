@@ -1,0 +1,211 @@
+"""From a request's head to where it goes: route, actor, and the headers that must not go upstream."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from weakref import WeakKeyDictionary
+
+from mitmproxy import http
+from mitmproxy.connection import Client
+
+from aibridge_addon.bridge import Bridge
+from aibridge_addon.interception.routing import WEBSOCKET, Route
+from aibridge_addon.proxy.connection.egress import EgressGuard
+from aibridge_addon.proxy.connection.scope import is_ip_address
+from aibridge_addon.proxy.flow import dispatch, websocket
+from aibridge_addon.proxy.flow.state import KEY, ORIGIN_FORM, TUNNEL, FlowState, error_response, json_response, state_of
+from aibridge_addon.records import Headers
+
+PROXY_HEADERS = ("proxy-authorization", "proxy-connection")
+"""Between the client and us only (RFC 9110, section 11.7.2; the second is a habit of old clients)."""
+
+READING = frozenset({"GET", "HEAD", "OPTIONS"})
+EVENT_LOGGING = "/api/event_logging/*"
+"""Claude Code's telemetry; see the routes of the type `anthropic`."""
+
+ACTOR_PREFIX = dispatch.ACTOR_HEADERS.lower().rstrip("-").encode()
+
+
+def lower_headers(request: http.Request) -> Headers:
+    """The headers by lower-case name; of a repeated one, the last."""
+    return {name.lower(): value for name, value in request.headers.fields}
+
+
+class Intake:
+    """Decides about a request when its headers have arrived."""
+
+    def __init__(self, bridge: Bridge) -> None:
+        self._bridge = bridge
+        self._connect_names: WeakKeyDictionary[Client, str | None] = WeakKeyDictionary()
+
+    def connect(self, flow: http.HTTPFlow) -> None:
+        """Take a CONNECT request: a front proxy's word on who asks stands here, for it cannot reach into the tunnel."""
+        actors = self._bridge.actors
+        name = actors.trusted_name(lower_headers(flow.request), peer_of(flow))
+        self._connect_names[flow.client_conn] = name
+        if self._bridge.router.provider_for_host(flow.request.host) is None and not is_ip_address(flow.request.host):
+            flow.metadata[TUNNEL] = True
+        if _authentication_failed(flow) or (
+            self._bridge.router.provider_for_host(flow.request.host) is not None
+            and actors.resolve(proxy_user(flow), name) is None
+        ):
+            flow.response = unauthenticated(None, proxy=True)
+
+    def request_head(self, flow: http.HTTPFlow) -> None:
+        """Route a request; `flow.response` is set where it is refused."""
+        route = self._route(flow)
+        if route is None:
+            self._foreign(flow)
+            return
+        state = FlowState(route=route, bridge=self._bridge)
+        flow.metadata[KEY] = state
+        state.left = self._bridge.under_way.enter(partial(_cut_off, flow, state))
+        if flow.response is not None:
+            state.refused = True
+            if _authentication_failed(flow):
+                flow.response = unauthenticated(route, proxy=_asks_a_proxy(flow))
+            return
+        headers = state.headers = lower_headers(flow.request)
+        actor = self._bridge.actors.resolve(proxy_user(flow), self._trusted_name(flow, headers))
+        if actor is None:
+            state.refused = True
+            flow.response = unauthenticated(route, proxy=_asks_a_proxy(flow))
+            return
+        state.actor = actor
+        self._address(flow, route)
+        self._strip(flow, headers)
+        for name in headers:
+            if name.startswith(ACTOR_PREFIX):
+                del flow.request.headers[name.decode("latin-1")]
+        if not dispatch.choose_credential(flow, state) or _stays_here(flow, route):
+            state.refused = True
+            flow.response = no_such_route(route)
+        elif websocket.is_refused(state):
+            state.refused = True
+            flow.response = websocket.upgrade_required(route)
+        elif route.dialect is None:
+            flow.request.stream = True
+        else:
+            state.request_limit = self._bridge.settings.limits.request_body
+            if int(headers.get(b"content-length", b"0") or b"0") > state.request_limit:
+                flow.request.headers.pop("expect", None)  # refused before the client sends it
+
+    def _route(self, flow: http.HTTPFlow) -> Route | None:
+        request, router = flow.request, self._bridge.router
+        method = WEBSOCKET if websocket.is_upgrade(request) else request.method
+        if flow.metadata.get(ORIGIN_FORM):
+            return router.gateway(method, request.path)
+        host = request.host
+        if is_ip_address(host):  # a transparent mode: the name is in the greeting, or (plain HTTP) in the header
+            host = flow.client_conn.sni or request.pretty_host
+        return router.proxied(host, method, request.path)
+
+    def _foreign(self, flow: http.HTTPFlow) -> None:
+        """A request to no provider: forwarded as it comes, or nobody's at all."""
+        if _authentication_failed(flow):
+            flow.response = unauthenticated(None, proxy=_asks_a_proxy(flow))
+        elif flow.response is not None:
+            pass  # another addon's
+        elif flow.metadata.get(ORIGIN_FORM):
+            flow.response = no_such_route(None)
+        else:
+            self._strip(flow, lower_headers(flow.request))
+            flow.request.stream = True
+
+    def _trusted_name(self, flow: http.HTTPFlow, headers: Headers) -> str | None:
+        # What is inside a tunnel comes from the client itself, whoever opened the connection.
+        if flow.client_conn in self._connect_names:
+            return self._connect_names[flow.client_conn]
+        return self._bridge.actors.trusted_name(headers, peer_of(flow))
+
+    def _address(self, flow: http.HTTPFlow, route: Route) -> None:
+        request, base = flow.request, route.base
+        if base is not None and (request.scheme, request.host, request.port) != (
+            base.scheme,
+            base.host,
+            base.port,
+        ):
+            request.scheme = base.scheme
+            request.host = base.host
+            request.port = base.port
+        if request.path != route.target:
+            request.path = route.target
+
+    def _strip(self, flow: http.HTTPFlow, headers: Headers) -> None:
+        trusted = self._bridge.actors.header
+        for name in PROXY_HEADERS if trusted is None else (*PROXY_HEADERS, trusted.decode()):
+            if name.encode() in headers:
+                del flow.request.headers[name]
+
+
+def _cut_off(flow: http.HTTPFlow, state: FlowState) -> None:
+    """The process ends before the answer does; mitmproxy's `-w` then writes the request as it is now."""
+    dispatch.conceal(flow, state)
+    state.cut_off()
+
+
+def _stays_here(flow: http.HTTPFlow, route: Route) -> bool:
+    """Whether a request goes nowhere, since its provider's conversations go to Bedrock and nowhere else."""
+    if route.provider.bedrock is None or route.dialect is not None:
+        return False
+    if flow.metadata.get(ORIGIN_FORM):
+        return True
+    # What is sent may hold a conversation under any path (batches, token counts, files); what is read holds none.
+    telemetry = route.known and route.template == EVENT_LOGGING
+    return flow.request.method not in READING and not telemetry
+
+
+def no_such_route(route: Route | None) -> http.Response:
+    message = "no provider has this route"
+    if route is not None:
+        return error_response(route.errors, 404, message)
+    return json_response(404, b'{"error":{"type":"not_found_error","message":"%s"}}' % message.encode())
+
+
+def _asks_a_proxy(flow: http.HTTPFlow) -> bool:
+    """Whether the client takes us for a proxy, not for the server that it asks."""
+    mode = flow.client_conn.proxy_mode.type_name
+    return mode in ("regular", "upstream") and not flow.metadata.get(ORIGIN_FORM)
+
+
+def _authentication_failed(flow: http.HTTPFlow) -> bool:
+    """Whether mitmproxy's proxy authentication has refused this request; its answer is HTML."""
+    return flow.response is not None and flow.response.status_code in (401, 407)
+
+
+def peer_of(flow: http.HTTPFlow) -> str:
+    peername = flow.client_conn.peername
+    return peername[0] if peername else ""
+
+
+def proxy_user(flow: http.HTTPFlow) -> str | None:
+    """The user that mitmproxy's `--proxyauth` has let in."""
+    credentials = flow.metadata.get("proxyauth")
+    return credentials[0] if credentials else None
+
+
+def unauthenticated(route: Route | None, *, proxy: bool) -> http.Response:
+    """407 to clients of a proxy, 401 to those of a gateway, with an offer of Basic."""
+    status, challenge = (407, "proxy-authenticate") if proxy else (401, "www-authenticate")
+    message = "this bridge wants to know who asks: user name and password are missing or wrong"
+    headers = {challenge: 'Basic realm="aibridge"'}
+    if route is not None:
+        return error_response(route.errors, status, message, headers)
+    body = b'{"error":{"type":"authentication_error","message":"%s"}}' % message.encode()
+    return json_response(status, body, headers)
+
+
+async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
+    """Answer a request in place of a destination that may not be reached."""
+    refusal = await guard.refusal(flow.client_conn, flow.request.host, flow.request.port)
+    if refusal is None:
+        return
+    state = state_of(flow)
+    if state is not None:
+        state.refused = True
+        flow.response = error_response(state.route.errors, refusal.status, refusal.message)
+        return
+    kind = "permission_error" if refusal.status == 403 else "api_error"
+    body = json.dumps({"error": {"type": kind, "message": refusal.message}}).encode()
+    flow.response = json_response(refusal.status, body)

@@ -1,0 +1,102 @@
+"""Where `dump_dir` is set: show the dumper what goes upstream and what comes back.
+
+All that mitmproxy's HTTP layer passes on between a stream and a connection goes through `event_to_child`. So every
+turn and every attempt is seen here, whoever began it. Without `dump_dir`, connections have no such layer.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+
+from mitmproxy import http
+from mitmproxy.proxy import context, events, layer
+from mitmproxy.proxy.layers.http import HTTPMode, HttpStream
+from mitmproxy.proxy.layers.http import _events as http_events
+
+from aibridge_addon.proxy.flow.state import FlowState, state_of
+from aibridge_addon.proxy.stream.layer import BridgeHttpLayer
+from aibridge_addon.telemetry.dump import text
+from aibridge_addon.telemetry.dump.dumper import Dump, Head
+
+logger = logging.getLogger(__name__)
+
+
+class DumpingHttpLayer(BridgeHttpLayer):
+    def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
+        super().__init__(ctx, mode)
+        self._dumps: dict[int, Dump] = {}
+        """By the id of the upstream stream."""
+
+    def event_to_child(self, child: layer.Layer | HttpStream, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, http_events.HttpEvent):
+            try:
+                if isinstance(child, HttpStream):
+                    self._comes_back(event)
+                else:
+                    self._goes_up(event)
+            except Exception:  # the last line of defence: whatever we do wrong, the traffic goes on
+                logger.exception("aibridge: a dump failed")
+        yield from super().event_to_child(child, event)
+        for stream_id in self._dumps.keys() - self.streams.keys():
+            self._dumps.pop(stream_id).end("not read any further")
+
+    def _goes_up(self, event: http_events.HttpEvent) -> None:
+        dump = self._dumps.get(event.stream_id)
+        match event:
+            case http_events.RequestHeaders():
+                if (dump := self._opened(event)) is not None:
+                    self._dumps[event.stream_id] = dump
+                    dump.request(_request_head(event.request), event.request.raw_content)
+            case http_events.RequestData() if dump is not None:
+                dump.request_data(event.data)
+            case http_events.RequestEndOfMessage() if dump is not None:
+                dump.request_ended()
+            case http_events.RequestProtocolError() if dump is not None:
+                self._dumps.pop(event.stream_id).end(f"the client, or the bridge, broke off: {event.message}")
+
+    def _comes_back(self, event: http_events.HttpEvent) -> None:
+        dump = self._dumps.get(event.stream_id)
+        if dump is None:
+            return
+        match event:
+            case http_events.ResponseHeaders():
+                dump.answer_head(_answer_head(event.response))
+            case http_events.ResponseData():
+                dump.answer_data(event.data)
+            case http_events.ResponseEndOfMessage():
+                self._dumps.pop(event.stream_id).end()
+            case http_events.ResponseProtocolError():
+                self._dumps.pop(event.stream_id).end(f"the upstream broke off: {event.message}")
+
+    def _opened(self, event: http_events.RequestHeaders) -> Dump | None:
+        state = state_of(self.streams[event.stream_id].flow)
+        if state is None or state.bridge.dumper is None:
+            return None
+        return state.bridge.dumper.open(state.route.provider.name, *_name(state, event.request))
+
+
+def _name(state: FlowState, request: http.Request) -> tuple[str, str]:
+    """The folder below the provider's, and what tells this request from all others."""
+    exchange = state.exchange
+    if exchange is None:
+        return "passthrough", f"{request.path.partition('?')[0].lstrip('/')[:60]}-{uuid.uuid4()}"
+    turn, attempt = exchange.turns + 1, 1
+    if state.asked is not None and state.asked[0] == turn:
+        attempt = state.asked[1] + 1
+    state.asked = turn, attempt
+    return exchange.request.model, f"{exchange.id}-t{turn}-a{attempt}"
+
+
+def _request_head(request: http.Request) -> Head:
+    path = text.target(request.data.path)
+    fields = request.headers.fields
+    if request.authority and "host" not in request.headers:  # HTTP/2 has it elsewhere
+        fields = ((b"host", request.data.authority), *fields)
+    line = b" ".join((request.data.method, path, request.data.http_version))
+    return Head(line, fields, request.headers.get("content-encoding"))
+
+
+def _answer_head(response: http.Response) -> Head:
+    line = b"%s %d %s" % (response.data.http_version, response.status_code, response.data.reason)
+    return Head(line.rstrip(), response.headers.fields, response.headers.get("content-encoding"))

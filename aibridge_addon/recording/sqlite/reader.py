@@ -1,0 +1,76 @@
+"""Reading, in SQLite, what earlier answers left for later requests; `sqlite` writes it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from datetime import datetime
+from pathlib import Path
+
+from aibridge_addon.recording.rows import timestamp
+from aibridge_addon.records import DatabaseUnavailable, Stored
+
+BUSY_TIMEOUT = 0.25
+"""Seconds: a reader in WAL mode waits for nobody but a recovery, and a request waits for this."""
+LOCK_TIMEOUT = 1.0
+"""Seconds that one thread waits for another one's query."""
+MAX_READ = 32 * 2**20
+"""Bytes of values of one read: more than a request may have."""
+
+READ = """
+select key, value, expires_at from aibridge_continuations
+where key in (select value from json_each(?)) and expires_at > ?
+"""
+
+
+class SqliteReader:
+    """See `continuations.Reader`. One connection of its own, opened when it is first needed, which cannot write."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._db: sqlite3.Connection | None = None
+
+    def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
+        if not self._lock.acquire(timeout=LOCK_TIMEOUT):
+            raise DatabaseUnavailable(f"{self._path}: other queries take too long")
+        try:
+            return self._read(keys, now)
+        except (sqlite3.Error, OSError) as e:
+            self._disconnect()
+            raise DatabaseUnavailable(f"{self._path}: {e}") from e
+        finally:
+            self._lock.release()
+
+    def _read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
+        found: dict[str, Stored] = {}
+        left = MAX_READ
+        with closing(self._connected().execute(READ, (json.dumps(list(keys)), timestamp(now)))) as rows:
+            for key, text, expires_at in rows:
+                value = text.encode()
+                left -= len(value)
+                if left < 0:
+                    break
+                found[key] = Stored(value, datetime.fromisoformat(expires_at))
+        return found
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is None:
+            uri = f"{self._path.resolve().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(
+                uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+        return self._db
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            with suppress(sqlite3.Error):
+                self._db.close()
+            self._db = None
+
+    def close(self) -> None:
+        with self._lock:
+            self._disconnect()

@@ -1,0 +1,262 @@
+"""Count what the record stream tells, for Prometheus. `docs/metrics.md` explains every metric.
+
+    emit(record), tunnel(), priced() … ─▶ families (label values → number) ─▶ collect() ─▶ the listener's thread
+
+Numbers are kept in plain dictionaries and become prometheus-client's metric families at a scrape: its own counters
+take ten times as long, keep ten times as much, and can hide their `_created` series for the whole process only.
+
+Labels come from clients, so every label and every metric is bounded. A client-chosen label has its first values only
+(`MODELS` …), then `other`; a metric has its first `MAX_SERIES` label sets only, then those in which every client-chosen
+label is `other`. Totals stay true. Beside each metric stands its worst case, for P providers, R routes, S MCP servers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from aibridge_addon import records
+from aibridge_addon.config import schema
+from aibridge_addon.telemetry.prometheus.families import OTHER, UNKNOWN, Bounded, Histograms, Labels, Leisurely, Numbers
+
+logger = logging.getLogger(__name__)
+
+MODELS = 200
+INITIATORS = 1_000
+CLIENTS = 50
+TOOLS = 500
+TOKEN_TYPES = 64
+MAX_OPEN = 50_000
+"""Interceptions under way that are remembered: far more than one process can carry."""
+MAX_COUNT = 1e15
+"""A count above this is nonsense; up to 9e15, floats count exactly."""
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
+OPEN = 1.0
+"""A breaker's state in which it rejects."""
+
+# Upper bounds of buckets, in seconds.
+DURATIONS = (0.5, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
+FIRST_BYTES = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+OVERHEADS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+
+class Metrics:
+    """The sink that counts, and the other numbers that only the program knows. Methods may be called on any thread."""
+
+    def __init__(self, settings: schema.Metrics) -> None:
+        self.registry = CollectorRegistry()
+        self._open: OrderedDict[str, _Begun] = OrderedDict()
+        self._recorder: tuple[Callable[[], int], Callable[[], int]] | None = None
+        self._has_failed = False
+        self._names_initiators = settings.initiator_label
+        self._prefix = settings.prefix
+        self._families: list[Numbers | Histograms] = []
+
+        self._model = Bounded(MODELS)
+        self._initiator = Bounded(INITIATORS)
+        self._client = Bounded(CLIENTS)
+        self._tool = Bounded(TOOLS)
+        self._server = Bounded(TOOLS)
+        self._token_type = Bounded(TOKEN_TYPES)
+
+        who = ("initiator_id", "client") if settings.initiator_label else ("client",)
+        self._unseen = _Begun(UNKNOWN, UNKNOWN, UNKNOWN, (UNKNOWN,) * len(who), None)
+        # At most MAX_SERIES + 2·P·R
+        interception = ("provider", "model", "status", "route", "method", *who)
+        self._interceptions = self._counter("interceptions_total", "Interceptions that ended.", interception)
+        # 202·P·R, at most MAX_SERIES + P·R
+        self._inflight = self._gauge(
+            "interceptions_inflight", "Interceptions under way.", ("provider", "model", "route")
+        )
+        # 10·P·R
+        self._passthroughs = self._counter(
+            "passthrough_total", "Requests not bridged.", ("provider", "route", "method")
+        )
+        # At most MAX_SERIES + P
+        self._prompts = self._counter("prompts_total", "Prompts that a person wrote.", ("provider", "model", *who))
+        # At most MAX_SERIES + 70·P
+        self._tokens = self._counter("tokens_total", "Tokens; types overlap.", ("provider", "model", "type", *who))
+        # At most MAX_SERIES + P·S
+        ran = ("provider", "model", "server", "name")
+        self._injected = self._counter("injected_tool_invocations_total", "Calls of tools that the bridge ran.", ran)
+        # At most MAX_SERIES + P
+        chose = ("provider", "model", "name")
+        self._selected = self._counter("non_injected_tool_selections_total", "Calls of the client's own tools.", chose)
+        # Each 202·P·R, at most MAX_SERIES + P·R
+        breaker = ("provider", "endpoint", "model")
+        self._state = self._gauge("circuit_breaker_state", "0 closed, 0.5 half-open, 1 open.", breaker)
+        self._trips = self._counter("circuit_breaker_trips_total", "Times that a breaker opened.", breaker)
+        self._rejects = self._counter("circuit_breaker_rejects_total", "Requests that a breaker rejected.", breaker)
+        # 4·P·R
+        attempt = ("provider", "route", "step")
+        self._attempts = self._counter("upstream_attempts_total", "Requests sent upstream, and what followed.", attempt)
+        # Each 202·P, at most MAX_SERIES + P
+        model = ("provider", "model")
+        self._costs = self._counter("cost_usd_total", "Price in US dollars of the tokens that have one.", model)
+        self._unpriced = self._counter("unpriced_token_usages_total", "Token rows without a known price.", model)
+        # Each 202·P, at most MAX_HISTOGRAMS + P; 10 and 12 series each
+        self._durations = self._histogram("interceptions_duration_seconds", "To the answer's end.", model, DURATIONS)
+        self._first_bytes = self._histogram("time_to_first_byte_seconds", "To the first byte.", model, FIRST_BYTES)
+        # P; 13 series each
+        self._overheads = self._histogram("overhead_seconds", "Our own share.", ("provider",), OVERHEADS)
+        # 1
+        self._tunnels = self._counter("tunnels_total", "Connections to other hosts, never decrypted.", ())
+        self._tunnels.add((), 0)
+        self.registry.register(self)
+
+    # --- the record stream ------------------------------------------------------------------------------------
+
+    def emit(self, record: records.Record) -> None:
+        """Count a record. Never blocks, never raises."""
+        try:
+            self._count(record)
+        except Exception:
+            if not self._has_failed:  # once: what fails may do so at every request
+                self._has_failed = True
+                logger.exception("aibridge: a %s cannot be counted", type(record).__name__)
+
+    def _count(self, record: records.Record) -> None:
+        match record:
+            case records.TokenUsage():
+                self._count_tokens(record)
+            case records.InterceptionStarted():
+                self._begin(record)
+            case records.InterceptionEnded():
+                self._end(record)
+            case records.ToolUsage():
+                self._count_tool(record)
+            case records.UserPrompt():
+                if record.prompt:
+                    begun = self._open.get(record.interception_id, self._unseen)
+                    self._prompts.add((begun.provider, begun.model, *begun.who))
+            case records.Passthrough():
+                method = record.method if record.method in METHODS else OTHER
+                self._passthroughs.add((record.provider_name, record.route, method))
+            case records.FirstByte():
+                self._first_bytes.observe((record.provider_name, self._model(record.model)), record.seconds)
+            case records.Overhead():
+                self._overheads.observe((record.provider_name,), record.seconds)
+            case records.UpstreamAttempt():
+                self._attempts.add((record.provider_name, record.route, record.step))
+            case records.BreakerChanged():
+                labels = (record.provider_name, record.route, self._model(record.model))
+                self._state.set(labels, record.state)
+                if record.state == OPEN:
+                    self._trips.add(labels)
+            case records.BreakerRejected():
+                self._rejects.add((record.provider_name, record.route, self._model(record.model)))
+            case records.Tunnelled():
+                self._tunnels.add(())
+
+    def _begin(self, record: records.InterceptionStarted) -> None:
+        client = self._client(record.client)
+        who = (self._initiator(record.initiator_id), client) if self._names_initiators else (client,)
+        begun = _Begun(record.provider_name, self._model(record.model), record.route, who, record.started_at)
+        if len(self._open) >= MAX_OPEN:
+            _, forgotten = self._open.popitem(last=False)
+            self._inflight.add(forgotten.place, -1)
+        self._open[record.id] = begun
+        self._inflight.add(begun.place)
+
+    def _end(self, record: records.InterceptionEnded) -> None:
+        begun = self._open.pop(record.interception_id, None) or self._unseen
+        model = self._model_of(begun, record.model)
+        if begun.started_at is not None:
+            self._inflight.add(begun.place, -1)
+            seconds = (record.ended_at - begun.started_at).total_seconds()
+            self._durations.observe((begun.provider, model), max(0.0, seconds))
+        # Bridged routes know no other method.
+        self._interceptions.add((begun.provider, model, record.status, begun.route, "POST", *begun.who))
+
+    def _count_tokens(self, record: records.TokenUsage) -> None:
+        begun = self._open.get(record.interception_id, self._unseen)
+        provider, model, who = begun.provider, self._model_of(begun, record.model), begun.who
+        counts = {
+            "input": record.input_tokens,
+            "output": record.output_tokens,
+            "cache_read_input_tokens": record.cache_read_input_tokens,
+            "cache_write_input_tokens": record.cache_write_input_tokens,
+        }
+        for kind, count in counts.items():
+            if 0 <= count <= MAX_COUNT:
+                self._tokens.add((provider, model, kind, *who), count)
+        for kind, value in islice(record.extra.items(), TOKEN_TYPES):
+            # Whoever answers chooses names and numbers; a bool is an int, too. NaN fails the comparison.
+            if kind not in counts and type(value) in (int, float) and 0 <= value <= MAX_COUNT:
+                self._tokens.add((provider, model, self._token_type(kind), *who), value)
+
+    def _count_tool(self, record: records.ToolUsage) -> None:
+        begun = self._open.get(record.interception_id, self._unseen)
+        name = self._tool(record.tool)
+        if record.injected:
+            server = self._server(record.server_url or record.server_name or UNKNOWN)
+            self._injected.add((begun.provider, begun.model, server, name))
+        else:
+            self._selected.add((begun.provider, begun.model, name))
+
+    def _model_of(self, begun: _Begun, answered: str | None) -> str:
+        """The model that was asked for; the one that answered where none was named."""
+        return begun.model if begun.model != UNKNOWN or not answered else self._model(answered)
+
+    # --- what no record tells ---------------------------------------------------------------------------------
+
+    def priced(self, provider: str, model: str, cost: float | None) -> None:
+        """A token row has been given its price in US dollars; None: no price is known."""
+        labels = (provider, self._model(model))
+        if cost is None:
+            self._unpriced.add(labels)
+        elif 0 <= cost <= MAX_COUNT:
+            self._costs.add(labels, cost)
+
+    def watch_recorder(self, depth: Callable[[], int], lost: Callable[[], int]) -> None:
+        """Ask these at every scrape, on the listener's thread; they return at once."""
+        self._recorder = (depth, lost)
+
+    # --- a scrape ---------------------------------------------------------------------------------------------
+
+    def collect(self) -> Iterator[Metric]:
+        """prometheus-client's interface of a collector."""
+        for family in self._families:
+            metric = family.collect()
+            metric.samples = Leisurely(metric.samples)
+            yield metric
+        depth, lost = (read() for read in self._recorder) if self._recorder is not None else (0, 0)
+        name = self._prefix + "recorder_"
+        yield GaugeMetricFamily(name + "queue_depth", "Records that are not in the database yet.", value=depth)
+        yield CounterMetricFamily(name + "lost_records_total", "Records that were dropped.", value=lost)
+
+    def _counter(self, name: str, text: str, labels: Labels) -> Numbers:
+        return self._kept(Numbers(CounterMetricFamily, self._prefix + name, text, labels))
+
+    def _gauge(self, name: str, text: str, labels: Labels) -> Numbers:
+        return self._kept(Numbers(GaugeMetricFamily, self._prefix + name, text, labels))
+
+    def _histogram(self, name: str, text: str, labels: Labels, buckets: Sequence[float]) -> Histograms:
+        return self._kept(Histograms(self._prefix + name, text, labels, buckets))
+
+    def _kept[F: Numbers | Histograms](self, family: F) -> F:
+        self._families.append(family)
+        return family
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """An interception under way, as labels."""
+
+    provider: str
+    model: str
+    route: str
+    who: Labels
+    started_at: datetime | None
+
+    @property
+    def place(self) -> Labels:
+        return (self.provider, self.model, self.route)

@@ -1,0 +1,340 @@
+"""One MCP server's connection, for its whole life.
+
+    start ─▶ connect ─▶ list ─▶ publish ─▶ wait ─ changed ─▶ list …
+                ▲                            │
+                └──── backoff ◀── lost ──────┘     while a server is away, its tools are withdrawn
+
+One task owns the connection from begin to end: anyio's cancel scopes must be left where they were entered. Calls run in
+tasks of their own, so that who waits for one can leave at once. The task learns of a loss by `Connection.lose`, which
+transports and calls use, or by what the library raises.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+import anyio
+import httpx2
+import mcp_types as types
+from mcp import Client, MCPError
+from mcp.client import IncomingMessage
+from mcp.client.subscriptions import ListenNotSupportedError, SubscriptionLost
+from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+from pydantic import ValidationError
+
+from aibridge_addon.config.schema import HttpServer, StdioServer
+from aibridge_addon.tools import CallError, catalog
+from aibridge_addon.tools.catalog import Listing, Offer
+
+if TYPE_CHECKING:
+    pass
+from aibridge_addon.tools.transports import GRACE, MAX_REASON, over_http, over_stdio
+
+logger = logging.getLogger(__name__)
+
+CONNECTED_WITHIN = 60.0
+"""Seconds until a list of tools is complete: `npx` installs a server before it starts it."""
+REFRESHED_EVERY = 300.0
+"""Seconds after which tools are listed again: not every server says when they change, or when it goes."""
+STABLE_AFTER = 30.0
+"""Seconds that a connection has to last for the next one to be tried at once."""
+MAX_PAGES = 100
+MIN_SECRET = 6
+REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (httpx2.TimeoutException, "it did not answer in time"),
+    (httpx2.TransportError, "it cannot be reached"),
+    (FileNotFoundError, "its command was not found: name its full path, or put its folder on PATH"),
+    (PermissionError, "its command may not be run"),
+    (ValidationError, "its answer is not valid MCP"),
+)
+Backoff = Callable[[int], float]
+Settings = HttpServer | StdioServer
+
+
+class SessionExpired(CallError):
+    """The server does not know our session any more, and so has not run the call."""
+
+
+class Connection:
+    """One server, over all of its connections."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Settings,
+        *,
+        publish: Callable[[], None],
+        backoff: Backoff,
+        clock: Callable[[], float],
+    ) -> None:
+        self.name = name
+        self.connected_within = CONNECTED_WITHIN
+        self.refreshed_every = REFRESHED_EVERY
+        self.expired = False
+        self.status = 0  # of the last HTTP error
+        self.tls: ssl.SSLContext | None = None
+        self.group: int | None = None  # of the program and all that it started
+        self._settings = settings
+        self._publish = publish
+        self._backoff = backoff
+        self._clock = clock
+        url = settings.public_url if isinstance(settings, HttpServer) else None
+        self.listing = Listing(name, url, settings.allow, settings.deny)
+        self._client: Client | None = None
+        self._calls: set[asyncio.Task[types.CallToolResult]] = set()
+        self._scope: anyio.CancelScope | None = None
+        self._wake = asyncio.Event()
+        self._up = asyncio.Event()
+        self._was_up = self._stopping = self._legacy = False
+        self._lost = self._said = ""
+        self._left_out: tuple[str, ...] = ()
+        self._secrets = sorted(_secrets(settings), key=len, reverse=True)
+
+    # --- what others ask and tell -----------------------------------------------------------------
+
+    async def call(self, tool: str, arguments: dict[str, Any], timeout: float) -> types.CallToolResult:
+        client = self._client
+        if client is None:
+            raise CallError(f"MCP server {self.name} is not connected")
+        if all(offer.name != tool for offer in self.listing.offers):
+            raise CallError(f"MCP server {self.name} does not offer the tool {tool!r} any more")
+        task = asyncio.ensure_future(client.call_tool(tool, arguments, read_timeout_seconds=timeout))
+        self._calls.add(task)
+        task.add_done_callback(self._call_ended)
+        try:
+            await asyncio.wait({task}, timeout=timeout)
+            if not task.done():
+                raise CallError(f"MCP server {self.name} did not answer within {timeout:g} s")
+            if task.cancelled():
+                raise CallError(f"the connection to MCP server {self.name} was closed")
+            return task.result()
+        except MCPError as e:
+            raise self._call_error(e, client, timeout) from None
+        except CallError:
+            raise
+        except Exception as e:  # noqa: BLE001 (the library's and strangers': `reason` knows what may be told)
+            raise CallError(f"MCP server {self.name}: {self.reason(e)}") from None
+        finally:
+            task.cancel()
+
+    def _call_error(self, error: MCPError, client: Client, timeout: float) -> CallError:
+        if error.code == types.REQUEST_TIMEOUT:
+            return CallError(f"MCP server {self.name} did not answer within {timeout:g} s")
+        current = self._client is client
+        if error.code == types.CONNECTION_CLOSED:
+            if current:
+                self.lose("the connection has ended")
+            return CallError(f"the connection to MCP server {self.name} was lost")
+        if self.expired:
+            if current:
+                self.lose("the session has expired")
+            return SessionExpired(f"the session with MCP server {self.name} has expired")
+        return CallError(f"MCP server {self.name}: {self.reason(error)}")
+
+    def _call_ended(self, task: asyncio.Task[types.CallToolResult]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # asyncio complains where nobody waited for it
+
+    async def back_until(self, deadline: float) -> None:
+        try:
+            await asyncio.wait_for(self._up.wait(), max(deadline - time.monotonic(), 0))
+        except TimeoutError:
+            raise CallError(f"MCP server {self.name} has lost our session, and is not back in time") from None
+
+    def lose(self, reason: str) -> None:
+        """The connection is known to be lost; so its tools are withdrawn."""
+        self._lost = self._lost or reason
+        self._client = None
+        self._up.clear()
+        self._wake.set()
+        self._offer(())
+
+    def change(self) -> None:
+        """The tools have changed, or may have."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._allow(GRACE if self._client is not None else 0)
+
+    def signal(self, number: int) -> bool:
+        """Send a signal to the program and all that it started; False when none of them is left."""
+        try:
+            if self.group is not None:
+                os.killpg(self.group, number)
+        except ProcessLookupError:
+            self.group = None  # it may be somebody else's from now on
+        except PermissionError:
+            pass  # some of them run as another user
+        return self.group is not None
+
+    def reason(self, error: BaseException) -> str:
+        """Say in short what was wrong: foreign texts only where they are meant for us, and without secrets."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, MCPError):
+            status = f" (HTTP {self.status})" if self.status else ""
+            return self.masked(" ".join(error.message.split()))[:MAX_REASON] + status
+        known = (text for kind, text in REASONS if isinstance(error, kind))
+        return next(known, type(error).__name__)
+
+    def masked(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, "[redacted]")
+        return text
+
+    # --- one connection after the other -----------------------------------------------------------
+
+    async def run(self) -> None:
+        await asyncio.sleep(0)  # tasks start eagerly in mitmproxy, and whoever starts us must not wait for a fork
+        failures = 0
+        while not self._stopping:
+            began = self._clock()
+            reason = await self._connection()
+            if not self._was_up:
+                self._legacy = not self._legacy  # some old servers end when they are asked which protocols they know
+            stable = self._was_up and self._clock() - began >= STABLE_AFTER
+            failures = 0 if stable else failures + 1
+            if not self._stopping:
+                self._say(logging.WARNING, "away", f"{reason}; trying again")
+                self._wake.clear()
+                await self._woken(self._backoff(failures) if failures else 0)
+
+    async def _connection(self) -> str:
+        """Connect, and stay until the connection ends. Returns why it did."""
+        self._lost, self._was_up, self.expired, self.status = "", False, False, 0
+        transport = (
+            over_http(self, self._settings)
+            if isinstance(self._settings, HttpServer)
+            else over_stdio(self, self._settings)
+        )
+        client = Client(
+            transport,
+            mode="legacy" if self._legacy else "auto",
+            cache=None,
+            read_timeout_seconds=self.connected_within,
+            message_handler=self._message,
+            client_info=types.Implementation(name="aibridge", version="1"),
+        )
+        try:
+            with anyio.CancelScope() as self._scope:
+                self._allow(self.connected_within)
+                async with client:
+                    # The library would run a stranger's schema, patterns included, in Python in our event loop.
+                    client.session.validate_tool_result = _not_validated  # type: ignore[method-assign]
+                    await self._serve(client)
+        except Exception as e:  # noqa: BLE001 (whatever it was, the next attempt follows, and `_say` tells)
+            self._lost = self._lost or self.reason(e)
+        finally:
+            self._scope = None
+            self.lose("it did not answer in time")
+        return self._lost
+
+    async def _serve(self, client: Client) -> None:
+        async with anyio.create_task_group() as tasks:
+            if client.protocol_version in MODERN_PROTOCOL_VERSIONS:
+                tasks.start_soon(self._subscribe, client)
+            while not self._lost and not self._stopping:
+                self._wake.clear()
+                self._allow(self.connected_within)
+                offers = await self._list(client)
+                self._allow(math.inf)
+                if not self._lost:
+                    self._client, self._was_up = client, True
+                    self._up.set()
+                    self._offer(offers)
+                    self._say(logging.INFO, f"connected, {len(offers)} tools")
+                    await self._woken(self.refreshed_every)
+            tasks.cancel_scope.cancel()
+        self._allow(GRACE)
+
+    async def _list(self, client: Client) -> tuple[Offer, ...]:
+        if client.server_capabilities.tools is None:
+            return ()
+        listed: list[Offer] = []
+        cursor: str | None = None
+        for _ in range(MAX_PAGES):
+            page = await client.list_tools(cursor=cursor)
+            listed += (Offer(tool.name, tool.description or tool.title or "", tool.input_schema) for tool in page.tools)
+            cursor = page.next_cursor
+            if not cursor or len(listed) > catalog.MAX_TOOLS:
+                break
+        else:
+            logger.warning("MCP server %s: its list of tools has more than %d pages", self.name, MAX_PAGES)
+        offers, left_out = catalog.admit(listed)
+        if left_out and left_out != self._left_out:
+            logger.warning("MCP server %s: %d tools left out: %s", self.name, len(left_out), ", ".join(left_out[:5]))
+        self._left_out = left_out
+        return offers
+
+    async def _subscribe(self, client: Client) -> None:
+        """Hear of changes, where the protocol is one in which this has to be asked for."""
+        while True:
+            try:
+                async with client.listen(tools_list_changed=True) as changes:
+                    self.change()  # before now, nobody listened
+                    async for _ in changes:
+                        self.change()
+            except (ListenNotSupportedError, MCPError, TimeoutError):
+                return
+            except SubscriptionLost:
+                pass
+            if self._lost:
+                return
+            await anyio.sleep(self._backoff(1))
+
+    async def _message(self, message: IncomingMessage) -> None:
+        if isinstance(message, types.ToolListChangedNotification):
+            self.change()
+
+    def _offer(self, offers: tuple[Offer, ...]) -> None:
+        self.listing = replace(self.listing, offers=offers)
+        self._publish()
+
+    def _allow(self, seconds: float) -> None:
+        """From now on, the connection may take this long."""
+        if self._scope is not None:
+            self._scope.deadline = anyio.current_time() + seconds
+
+    async def _woken(self, timeout: float) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), timeout)
+        except TimeoutError:
+            pass
+
+    def _say(self, level: int, state: str, why: str = "") -> None:
+        """Log a state when it is not the one that was logged last."""
+        if state == self._said:
+            level = logging.DEBUG
+        self._said = state
+        logger.log(level, "MCP server %s: %s%s", self.name, state, f": {why}" if why else "")
+
+
+async def _not_validated(name: str, result: types.CallToolResult) -> None:
+    pass
+
+
+def _secrets(settings: Settings) -> Iterator[str]:
+    """Every text of the configuration that must not be told."""
+    if isinstance(settings, HttpServer):
+        url = settings.url.get_secret_value()
+        parts = urlsplit(url)
+        texts = [url, parts.query, parts.password or "", *(value for _, value in parse_qsl(parts.query))]
+        texts += [word for value in settings.headers.values() for word in value.get_secret_value().split()]
+    else:
+        texts = [*settings.args, *(value.get_secret_value() for value in settings.env.values())]
+    yield from (text for text in texts if len(text) >= MIN_SECRET)
+
+
+# --- streamable HTTP ------------------------------------------------------------------------------

@@ -1,0 +1,121 @@
+"""The configured MCP servers, together: their tools as one catalogue, and calls to them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import mcp_types as types
+
+from aibridge_addon.tools import CallError, catalog
+from aibridge_addon.tools.catalog import Catalog, Tool
+
+if TYPE_CHECKING:
+    pass
+from aibridge_addon.tools.connection import (
+    CONNECTED_WITHIN,
+    REFRESHED_EVERY,
+    Backoff,
+    Connection,
+    SessionExpired,
+    Settings,
+)
+from aibridge_addon.tools.transports import GRACE
+
+logger = logging.getLogger(__name__)
+
+# Their logs hold URLs with keys, messages and tracebacks; what matters of it we say ourselves.
+LIBRARY_LOGGERS = ("mcp", "client", "httpx2", "httpcore2")
+
+
+def backoff(failures: int) -> float:
+    """Seconds to wait after so many failures in a row: 1 to 60, with jitter."""
+    return min(60.0, 2.0 ** min(failures - 1, 6) * random.uniform(1.0, 1.5))  # noqa: S311 (no secret)
+
+
+class Servers:
+    """All configured servers, and a snapshot of what they offer."""
+
+    def __init__(
+        self,
+        settings: Mapping[str, Settings],
+        *,
+        on_change: Callable[[Catalog], None] | None = None,
+        backoff: Backoff = backoff,
+        clock: Callable[[], float] = time.monotonic,
+        connected_within: float = CONNECTED_WITHIN,
+        refreshed_every: float = REFRESHED_EVERY,
+    ) -> None:
+        self._catalog = Catalog()
+        self._on_change = on_change
+        self._tasks: list[asyncio.Task[None]] = []
+        self._servers: dict[str, Connection] = {}
+        for name, entry in settings.items():
+            server = Connection(name, entry, publish=self._publish, backoff=backoff, clock=clock)
+            server.connected_within, server.refreshed_every = connected_within, refreshed_every
+            self._servers[name] = server
+
+    @property
+    def catalog(self) -> Catalog:
+        """What is offered now; a request keeps the snapshot that it began with."""
+        return self._catalog
+
+    def start(self) -> None:
+        """Connect in the background, on the running loop."""
+        for name in LIBRARY_LOGGERS:
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        loop = asyncio.get_running_loop()
+        self._tasks += [loop.create_task(server.run()) for server in self._servers.values()]
+
+    async def call(self, tool: Tool, arguments: dict[str, Any], timeout: float) -> types.CallToolResult:
+        """Call a tool. When this is cancelled, so is the server's request; nobody waits for that.
+
+        Raises:
+            CallError: there is no result, because of the server, the connection or the time.
+        """
+        server = self._servers.get(tool.server_name)
+        if server is None:
+            raise CallError(f"there is no MCP server {tool.server_name}")
+        deadline = time.monotonic() + timeout
+        try:
+            return await server.call(tool.original_name, arguments, timeout)
+        except SessionExpired:
+            await server.back_until(deadline)
+        return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001))
+
+    async def close(self, timeout: float = 3 * GRACE) -> None:
+        """End all connections and programs; after `timeout` seconds, or when this is cancelled, the hard way."""
+        for server in self._servers.values():
+            server.stop()
+        try:
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=timeout)
+        finally:
+            pending = [task for task in self._tasks if not task.done()]
+            self.kill()
+        if pending:
+            await asyncio.wait(pending, timeout=GRACE)
+
+    def kill(self) -> None:
+        """Kill all programs and drop all connections, for where nothing can be awaited any more."""
+        for task in self._tasks:
+            task.cancel()
+        for server in self._servers.values():
+            server.stop()
+            server.signal(signal.SIGKILL)
+
+    def _publish(self) -> None:
+        before, new = self._catalog, catalog.build(server.listing for server in self._servers.values())
+        if new == before:
+            return
+        self._catalog = new
+        count, many = len(new.tools), catalog.MANY_TOOLS
+        if count > many and count != len(before.tools):
+            logger.warning("%d MCP tools are offered, more than the %d that a request may have", count, many)
+        if self._on_change is not None:
+            self._on_change(new)

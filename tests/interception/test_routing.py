@@ -1,0 +1,323 @@
+"""From (host, method, path) to a provider, a dialect and an upstream address."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider
+from aibridge_addon.config.urls import BaseUrl
+from aibridge_addon.dialects import (
+    CHAT_COMPLETIONS,
+    CONVERSE,
+    CONVERSE_STREAM,
+    INVOKE,
+    INVOKE_STREAM,
+    MESSAGES,
+    RESPONSES,
+)
+from aibridge_addon.dialects.base import Dialect
+from aibridge_addon.interception.routing import OTHER, WEBSOCKET, Route, Router, host_pattern
+from aibridge_addon.providers import TYPES
+
+DEFAULTS = Router(DEFAULT_PROVIDERS)
+AZURE_HOST = "mine.openai.azure.com"
+BEDROCK_HOST = "bedrock-runtime.us-east-1.amazonaws.com"
+CLAUDE = "us.anthropic.claude-sonnet-4-5-20250929-v1:0"
+
+# host, path below it, dialect, template; each is bridged by POST
+PROXIED_BRIDGED: tuple[tuple[str, str, Dialect, str], ...] = (
+    ("api.anthropic.com", "/v1/messages", MESSAGES, "/v1/messages"),
+    ("api.openai.com", "/v1/chat/completions", CHAT_COMPLETIONS, "/v1/chat/completions"),
+    ("api.openai.com", "/v1/responses", RESPONSES, "/v1/responses"),
+    ("chatgpt.com", "/backend-api/codex/responses", RESPONSES, "/v1/responses"),
+    ("api.githubcopilot.com", "/chat/completions", CHAT_COMPLETIONS, "/chat/completions"),
+    ("api.individual.githubcopilot.com", "/responses", RESPONSES, "/responses"),
+    ("api.business.githubcopilot.com", "/v1/messages", MESSAGES, "/v1/messages"),
+    ("api.enterprise.githubcopilot.com", "/chat/completions", CHAT_COMPLETIONS, "/chat/completions"),
+    (
+        AZURE_HOST,
+        "/openai/deployments/gpt-5/chat/completions",
+        CHAT_COMPLETIONS,
+        "/openai/deployments/{id}/chat/completions",
+    ),
+    (AZURE_HOST, "/openai/v1/chat/completions", CHAT_COMPLETIONS, "/openai/v1/chat/completions"),
+    ("mine.cognitiveservices.azure.com", "/openai/responses", RESPONSES, "/openai/responses"),
+    ("mine.services.ai.azure.com", "/openai/v1/responses", RESPONSES, "/openai/v1/responses"),
+    ("mine.services.ai.azure.com", "/anthropic/v1/messages", MESSAGES, "/anthropic/v1/messages"),
+    (BEDROCK_HOST, f"/model/{CLAUDE}/invoke", INVOKE, "/model/{id}/invoke"),
+    (BEDROCK_HOST, f"/model/{CLAUDE}/converse", CONVERSE, "/model/{id}/converse"),
+    (BEDROCK_HOST, f"/model/{CLAUDE}/converse-stream", CONVERSE_STREAM, "/model/{id}/converse-stream"),
+    (
+        BEDROCK_HOST,
+        f"/model/{CLAUDE}/invoke-with-response-stream",
+        INVOKE_STREAM,
+        "/model/{id}/invoke-with-response-stream",
+    ),
+    ("bedrock-mantle.eu-west-1.api.aws", "/anthropic/v1/messages", MESSAGES, "/anthropic/v1/messages"),
+    ("bedrock-mantle.eu-west-1.api.aws", "/openai/v1/responses", RESPONSES, "/openai/v1/responses"),
+)
+
+# host, method, path, template; none is bridged
+PASSTHROUGH = (
+    ("api.anthropic.com", "GET", "/v1/messages", "/v1/messages"),
+    ("api.anthropic.com", "POST", "/v1/messages/count_tokens", "/v1/messages/count_tokens"),
+    ("api.anthropic.com", "GET", "/v1/models/claude-1", "/v1/models/*"),
+    ("api.anthropic.com", "POST", "/v1/messages/", "other"),
+    ("api.anthropic.com", "POST", "/v1/messagesX", "other"),
+    ("api.anthropic.com", "POST", "/V1/messages", "other"),
+    ("api.anthropic.com", "POST", "//v1/messages", "other"),
+    ("api.anthropic.com", "GET", "/", "other"),
+    ("api.openai.com", "GET", "/v1/models", "/v1/models"),
+    ("api.openai.com", "GET", "/v1/responses/resp_1", "/v1/responses/*"),
+    ("api.openai.com", "POST", "/v1/embeddings", "other"),
+    ("api.openai.com", "POST", "/chat/completions", "other"),
+    ("api.openai.com", "POST", "/v1chat/completions", "other"),
+    ("chatgpt.com", "GET", "/", "other"),
+    ("api.githubcopilot.com", "GET", "/models", "/models"),
+    ("api.githubcopilot.com", "GET", "/_ping", "/_ping"),
+    ("api.githubcopilot.com", "POST", "/auto", "/auto"),
+    ("api.githubcopilot.com", "POST", "/mcp/readonly", "/mcp/*"),
+    ("api.githubcopilot.com", "POST", "/embeddings", "other"),
+    (AZURE_HOST, "POST", "/openai/deployments/a/b/chat/completions", "other"),
+    (AZURE_HOST, "POST", "/openai/deployments//chat/completions", "other"),
+    (AZURE_HOST, "GET", "/openai/v1/responses/resp_1", "/openai/v1/responses/*"),
+    (BEDROCK_HOST, "POST", "/model/m/count-tokens", "/model/{id}/count-tokens"),
+    (BEDROCK_HOST, "POST", "/model/m/invoke-with-bidirectional-stream", "other"),
+    (BEDROCK_HOST, "GET", "/model/m/invoke", "/model/{id}/invoke"),
+    (BEDROCK_HOST, "POST", "/model//invoke", "other"),
+    (BEDROCK_HOST, "POST", "/guardrail/g/version/1/apply", "other"),
+)
+
+
+def proxied(host: str, method: str, target: str, router: Router = DEFAULTS) -> Route:
+    route = router.proxied(host, method, target)
+    assert route is not None
+    return route
+
+
+@pytest.mark.parametrize(("host", "path", "dialect", "template"), PROXIED_BRIDGED)
+def test_a_bridged_route_of_a_default_provider_is_found(host: str, path: str, dialect: Dialect, template: str) -> None:
+    route = proxied(host, "POST", path + "?beta=true")
+    assert (route.dialect, route.template) == (dialect, template)
+    assert route.target == path + "?beta=true"
+    assert route.query == "beta=true"
+
+
+ARN = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/a1b2c3"
+
+
+@pytest.mark.parametrize(
+    ("segment", "model"),
+    [
+        (CLAUDE, CLAUDE),
+        (CLAUDE.replace(":", "%3A"), CLAUDE),
+        (CLAUDE.replace(":", "%3a"), CLAUDE),
+        (ARN.replace(":", "%3A").replace("/", "%2F"), ARN),
+        ("%FF", "\N{REPLACEMENT CHARACTER}"),
+        ("100%", "100%"),
+    ],
+)
+def test_bedrocks_path_names_the_model_and_goes_upstream_as_it_came(segment: str, model: str) -> None:
+    for operation in ("invoke", "invoke-with-response-stream", "converse", "converse-stream"):
+        target = f"/model/{segment}/{operation}"
+        route = proxied(BEDROCK_HOST, "POST", target)
+        assert (route.model, route.target) == (model, target)
+
+
+def test_no_other_path_names_a_model() -> None:
+    """A deployment of Azure's is not its model."""
+    assert proxied(AZURE_HOST, "POST", "/openai/deployments/gpt-5/chat/completions").model == ""
+    assert proxied(BEDROCK_HOST, "POST", "/model/m/count-tokens").model == ""
+
+
+@pytest.mark.parametrize(("host", "method", "target", "template"), PASSTHROUGH)
+def test_everything_else_of_a_provider_is_passthrough(host: str, method: str, target: str, template: str) -> None:
+    route = proxied(host, method, target)
+    assert (route.dialect, route.template, route.target) == (None, template, target)
+
+
+@pytest.mark.parametrize("host", ["example.com", "api.anthropic.com.example.com", "xapi.openai.com", "openai.com", ""])
+def test_the_host_of_no_provider_has_no_route(host: str) -> None:
+    assert DEFAULTS.proxied(host, "POST", "/v1/messages") is None
+
+
+@pytest.mark.parametrize("host", ["API.Anthropic.com", "api.anthropic.com.", "API.ANTHROPIC.COM."])
+def test_a_host_is_found_in_any_case_and_with_the_root_dot(host: str) -> None:
+    assert proxied(host, "POST", "/v1/messages").provider.name == "anthropic"
+
+
+@pytest.mark.parametrize(
+    ("host", "matches"),
+    [
+        ("mine.openai.azure.com", True),
+        ("a.b.openai.azure.com", True),
+        ("openai.azure.com", False),
+        (".openai.azure.com", False),
+        ("mine.openai.azure.com.evil.example", False),
+        ("evil.example/.openai.azure.com", False),
+        ("evil.example\n.openai.azure.com", False),
+        ("mineXopenai.azure.com", False),
+    ],
+)
+def test_a_wildcard_stands_for_one_or_more_labels_and_nothing_else(host: str, matches: bool) -> None:
+    assert (host_pattern("*.openai.azure.com").fullmatch(host) is not None) is matches
+
+
+def test_the_first_provider_that_claims_a_host_has_it() -> None:
+    first = Provider(name="first", type="openai", hosts=("api.example",))
+    second = Provider(name="second", type="anthropic", hosts=("api.example",))
+    assert proxied("api.example", "GET", "/", Router([first, second])).provider is first
+
+
+def test_a_base_url_redirects_a_proxied_request_and_keeps_its_path() -> None:
+    provider = Provider(name="anthropic", type="anthropic", base_url=BaseUrl.parse("http://localhost:8123"))
+    route = proxied("api.anthropic.com", "POST", "/v1/messages?beta=true", Router([provider]))
+    assert route.base is not None
+    assert (route.base.origin, route.target) == ("http://localhost:8123", "/v1/messages?beta=true")
+
+
+def test_a_base_url_with_another_path_takes_the_place_of_the_vendors_prefix() -> None:
+    provider = Provider(name="openai", type="openai", base_url=BaseUrl.parse("http://localhost:8123/deep/v2"))
+    route = proxied("api.openai.com", "POST", "/v1/responses?x=1", Router([provider]))
+    assert (route.dialect, route.target) == (RESPONSES, "/deep/v2/responses?x=1")
+
+
+def test_without_a_base_url_a_request_goes_to_the_host_that_the_client_asked_for() -> None:
+    assert proxied(AZURE_HOST, "POST", "/openai/v1/responses").base is None
+
+
+# target, provider, upstream origin, upstream target, template
+GATEWAY = (
+    ("/anthropic/v1/messages", "anthropic", "https://api.anthropic.com", "/v1/messages", "/v1/messages"),
+    (
+        "/anthropic/v1/messages?beta=true",
+        "anthropic",
+        "https://api.anthropic.com",
+        "/v1/messages?beta=true",
+        "/v1/messages",
+    ),
+    ("/openai/v1/responses", "openai", "https://api.openai.com", "/v1/responses", "/v1/responses"),
+    ("/openai/v1/embeddings", "openai", "https://api.openai.com", "/v1/embeddings", "other"),
+    ("/chatgpt/v1/responses", "chatgpt", "https://chatgpt.com", "/backend-api/codex/responses", "/v1/responses"),
+    (
+        "/copilot-business/chat/completions",
+        "copilot-business",
+        "https://api.business.githubcopilot.com",
+        "/chat/completions",
+        "/chat/completions",
+    ),
+    (
+        "/api/v2/aibridge/anthropic/v1/messages",
+        "anthropic",
+        "https://api.anthropic.com",
+        "/v1/messages",
+        "/v1/messages",
+    ),
+)
+
+
+@pytest.mark.parametrize(("target", "provider", "origin", "upstream", "template"), GATEWAY)
+def test_a_gateway_path_names_the_provider_and_then_the_path_of_its_api(
+    target: str, provider: str, origin: str, upstream: str, template: str
+) -> None:
+    route = DEFAULTS.gateway("POST", target)
+    assert route is not None and route.base is not None
+    assert (route.provider.name, route.base.origin) == (provider, origin)
+    assert (route.target, route.template) == (upstream, template)
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "/",
+        "",
+        "*",
+        "/nobody/v1/messages",
+        "/anthropic",
+        "/anthropic?v1/messages",
+        "/Anthropic/v1/messages",
+        "//anthropic/v1/messages",
+        "/openai/chat/completions",
+        "/openai/v1chat",
+        "/azure/openai/v1/responses",
+        "/api/v2/aibridge",
+        "/api/v2/aibridge/",
+        "/api/v2/aibridgeanthropic/v1/messages",
+    ],
+)
+def test_any_other_gateway_path_has_no_route(target: str) -> None:
+    """Azure's and Bedrock's default hosts have wildcards: without a base URL nobody knows where they are."""
+    assert DEFAULTS.gateway("POST", target) is None
+
+
+def test_errors_of_a_passthrough_route_have_the_shape_of_their_provider() -> None:
+    assert proxied("api.anthropic.com", "GET", "/v1/models").errors is MESSAGES
+    assert proxied("api.openai.com", "GET", "/v1/models").errors is RESPONSES
+    assert proxied(BEDROCK_HOST, "POST", "/model/m/count-tokens").errors is INVOKE
+
+
+@given(host=st.text(max_size=40), method=st.text(max_size=8), target=st.text(max_size=80))
+def test_no_request_line_makes_routing_fail(host: str, method: str, target: str) -> None:
+    for name in (host, *(h for p in DEFAULT_PROVIDERS for h in p.hosts)):
+        DEFAULTS.proxied(name, method, target)
+    for prefix in ("", "/", "/openai", "/anthropic/", "/api/v2/aibridge/"):
+        DEFAULTS.gateway(method, prefix + target)
+
+
+@given(rest=st.text("abc/?.%*{}", max_size=40))
+def test_a_proxied_target_that_is_not_rewritten_passes_as_it_is(rest: str) -> None:
+    target = "/" + rest
+    assert proxied("api.anthropic.com", "POST", target).target == target
+    assert proxied("api.openai.com", "POST", "/v1" + target).target == "/v1" + target
+
+
+@given(rest=st.text("abc/?.%*{}\0é\n", max_size=60))
+def test_templates_are_bounded(rest: str) -> None:
+    known = {OTHER}
+    for kind in TYPES.values():
+        known |= {route.template for route in kind.bridged} | {route.template for route in kind.passthrough}
+    for provider in DEFAULT_PROVIDERS:
+        for host in provider.hosts:
+            name = host.replace("*", "x")
+            assert proxied(name, "POST", "/v1/" + rest).template in known
+            assert proxied(name, "POST", "/openai/deployments/" + rest + "/chat/completions").template in known
+
+
+# --- WebSockets -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "target"),
+    [
+        ("api.openai.com", "/v1/responses"),
+        ("api.openai.com", "/v1/responses?x=1"),
+        ("chatgpt.com", "/backend-api/codex/responses"),
+        ("api.githubcopilot.com", "/responses"),
+        ("mine.openai.azure.com", "/openai/v1/responses"),
+        ("mine.openai.azure.com", "/openai/responses?api-version=preview"),
+    ],
+)
+def test_an_upgrade_on_a_route_of_the_responses_api_is_passthrough_that_opens_a_bridged_socket(
+    host: str, target: str
+) -> None:
+    route = DEFAULTS.proxied(host, WEBSOCKET, target)
+    assert route is not None
+    assert (route.dialect, route.websocket, route.errors, route.known) == (None, RESPONSES, RESPONSES, True)
+
+
+@pytest.mark.parametrize(
+    ("host", "method", "target"),
+    [
+        ("api.openai.com", WEBSOCKET, "/v1/realtime"),
+        ("api.openai.com", WEBSOCKET, "/v1/responses/resp_1"),
+        ("api.openai.com", WEBSOCKET, "/v1/chat/completions"),
+        ("api.openai.com", "GET", "/v1/responses"),
+        ("api.openai.com", "POST", "/v1/responses"),
+        ("api.anthropic.com", WEBSOCKET, "/v1/messages"),
+    ],
+)
+def test_no_other_request_opens_one(host: str, method: str, target: str) -> None:
+    route = DEFAULTS.proxied(host, method, target)
+    assert route is not None and route.websocket is None

@@ -1,0 +1,48 @@
+"""Bridges with a database of their own, each with one client connection."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aibridge_addon.bridge import Bridge
+from aibridge_addon.config.schema import Settings
+from tests.support.scene import PROVIDERS, Scene
+
+MakeScene = Callable[..., Scene]
+
+
+@pytest.fixture
+async def make_scene(tmp_path: Path) -> AsyncIterator[MakeScene]:
+    """Make scenes; each flow of each must have been told to have ended, once."""
+    scenes: list[Scene] = []
+
+    def make(config: dict[str, Any] | None = None, **options: object) -> Scene:
+        database = tmp_path / f"{len(scenes)}.db"
+        defaults = {"database": f"sqlite:///{database}", "metrics": {"listen": None}, "providers": PROVIDERS}
+        bridge = Bridge(Settings.model_validate(defaults | (config or {})))
+        bridge.start()
+        scenes.append(Scene(bridge, database, **options))
+        return scenes[-1]
+
+    yield make
+    for scene in scenes:
+        await scene.bridge.close(10)
+        assert len(scene.bridge.under_way) == 0, "a flow was never told to have ended"
+        ended = [id(flow) for flow, _ in scene.ends]
+        assert len(ended) == len(set(ended)), f"a flow was told twice to have ended: {scene.ends}"
+        scene.playbook.expect_nothing()
+
+
+@pytest.fixture
+def scene(make_scene: MakeScene) -> Scene:
+    return make_scene()
+
+
+@pytest.fixture
+def plain_chat(make_scene: MakeScene) -> Scene:
+    """With chat streams left as they are."""
+    return make_scene({"recording": {"ask_chat_usage": False}})

@@ -1,0 +1,200 @@
+"""The SQLite file: migrations, durability, several that use it at once, and a file that cannot be written to."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import pytest
+from sqlite_utils import Database
+
+from aibridge_addon.config.schema import Recording
+from aibridge_addon.recording.rows import RowBuilder
+from aibridge_addon.recording.sqlite import store as store_module
+from aibridge_addon.recording.sqlite.migrations import migrate
+from aibridge_addon.recording.sqlite.store import SqliteStore
+from aibridge_addon.records import DatabaseUnavailable, Record
+from tests.support.database import Table, query, read_table
+from tests.support.examples import CHILD_ROWS, COMMON, PROMPT, STARTED, STARTED_ROW, called, interceptions, started
+
+Open = Callable[..., SqliteStore]
+STEPS = ["001_initial", "002_continuations"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "aibridge.db"
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Open]:
+    """Open stores, each on a connection of its own, and close them."""
+    stores: list[SqliteStore] = []
+
+    def make(*, durable: bool = True, **recording: Any) -> SqliteStore:
+        store = SqliteStore(path, RowBuilder(Recording.model_validate(recording)), durable=durable)
+        store.open()
+        stores.append(store)
+        return store
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+# --- the file ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("durable", "synchronous"), [(True, 2), (False, 1)], ids=["FULL", "NORMAL"])
+def test_the_file_is_in_wal_mode_and_a_commit_is_as_durable_as_wanted(
+    path: Path, opened: Open, durable: bool, synchronous: int
+) -> None:
+    store = opened(durable=durable)
+    assert query(path, "pragma journal_mode") == [{"journal_mode": "wal"}]
+    assert store._db is not None  # what is asked for is a property of the connection
+    assert store._db.execute("pragma synchronous").fetchone() == (synchronous,)
+
+
+def test_rows_can_be_read_while_the_store_is_open_and_stay_after_it_is_closed(path: Path, opened: Open) -> None:
+    store = opened()
+    store.write([STARTED])
+    assert interceptions(path) == {"i1": STARTED_ROW}
+    store.close()
+    store.close()
+    assert interceptions(path) == {"i1": STARTED_ROW}
+
+
+def test_opening_again_changes_no_schema_and_no_row(path: Path, opened: Open) -> None:
+    opened().write([STARTED, PROMPT])
+    before = query(path, "select * from sqlite_master") + query(path, "select * from _sqlite_migrations")
+    rows = [read_table(path, table) for table in get_args(Table)]
+    opened()
+    with closing(sqlite3.connect(path)) as connection:
+        migrate(Database(connection))
+    assert query(path, "select * from sqlite_master") + query(path, "select * from _sqlite_migrations") == before
+    assert [read_table(path, table) for table in get_args(Table)] == rows
+
+
+def test_the_columns_are_those_that_dashboards_know(path: Path, opened: Open) -> None:
+    opened()
+    for table in get_args(Table):
+        columns = {row["name"] for row in query(path, f"pragma table_info({table})")}
+        expected = (
+            STARTED_ROW if table == "aibridge_interceptions" else {"id": 0} | COMMON | CHILD_ROWS[cast(Table, table)][1]
+        )
+        assert columns == set(expected)
+
+
+def test_many_threads_may_open_a_new_file_at_once(path: Path) -> None:
+    threads = 8
+    barrier = threading.Barrier(threads)
+
+    def work(number: int) -> None:
+        store = SqliteStore(path, RowBuilder(Recording()), durable=True)
+        barrier.wait(30)
+        store.open()
+        store.write([started(f"i{number}")])
+        store.close()
+
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
+    assert set(interceptions(path)) == {f"i{number}" for number in range(threads)}
+    assert [row["name"] for row in query(path, "select name from _sqlite_migrations order by name")] == STEPS
+
+
+def test_several_processes_may_open_a_new_file_at_once(path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from aibridge_addon.config.schema import Recording;"
+        "from aibridge_addon.recording.rows import RowBuilder;"
+        "from aibridge_addon.recording.sqlite.store import SqliteStore;"
+        "store = SqliteStore(Path(sys.argv[1]), RowBuilder(Recording()), durable=True);"
+        "print('ready', flush=True); sys.stdin.readline(); store.open(); store.close()"
+    )
+    pipe = subprocess.PIPE
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, path], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        for _ in range(3)
+    ]
+    try:
+        for process in processes:
+            assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        results = [process.communicate("go\n", timeout=60) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in processes] == [0, 0, 0], results
+    assert [row["name"] for row in query(path, "select name from _sqlite_migrations order by name")] == STEPS
+
+
+def test_two_who_write_at_the_same_time_wait_for_each_other(path: Path) -> None:
+    """A transaction that begins with a read and then writes would fail at once, however long it may wait."""
+
+    def work(name: str) -> None:
+        store = SqliteStore(path, RowBuilder(Recording()), durable=False)
+        store.open()
+        for number in range(150):
+            store.write(
+                [started(f"{name}{number}", after=f"{name}{number - 1}"), called(f"{name}{number}", f"{name}{number}")]
+            )
+        store.close()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, ("a", "b")))
+    rows = interceptions(path)
+    assert len(rows) == 300
+    assert all(rows[f"{name}149"]["thread_root_id"] == f"{name}0" for name in "ab")
+
+
+# --- a file that cannot be written to ---------------------------------------------------------------------------
+
+
+def test_a_locked_file_is_unavailable_until_it_is_free_again(
+    path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_MS", 0)
+    store = opened()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with pytest.raises(DatabaseUnavailable, match="locked"):
+            store.write([STARTED])
+        other.execute("rollback")
+    store.write([STARTED])
+    assert interceptions(path) == {"i1": STARTED_ROW}
+
+
+def test_a_full_disk_is_unavailable_until_there_is_room_again(path: Path, opened: Open) -> None:
+    store = opened()
+    assert store._db is not None
+    store._db.execute("pragma max_page_count = 1")
+    batch: list[Record] = [STARTED, replace(PROMPT, prompt="long " * 100_000)]
+    with pytest.raises(DatabaseUnavailable, match="full"):
+        store.write(batch)
+    store._db.execute("pragma max_page_count = 1000000")
+    store.write(batch)
+    assert interceptions(path) == {"i1": STARTED_ROW}
+
+
+def test_a_file_that_is_locked_or_no_database_cannot_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_MS", 0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin exclusive")
+        with pytest.raises(DatabaseUnavailable, match=r"aibridge\.db: .*locked"):
+            SqliteStore(path, RowBuilder(Recording()), durable=True).open()
+    path.write_bytes(b"this is no database\n" * 100)
+    with pytest.raises(DatabaseUnavailable, match="not a database"):
+        SqliteStore(path, RowBuilder(Recording()), durable=True).open()
+
+
+@pytest.mark.parametrize("name", [".", "missing/aibridge.db"])
+def test_a_path_where_no_file_can_be_is_unavailable(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DatabaseUnavailable, match="unable to open"):
+        SqliteStore(tmp_path / name, RowBuilder(Recording()), durable=True).open()

@@ -1,0 +1,206 @@
+"""The records in real SQLite files: the row of every record, and how interceptions belong together."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from aibridge_addon import records
+from aibridge_addon.config.schema import Recording
+from aibridge_addon.recording.rows import RowBuilder
+from aibridge_addon.recording.sqlite.store import SqliteStore
+from tests.support.database import Table, read_table
+from tests.support.examples import (
+    CHILD_ROWS,
+    COMMON,
+    ENDED,
+    ENDED_ROW,
+    PASSTHROUGH,
+    PROMPT,
+    STARTED,
+    STARTED_ROW,
+    THOUGHT,
+    TOOL,
+    called,
+    interceptions,
+    started,
+)
+
+Open = Callable[..., SqliteStore]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "aibridge.db"
+
+
+@pytest.fixture
+def opened(path: Path) -> Iterator[Open]:
+    """Open stores, each on a connection of its own, and close them."""
+    stores: list[SqliteStore] = []
+
+    def make(*, durable: bool = True, **recording: Any) -> SqliteStore:
+        store = SqliteStore(path, RowBuilder(Recording.model_validate(recording)), durable=durable)
+        store.open()
+        stores.append(store)
+        return store
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+# --- rows -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("table", get_args(Table)[1:])
+def test_a_record_is_a_row(path: Path, opened: Open, table: Table) -> None:
+    record, expected = CHILD_ROWS[table]
+    opened().write([STARTED, record])
+    (row,) = read_table(path, table)
+    assert len(row.pop("id")) == 36
+    assert row == COMMON | expected
+
+
+def test_an_interception_under_way_is_a_row_without_its_end(path: Path, opened: Open) -> None:
+    opened().write([STARTED])
+    assert interceptions(path) == {"i1": STARTED_ROW}
+
+
+@pytest.mark.parametrize(
+    "batches", [[[STARTED, PROMPT, ENDED]], [[STARTED], [PROMPT], [ENDED]], [[STARTED, PROMPT], [ENDED]]]
+)
+def test_an_interceptions_end_is_the_same_row_in_whatever_batch_it_comes(
+    path: Path, opened: Open, batches: list[list[records.Record]]
+) -> None:
+    store = opened()
+    for batch in batches:
+        store.write(batch)
+    assert interceptions(path) == {"i1": ENDED_ROW}
+    assert len(read_table(path, "aibridge_user_prompts")) == 1
+
+
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize(
+    ("asked", "answered", "stored"),
+    [("claude-1", "claude-1-x", "claude-1"), ("", "gpt-5", "gpt-5"), ("", None, ""), ("claude-1", None, "claude-1")],
+)
+def test_the_model_that_answered_stands_in_only_where_none_was_named(
+    path: Path, opened: Open, together: bool, asked: str, answered: str | None, stored: str
+) -> None:
+    store = opened()
+    begin, end = replace(STARTED, model=asked), replace(ENDED, model=answered)
+    batches: list[list[records.Record]] = [[begin, end]] if together else [[begin], [end]]
+    for batch in batches:
+        store.write(batch)
+    assert interceptions(path)["i1"]["model"] == stored
+
+
+def test_several_interceptions_in_a_batch_keep_to_their_own_rows(path: Path, opened: Open) -> None:
+    store = opened()
+    store.write([started("a"), started("b"), replace(ENDED, interception_id="b", status="completed"), started("c")])
+    store.write([replace(ENDED, interception_id="c"), replace(ENDED, interception_id="a", http_status=200)])
+    rows = interceptions(path)
+    assert {name: (row["status"], row["http_status"]) for name, row in rows.items()} == {
+        "a": ("failed", 200),
+        "b": ("completed", 529),
+        "c": ("failed", 529),
+    }
+
+
+def test_a_passthrough_and_the_end_of_what_never_began_are_no_rows(path: Path, opened: Open) -> None:
+    opened().write([PASSTHROUGH, ENDED])
+    assert all(read_table(path, table) == [] for table in get_args(Table))
+
+
+def test_what_is_not_to_be_recorded_leaves_rows_without_text(path: Path, opened: Open) -> None:
+    opened(prompts=False, tool_inputs=False, thoughts=False).write([STARTED, PROMPT, TOOL, THOUGHT])
+    assert read_table(path, "aibridge_user_prompts")[0]["prompt"] is None
+    assert read_table(path, "aibridge_tool_usages")[0]["input"] is None
+    assert read_table(path, "aibridge_tool_usages")[0]["tool"] == "Read"
+    assert read_table(path, "aibridge_model_thoughts")[0]["content"] is None
+
+
+def test_the_operators_patterns_are_redacted_in_every_text(path: Path, opened: Open) -> None:
+    opened(redact=["[Ll]et|boom|Grüße|/é"]).write([STARTED, PROMPT, TOOL, THOUGHT])
+    assert read_table(path, "aibridge_model_thoughts")[0]["content"] == "[redacted] me see"
+    assert str(read_table(path, "aibridge_user_prompts")[0]["prompt"]).startswith("[redacted] 😀")
+    tool = read_table(path, "aibridge_tool_usages")[0]
+    assert (tool["input"]["path"], tool["invocation_error"]) == ("[redacted]", "[redacted]")
+
+
+def test_a_batch_with_a_record_that_is_refused_leaves_nothing_behind(path: Path, opened: Open) -> None:
+    store = opened()
+    store.write([STARTED])
+    with pytest.raises(sqlite3.IntegrityError):
+        store.write([PROMPT, started("i2"), STARTED, ENDED])
+    assert interceptions(path) == {"i1": STARTED_ROW} and read_table(path, "aibridge_user_prompts") == []
+    store.write([ENDED])
+    assert interceptions(path) == {"i1": ENDED_ROW}
+
+
+# --- lineage ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "in a batch each"])
+def test_an_interception_that_brings_a_tools_result_belongs_to_the_one_that_asked(
+    path: Path, opened: Open, together: bool
+) -> None:
+    store = opened()
+    chain = [
+        started("root"),
+        called("root", "t1"),
+        replace(ENDED, interception_id="root"),
+        started("second", after="t1"),
+        called("second", "t2"),
+        called("second", "t3"),
+        started("third", after="t3"),
+    ]
+    for batch in [chain] if together else [[record] for record in chain]:
+        store.write(batch)
+    rows = interceptions(path)
+    threads = {name: (row["thread_parent_id"], row["thread_root_id"], row["session_id"]) for name, row in rows.items()}
+    assert threads == {
+        "root": (None, None, "root"),
+        "second": ("root", "root", "root"),
+        "third": ("second", "root", "root"),
+    }
+    assert rows["root"]["status"] == "failed" and rows["third"]["correlating_tool_call_id"] == "t3"
+
+
+def test_the_clients_own_session_counts_before_the_thread(path: Path, opened: Open) -> None:
+    opened().write([started("root"), called("root", "t1"), started("second", after="t1", session="mine")])
+    assert interceptions(path)["second"]["session_id"] == "mine"
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_another_users_call_is_never_linked(path: Path, opened: Open, together: bool) -> None:
+    store = opened()
+    chain = [started("root", who="ada"), called("root", "t1"), started("second", after="t1", who="eve")]
+    for batch in [chain] if together else [[record] for record in chain]:
+        store.write(batch)
+    row = interceptions(path)["second"]
+    assert (row["thread_parent_id"], row["thread_root_id"], row["session_id"]) == (None, None, "second")
+
+
+def test_a_call_that_nobody_made_is_linked_to_nothing(path: Path, opened: Open) -> None:
+    opened().write([started("second", after="t1")])
+    assert interceptions(path)["second"]["thread_parent_id"] is None
+
+
+def test_of_calls_with_the_same_id_the_latest_one_counts(path: Path, opened: Open) -> None:
+    opened().write(
+        [
+            started("new"),
+            started("old"),
+            called("new", "t1", seconds=9),
+            called("old", "t1"),
+            started("next", after="t1"),
+        ]
+    )
+    assert interceptions(path)["next"]["thread_parent_id"] == "new"
