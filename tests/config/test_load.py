@@ -21,7 +21,7 @@ from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider
 from aibridge_addon.config.schema import HttpServer, Mcp, Settings, StdioServer
 from aibridge_addon.config.urls import BaseUrl, DatabaseUrl
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "configuration.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 SECRET = "hunter2-never-print-me"
 
 Write = Callable[..., Settings]

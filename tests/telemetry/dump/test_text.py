@@ -191,9 +191,9 @@ def test_a_note_is_one_line_of_plain_text() -> None:
 
 
 def test_the_document_names_all_that_is_masked() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "dumps.md").read_text()
-    rows = re.findall(r"^\| (?:Headers|Query).*?\| (.*)$", page, re.MULTILINE)
-    headers, query = (re.findall(r"`([^`]+)`", row) for row in rows)
+    page = (Path(__file__).parents[3] / "docs" / "dumps.md").read_text()
+    lists = re.findall(r"^\*\*(?:Headers|Query)\*\*:(.*?)(?=^\*\*)", page, re.MULTILINE | re.DOTALL)
+    headers, query = (re.findall(r"`([^`]+)`", names) for names in lists)
     masked = [name.decode() for name in (*dump_text.MASKED_HEADERS, *dump_text.MASKED_ENDINGS)]
     assert sorted(headers) == sorted(masked)
     assert sorted(query) == sorted(dump_text.MASKED_PARAMETERS)

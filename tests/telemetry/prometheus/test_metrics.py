@@ -26,7 +26,7 @@ from aibridge_addon.telemetry.prometheus.metrics import Metrics
 from tests.support import examples
 from tests.support.reading import NOON
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "metrics.md"
+DOCUMENT = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 STARTED = examples.STARTED
 ENDED = replace(examples.ENDED, status="completed", model=None, ended_at=NOON + timedelta(seconds=3))
