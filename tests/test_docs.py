@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,22 @@ PAGES = sorted(
     page for folder in (".", "certs", "docs", "docs/decisions", "fixtures") for page in (ROOT / folder).glob("*.md")
 )
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-SHELL_PAGES = ("README.md", "docs/operations.md", "certs/README.md", "docs/clients.md")
+SHELL_PAGES = ("README.md", "docs/quick-start.md", "docs/operations.md", "certs/README.md", "docs/clients.md")
 
-OTHER_PROGRAMS = frozenset({"make", "export", "cat", "touch", "claude"})
+OTHER_PROGRAMS = frozenset({"make", "export", "cat", "touch", "claude", "codex"})
 """Programs in shell examples that do not come with the project."""
+
+MAX_LINE = 120
+"""Characters of a line of prose or code; a page is read in a terminal, too."""
+MAX_ROW = 200
+"""Characters of a table's row, which cannot be wrapped."""
+NOT_PLAIN = re.compile(r"\b(?:tells?|told|nobody|somebody|whoever|strangers?|believed)\b", re.IGNORECASE)
+"""Words that make a reader stumble: a component reports, returns or refuses, and nothing in it is a person."""
+
+FOREIGN_NAMES = frozenset({"Omit", "responses.connect"})
+"""Calls on the pages that are of a client's library."""
+PATH = re.compile(r"(?:[\w.-]+/){2,}|(?:[\w.-]+/)*[\w-]+\.(?:md|py|toml|txt)")
+"""A relative path: a file of a kind that we have, or a folder in a folder."""
 
 # In pieces, so that this file does not name them itself.
 REGISTRIES = tuple(
@@ -48,6 +61,7 @@ REGISTRIES = tuple(
 HOME = re.compile(r"(?<![\w.<>*{}-])/(?:(?:home|Users)/[\w.-]+/|r[o]ot/)")
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+INLINE = re.compile(r"`([^`\n]+)`")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -57,8 +71,17 @@ def read(name: str) -> str:
 
 def code_of(text: str) -> str:
     """All code of a page, one piece a line."""
-    inline = re.findall(r"`([^`\n]+)`", FENCE.sub("", text))
-    return "\n".join([*inline, *(body for _, body in FENCE.findall(text))])
+    return "\n".join([*inline_of(text), *(body for _, body in FENCE.findall(text))])
+
+
+def inline_of(text: str) -> list[str]:
+    """The pieces of code within a page's prose."""
+    return INLINE.findall(FENCE.sub("", text))
+
+
+@cache
+def sources() -> str:
+    return "\n".join(path.read_text() for path in sorted(PACKAGE.rglob("*.py")))
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -112,8 +135,9 @@ def test_every_column_is_described_in_its_order_and_no_other(database: Database)
 
 def test_every_query_runs(database: Database) -> None:
     asked = [query for block in blocks(read("docs/schema.md"), "sql") for query in block.split(";") if query.strip()]
-    asked += [words[-1] for words in commands(read("README.md")) if words[0].endswith("sqlite-utils")]
-    assert len(asked) == 4
+    pages = ("README.md", "docs/quick-start.md")
+    asked += [words[-1] for page in pages for words in commands(read(page)) if words[0].endswith("sqlite-utils")]
+    assert len(asked) == 5
     for query in asked:
         assert database.execute(query).fetchall() == []
 
@@ -139,7 +163,7 @@ def test_every_page_is_listed_in_the_index() -> None:
 
 
 def test_every_module_and_function_on_a_bytes_way_is_there() -> None:
-    code = "\n".join(path.read_text() for path in PACKAGE.rglob("*.py"))
+    code = sources()
     page = code_of(read("docs/how-a-byte-travels.md"))
     modules = re.findall(r"^([\w/]+\.py)$", page, re.MULTILINE)
     functions = re.findall(r"^(?:(\w+)\.)?(\w+)\(\)$", page, re.MULTILINE)
@@ -151,19 +175,48 @@ def test_every_module_and_function_on_a_bytes_way_is_there() -> None:
     assert undefined == []
 
 
-def test_what_is_not_there_yet_is_at_least_in_the_configuration() -> None:
+def test_what_is_not_there_yet_is_accepted_or_refused_as_the_page_says() -> None:
+    accepted, refused = set[str](), set[str]()
+    for bullet in re.findall(
+        r"^- (.*?)(?=^- |^$)", section(read("README.md"), "Not there yet"), re.MULTILINE | re.DOTALL
+    ):
+        keys = [key for key in INLINE.findall(bullet) if re.fullmatch(r"[a-z_]+(\[\])?(\.[a-z_]+)?", key)]
+        (refused if bullet.startswith("Refused") else accepted).update(keys)
+    assert accepted == {"recording.retention", "database"}
+    assert len(refused) > 10
+    assert {key for key in accepted if not is_a_key(key)} == set()
+    assert {key for key in refused if is_a_key(key)} == set()
+
+
+def is_a_key(path: str) -> bool:
+    value = plain(Settings())
+    for part in re.findall(r"\w+", path):
+        value = value[0] if isinstance(value, list) else value
+        if part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def test_every_command_there_is_has_a_place_in_the_readme() -> None:
     text = section(read("README.md"), "Not there yet")
-    keys = re.findall(
-        r"`([\w\[\].]+)`", "\n".join(line.partition(":")[0] for line in text.splitlines() if line[:2] == "- ")
+    assert re.findall(r"`aibridge ([a-z]+)`", text) == sorted(
+        command.__name__.rpartition(".")[2] for command in cli.COMMANDS
     )
-    assert keys
-    known = plain(Settings())
-    for key in keys:
-        value = known
-        for part in re.findall(r"\w+", key):
-            value = value[0] if isinstance(value, list) else value
-            assert part in value, key
-            value = value[part]
+
+
+def test_every_decision_is_listed_in_its_order_under_its_title() -> None:
+    decisions = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    titles = [page.read_text().partition("\n")[0].removeprefix("# ") for page in decisions]
+    listed = re.findall(r"^(\d+\.) \[([^\]]+)\]\(decisions/([^)]+)\)$", read("docs/index.md"), re.MULTILINE)
+    assert [f"{number} {title}" for number, title, _ in listed] == titles
+    assert [name for *_, name in listed] == [page.name for page in decisions]
+
+
+@pytest.mark.parametrize("heading", ["Context", "Decision", "Alternatives", "Consequences"])
+def test_every_decision_has_the_same_sections(heading: str) -> None:
+    for page in (ROOT / "docs" / "decisions").glob("*.md"):
+        assert section(page.read_text(), heading).strip(), page.name
 
 
 # --- what the documentation names, is there ---------------------------------------------------------------------------
@@ -196,6 +249,40 @@ def test_every_subcommand_and_its_options_exist(page: str, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_every_function_that_a_page_names_exists(name: str) -> None:
+    named = [code[:-2] for code in inline_of(read(name)) if re.fullmatch(r"[\w.]+\(\)", code)]
+    for function in (function for function in named if function not in FOREIGN_NAMES):
+        owner, _, method = function.rpartition(".")
+        assert re.search(rf"\b(?:def|class) {method}\b|\b{method} = ", sources()), function
+        assert not owner or re.search(rf"^class {owner}\b", sources(), re.MULTILINE), function
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_path_that_a_page_names_exists(name: str) -> None:
+    for path in filter(PATH.fullmatch, inline_of(read(name))):
+        places = (ROOT / path, PACKAGE / path, (ROOT / name).parent / path)
+        assert any(place.exists() for place in places), path
+
+
+def test_a_path_that_does_not_exist_would_be_found() -> None:
+    paths = ["wire/sse.py", "proxy/stream/", "schema.py", "docs/missing.md", "tests/support/aws_frames.py"]
+    assert list(filter(PATH.fullmatch, paths)) == paths
+    assert list(filter(PATH.fullmatch, ["/v1/messages", "mux/", "HTTP/1.1", "us.anthropic", "~/.mitmproxy"])) == []
+
+
+def test_every_message_of_the_troubleshooting_page_is_in_the_code() -> None:
+    """Messages of mitmproxy, SQLite and the system are marked; those of clients are in a table of another kind."""
+    missing = []
+    for table in re.findall(r"^\|.*\bMessage \|.*\n(?:\|.*\n)+", read("docs/troubleshooting.md"), re.MULTILINE):
+        column = table.partition("\n")[0].strip("|").split("|").index(" Message ")
+        for row in table_rows(table):
+            if not re.search(r"(?:mitmproxy|SQLite|The system)'s message", "".join(row)):
+                pieces = [piece.strip() for code in INLINE.findall(row[column]) for piece in code.split("…")]
+                missing += [piece for piece in pieces if piece and piece not in sources()]
+    assert missing == []
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_every_relative_link_resolves(name: str) -> None:
     page = ROOT / name
     for link in LINK.findall(FENCE.sub("", page.read_text())):
@@ -211,6 +298,29 @@ def test_every_relative_link_resolves(name: str) -> None:
 def anchors(text: str) -> set[str]:
     headings = re.findall(r"^#+ (.*)$", FENCE.sub("", text), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+# --- how pages are written --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_line_is_longer_than_a_screen(name: str) -> None:
+    """What a program prints, in a block without a language, stays as it is; so does a line that is one long link."""
+    text = FENCE.sub(lambda block: block[0] if block[1] else "", read(name))
+    lines = [line for line in text.splitlines() if not re.fullmatch(r"\S*https?://\S+", line.strip())]
+    long = [line for line in lines if len(line) > (MAX_ROW if line.startswith("|") else MAX_LINE)]
+    assert long == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_page_is_in_plain_words(name: str) -> None:
+    assert NOT_PLAIN.findall(read(name)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("docs/") or name == "certs/README.md"])
+def test_every_page_begins_with_a_paragraph_that_says_whom_it_is_for(name: str) -> None:
+    first = FENCE.sub("", read(name)).split("\n\n")[1]
+    assert re.match(r"This page is (?:the reference [\w' ]+, )?for ", " ".join(first.split())), first
 
 
 # --- what no file may hold --------------------------------------------------------------------------------------------
