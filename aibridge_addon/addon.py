@@ -24,7 +24,7 @@ from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, tool_turn, websocket
 from aibridge_addon.proxy.flow.request_head import Intake, guarded
-from aibridge_addon.proxy.flow.state import state_of
+from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
 from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
 from aibridge_addon.records import DatabaseUnavailable, Tunnelled
@@ -152,7 +152,7 @@ class AIBridge:
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         state = state_of(flow)
-        if state is None or state.route.dialect is None or flow.response is not None:
+        if not isinstance(state, Bridged) or flow.response is not None:
             return None
         began = time.perf_counter()
         waiting = request.read_request(flow, state)
@@ -164,7 +164,7 @@ class AIBridge:
 
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
         try:
-            await dispatch.dispatch(flow)
+            await dispatch.make_ready(flow)
         except Exception:  # half ready, it might go to another host than the configuration says
             logger.exception("aibridge: a request could not be made ready for its provider")
             dispatch.refuse_unready(flow)
@@ -173,14 +173,18 @@ class AIBridge:
         await dispatch.pause(flow)
 
     async def aibridge_commit(self, flow: http.HTTPFlow) -> None:
-        await answer.commit(flow)
+        state = state_of(flow)
+        if isinstance(state, Bridged):
+            await answer.commit(flow, state)
 
     async def aibridge_turn(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
-        if state is not None and state.exchange is not None and state.exchange.loop is not None:
-            await tool_turn.turn_ended(flow)
-        elif not answer.another_turn(flow):
-            await answer.commit(flow)
+        if not isinstance(state, Bridged) or state.exchange is None:
+            return
+        if (tools := state.splicing) is not None:
+            await tool_turn.turn_ended(flow, state, tools)
+        else:
+            await answer.first_turn_refused(flow, state, state.exchange)
 
     def websocket_start(self, flow: http.HTTPFlow) -> None:
         websocket.opened(flow)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.config.errors import ConfigError, Problem
@@ -34,6 +35,11 @@ DUMPS_TIMEOUT = 2.0
 """Seconds that the last dumps may take to be written at the end."""
 
 
+def utc_now() -> datetime:
+    """The clock of records and of what expires."""
+    return datetime.now(UTC)
+
+
 class Bridge:
     """Used on one event loop. `emit` hands a record to every sink; it never blocks and never raises."""
 
@@ -60,7 +66,7 @@ class Bridge:
         self.under_way = UnderWay()
         self.servers = _servers(settings)
         """The MCP servers whose tools are injected; None: there are none."""
-        self.continuations = Continuations(SqliteReader(path)) if self.servers is not None else None
+        self.continuations = Continuations(SqliteReader(path), now=utc_now) if self.servers is not None else None
         """What interceptions with tools leave for later requests."""
         self.dumper = _dumper(settings)
         self.refuses_usage: set[str] = set()

@@ -14,7 +14,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import msgspec
@@ -39,10 +39,6 @@ MAX_BYTES = 64 * 2**20
 ABSENT_FOR = timedelta(minutes=1)
 """For so long the database is not asked again for what it did not have: a long history names hundreds of calls."""
 MAX_ABSENT = 32_768
-
-
-def utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +76,7 @@ _turn = msgspec.json.Decoder(KeptTurn)
 class Continuations:
     """Used on one event loop."""
 
-    def __init__(self, reader: Reader, *, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, reader: Reader, *, now: Callable[[], datetime]) -> None:
         self._reader = reader
         self._now = now
         self._known: OrderedDict[str, Stored] = OrderedDict()

@@ -111,7 +111,7 @@ class ResponsesSocket:
         return left
 
     def withdraw(self, exchange: Exchange) -> None:
-        """The request that has begun this interception goes to nobody."""
+        """The request that has begun this interception is not passed on."""
         self._open = [entry for entry in self._open if entry.exchange is not exchange]
 
     def _start(self, lane: str, reading: RequestReading, *, has_tools: bool) -> Exchange:

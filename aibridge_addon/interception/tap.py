@@ -10,12 +10,11 @@ Whatever goes wrong here (a bomb, broken JSON, an event too large) ends the read
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects.base import AnswerError, AnswerReader, decode_event
-from aibridge_addon.dialects.turns import Splice
 from aibridge_addon.wire import codings
 from aibridge_addon.wire.aws_eventstream import CorruptEventStream, CutEventStream
 from aibridge_addon.wire.framing import SSE, framing_of
@@ -23,6 +22,8 @@ from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
 
 logger = logging.getLogger(__name__)
 
+OnEvent = Callable[[bytes, str, Any], None]
+"""Takes an event: its verbatim bytes, its name, and its decoded data, None where it was not worth decoding."""
 OVERSIZED = "an event is larger than limits.sse_event"
 
 
@@ -35,18 +36,17 @@ class Tap:
         content_type: str,
         content_encoding: str,
         limits: Limits,
-        splice: Splice | None = None,
+        on_event: OnEvent | None = None,
     ) -> None:
-        """With a `splice`, what the client sees of a stream is the splice's, in `taken`; else it sees the bytes."""
+        """`on_event` is called with each event of a stream, in order, once it has been read."""
         self.reader = reader
         self.message: dict[str, Any] | None = None
         """A blocking answer that succeeded, whole."""
-        self._splice = splice
-        self._taken = bytearray()
+        self._on_event = on_event
         self.complete = True
         """Whether everything that passed so far could be read."""
         self.readable = True
-        """False: nothing more can be read, so nobody knows how the answer ends."""
+        """False: nothing more can be read, so it is not known how the answer ends."""
         framing = framing_of(status, content_type, reader.framings)
         self.streaming = framing is not None
         self._status = status
@@ -67,18 +67,12 @@ class Tap:
     @property
     def at_event_boundary(self) -> bool:
         """Whether an event of our own may be put into the stream here: uncoded, and nothing half sent."""
-        return self.streaming and (self._splice is not None or (self._decoder is None and self._scanner.at_boundary))
+        return self.streaming and self._decoder is None and self._scanner.at_boundary
 
     @property
     def dropped(self) -> bool:
         """Whether an event was too large to be kept."""
         return self._dropped or self._scanner.oversized > 0
-
-    def taken(self) -> bytes:
-        """What the client sees of the events that have come since the last call."""
-        taken = bytes(self._taken)
-        self._taken.clear()
-        return taken
 
     def feed(self, data: bytes) -> int | None:
         """Read the next bytes.
@@ -168,8 +162,8 @@ class Tap:
         reading = self.reader.reading
         for raw, start in events:
             if self._skip(raw):
-                if self._splice is not None:
-                    self._taken += self._splice.event(raw, "", None)
+                if self._on_event is not None:
+                    self._on_event(raw, "", None)
                 continue
             ended = reading.ended
             name, event = "", None
@@ -183,8 +177,8 @@ class Tap:
             except CorruptEventStream as e:
                 self._corrupt(e)
                 break
-            if self._splice is not None:
-                self._taken += self._splice.event(raw, name, event)
+            if self._on_event is not None:
+                self._on_event(raw, name, event)
             if reading.ended and not ended:
                 terminal = start
                 if self._scanner.oversized:

@@ -45,11 +45,11 @@ class ToolLoop:
         self.hidden: list[tuple[TurnEnd, tuple[Result, ...]]] = []
         """The turns of whose calls the client knows nothing, each with the results."""
         self.response_ids: list[str] = []
+        """Of the turns that have ended."""
         self._injection = injection
         self._injected = injected
         self._first = self._body = body
         self._max_turns = max_turns
-        self._turns = 0
         self._repeated: set[int] = set()
         self._in_a_row: dict[tuple[str, bytes], int] = {}
         self._end = TurnEnd()
@@ -58,15 +58,11 @@ class ToolLoop:
         """The first request has another body now, which the next turn's goes on from."""
         self._first = self._body = body
 
-    def begin_turn(self) -> None:
-        self._turns += 1
-        self.splice.begin_turn()
-
     def turn_ended(self, end: TurnEnd) -> None:
         """Decide about a turn's injected calls: `pending` are to be run."""
         self._end = end
         self.response_ids.append(end.response_id)
-        if end.calls and not end.client_calls and self._turns >= self._max_turns:
+        if end.calls and not end.client_calls and len(self.response_ids) >= self._max_turns:
             self.calls_hidden = True
             self.hidden.append((end, tuple(_not_made(call) for call in end.calls)))
             return
@@ -98,7 +94,7 @@ class ToolLoop:
         """
         run, refused = iter(results), iter(self.refused)  # by place: some servers give calls no ids
         whole = tuple(next(refused if place in self._repeated else run) for place in range(len(self.pending)))
-        bound = bool(self.refused) or self._turns + 1 >= self._max_turns
+        bound = bool(self.refused) or len(self.response_ids) + 1 >= self._max_turns
         self.pending, self.refused = (), ()
         if self._end.client_calls:
             self.held = Held(self._end.response_id, whole, tuple(self._end.client_calls))
@@ -109,7 +105,7 @@ class ToolLoop:
         )
         self._body = JSONObject(request)
         if bound:
-            self._max_turns = self._turns + 1
+            self._max_turns = len(self.response_ids) + 1
         return request
 
 

@@ -309,7 +309,7 @@ async def test_the_database_is_not_asked_again_for_what_it_did_not_have(
 
 async def test_a_request_that_names_nothing_asks_nobody() -> None:
     reader = Nothing()
-    assert await Continuations(reader).resumed(ADA, JSONObject(b'{"messages":[]}')) is None
+    assert await Continuations(reader, now=lambda: NOON).resumed(ADA, JSONObject(b'{"messages":[]}')) is None
     assert reader.asked == []
 
 
@@ -318,7 +318,7 @@ async def test_a_request_that_names_nothing_asks_nobody() -> None:
 
 async def test_the_database_is_never_asked_on_the_event_loop() -> None:
     reader = Nothing()
-    await Continuations(reader).find(ADA, NAMED)
+    await Continuations(reader, now=lambda: NOON).find(ADA, NAMED)
     assert reader.threads and threading.get_ident() not in reader.threads
 
 

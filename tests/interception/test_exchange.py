@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
-from aibridge_addon.interception.exchange import MAX_ERROR_LENGTH, Exchange, utc_now
+from aibridge_addon.interception.exchange import MAX_ERROR_LENGTH, Exchange
 from aibridge_addon.records import Record
 from tests.support import fixtures
 from tests.support.codings import encode_stream
@@ -69,11 +68,6 @@ def test_an_interception_that_starts_says_who_asks_what_of_whom() -> None:
 
 def test_no_two_interceptions_have_the_same_id() -> None:
     assert started(THINKING)[0].id != started(THINKING)[0].id
-
-
-def test_the_clock_is_utc() -> None:
-    assert utc_now().utcoffset() == timedelta(0)
-    assert abs(utc_now() - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,6 @@ def call(id_: str, name: str = "bmcp_a_look", given: Any = None, anchor: str | N
 
 def turn(made: ToolLoop, *calls: Call, client: tuple[str, ...] = ()) -> dict[str, Any] | None:
     """One turn that ended with these calls; they are run, and the next request is given."""
-    made.begin_turn()
     number = len(made.response_ids) + 1
     made.turn_ended(TurnEnd(list(calls), list(client), [call.item for call in calls], f"msg_{number}"))
     if not made.pending:

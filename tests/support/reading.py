@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -46,6 +47,7 @@ def exchange_of(
     speaker = clients.speaker(client, headers, has_tools=has_tools)
     for_itself = request.side_call or speaker is not clients.Speaker.PERSON
     return Exchange(
+        str(uuid.uuid4()),
         Route(Provider(name=kind, type=kind), TYPES[kind], case.wire_format, "/route", None, "/route"),
         request,
         Origin(

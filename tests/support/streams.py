@@ -248,38 +248,35 @@ def play(dialect: Dialect, splice: Splice, streams: Iterable[Iterable[bytes]]) -
     while left:
         chunks = iter(left.pop(0))
         splice.begin_turn()
-        tap = _tap(dialect, splice)
-        _feed(tap, chunks, out)
+        tap = _tap(dialect, splice, out)
+        _feed(tap, chunks)
         ends.append(splice.end_turn())
         going_on = bool(ends[-1].calls) and not ends[-1].client_calls
         if going_on and left:
             continue
         out.append(splice.finish(calls_hidden=going_on))
-        _feed(tap, chunks, out)
+        _feed(tap, chunks)
         break
     return Played(b"".join(out), ends)
 
 
-def _tap(dialect: Dialect, splice: Splice) -> Tap:
+def _tap(dialect: Dialect, splice: Splice, out: list[bytes]) -> Tap:
     return Tap(
         dialect.answer_reader(),
         status=200,
         content_type="text/event-stream",
         content_encoding="",
         limits=Limits(),
-        splice=splice,
+        on_event=lambda raw, name, event: out.append(splice.event(raw, name, event)),
     )
 
 
-def _feed(tap: Tap, chunks: Iterator[bytes], out: list[bytes]) -> None:
+def _feed(tap: Tap, chunks: Iterator[bytes]) -> None:
     """Feed chunks up to the one with the turn's terminal event, or all that there are."""
     for chunk in chunks:
-        terminal = tap.feed(chunk)
-        out.append(tap.taken())
-        if terminal is not None:
+        if tap.feed(chunk) is not None:
             return
     tap.finish()
-    out.append(tap.taken())
 
 
 def results_for(end: TurnEnd) -> list[Result]:

@@ -6,14 +6,27 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable
+from typing import assert_never
 
 from mitmproxy import http
 
+from aibridge_addon import records
 from aibridge_addon.dialects.chat_completions.usage import refuses_usage
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.proxy.flow.bedrock import from_bedrock
-from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, FlowState, set_body, state_of
-from aibridge_addon.records import FirstByte, Overhead, Passthrough
+from aibridge_addon.proxy.flow.state import (
+    RETRY_BODY_LIMIT,
+    Bridged,
+    Foreign,
+    Head,
+    Passthrough,
+    Refused,
+    Rows,
+    UsageAsk,
+    set_body,
+    state_of,
+)
+from aibridge_addon.records import FirstByte, Headers, Overhead
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 from aibridge_addon.wire.framing import SERVER_SENT, framing_of
 from aibridge_addon.wire.json_object import JSONObject
@@ -23,59 +36,65 @@ logger = logging.getLogger(__name__)
 
 def open_answer(flow: http.HTTPFlow) -> None:
     """An answer's head has arrived: from here on it streams, whatever it is."""
-    state = state_of(flow)
     assert flow.response is not None
-    if state is not None and state.refused:
-        return
-    _frame_for_http1(flow)
-    if state is not None and (exchange := state.exchange) is not None:
-        if state.translation is not None and from_bedrock(
-            flow.response, state.translation, state.bridge.settings.limits.sse_event
-        ):
-            _unframe(flow)
-        headers, status = flow.response.headers, flow.response.status_code
-        content_type = headers.get("content-type", "")
-        if exchange.loop is not None and status >= 400 and exchange.turns == 0:
-            # Nothing has been called yet: the error is the answer, or the request goes again.
-            state.refused_loop, exchange.loop = exchange.loop, None
-        if exchange.loop is not None:
-            state.unasked_body = None
-            exchange.open_answer(status, content_type, headers.get("content-encoding", ""), headers)
-            if exchange.turns == 1:
-                _measure_first_byte(flow, state, exchange)
-            flow.response.stream = exchange.streaming  # a body or an error is read whole
-            if exchange.streaming:
-                _unframe(flow)
-            return
-        if state.usage_filter is not None and framing_of(status, content_type, SERVER_SENT) is not None:
-            _make_room(flow, state)
-        exchange.open_answer(status, content_type, headers.get("content-encoding", ""), headers)
+    match state_of(flow):
+        case Refused():
+            pass
+        case Foreign() | Passthrough():
+            _frame_for_http1(flow)
+            flow.response.stream = True
+        case Bridged() as state:
+            _frame_for_http1(flow)
+            flow.response.stream = state.exchange is None or _open_bridged(flow, state, state.exchange)
+        case state:
+            assert_never(state)
+
+
+def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bool:
+    """Begin to read a bridged answer; returns whether it streams."""
+    response, translation = flow.response, state.head.dispatch.translation
+    assert response is not None
+    if translation is not None and from_bedrock(response, translation, state.head.bridge.settings.limits.sse_event):
+        _unframe(flow)
+    headers, status = response.headers, response.status_code
+    content_type = headers.get("content-type", "")
+    if state.usage is not None and state.tools is None and framing_of(status, content_type, SERVER_SENT) is not None:
+        state.usage = _with_room(flow, state.usage)
+    opened = exchange if state.tools is None else state.tools.exchange
+    opened.open_answer(status, content_type, headers.get("content-encoding", ""), headers)
+    if exchange.turns == 1:
         _measure_first_byte(flow, state, exchange)
-        if state.unasked_body is not None and status == 400:
-            return  # buffered: if it is about what we added, the client never sees it
-        state.unasked_body = None
-        if state.usage_filter is not None and not exchange.streaming:
-            state.usage_filter = None
-    flow.response.stream = True
+    if state.splicing is not None:
+        if state.usage is not None:
+            state.usage.original = None
+        if exchange.streaming:
+            _unframe(flow)
+        return exchange.streaming  # a body or an error is read whole
+    if state.usage is not None and state.usage.original is not None:
+        if status == 400:
+            return False  # if it is about what we added, the client never sees it
+        state.usage.original = None
+        if not exchange.streaming:
+            state.usage = None
+    return True
 
 
-def _measure_first_byte(flow: http.HTTPFlow, state: FlowState, exchange: Exchange) -> None:
+def _measure_first_byte(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> None:
     if flow.response is not None and flow.response.timestamp_start is not None:
         waited = flow.response.timestamp_start - flow.request.timestamp_start
-        state.bridge.emit(FirstByte(state.route.provider.name, exchange.request.model, waited))
+        state.head.bridge.emit(FirstByte(state.head.route.provider.name, exchange.request.model, waited))
 
 
-def _make_room(flow: http.HTTPFlow, state: FlowState) -> None:
-    """A chunk will be taken out of this answer: it cannot stay coded, nor keep its length."""
+def _with_room(flow: http.HTTPFlow, usage: UsageAsk) -> UsageAsk | None:
+    """A chunk will be taken out of this answer: it cannot stay coded, nor keep its length. None: it has to."""
     assert flow.response is not None
-    headers = flow.response.headers
     try:
         # Nothing of it is kept, so that there is no limit but the one on each feed.
-        state.decoder = decoder_for(headers.get("content-encoding"), sys.maxsize)
+        usage.decoder = decoder_for(flow.response.headers.get("content-encoding"), sys.maxsize)
     except CodingError:
-        state.usage_filter = None
-        return
+        return None
     _unframe(flow)
+    return usage
 
 
 def _unframe(flow: http.HTTPFlow) -> None:
@@ -90,7 +109,7 @@ def _unframe(flow: http.HTTPFlow) -> None:
 
 
 def _frame_for_http1(flow: http.HTTPFlow) -> None:
-    """HTTP/2 tells where a body ends; HTTP/1.1 has to be told, or a cut looks like the end and costs a connection."""
+    """HTTP/2 frames say where a body ends. HTTP/1.1 needs a header, or a cut looks like the end."""
     request, response = flow.request, flow.response
     assert response is not None
     framed = response.is_http2 or response.is_http3
@@ -99,105 +118,118 @@ def _frame_for_http1(flow: http.HTTPFlow) -> None:
         response.headers["transfer-encoding"] = "chunked"
 
 
-def another_turn(flow: http.HTTPFlow) -> bool:
-    """Decide on a 400 to a request that we added to: if it says so, the request goes again as the client sent it."""
-    state = state_of(flow)
-    assert state is not None and state.exchange is not None and flow.response is not None
-    error = flow.response.raw_content or b""
+async def first_turn_refused(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> None:
+    """Decide on a 400 to a request that we added to: if it says so, the request goes again as the client sent it.
+
+    `flow.response` is None where it does.
+    """
+    usage, state.usage = state.usage, None
+    assert flow.response is not None
+    body = flow.response.raw_content or b""
     try:
-        error = decode_all(error, flow.response.headers.get("content-encoding"), RETRY_BODY_LIMIT)
+        error = decode_all(body, flow.response.headers.get("content-encoding"), RETRY_BODY_LIMIT)
     except CodingError:
         error = b""
-    original, state.unasked_body = state.unasked_body, None
-    state.usage_filter = None
-    if original is not None and refuses_usage(error):
-        logger.info("%s takes no stream_options; it is not asked again", state.route.provider.name)
-        state.bridge.refuses_usage.add(state.route.provider.name)
-        set_body(flow.request, original)
-        state.exchange.loop = state.refused_loop
-        if state.exchange.loop is not None:
-            state.exchange.loop.asks(JSONObject(original))
-        else:
-            _restore_accept_encoding(flow.request, state)
-        state.another_turn = True
-        state.exchange.discard_answer()
+    if usage is None or usage.original is None or not refuses_usage(error):
+        exchange.feed(body, last=True)
+        await commit(flow, state)
+        return
+    provider_name = state.head.route.provider.name
+    logger.info("%s takes no stream_options; it is not asked again", provider_name)
+    state.head.bridge.refuses_usage.add(provider_name)
+    set_body(flow.request, usage.original)
+    if state.tools is not None:
+        state.tools.exchange.loop.asks(JSONObject(usage.original))
+        state.tools.exchange.discard_answer()
     else:
-        state.exchange.feed(flow.response.raw_content or b"", last=True)
-    return state.another_turn
+        _restore_accept_encoding(flow.request, state.head.headers)
+        exchange.discard_answer()
+    flow.response = None
 
 
-def _restore_accept_encoding(request: http.Request, state: FlowState) -> None:
-    accepted = state.headers.get(b"accept-encoding")
+def _restore_accept_encoding(request: http.Request, headers: Headers) -> None:
+    accepted = headers.get(b"accept-encoding")
     if accepted is None:
         request.headers.pop("accept-encoding", None)
     else:
         request.headers["accept-encoding"] = accepted.decode("utf-8", "surrogateescape")
 
 
-async def commit(flow: http.HTTPFlow) -> None:
+async def commit(flow: http.HTTPFlow, state: Bridged) -> None:
     """The answer's end is held: wait for its rows."""
-    state = state_of(flow)
-    assert state is not None
-    recording = state.bridge.settings.recording
+    bridge = state.head.bridge
+    recording = bridge.settings.recording
     if recording.durable:
         began = time.perf_counter()
-        committed = await state.bridge.recorder.committed()
+        committed = await bridge.recorder.committed()
         state.overhead += time.perf_counter() - began
-        state.committed = True
-        state.lost = not committed and recording.on_failure == "closed"
+        state.rows = Rows.LOST if not committed and recording.on_failure == "closed" else Rows.AWAITED
 
 
 def answered(flow: http.HTTPFlow) -> Awaitable[None] | None:
     """The answer is complete; what is returned has to be waited for before the client sees its end."""
-    state = state_of(flow)
-    if state is None:
-        return None
-    if not state.refused and (exchange := state.exchange) is not None:
-        exchange.answer_ended()
-        if not state.committed and state.bridge.settings.recording.durable:
-            return _committed(flow, state)
-        _measure(state)
-    elif not state.refused:
-        _count_passthrough(flow)
+    match state_of(flow):
+        case Foreign():
+            return None
+        case Refused() as state:
+            pass
+        case Passthrough() as state:
+            _count_passthrough(flow, state.head)
+        case Bridged(exchange=None) as state:
+            _count_passthrough(flow, state.head)
+        case Bridged(exchange=exchange) as state:
+            assert exchange is not None
+            exchange.answer_ended()
+            if state.rows is Rows.PENDING and state.head.bridge.settings.recording.durable:
+                return _committed(flow, state)
+            _measure(state)
+        case state:
+            assert_never(state)
     state.left()
     return None
 
 
-async def _committed(flow: http.HTTPFlow, state: FlowState) -> None:
-    await commit(flow)
+async def _committed(flow: http.HTTPFlow, state: Bridged) -> None:
+    await commit(flow, state)
     _measure(state)
     state.left()
 
 
-def _measure(state: FlowState) -> None:
-    state.bridge.emit(Overhead(state.route.provider.name, state.overhead))
+def _measure(state: Bridged) -> None:
+    state.head.bridge.emit(Overhead(state.head.route.provider.name, state.overhead))
 
 
 def failed(flow: http.HTTPFlow) -> None:
     """The flow has ended without an answer, or in the middle of one."""
-    state = state_of(flow)
-    if state is None:
-        return
+    match state_of(flow):
+        case Foreign():
+            return
+        case Refused() as state:
+            pass
+        case Passthrough() as state:
+            _count_passthrough(flow, state.head)
+        case Bridged() as state:
+            if state.exchange is not None:
+                message = flow.error.msg if flow.error is not None else ""
+                state.exchange.end(_end_of(state, state.exchange), message)
+        case state:
+            assert_never(state)
     state.left()
-    if state.exchange is not None:
-        message = flow.error.msg if flow.error is not None else ""
-        begun = state.exchange.turns > 0
-        if state.cut_by == "client":
-            state.exchange.end("client_disconnected", message)
-        else:
-            state.exchange.end("upstream_disconnected" if begun else "upstream_unreachable", message)
-    elif state.route.dialect is None and not state.refused:
-        _count_passthrough(flow)
 
 
-def _count_passthrough(flow: http.HTTPFlow) -> None:
-    state = state_of(flow)
-    assert state is not None and state.actor is not None
-    state.bridge.emit(
-        Passthrough(
-            provider_name=state.route.provider.name,
-            route=state.route.template,
+def _end_of(state: Bridged, exchange: Exchange) -> str:
+    """The error type of an interception that the client or the upstream has cut."""
+    if state.cut_by == "client":
+        return "client_disconnected"
+    return "upstream_disconnected" if exchange.turns > 0 else "upstream_unreachable"
+
+
+def _count_passthrough(flow: http.HTTPFlow, head: Head) -> None:
+    head.bridge.emit(
+        records.Passthrough(
+            provider_name=head.route.provider.name,
+            route=head.route.template,
             method=flow.request.method,
-            initiator_id=state.actor.id,
+            initiator_id=head.actor.id,
         )
     )

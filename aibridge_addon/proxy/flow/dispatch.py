@@ -1,27 +1,36 @@
 """What makes a request ready for the upstream, right before each attempt and each turn: credential, actor headers.
 
 request head ─▶ choose_credential (once)
-each attempt ─▶ aibridge_dispatch hook ─▶ dispatch ─▶ upstream
+each attempt ─▶ aibridge_dispatch hook ─▶ make_ready ─▶ upstream
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from types import MappingProxyType
 
 from mitmproxy import http
 from mitmproxy.net.http import url
 from pydantic import SecretStr
 
+from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.providers import Provider
 from aibridge_addon.credentials.client import brings_credential, mask
 from aibridge_addon.credentials.key_pool import Exhausted, Key
 from aibridge_addon.dialects import MESSAGES
+from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.bedrock import Translation, Untranslatable, to_bedrock
-from aibridge_addon.proxy.flow.state import ORIGIN_FORM, FlowState, error_response, state_of
+from aibridge_addon.proxy.flow.state import (
+    ORIGIN_FORM,
+    Dispatch,
+    Head,
+    Refusal,
+    Served,
+    refuse,
+    state_of,
+)
+from aibridge_addon.records import Headers
 
 ACTOR_HEADERS = "X-AI-Bridge-Actor-"
 """Only ours reach the upstream: what a client sends under such a name is taken out."""
@@ -31,91 +40,84 @@ AWS_CREDENTIALS = ("authorization", "x-amz-security-token")
 """What a request to Bedrock is authenticated with: a bearer token, or a signature and the session's token."""
 
 
-def choose_credential(flow: http.HTTPFlow, state: FlowState) -> bool:
+def choose_credential(flow: http.HTTPFlow, route: Route, bridge: Bridge, headers: Headers) -> Dispatch | None:
     """Decide with whose credential a request goes upstream; the client's own always wins.
 
     Returns:
-        False: a gateway request to a route that is not for a provider with central keys.
+        None: a gateway request to a route that is not for a provider with central keys.
     """
-    route = state.route
-    pool = state.bridge.key_pools.get(route.provider.name)
-    signer = state.bridge.signers.get(route.provider.name)
-    if signer is not None and route.dialect is MESSAGES and route.provider.bedrock is not None:
-        state.translation = Translation(route.provider.bedrock, signer)
+    provider = route.provider
     # A passthrough is not ours to ask twice, but which central key it has is.
-    state.attempts = Attempts(max_retries=0 if route.dialect is None else route.provider.max_retries)
+    chosen = Dispatch(Attempts(max_retries=0 if route.dialect is None else provider.max_retries))
+    signer = bridge.signers.get(provider.name)
+    if signer is not None and route.dialect is MESSAGES and provider.bedrock is not None:
+        chosen.translation = Translation(provider.bedrock, signer)
+    pool = bridge.key_pools.get(provider.name)
     if pool is None:
-        return True
-    own = brings_credential(state.headers, route.type.credential_headers)
+        return chosen
+    own = brings_credential(headers, route.type.credential_headers)
     if route.known and not own and may_have_central_key(flow.request, route):
-        state.attempts.pool = pool
-        state.attempts.choose_key()
-    return route.known or not flow.metadata.get(ORIGIN_FORM)
+        chosen.attempts.pool = pool
+        chosen.attempts.choose_key()
+    return chosen if route.known or not flow.metadata.get(ORIGIN_FORM) else None
 
 
-def is_needed(state: FlowState) -> bool:
+def is_needed(head: Head) -> bool:
     """Whether a request has to be made ready at all."""
-    return state.attempts.pool is not None or state.route.provider.send_actor_headers or state.translation is not None
+    return (
+        head.dispatch.attempts.pool is not None
+        or head.route.provider.send_actor_headers
+        or head.dispatch.translation is not None
+    )
 
 
-async def dispatch(flow: http.HTTPFlow) -> None:
+async def make_ready(flow: http.HTTPFlow) -> None:
     """Make `flow.request` ready for the upstream attempt or turn that comes next: the first, a retry, a later turn.
 
-    It may be called many times for a flow, and sets `flow.response` where nobody is to be asked.
+    It may be called many times for a flow. A request that cannot be made ready is refused.
     """
     state = state_of(flow)
-    assert state is not None
-    pool = state.attempts.pool
-    if pool is not None and may_have_central_key(flow.request, state.route):
-        key = state.attempts.choose_key()
+    assert isinstance(state, Served)
+    head, attempts, translation = state.head, state.head.dispatch.attempts, state.head.dispatch.translation
+    if attempts.pool is not None and may_have_central_key(flow.request, head.route):
+        key = attempts.choose_key()
         if key is None:
-            _exhausted(flow, state, pool.exhausted())
+            refuse(flow, state, _all_rest(attempts.pool.exhausted()))
             return
-        _authenticate(flow.request, state.route, key)
+        _authenticate(flow.request, head.route, key)
     else:
-        state.attempts.key = None
-    if state.translation is not None:  # AWS gets no headers but those that it needs
+        attempts.key = None
+    if translation is not None:  # AWS gets no headers but those that it needs
         try:
-            await to_bedrock(flow.request, state.translation, state.bridge.settings.limits.decoded_body)
+            await to_bedrock(flow.request, translation, head.bridge.settings.limits.decoded_body)
         except Untranslatable as e:
-            _refuse(flow, state, e.status, str(e), "not_translated")
+            refuse(flow, state, Refusal(e.status, str(e), "not_translated"))
         else:
-            key_id = state.translation.signer.key_id
-            state.attempts.key = Key(0, SecretStr(key_id), mask(key_id))
-    elif state.route.provider.send_actor_headers:
-        _name_actor(flow.request, state)
+            key_id = translation.signer.key_id
+            attempts.key = Key(0, SecretStr(key_id), mask(key_id))
+    elif head.route.provider.send_actor_headers:
+        _name_actor(flow.request, head.actor)
+
+
+NOT_READY = Refusal(500, "the request could not be made ready for its provider", "not_ready")
 
 
 def refuse_unready(flow: http.HTTPFlow) -> None:
-    """What makes requests ready has failed: as it is, this one goes to nobody."""
+    """Refuse a request whose preparation failed; it must not be sent half prepared."""
     state = state_of(flow)
-    assert state is not None
-    _refuse(flow, state, 500, "the request could not be made ready for its provider", "not_ready")
+    if isinstance(state, Served):
+        refuse(flow, state, NOT_READY)
+        conceal(flow, state.head)
 
 
-def _exhausted(flow: http.HTTPFlow, state: FlowState, exhausted: Exhausted) -> None:
-    """Every central key rests: nobody is asked."""
+def _all_rest(exhausted: Exhausted) -> Refusal:
+    """Every central key rests."""
     headers = {} if exhausted.retry_after is None else {"retry-after": str(exhausted.retry_after)}
-    _refuse(flow, state, exhausted.status, exhausted.message, "keys_exhausted", headers)
-
-
-def _refuse(
-    flow: http.HTTPFlow,
-    state: FlowState,
-    status: int,
-    message: str,
-    error_type: str,
-    headers: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    state.refused = True
-    state.refusal = message
-    flow.response = error_response(state.route.errors, status, message, headers)
-    if state.exchange is not None:
-        state.exchange.end(error_type, message)
+    return Refusal(exhausted.status, exhausted.message, "keys_exhausted", headers=headers)
 
 
 def may_have_central_key(request: http.Request, route: Route) -> bool:
-    """Whether the request goes to the provider itself, by an address that no client has chosen."""
+    """Whether the request goes to the provider itself, by an address that the client has not chosen."""
     return (request.scheme, request.host, request.port) in addresses_of(route.provider)
 
 
@@ -135,17 +137,17 @@ def _authenticate(request: http.Request, route: Route, key: Key) -> None:
     _set_credential(request, route, key.secret.get_secret_value())
 
 
-def conceal(flow: http.HTTPFlow, state: FlowState) -> None:
-    """Put the key's hint in its place: the request has been sent, and whoever looks at it now needs no key.
+def conceal(flow: http.HTTPFlow, head: Head) -> None:
+    """Put the key's hint in its place: the request has been sent, and what reads it now needs no key.
 
-    mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons do look. The next attempt is made ready anew.
+    mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons do. The next attempt is made ready anew.
     """
-    if state.translation is not None:
+    if head.dispatch.translation is not None:
         for name in AWS_CREDENTIALS:
             if name in flow.request.headers:
                 flow.request.headers[name] = mask(flow.request.headers[name])
-    elif state.attempts.key is not None:
-        _set_credential(flow.request, state.route, state.attempts.key.hint)
+    elif head.dispatch.attempts.key is not None:
+        _set_credential(flow.request, head.route, head.dispatch.attempts.key.hint)
 
 
 def _set_credential(request: http.Request, route: Route, credential: str) -> None:
@@ -154,28 +156,28 @@ def _set_credential(request: http.Request, route: Route, credential: str) -> Non
     _set(request, header, f"Bearer {credential}" if header == "Authorization" else credential)
 
 
-def _name_actor(request: http.Request, state: FlowState) -> None:
-    assert state.actor is not None
-    _set(request, f"{ACTOR_HEADERS}ID", state.actor.id)
-    for name, value in state.actor.metadata.items():
+def _name_actor(request: http.Request, actor: Actor) -> None:
+    _set(request, f"{ACTOR_HEADERS}ID", actor.id)
+    for name, value in actor.metadata.items():
         _set(request, f"{ACTOR_HEADERS}Metadata-{name}", str(value))
 
 
 def _set(request: http.Request, name: str, value: str) -> None:
-    """Set a header; a name that somebody logged in with may hold what would begin another."""
+    """Set a header; a name that a user logged in with may hold what would begin another."""
     printable = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
     request.headers[name.lower() if request.is_http2 or request.is_http3 else name] = printable.strip()
 
 
 async def pause(flow: http.HTTPFlow) -> None:
-    """An attempt has failed: wait before the next one, at most one keep-alive interval; see `FlowState.pausing`."""
+    """An attempt has failed: wait before the next one, at most one keep-alive interval; see `Dispatch.pause`."""
     state = state_of(flow)
-    assert state is not None
-    if state.pause is None:
-        if not state.attempts.pause:
+    if not isinstance(state, Served):
+        return
+    chosen = state.head.dispatch
+    if chosen.pause is None:
+        if not chosen.attempts.pause:
             return
-        state.pause = asyncio.create_task(asyncio.sleep(state.attempts.pause))
-    await asyncio.wait({state.pause}, timeout=state.bridge.settings.mcp.keepalive_interval)
-    state.pausing = not state.pause.done()
-    if not state.pausing:
-        state.pause = None
+        chosen.pause = asyncio.create_task(asyncio.sleep(chosen.attempts.pause))
+    await asyncio.wait({chosen.pause}, timeout=state.head.bridge.settings.mcp.keepalive_interval)
+    if chosen.pause.done():
+        chosen.pause = None

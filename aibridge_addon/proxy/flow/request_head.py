@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from functools import partial
+from typing import assert_never
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -14,7 +16,22 @@ from aibridge_addon.interception.routing import WEBSOCKET, Route
 from aibridge_addon.proxy.connection.egress import EgressGuard
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import dispatch, websocket
-from aibridge_addon.proxy.flow.state import KEY, ORIGIN_FORM, TUNNEL, FlowState, error_response, json_response, state_of
+from aibridge_addon.proxy.flow.state import (
+    KEY,
+    ORIGIN_FORM,
+    TUNNEL,
+    Bridged,
+    Foreign,
+    Head,
+    Passthrough,
+    Refusal,
+    Refused,
+    Served,
+    error_response,
+    json_response,
+    refuse,
+    state_of,
+)
 from aibridge_addon.records import Headers
 
 PROXY_HEADERS = ("proxy-authorization", "proxy-connection")
@@ -40,7 +57,7 @@ class Intake:
         self._connect_names: WeakKeyDictionary[Client, str | None] = WeakKeyDictionary()
 
     def connect(self, flow: http.HTTPFlow) -> None:
-        """Take a CONNECT request: a front proxy's word on who asks stands here, for it cannot reach into the tunnel."""
+        """Take a CONNECT request: only here can a front proxy name the actor, as it adds no headers in the tunnel."""
         actors = self._bridge.actors
         name = actors.trusted_name(lower_headers(flow.request), peer_of(flow))
         self._connect_names[flow.client_conn] = name
@@ -53,43 +70,45 @@ class Intake:
             flow.response = unauthenticated(None, proxy=True)
 
     def request_head(self, flow: http.HTTPFlow) -> None:
-        """Route a request; `flow.response` is set where it is refused."""
+        """Decide what a flow is; `flow.response` is set where it is refused."""
         route = self._route(flow)
         if route is None:
             self._foreign(flow)
             return
-        state = FlowState(route=route, bridge=self._bridge)
-        flow.metadata[KEY] = state
-        state.left = self._bridge.under_way.enter(partial(_cut_off, flow, state))
+        left = self._bridge.under_way.enter(partial(_cut_off, flow))
+        refused = flow.metadata[KEY] = Refused(route, left)  # it stays so where deciding fails
+        flow.metadata[KEY] = self._decided(flow, route, left) or refused
+
+    def _decided(self, flow: http.HTTPFlow, route: Route, left: Callable[[], None]) -> Served | None:
+        """What a provider request is; None if it is refused."""
         if flow.response is not None:
-            state.refused = True
             if _authentication_failed(flow):
                 flow.response = unauthenticated(route, proxy=_asks_a_proxy(flow))
-            return
-        headers = state.headers = lower_headers(flow.request)
+            return None
+        headers = lower_headers(flow.request)
         actor = self._bridge.actors.resolve(proxy_user(flow), self._trusted_name(flow, headers))
         if actor is None:
-            state.refused = True
             flow.response = unauthenticated(route, proxy=_asks_a_proxy(flow))
-            return
-        state.actor = actor
+            return None
         self._address(flow, route)
         self._strip(flow, headers)
         for name in headers:
             if name.startswith(ACTOR_PREFIX):
                 del flow.request.headers[name.decode("latin-1")]
-        if not dispatch.choose_credential(flow, state) or _stays_here(flow, route):
-            state.refused = True
+        chosen = dispatch.choose_credential(flow, route, self._bridge, headers)
+        if chosen is None or _stays_here(flow, route):
             flow.response = no_such_route(route)
-        elif websocket.is_refused(state):
-            state.refused = True
+            return None
+        if websocket.is_refused(route, self._bridge):
             flow.response = websocket.upgrade_required(route)
-        elif route.dialect is None:
+            return None
+        head = Head(route, self._bridge, headers, actor, chosen)
+        if route.dialect is None:
             flow.request.stream = True
-        else:
-            state.request_limit = self._bridge.settings.limits.request_body
-            if int(headers.get(b"content-length", b"0") or b"0") > state.request_limit:
-                flow.request.headers.pop("expect", None)  # refused before the client sends it
+            return Passthrough(head, left)
+        if int(headers.get(b"content-length", b"0") or b"0") > self._bridge.settings.limits.request_body:
+            flow.request.headers.pop("expect", None)  # refused before the client sends it
+        return Bridged(head, left)
 
     def _route(self, flow: http.HTTPFlow) -> Route | None:
         request, router = flow.request, self._bridge.router
@@ -102,7 +121,7 @@ class Intake:
         return router.proxied(host, method, request.path)
 
     def _foreign(self, flow: http.HTTPFlow) -> None:
-        """A request to no provider: forwarded as it comes, or nobody's at all."""
+        """A request to no provider: forwarded as it comes, or not found."""
         if _authentication_failed(flow):
             flow.response = unauthenticated(None, proxy=_asks_a_proxy(flow))
         elif flow.response is not None:
@@ -139,10 +158,18 @@ class Intake:
                 del flow.request.headers[name]
 
 
-def _cut_off(flow: http.HTTPFlow, state: FlowState) -> None:
+def _cut_off(flow: http.HTTPFlow) -> None:
     """The process ends before the answer does; mitmproxy's `-w` then writes the request as it is now."""
-    dispatch.conceal(flow, state)
-    state.cut_off()
+    match state_of(flow):
+        case Bridged() as state:
+            dispatch.conceal(flow, state.head)
+            state.cut_off()
+        case Passthrough() as state:
+            dispatch.conceal(flow, state.head)
+        case Refused() | Foreign():
+            pass
+        case state:
+            assert_never(state)
 
 
 def _stays_here(flow: http.HTTPFlow, route: Route) -> bool:
@@ -202,9 +229,8 @@ async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
     if refusal is None:
         return
     state = state_of(flow)
-    if state is not None:
-        state.refused = True
-        flow.response = error_response(state.route.errors, refusal.status, refusal.message)
+    if isinstance(state, Served):
+        refuse(flow, state, Refusal(refusal.status, refusal.message))
         return
     kind = "permission_error" if refusal.status == 403 else "api_error"
     body = json.dumps({"error": {"type": kind, "message": refusal.message}}).encode()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from mitmproxy import ctx, http
@@ -20,8 +21,9 @@ from aibridge_addon.interception import clients
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.responses_socket import ResponsesSocket
 from aibridge_addon.interception.routing import Route
-from aibridge_addon.proxy.flow.request import CIRCUIT_OPEN, exchange_for, open_breaker
-from aibridge_addon.proxy.flow.state import FlowState, error_response, state_of
+from aibridge_addon.proxy.flow.admission import admit
+from aibridge_addon.proxy.flow.request import exchange_for
+from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, error_response, state_of
 
 SOCKET = "aibridge_socket"
 """In `flow.metadata`: the socket that interceptions are read from."""
@@ -48,12 +50,12 @@ def is_upgrade(request: http.Request) -> bool:
     )
 
 
-def is_refused(state: FlowState) -> bool:
+def is_refused(route: Route, bridge: Bridge) -> bool:
     """Whether this request asks for a WebSocket that the client is to do without."""
-    if state.route.websocket is None:
+    if route.websocket is None:
         return False
-    injects = state.bridge.servers is not None and state.route.provider.inject_tools
-    return REFUSED[state.bridge.settings.websockets, injects]
+    injects = bridge.servers is not None and route.provider.inject_tools
+    return REFUSED[bridge.settings.websockets, injects]
 
 
 def upgrade_required(route: Route) -> http.Response:
@@ -65,19 +67,20 @@ def upgrade_required(route: Route) -> http.Response:
 class BridgedSocket:
     """The interceptions of one WebSocket."""
 
-    def __init__(self, state: FlowState) -> None:
-        self.state = state
-        self.reader = ResponsesSocket(self._begin, state.bridge.settings.limits)
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        """What was decided about the upgrade. Its bridge is the one that the next interception begins with."""
+        self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits)
         self._bridges: dict[str, tuple[Bridge, Callable[[], None]]] = {}
 
     def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
-        state = self.state
-        client = clients.program(state.headers)
-        speaker = clients.speaker(client, state.headers, has_tools=has_tools)
-        exchange = exchange_for(state, reading, client, speaker)
+        head = self.head
+        client = clients.program(head.headers)
+        speaker = clients.speaker(client, head.headers, has_tools=has_tools)
+        exchange = exchange_for(head, reading, client, speaker)
         cut_off = "the bridge was shut down before the answer had ended"
-        left = state.bridge.under_way.enter(lambda: exchange.end("shutdown", cut_off))
-        self._bridges[exchange.id] = state.bridge, left
+        left = head.bridge.under_way.enter(lambda: exchange.end("shutdown", cut_off))
+        self._bridges[exchange.id] = head.bridge, left
         return exchange
 
     def bridge_of(self, exchange: Exchange) -> Bridge:
@@ -85,17 +88,17 @@ class BridgedSocket:
         return self._bridges[exchange.id][0]
 
     def left(self, exchange: Exchange) -> None:
-        """Nobody waits for this interception any more."""
+        """The interception has ended, and its last record was emitted."""
         self._bridges.pop(exchange.id)[1]()
 
 
 def opened(flow: http.HTTPFlow) -> None:
     """The upstream has agreed to a WebSocket."""
     state = state_of(flow)
-    if state is not None and not state.refused and state.route.websocket is not None:
+    if isinstance(state, Passthrough) and state.head.route.websocket is not None:
         # The request was passthrough; what follows are requests in the dialect.
-        state.route = replace(state.route, dialect=state.route.websocket)
-        flow.metadata[SOCKET] = BridgedSocket(state)
+        route = replace(state.head.route, dialect=state.head.route.websocket)
+        flow.metadata[SOCKET] = BridgedSocket(replace(state.head, route=route))
 
 
 def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] | None:
@@ -103,22 +106,19 @@ def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] 
     socket = flow.metadata.get(SOCKET)
     if not isinstance(socket, BridgedSocket) or flow.websocket is None:
         return None
-    state, message = socket.state, flow.websocket.messages[-1]
+    message = flow.websocket.messages[-1]
     if message.injected or message.dropped or not message.is_text:
         return None
     if not message.from_client:
         exchange = socket.reader.from_server(message.content)
         return None if exchange is None else _ended(socket, exchange, message)
     if bridge is not None and socket.reader.idle:
-        state.bridge = bridge  # a reload has retired the one before, which waits for no idle socket
+        # A reload has retired the bridge before, which waits for no idle socket.
+        socket.head = replace(socket.head, bridge=bridge)
     exchange = socket.reader.from_client(message.content)
     if exchange is None:
         return None
-    if open_breaker(state, exchange) is not None:
-        _refuse(flow, socket, exchange, message, CIRCUIT_OPEN)
-        return None
-    is_closed = state.bridge.settings.recording.on_failure == "closed"
-    return _unless_recordable(flow, socket, exchange, message) if is_closed else None
+    return admit(socket.bridge_of(exchange), exchange, partial(_answer, flow, socket, exchange, message))
 
 
 def closed(flow: http.HTTPFlow) -> None:
@@ -141,20 +141,12 @@ async def _ended(socket: BridgedSocket, exchange: Exchange, message: WebSocketMe
     socket.left(exchange)
 
 
-async def _unless_recordable(
-    flow: http.HTTPFlow, socket: BridgedSocket, exchange: Exchange, message: WebSocketMessage
+def _answer(
+    flow: http.HTTPFlow, socket: BridgedSocket, exchange: Exchange, message: WebSocketMessage, refusal: Refusal
 ) -> None:
-    if await socket.bridge_of(exchange).recorder.committed():
-        return
-    exchange.end("recording_unavailable", "the database cannot be written to")
-    _refuse(flow, socket, exchange, message, "this request cannot be recorded now, so it is not passed on")
-
-
-def _refuse(
-    flow: http.HTTPFlow, socket: BridgedSocket, exchange: Exchange, message: WebSocketMessage, reason: str
-) -> None:
-    """Answer a request ourselves: nobody is asked."""
+    """Answer a refused request in place of the upstream."""
+    exchange.end(refusal.error_type, refusal.reason or refusal.message)
     message.drop()
     socket.reader.withdraw(exchange)
     socket.left(exchange)
-    ctx.master.commands.call("inject.websocket", flow, True, error_message(503, reason), True)
+    ctx.master.commands.call("inject.websocket", flow, True, error_message(refusal.status, refusal.message), True)

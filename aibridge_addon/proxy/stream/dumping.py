@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import logging
 import uuid
+from typing import assert_never
 
 from mitmproxy import http
 from mitmproxy.proxy import context, events, layer
 from mitmproxy.proxy.layers.http import HTTPMode, HttpStream
 from mitmproxy.proxy.layers.http import _events as http_events
 
-from aibridge_addon.proxy.flow.state import FlowState, state_of
+from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.proxy.flow.state import Bridged, Foreign, Passthrough, Refused, state_of
 from aibridge_addon.proxy.stream.layer import BridgeHttpLayer
 from aibridge_addon.telemetry.dump import text
 from aibridge_addon.telemetry.dump.dumper import Dump, Head
@@ -27,6 +29,8 @@ class DumpingHttpLayer(BridgeHttpLayer):
         super().__init__(ctx, mode)
         self._dumps: dict[int, Dump] = {}
         """By the id of the upstream stream."""
+        self._last: dict[int, tuple[int, int]] = {}
+        """The last turn and attempt that were dumped, by the id of the client's stream."""
 
     def event_to_child(self, child: layer.Layer | HttpStream, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, http_events.HttpEvent):
@@ -40,6 +44,8 @@ class DumpingHttpLayer(BridgeHttpLayer):
         yield from super().event_to_child(child, event)
         for stream_id in self._dumps.keys() - self.streams.keys():
             self._dumps.pop(stream_id).end("not read any further")
+        for stream_id in self._last.keys() - self.streams.keys():
+            del self._last[stream_id]
 
     def _goes_up(self, event: http_events.HttpEvent) -> None:
         dump = self._dumps.get(event.stream_id)
@@ -70,22 +76,28 @@ class DumpingHttpLayer(BridgeHttpLayer):
                 self._dumps.pop(event.stream_id).end(f"the upstream broke off: {event.message}")
 
     def _opened(self, event: http_events.RequestHeaders) -> Dump | None:
-        state = state_of(self.streams[event.stream_id].flow)
-        if state is None or state.bridge.dumper is None:
-            return None
-        return state.bridge.dumper.open(state.route.provider.name, *_name(state, event.request))
+        stream = self.streams[event.stream_id]
+        state = state_of(stream.flow)
+        match state:
+            case Foreign() | Refused():
+                return None
+            case Bridged(exchange=Exchange() as exchange):
+                folder = exchange.request.model
+                name = f"{exchange.id}-t{exchange.turns + 1}-a{self._attempt(stream.stream_id, exchange.turns + 1)}"
+            case Passthrough() | Bridged():
+                folder = "passthrough"
+                name = f"{event.request.path.partition('?')[0].lstrip('/')[:60]}-{uuid.uuid4()}"
+            case _:
+                assert_never(state)
+        bridge = state.head.bridge
+        return bridge.dumper.open(state.head.route.provider.name, folder, name) if bridge.dumper is not None else None
 
-
-def _name(state: FlowState, request: http.Request) -> tuple[str, str]:
-    """The folder below the provider's, and what tells this request from all others."""
-    exchange = state.exchange
-    if exchange is None:
-        return "passthrough", f"{request.path.partition('?')[0].lstrip('/')[:60]}-{uuid.uuid4()}"
-    turn, attempt = exchange.turns + 1, 1
-    if state.asked is not None and state.asked[0] == turn:
-        attempt = state.asked[1] + 1
-    state.asked = turn, attempt
-    return exchange.request.model, f"{exchange.id}-t{turn}-a{attempt}"
+    def _attempt(self, stream_id: int, turn: int) -> int:
+        """The number of the attempt that begins, from 1 in each turn."""
+        last = self._last.get(stream_id, (0, 0))
+        attempt = last[1] + 1 if last[0] == turn else 1
+        self._last[stream_id] = turn, attempt
+        return attempt
 
 
 def _request_head(request: http.Request) -> Head:

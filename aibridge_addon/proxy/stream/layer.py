@@ -10,7 +10,7 @@ from mitmproxy.proxy import context, events, layer
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode
 
 from aibridge_addon.proxy.connection.scope import is_ip_address
-from aibridge_addon.proxy.stream.splicing import SplicingStream
+from aibridge_addon.proxy.stream.stream import BridgeHttpStream
 
 
 class BridgeHttpLayer(HttpLayer):
@@ -35,18 +35,18 @@ class BridgeHttpLayer(HttpLayer):
             if connection.error and connection not in self.waiting_for_establishment:
                 if _is_over(connection):
                     del self.connections[connection]
-                else:  # its end has not been told yet, and has to be taken
+                else:  # the event of its end is still to come
                     reuse = False
         yield from super().get_connection(event, reuse=reuse)
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
-        stream = SplicingStream(self.context.fork(), stream_id, self)
+        stream = BridgeHttpStream(self.context.fork(), stream_id, self)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
 
 
 def _is_over(connection: Server) -> bool:
-    """Whether no event will come of a connection any more: it was never open, or it has been closed."""
+    """Whether no further event of a connection will come: it was never open, or it has been closed."""
     return connection.timestamp_tcp_setup is None or connection.timestamp_end is not None
 
 

@@ -1,136 +1,141 @@
-"""Our place in mitmproxy's HTTP layer: the one module that relies on its internals.
+"""Our place in mitmproxy's HTTP layer: the one class that relies on how its streams work.
 
 mitmproxy gives each request an `HttpStream`, a machine whose states (`client_state`, `server_state`) are methods that
 take events and yield commands. Ours differs from it in that
 
-- a request in origin form to a port that proxies is marked: it is meant for us, not for a third host;
 - a body above the bridge's limit is refused while it arrives;
-- a bridged answer is read in `state_tap_response_body`; the bytes of its terminal event are held until the addon's
-  `aibridge_commit` hook has returned, that is until its rows are committed;
-- a complete answer may be kept from the client, and upstream asked again (`aibridge_turn` hook): on a fresh stream id,
-  over the same upstream connection;
-- an upstream that cannot be reached, or breaks off, is told in the provider's own shape.
+- a request is made ready before each attempt (`aibridge_dispatch` hook); a failed answer may be dropped;
+- of a bridged answer, the bytes of the terminal event are held until its rows are committed (`aibridge_commit` hook);
+- a complete answer may be kept from the client, and upstream asked again (`aibridge_turn` hook), on a fresh stream id
+  over the same upstream connection. While tools run or a pause lasts, the client gets keep-alives;
+- an upstream that cannot be reached, or breaks off, is reported in the provider's own shape.
+
+    upstream ─▶ attempts ─┬─ dropped ─▶ start_turn
+                          └─ shown ─▶ incoming ─▶ Tapped ──┬─▶ now ─▶ client
+                                                  Spliced ─┴─▶ end ─▶ rows committed ─▶ client
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from mitmproxy import flow as mitm_flow
 from mitmproxy import http
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, context, events, layer
-from mitmproxy.proxy.layers.http import DropStream, HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import DropStream, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
 from aibridge_addon.dialects.base import NOTHING
+from aibridge_addon.proxy.flow import dispatch
 from aibridge_addon.proxy.flow.state import (
-    ORIGIN_FORM,
+    FOREIGN,
     RETRY_BODY_LIMIT,
     TUNNEL,
+    Bridged,
     FlowState,
-    error_response,
+    Foreign,
+    Refusal,
+    Refused,
+    Rows,
+    Served,
     json_response,
+    refuse,
+    route_of,
     state_of,
 )
-from aibridge_addon.wire.codings import CodingError
+from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, content_length
+from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
+from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
+from aibridge_addon.proxy.stream.client_side import ClientSide
+from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
+from aibridge_addon.proxy.stream.request import bring_flow, frame_for_http1
+from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
-
-
-@dataclass
-class AibridgeCommitHook(commands.StartHook):
-    """The answer's terminal event has been read and is held: return when its rows are committed."""
-
-    flow: http.HTTPFlow
-
-
-@dataclass
-class AibridgeTurnHook(commands.StartHook):
-    """A complete answer has been kept from the client: decide whether upstream is asked again."""
-
-    flow: http.HTTPFlow
-
-
-class TurnIds(Protocol):
-    """What a stream needs of the layer that it is in."""
-
-    turn_ids: Iterator[int]
-    streams: dict[int, HttpStream]
 
 
 class BridgeHttpStream(HttpStream):
     def __init__(self, ctx: context.Context, stream_id: int, parent: TurnIds) -> None:
         super().__init__(ctx, stream_id)
-        self.parent = parent
-        self.state: FlowState | None = None
-        self.upstream_id = stream_id
-        """The stream id of the turn that is under way: upstream, each turn is a stream of its own."""
+        self.turns = UpstreamTurns(self, parent)
+        self.client = ClientSide(ctx.client, stream_id)
+        self.attempts = UpstreamAttempts(self)
+        self.incoming = Pipe()
+        self.answer: Tapped | Spliced | None = None
+        """How the answer becomes the client's; None before its head, and where the flow is not bridged."""
         self.answer_begun = False
         """The client has been sent the answer's headers."""
+        self.read: Callable[[bytes], int | None]
+        """What `state_tap_events` calls with each piece of an answer."""
         self.held = b""
         """The end of a body, which waits for its rows."""
-        self.unread: int | None = None
-        """Bytes of the answer that are still to come, where it said how many there are."""
+        self.awake: commands.RequestWakeup | None = None
+        """The time until the next look whether the client needs a keep-alive."""
+
+    @property
+    def state(self) -> FlowState:
+        flow = getattr(self, "flow", None)  # there is none before the request's head
+        return FOREIGN if flow is None else state_of(flow)
 
     # --- the request ------------------------------------------------------------------------------------------
 
     def state_wait_for_request_headers(self, event: http_events.RequestHeaders) -> layer.CommandGenerator[None]:
-        if event.replay_flow is None:
-            # mitmproxy fills in a missing host, after which the two forms of a request cannot be told apart. A flow
-            # that is brought along is used as it is, so the mark is on it before the first hook.
-            flow = http.HTTPFlow(self.context.client, self.context.server)
-            is_proxy = self.mode is not HTTPMode.transparent and event.request.method != "CONNECT"
-            if is_proxy and not event.request.host:
-                flow.metadata[ORIGIN_FORM] = True
-                self._offer_basic_authentication(event.request)
-            event.replay_flow = flow
+        bring_flow(event, self.context, self.mode)
         yield from super().state_wait_for_request_headers(event)
-        self.state = state_of(self.flow)
         if self.client_state == self.state_consume_request_body:
             yield from self.check_body_size(True)
-
-    def _offer_basic_authentication(self, request: http.Request) -> None:
-        """Clients of a gateway know no proxy: their user and password come as `Authorization: Basic`."""
-        headers = request.headers
-        basic = headers.get("authorization", "").lower().startswith("basic ")
-        if self.context.options.proxyauth and basic and "proxy-authorization" not in headers:
-            headers["proxy-authorization"] = headers.pop("authorization")
 
     def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
         if (yield from super().check_body_size(request)):
             return True
-        state = state_of(self.flow)
-        if request and state is not None and state.request_limit and not state.refused:
-            size = max(len(self.request_body_buf), _content_length(self.flow.request))
-            if size > state.request_limit:
-                message = f"the request body is larger than {state.request_limit} bytes"
+        state = self.state
+        if request and isinstance(state, Bridged):
+            size = max(len(self.request_body_buf), content_length(self.flow.request))
+            limit = state.head.bridge.settings.limits.request_body
+            if size > limit:
+                message = f"the request body is larger than {limit} bytes"
                 yield from self._ends_here(message)
-                yield from self.respond(413, message)
+                yield from self._respond(413, message)
                 return True
-        elif not request and state is not None and len(self.response_body_buf) > self.answer_limit:
-            yield from self.outgrown()
+        elif not request and not isinstance(state, Foreign) and self.response_body_buf:
+            answer = self._opened()
+            if len(self.response_body_buf) > (RETRY_BODY_LIMIT if answer is None else answer.limit):
+                yield from self._outgrown(answer)
         return False
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
+        state = self.state
+        if isinstance(state, Served) and dispatch.is_needed(state.head):
+            yield AibridgeDispatchHook(self.flow)
+            if (yield from self.check_killed(True)):
+                return False
+            if isinstance(refused := self.state, Refused):
+                yield from self._refused(refused)
+                return False
         connected = yield from super().make_server_connection()
-        request = self.flow.request
-        has_frames = self.context.server.alpn in (b"h2", b"h3")
-        if connected and (request.is_http2 or request.is_http3) and not has_frames:
-            # HTTP/1 has to be told where a body ends, or it takes the body for the next request.
-            if "content-length" not in request.headers and request.raw_content is None:
-                request.headers["transfer-encoding"] = "chunked"  # it is streamed
-            elif "content-length" not in request.headers and request.raw_content:
-                request.headers["content-length"] = str(len(request.raw_content))
+        if connected and self.context.server.alpn not in (b"h2", b"h3"):
+            frame_for_http1(self.flow.request)
         return connected
+
+    def _refused(self, refused: Refused) -> layer.CommandGenerator[None]:
+        """Upstream is not asked, so no other hook will come for this flow."""
+        yield from self._ends_here(refused.message)
+        if self.answer_begun or self.flow.response is None:
+            yield from self._break_off(refused.message)
+        else:
+            yield from self._send_whole(self.flow.response)
+
+    @property
+    def is_repeatable(self) -> bool:
+        return bool(self.client_state == self.state_done) and is_kept(self.flow.request)
 
     def handle_connect_regular(self) -> layer.CommandGenerator[None]:
         error = None
         if self.flow.metadata.get(TUNNEL) and not self.flow.response:
-            # Nobody looks into this tunnel, so it is opened at once: in some protocols the server speaks first.
+            # This tunnel is not looked into, so it is opened at once: in some protocols the server speaks first.
             error = yield commands.OpenConnection(self.context.server)
         if error:
             body = b'{"error":{"type":"api_error","message":"the host could not be reached"}}'
@@ -139,8 +144,19 @@ class BridgeHttpStream(HttpStream):
 
     # --- the answer -------------------------------------------------------------------------------------------
 
+    def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
+        if isinstance(state := self.state, Served):
+            dispatch.conceal(self.flow, state.head)
+            if (yield from self.attempts.drops(state, event.response)):
+                self.server_state = self.attempts.state_drop
+                return
+        yield from super().state_wait_for_response_headers(event)
+        if isinstance(state := self.state, Bridged) and (pipe := incoming(state)):
+            self.incoming = pipe
+            self.watch()
+
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
-        if request or state_of(self.flow) is None or not self.context.options.validate_inbound_headers:
+        if request or isinstance(self.state, Foreign) or not self.context.options.validate_inbound_headers:
             return (yield from super().check_invalid(request))
         assert self.flow.response is not None
         try:
@@ -149,254 +165,333 @@ class BridgeHttpStream(HttpStream):
             yield commands.CloseConnection(self.flow.server_conn)
             code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
             yield from self.handle_protocol_error(
-                http_events.ResponseProtocolError(self.upstream_id, f"malformed answer: {e}", code)
+                http_events.ResponseProtocolError(self.stream_id, f"the upstream sent an invalid answer: {e}", code)
             )
             return True
         return False
 
+    def _opened(self) -> Tapped | Spliced | None:
+        """How the answer whose head has arrived becomes the client's; None: as mitmproxy passes it on."""
+        state, response = self.state, self.flow.response
+        if self.answer is None and response is not None and isinstance(state, Bridged) and state.exchange is not None:
+            self.answer = answer_for(state, state.exchange, response)
+        return self.answer
+
     def start_response_stream(self) -> layer.CommandGenerator[None]:
+        answer = self._opened()
+        if self.answer_begun and isinstance(answer, Spliced):
+            self.server_state = self.state_read_answer
+            return
         yield from super().start_response_stream()
         self.answer_begun = True
-        if self.state is not None and self.state.exchange is not None and self.flow.response is not None:
-            length = _content_length(self.flow.response)
-            self.unread = length if "content-length" in self.flow.response.headers else None
-            changed = self.state.decoder is not None or self.state.usage_filter is not None
-            unchanged = not changed and self.unread is None and self.upstream_id == self.stream_id
-            self.server_state = self.state_tap_events if unchanged else self.state_tap_response_body
+        if isinstance(answer, Spliced):
+            # From here on the client waits for bytes: wake-ups and its going away have to be seen at any time.
+            self.watch()
+            yield from self._keep_awake()
+            self.server_state = self.state_read_answer
+        elif answer is not None:
+            self.read = answer.exchange.feed
+            unchanged = answer.is_verbatim and self.turns.is_first
+            self.server_state = self.state_tap_events if unchanged else self.state_read_answer
 
     def state_tap_events(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """`state_tap_response_body` for most streams, where all passes as it comes: hundreds of times for an answer."""
+        """`state_read_answer` for most streams, where all passes as it comes: hundreds of times for an answer."""
         if type(event) is not http_events.ResponseData:
-            yield from self.state_tap_response_body(event)
+            yield from self.state_read_answer(event)
             return
-        assert self.state is not None and self.state.exchange is not None
-        held = self.state.exchange.feed(event.data)
-        if held is None:
+        end = self.read(event.data)
+        if end is None:
             yield SendHttp(event, self.context.client)
         else:
-            yield from self._hold(event.data, held)
+            yield from self._send(Output(event.data[:end], event.data[end:]))
 
-    @property
-    def answer_limit(self) -> int:
-        """Bytes of an answer that are buffered."""
-        return RETRY_BODY_LIMIT
-
-    def outgrown(self) -> layer.CommandGenerator[None]:
-        """The answer that is buffered is larger than that: it is no refusal, so it passes as it comes."""
-        body = bytes(self.response_body_buf)
-        self.response_body_buf.clear()
-        if self.state is not None:
-            self.state.usage_filter = self.state.unasked_body = None
-        yield from self.start_response_stream()
-        yield from self.server_state(http_events.ResponseData(self.upstream_id, body))
-
-    def state_tap_response_body(self, event: events.Event) -> layer.CommandGenerator[None]:
-        state = self.state
-        assert state is not None and state.exchange is not None
+    def state_read_answer(self, event: events.Event) -> layer.CommandGenerator[None]:
+        answer = self.answer
+        assert answer is not None
         if isinstance(event, http_events.ResponseData):
-            data = event.data
-            last = False
-            if self.unread is not None:
-                self.unread -= len(data)
-                last = self.unread <= 0
-            if state.decoder is not None:
-                try:
-                    data = b"".join(state.decoder.feed(data))
-                except CodingError as e:
-                    yield from self._undecodable(str(e))
-                    return
-            held = state.exchange.feed(data, last)
-            if state.usage_filter is not None:
-                data, held = state.usage_filter.feed(data), None if held is None else 0
-            if held is None:
-                if data:
-                    yield self._to_client(data)
-                return
-            yield from self._hold(data, held)
-        elif isinstance(event, http_events.ResponseTrailers):
+            yield from self._send(answer.on_data(event.data))
+        elif isinstance(event, http_events.ResponseTrailers) and isinstance(answer, Tapped):
             assert self.flow.response is not None
             self.flow.response.trailers = event.trailers
-        elif isinstance(event, http_events.ResponseEndOfMessage):
-            if state.usage_filter is not None and (rest := state.usage_filter.finish()):
-                yield self._to_client(rest)
-            if state.exchange.streaming and not state.exchange.ended:
-                state.exchange.answer_ended()
-                if not (yield from self.committed()):
-                    return
+        elif isinstance(event, http_events.ResponseEndOfMessage) and (yield from self._send(answer.on_end())):
             yield from self.send_response(already_streamed=True)
 
-    def _hold(self, data: bytes, held: int) -> layer.CommandGenerator[None]:
-        """Send `data` up to the offset `held`, where the answer's end begins; the rest when its rows are committed."""
-        assert self.state is not None and self.state.exchange is not None
-        if held:
-            yield self._to_client(data[:held])
-        if not self.state.exchange.streaming:
-            self.held = data[held:]  # goes after the `response` hook, which waits for the rows
-        elif (yield from self.committed()) and data:
-            yield self._to_client(data[held:])
+    def _send(self, output: Output) -> layer.CommandGenerator[bool]:
+        """Send what an answer gave; False: the stream is over."""
+        yield from self.client.maybe_data(output.now)
+        if output.unreadable is not None:
+            yield from self._unreadable("undecodable_answer", output.unreadable)
+            return False
+        return output.end is None or (yield from self._send_end(output.end))
 
-    def _undecodable(self, reason: str, error_type: str = "undecodable_answer") -> layer.CommandGenerator[None]:
-        """The answer was to be decoded for the client, and cannot be."""
-        assert self.state is not None and self.state.exchange is not None
-        self.state.exchange.end(error_type, reason)
-        yield from self._ends_here(f"the answer cannot be decoded: {reason}")
-        yield from self.cancel_upstream(reason)
-        yield from self.break_off("the upstream's answer cannot be decoded")
-
-    def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]:
-        """The rest of the upstream's answer is not wanted."""
-        error = http_events.RequestProtocolError(self.upstream_id, reason, http_events.ErrorCode.CANCEL)
-        yield SendHttp(error, self.context.server)
-
-    def _to_client(self, data: bytes) -> SendHttp:
-        return SendHttp(http_events.ResponseData(self.stream_id, data), self.context.client)
-
-    def committed(self) -> layer.CommandGenerator[bool]:
-        """Wait until the answer's rows are committed; False: the stream is over, nothing more may be sent."""
+    def _send_end(self, end: bytes) -> layer.CommandGenerator[bool]:
+        """Send the answer's end when its rows are committed; False: the stream is over."""
+        assert self.answer is not None
+        if not self.answer.exchange.streaming:
+            self.held = end  # goes after the `response` hook, which waits for the rows
+            return True
         yield AibridgeCommitHook(self.flow)
         if (yield from self.check_killed(True)):
             return False
-        if self.state is not None and self.state.lost:
+        if self._is_lost:
             yield from self._ends_here(NOT_RECORDED)
-            yield from self.break_off(NOT_RECORDED)
+            yield from self._break_off(NOT_RECORDED)
             return False
+        yield from self.client.maybe_data(end)
         return True
 
-    def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
+    @property
+    def _is_lost(self) -> bool:
         state = self.state
+        return isinstance(state, Bridged) and state.rows is Rows.LOST
+
+    def _outgrown(self, answer: Tapped | Spliced | None) -> layer.CommandGenerator[None]:
+        """The answer that is buffered is larger than its limit."""
+        if isinstance(answer, Spliced):
+            # Passed on as it is, it might show a call that is not the client's.
+            message = f"the upstream's answer is larger than {answer.limit} bytes"
+            answer.exchange.end("answer_too_large", message)
+            yield from self._ends_here(message)
+            yield from self.cancel_upstream(message)
+            yield from (self._break_off(message) if self.answer_begun else self._respond(502, message))
+            return
+        # It is too large for a refusal of what we added, so it passes as it comes.
+        body = bytes(self.response_body_buf)
+        self.response_body_buf.clear()
+        if isinstance(state := self.state, Bridged):
+            state.usage = self.answer = None
+        yield from self.start_response_stream()
+        yield from self.server_state(http_events.ResponseData(self.turns.id, body))
+
+    def _unreadable(self, error_type: str, reason: str) -> layer.CommandGenerator[None]:
+        """The answer had to be read for the client, and cannot be."""
+        if isinstance(state := self.state, Bridged) and state.exchange is not None:
+            state.exchange.end(error_type, reason)
+        yield from self._ends_here(f"the answer cannot be decoded: {reason}")
+        yield from self.cancel_upstream(reason)
+        yield from self._break_off("the upstream's answer cannot be decoded")
+
+    def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]:
+        """The rest of the upstream's answer is not wanted."""
+        yield SendHttp(self.turns.cancelled(reason), self.context.server)
+
+    # --- turns ------------------------------------------------------------------------------------------------
+
+    def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         if self.flow.response is not None and not (self.flow.request.is_http2 or self.flow.request.is_http3):
             self.flow.response.trailers = None  # mitmproxy cannot send any over HTTP/1, and would break off
-        if state is not None and state.unasked_body is not None and not already_streamed:
-            # The hook also lets an HTTP/1 connection forget the answer that has just ended.
+        if (yield from self._is_last_turn(already_streamed)):
+            yield from super().send_response(already_streamed)
+
+    def _is_last_turn(self, already_streamed: bool) -> layer.CommandGenerator[bool]:
+        """Let the addon decide on an answer that has ended; False: another one follows, or the stream is over."""
+        state, answer = self.state, self._opened()
+        if not isinstance(state, Bridged) or answer is None:
+            return True
+        if isinstance(answer, Tapped):
+            undecided = state.usage is not None and state.usage.original is not None and not already_streamed
+            return not undecided or (yield from self._turn_over())
+        if answer.exchange.ended and already_streamed:
+            return True
+        if self.answer_begun and not already_streamed:
+            # A later turn was answered with an error, which has been buffered: the client's headers are long sent.
+            error = answer.failed_turn((self.flow.response and self.flow.response.raw_content) or b"")
+            yield from self._ends_here(error.message)
+            yield from self._break_off(error.message, error.told)
+            return False
+        self.watch()
+        if not (yield from self._turn_over()):
+            return False
+        return not already_streamed or answer.end_sent or (yield from self._send_end(answer.end()))
+
+    def _turn_over(self) -> layer.CommandGenerator[bool]:
+        """Run the hook that decides; False: upstream is asked again, or the client has gone.
+
+        The hook also lets an HTTP/1 connection forget the answer that has just ended.
+        """
+        while True:
             yield AibridgeTurnHook(self.flow)
             if (yield from self.check_killed(True)):
-                return
-            if state.another_turn:
-                state.another_turn = False
-                yield from self.start_turn()
-                return
-        yield from super().send_response(already_streamed)
+                return False
+            state = self.state
+            if not isinstance(state, Bridged) or state.tools is None or state.tools.calls is None:
+                break
+            yield from self.keep_client_waiting()
+        if self.flow.response is not None:
+            return True
+        yield from self.start_turn()
+        return False
 
     def start_turn(self) -> layer.CommandGenerator[None]:
         """Send `flow.request` upstream once more, as a stream of its own; its answer comes to this one."""
-        if self.upstream_id != self.stream_id:
-            self.parent.streams.pop(self.upstream_id, None)
-        self.upstream_id = next(self.parent.turn_ids)
-        self.parent.streams[self.upstream_id] = self
+        self.turns.begin()
         self.flow.response = None
+        self.incoming = Pipe()
+        if not isinstance(self.answer, Spliced):
+            self.answer = None
         self.server_state = self.state_wait_for_response_headers
         if not (yield from self.make_server_connection()):
             return
-        request = self.flow.request
-        parts: Iterable[http_events.HttpEvent] = (
-            http_events.RequestHeaders(self.upstream_id, request, not request.raw_content),
-            *([http_events.RequestData(self.upstream_id, request.raw_content)] if request.raw_content else ()),
-            http_events.RequestEndOfMessage(self.upstream_id),
-        )
-        for part in parts:
+        for part in self.turns.request(self.flow.request):
             yield SendHttp(part, self.context.server)
 
-    # --- its end ----------------------------------------------------------------------------------------------
+    # --- while the client waits -------------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """From here on, wake-ups, events of other turns, and a client that goes while a hook waits have to be seen."""
+        self._handle_event = self._handle_event_or_wakeup
+        self.handle_event = self._handle_event_watchfully  # type: ignore[method-assign]
+
+    def _handle_event_or_wakeup(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.Wakeup):
+            yield from self._woken(event.command)
+        elif not self.turns.is_stale(event):
+            yield from self._come_in(event) if self.incoming else super()._handle_event(event)
+
+    def _come_in(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """Handle an event; an answer's bytes come through the pipe."""
+        data = b""
+        try:
+            if isinstance(event, http_events.ResponseData):
+                data = self.incoming.feed(event.data)
+            elif isinstance(event, http_events.ResponseEndOfMessage):
+                data = self.incoming.finish()
+        except BodyError as e:
+            self.incoming = Pipe()  # what still comes is not read
+            yield from self._unreadable(e.error_type, str(e))
+            return
+        if data:
+            yield from super()._handle_event(http_events.ResponseData(self.turns.id, data))
+        if not isinstance(event, http_events.ResponseData):
+            yield from super()._handle_event(event)
+
+    def _handle_event_watchfully(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if self._paused and isinstance(event, http_events.RequestProtocolError) and isinstance(self.state, Bridged):
+            self.state.client_gone()  # the hook that we wait for need not go on
+        yield from super().handle_event(event)
+
+    def _woken(self, command: commands.RequestWakeup) -> layer.CommandGenerator[None]:
+        if self.client_state == self.state_errored:
+            return
+        if command is self.attempts.timeout:
+            yield from self.attempts.cut()
+        elif command is self.awake and isinstance(answer := self.answer, Spliced) and not answer.exchange.ended:
+            yield from self.client.maybe_data(answer.due_keepalive())
+            yield from self._keep_awake()
+
+    def _keep_awake(self) -> layer.CommandGenerator[None]:
+        if isinstance(state := self.state, Bridged):
+            self.awake = commands.RequestWakeup(state.head.bridge.settings.mcp.keepalive_interval)
+            yield self.awake
+
+    def keep_client_waiting(self) -> layer.CommandGenerator[None]:
+        """Send a keep-alive, if the client has been sent an answer's beginning."""
+        if self.answer_begun and isinstance(self.answer, Spliced):
+            yield self.client.data(self.answer.keepalive())
+
+    # --- the end ----------------------------------------------------------------------------------------------
 
     def flow_done(self) -> layer.CommandGenerator[None]:
-        if self.state is not None and self.state.lost:
-            yield from self.break_off(NOT_RECORDED)
+        if self._is_lost:
+            yield from self._break_off(NOT_RECORDED)
             return
-        if self.held:
-            yield self._to_client(self.held)
-        yield from self._drop_turn()
+        yield from self.client.maybe_data(self.held)
+        yield from self.turns.drop()
         yield from super().flow_done()
-
-    def _drop_turn(self) -> layer.CommandGenerator[None]:
-        if self.upstream_id != self.stream_id:
-            yield DropStream(self.upstream_id)
 
     def handle_protocol_error(
         self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
-        state = getattr(self, "flow", None) and state_of(self.flow)
-        if not state:
+        state = self.state
+        if isinstance(state, Foreign):
             yield from super().handle_protocol_error(event)
-        elif isinstance(event, http_events.RequestProtocolError):
+            return
+        if isinstance(state, Served):
+            dispatch.conceal(self.flow, state.head)
+        if isinstance(event, http_events.RequestProtocolError):
             # Upstream knows the turn that is under way, not the client's stream.
-            event = http_events.RequestProtocolError(self.upstream_id, event.message, event.code)
-            yield from self._drop_turn()
+            event = http_events.RequestProtocolError(self.turns.id, event.message, event.code)
+            yield from self.turns.drop()
             yield from super().handle_protocol_error(event)
-        elif self.client_state == self.state_errored or self.server_state == self.state_done:
-            yield from self._pass_on(event)
-        elif self.held:  # the body is whole: what breaks off now takes nothing with it
-            yield from self.send_response(already_streamed=True)
-        elif self.answer_begun:
-            state.cut_by = "upstream"
-            yield from self._upstream_broke_off(event)
+        elif isinstance(state, Served) and self._is_asked_again(state, event.message):
+            yield from self.attempts.again()
         else:
-            state.cut_by = "upstream"
-            self.flow.error = mitm_flow.Error(event.message)
-            yield http_hooks.HttpErrorHook(self.flow)
-            if not (yield from self.check_killed(False)):
-                yield from self.respond(502, "the upstream could not be reached or broke off")
+            yield from self._upstream_failed(state, event)
 
-    def _upstream_broke_off(self, event: http_events.ResponseProtocolError) -> layer.CommandGenerator[None]:
-        exchange = self.state.exchange if self.state is not None else None
-        if exchange is None or exchange.ended or not self._can_append():
+    def _is_asked_again(self, state: Served, error: str) -> bool:
+        if not self.is_repeatable:
+            return False
+        if self.server_state == self.state_wait_for_response_headers:
+            return self.attempts.repeats(state, error)
+        return bool(self.server_state == self.attempts.state_drop)
+
+    def _upstream_failed(
+        self, state: Served | Refused, event: http_events.ResponseProtocolError
+    ) -> layer.CommandGenerator[None]:
+        """No answer will come, or no more of it."""
+        exchange = state.exchange if isinstance(state, Bridged) else None
+        if self.client_state == self.state_errored or self.server_state == self.state_done:
             yield from self._pass_on(event)
             return
-        self.flow.error = mitm_flow.Error(event.message)
-        yield http_hooks.HttpErrorHook(self.flow)
-        if not (yield from self.check_killed(False)):
-            yield from self.break_off("the upstream broke off")
+        if self.held:  # the body is whole: what breaks off now takes nothing with it
+            yield from self.send_response(already_streamed=True)
+            return
+        if isinstance(state, Bridged):
+            state.cut_by = "upstream"
+        if self.answer_begun and (exchange is None or exchange.ended or not self._can_append):
+            yield from self._pass_on(event)
+            return
+        yield from self._ends_here(event.message)
+        if (yield from self.check_killed(False)):
+            return
+        if self.answer_begun:
+            yield from self._break_off("the upstream broke off")
+        else:
+            yield from self._respond(502, "the upstream could not be reached or broke off")
 
     def _pass_on(self, event: http_events.ResponseProtocolError) -> layer.CommandGenerator[None]:
-        yield from self._drop_turn()
+        yield from self.turns.drop()
         yield from super().handle_protocol_error(
             http_events.ResponseProtocolError(self.stream_id, event.message, event.code)
         )
 
+    @property
     def _can_append(self) -> bool:
-        """Whether an event of our own can end the stream: it stands between two events, and has no fixed length."""
-        exchange = self.state.exchange if self.state is not None else None
-        tap = exchange.tap if exchange is not None else None
-        return tap is not None and self.unread is None and tap.at_event_boundary
+        return self.answer is not None and self.answer.can_append
 
-    def break_off(self, message: str, told: Mapping[str, Any] = NOTHING) -> layer.CommandGenerator[None]:
+    def _break_off(self, message: str, told: Mapping[str, Any] = NOTHING) -> layer.CommandGenerator[None]:
         """End an answer that has begun and cannot go on: by the dialect's error event, else by cutting it."""
-        assert self.state is not None
+        state = self.state
+        assert not isinstance(state, Foreign)
         self.flow.live = False
-        if self._can_append():
-            yield self._to_client(self.state.route.errors.error_event(message, told))
-            end: http_events.HttpEvent = http_events.ResponseEndOfMessage(self.stream_id)
-        else:
-            end = http_events.ResponseProtocolError(self.stream_id, message, http_events.ErrorCode.KILL)
-        self.client_state = self.server_state = self.state_errored
-        yield from self._drop_turn()
-        yield DropStream(self.stream_id)
-        yield SendHttp(end, self.context.client)
+        end = self.client.cut(message)
+        if self._can_append:
+            yield self.client.data(route_of(state).errors.error_event(message, told))
+            end = self.client.end()
+        yield from self._over()
+        yield end
 
     def _ends_here(self, message: str) -> layer.CommandGenerator[None]:
-        """Tell the addon that no other hook will come for this flow."""
+        """Run the error hook: no other one will come for this flow."""
         self.flow.error = mitm_flow.Error(message)
         yield http_hooks.HttpErrorHook(self.flow)
 
-    def respond(self, status: int, message: str) -> layer.CommandGenerator[None]:
+    def _respond(self, status: int, message: str) -> layer.CommandGenerator[None]:
         """Answer in the provider's shape, in place of an upstream; the rest of the request is not read."""
-        state = state_of(self.flow)
-        assert state is not None
-        state.refused = True
-        yield from self.answer(error_response(state.route.errors, status, message))
+        state = self.state
+        assert not isinstance(state, Foreign)
+        yield from self._send_whole(refuse(self.flow, state, Refusal(status, message)))
 
-    def answer(self, response: http.Response) -> layer.CommandGenerator[None]:
+    def _send_whole(self, response: http.Response) -> layer.CommandGenerator[None]:
         """Send a whole answer of our own, whatever state the request is in."""
-        self.flow.response = response
         self.flow.live = False
         self.request_body_buf.clear()
+        yield self.client.head(response)
+        yield self.client.data(response.raw_content or b"")
+        yield from self._over()
+        yield self.client.end()
+
+    def _over(self) -> layer.CommandGenerator[None]:
         self.client_state = self.server_state = self.state_errored
-        yield SendHttp(http_events.ResponseHeaders(self.stream_id, response, False), self.context.client)
-        yield self._to_client(response.raw_content or b"")
-        yield from self._drop_turn()
+        yield from self.turns.drop()
         yield DropStream(self.stream_id)
-        yield SendHttp(http_events.ResponseEndOfMessage(self.stream_id), self.context.client)
-
-
-def _content_length(message: http.Message) -> int:
-    value = message.headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mitmproxy.proxy.layers.http import _hooks as hooks
 
-from aibridge_addon.proxy.stream.stream import AibridgeCommitHook
+from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook
 from tests.proxy.conftest import MakeScene
 from tests.support import fixtures
 from tests.support.fixtures import Case

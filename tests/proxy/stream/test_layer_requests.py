@@ -9,7 +9,7 @@ from mitmproxy.connection import Server
 from mitmproxy.proxy.layers.http import _hooks as hooks
 
 from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT
-from aibridge_addon.proxy.stream.stream import AibridgeCommitHook, AibridgeTurnHook
+from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeTurnHook
 from tests.proxy.conftest import MakeScene
 from tests.support import fixtures
 from tests.support.scene import CHUNKED_END, EVENT_STREAM, PATHS, Scene, chunk, dechunked, request, sized

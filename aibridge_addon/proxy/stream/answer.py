@@ -1,0 +1,142 @@
+"""How an upstream answer becomes the client's: its own bytes, or one answer out of several turns. Sans-io.
+
+    Tapped   the bytes pass as they come, and a copy is read
+    Spliced  the client sees what the splice shows of every turn; injected tools run in between
+
+Both are fed the bytes of the body, and return those that may be sent now, and once the answer's end: it is sent when
+the answer's rows are committed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mitmproxy import http
+
+from aibridge_addon.dialects.base import AnswerError
+from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.tool_exchange import ToolExchange
+from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged
+from aibridge_addon.proxy.stream.body import Pipe, outgoing
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """What follows from bytes of an answer, or from its end."""
+
+    now: bytes
+    """These may be sent at once."""
+    end: bytes | None = None
+    """The answer's end, which begins here. It may be empty."""
+    unreadable: str | None = None
+    """Why the answer cannot go on, if it cannot."""
+
+
+class Tapped:
+    limit = RETRY_BODY_LIMIT
+    """Bytes of an answer that are buffered. A longer one is sent as it comes."""
+
+    def __init__(self, exchange: Exchange, outgoing: Pipe, unread: int | None) -> None:
+        """`unread`: bytes that are to come, where the answer said how many there are."""
+        self.exchange = exchange
+        self._outgoing = outgoing
+        self._unread = unread
+
+    @property
+    def is_verbatim(self) -> bool:
+        """Whether `exchange.feed` says all that there is to know of the next bytes."""
+        return not self._outgoing and self._unread is None
+
+    @property
+    def can_append(self) -> bool:
+        """Whether an event of our own can end the stream: it stands between two events, and has no fixed length."""
+        tap = self.exchange.tap
+        return tap is not None and self._unread is None and tap.at_event_boundary
+
+    def on_data(self, data: bytes) -> Output:
+        last = False
+        if self._unread is not None:
+            self._unread -= len(data)
+            last = self._unread <= 0
+        end = self.exchange.feed(data, last)
+        if self._outgoing:
+            data, end = self._outgoing.feed(data), None if end is None else 0
+        return Output(data) if end is None else Output(data[:end], data[end:])
+
+    def on_end(self) -> Output:
+        rest = self._outgoing.finish()
+        if self.exchange.streaming and not self.exchange.ended:
+            self.exchange.answer_ended()
+            return Output(rest, b"")
+        return Output(rest)
+
+
+class Spliced:
+    """Lives for all turns of an interception."""
+
+    def __init__(self, tools: ToolExchange, outgoing: Pipe, limit: int) -> None:
+        self.exchange = tools.exchange
+        self.limit = limit
+        """Bytes of an answer that are buffered. A longer one ends the interception."""
+        self.end_sent = False
+        self._tools = tools
+        self._outgoing = outgoing
+        self._begun = False
+        self._silent = True
+        """Nothing has been sent to the client since the last look."""
+
+    @property
+    def can_append(self) -> bool:
+        """As `Tapped.can_append`. What is shown are whole events, whatever the turn under way is answered with."""
+        return self._begun or self.exchange.streaming
+
+    def on_data(self, data: bytes) -> Output:
+        shown = self._shown(self._tools.feed(data))
+        reason = self._tools.unreadable
+        return Output(shown, None if reason else self._maybe_end(), reason)
+
+    def on_end(self) -> Output:
+        self._begun = True
+        shown = self._shown(self._tools.stream_ended())
+        return Output(shown, self._maybe_end())
+
+    def _maybe_end(self) -> bytes | None:
+        return self.end() if self.exchange.ended and not self.end_sent else None
+
+    def end(self) -> bytes:
+        """The held end of the answer."""
+        self.end_sent = True
+        return self._shown(self._tools.ending())
+
+    def _shown(self, data: bytes) -> bytes:
+        if data and (data := self._outgoing.feed(data)):
+            self._silent = False
+        return data
+
+    def failed_turn(self, body: bytes) -> AnswerError:
+        """Take the error that a later turn was answered with: it ends the answer."""
+        self._tools.take_error(body)
+        error = self._tools.error or AnswerError("", "")
+        return AnswerError(error.type, error.message or "the upstream answered with an error", error.told)
+
+    def keepalive(self) -> bytes:
+        """Keep-alive bytes for a waiting client."""
+        return self._tools.keepalive()
+
+    def due_keepalive(self) -> bytes:
+        """The same, if nothing was sent to the client since the last look."""
+        silent, self._silent = self._silent, True
+        return self.keepalive() if silent else b""
+
+
+def answer_for(state: Bridged, exchange: Exchange, response: http.Response) -> Tapped | Spliced:
+    """How an answer whose head has arrived becomes the client's."""
+    if (tools := state.splicing) is not None:
+        return Spliced(tools.exchange, outgoing(state), state.head.bridge.settings.limits.decoded_body)
+    unread = content_length(response) if "content-length" in response.headers else None
+    return Tapped(exchange, outgoing(state), unread)
+
+
+def content_length(message: http.Message) -> int:
+    value = message.headers.get("content-length", "")
+    return int(value) if value.isascii() and value.isdigit() else 0
