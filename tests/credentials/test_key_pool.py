@@ -80,3 +80,15 @@ def test_no_key_is_ever_printed(clock: Clock) -> None:
     shown = f"{pool.keys} {pool.keys[0]!r} {pool.keys[0]} {pool.exhausted()}"
     assert not any(secret in shown for secret in SECRETS)
     assert "sk-f...0001" in shown
+
+
+def test_a_rest_that_is_over_does_not_count_when_no_key_is_left(clock: Clock) -> None:
+    """A rate limit of an hour ago must not turn "not accepted" into "try again in a second"."""
+    pool = pool_of(clock)
+    pool.rest(pool.keys[0], 10.0, rate_limited=True)
+    clock.now += 10.0
+    for key in pool.keys[1:]:
+        pool.rest(key, 30.0, rate_limited=False)
+    assert pool.choose(but=[pool.keys[0]]) is None
+    assert pool.wait == 30.0
+    assert (pool.exhausted().status, pool.exhausted().retry_after) == (502, None)

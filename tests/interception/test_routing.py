@@ -258,6 +258,23 @@ def test_errors_of_a_passthrough_route_have_the_shape_of_their_provider() -> Non
     assert proxied(BEDROCK_HOST, "POST", "/model/m/count-tokens").errors is INVOKE
 
 
+DOTS = ["..", "%2e%2e", "%2E.", "..;x=1", "a%2f..", "a%5C..", "%2e%2e%2fa"]
+DOTS_ENCODED_TWICE = ["%252e%252e", "%252E%2e", "%252e%252e%253bx=1", "a%252f%252e", "a%255c%252e"]
+
+
+@pytest.mark.parametrize("segment", [*DOTS, *DOTS_ENCODED_TWICE])
+def test_a_path_that_a_server_may_take_for_another_one_gets_no_central_key(segment: str) -> None:
+    """A server, or a proxy in front of it, may decode a path once more before it resolves the dots in it."""
+    assert not proxied("api.anthropic.com", "GET", f"/v1/models/{segment}").known
+    assert not proxied(BEDROCK_HOST, "POST", f"/model/{segment}/invoke").known
+
+
+@pytest.mark.parametrize("segment", ["claude-1", "claude-1.5", "a..b", "...", "%2e%2e%2e", "claude%252e1", "%2525"])
+def test_a_path_with_other_dots_may_get_a_central_key(segment: str) -> None:
+    assert proxied("api.anthropic.com", "GET", f"/v1/models/{segment}").known
+    assert proxied(BEDROCK_HOST, "POST", f"/model/{segment}/invoke").known
+
+
 @given(host=st.text(max_size=40), method=st.text(max_size=8), target=st.text(max_size=80))
 def test_no_request_line_makes_routing_fail(host: str, method: str, target: str) -> None:
     for name in (host, *(h for p in DEFAULT_PROVIDERS for h in p.hosts)):

@@ -216,6 +216,21 @@ async def test_everybody_who_waits_is_told_at_the_first_failure(make: Make) -> N
     assert not await first
 
 
+async def test_answers_that_wait_for_the_next_batch_are_released_at_the_first_failure_too(make: Make) -> None:
+    store = MemoryStore(stepped=True)
+    recorder = make(store)
+    recorder.emit(thought("in the batch that fails"))
+    first = asyncio.ensure_future(recorder.committed())
+    await store.attempted(1)
+    recorder.emit(thought("in the next one"))
+    second = asyncio.ensure_future(recorder.committed())
+    await turn()
+    store.fail()
+    assert not await first
+    await turn()
+    assert second.done() and not second.result()
+
+
 # --- records that the database refuses --------------------------------------------------------------------------
 
 

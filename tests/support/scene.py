@@ -18,7 +18,7 @@ from aibridge_addon.bridge import Bridge
 from aibridge_addon.proxy.flow.request_head import Intake
 from aibridge_addon.proxy.stream.layer import BridgeHttpLayer
 from tests.support import fixtures
-from tests.support.database import Row, read_table
+from tests.support.database import Row, Table, read_table
 from tests.support.fixtures import Case
 from tests.support.playbook import Playbook, make_context
 
@@ -45,7 +45,7 @@ class Scene:
         self.playbook = Playbook(self.layer)
         self.ends: list[tuple[http.HTTPFlow, str]] = []
         """Each flow that was told to have ended, and by which hook."""
-        self._database = database
+        self.database = database
         self._addon = AIBridge()
         self._addon._bridge, self._addon._intake = bridge, Intake(bridge)
 
@@ -77,8 +77,12 @@ class Scene:
         return flow
 
     async def interceptions(self) -> list[Row]:
+        return await self.rows("aibridge_interceptions")
+
+    async def rows(self, table: Table) -> list[Row]:
+        """The rows of a table, with those of everything that has been emitted so far."""
         await self.bridge.recorder.committed()
-        return read_table(self._database, "aibridge_interceptions")
+        return read_table(self.database, table)
 
     async def answer(self, upstream: Server, head: bytes) -> http.HTTPFlow:
         """The upstream sends an answer's head."""

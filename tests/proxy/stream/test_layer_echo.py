@@ -1,0 +1,71 @@
+"""A response repeats the request's tools: the client sees its own there, and not those that were injected."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from mitmproxy.connection import Server
+from mitmproxy.proxy.layers.http import _hooks as hooks
+
+from aibridge_addon.interception.continuations import Continuations
+from aibridge_addon.proxy.stream.stream import AibridgeTurnHook
+from aibridge_addon.recording.sqlite.reader import SqliteReader
+from aibridge_addon.tools import catalog
+from aibridge_addon.tools.catalog import Catalog, Listing, Offer
+from aibridge_addon.tools.servers import Servers
+from tests.proxy.conftest import MakeScene
+from tests.support.scene import PATHS, Scene, request, sized
+
+OWN: dict[str, Any] = {"type": "function", "name": "Read", "parameters": {"type": "object"}}
+NAMESPACE: dict[str, Any] = {"type": "namespace", "name": "files", "tools": [OWN]}
+
+
+class Offered(Servers):
+    """Servers that need no connection: their tools are there from the start."""
+
+    def __init__(self, *names: str) -> None:
+        super().__init__({})
+        self._offered = catalog.build([Listing("srv", None, offers=[Offer(name, "", {}) for name in names])])
+
+    @property
+    def catalog(self) -> Catalog:
+        return self._offered
+
+
+@pytest.fixture
+def scene(make_scene: MakeScene) -> Scene:
+    made = make_scene()
+    made.bridge.servers = Offered("look", "find")
+    made.bridge.continuations = Continuations(SqliteReader(made.database))
+    return made
+
+
+async def ask(scene: Scene, tools: list[dict[str, Any]]) -> tuple[Server, list[dict[str, Any]]]:
+    """The client asks with tools of its own. Returns the upstream, and the tools that it was sent."""
+    body = json.dumps({"model": "gpt-5", "input": "hello", "tools": tools}).encode()
+    await scene.ask(request(body, PATHS["responses"]))
+    upstream = scene.playbook.connect()
+    sent: list[dict[str, Any]] = json.loads(scene.playbook.sent(upstream).partition(b"\r\n\r\n")[2])["tools"]
+    assert {tool.get("name") for tool in sent} >= {"bmcp_srv_look", "bmcp_srv_find"}
+    return upstream, sent
+
+
+def response(tools: list[dict[str, Any]]) -> dict[str, Any]:
+    said = {"type": "message", "id": "msg_1", "content": [{"type": "output_text", "text": "hello"}]}
+    usage = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
+    return {"id": "resp_1", "status": "completed", "model": "gpt-5", "output": [said], "tools": tools, "usage": usage}
+
+
+@pytest.mark.parametrize("tools", [[OWN], [NAMESPACE]], ids=["a function", "a namespace"])
+async def test_a_blocking_response_repeats_the_clients_tools_only(scene: Scene, tools: list[dict[str, Any]]) -> None:
+    upstream, asked = await ask(scene, tools)
+    await scene.answer(upstream, sized(json.dumps(response(asked)).encode()))
+    await scene.hook(AibridgeTurnHook)
+    sent = scene.playbook.sent(scene.client)
+    await scene.hook(hooks.HttpResponseHook)
+    head, _, body = (sent + scene.playbook.sent(scene.client)).partition(b"\r\n\r\n")
+    assert b"\r\ncontent-length: %d\r\n" % len(body) in head.lower() + b"\r\n"
+    assert b"bmcp" not in body
+    assert json.loads(body) == response(tools)
