@@ -10,6 +10,7 @@ import json
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+from types import MappingProxyType
 
 from aibridge_addon.records import Headers
 
@@ -55,7 +56,7 @@ PROGRAMS = (
 )
 _unknown = Program(UNKNOWN, ())
 
-CLAUDE_CODE_CLASSES = {b"main": Speaker.PERSON, b"auxiliary": Speaker.ASIDE}
+CLAUDE_CODE_CLASSES = MappingProxyType({b"main": Speaker.PERSON, b"auxiliary": Speaker.ASIDE})
 """Of `x-claude-code-request-class`; every other is an agent's."""
 
 _LEGACY_USER_ID = re.compile(r"_session_(.+)\Z")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import b64decode
+from types import MappingProxyType
 from typing import Protocol
 
 import msgspec
@@ -84,12 +85,14 @@ class EventsToSSE:
             raise Unreadably("an event is not in the form of one") from e
 
 
-ERROR_TYPES = {
-    "throttlingException": "rate_limit_error",
-    "validationException": "invalid_request_error",
-    "modelTimeoutException": "timeout_error",
-    "serviceUnavailableException": "overloaded_error",
-}
+ERROR_TYPES = MappingProxyType(
+    {
+        "throttlingException": "rate_limit_error",
+        "validationException": "invalid_request_error",
+        "modelTimeoutException": "timeout_error",
+        "serviceUnavailableException": "overloaded_error",
+    }
+)
 """Exceptions in a stream; any other one is an `api_error`."""
 
 

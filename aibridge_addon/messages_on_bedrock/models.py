@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
 EFFORT = "effort-2025-11-24"
 CONTEXT_MANAGEMENT = "context-management-2025-06-27"
@@ -52,10 +53,10 @@ BETAS = frozenset(
 
 UNSUPPORTED = ("metadata", "service_tier", "container", "inference_geo")
 """Members of a request that Bedrock refuses."""
-UNLESS_BETA = {"output_config": EFFORT, "context_management": CONTEXT_MANAGEMENT}
+UNLESS_BETA = MappingProxyType({"output_config": EFFORT, "context_management": CONTEXT_MANAGEMENT})
 """Members that it refuses unless this beta flag came with them."""
 
-BUDGETS = {"low": 0.2, "medium": 0.5, "max": 0.95}
+BUDGETS = MappingProxyType({"low": 0.2, "medium": 0.5, "max": 0.95})
 """Shares of `max_tokens` for thinking, by `output_config.effort`."""
 BUDGET = 0.8
 """The share for any other effort, and for none."""

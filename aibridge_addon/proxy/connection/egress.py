@@ -63,20 +63,23 @@ class _Checked:
     until: float
 
 
-_threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="aibridge-dns")
+class SystemResolver:
+    """Resolves names as this machine does, on threads of its own, which end when it is collected."""
 
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="aibridge-dns")
 
-async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """The addresses of a name, in the order in which they should be tried. Raises Unresolved."""
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(DNS_TIMEOUT):
-            found = await loop.run_in_executor(_threads, _getaddrinfo, host, port)
-    except (OSError, UnicodeError, TimeoutError) as e:
-        raise Unresolved(str(e)) from e
-    if not found:
-        raise Unresolved("no address")
-    return list(dict.fromkeys(found))
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        """Return the addresses of a name, in the order in which they should be tried. Raises Unresolved."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(DNS_TIMEOUT):
+                found = await loop.run_in_executor(self._threads, _getaddrinfo, host, port)
+        except (OSError, UnicodeError, TimeoutError) as e:
+            raise Unresolved(str(e)) from e
+        if not found:
+            raise Unresolved("no address")
+        return list(dict.fromkeys(found))
 
 
 def _getaddrinfo(host: str, port: int) -> list[str]:
@@ -92,13 +95,17 @@ class EgressGuard:
         settings: Egress,
         own: Collection[Destination] = (),
         *,
-        resolve: Resolve = system_resolver,
+        resolve: Resolve | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`own`: destinations that the configuration itself names, which are always allowed."""
+        """Make a guard with nothing checked yet.
+
+        `own`: destinations that the configuration itself names, which are always allowed. `resolve`: by default, as
+        this machine resolves names.
+        """
         self._settings = settings
         self._own = frozenset(own)
-        self._resolve = resolve
+        self._resolve = resolve or SystemResolver()
         self._clock = clock
         self._checked: WeakKeyDictionary[Client, dict[Destination, _Checked]] = WeakKeyDictionary()
         self._names: WeakKeyDictionary[Server, Destination] = WeakKeyDictionary()

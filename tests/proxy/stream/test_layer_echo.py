@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from tests.support.scene import PATHS, Scene, request, sized
 
 OWN: dict[str, Any] = {"type": "function", "name": "Read", "parameters": {"type": "object"}}
 NAMESPACE: dict[str, Any] = {"type": "namespace", "name": "files", "tools": [OWN]}
+Repeat = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
+"""How the provider repeats the request's tools."""
 
 
 class Offered(Servers):
@@ -58,14 +61,28 @@ def response(tools: list[dict[str, Any]]) -> dict[str, Any]:
     return {"id": "resp_1", "status": "completed", "model": "gpt-5", "output": [said], "tools": tools, "usage": usage}
 
 
-@pytest.mark.parametrize("tools", [[OWN], [NAMESPACE]], ids=["a function", "a namespace"])
-async def test_a_blocking_response_repeats_the_clients_tools_only(scene: Scene, tools: list[dict[str, Any]]) -> None:
+def as_asked(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return asked
+
+
+def in_a_namespace(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [NAMESPACE | {"tools": asked}]
+
+
+@pytest.mark.parametrize(
+    ("tools", "repeated", "seen"),
+    [([OWN], as_asked, [OWN]), ([NAMESPACE], as_asked, [NAMESPACE]), ([OWN], in_a_namespace, [NAMESPACE])],
+    ids=["a function", "a namespace", "in a namespace"],
+)
+async def test_a_blocking_response_repeats_the_clients_tools_only(
+    scene: Scene, tools: list[dict[str, Any]], repeated: Repeat, seen: list[dict[str, Any]]
+) -> None:
     upstream, asked = await ask(scene, tools)
-    await scene.answer(upstream, sized(json.dumps(response(asked)).encode()))
+    await scene.answer(upstream, sized(json.dumps(response(repeated(asked))).encode()))
     await scene.hook(AibridgeTurnHook)
     sent = scene.playbook.sent(scene.client)
     await scene.hook(hooks.HttpResponseHook)
     head, _, body = (sent + scene.playbook.sent(scene.client)).partition(b"\r\n\r\n")
     assert b"\r\ncontent-length: %d\r\n" % len(body) in head.lower() + b"\r\n"
     assert b"bmcp" not in body
-    assert json.loads(body) == response(tools)
+    assert json.loads(body) == response(seen)
