@@ -5,7 +5,7 @@ BUILT := .venv/.built
 MITMDUMP_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv run test lint types pytest soak bench clean
+.PHONY: help .venv run test lint types pytest mutants soak bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-zA-Z._]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ types: $(BUILT) ## Check types
 
 pytest: $(BUILT) ## Run the tests in parallel
 	$(BIN)/python -m pytest -n auto
+
+mutants: $(BUILT) ## Break the package in a copy, one place at a time: each time a test has to fail (minutes)
+	$(BIN)/python -m tests.support.mutants
 
 soak: $(BUILT) ## Generate 10,000 answers and histories for each property of each dialect (more than an hour)
 	SOAK_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py tests/dialects/test_history_properties.py tests/dialects/messages/test_history_thinking.py
