@@ -3,9 +3,11 @@ PYTHON ?= python3.13
 BIN := .venv/bin
 BUILT := .venv/.built
 MITMDUMP_ARGS ?=
+MITMPROXY ?= 12.2.3
+OLDER := .venv/mitmproxy-$(MITMPROXY)
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv run test lint types pytest mutants soak bench clean
+.PHONY: help .venv run test lint types pytest contract mutants soak bench clean
 
 help: ## List the commands
 	@grep -hE '^[a-zA-Z._]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -34,6 +36,16 @@ types: $(BUILT) ## Check types
 
 pytest: $(BUILT) ## Run the tests in parallel
 	$(BIN)/python -m pytest -n auto
+
+contract: $(OLDER)/.built ## Run the tests that depend on mitmproxy's internals against an older release (MITMPROXY=12.2.3)
+	PYTHONPATH=$(OLDER) $(BIN)/python -c 'from mitmproxy.version import VERSION; assert VERSION == "$(MITMPROXY)", VERSION'
+	PYTHONPATH=$(OLDER) $(BIN)/python -m pytest tests/proxy/stream
+
+# Beside the newest release, not in a second environment: a folder that comes first when modules are looked for.
+$(OLDER)/.built: $(BUILT)
+	rm -rf $(OLDER)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(OLDER) 'mitmproxy==$(MITMPROXY)'
+	@touch $@
 
 mutants: $(BUILT) ## Break the package in a copy, one place at a time: each time a test has to fail (minutes)
 	$(BIN)/python -m tests.support.mutants
