@@ -9,7 +9,7 @@ import urllib.request
 from mitmproxy.proxy.layers.http import _hooks as hooks
 from prometheus_client.parser import text_string_to_metric_families
 
-from aibridge_addon.proxy.stream.stream import AibridgeCommitHook
+from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook
 from tests.proxy.conftest import MakeScene
 from tests.support import fixtures
 from tests.support.database import locked
