@@ -17,6 +17,8 @@ from tests.support.scene import CHUNKED_END, chunk
 from tests.support.upstream import unused_port
 
 STREAM = fixtures.case("messages/simple/streaming")
+AT_MOST = 2.0
+"""Seconds that the database is held, on the slowest machine: the bridge waits no longer than 5."""
 OVERHEAD = "aibridge_overhead_seconds_sum"
 
 
@@ -33,9 +35,9 @@ async def scraped(port: int, name: str) -> float:
 
 
 async def test_the_overhead_contains_the_wait_for_the_rows(make_scene: MakeScene) -> None:
-    began = time.perf_counter()
     port = unused_port()
     scene = make_scene({"metrics": {"listen": f"127.0.0.1:{port}"}})
+    began = time.perf_counter()
     upstream = await scene.answer_stream(STREAM)
     scene.playbook.receive(upstream, chunk(STREAM.body) + CHUNKED_END)
     scene.playbook.sent(scene.client)
@@ -44,7 +46,7 @@ async def test_the_overhead_contains_the_wait_for_the_rows(make_scene: MakeScene
         waiting = asyncio.ensure_future(scene.run(hook))
         held = time.perf_counter()
         waited = 0.0
-        while waited <= held - began:  # more than all else can have taken so far
+        while waited <= min(held - began, AT_MOST):  # more than all else can have taken so far
             await asyncio.sleep(0)
             waited = time.perf_counter() - held
         assert not waiting.done()
