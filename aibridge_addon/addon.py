@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import threading
 import time
 from collections.abc import Awaitable
 from pathlib import Path
@@ -77,10 +78,12 @@ class AIBridge:
         self._guard = guard_for(self._bridge.settings, ctx.options)
 
     def running(self) -> None:
-        if self._bridge is not None:
-            Drain(self._bridge).take_signals()
         if ctx.options.ssl_insecure:
             logger.warning("ssl_insecure is set: NO UPSTREAM'S CERTIFICATE IS VERIFIED, keys and prompts go to anybody")
+        if threading.current_thread() is not threading.main_thread():
+            return  # mitmproxy runs within another program, to which signals and the garbage collector belong
+        if self._bridge is not None:
+            Drain(self._bridge).take_signals()
         # What stands now stays: without this, each full collection looks through all modules and prices again.
         gc.collect()
         gc.freeze()

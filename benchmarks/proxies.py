@@ -12,7 +12,8 @@ from typing import Unpack
 import psutil  # type: ignore[import-untyped]
 
 from benchmarks import noop_addon
-from tests.support.mitmdump import Mitmdump, MitmdumpOptions
+from tests.support.mitmdump import Mitmdump
+from tests.support.running import ProxyOptions
 
 SETTLED_AFTER = 0.25
 """Seconds after the last answer in which a proxy writes what it may write later."""
@@ -84,7 +85,7 @@ def running(folder: Path, upstream_port: int) -> Iterator[Proxies]:
         yield Proxies(_proxy("bare", bare), _proxy("ours", ours))
 
 
-def _mitmdump(folder: Path, **options: Unpack[MitmdumpOptions]) -> Mitmdump:
+def _mitmdump(folder: Path, **options: Unpack[ProxyOptions]) -> Mitmdump:
     folder.mkdir()
     return Mitmdump(folder, **options)
 

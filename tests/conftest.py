@@ -1,9 +1,9 @@
-"""Fixtures for tests that run real processes, and Hypothesis profiles (`HYPOTHESIS_PROFILE=ci`)."""
+"""Fixtures for tests that run a proxy, and Hypothesis profiles (`HYPOTHESIS_PROFILE=ci`)."""
 
 import itertools
 import os
 from collections.abc import Generator, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Protocol, Unpack
 
@@ -11,7 +11,9 @@ import pytest
 from hypothesis import settings
 
 from tests.support.authority import Authority
-from tests.support.mitmdump import Exit, Mitmdump, MitmdumpOptions, make_mitmproxy_ca
+from tests.support.in_process import InProcessProxy
+from tests.support.mitmdump import Mitmdump, make_mitmproxy_ca
+from tests.support.running import Exit, ProxyOptions, RunningProxy
 from tests.support.upstream import ScriptedUpstream, UpstreamOptions
 
 # Time limits are pytest-timeout's: a deadline per example fails on a busy machine.
@@ -19,32 +21,43 @@ settings.register_profile("dev", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
-_PROCESSES = pytest.StashKey[list[Mitmdump]]()
+_PROXIES = pytest.StashKey[list[RunningProxy]]()
 
 
 class MakeUpstream(Protocol):
     def __call__(self, **options: Unpack[UpstreamOptions]) -> ScriptedUpstream: ...
 
 
+class StartProxy(Protocol):
+    def __call__(
+        self, *, folder: Path | None = None, allow_traceback: bool = False, **options: Unpack[ProxyOptions]
+    ) -> InProcessProxy: ...
+
+
 class StartMitmdump(Protocol):
     def __call__(
-        self, *, folder: Path | None = None, allow_traceback: bool = False, **options: Unpack[MitmdumpOptions]
+        self, *, folder: Path | None = None, allow_traceback: bool = False, **options: Unpack[ProxyOptions]
     ) -> Mitmdump: ...
 
 
 class RunToExit(Protocol):
-    def __call__(self, **options: Unpack[MitmdumpOptions]) -> Exit: ...
+    def __call__(self, **options: Unpack[ProxyOptions]) -> Exit: ...
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # A proxy's threads are those of the test's process.
+    config.addinivalue_line("filterwarnings", "error::pytest.PytestUnhandledThreadExceptionWarning")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the end of each mitmdump's log where a test failed."""
+    """Show the end of each proxy's log where a test failed."""
     report = yield
     if report.failed and call.when == "call":
-        for process in item.stash.get(_PROCESSES, []):
-            report.sections.append((f"mitmdump in {process.folder.name}", process.log_tail))
+        for proxy in item.stash.get(_PROXIES, []):
+            report.sections.append((f"the proxy in {proxy.folder.name}", proxy.log_tail))
     return report
 
 
@@ -77,46 +90,79 @@ def upstream(make_upstream: MakeUpstream) -> ScriptedUpstream:
     return make_upstream()
 
 
+class Proxies[Kind: InProcessProxy | Mitmdump]:
+    """Start proxies; one that logged a traceback fails the test, unless it is allowed to."""
+
+    def __init__(self, kind: type[Kind], folder: Path, proxies: list[RunningProxy], defaults: ProxyOptions) -> None:
+        self._kind = kind
+        self._folder = folder
+        self._proxies = proxies
+        self._defaults = defaults
+        self._stack = ExitStack()
+        self._strict: list[Kind] = []
+
+    def __call__(
+        self, *, folder: Path | None = None, allow_traceback: bool = False, **options: Unpack[ProxyOptions]
+    ) -> Kind:
+        if folder is None:
+            folder = self._folder / f"proxy-{len(self._proxies) + 1}"
+            folder.mkdir()
+        merged: ProxyOptions = {**self._defaults, **options}
+        proxy = self._kind(folder, **merged)
+        self._proxies.append(proxy)
+        self._stack.enter_context(proxy)
+        if not allow_traceback:
+            self._strict.append(proxy)
+        return proxy
+
+    def close(self) -> None:
+        self._stack.close()
+        for proxy in self._strict:
+            if proxy.has_traceback:
+                pytest.fail(f"the proxy logged a traceback:\n{proxy.log_tail}", pytrace=False)
+
+
+@pytest.fixture
+def start_proxy(
+    request: pytest.FixtureRequest, ca: Authority, mitmproxy_ca: Path, tmp_path: Path
+) -> Iterator[StartProxy]:
+    """Start a proxy in this process, one at a time."""
+    started = request.node.stash.setdefault(_PROXIES, [])
+    proxies = Proxies(InProcessProxy, tmp_path, started, {"upstream_ca": ca.pem, "mitmproxy_ca": mitmproxy_ca})
+    with closing(proxies):
+        yield proxies
+
+
 @pytest.fixture
 def mitmdump(
     request: pytest.FixtureRequest, ca: Authority, mitmproxy_ca: Path, tmp_path: Path
 ) -> Iterator[StartMitmdump]:
-    """Start mitmdump processes; one that logged a traceback fails the test, unless it is allowed to."""
-    started: list[tuple[Mitmdump, bool]] = []
-    numbers = itertools.count(1)
-    processes = request.node.stash.setdefault(_PROCESSES, [])
-    with ExitStack() as stack:
-
-        def start(
-            *, folder: Path | None = None, allow_traceback: bool = False, **options: Unpack[MitmdumpOptions]
-        ) -> Mitmdump:
-            if folder is None:
-                folder = tmp_path / f"mitmdump-{next(numbers)}"
-                folder.mkdir()
-            defaults: MitmdumpOptions = {"upstream_ca": ca.pem, "mitmproxy_ca": mitmproxy_ca}
-            merged: MitmdumpOptions = {**defaults, **options}
-            process = Mitmdump(folder, **merged)
-            processes.append(process)
-            stack.enter_context(process)
-            started.append((process, allow_traceback))
-            return process
-
-        yield start
-    for process, allow_traceback in started:
-        if process.has_traceback and not allow_traceback:
-            pytest.fail(f"mitmdump logged a traceback:\n{process.log_tail}", pytrace=False)
+    """Start mitmdump processes, for what a proxy in this process cannot show."""
+    started = request.node.stash.setdefault(_PROXIES, [])
+    proxies = Proxies(Mitmdump, tmp_path, started, {"upstream_ca": ca.pem, "mitmproxy_ca": mitmproxy_ca})
+    with closing(proxies):
+        yield proxies
 
 
 @pytest.fixture
 def run_to_exit(mitmproxy_ca: Path, tmp_path: Path) -> RunToExit:
-    """Run mitmdump where it is expected to end by itself, as with a wrong configuration."""
+    """Run a proxy in this process where it is expected to end by itself, as with a wrong configuration."""
+    return _runs(InProcessProxy, tmp_path, mitmproxy_ca)
+
+
+@pytest.fixture
+def run_mitmdump_to_exit(mitmproxy_ca: Path, tmp_path: Path) -> RunToExit:
+    """Run mitmdump where it is expected to end by itself."""
+    return _runs(Mitmdump, tmp_path, mitmproxy_ca)
+
+
+def _runs(kind: type[InProcessProxy] | type[Mitmdump], tmp_path: Path, mitmproxy_ca: Path) -> RunToExit:
     numbers = itertools.count(1)
 
-    def run(**options: Unpack[MitmdumpOptions]) -> Exit:
+    def run(**options: Unpack[ProxyOptions]) -> Exit:
         folder = tmp_path / f"exit-{next(numbers)}"
         folder.mkdir()
-        defaults: MitmdumpOptions = {"mitmproxy_ca": mitmproxy_ca}
-        merged: MitmdumpOptions = {**defaults, **options}
-        return Mitmdump(folder, **merged).run_to_exit()
+        merged: ProxyOptions = {"mitmproxy_ca": mitmproxy_ca, **options}
+        return kind(folder, **merged).run_to_exit()
 
     return run

@@ -10,8 +10,8 @@ from typing import Self
 from tests.support.client import RawHttp1, connect_through
 from tests.support.client_h2 import RawHttp2
 from tests.support.database import Row
-from tests.support.mitmdump import Mitmdump
 from tests.support.polling import poll_until
+from tests.support.running import RunningProxy
 
 ANTHROPIC = "api.anthropic.com"
 OPENAI = "api.openai.com"
@@ -33,7 +33,7 @@ class Seen:
 class Client:
     """A tunnel to one host, in the version of HTTP that the test says."""
 
-    def __init__(self, proxy: Mitmdump, host: str, *, http2: bool = False) -> None:
+    def __init__(self, proxy: RunningProxy, host: str, *, http2: bool = False) -> None:
         self.raw: RawHttp1 | RawHttp2
         if http2:
             self.raw = RawHttp2.through_proxy(proxy, host, 443)
@@ -69,7 +69,7 @@ def _named(headers: Sequence[tuple[bytes, bytes]]) -> dict[str, str]:
     return {name.decode().lower(): value.decode() for name, value in headers}
 
 
-def wait_for_ended(proxy: Mitmdump, n: int, timeout: float = 10.0) -> list[Row]:
+def wait_for_ended(proxy: RunningProxy, n: int, timeout: float = 10.0) -> list[Row]:
     """Wait until n interceptions have ended, and return all that there are, in the order of their start."""
 
     def maybe_ended() -> list[Row] | None:

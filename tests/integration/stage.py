@@ -1,4 +1,4 @@
-"""One mitmdump between clients and scripted upstreams, for many exchanges that a header tells apart.
+"""One proxy between clients and scripted upstreams, for many exchanges that a header tells apart.
 
 with open_stage(folder, ca, mitmproxy_ca) as stage, ROUTES[0].connect(stage) as client:
     stage.answer("a", Answer.json({}))
@@ -23,7 +23,9 @@ from tests.support.authority import Authority
 from tests.support.client import RawHttp1, connect_through
 from tests.support.client_h2 import RawHttp2
 from tests.support.database import Row, Table
+from tests.support.in_process import InProcessProxy
 from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.script import AnyAnswer, Header, Request
 from tests.support.upstream import HTTP1, ScriptedUpstream
 
@@ -40,7 +42,7 @@ class Stage:
         self.received: dict[str, Request] = {}
         self._answers: dict[str, AnyAnswer] = {}
         self.upstreams: dict[UpstreamKind, ScriptedUpstream] = {}
-        self.proxy: Mitmdump
+        self.proxy: RunningProxy
 
     def answer(self, case: str, answer: AnyAnswer) -> None:
         self._answers[case] = answer
@@ -58,7 +60,9 @@ class Stage:
 
 
 @contextmanager
-def open_stage(folder: Path, ca: Authority, mitmproxy_ca: Path) -> Iterator[Stage]:
+def open_stage(
+    folder: Path, ca: Authority, mitmproxy_ca: Path, kind: type[InProcessProxy] | type[Mitmdump] = InProcessProxy
+) -> Iterator[Stage]:
     """Three upstreams, each behind one provider per type: `anthropic-h1` at `anthropic-h1.test`, and so on."""
     stage = Stage()
     with ExitStack() as stack:
@@ -68,19 +72,17 @@ def open_stage(folder: Path, ca: Authority, mitmproxy_ca: Path) -> Iterator[Stag
             "plain": stack.enter_context(ScriptedUpstream(handler=stage.choose)),
         }
         lines = ["recording: {ask_chat_usage: false}", "providers:"]
-        for kind, upstream in stage.upstreams.items():
+        for way, upstream in stage.upstreams.items():
             for type_, path in (("anthropic", ""), ("openai", "/v1"), ("bedrock", "")):
-                name = f"{type_}-{kind}"
+                name = f"{type_}-{way}"
                 lines.append(
                     f"- {{name: {name}, type: {type_}, hosts: [{name}.test], base_url: '{upstream.url}{path}'}}"
                 )
         config = "\n".join(lines) + "\n"
-        stage.proxy = stack.enter_context(
-            Mitmdump(folder, config=config, upstream_ca=ca.pem, mitmproxy_ca=mitmproxy_ca)
-        )
+        stage.proxy = stack.enter_context(kind(folder, config=config, upstream_ca=ca.pem, mitmproxy_ca=mitmproxy_ca))
         yield stage
     if stage.proxy.has_traceback:
-        pytest.fail(f"mitmdump logged a traceback:\n{stage.proxy.log_tail}", pytrace=False)
+        pytest.fail(f"the proxy logged a traceback:\n{stage.proxy.log_tail}", pytrace=False)
 
 
 # --- clients ------------------------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ _CHILDREN: dict[str, Table] = {
 }
 
 
-def told(proxy: Mitmdump) -> list[dict[str, Any]]:
+def told(proxy: RunningProxy) -> list[dict[str, Any]]:
     """The interceptions, each with all that was recorded of it, in the terms of a fixture's `expect`."""
     children: dict[str, defaultdict[str, list[Row]]] = {}
     for name, table in _CHILDREN.items():

@@ -12,9 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import StartMitmdump
+from tests.conftest import StartProxy
 from tests.support.client import RawHttp1, gateway_client, trust
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.script import Request
 from tests.support.upstream import Answer, ScriptedUpstream
 
@@ -42,7 +42,7 @@ def basic(user: str = USER, password: str = PASSWORD) -> str:
 
 
 def proxied(
-    process: Mitmdump,
+    process: RunningProxy,
     *,
     user: tuple[str, str] | None = None,
     connect: dict[str, str] | None = None,
@@ -55,12 +55,12 @@ def proxied(
         return client.post(URL, json=QUESTION, headers=inside)
 
 
-def asked(process: Mitmdump, headers: dict[str, str] | None = None, path: str = GATEWAY) -> httpx.Response:
+def asked(process: RunningProxy, headers: dict[str, str] | None = None, path: str = GATEWAY) -> httpx.Response:
     with gateway_client(process) as client:
         return client.post(path, json=QUESTION, headers=headers)
 
 
-def connect_refused(process: Mitmdump, headers: dict[str, str] | None = None) -> tuple[dict[str, str], Any]:
+def connect_refused(process: RunningProxy, headers: dict[str, str] | None = None) -> tuple[dict[str, str], Any]:
     """The head and the JSON body with which a CONNECT is refused."""
     with RawHttp1.connect("127.0.0.1", process.port) as client:
         lines = [f"CONNECT {HOST}:443 HTTP/1.1", f"host: {HOST}:443"]
@@ -72,7 +72,7 @@ def connect_refused(process: Mitmdump, headers: dict[str, str] | None = None) ->
         return fields, json.loads(client.read_body())
 
 
-def initiators(process: Mitmdump) -> list[str]:
+def initiators(process: RunningProxy) -> list[str]:
     return [row["initiator_id"] for row in process.rows("aibridge_interceptions")]
 
 
@@ -123,9 +123,9 @@ def proxyauth(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_a_user_is_let_in_by_every_way_and_recorded(
-    mitmdump: StartMitmdump, answering: ScriptedUpstream, proxyauth: str
+    start_proxy: StartProxy, answering: ScriptedUpstream, proxyauth: str
 ) -> None:
-    process = mitmdump(config=config(answering), options=[f"proxyauth={proxyauth}"])
+    process = start_proxy(config=config(answering), options=[f"proxyauth={proxyauth}"])
     both = {"Proxy-Authorization": basic(), "Authorization": "Bearer sk-provider"}
     answers = [
         proxied(process, user=(USER, PASSWORD)),
@@ -144,9 +144,9 @@ def test_a_user_is_let_in_by_every_way_and_recorded(
 
 
 def test_nobody_is_let_in_without_credentials(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, proxyauth: str
+    start_proxy: StartProxy, upstream: ScriptedUpstream, proxyauth: str
 ) -> None:
-    process = mitmdump(config=config(upstream), options=[f"proxyauth={proxyauth}"])
+    process = start_proxy(config=config(upstream), options=[f"proxyauth={proxyauth}"])
     wrong = [] if proxyauth == "any" else [basic(password="wrong"), basic("grace"), basic("", "")]
     for credential in [None, "Bearer sk-provider", "Basic nonsense", *wrong]:
         head, body = connect_refused(process, {"Proxy-Authorization": credential} if credential else {})
@@ -163,16 +163,16 @@ def test_nobody_is_let_in_without_credentials(
     assert process.rows("aibridge_interceptions") == []
 
 
-def test_an_sdk_that_is_refused_by_the_proxy_can_tell_why(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
-    process = mitmdump(config=config(upstream), options=["proxyauth=any"])
+def test_an_sdk_that_is_refused_by_the_proxy_can_tell_why(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    process = start_proxy(config=config(upstream), options=["proxyauth=any"])
     with pytest.raises(httpx.ProxyError, match="407"):
         proxied(process)
 
 
 def test_credentials_inside_the_tunnel_are_neither_needed_nor_passed_on(
-    mitmdump: StartMitmdump, answering: ScriptedUpstream
+    start_proxy: StartProxy, answering: ScriptedUpstream
 ) -> None:
-    process = mitmdump(config=config(answering), options=["proxyauth=any"])
+    process = start_proxy(config=config(answering), options=["proxyauth=any"])
     inside = {"Proxy-Authorization": basic("eve"), "Proxy-Connection": "keep-alive", "x-api-key": "sk-provider"}
     assert proxied(process, user=(USER, PASSWORD), inside=inside).status_code == 200
     assert initiators(process) == [USER]
@@ -181,19 +181,19 @@ def test_credentials_inside_the_tunnel_are_neither_needed_nor_passed_on(
 
 
 def test_without_proxyauth_a_basic_credential_is_the_providers(
-    mitmdump: StartMitmdump, answering: ScriptedUpstream
+    start_proxy: StartProxy, answering: ScriptedUpstream
 ) -> None:
-    process = mitmdump(config=config(answering, "{default: team}"))
+    process = start_proxy(config=config(answering, "{default: team}"))
     assert asked(process, {"Authorization": basic()}).status_code == 200
     assert answering.requests[0].header("authorization") == basic()
     assert initiators(process) == ["team"]
 
 
 def test_in_reverse_mode_users_authenticate_as_to_a_server(
-    mitmdump: StartMitmdump, answering: ScriptedUpstream
+    start_proxy: StartProxy, answering: ScriptedUpstream
 ) -> None:
     providers = f"providers: [{{name: anthropic, type: anthropic, hosts: [localhost], base_url: '{answering.url}'}}]\n"
-    process = mitmdump(config=providers, mode=[f"reverse:{answering.url}"], options=[f"proxyauth={USER}:{PASSWORD}"])
+    process = start_proxy(config=providers, mode=[f"reverse:{answering.url}"], options=[f"proxyauth={USER}:{PASSWORD}"])
     assert_asks_for_credentials(asked(process, {"x-api-key": "sk-provider"}, path="/v1/messages"))
     headers = {"Authorization": basic(), "x-api-key": "sk-provider"}
     assert asked(process, headers, path="/v1/messages").status_code == 200
@@ -203,9 +203,9 @@ def test_in_reverse_mode_users_authenticate_as_to_a_server(
 
 
 def test_a_reverse_proxied_stranger_is_asked_for_as_by_a_server_too(
-    mitmdump: StartMitmdump, answering: ScriptedUpstream
+    start_proxy: StartProxy, answering: ScriptedUpstream
 ) -> None:
-    process = mitmdump(config="", mode=[f"reverse:{answering.url}"], options=["proxyauth=any"])
+    process = start_proxy(config="", mode=[f"reverse:{answering.url}"], options=["proxyauth=any"])
     refused = asked(process, path="/")
     assert (refused.status_code, refused.json().keys()) == (401, {"error"})
     assert refused.headers["www-authenticate"].startswith("Basic realm=")
@@ -217,10 +217,10 @@ def test_a_reverse_proxied_stranger_is_asked_for_as_by_a_server_too(
 
 @pytest.mark.parametrize(("source", "believed"), [("127.0.0.1/32", True), ("10.0.0.0/8", False)])
 def test_the_header_is_believed_from_trusted_sources_only(
-    mitmdump: StartMitmdump, answering: ScriptedUpstream, source: str, believed: bool
+    start_proxy: StartProxy, answering: ScriptedUpstream, source: str, believed: bool
 ) -> None:
     actor = f"{{header: {HEADER}, trusted_sources: [{source}], default: team}}"
-    process = mitmdump(config=config(answering, actor))
+    process = start_proxy(config=config(answering, actor))
     told = {HEADER: USER}
     assert asked(process, told).status_code == 200
     assert asked(process, {HEADER.upper(): USER}).status_code == 200
@@ -232,9 +232,9 @@ def test_the_header_is_believed_from_trusted_sources_only(
 
 @pytest.mark.parametrize("http2", [False, True])
 def test_a_header_inside_the_tunnel_is_not_believed(
-    mitmdump: StartMitmdump, answering: ScriptedUpstream, http2: bool
+    start_proxy: StartProxy, answering: ScriptedUpstream, http2: bool
 ) -> None:
-    process = mitmdump(config=config(answering, f"{{header: {HEADER}, default: team}}"))
+    process = start_proxy(config=config(answering, f"{{header: {HEADER}, default: team}}"))
     assert proxied(process, inside={HEADER: "eve"}, http2=http2).status_code == 200
     assert proxied(process, connect={HEADER: USER}, inside={HEADER: "eve"}, http2=http2).status_code == 200
     assert initiators(process) == ["team", USER]
@@ -242,9 +242,9 @@ def test_a_header_inside_the_tunnel_is_not_believed(
 
 
 def test_passthrough_requests_carry_no_actor_upstream_either(
-    mitmdump: StartMitmdump, answering: ScriptedUpstream
+    start_proxy: StartProxy, answering: ScriptedUpstream
 ) -> None:
-    process = mitmdump(config=config(answering, f"{{header: {HEADER}}}"), options=["proxyauth=any"])
+    process = start_proxy(config=config(answering, f"{{header: {HEADER}}}"), options=["proxyauth=any"])
     with gateway_client(process, "/anthropic") as client:
         told = {HEADER: "eve", "Proxy-Authorization": basic(), "x-api-key": "sk-provider"}
         assert client.get("/v1/models", headers=told).status_code == 200
@@ -252,16 +252,16 @@ def test_passthrough_requests_carry_no_actor_upstream_either(
     assert answering.requests[0].header("x-api-key") == "sk-provider"
 
 
-def test_a_user_who_authenticated_wins_over_the_header(mitmdump: StartMitmdump, answering: ScriptedUpstream) -> None:
-    process = mitmdump(config=config(answering, f"{{header: {HEADER}}}"), options=["proxyauth=any"])
+def test_a_user_who_authenticated_wins_over_the_header(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:
+    process = start_proxy(config=config(answering, f"{{header: {HEADER}}}"), options=["proxyauth=any"])
     assert asked(process, {HEADER: "eve", "Authorization": basic()}).status_code == 200
     assert proxied(process, user=(USER, PASSWORD), connect={HEADER: "eve"}).status_code == 200
     assert initiators(process) == [USER, USER]
     assert_nothing_leaked(answering.requests, "eve", basic())
 
 
-def test_an_empty_header_names_nobody(mitmdump: StartMitmdump, answering: ScriptedUpstream) -> None:
-    process = mitmdump(config=config(answering, f"{{header: {HEADER}, default: team}}"))
+def test_an_empty_header_names_nobody(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:
+    process = start_proxy(config=config(answering, f"{{header: {HEADER}, default: team}}"))
     assert asked(process, {HEADER: ""}).status_code == 200
     assert initiators(process) == ["team"]
     assert_nothing_leaked(answering.requests)
@@ -270,8 +270,8 @@ def test_an_empty_header_names_nobody(mitmdump: StartMitmdump, answering: Script
 # --- an actor is required, or stood in for
 
 
-def test_a_required_actor_is_asked_for(mitmdump: StartMitmdump, answering: ScriptedUpstream) -> None:
-    process = mitmdump(config=config(answering, f"{{required: true, header: {HEADER}}}"))
+def test_a_required_actor_is_asked_for(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:
+    process = start_proxy(config=config(answering, f"{{required: true, header: {HEADER}}}"))
     head, body = connect_refused(process)
     assert head["proxy-authenticate"].startswith("Basic realm=")
     assert body["error"]["message"]
@@ -284,36 +284,37 @@ def test_a_required_actor_is_asked_for(mitmdump: StartMitmdump, answering: Scrip
 
 
 def test_a_header_from_a_stranger_does_not_fulfil_the_requirement(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
     actor = f"{{required: true, header: {HEADER}, trusted_sources: [10.0.0.0/8]}}"
-    process = mitmdump(config=config(upstream, actor))
+    process = start_proxy(config=config(upstream, actor))
     connect_refused(process, {HEADER: USER})
     assert_asks_for_credentials(asked(process, {HEADER: USER}))
     assert upstream.requests == []
     assert process.rows("aibridge_interceptions") == []
 
 
-def test_hosts_of_no_provider_need_no_actor(mitmdump: StartMitmdump, answering: ScriptedUpstream) -> None:
-    process = mitmdump(config=config(answering, "{required: true}"))
+def test_hosts_of_no_provider_need_no_actor(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:
+    process = start_proxy(config=config(answering, "{required: true}"))
     # Tunnelled, not decrypted: the client sees the upstream's own certificate.
     with httpx.Client(proxy=process.proxy_url, verify=False, trust_env=False) as client:
         assert client.get(f"https://127.0.0.1:{answering.port}/").status_code == 200
 
 
-def test_the_default_actor_fulfils_the_requirement(mitmdump: StartMitmdump, answering: ScriptedUpstream) -> None:
-    process = mitmdump(config=config(answering, "{required: true, default: team}"))
+def test_the_default_actor_fulfils_the_requirement(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:
+    process = start_proxy(config=config(answering, "{required: true, default: team}"))
     assert asked(process).status_code == 200
     assert proxied(process).status_code == 200
     assert initiators(process) == ["team", "team"]
 
 
-def test_the_operating_systems_user_stands_in(mitmdump: StartMitmdump, answering: ScriptedUpstream) -> None:
-    named = mitmdump(config=config(answering), env={"LOGNAME": "grace"})
+def test_the_operating_systems_user_stands_in(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:
+    named = start_proxy(config=config(answering), env={"LOGNAME": "grace"})
     assert asked(named).status_code == 200
     assert proxied(named).status_code == 200
     assert initiators(named) == ["grace", "grace"]
-    unnamed = mitmdump(config=config(answering))
+    named.close()
+    unnamed = start_proxy(config=config(answering))
     assert asked(unnamed).status_code == 200
     assert initiators(unnamed) == [pwd_name()]
 
@@ -326,7 +327,7 @@ def pwd_name() -> str:
         return getpass.getuser()
 
 
-def test_a_long_name_is_cut(mitmdump: StartMitmdump, answering: ScriptedUpstream) -> None:
-    process = mitmdump(config=config(answering, f"{{header: {HEADER}}}"))
+def test_a_long_name_is_cut(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:
+    process = start_proxy(config=config(answering, f"{{header: {HEADER}}}"))
     assert asked(process, {HEADER: "a" * 1000}).status_code == 200
     assert initiators(process) == ["a" * 256]

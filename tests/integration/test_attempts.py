@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.integration.turns import Asked, Turns, call, configuration, recorded, text
 from tests.support import fixtures
 from tests.support.client import gateway_client
 from tests.support.mcp_servers import HttpMcp
-from tests.support.mitmdump import Mitmdump
 from tests.support.polling import poll_until
+from tests.support.running import RunningProxy
 from tests.support.upstream import (
     HTTP1,
     HTTP2,
@@ -38,7 +38,7 @@ VERSIONS = pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 MODES = pytest.mark.parametrize("case", [BLOCKING, STREAMING], ids=["blocking", "streaming"])
 AT_ONCE = ("retry-after-ms", "1")
 
-Start = Callable[..., Mitmdump]
+Start = Callable[..., RunningProxy]
 
 
 @pytest.fixture
@@ -49,10 +49,10 @@ def upstream(make_upstream: MakeUpstream, request: pytest.FixtureRequest) -> Scr
 
 
 @pytest.fixture
-def start(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Start:
-    def start(more: str, config: str = "", url: str = "") -> Mitmdump:
+def start(start_proxy: StartProxy, upstream: ScriptedUpstream) -> Start:
+    def start(more: str, config: str = "", url: str = "") -> RunningProxy:
         url = url or upstream.url
-        return mitmdump(
+        return start_proxy(
             config=f"{config}\nproviders:\n"
             f"  - {{name: anthropic, type: anthropic, base_url: '{url}', {more}}}\n"
             f"  - {{name: openai, type: openai, base_url: '{url}/v1', {more}}}\n"
@@ -77,7 +77,7 @@ def keys_seen(upstream: ScriptedUpstream) -> list[str | None]:
     return [request.header("x-api-key") for request in upstream.requests]
 
 
-def attempts_of(proxy: Mitmdump) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def attempts_of(proxy: RunningProxy) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The one interception, and the attempts in its metadata."""
     [row] = wait_for_ended(proxy, 1)
     return row, row["metadata"].get("attempts", [])
@@ -352,21 +352,9 @@ def test_a_client_that_goes_during_a_pause_ends_it(start: Start, upstream: Scrip
     assert (row["error_type"], len(attempts), len(upstream.requests)) == ("client_disconnected", 1, 1)
 
 
-def test_a_stop_during_a_pause_asks_nobody_again(start: Start, upstream: ScriptedUpstream) -> None:
-    proxy = start("max_retries: 1", "drain_timeout: 0")
-    upstream.answer(bad(529, ("retry-after", "50")))
-    with Client(proxy, ANTHROPIC) as client:
-        Asked(client, "/v1/messages", BLOCKING.request)
-        poll_until(lambda: upstream.requests, 10, what="the first attempt")
-        proxy.wait_for_rows("aibridge_interceptions", 1)
-        proxy.terminate()
-        proxy.wait()
-    assert len(upstream.requests) == 1
-
-
-def test_attempts_are_counted(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
+def test_attempts_are_counted(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
     port = unused_port()
-    proxy = mitmdump(
+    proxy = start_proxy(
         config=f"metrics: {{listen: '127.0.0.1:{port}'}}\nproviders:\n"
         f"- {{name: anthropic, type: anthropic, base_url: '{upstream.url}', max_retries: 1, {KEYS}}}\n"
     )
@@ -390,7 +378,7 @@ def test_attempts_are_counted(mitmdump: StartMitmdump, upstream: ScriptedUpstrea
 )
 @pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
 def test_a_later_turn_is_tried_again_before_its_first_byte(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, http2: bool, streaming: bool, failure: str
+    start_proxy: StartProxy, upstream: ScriptedUpstream, http2: bool, streaming: bool, failure: str
 ) -> None:
     turns = Turns("messages", [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
     failures: dict[str, AnyAnswer] = {"busy": bad(529, AT_ONCE), "limited key": bad(429), "reset": RESET}
@@ -398,7 +386,7 @@ def test_a_later_turn_is_tried_again_before_its_first_byte(
     upstream.answer(first, failures[failure], last)
     with HttpMcp() as ours:
         servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-        proxy = mitmdump(config=configuration(upstream.url, servers, inject=f", max_retries: 1, {KEYS}"))
+        proxy = start_proxy(config=configuration(upstream.url, servers, inject=f", max_retries: 1, {KEYS}"))
         proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
         with Client(proxy, turns.host, http2=http2) as client:
             seen = client.post(turns.path, turns.request(streaming=streaming))
@@ -410,14 +398,14 @@ def test_a_later_turn_is_tried_again_before_its_first_byte(
 
 @VERSIONS
 def test_a_client_is_kept_awake_while_a_later_turn_pauses(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, http2: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, http2: bool
 ) -> None:
     turns = Turns("messages", [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
     first, last = turns.answers(streaming=True)
     upstream.answer(first, bad(529, ("retry-after", "1")), last)
     with HttpMcp() as ours:
         mcp = f"keepalive_interval: 0.1\nservers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-        proxy = mitmdump(config=configuration(upstream.url, mcp, inject=", max_retries: 1"))
+        proxy = start_proxy(config=configuration(upstream.url, mcp, inject=", max_retries: 1"))
         proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
         with Client(proxy, turns.host, http2=http2) as client:
             seen = client.post(turns.path, turns.request(streaming=True))
@@ -427,13 +415,13 @@ def test_a_client_is_kept_awake_while_a_later_turn_pauses(
 
 @pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
 def test_a_later_turn_without_any_key_left_ends_the_answer_in_an_error(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, streaming: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, streaming: bool
 ) -> None:
     turns = Turns("messages", [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
     upstream.answer(turns.answers(streaming=streaming)[0], bad(429), bad(429))
     with HttpMcp() as ours:
         servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-        proxy = mitmdump(config=configuration(upstream.url, servers, inject=f", {KEYS}"))
+        proxy = start_proxy(config=configuration(upstream.url, servers, inject=f", {KEYS}"))
         proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
         with Client(proxy, turns.host) as client:
             seen = client.post(turns.path, turns.request(streaming=streaming))

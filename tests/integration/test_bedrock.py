@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from botocore.eventstream import ChecksumMismatch, EventStreamBuffer
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client, wait_for_ended
 from tests.integration.stage import told
 from tests.integration.test_database_failures import LONG
@@ -20,7 +20,7 @@ from tests.support.client_h2 import StreamResetError
 from tests.support.database import locked
 from tests.support.fixtures import BEDROCK_MODEL, Case
 from tests.support.mcp_servers import HttpMcp
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, Abort, Answer, Close, Gate, Pause, ScriptedUpstream, unused_port
 
 RUNTIME = "bedrock-runtime.us-east-1.amazonaws.com"
@@ -36,15 +36,15 @@ PATHS = {
 
 
 class Setting:
-    def __init__(self, upstream: ScriptedUpstream, proxy: Mitmdump) -> None:
+    def __init__(self, upstream: ScriptedUpstream, proxy: RunningProxy) -> None:
         self.upstream = upstream
         self.proxy = proxy
 
 
 @pytest.fixture
-def setting(mitmdump: StartMitmdump, make_upstream: MakeUpstream, http2: bool) -> Setting:
+def setting(start_proxy: StartProxy, make_upstream: MakeUpstream, http2: bool) -> Setting:
     upstream = make_upstream(alpn=[HTTP2 if http2 else HTTP1])
-    return Setting(upstream, mitmdump(config=config(upstream.url)))
+    return Setting(upstream, start_proxy(config=config(upstream.url)))
 
 
 def config(upstream_url: str, more: str = "") -> str:
@@ -192,8 +192,8 @@ def test_a_stream_that_ends_too_early_keeps_its_bytes(setting: Setting, case: Ca
         assert outcome(setting, count) == ("failed", "incomplete_stream")
 
 
-def test_an_upstream_that_cannot_be_reached_is_an_error_in_awss_shape(mitmdump: StartMitmdump) -> None:
-    proxy = mitmdump(config=config(f"https://localhost:{unused_port()}"))
+def test_an_upstream_that_cannot_be_reached_is_an_error_in_awss_shape(start_proxy: StartProxy) -> None:
+    proxy = start_proxy(config=config(f"https://localhost:{unused_port()}"))
     with Client(proxy, RUNTIME) as client:
         for path in (*PATHS.values(), f"/model/{BEDROCK_MODEL}/count-tokens"):
             refused = client.post(path, b"{}")
@@ -203,9 +203,9 @@ def test_an_upstream_that_cannot_be_reached_is_an_error_in_awss_shape(mitmdump: 
 
 
 def test_the_end_is_kept_back_where_its_rows_cannot_be_written(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
-    proxy = mitmdump(config=config(upstream.url, "recording: {on_failure: closed}"))
+    proxy = start_proxy(config=config(upstream.url, "recording: {on_failure: closed}"))
     for count, case in enumerate(SIMPLE, 1):
         *begun, last = aws_frames.split(case.body)
         gate = Gate()
@@ -230,9 +230,9 @@ PROBE = json.dumps(
 
 
 def test_claude_codes_probes_are_recorded_and_are_no_prompts(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
-    proxy = mitmdump(config=config(upstream.url))
+    proxy = start_proxy(config=config(upstream.url))
     blocking = fixtures.case("invoke/simple/blocking")
     headers = [("user-agent", "claude-cli/2.1.329 (external, cli)"), ("x-claude-code-session-id", "session-1")]
     models = ("us.anthropic.claude-haiku-4-5-20251001-v1%3A0", BEDROCK_MODEL, "global.anthropic.claude-opus-4-6-v1")
@@ -249,10 +249,10 @@ def test_claude_codes_probes_are_recorded_and_are_no_prompts(
 
 
 def test_opencode_brings_its_tools_to_converse_in_another_member(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
     """A call of OpenCode's without tools is its own; which member they are in depends on the route."""
-    proxy = mitmdump(config=config(upstream.url))
+    proxy = start_proxy(config=config(upstream.url))
     with_tools, without = fixtures.case("converse/client_tool/streaming"), SIMPLE[1]
     with Client(proxy, RUNTIME) as client:
         for case in (with_tools, without):
@@ -287,10 +287,10 @@ INJECTED = {
 
 
 def test_tools_are_injected_only_where_no_signature_would_break(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp
+    start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp
 ) -> None:
     mcp = f"mcp: {{servers: {{ours: {{type: http, url: '{ours.url}'}}}}}}"
-    proxy = mitmdump(config=config(upstream.url, mcp))
+    proxy = start_proxy(config=config(upstream.url, mcp))
     proxy.wait_for_log(CONNECTED)
     for name, (host, path, case, signed) in (NOT_INJECTED | INJECTED).items():
         headers = [("authorization", "Bearer bedrock-api-key-0123456789"), ("content-type", "application/json")]
@@ -312,9 +312,9 @@ def test_tools_are_injected_only_where_no_signature_would_break(
 
 @pytest.mark.parametrize("dialect", ["messages", "responses"])
 def test_mantle_is_recorded_like_the_originals_and_the_same_on_both_sides(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, dialect: str
+    start_proxy: StartProxy, upstream: ScriptedUpstream, dialect: str
 ) -> None:
-    proxy = mitmdump(config=config(upstream.url))
+    proxy = start_proxy(config=config(upstream.url))
     path = "/anthropic/v1/messages" if dialect == "messages" else "/openai/v1/responses"
     with Client(proxy, MANTLE) as client:
         for name in ("simple", "thinking", "parallel_tools", "cached_tokens", "error_before_429"):

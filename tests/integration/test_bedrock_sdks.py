@@ -16,13 +16,13 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.stage import told
 from tests.support import aws_frames, fixtures
 from tests.support.aws_signing import ACCESS_KEY, HINT, REGION, SECRET_KEY, SESSION_TOKEN, is_validly_signed
 from tests.support.client import trust
 from tests.support.fixtures import BEDROCK_MODEL, Case
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.script import Abort, Gate, Pause
 from tests.support.upstream import HTTP1, HTTP2, Answer, ScriptedUpstream
 
@@ -56,7 +56,7 @@ def no_settings_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
 class Bedrock:
     """The proxy before an upstream that both take for Bedrock: the client's host stays, or no signature would hold."""
 
-    def __init__(self, upstream: ScriptedUpstream, proxy: Mitmdump) -> None:
+    def __init__(self, upstream: ScriptedUpstream, proxy: RunningProxy) -> None:
         self.upstream = upstream
         self.proxy = proxy
 
@@ -111,10 +111,10 @@ Start = Callable[..., Bedrock]
 
 
 @pytest.fixture
-def start(mitmdump: StartMitmdump, make_upstream: MakeUpstream) -> Start:
+def start(start_proxy: StartProxy, make_upstream: MakeUpstream) -> Start:
     def start(more: str = "", *, alpn: str = HTTP1) -> Bedrock:
         config = f"{more}\nproviders:\n  - {{name: bedrock, type: bedrock, hosts: [localhost]}}\n"
-        return Bedrock(make_upstream(alpn=[alpn]), mitmdump(config=config))
+        return Bedrock(make_upstream(alpn=[alpn]), start_proxy(config=config))
 
     return start
 

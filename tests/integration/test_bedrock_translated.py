@@ -15,12 +15,12 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from tests.conftest import MakeUpstream, RunToExit, StartMitmdump
+from tests.conftest import MakeUpstream, RunToExit, StartProxy
 from tests.integration.exchanges import ANTHROPIC, Client, wait_for_ended
 from tests.integration.turns import INJECTED, Turns, call, recorded, results, text
 from tests.support import aws_frames, fixtures
 from tests.support.mcp_servers import HttpMcp
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.script import Answer, Request
 from tests.support.upstream import HTTP1, HTTP2, ScriptedUpstream
 
@@ -70,14 +70,14 @@ def upstream(make_upstream: MakeUpstream, request: pytest.FixtureRequest) -> Scr
 
 
 @pytest.fixture
-def proxy(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Mitmdump:
-    return mitmdump(config=configuration(upstream))
+def proxy(start_proxy: StartProxy, upstream: ScriptedUpstream) -> RunningProxy:
+    return start_proxy(config=configuration(upstream))
 
 
 @MODES
 @VERSIONS
 def test_a_request_is_translated_signed_and_its_answer_given_on(
-    proxy: Mitmdump, upstream: ScriptedUpstream, streaming: bool, http2: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, streaming: bool, http2: bool
 ) -> None:
     case = STREAMING if streaming else BLOCKING
     upstream.answer(framed(case.body) if streaming else Answer.json(json.loads(case.body)))
@@ -110,12 +110,12 @@ def test_a_request_is_translated_signed_and_its_answer_given_on(
     assert SECRET not in proxy.log and "sk-ant-client-key" not in proxy.log
 
 
-def sdk(proxy: Mitmdump) -> anthropic.Anthropic:
+def sdk(proxy: RunningProxy) -> anthropic.Anthropic:
     return anthropic.Anthropic(api_key="sk-ant-none", base_url=f"{proxy.proxy_url}/anthropic", max_retries=0)
 
 
 @MODES
-def test_the_vendors_sdk_reads_it(proxy: Mitmdump, upstream: ScriptedUpstream, streaming: bool) -> None:
+def test_the_vendors_sdk_reads_it(proxy: RunningProxy, upstream: ScriptedUpstream, streaming: bool) -> None:
     upstream.answer(framed(STREAMING.body) if streaming else Answer.json(json.loads(BLOCKING.body)))
     with sdk(proxy) as client:
         asked = {"model": "claude-haiku-4-5", "max_tokens": 100, "messages": [{"role": "user", "content": "hi"}]}
@@ -137,10 +137,10 @@ def ours() -> Iterator[HttpMcp]:
 @MODES
 @VERSIONS
 def test_the_tool_loop_runs_over_bedrock(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp, streaming: bool, http2: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp, streaming: bool, http2: bool
 ) -> None:
     more = f"mcp: {{servers: {{ours: {{type: http, url: '{ours.url}'}}}}}}"
-    proxy = mitmdump(config=configuration(upstream, more=more))
+    proxy = start_proxy(config=configuration(upstream, more=more))
     proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
     turns = Turns("messages", [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
     answers = [framed(turn.stream) for turn in turns.written] if streaming else turns.answers(streaming=False)
@@ -161,7 +161,7 @@ def test_the_tool_loop_runs_over_bedrock(
 
 
 @VERSIONS
-def test_an_error_comes_in_anthropics_shape(proxy: Mitmdump, upstream: ScriptedUpstream, http2: bool) -> None:
+def test_an_error_comes_in_anthropics_shape(proxy: RunningProxy, upstream: ScriptedUpstream, http2: bool) -> None:
     upstream.answer(Answer.json({"message": "Too many tokens"}, 429, [("x-amzn-errortype", "ThrottlingException")]))
     with Client(proxy, ANTHROPIC, http2=http2) as client:
         answer = client.post("/v1/messages", STREAMING.request)
@@ -170,7 +170,9 @@ def test_an_error_comes_in_anthropics_shape(proxy: Mitmdump, upstream: ScriptedU
     assert recorded(proxy).outcome == ("failed", 1, "rate_limit_error")
 
 
-def test_an_exception_in_the_stream_ends_it_with_an_error_event(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_an_exception_in_the_stream_ends_it_with_an_error_event(
+    proxy: RunningProxy, upstream: ScriptedUpstream
+) -> None:
     frames = [*aws_frames.invoke_frames(STREAMING.body)][:3]
     broken = aws_frames.exception("throttlingException", {"message": "Slow down"})
     upstream.answer(Answer(200, [("content-type", aws_frames.CONTENT_TYPE)], (*frames, broken)))
@@ -182,7 +184,9 @@ def test_an_exception_in_the_stream_ends_it_with_an_error_event(proxy: Mitmdump,
 
 
 @VERSIONS
-def test_a_corrupt_stream_ends_with_an_error_event(proxy: Mitmdump, upstream: ScriptedUpstream, http2: bool) -> None:
+def test_a_corrupt_stream_ends_with_an_error_event(
+    proxy: RunningProxy, upstream: ScriptedUpstream, http2: bool
+) -> None:
     first, second, *_ = aws_frames.invoke_frames(STREAMING.body)
     upstream.answer(Answer(200, [("content-type", aws_frames.CONTENT_TYPE)], (first, second[:-1] + b"?", second)))
     with Client(proxy, ANTHROPIC, http2=http2) as client:
@@ -197,10 +201,10 @@ def test_a_corrupt_stream_ends_with_an_error_event(proxy: Mitmdump, upstream: Sc
 
 
 def test_a_base_url_may_have_a_path_and_credentials_may_come_from_the_environment(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
     environment = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": "a-session"}
-    proxy = mitmdump(config=configuration(upstream, path="/behind/it", keys=False), env=environment)
+    proxy = start_proxy(config=configuration(upstream, path="/behind/it", keys=False), env=environment)
     upstream.answer(Answer.json(json.loads(BLOCKING.body)))
     with Client(proxy, ANTHROPIC) as client:
         assert client.post("/v1/messages", BLOCKING.request).status == 200
@@ -211,8 +215,8 @@ def test_a_base_url_may_have_a_path_and_credentials_may_come_from_the_environmen
     assert (row["credential_kind"], row["credential_hint"]) == ("centralized", "AKID...7890")
 
 
-def test_a_bearer_token_of_bedrocks_is_used(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
-    proxy = mitmdump(config=configuration(upstream, keys=False), env={"AWS_BEARER_TOKEN_BEDROCK": "bedrock-token"})
+def test_a_bearer_token_of_bedrocks_is_used(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    proxy = start_proxy(config=configuration(upstream, keys=False), env={"AWS_BEARER_TOKEN_BEDROCK": "bedrock-token"})
     upstream.answer(Answer.json(json.loads(BLOCKING.body)))
     with Client(proxy, ANTHROPIC) as client:
         client.post("/v1/messages", BLOCKING.request)
@@ -224,11 +228,11 @@ BEARER, SESSION = "bedrock-api-key-0123456789", "session-token-0123456789"
 
 @pytest.mark.parametrize("bearer", [True, False], ids=["bearer", "session"])
 def test_mitmproxys_own_log_and_files_do_not_have_what_authenticates(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, bearer: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, bearer: bool
 ) -> None:
     """And the row has a hint, though the credential was found after the interception had begun."""
     keys = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_SESSION_TOKEN": SESSION}
-    proxy = mitmdump(
+    proxy = start_proxy(
         config=configuration(upstream, keys=False),
         env={"AWS_BEARER_TOKEN_BEDROCK": BEARER} if bearer else keys,
         arguments=["--flow-detail", "4", "-w", "flows"],
@@ -239,8 +243,7 @@ def test_mitmproxys_own_log_and_files_do_not_have_what_authenticates(
     [row] = wait_for_ended(proxy, 1)
     assert row["credential_hint"] == ("bedr...6789" if bearer else "AKID...7890")
     proxy.wait_for_log(r"\.\.\.6789")
-    proxy.terminate()
-    proxy.wait()
+    proxy.close()
     for secret in (BEARER, SESSION):
         assert secret not in proxy.log
         assert secret.encode() not in (proxy.folder / "flows").read_bytes()
@@ -248,7 +251,7 @@ def test_mitmproxys_own_log_and_files_do_not_have_what_authenticates(
 
 @pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/messages/batches", "/v1/complete", "/v1/files"])
 def test_through_the_proxy_nothing_that_may_hold_a_conversation_goes_to_anthropic(
-    proxy: Mitmdump, upstream: ScriptedUpstream, path: str
+    proxy: RunningProxy, upstream: ScriptedUpstream, path: str
 ) -> None:
     with Client(proxy, ANTHROPIC) as client:
         answer = client.post(path, b"{}", [("x-api-key", "sk-ant-client-key-123456")])
@@ -256,8 +259,8 @@ def test_through_the_proxy_nothing_that_may_hold_a_conversation_goes_to_anthropi
     assert upstream.requests == []
 
 
-def test_without_credentials_the_client_is_told(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
-    proxy = mitmdump(config=configuration(upstream, keys=False), env={"AWS_EC2_METADATA_DISABLED": "true"})
+def test_without_credentials_the_client_is_told(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    proxy = start_proxy(config=configuration(upstream, keys=False), env={"AWS_EC2_METADATA_DISABLED": "true"})
     with Client(proxy, ANTHROPIC) as client:
         answer = client.post("/v1/messages", BLOCKING.request)
     assert answer.status == 503 and "no AWS credentials" in json.loads(answer.body)["error"]["message"]
@@ -266,11 +269,11 @@ def test_without_credentials_the_client_is_told(mitmdump: StartMitmdump, upstrea
 
 
 def test_a_request_that_cannot_be_made_ready_goes_to_nobody(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
     """Least of all to Anthropic, whose address it has until it is signed."""
     no_text = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": b"secret-\xff".decode(errors="surrogateescape")}
-    proxy = mitmdump(config=configuration(upstream, keys=False), env=no_text, allow_traceback=True)
+    proxy = start_proxy(config=configuration(upstream, keys=False), env=no_text, allow_traceback=True)
     with Client(proxy, ANTHROPIC) as client:
         answer = client.post("/v1/messages", BLOCKING.request)
     assert (answer.status, json.loads(answer.body)["error"]["type"]) == (500, "api_error")
@@ -281,20 +284,10 @@ def test_a_request_that_cannot_be_made_ready_goes_to_nobody(
 
 
 @pytest.mark.parametrize("path", ["/v1/messages/count_tokens", "/v1/models"])
-def test_other_routes_of_a_gateway_go_nowhere(proxy: Mitmdump, upstream: ScriptedUpstream, path: str) -> None:
+def test_other_routes_of_a_gateway_go_nowhere(proxy: RunningProxy, upstream: ScriptedUpstream, path: str) -> None:
     with sdk(proxy) as client, pytest.raises(anthropic.NotFoundError):
         client.post(path, cast_to=object, body={})
     assert upstream.requests == []
-
-
-def test_without_botocore_the_start_says_what_to_install(
-    run_to_exit: RunToExit, upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    blocker = tmp_path_factory.mktemp("blocker")
-    (blocker / "botocore.py").write_text("raise ImportError('not installed')\n")
-    ended = run_to_exit(config=configuration(upstream), env={"PYTHONPATH": str(blocker)})
-    assert ended.code == 1 and "providers[0].bedrock" in ended.output
-    assert "pip install 'aibridge-mitmproxy[bedrock]'" in ended.output
 
 
 def test_a_key_beside_it_is_refused(run_to_exit: RunToExit, upstream: ScriptedUpstream) -> None:

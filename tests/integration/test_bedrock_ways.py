@@ -14,7 +14,7 @@ import anthropic
 import httpx2
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration import stage
 from tests.integration.exchanges import ANTHROPIC, Client, Seen, wait_for_ended
 from tests.integration.test_sdks import Sdks, told
@@ -22,7 +22,7 @@ from tests.support import aws_frames, fixtures
 from tests.support.aws_signing import ACCESS_KEY, HINT, REGION, SECRET_KEY, is_validly_signed
 from tests.support.client import gateway_client
 from tests.support.fixtures import Case
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, Abort, Answer, Gate, Pause, Request, ScriptedUpstream
 
 pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")
@@ -54,7 +54,7 @@ def no_proxy_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Setting:
-    def __init__(self, upstream: ScriptedUpstream, proxy: Mitmdump) -> None:
+    def __init__(self, upstream: ScriptedUpstream, proxy: RunningProxy) -> None:
         self.upstream = upstream
         self.proxy = proxy
 
@@ -71,7 +71,7 @@ Start = Callable[..., Setting]
 
 
 @pytest.fixture
-def start(mitmdump: StartMitmdump, make_upstream: MakeUpstream) -> Start:
+def start(start_proxy: StartProxy, make_upstream: MakeUpstream) -> Start:
     def start(
         credentials: str = STATIC,
         *,
@@ -83,7 +83,7 @@ def start(mitmdump: StartMitmdump, make_upstream: MakeUpstream) -> Start:
         block = f"region: {REGION}, model: '{MODEL}', small_fast_model: '{SMALL}', base_url: '{upstream.url}{PREFIX}'"
         block += f", {credentials}" if credentials else ""
         provider = f"{{name: anthropic, type: anthropic, bedrock: {{{block}}}{also}}}"
-        return Setting(upstream, mitmdump(config=f"providers:\n  - {provider}\n", env=NO_FILES | (env or {})))
+        return Setting(upstream, start_proxy(config=f"providers:\n  - {provider}\n", env=NO_FILES | (env or {})))
 
     return start
 

@@ -11,13 +11,13 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, Seen, wait_for_ended
 from tests.integration.turns import Asked
 from tests.support import fixtures
 from tests.support.client_h2 import StreamResetError
-from tests.support.mitmdump import Mitmdump
 from tests.support.polling import poll_until
+from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, Abort, Answer, Gate, Pause, ScriptedUpstream, unused_port
 
 MESSAGES = fixtures.case("messages/simple/blocking")
@@ -28,7 +28,7 @@ LONG = "{failure_threshold: 2, interval: 1000, timeout: 1000}"
 SHORT = "{failure_threshold: 2, interval: 1000, timeout: 1, max_requests: 2}"
 NAMED = 'endpoint="/v1/messages",model="claude-sonnet-4-5",provider="anthropic"'
 
-Start = Callable[..., Mitmdump]
+Start = Callable[..., RunningProxy]
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def metrics_port() -> int:
 
 
 @pytest.fixture
-def start(mitmdump: StartMitmdump, upstream: ScriptedUpstream, metrics_port: int) -> Start:
-    def start(breaker: str, url: str = "") -> Mitmdump:
+def start(start_proxy: StartProxy, upstream: ScriptedUpstream, metrics_port: int) -> Start:
+    def start(breaker: str, url: str = "") -> RunningProxy:
         url = url or upstream.url
-        return mitmdump(
+        return start_proxy(
             config=f"metrics: {{listen: '127.0.0.1:{metrics_port}'}}\nproviders:\n"
             f"  - {{name: anthropic, type: anthropic, base_url: '{url}', circuit_breaker: {breaker}}}\n"
             f"  - {{name: openai, type: openai, base_url: '{url}/v1', circuit_breaker: {breaker}}}\n"
@@ -68,7 +68,7 @@ def bad(status: int) -> Answer:
     return Answer.json({"type": "error", "error": {"type": f"http_{status}", "message": "No"}}, status)
 
 
-def ask(proxy: Mitmdump, http2: bool = False, content: bytes | None = None) -> Seen:
+def ask(proxy: RunningProxy, http2: bool = False, content: bytes | None = None) -> Seen:
     with Client(proxy, ANTHROPIC, http2=http2) as client:
         return client.post("/v1/messages", content or body())
 

@@ -12,13 +12,13 @@ import anthropic
 import openai
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.support.client import RawHttp1
 from tests.support.client_h2 import RawHttp2, StreamResetError
 from tests.support.codings import encode_stream
 from tests.support.fixtures import Case, case
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.upstream import Abort, Answer, AnyAnswer, Close, Gate, Pause, RawAnswer, ScriptedUpstream
 
 Alpn = Literal["h2", "http/1.1"]
@@ -53,13 +53,13 @@ MESSAGE = json.dumps({"id": "msg_1", "model": "m", "content": [], "usage": {"inp
 @dataclass(frozen=True)
 class Setting:
     upstream: ScriptedUpstream
-    proxy: Mitmdump
+    proxy: RunningProxy
 
 
 @pytest.fixture
-def setting(mitmdump: StartMitmdump, make_upstream: MakeUpstream, alpn: Alpn) -> Setting:
+def setting(start_proxy: StartProxy, make_upstream: MakeUpstream, alpn: Alpn) -> Setting:
     upstream = make_upstream(alpn=[alpn])
-    return Setting(upstream, mitmdump(config=config(upstream.port)))
+    return Setting(upstream, start_proxy(config=config(upstream.port)))
 
 
 @pytest.fixture

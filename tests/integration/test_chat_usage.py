@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import OPENAI, Client, wait_for_ended
 from tests.support.client import gateway_client
 from tests.support.codings import CODINGS, Coding, encode_stream, split
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.script import Framing
 from tests.support.upstream import Answer, ScriptedUpstream
 
@@ -59,18 +59,18 @@ def config(port: int, recording: str = "") -> str:
 
 
 @pytest.fixture
-def proxy(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Mitmdump:
-    return mitmdump(config=config(upstream.port))
+def proxy(start_proxy: StartProxy, upstream: ScriptedUpstream) -> RunningProxy:
+    return start_proxy(config=config(upstream.port))
 
 
-def ask(proxy: Mitmdump, body: bytes = REQUEST, *, http2: bool = False) -> bytes:
+def ask(proxy: RunningProxy, body: bytes = REQUEST, *, http2: bool = False) -> bytes:
     with Client(proxy, OPENAI, http2=http2) as client:
         answer = client.post(PATH, body, ACCEPTING)
     assert answer.status == 200
     return answer.body
 
 
-def tokens(proxy: Mitmdump, n: int = 1) -> list[tuple[int, int, str]]:
+def tokens(proxy: RunningProxy, n: int = 1) -> list[tuple[int, int, str]]:
     rows = proxy.wait_for_rows("aibridge_token_usages", n)
     assert len(rows) == n
     return [(row["input_tokens"], row["output_tokens"], row["completeness"]) for row in rows]
@@ -80,7 +80,7 @@ def tokens(proxy: Mitmdump, n: int = 1) -> list[tuple[int, int, str]]:
 
 
 @pytest.mark.parametrize("http2", [False, True])
-def test_only_the_option_is_added_to_the_request(proxy: Mitmdump, upstream: ScriptedUpstream, http2: bool) -> None:
+def test_only_the_option_is_added_to_the_request(proxy: RunningProxy, upstream: ScriptedUpstream, http2: bool) -> None:
     upstream.answer(Answer.event_stream(*AS_ASKED))
     assert ask(proxy, http2=http2) == b"".join(UNASKED)
     [request] = upstream.requests
@@ -103,7 +103,7 @@ def test_only_the_option_is_added_to_the_request(proxy: Mitmdump, upstream: Scri
     ],
 )
 def test_options_that_are_there_stay_in_their_place(
-    proxy: Mitmdump, upstream: ScriptedUpstream, given: bytes, sent: bytes
+    proxy: RunningProxy, upstream: ScriptedUpstream, given: bytes, sent: bytes
 ) -> None:
     upstream.answer(Answer.event_stream(*AS_ASKED))
     before, after = b'{"stream":true,"stream_options":', b',"messages":[{"role":"user","content":"Hi"}]}'
@@ -111,7 +111,7 @@ def test_options_that_are_there_stay_in_their_place(
     assert upstream.requests[0].body == before + sent + after
 
 
-def test_what_is_not_to_be_asked_passes_untouched(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_what_is_not_to_be_asked_passes_untouched(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     asked = REQUEST[:-1] + b', "stream_options" : {"include_usage":true}}'
     wrong = REQUEST[:-1] + b',"stream_options":"please"}'
     unpaired = REQUEST.replace(b"Ol", b"\\ud83d")
@@ -122,7 +122,7 @@ def test_what_is_not_to_be_asked_passes_untouched(proxy: Mitmdump, upstream: Scr
         assert upstream.requests[-1].header("accept-encoding") == "gzip, br"
 
 
-def test_blocking_requests_are_untouched(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_blocking_requests_are_untouched(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     answer = b'{"id": "chatcmpl-1", "choices": [], "usage":null}'
     for body in (REQUEST.replace(b'"stream":true', b'"stream":false'), REQUEST.replace(b'"stream":true,', b"")):
         upstream.answer(Answer(headers=[("content-type", "application/json")], body=answer, framing="length"))
@@ -131,8 +131,8 @@ def test_blocking_requests_are_untouched(proxy: Mitmdump, upstream: ScriptedUpst
         assert upstream.requests[-1].header("accept-encoding") == "gzip, br"
 
 
-def test_nothing_is_asked_where_the_configuration_says_so(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
-    proxy = mitmdump(config=config(upstream.port, "recording: {ask_chat_usage: false}"))
+def test_nothing_is_asked_where_the_configuration_says_so(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    proxy = start_proxy(config=config(upstream.port, "recording: {ask_chat_usage: false}"))
     body = b"".join(UNASKED)
     upstream.answer(Answer.event_stream(body))
     assert ask(proxy) == body
@@ -143,7 +143,7 @@ def test_nothing_is_asked_where_the_configuration_says_so(mitmdump: StartMitmdum
     assert proxy.rows("aibridge_token_usages") == []
 
 
-def test_azure_is_asked_only_in_versions_that_know_the_option(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_azure_is_asked_only_in_versions_that_know_the_option(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     path = "/azure/openai/deployments/gpt/chat/completions?api-version="
     with gateway_client(proxy) as client:
         for version, asked in (("2024-02-01", False), ("2024-06-01", False), ("2025-01-01-preview", True)):
@@ -155,7 +155,7 @@ def test_azure_is_asked_only_in_versions_that_know_the_option(proxy: Mitmdump, u
 # --- the answer
 
 
-def both_ways(proxy: Mitmdump, upstream: ScriptedUpstream, sent: Answer, expected: Sequence[bytes]) -> None:
+def both_ways(proxy: RunningProxy, upstream: ScriptedUpstream, sent: Answer, expected: Sequence[bytes]) -> None:
     for http2 in (False, True):
         upstream.answer(sent)
         assert ask(proxy, http2=http2) == b"".join(expected)
@@ -163,10 +163,10 @@ def both_ways(proxy: Mitmdump, upstream: ScriptedUpstream, sent: Answer, expecte
 
 @pytest.mark.parametrize("alpn", ["h2", "http/1.1"])
 def test_the_client_sees_the_stream_without_the_chunk_however_it_is_cut(
-    mitmdump: StartMitmdump, make_upstream: MakeUpstream, alpn: str
+    start_proxy: StartProxy, make_upstream: MakeUpstream, alpn: str
 ) -> None:
     upstream = make_upstream(alpn=[alpn])
-    proxy = mitmdump(config=config(upstream.port))
+    proxy = start_proxy(config=config(upstream.port))
     whole = b"".join(AS_ASKED)
     for pieces in ([whole], split(whole, seed=1, most=40), split(whole, seed=2, most=400)):
         both_ways(proxy, upstream, Answer.event_stream(*pieces), UNASKED)
@@ -176,7 +176,7 @@ def test_the_client_sees_the_stream_without_the_chunk_however_it_is_cut(
     assert tokens(proxy, 10) == [(16, 6, "complete")] * 10
 
 
-def test_streams_of_other_writers_lose_the_chunk_too(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_streams_of_other_writers_lose_the_chunk_too(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     spaced = [c.replace(b'":', b'": ').replace(b',"', b', "') for c in AS_ASKED]
     both_ways(
         proxy,
@@ -195,7 +195,7 @@ def test_streams_of_other_writers_lose_the_chunk_too(proxy: Mitmdump, upstream: 
     both_ways(proxy, upstream, Answer.event_stream(beside, DONE), [beside, DONE])
 
 
-def test_two_choices_lose_only_the_usage(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_two_choices_lose_only_the_usage(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     asked, unasked = chunks(',"usage":null', 0, 1), chunks("", 0, 1)
     both_ways(proxy, upstream, Answer.event_stream(*asked, USAGE, DONE), [*unasked, DONE])
     assert tokens(proxy, 2) == [(16, 6, "complete")] * 2
@@ -203,10 +203,10 @@ def test_two_choices_lose_only_the_usage(proxy: Mitmdump, upstream: ScriptedUpst
 
 @pytest.mark.parametrize("alpn", ["h2", "http/1.1"])
 def test_a_provider_that_codes_all_the_same_is_decoded_for_the_client(
-    mitmdump: StartMitmdump, make_upstream: MakeUpstream, alpn: str
+    start_proxy: StartProxy, make_upstream: MakeUpstream, alpn: str
 ) -> None:
     upstream = make_upstream(alpn=[alpn])
-    proxy = mitmdump(config=config(upstream.port))
+    proxy = start_proxy(config=config(upstream.port))
     codings: tuple[Coding, ...] = CODINGS[1:]
     for coding in codings:
         headers = [("content-encoding", coding), ("x-request-id", "req_1")]
@@ -222,7 +222,7 @@ def test_a_provider_that_codes_all_the_same_is_decoded_for_the_client(
     assert set(tokens(proxy, 16)) == {(16, 6, "complete")}
 
 
-def test_a_coded_answer_that_is_broken_ends_as_a_broken_stream(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_a_coded_answer_that_is_broken_ends_as_a_broken_stream(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     pieces = encode_stream(AS_ASKED, "gzip")
     for http2 in (False, True):
         upstream.answer(
@@ -237,7 +237,9 @@ def test_a_coded_answer_that_is_broken_ends_as_a_broken_stream(proxy: Mitmdump, 
     assert [(row["status"], row["error_type"]) for row in rows] == [("failed", "undecodable_answer")] * 2
 
 
-def test_an_answer_in_a_coding_that_nobody_knows_passes_untouched(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_an_answer_in_a_coding_that_nobody_knows_passes_untouched(
+    proxy: RunningProxy, upstream: ScriptedUpstream
+) -> None:
     upstream.answer(Answer.event_stream(b"\x00\x01", headers=[("content-encoding", "x-secret")]))
     with Client(proxy, OPENAI) as client:
         answer = client.post(PATH, REQUEST)
@@ -252,10 +254,10 @@ def test_an_answer_in_a_coding_that_nobody_knows_passes_untouched(proxy: Mitmdum
     [(True, "h2", "identity"), (False, "h2", "gzip"), (False, "http/1.1", "identity"), (False, "http/1.1", "gzip")],
 )
 def test_a_400_that_names_the_option_is_retried_once_and_remembered(
-    mitmdump: StartMitmdump, make_upstream: MakeUpstream, http2: bool, alpn: str, coding: Coding
+    start_proxy: StartProxy, make_upstream: MakeUpstream, http2: bool, alpn: str, coding: Coding
 ) -> None:
     upstream = make_upstream(alpn=[alpn])
-    proxy = mitmdump(config=config(upstream.port))
+    proxy = start_proxy(config=config(upstream.port))
     refusal = Answer(
         400, [("content-type", "application/json"), ("content-encoding", coding)], encode_stream([REFUSAL], coding)
     )
@@ -275,7 +277,7 @@ def test_a_400_that_names_the_option_is_retried_once_and_remembered(
     assert len(proxy.rows("aibridge_user_prompts")) == 2
 
 
-def test_a_second_400_is_the_answer(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_a_second_400_is_the_answer(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     for http2 in (False, True):
         refusal = Answer(400, [("content-type", "application/json")], REFUSAL)
         upstream.answer(*([refusal, refusal] if not http2 else [refusal]))
@@ -290,7 +292,7 @@ def test_a_second_400_is_the_answer(proxy: Mitmdump, upstream: ScriptedUpstream)
 
 
 @pytest.mark.parametrize("http2", [False, True])
-def test_another_400_is_passed_on_as_it_is(proxy: Mitmdump, upstream: ScriptedUpstream, http2: bool) -> None:
+def test_another_400_is_passed_on_as_it_is(proxy: RunningProxy, upstream: ScriptedUpstream, http2: bool) -> None:
     small = b'{"error": {"message": "no such model", "type": "invalid_request_error", "code": null}}'
     large = REFUSAL + b" " * (MEBIBYTE + 1)
     for body in (small, large, b""):

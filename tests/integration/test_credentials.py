@@ -11,13 +11,12 @@ import anthropic
 import openai
 import pytest
 
-from tests.conftest import MakeUpstream, RunToExit, StartMitmdump
+from tests.conftest import MakeUpstream, RunToExit, StartProxy
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.support import fixtures
 from tests.support.client import RawHttp1, connect_through, gateway_client, proxy_client
 from tests.support.client_h2 import RawHttp2
-from tests.support.mitmdump import Mitmdump
-from tests.support.script import Gate, Pause
+from tests.support.in_process import InProcessProxy
 from tests.support.upstream import HTTP1, HTTP2, Answer, Request, ScriptedUpstream, unused_port
 
 KEY = "sk-central-0000000000000001"
@@ -27,7 +26,7 @@ MESSAGES = fixtures.case("messages/simple/blocking")
 CHAT = fixtures.case("chat_completions/simple/blocking")
 VERSIONS = pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 
-Start = Callable[..., Mitmdump]
+Start = Callable[..., InProcessProxy]
 
 
 def answer(request: Request) -> Answer:
@@ -46,9 +45,9 @@ def upstream(make_upstream: MakeUpstream, request: pytest.FixtureRequest) -> Scr
 
 
 @pytest.fixture
-def start(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Start:
-    def start(more: str = f"api_key: {KEY}", config: str = "", arguments: Sequence[str] = ()) -> Mitmdump:
-        return mitmdump(
+def start(start_proxy: StartProxy, upstream: ScriptedUpstream) -> Start:
+    def start(more: str = f"api_key: {KEY}", config: str = "", arguments: Sequence[str] = ()) -> InProcessProxy:
+        return start_proxy(
             arguments=arguments,
             config=f"{config}\nproviders:\n"
             f"  - {{name: anthropic, type: anthropic, base_url: '{upstream.url}', {more}}}\n"
@@ -147,18 +146,17 @@ def test_sdks_that_are_told_to_leave_their_key_out_are_given_the_central_one(
 @pytest.mark.parametrize(("method", "path"), [("POST", "/v1/messages"), ("GET", "/v1/models")])
 @pytest.mark.parametrize("answers", [True, False], ids=["answered", "unreachable"])
 def test_mitmproxys_own_log_and_files_do_not_have_the_key(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, answers: bool, method: str, path: str
+    start_proxy: StartProxy, upstream: ScriptedUpstream, answers: bool, method: str, path: str
 ) -> None:
     url = upstream.url if answers else f"https://localhost:{unused_port()}"
-    proxy = mitmdump(
+    proxy = start_proxy(
         config=f"providers: [{{name: anthropic, type: anthropic, base_url: '{url}', api_key: {KEY}}}]\n",
         arguments=["--flow-detail", "4", "-w", "flows"],
     )
     with Client(proxy, ANTHROPIC) as client:
         assert client.ask(method, path, body=MESSAGES.request if method == "POST" else None).status in (200, 502)
     proxy.wait_for_log(re.escape(HINT))
-    proxy.terminate()
-    proxy.wait()
+    proxy.close()
     assert KEY not in proxy.log
     assert KEY.encode() not in (proxy.folder / "flows").read_bytes()
     assert [request.header("x-api-key") for request in upstream.requests] == [KEY] * answers
@@ -225,11 +223,11 @@ def test_without_a_central_key_a_gateway_serves_every_route_of_the_api(
 
 
 def test_a_central_key_is_for_hosts_that_the_file_names_not_for_those_that_a_wildcard_matches(
-    mitmdump: StartMitmdump, make_upstream: MakeUpstream
+    start_proxy: StartProxy, make_upstream: MakeUpstream
 ) -> None:
     """Everybody can have a host below such a domain."""
     upstream = make_upstream(handler=answer, names=["evil.openai.azure.com"])
-    proxy = mitmdump(
+    proxy = start_proxy(
         config=f"providers:\n- {{name: a, type: azure, api_key: {KEY}, hosts: ['*.openai.azure.com', ours.test]}}\n",
         mode=[f"reverse:{upstream.url}"],
         options=["keep_host_header=true", "ssl_insecure=true"],
@@ -242,10 +240,10 @@ def test_a_central_key_is_for_hosts_that_the_file_names_not_for_those_that_a_wil
 
 @VERSIONS
 def test_a_central_key_is_not_passed_on_to_a_host_that_the_client_names_at_the_providers_address(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, http2: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, http2: bool
 ) -> None:
     """What stands before many hosts goes by the request's `Host`, not by the address that was dialled."""
-    proxy = mitmdump(
+    proxy = start_proxy(
         config="providers:\n- {name: anthropic, type: anthropic, hosts: [localhost], "
         f"base_url: '{upstream.url}', api_key: {KEY}}}\n"
     )
@@ -263,9 +261,9 @@ def test_a_central_key_is_not_passed_on_to_a_host_that_the_client_names_at_the_p
 
 
 @VERSIONS
-def test_nor_to_one_that_its_greeting_names(mitmdump: StartMitmdump, make_upstream: MakeUpstream, http2: bool) -> None:
+def test_nor_to_one_that_its_greeting_names(start_proxy: StartProxy, make_upstream: MakeUpstream, http2: bool) -> None:
     upstream = make_upstream(handler=answer, names=["localhost", "evil.test"])
-    proxy = mitmdump(
+    proxy = start_proxy(
         config="providers:\n- {name: anthropic, type: anthropic, hosts: [localhost, evil.test], "
         f"base_url: '{upstream.url}', api_key: {KEY}}}\n"
     )
@@ -295,22 +293,6 @@ def test_a_redirect_to_another_host_takes_no_central_key_along(
         client.get(moved.headers["location"])
     assert upstream.requests[0].header("authorization") == f"Bearer {KEY}"
     assert elsewhere.requests[0].values("authorization") == []
-
-
-def test_a_flow_that_a_stop_cuts_off_is_written_without_the_key(start: Start, upstream: ScriptedUpstream) -> None:
-    """mitmproxy's `-w` writes what is under way when it ends, and this request has been sent with the key."""
-    gate = Gate()
-    upstream.answer(Answer(200, before=[Pause(gate)]))
-    proxy = start(config="drain_timeout: 0", arguments=["-w", "flows"])
-    with RawHttp1.connect("127.0.0.1", proxy.port) as client:
-        client.request("POST", "/anthropic/v1/messages", [], MESSAGES.request)
-        gate.wait_reached()
-        proxy.terminate()
-        proxy.wait()
-    gate.open()
-    written = (proxy.folder / "flows").read_bytes()
-    assert upstream.requests[0].header("x-api-key") == KEY and b"/v1/messages" in written
-    assert KEY.encode() not in written and HINT.encode() in written
 
 
 # --- strangers ----------------------------------------------------------------------------------------------------

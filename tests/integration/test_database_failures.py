@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunToExit, StartMitmdump
+from tests.conftest import RunToExit, StartProxy
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.support.client import RawHttp1
 from tests.support.database import Table, locked, query
 from tests.support.fixtures import case
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.upstream import Answer, Gate, Pause, ScriptedUpstream
 
 PATH = "/v1/messages"
@@ -34,7 +34,7 @@ def config(port: int, recording: str) -> str:
     )
 
 
-def ask(proxy: Mitmdump, n: int = 1) -> None:
+def ask(proxy: RunningProxy, n: int = 1) -> None:
     """Have requests answered, whole and unchanged."""
     with Client(proxy, ANTHROPIC) as client:
         for _ in range(n):
@@ -47,9 +47,9 @@ def ask(proxy: Mitmdump, n: int = 1) -> None:
 
 @pytest.mark.parametrize("durable", ["true", "false"])
 def test_traffic_goes_on_while_the_database_is_locked_and_nothing_is_lost(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, durable: str
+    start_proxy: StartProxy, upstream: ScriptedUpstream, durable: str
 ) -> None:
-    proxy = mitmdump(config=config(upstream.port, f"{{durable: {durable}, on_failure: open}}"))
+    proxy = start_proxy(config=config(upstream.port, f"{{durable: {durable}, on_failure: open}}"))
     upstream.answer(*[Answer.event_stream(SIMPLE.body)] * 12)
     ask(proxy)
     wait_for_ended(proxy, 1)
@@ -70,37 +70,10 @@ def test_traffic_goes_on_while_the_database_is_locked_and_nothing_is_lost(
     assert "lost" not in proxy.log
 
 
-def test_what_waits_for_a_locked_database_is_written_before_the_end(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
-) -> None:
-    proxy = mitmdump(config=config(upstream.port, "{durable: false}"))
-    upstream.answer(*[Answer.event_stream(SIMPLE.body)] * 3)
-    with locked(proxy.database):
-        ask(proxy, 3)
-        proxy.terminate()
-        proxy.wait_for_log("draining")
-    assert proxy.wait() == 0
-    assert [row["status"] for row in proxy.rows("aibridge_interceptions")] == ["completed"] * 3
-    assert "lost" not in proxy.log
-
-
-def test_records_that_can_never_be_written_do_not_hold_up_the_end_for_ever(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
-) -> None:
-    proxy = mitmdump(config=config(upstream.port, "{durable: false}"))
-    upstream.answer(Answer.event_stream(SIMPLE.body))
-    with locked(proxy.database):
-        ask(proxy)
-        proxy.terminate()
-        assert proxy.wait(LONG) == 0
-    assert "records lost" in proxy.log
-    assert proxy.rows("aibridge_interceptions") == []
-
-
 def test_nothing_is_passed_on_unrecorded_where_the_configuration_says_so(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
-    proxy = mitmdump(config=config(upstream.port, "{on_failure: closed}"))
+    proxy = start_proxy(config=config(upstream.port, "{on_failure: closed}"))
     upstream.answer(Answer.event_stream(SIMPLE.body), Answer.event_stream(SIMPLE.body))
     ask(proxy)
     with locked(proxy.database):
@@ -121,9 +94,9 @@ def test_nothing_is_passed_on_unrecorded_where_the_configuration_says_so(
 
 
 def test_the_end_of_an_answer_is_kept_back_where_its_rows_cannot_be_written(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
-    proxy = mitmdump(config=config(upstream.port, "{on_failure: closed}"))
+    proxy = start_proxy(config=config(upstream.port, "{on_failure: closed}"))
     gate = Gate()
     upstream.answer(Answer.event_stream(*EVENTS[:-1], Pause(gate), EVENTS[-1]))
     begun = b"".join(EVENTS[:-1])
@@ -137,8 +110,6 @@ def test_the_end_of_an_answer_is_kept_back_where_its_rows_cannot_be_written(
     assert end.startswith(b"event: error\n") and b"message_stop" not in end
     [row] = wait_for_ended(proxy, 1, LONG)
     assert row["status"] == "completed", "the provider has answered, and has to be paid"
-    proxy.terminate()
-    assert proxy.wait() == 0
 
 
 # --- when it starts

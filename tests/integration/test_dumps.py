@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MakeUpstream, RunToExit, StartMitmdump
+from tests.conftest import MakeUpstream, RunToExit, StartProxy
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.integration.turns import DIALECTS, Asked, Turns, call, configuration, text
 from tests.support.client import RawHttp1
 from tests.support.codings import encode, encode_stream
 from tests.support.fixtures import case
 from tests.support.mcp_servers import HttpMcp
-from tests.support.mitmdump import Mitmdump
 from tests.support.polling import poll_until
+from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, Abort, Answer, Gate, Pause, ScriptedUpstream
 
 KEY = "sk-ant-api03-abcdefghijklmnopqrstuvwxyz0123"
@@ -42,7 +42,7 @@ class File:
         return found[1]
 
 
-def dumps(proxy: Mitmdump) -> list[File]:
+def dumps(proxy: RunningProxy) -> list[File]:
     """All that is there now, in the order of their names."""
     folder = proxy.folder / "dumps"
     found = []
@@ -52,7 +52,7 @@ def dumps(proxy: Mitmdump) -> list[File]:
     return found
 
 
-def wait_for(proxy: Mitmdump, sign: bytes) -> list[File]:
+def wait_for(proxy: RunningProxy, sign: bytes) -> list[File]:
     """Wait until this is in one of the files."""
 
     def maybe_there() -> list[File] | None:
@@ -69,11 +69,11 @@ def by_key(files: list[File]) -> dict[str, File]:
 
 
 @pytest.fixture
-def proxy(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Mitmdump:
-    return mitmdump(config=configuration(upstream.url, "", "dump_dir: dumps"))
+def proxy(start_proxy: StartProxy, upstream: ScriptedUpstream) -> RunningProxy:
+    return start_proxy(config=configuration(upstream.url, "", "dump_dir: dumps"))
 
 
-def ask(proxy: Mitmdump, body: bytes, headers: list[tuple[str, str]] | None = None) -> bytes:
+def ask(proxy: RunningProxy, body: bytes, headers: list[tuple[str, str]] | None = None) -> bytes:
     with Client(proxy, ANTHROPIC) as client:
         return client.post("/v1/messages", body, headers or JSON).body
 
@@ -83,7 +83,7 @@ def ask(proxy: Mitmdump, body: bytes, headers: list[tuple[str, str]] | None = No
 
 @VERSIONS
 def test_a_blocking_exchange_is_two_files_without_its_secrets(
-    proxy: Mitmdump, upstream: ScriptedUpstream, http2: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, http2: bool
 ) -> None:
     simple = case("messages/simple/blocking")
     answer = json.loads(simple.body)
@@ -113,7 +113,7 @@ def test_a_blocking_exchange_is_two_files_without_its_secrets(
     assert KEY.encode() not in everything
 
 
-def test_the_files_and_folders_are_the_owners_alone(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_the_files_and_folders_are_the_owners_alone(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     upstream.answer(Answer.json(json.loads(case("messages/simple/blocking").body)))
     ask(proxy, case("messages/simple/blocking").request)
     wait_for_ended(proxy, 1)
@@ -123,7 +123,7 @@ def test_the_files_and_folders_are_the_owners_alone(proxy: Mitmdump, upstream: S
 
 
 @pytest.mark.parametrize("model", ["../../../escape", "a/b", "..", "/etc/passwd", "\u0000"])
-def test_a_models_name_leads_nowhere_else(proxy: Mitmdump, upstream: ScriptedUpstream, model: str) -> None:
+def test_a_models_name_leads_nowhere_else(proxy: RunningProxy, upstream: ScriptedUpstream, model: str) -> None:
     upstream.answer(Answer.json(json.loads(case("messages/simple/blocking").body)))
     before = {path.name for path in proxy.folder.iterdir()} | {"dumps", "aibridge.db-wal", "aibridge.db-shm"}
     ask(proxy, json.dumps({"model": model, "messages": []}).encode())
@@ -135,7 +135,7 @@ def test_a_models_name_leads_nowhere_else(proxy: Mitmdump, upstream: ScriptedUps
 @VERSIONS
 @pytest.mark.parametrize("coding", ["identity", "gzip", "zstd"])
 def test_a_streams_file_grows_while_the_stream_is_open(
-    mitmdump: StartMitmdump, make_upstream: MakeUpstream, http2: bool, coding: str
+    start_proxy: StartProxy, make_upstream: MakeUpstream, http2: bool, coding: str
 ) -> None:
     simple, gate = case("messages/simple/streaming"), Gate()
     events = [event + b"\n\n" for event in simple.body.split(b"\n\n") if event]
@@ -143,7 +143,7 @@ def test_a_streams_file_grows_while_the_stream_is_open(
     upstream = make_upstream(alpn=[HTTP2 if http2 else HTTP1])
     encoding = [] if coding == "identity" else [("content-encoding", coding)]
     upstream.answer(Answer.event_stream(*coded[:3], Pause(gate), *coded[3:], headers=encoding))
-    proxy = mitmdump(config=configuration(upstream.url, "", "dump_dir: dumps"))
+    proxy = start_proxy(config=configuration(upstream.url, "", "dump_dir: dumps"))
     with Client(proxy, ANTHROPIC, http2=http2) as client:
         asked = Asked(client, "/v1/messages", simple.request)
         gate.wait_reached()
@@ -157,7 +157,7 @@ def test_a_streams_file_grows_while_the_stream_is_open(
     assert response.body == simple.body
 
 
-def test_a_coded_request_is_shown_decoded_and_sent_as_it_was(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_a_coded_request_is_shown_decoded_and_sent_as_it_was(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     simple = case("messages/simple/blocking")
     upstream.answer(Answer.json(json.loads(simple.body)))
     coded = encode(simple.request, "zstd")
@@ -181,7 +181,7 @@ def ours() -> Iterator[HttpMcp]:
 @pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_each_turn_is_a_dump_of_its_own(
-    mitmdump: StartMitmdump,
+    start_proxy: StartProxy,
     make_upstream: MakeUpstream,
     ours: HttpMcp,
     dialect: str,
@@ -190,7 +190,7 @@ def test_each_turn_is_a_dump_of_its_own(
 ) -> None:
     upstream = make_upstream(alpn=[HTTP2 if http2 else HTTP1])
     mcp = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-    proxy = mitmdump(config=configuration(upstream.url, mcp, "dump_dir: dumps"))
+    proxy = start_proxy(config=configuration(upstream.url, mcp, "dump_dir: dumps"))
     proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
     turns = Turns(dialect, [call("echo", text="hi")], [text("Done.")])
     upstream.answer(*turns.answers(streaming=streaming))
@@ -210,9 +210,9 @@ def test_each_turn_is_a_dump_of_its_own(
 
 
 @VERSIONS
-def test_a_retry_is_an_attempt_of_its_own(mitmdump: StartMitmdump, make_upstream: MakeUpstream, http2: bool) -> None:
+def test_a_retry_is_an_attempt_of_its_own(start_proxy: StartProxy, make_upstream: MakeUpstream, http2: bool) -> None:
     upstream = make_upstream(alpn=[HTTP2 if http2 else HTTP1])
-    proxy = mitmdump(config=configuration(upstream.url, "", "dump_dir: dumps", inject=", max_retries: 2"))
+    proxy = start_proxy(config=configuration(upstream.url, "", "dump_dir: dumps", inject=", max_retries: 2"))
     simple = case("messages/simple/blocking")
     busy = [Answer.json({"busy": n}, 529, headers=[("retry-after-ms", "1")]) for n in (1, 2)]
     upstream.answer(*busy, Answer.json(json.loads(simple.body)))
@@ -223,7 +223,7 @@ def test_a_retry_is_an_attempt_of_its_own(mitmdump: StartMitmdump, make_upstream
     assert answers == [{"busy": 1}, {"busy": 2}, json.loads(simple.body)]
 
 
-def test_a_second_attempt_at_a_turn_has_its_number(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_a_second_attempt_at_a_turn_has_its_number(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     """The provider refuses to be asked for usage, so the client's own request goes again."""
     simple = case("chat_completions/simple/streaming")
     refusal = {"error": {"message": "Unrecognized request argument supplied: stream_options", "code": None}}
@@ -242,7 +242,7 @@ def test_a_second_attempt_at_a_turn_has_its_number(proxy: Mitmdump, upstream: Sc
 # --- what goes wrong ----------------------------------------------------------------------------------------------
 
 
-def test_an_error_is_an_answer_like_any_other(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_an_error_is_an_answer_like_any_other(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
     upstream.answer(Answer.json(error, 529, headers=[("retry-after", "3")]))
     ask(proxy, case("messages/simple/blocking").request)
@@ -252,10 +252,10 @@ def test_an_error_is_an_answer_like_any_other(proxy: Mitmdump, upstream: Scripte
 
 
 def test_an_upstream_that_cannot_be_reached_leaves_no_dump_of_what_was_never_sent(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
     upstream.stop()
-    proxy = mitmdump(config=configuration(upstream.url, "", "dump_dir: dumps"))
+    proxy = start_proxy(config=configuration(upstream.url, "", "dump_dir: dumps"))
     ask(proxy, case("messages/simple/blocking").request)
     wait_for_ended(proxy, 1)
     assert dumps(proxy) == []
@@ -263,11 +263,11 @@ def test_an_upstream_that_cannot_be_reached_leaves_no_dump_of_what_was_never_sen
 
 @VERSIONS
 def test_an_upstream_that_breaks_off_before_its_answer_leaves_the_reason(
-    mitmdump: StartMitmdump, make_upstream: MakeUpstream, http2: bool
+    start_proxy: StartProxy, make_upstream: MakeUpstream, http2: bool
 ) -> None:
     upstream = make_upstream(alpn=[HTTP2 if http2 else HTTP1])
     upstream.answer(Answer(before=[Abort()]))
-    proxy = mitmdump(config=configuration(upstream.url, "", "dump_dir: dumps"))
+    proxy = start_proxy(config=configuration(upstream.url, "", "dump_dir: dumps"))
     ask(proxy, case("messages/simple/blocking").request)
     files = by_key(wait_for(proxy, b"broke off"))
     assert files.keys() == {"t1-a1.req", "t1-a1.req_error"}
@@ -276,11 +276,11 @@ def test_an_upstream_that_breaks_off_before_its_answer_leaves_the_reason(
 
 @VERSIONS
 def test_an_upstream_that_breaks_off_within_its_answer_is_told_at_the_files_end(
-    mitmdump: StartMitmdump, make_upstream: MakeUpstream, http2: bool
+    start_proxy: StartProxy, make_upstream: MakeUpstream, http2: bool
 ) -> None:
     upstream = make_upstream(alpn=[HTTP2 if http2 else HTTP1])
     upstream.answer(Answer.event_stream(b"event: ping\ndata: {}\n\n", Abort()))
-    proxy = mitmdump(config=configuration(upstream.url, "", "dump_dir: dumps"))
+    proxy = start_proxy(config=configuration(upstream.url, "", "dump_dir: dumps"))
     with Client(proxy, ANTHROPIC) as client:
         client.post("/v1/messages", case("messages/simple/streaming").request, JSON)
     response = by_key(wait_for(proxy, b"broke off"))["t1-a1.resp"]
@@ -289,7 +289,7 @@ def test_an_upstream_that_breaks_off_within_its_answer_is_told_at_the_files_end(
 
 @VERSIONS
 def test_a_client_that_leaves_is_told_at_the_files_end(
-    proxy: Mitmdump, upstream: ScriptedUpstream, http2: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, http2: bool
 ) -> None:
     simple, gate = case("messages/simple/streaming"), Gate()
     first = simple.body.split(b"\n\n")[0] + b"\n\n"
@@ -305,24 +305,8 @@ def test_a_client_that_leaves_is_told_at_the_files_end(
     assert response.body.startswith(first + b"\n[aibridge: the client, or the bridge, broke off: ")
 
 
-def test_what_is_under_way_at_a_stop_is_written_so_far(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
-    simple, gate = case("messages/simple/streaming"), Gate()
-    first = simple.body.split(b"\n\n")[0] + b"\n\n"
-    upstream.answer(Answer.event_stream(first, Pause(gate)))
-    proxy = mitmdump(config=configuration(upstream.url, "", "dump_dir: dumps\ndrain_timeout: 0"))
-    with Client(proxy, ANTHROPIC) as client:
-        asked = Asked(client, "/v1/messages", simple.request)
-        asked.status()
-        asked.until(b"message_start")
-        proxy.terminate()
-        assert proxy.wait() == 0
-    gate.open()
-    [response] = [file for file in dumps(proxy) if file.key == "t1-a1.resp"]
-    assert response.body.startswith(first) and b"[aibridge: " in response.body
-
-
 def test_a_dump_that_cannot_be_written_stops_the_dumps_and_not_the_traffic(
-    proxy: Mitmdump, upstream: ScriptedUpstream
+    proxy: RunningProxy, upstream: ScriptedUpstream
 ) -> None:
     (proxy.folder / "dumps" / "anthropic").write_text("in the way")
     simple = case("messages/simple/blocking")
@@ -344,7 +328,7 @@ def test_a_folder_that_cannot_be_made_stops_the_start(run_to_exit: RunToExit, tm
 # --- what is not bridged ------------------------------------------------------------------------------------------
 
 
-def test_a_passthrough_is_dumped_under_its_path(proxy: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_a_passthrough_is_dumped_under_its_path(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     upstream.answer(Answer.json({"data": []}), Answer.json({"input_tokens": 7}))
     with Client(proxy, ANTHROPIC) as client:
         client.ask("GET", "/v1/models?limit=2", [("x-api-key", KEY)])
@@ -360,7 +344,7 @@ def test_a_passthrough_is_dumped_under_its_path(proxy: Mitmdump, upstream: Scrip
     assert KEY.encode() not in shown
 
 
-def test_other_hosts_and_what_is_refused_by_us_leave_nothing(proxy: Mitmdump, make_upstream: MakeUpstream) -> None:
+def test_other_hosts_and_what_is_refused_by_us_leave_nothing(proxy: RunningProxy, make_upstream: MakeUpstream) -> None:
     assert b"not JSON" in ask(proxy, b"{")
     plain = make_upstream(authority=None)
     plain.answer(Answer(body=b"hello"))

@@ -11,10 +11,10 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.support import fixtures, resolver
 from tests.support.client import Head, RawHttp1, gateway_client
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.script import DEFAULT_TIMEOUT, Answer
 from tests.support.upstream import unused_port
 
@@ -82,14 +82,14 @@ def places() -> Iterator[Places]:
     raise AssertionError("no port is free on both addresses")
 
 
-StartGuarded = Callable[..., Mitmdump]
+StartGuarded = Callable[..., RunningProxy]
 
 
 @pytest.fixture
-def start(mitmdump: StartMitmdump, places: Places) -> StartGuarded:
-    def start(more: str = "", guard: str = "on", options: Sequence[str] = ()) -> Mitmdump:
+def start(start_proxy: StartProxy, places: Places) -> StartGuarded:
+    def start(more: str = "", guard: str = "on", options: Sequence[str] = ()) -> RunningProxy:
         egress = f"egress: {{guard: {guard}, ports: [{places.port}], allowed_private_cidrs: [{GOOD}/32, {DEAD}/32]}}"
-        return mitmdump(
+        return start_proxy(
             config=f"{egress}\n{more}",
             arguments=["-s", str(resolver.__file__)],
             env={"SCRIPTED_NAMES": json.dumps(NAMES)},
@@ -99,21 +99,21 @@ def start(mitmdump: StartMitmdump, places: Places) -> StartGuarded:
     return start
 
 
-def connect(proxy: Mitmdump, host: str, port: int) -> tuple[RawHttp1, Head]:
+def connect(proxy: RunningProxy, host: str, port: int) -> tuple[RawHttp1, Head]:
     """Ask for a tunnel."""
     client = RawHttp1.connect("127.0.0.1", proxy.port)
     client.send(f"CONNECT {host}:{port} HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n".encode())
     return client, client.read_head()
 
 
-def ask_plain(proxy: Mitmdump, host: str, port: int) -> tuple[RawHttp1, Head]:
+def ask_plain(proxy: RunningProxy, host: str, port: int) -> tuple[RawHttp1, Head]:
     client = RawHttp1.connect("127.0.0.1", proxy.port)
     client.send(f"GET http://{host}:{port}/ HTTP/1.1\r\nhost: {host}:{port}\r\n\r\n".encode())
     return client, client.read_head()
 
 
 WAYS = pytest.mark.parametrize("ask", [connect, ask_plain], ids=["tunnel", "plain"])
-Ask = Callable[[Mitmdump, str, int], tuple[RawHttp1, Head]]
+Ask = Callable[[RunningProxy, str, int], tuple[RawHttp1, Head]]
 
 
 @WAYS

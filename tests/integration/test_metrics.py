@@ -13,13 +13,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from aibridge_addon.telemetry.prometheus.metrics import MODELS
-from tests.conftest import StartMitmdump
+from tests.conftest import StartProxy
 from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.integration.turns import JSON_BODY, Turns, call, configuration, own, text
 from tests.support.client import connect_through
 from tests.support.mcp_servers import HttpMcp
-from tests.support.mitmdump import Mitmdump
 from tests.support.polling import poll_until
+from tests.support.running import RunningProxy
 from tests.support.upstream import Answer, ScriptedUpstream, unused_port
 
 SONNET, GPT = "claude-sonnet-4-5-20250929", "gpt-4.1-2025-04-14"
@@ -32,11 +32,11 @@ Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 class Scraped:
     """A proxy whose metrics are read as Prometheus reads them."""
 
-    def __init__(self, start: StartMitmdump, upstream: ScriptedUpstream, metrics: str = "", mcp: str = "") -> None:
+    def __init__(self, start: StartProxy, upstream: ScriptedUpstream, metrics: str = "", mcp: str = "") -> None:
         self.upstream = upstream
         self.port = unused_port()
         more = f"actor: {{default: ada}}\nmetrics: {{listen: '127.0.0.1:{self.port}'{metrics}}}"
-        self.proxy: Mitmdump = start(config=configuration(upstream.url, mcp, more))
+        self.proxy: RunningProxy = start(config=configuration(upstream.url, mcp, more))
 
     def get(self, path: str) -> tuple[int, str]:
         try:
@@ -179,10 +179,10 @@ tunnels_total 1
 
 
 def test_every_metric_has_its_labels_and_numbers(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp
+    start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp
 ) -> None:
     mcp = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-    scraped = Scraped(mitmdump, upstream, mcp=mcp)
+    scraped = Scraped(start_proxy, upstream, mcp=mcp)
     scraped.proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
     asked = {"model": SONNET, "max_tokens": 9, "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
     scraped.post(ANTHROPIC, "/v1/messages", asked, MESSAGES, CLAUDE_CODE)
@@ -209,9 +209,9 @@ def untimed(series: Series) -> Series:
 
 
 def test_no_metric_names_the_initiator_where_that_is_not_wanted(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
-    scraped = Scraped(mitmdump, upstream, ", initiator_label: false, prefix: coder_ai_gateway_")
+    scraped = Scraped(start_proxy, upstream, ", initiator_label: false, prefix: coder_ai_gateway_")
     scraped.post(OPENAI, "/v1/chat/completions", {"model": GPT, "messages": [{"role": "user", "content": "Hi"}]}, CHAT)
     wait_for_ended(scraped.proxy, 1)
     series = scraped.series()
@@ -223,10 +223,10 @@ def test_no_metric_names_the_initiator_where_that_is_not_wanted(
 
 
 def test_a_client_that_makes_up_models_routes_methods_and_agents_makes_no_more_series(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
     upstream.answer(*[Answer.json({"error": {"message": "no"}}, 404)] * (MODELS + 160))
-    scraped = Scraped(mitmdump, upstream)
+    scraped = Scraped(start_proxy, upstream)
     with Client(scraped.proxy, OPENAI) as client:
         for number in range(MODELS + 100):
             body = json.dumps({"model": f"model-{number}", "messages": []}).encode()
@@ -244,9 +244,9 @@ def test_a_client_that_makes_up_models_routes_methods_and_agents_makes_no_more_s
 
 
 def test_the_endpoint_says_whether_the_proxy_lives_and_is_ready(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
-    scraped = Scraped(mitmdump, upstream)
+    scraped = Scraped(start_proxy, upstream)
     assert scraped.get("/healthz") == (200, "ok\n")
     status, body = scraped.get("/readyz")
     assert (status, json.loads(body)["ready"]) == (200, True)

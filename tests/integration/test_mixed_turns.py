@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client
 from tests.integration.turns import (
     BY_DIALECT,
@@ -26,11 +26,12 @@ from tests.integration.turns import (
     thought,
 )
 from tests.support.client_view import CLIENTS
+from tests.support.in_process import InProcessProxy
 from tests.support.mcp_servers import HttpMcp
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, ScriptedUpstream
 
-PROCESSES = pytest.mark.parametrize("processes", [1, 2], ids=["same process", "second process"])
+RESTARTS = pytest.mark.parametrize("restarts", [False, True], ids=["same proxy", "next proxy"])
 
 
 @pytest.fixture(scope="module")
@@ -44,20 +45,28 @@ def upstream(make_upstream: MakeUpstream, http2: bool) -> ScriptedUpstream:
     return make_upstream(alpn=[HTTP2 if http2 else HTTP1])
 
 
+Proxies = tuple[InProcessProxy, Callable[[], InProcessProxy]]
+
+
 @pytest.fixture
-def proxies(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp, processes: int
-) -> tuple[Mitmdump, Mitmdump]:
-    """The proxy that answers first, and the one that the next request comes to: on the same database."""
+def proxies(start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp, restarts: bool) -> Proxies:
+    """The proxy that answers first, and what gives the one that the next request comes to: with the same database."""
     config = configuration(upstream.url, f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}")
-    first = mitmdump(config=config)
-    others = [mitmdump(config=config, folder=first.folder) for _ in range(processes - 1)]
-    for proxy in (first, *others):
-        proxy.wait_for_log(CONNECTED)
-    return first, [first, *others][-1]
+    first = start_proxy(config=config)
+    first.wait_for_log(CONNECTED)
+
+    def then() -> InProcessProxy:
+        if not restarts:
+            return first
+        first.close()
+        second = start_proxy(config=config, folder=first.folder)
+        second.wait_for_log(CONNECTED)
+        return second
+
+    return first, then
 
 
-def ask(proxy: Mitmdump, turns: Turns, body: bytes, *, http2: bool) -> bytes:
+def ask(proxy: RunningProxy, turns: Turns, body: bytes, *, http2: bool) -> bytes:
     with Client(proxy, turns.host, http2=http2) as client:
         seen = client.post(turns.path, body)
     assert seen.status == 200
@@ -65,11 +74,11 @@ def ask(proxy: Mitmdump, turns: Turns, body: bytes, *, http2: bool) -> bytes:
 
 
 @VERSIONS
-@PROCESSES
+@RESTARTS
 @MODES
 @BY_DIALECT
 def test_the_next_request_has_the_call_and_the_result_that_the_client_does_not_know(
-    proxies: tuple[Mitmdump, Mitmdump],
+    proxies: Proxies,
     upstream: ScriptedUpstream,
     dialect: str,
     streaming: bool,
@@ -84,17 +93,17 @@ def test_the_next_request_has_the_call_and_the_result_that_the_client_does_not_k
 
     sent = turns.next_request(answer, streaming=streaming)
     assert INJECTED not in sent
-    done.check(ask(then, done, sent, http2=http2), streaming=streaming)
+    done.check(ask(then(), done, sent, http2=http2), streaming=streaming)
     request = upstream.requests[1]
     CLIENTS[dialect].check_history(request.json(), turns.written[0].said, turns.call_ids(0))
     assert results(request) == ["hi", CLIENTS_RESULT]
 
 
 @pytest.mark.parametrize("http2", [False], ids=["h1"])
-@PROCESSES
+@RESTARTS
 @MODES
 def test_thinking_that_the_client_sends_back_has_the_call_that_followed_it_again(
-    proxies: tuple[Mitmdump, Mitmdump], upstream: ScriptedUpstream, streaming: bool, http2: bool
+    proxies: Proxies, upstream: ScriptedUpstream, streaming: bool, http2: bool
 ) -> None:
     """The provider gets what it has said, turn by turn, though the client has it as one message."""
     turns = Turns("messages", [thought("Hm."), call("echo", text="hi")], [thought("So."), own(path="a")])
@@ -102,7 +111,7 @@ def test_thinking_that_the_client_sends_back_has_the_call_that_followed_it_again
     upstream.answer(*turns.answers(streaming=streaming), *done.answers(streaming=streaming))
     first, then = proxies
     answer = ask(first, turns, turns.request(streaming=streaming), http2=http2)
-    ask(then, done, turns.next_request(answer, streaming=streaming), http2=http2)
+    ask(then(), done, turns.next_request(answer, streaming=streaming), http2=http2)
     (_, *loop), sent = upstream.requests[1].json()["messages"], upstream.requests[2].json()["messages"]
     assert sent[1:3] == loop
     assert sent[3] == {"role": "assistant", "content": turns.written[1].said}
@@ -119,11 +128,11 @@ NAMING: dict[str, tuple[str, Any]] = {
 
 
 @pytest.mark.parametrize("http2", [False], ids=["h1"])
-@PROCESSES
+@RESTARTS
 @MODES
 @pytest.mark.parametrize("naming", NAMING)
 def test_an_answer_of_several_turns_is_named_by_its_last_ones_id(
-    proxies: tuple[Mitmdump, Mitmdump],
+    proxies: Proxies,
     upstream: ScriptedUpstream,
     naming: str,
     streaming: bool,
@@ -135,7 +144,7 @@ def test_an_answer_of_several_turns_is_named_by_its_last_ones_id(
     first, then = proxies
     known = turns.view(ask(first, turns, turns.request(streaming=streaming), http2=http2), streaming=streaming).id
     assert known == turns.first_id
-    ask(then, turns, turns.request(streaming=streaming, **members(known)), http2=http2)
+    ask(then(), turns, turns.request(streaming=streaming, **members(known)), http2=http2)
     sent = upstream.requests[2].json()
     expected = members(turns.written[1].body["id"])
     assert {name: sent[name] for name in expected} == expected

@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
-from tests.conftest import StartMitmdump
+from tests.conftest import StartProxy
 from tests.integration.exchanges import Client
 from tests.integration.test_sdks import answer_of, check_answer, expected, last_recorded
 from tests.integration.turns import CONNECTED, MODES, Turns, call, recorded, results, text, tool_names
@@ -19,7 +19,7 @@ from tests.support import fixtures
 from tests.support.client import trust
 from tests.support.fixtures import Case
 from tests.support.mcp_servers import HttpMcp
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.script import Request
 from tests.support.upstream import ScriptedUpstream
 
@@ -44,18 +44,18 @@ def config(upstream: ScriptedUpstream, key: str = "", more: str = "") -> str:
 
 
 @pytest.fixture
-def process(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Mitmdump:
-    return mitmdump(config=config(upstream))
+def process(start_proxy: StartProxy, upstream: ScriptedUpstream) -> RunningProxy:
+    return start_proxy(config=config(upstream))
 
 
-def way_in(process: Mitmdump, way: str, host: str) -> tuple[str, dict[str, Any]]:
+def way_in(process: RunningProxy, way: str, host: str) -> tuple[str, dict[str, Any]]:
     """The resource's URL as its client knows it, and what its HTTP client needs."""
     if way == "gateway":
         return f"{process.proxy_url}/azure", {"timeout": 10.0, "trust_env": False}
     return f"https://{host}", {"timeout": 10.0, "proxy": process.proxy_url, "verify": trust(process)}
 
 
-def azure(process: Mitmdump, way: str, credential: str, **options: Any) -> openai.AzureOpenAI:
+def azure(process: RunningProxy, way: str, credential: str, **options: Any) -> openai.AzureOpenAI:
     endpoint, http = way_in(process, way, OPENAI_HOST)
     options |= {} if "base_url" in options else {"azure_endpoint": endpoint}
     options |= CREDENTIALS[credential][0] | {"http_client": openai.DefaultHttpxClient(**http)}
@@ -84,7 +84,7 @@ def responses(client: openai.OpenAI, case: Case) -> dict[str, Any]:
     return told
 
 
-def check_credential(process: Mitmdump, request: Request, credential: str) -> None:
+def check_credential(process: RunningProxy, request: Request, credential: str) -> None:
     """It has gone upstream as it came, and is recorded as the client's own."""
     sent = [request.values("api-key"), request.values("authorization")]
     assert sent == ([[KEY], []] if credential == "api-key" else [[], [f"Bearer {ENTRA}"]])
@@ -100,7 +100,7 @@ def check_credential(process: Mitmdump, request: Request, credential: str) -> No
 @BY_CREDENTIAL
 @pytest.mark.parametrize("mode", ["streaming", "blocking"])
 def test_the_tokens_of_a_deployment_are_of_the_model_that_answers(
-    process: Mitmdump, upstream: ScriptedUpstream, way: str, credential: str, mode: str
+    process: RunningProxy, upstream: ScriptedUpstream, way: str, credential: str, mode: str
 ) -> None:
     """What the SDK calls a model is the deployment: it is in the path, and in the body too."""
     case = fixtures.case(f"chat_completions/azure_deployment/{mode}")
@@ -122,7 +122,7 @@ def test_the_tokens_of_a_deployment_are_of_the_model_that_answers(
 
 @pytest.mark.parametrize("mode", ["streaming", "blocking"])
 def test_where_the_body_names_no_model_the_interception_has_the_answers(
-    process: Mitmdump, upstream: ScriptedUpstream, mode: str
+    process: RunningProxy, upstream: ScriptedUpstream, mode: str
 ) -> None:
     """As LangChain asks: only the path says which deployment."""
     case = fixtures.case(f"chat_completions/azure_deployment/{mode}")
@@ -143,7 +143,7 @@ def test_where_the_body_names_no_model_the_interception_has_the_answers(
     [("", f"/openai/responses?api-version={VERSION}"), ("/openai/v1", f"/openai/v1/responses?api-version={VERSION}")],
 )
 def test_the_responses_api_is_found_at_both_of_its_paths(
-    process: Mitmdump, upstream: ScriptedUpstream, way: str, credential: str, base_path: str, target: str
+    process: RunningProxy, upstream: ScriptedUpstream, way: str, credential: str, base_path: str, target: str
 ) -> None:
     endpoint, _ = way_in(process, way, OPENAI_HOST)
     options = {"base_url": endpoint + base_path} if base_path else {}
@@ -161,7 +161,7 @@ def test_the_responses_api_is_found_at_both_of_its_paths(
 @WAYS
 @pytest.mark.parametrize("token", [KEY, ENTRA])
 def test_the_v1_api_takes_openais_plain_client(
-    process: Mitmdump, upstream: ScriptedUpstream, way: str, token: str
+    process: RunningProxy, upstream: ScriptedUpstream, way: str, token: str
 ) -> None:
     """It sends a key as a bearer too, and no `api-version`."""
     endpoint, http = way_in(process, way, OPENAI_HOST)
@@ -186,7 +186,7 @@ def test_the_v1_api_takes_openais_plain_client(
 @WAYS
 @BY_CREDENTIAL
 def test_foundrys_messages_are_recorded_as_anthropics(
-    process: Mitmdump, upstream: ScriptedUpstream, way: str, credential: str
+    process: RunningProxy, upstream: ScriptedUpstream, way: str, credential: str
 ) -> None:
     """The SDK sends a key twice, as x-api-key and as api-key: neither is lost."""
     endpoint, http = way_in(process, way, FOUNDRY_HOST)
@@ -225,9 +225,9 @@ def test_foundrys_messages_are_recorded_as_anthropics(
     ],
 )
 def test_a_central_key_goes_where_the_api_looks_for_it(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, path: str, name: str, header: str, other: str
+    start_proxy: StartProxy, upstream: ScriptedUpstream, path: str, name: str, header: str, other: str
 ) -> None:
-    proxy = mitmdump(config=config(upstream, key=KEY))
+    proxy = start_proxy(config=config(upstream, key=KEY))
     case = fixtures.case(f"{name}/simple/blocking")
     upstream.answer(answer_of(case))
     with Client(proxy, FOUNDRY_HOST) as client:
@@ -257,9 +257,11 @@ PATHS = {
 @MODES
 @pytest.mark.parametrize("dialect", PATHS)
 def test_a_further_turn_goes_where_the_first_went_with_the_same_credential(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp, dialect: str, streaming: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp, dialect: str, streaming: bool
 ) -> None:
-    proxy = mitmdump(config=config(upstream, more=f"mcp: {{servers: {{ours: {{type: http, url: '{ours.url}'}}}}}}\n"))
+    proxy = start_proxy(
+        config=config(upstream, more=f"mcp: {{servers: {{ours: {{type: http, url: '{ours.url}'}}}}}}\n")
+    )
     proxy.wait_for_log(CONNECTED)
     turns = Turns(dialect, [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
     upstream.answer(*turns.answers(streaming=streaming))

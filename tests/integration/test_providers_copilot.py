@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
-from tests.conftest import RunToExit, StartMitmdump
+from tests.conftest import RunToExit, StartProxy
 from tests.integration.exchanges import Client
 from tests.integration.test_sdks import answer_of, check_answer, events, expected, last_recorded
 from tests.integration.turns import CONNECTED, INJECTED, MODES, recorded, results, tool_names
@@ -19,7 +19,7 @@ from tests.support import fixtures
 from tests.support.client import gateway_client, trust
 from tests.support.fixtures import Case
 from tests.support.mcp_servers import HttpMcp
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.upstream import Answer, ScriptedUpstream
 
 # Fixtures name models that their vendor has since deprecated.
@@ -45,14 +45,14 @@ def config(upstream: ScriptedUpstream, more: str = "") -> str:
 
 
 @pytest.fixture
-def process(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Mitmdump:
-    return mitmdump(config=config(upstream))
+def process(start_proxy: StartProxy, upstream: ScriptedUpstream) -> RunningProxy:
+    return start_proxy(config=config(upstream))
 
 
 class Sdks:
     """Both vendors' clients, pointed at one of Copilot's hosts through the proxy."""
 
-    def __init__(self, process: Mitmdump, host: str) -> None:
+    def __init__(self, process: RunningProxy, host: str) -> None:
         options: dict[str, Any] = {"proxy": process.proxy_url, "verify": trust(process), "timeout": 10.0}
         without: dict[str, Any] = {"X-Api-Key": anthropic.Omit()}
         self.anthropic = anthropic.Anthropic(
@@ -111,7 +111,7 @@ class Sdks:
 
 @pytest.mark.parametrize(("host", "name"), HOSTS)
 def test_each_host_speaks_three_dialects_with_the_users_own_token(
-    process: Mitmdump, upstream: ScriptedUpstream, host: str, name: str
+    process: RunningProxy, upstream: ScriptedUpstream, host: str, name: str
 ) -> None:
     with Sdks(process, host) as sdks:
         for dialect, path in PATHS.items():
@@ -130,7 +130,7 @@ def test_each_host_speaks_three_dialects_with_the_users_own_token(
     assert TOKEN.encode() not in stored and TOKEN not in process.log
 
 
-def test_as_a_gateway_it_takes_the_users_token_too(process: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_as_a_gateway_it_takes_the_users_token_too(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     case = fixtures.case("chat_completions/copilot_vertex/streaming")
     upstream.answer(answer_of(case))
     headers = {"authorization": f"Bearer {TOKEN}"}
@@ -144,7 +144,7 @@ def test_as_a_gateway_it_takes_the_users_token_too(process: Mitmdump, upstream: 
 
 
 def test_what_copilot_says_to_a_client_without_a_token_is_the_answer(
-    process: Mitmdump, upstream: ScriptedUpstream
+    process: RunningProxy, upstream: ScriptedUpstream
 ) -> None:
     refusal = b"unauthorized: AuthenticateToken authentication failed\n"
     upstream.answer(Answer(401, [("content-type", "text/plain; charset=utf-8")], refusal, framing="length"))
@@ -228,14 +228,14 @@ Ask = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def injecting(mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp) -> Mitmdump:
-    proxy = mitmdump(config=config(upstream, f"mcp: {{servers: {{ours: {{type: http, url: '{ours.url}'}}}}}}\n"))
+def injecting(start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp) -> RunningProxy:
+    proxy = start_proxy(config=config(upstream, f"mcp: {{servers: {{ours: {{type: http, url: '{ours.url}'}}}}}}\n"))
     proxy.wait_for_log(CONNECTED)
     return proxy
 
 
 @pytest.fixture
-def ask(injecting: Mitmdump, upstream: ScriptedUpstream) -> Ask:
+def ask(injecting: RunningProxy, upstream: ScriptedUpstream) -> Ask:
     """Ask over a proxy that injects tools, and return what the client gets, put together by OpenAI's SDK."""
     proxy = injecting
 
@@ -306,7 +306,7 @@ def test_an_injected_call_at_index_one_is_answered(
 
 @MODES
 def test_a_client_call_beside_an_injected_one_is_the_clients_and_both_are_there_in_the_next_request(
-    ask: Ask, injecting: Mitmdump, upstream: ScriptedUpstream, streaming: bool
+    ask: Ask, injecting: RunningProxy, upstream: ScriptedUpstream, streaming: bool
 ) -> None:
     first = vertex(
         0,
@@ -337,7 +337,7 @@ def test_a_client_call_beside_an_injected_one_is_the_clients_and_both_are_there_
 @pytest.mark.parametrize("mode", ["streaming", "blocking"])
 @pytest.mark.parametrize("name", ["copilot_vertex", "parallel_tools_from_index_one"])
 def test_an_answer_in_another_vendors_habits_passes_as_it_is_and_is_recorded(
-    process: Mitmdump, upstream: ScriptedUpstream, name: str, mode: str
+    process: RunningProxy, upstream: ScriptedUpstream, name: str, mode: str
 ) -> None:
     case = fixtures.case(f"chat_completions/{name}/{mode}")
     sent = Answer.event_stream(*events(case)) if case.streaming else answer_of(case)

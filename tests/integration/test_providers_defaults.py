@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import wait_for_ended
 from tests.support import fixtures, resolver
 from tests.support.client import RawHttp1, connect_through
@@ -31,12 +31,12 @@ NAMES = [host for host, *_ in HOSTS]
 
 @pytest.mark.parametrize("mode", ["streaming", "blocking"])
 def test_with_no_configuration_every_host_gets_its_own_requests(
-    mitmdump: StartMitmdump, make_upstream: MakeUpstream, mode: str
+    start_proxy: StartProxy, make_upstream: MakeUpstream, mode: str
 ) -> None:
     case = fixtures.case(f"chat_completions/copilot_vertex/{mode}")
     answer = Answer(200, [("content-type", case.content_type)], case.body)
     upstream = make_upstream(names=NAMES, handler=lambda _: answer)
-    proxy = mitmdump(
+    proxy = start_proxy(
         arguments=["-s", str(resolver.__file__)],
         env={"SCRIPTED_NAMES": json.dumps({name: [["127.0.0.1"]] for name in NAMES})},
     )

@@ -9,7 +9,7 @@ from typing import Any
 import anthropic
 import pytest
 
-from tests.conftest import StartMitmdump
+from tests.conftest import StartProxy
 from tests.integration.exchanges import ANTHROPIC
 from tests.integration.stage import end_to_end
 from tests.integration.test_sdks import answer_of, check_answer, expected, last_recorded
@@ -19,7 +19,7 @@ from tests.support.client import RawHttp1, connect_through, trust
 from tests.support.client_h2 import RawHttp2
 from tests.support.codings import encode
 from tests.support.mcp_servers import HttpMcp
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.script import Header
 from tests.support.upstream import Answer, ScriptedUpstream
 
@@ -59,11 +59,11 @@ def config(upstream: ScriptedUpstream, more: str = "") -> str:
 
 
 @pytest.fixture
-def process(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Mitmdump:
-    return mitmdump(config=config(upstream))
+def process(start_proxy: StartProxy, upstream: ScriptedUpstream) -> RunningProxy:
+    return start_proxy(config=config(upstream))
 
 
-def ask(process: Mitmdump, way: str, host: str, path: str, headers: tuple[Header, ...], body: bytes) -> bytes:
+def ask(process: RunningProxy, way: str, host: str, path: str, headers: tuple[Header, ...], body: bytes) -> bytes:
     """Post, and return the answer's body, untouched. `path` is that of the way."""
     headers = (*headers, (b"content-length", b"%d" % len(body)))
     if way == "proxy over HTTP/2":
@@ -85,7 +85,7 @@ def ask(process: Mitmdump, way: str, host: str, path: str, headers: tuple[Header
     return answer
 
 
-def check_login(process: Mitmdump, token: str, name: str) -> None:
+def check_login(process: RunningProxy, token: str, name: str) -> None:
     """Recorded as a key would be, and not a trace of the token itself."""
     row = process.rows("aibridge_interceptions")[-1]
     assert (row["provider_name"], row["credential_kind"], row["credential_hint"]) == (name, "byok", HINTS[token])
@@ -99,7 +99,7 @@ def check_login(process: Mitmdump, token: str, name: str) -> None:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("compressed", [True, False], ids=["zstd", "identity"])
 def test_codex_with_a_chatgpt_login_passes_untouched_and_is_recorded(
-    process: Mitmdump, upstream: ScriptedUpstream, way: str, compressed: bool
+    process: RunningProxy, upstream: ScriptedUpstream, way: str, compressed: bool
 ) -> None:
     case = fixtures.case("responses/codex_main/streaming")
     upstream.answer(answer_of(case))
@@ -118,7 +118,7 @@ def test_codex_with_a_chatgpt_login_passes_untouched_and_is_recorded(
     check_login(process, JWT, "chatgpt")
 
 
-def test_the_rest_of_chatgpt_is_passed_on_and_not_recorded(process: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_the_rest_of_chatgpt_is_passed_on_and_not_recorded(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     body = b'{"events": []}'
     upstream.answer(Answer.json({}))
     assert ask(process, "proxy", CHATGPT, "/backend-api/wham/analytics", CODEX, body)
@@ -133,7 +133,7 @@ def test_the_rest_of_chatgpt_is_passed_on_and_not_recorded(process: Mitmdump, up
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("mode", ["streaming", "blocking"])
 def test_a_claude_subscription_passes_untouched_and_is_recorded(
-    process: Mitmdump, upstream: ScriptedUpstream, way: str, mode: str
+    process: RunningProxy, upstream: ScriptedUpstream, way: str, mode: str
 ) -> None:
     """Also where there is a central key: the login is the client's own credential."""
     case = fixtures.case(f"messages/claude_code_main/{mode}")
@@ -152,7 +152,7 @@ def test_a_claude_subscription_passes_untouched_and_is_recorded(
 
 
 @pytest.mark.parametrize("way", ["proxy", "gateway"])
-def test_anthropics_sdk_with_a_login_is_recorded(process: Mitmdump, upstream: ScriptedUpstream, way: str) -> None:
+def test_anthropics_sdk_with_a_login_is_recorded(process: RunningProxy, upstream: ScriptedUpstream, way: str) -> None:
     options: dict[str, Any] = {"timeout": 10.0, "trust_env": False}
     url = f"{process.proxy_url}/anthropic"
     if way == "proxy":
@@ -191,10 +191,10 @@ def ours() -> Iterator[HttpMcp]:
 @MODES
 @pytest.mark.parametrize("dialect", ["responses", "messages"])
 def test_every_turn_is_asked_as_the_person_who_logged_in(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp, dialect: str, streaming: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp, dialect: str, streaming: bool
 ) -> None:
     """A compressed request is changed in the clear: then nothing says that it is compressed."""
-    proxy = mitmdump(config=config(upstream, f"mcp: {{servers: {{ours: {{type: http, url: '{ours.url}'}}}}}}\n"))
+    proxy = start_proxy(config=config(upstream, f"mcp: {{servers: {{ours: {{type: http, url: '{ours.url}'}}}}}}\n"))
     proxy.wait_for_log(CONNECTED)
     turns = Turns(dialect, [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
     upstream.answer(*turns.answers(streaming=streaming))

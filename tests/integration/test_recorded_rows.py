@@ -13,12 +13,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import StartMitmdump
+from tests.conftest import StartProxy
 from tests.support import fixtures
 from tests.support.client import gateway_client
 from tests.support.database import Row, Table, query
 from tests.support.fixtures import Case
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.upstream import Answer, ScriptedUpstream, unused_port
 
 INTERCEPTIONS: Table = "aibridge_interceptions"
@@ -58,7 +58,7 @@ def config(upstream: ScriptedUpstream, **sections: str) -> str:
 
 
 def play(
-    process: Mitmdump,
+    process: RunningProxy,
     upstream: ScriptedUpstream,
     case: Case,
     *,
@@ -81,19 +81,19 @@ def play(
     return row
 
 
-def of(process: Mitmdump, table: Table, interception: Row) -> list[Row]:
+def of(process: RunningProxy, table: Table, interception: Row) -> list[Row]:
     return [row for row in process.rows(table) if row["interception_id"] == interception["id"]]
 
 
 @pytest.fixture
-def process(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Mitmdump:
-    return mitmdump(config=config(upstream, actor="{default: team, metadata: {org_id: org-456, ci: 'yes'}}"))
+def process(start_proxy: StartProxy, upstream: ScriptedUpstream) -> RunningProxy:
+    return start_proxy(config=config(upstream, actor="{default: team, metadata: {org_id: org-456, ci: 'yes'}}"))
 
 
 # --- columns
 
 
-def test_the_tables_have_exactly_the_columns_of_the_contract(process: Mitmdump) -> None:
+def test_the_tables_have_exactly_the_columns_of_the_contract(process: RunningProxy) -> None:
     for table, columns in COLUMNS.items():
         found = [row["name"] for row in query(process.database, f"PRAGMA table_info({table})")]
         assert sorted(found) == sorted(columns.split()), table
@@ -102,7 +102,7 @@ def test_the_tables_have_exactly_the_columns_of_the_contract(process: Mitmdump) 
     assert query(process.database, "PRAGMA journal_mode") == [{"journal_mode": "wal"}]
 
 
-def test_an_interception_says_who_asked_what_of_which_model(process: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_an_interception_says_who_asked_what_of_which_model(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     began = datetime.now(UTC)
     row = play(process, upstream, fixtures.case("messages/simple/streaming"))
     assert uuid.UUID(row["id"])
@@ -134,7 +134,7 @@ def test_an_interception_says_who_asked_what_of_which_model(process: Mitmdump, u
     }
 
 
-def test_the_other_rows_hang_on_their_interception(process: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_the_other_rows_hang_on_their_interception(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     case = fixtures.case("responses/codex_main/blocking")
     interception = play(process, upstream, case)
     assert (interception["streaming"], interception["route"]) == (0, "/v1/responses")
@@ -180,9 +180,9 @@ def tool_result(dialect: str, call_id: str) -> bytes:
 
 @pytest.mark.parametrize("dialect", ROUTES)
 def test_a_tool_result_continues_the_thread_that_asked_for_the_call(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, dialect: str
+    start_proxy: StartProxy, upstream: ScriptedUpstream, dialect: str
 ) -> None:
-    process = mitmdump(config=config(upstream, actor=f"{{header: {FORWARDED}, default: ada}}"))
+    process = start_proxy(config=config(upstream, actor=f"{{header: {FORWARDED}, default: ada}}"))
     parallel, single = (fixtures.case(f"{dialect}/{name}/blocking") for name in ("parallel_tools", "client_tool"))
     simple = fixtures.case(f"{dialect}/simple/blocking")
     *_, last_call = [call["provider_tool_call_id"] for call in parallel.expected["tools"]]
@@ -206,7 +206,7 @@ def test_a_tool_result_continues_the_thread_that_asked_for_the_call(
 
 
 def test_a_client_is_known_by_its_headers_and_its_session_is_ours(
-    process: Mitmdump, upstream: ScriptedUpstream
+    process: RunningProxy, upstream: ScriptedUpstream
 ) -> None:
     for name, client in (
         ("messages/claude_code_main", "Claude Code"),
@@ -223,7 +223,7 @@ def test_a_client_is_known_by_its_headers_and_its_session_is_ours(
         assert [prompt["prompt"] for prompt in of(process, PROMPTS, row)] == [case.expected["prompt"]]
 
 
-def test_what_a_client_asks_for_itself_is_no_prompt(process: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_what_a_client_asks_for_itself_is_no_prompt(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     for name in (
         "messages/claude_code_probe",
         "messages/claude_code_title",
@@ -245,9 +245,9 @@ def test_what_a_client_asks_for_itself_is_no_prompt(process: Mitmdump, upstream:
 # --- what is not to be stored
 
 
-def test_text_is_left_out_where_the_configuration_says_so(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
+def test_text_is_left_out_where_the_configuration_says_so(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
     recording = "{prompts: false, tool_inputs: false, thoughts: false}"
-    process = mitmdump(config=config(upstream, recording=recording))
+    process = start_proxy(config=config(upstream, recording=recording))
     row = play(process, upstream, fixtures.case("messages/claude_code_main/streaming"))
     assert [prompt["prompt"] for prompt in of(process, PROMPTS, row)] == [None]
     assert [(tool["tool"], tool["input"]) for tool in of(process, TOOLS, row)] == [("Bash", None)]
@@ -266,10 +266,10 @@ SECRETS = (
 
 
 def test_secrets_and_the_operators_patterns_are_redacted_everywhere(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+    start_proxy: StartProxy, upstream: ScriptedUpstream
 ) -> None:
     patterns = json.dumps([r"ticket-\d+", 'say "[a-z]+"', r"größer\s+als"])
-    process = mitmdump(config=config(upstream, recording=f"{{redact: {patterns}}}"))
+    process = start_proxy(config=config(upstream, recording=f"{{redact: {patterns}}}"))
     simple, refused = (fixtures.case(f"messages/{name}/blocking") for name in ("simple", "error_before_429"))
     redacted = "x\n[redacted]\ny"
     for secret in (*SECRETS, "ticket-4711", 'say "please"', "größer\tals"):
@@ -291,7 +291,7 @@ def test_secrets_and_the_operators_patterns_are_redacted_everywhere(
         assert failed["error_message"] == redacted
 
 
-def test_an_input_of_any_depth_is_recorded(process: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_an_input_of_any_depth_is_recorded(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     case = fixtures.case("messages/simple/blocking")
     deep = b"[" * 5000 + b"]" * 5000
     block = b'{"type":"tool_use","id":"toolu_1","name":"f","input":{"a":1,"b":%s}}' % deep
@@ -306,7 +306,7 @@ def test_an_input_of_any_depth_is_recorded(process: Mitmdump, upstream: Scripted
 
 
 def test_tokens_of_a_known_model_have_a_price_and_others_have_none(
-    process: Mitmdump, upstream: ScriptedUpstream
+    process: RunningProxy, upstream: ScriptedUpstream
 ) -> None:
     case = fixtures.case("messages/simple/streaming")
     [known] = of(process, TOKENS, play(process, upstream, case))
@@ -333,7 +333,7 @@ FAILURES = (
 )
 
 
-def test_a_failure_is_recorded_with_what_it_cost(process: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_a_failure_is_recorded_with_what_it_cost(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     for case in map(fixtures.case, FAILURES):
         row = play(process, upstream, case)
         for name in ("status", "error_type", "http_status"):
@@ -344,7 +344,7 @@ def test_a_failure_is_recorded_with_what_it_cost(process: Mitmdump, upstream: Sc
         assert [prompt["prompt"] for prompt in of(process, PROMPTS, row)] == [case.expected["prompt"]], case
 
 
-def test_an_upstream_that_cannot_be_reached_is_recorded(process: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_an_upstream_that_cannot_be_reached_is_recorded(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     with gateway_client(process, "/nobody") as client:
         answer = client.post("/v1/messages", content=fixtures.case("messages/simple/blocking").request)
     assert answer.status_code == 502
@@ -355,7 +355,7 @@ def test_an_upstream_that_cannot_be_reached_is_recorded(process: Mitmdump, upstr
 
 
 def test_an_azure_deployment_is_recorded_under_the_model_that_answered(
-    process: Mitmdump, upstream: ScriptedUpstream
+    process: RunningProxy, upstream: ScriptedUpstream
 ) -> None:
     path = "/openai/deployments/our-gpt/chat/completions?api-version=2024-10-21"
     for mode in ("streaming", "blocking"):

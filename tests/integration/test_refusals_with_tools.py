@@ -9,18 +9,18 @@ from contextlib import closing
 
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client, Seen, wait_for_ended
 from tests.integration.turns import DIALECTS, Turns, configuration, recorded, text
 from tests.support.mcp_servers import HttpMcp
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.upstream import Answer, ScriptedUpstream
 
 MODES = pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
 VERSIONS = pytest.mark.parametrize("http2", [False, True], ids=["h1", "h2"])
 BY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS)
 
-Start = Callable[..., Mitmdump]
+Start = Callable[..., RunningProxy]
 
 
 @pytest.fixture
@@ -29,19 +29,19 @@ def upstream(make_upstream: MakeUpstream) -> ScriptedUpstream:
 
 
 @pytest.fixture
-def start(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Iterator[Start]:
+def start(start_proxy: StartProxy, upstream: ScriptedUpstream) -> Iterator[Start]:
     with HttpMcp() as ours:
 
-        def start(more: str = "", provider: str = "") -> Mitmdump:
+        def start(more: str = "", provider: str = "") -> RunningProxy:
             servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-            proxy = mitmdump(config=configuration(upstream.url, servers, more, provider))
+            proxy = start_proxy(config=configuration(upstream.url, servers, more, provider))
             proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
             return proxy
 
         yield start
 
 
-def ask(proxy: Mitmdump, dialect: str, streaming: bool, http2: bool) -> Seen:
+def ask(proxy: RunningProxy, dialect: str, streaming: bool, http2: bool) -> Seen:
     turns = Turns(dialect, [text("Hello.")])
     with Client(proxy, turns.host, http2=http2) as client:
         return client.post(turns.path, turns.request(streaming=streaming))

@@ -1,4 +1,4 @@
-"""What a real mitmdump reads, and what it only passes on: hosts of no provider are tunnelled as they are."""
+"""What a proxy reads, and what it only passes on: hosts of no provider are tunnelled as they are."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import wsproto
-from wsproto import events
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream
 from tests.integration.stage import CASE, H1, H2, ROUTES, Route, Stage, end_to_end, open_stage
 from tests.support import fixtures
 from tests.support.authority import Authority
-from tests.support.client import Proxy, RawHttp1, connect_through, gateway_client
+from tests.support.client import Proxy, RawHttp1, gateway_client
 from tests.support.client_h2 import RawHttp2
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.script import DEFAULT_TIMEOUT, Answer, Gate, Pause
 from tests.support.upstream import ScriptedUpstream
 
@@ -64,7 +62,7 @@ def secure(plain: socket.socket, authority: Authority, name: str | None, alpn: S
     return context.wrap_socket(plain, server_hostname=name)
 
 
-def interceptions(proxy: Mitmdump) -> int:
+def interceptions(proxy: RunningProxy) -> int:
     return len(proxy.rows("aibridge_interceptions"))
 
 
@@ -246,20 +244,6 @@ def test_a_plain_request_to_a_provider_is_recorded_too(stage: Stage) -> None:
     assert interceptions(stage.proxy) == before + 1
 
 
-def test_reverse_mode_records_by_its_host(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
-    proxy = mitmdump(
-        mode=[f"reverse:{upstream.url}"], config="providers: [{name: a, type: anthropic, hosts: [localhost]}]"
-    )
-    upstream.answer(Answer.json(json.loads(SIMPLE.body)))
-    with gateway_client(proxy) as client:
-        answer = client.post("/v1/messages?beta=true", content=SIMPLE.request, headers={"x-api-key": "secret"})
-    assert (answer.status_code, answer.json()) == (200, json.loads(SIMPLE.body))
-    [request] = upstream.requests
-    assert (request.target, request.body) == ("/v1/messages?beta=true", SIMPLE.request)
-    [row] = proxy.rows("aibridge_interceptions")
-    assert (row["provider_name"], row["route"], row["status"]) == ("a", "/v1/messages", "completed")
-
-
 # --- gateway and passthrough ------------------------------------------------------------------------------------------
 
 
@@ -330,51 +314,3 @@ def test_openai_models_are_forwarded_and_not_recorded(stage: Stage, route: Route
     with route.connect(stage, "openai") as client:
         assert client.exchange("GET", "/v1/models", [(CASE, case.encode())]).body == b'{"data": []}'
     assert interceptions(stage.proxy) == before
-
-
-# --- WebSocket --------------------------------------------------------------------------------------------------------
-
-
-def echo_frames(connection: socket.socket) -> None:
-    machine = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
-    while data := connection.recv(65_536):
-        machine.receive_data(data)
-        for event in machine.events():
-            match event:
-                case events.Request():
-                    connection.sendall(machine.send(events.AcceptConnection()))
-                case events.TextMessage():
-                    connection.sendall(machine.send(events.TextMessage(event.data[::-1])))
-                case events.CloseConnection():
-                    connection.sendall(machine.send(event.response()))
-                    return
-
-
-@pytest.mark.parametrize("way", ["proxy", "gateway"])
-def test_a_websocket_passes_on_a_route_that_is_not_bridged(mitmdump: StartMitmdump, way: str) -> None:
-    with raw_server(echo_frames) as port:
-        proxy = mitmdump(config=f"providers: [{{name: openai, type: openai, base_url: 'http://localhost:{port}/v1'}}]")
-        connection: socket.socket
-        if way == "proxy":
-            connection, target = connect_through(proxy, "api.openai.com", 443), "/v1/realtime?model=x"
-        else:
-            address = ("127.0.0.1", proxy.port)
-            connection, target = socket.create_connection(address, DEFAULT_TIMEOUT), "/openai/v1/realtime?model=x"
-        with connection:
-            client = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
-            said: list[events.Event] = []
-            connection.sendall(client.send(events.Request(host="api.openai.com", target=target)))
-            for sent in (events.TextMessage("hello"), events.TextMessage("wörld"), events.CloseConnection(1000)):
-                said.append(next_event(connection, client))
-                connection.sendall(client.send(sent))
-            said.append(next_event(connection, client))
-    assert isinstance(said[0], events.AcceptConnection)
-    assert [event.data for event in said if isinstance(event, events.TextMessage)] == ["olleh", "dlröw"]
-    assert isinstance(said[-1], events.CloseConnection)
-    assert interceptions(proxy) == 0
-
-
-def next_event(connection: socket.socket, client: wsproto.WSConnection) -> events.Event:
-    while (event := next(client.events(), None)) is None:
-        client.receive_data(connection.recv(65_536) or None)
-    return event

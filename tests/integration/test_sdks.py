@@ -14,12 +14,13 @@ import openai
 import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
-from tests.conftest import StartMitmdump
+from tests.conftest import StartProxy
 from tests.support import fixtures
 from tests.support.client import trust
 from tests.support.database import Row
 from tests.support.fixtures import Case
-from tests.support.mitmdump import Mitmdump
+from tests.support.in_process import InProcessProxy
+from tests.support.running import RunningProxy
 from tests.support.upstream import Answer, Gate, Pause, ScriptedUpstream
 
 # Fixtures name models that their vendor has since deprecated.
@@ -55,8 +56,8 @@ def no_proxy_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def process(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Mitmdump:
-    return mitmdump(
+def process(start_proxy: StartProxy, upstream: ScriptedUpstream) -> InProcessProxy:
+    return start_proxy(
         config=(
             "providers:\n"
             f"  - {{name: anthropic, type: anthropic, base_url: '{upstream.url}'}}\n"
@@ -68,7 +69,7 @@ def process(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> Mitmdump:
 class Sdks:
     """Both vendors' clients, blocking and asynchronous, set up for one way in."""
 
-    def __init__(self, process: Mitmdump, way: str) -> None:
+    def __init__(self, process: RunningProxy, way: str) -> None:
         options: dict[str, Any] = {"timeout": TIMEOUT}
         hosts = f"{process.proxy_url}/anthropic", f"{process.proxy_url}/openai"
         if way != "gateway":
@@ -170,12 +171,12 @@ def told(dialect: str, answer: dict[str, Any]) -> dict[str, Any]:
     return {"id": answer["id"], "text": text, "calls": calls, "thoughts": thoughts, "tokens": tokens}
 
 
-def snapshot(process: Mitmdump) -> dict[str, list[Row]]:
+def snapshot(process: RunningProxy) -> dict[str, list[Row]]:
     """All rows, as they are at this moment."""
     return {table: process.rows(table) for table in TABLES}  # type: ignore[arg-type]
 
 
-def last_recorded(process: Mitmdump) -> dict[str, Any]:
+def last_recorded(process: RunningProxy) -> dict[str, Any]:
     """The newest interception and its rows in a fixture's terms, as they are at this moment."""
     tables = snapshot(process)
     interception = tables.pop("aibridge_interceptions")[-1]
@@ -235,7 +236,7 @@ def check_answer(case: Case, answer: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_what_an_sdk_reads_is_what_was_sent_and_recorded(
-    process: Mitmdump, upstream: ScriptedUpstream, way: str
+    process: RunningProxy, upstream: ScriptedUpstream, way: str
 ) -> None:
     sdks = Sdks(process, way)
     for case in CASES:
@@ -250,7 +251,7 @@ def test_what_an_sdk_reads_is_what_was_sent_and_recorded(
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_what_an_asynchronous_sdk_reads_is_what_was_sent_and_recorded(
-    process: Mitmdump, upstream: ScriptedUpstream, way: str
+    process: RunningProxy, upstream: ScriptedUpstream, way: str
 ) -> None:
     sdks = Sdks(process, way)
     for case in CASES:
@@ -273,7 +274,7 @@ def check_requests(upstream: ScriptedUpstream, way: str) -> None:
 
 
 def test_an_sdk_finds_us_through_the_environment(
-    process: Mitmdump, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+    process: RunningProxy, upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", process.proxy_url)
     monkeypatch.setenv("SSL_CERT_FILE", str(process.ca_file))
@@ -309,7 +310,7 @@ def terminal_events(sdks: Sdks, case: Case) -> Iterator[Any]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dialect", DIALECTS)
 def test_a_client_that_hangs_up_after_the_terminal_event_is_completed(
-    process: Mitmdump, upstream: ScriptedUpstream, dialect: str, way: str
+    process: InProcessProxy, upstream: ScriptedUpstream, dialect: str, way: str
 ) -> None:
     case = fixtures.case(f"{dialect}/parallel_tools/streaming")
     gate = Gate()
@@ -321,8 +322,7 @@ def test_a_client_that_hangs_up_after_the_terminal_event_is_completed(
     rows = snapshot(process)
     sdks.close()
     upstream.wait_for_disconnects()
-    process.terminate()
-    assert process.wait() == 0
+    process.close()
     assert snapshot(process) == rows
     gate.open()
 
@@ -344,7 +344,7 @@ def chunks_without_usage(case: Case) -> list[Any]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["simple", "parallel_tools", "azure_deployment"])
 def test_usage_that_the_client_did_not_ask_for_is_recorded_but_not_shown(
-    process: Mitmdump, upstream: ScriptedUpstream, way: str, name: str
+    process: RunningProxy, upstream: ScriptedUpstream, way: str, name: str
 ) -> None:
     case = fixtures.case(f"chat_completions/{name}/streaming")
     body = {"model": "gpt-4.1", **json.loads(case.request)}
@@ -359,7 +359,7 @@ def test_usage_that_the_client_did_not_ask_for_is_recorded_but_not_shown(
     assert upstream.requests[0].json() == body | {"stream_options": {"include_usage": True}}
 
 
-def test_usage_that_the_client_asked_for_is_shown(process: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_usage_that_the_client_asked_for_is_shown(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     case = fixtures.case("chat_completions/simple/streaming")
     upstream.answer(answer_of(case))
     sdks = Sdks(process, "proxy")
@@ -373,7 +373,7 @@ def test_usage_that_the_client_asked_for_is_shown(process: Mitmdump, upstream: S
 # --- errors
 
 
-def test_an_sdk_raises_its_own_errors_for_the_providers(process: Mitmdump, upstream: ScriptedUpstream) -> None:
+def test_an_sdk_raises_its_own_errors_for_the_providers(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     body: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hello"}]}
     sdks = Sdks(process, "proxy")
     upstream.answer(answer_of(fixtures.case("messages/error_before_429/blocking")))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from aibridge_addon.tools.calls import CANCELLED
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client, wait_for_ended
 from tests.integration.test_sdks import Sdks, told
 from tests.integration.turns import (
@@ -30,7 +30,7 @@ from tests.integration.turns import (
 )
 from tests.support.fixtures import Case
 from tests.support.mcp_servers import HttpMcp, ToolGate
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, Answer, ScriptedUpstream
 
 pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")
@@ -45,7 +45,7 @@ def ours() -> Iterator[HttpMcp]:
 class Bridge:
     """An upstream, the proxy before it, and the MCP server `ours` beside it."""
 
-    def __init__(self, upstream: ScriptedUpstream, proxy: Mitmdump) -> None:
+    def __init__(self, upstream: ScriptedUpstream, proxy: RunningProxy) -> None:
         self.upstream = upstream
         self.proxy = proxy
 
@@ -59,10 +59,10 @@ class Bridge:
 
 
 @pytest.fixture
-def bridge(mitmdump: StartMitmdump, make_upstream: MakeUpstream, ours: HttpMcp, http2: bool) -> Bridge:
+def bridge(start_proxy: StartProxy, make_upstream: MakeUpstream, ours: HttpMcp, http2: bool) -> Bridge:
     upstream = make_upstream(alpn=[HTTP2 if http2 else HTTP1])
     mcp = f"keepalive_interval: 0.2\nservers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-    proxy = mitmdump(config=configuration(upstream.url, mcp))
+    proxy = start_proxy(config=configuration(upstream.url, mcp))
     proxy.wait_for_log(CONNECTED)
     return Bridge(upstream, proxy)
 
@@ -327,10 +327,10 @@ def test_a_response_in_the_background_is_passed_on_as_it_is(bridge: Bridge, http
 @MODES
 @BY_DIALECT
 def test_a_request_without_injected_tools_goes_as_it_came(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp, dialect: str, streaming: bool, inject: str
+    start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp, dialect: str, streaming: bool, inject: str
 ) -> None:
     mcp = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}" if inject else ""
-    proxy = mitmdump(config=configuration(upstream.url, mcp, inject=inject))
+    proxy = start_proxy(config=configuration(upstream.url, mcp, inject=inject))
     if mcp:
         proxy.wait_for_log(CONNECTED)
     turns = Turns(dialect, [text("Hello."), own(path="a")])

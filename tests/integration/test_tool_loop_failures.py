@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import shutil
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from aibridge_addon.tools.calls import CANCELLED
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client, Seen, wait_for_ended
 from tests.integration.turns import (
     BY_DIALECT,
@@ -31,9 +27,8 @@ from tests.integration.turns import (
     text,
     tool_names,
 )
-from tests.support.mcp_servers import HttpMcp, ToolGate, stdio
-from tests.support.mitmdump import ADDON, Mitmdump
-from tests.support.polling import poll_until
+from tests.support.mcp_servers import HttpMcp, ToolGate
+from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, Abort, Answer, AnyAnswer, Close, ScriptedUpstream
 
 LIMITED = {"type": "rate_limit_error", "message": "Busy", "code": "slow_down", "param": None}
@@ -58,7 +53,7 @@ EVENTS: dict[str, dict[str, Any]] = {
 }
 """What a client that is in the middle of a stream is told of it: as the provider said it, for clients decide by it."""
 
-StartProxy = Callable[..., Mitmdump]
+Start = Callable[..., RunningProxy]
 
 
 @pytest.fixture
@@ -75,10 +70,10 @@ def upstream(make_upstream: MakeUpstream, request: pytest.FixtureRequest) -> Scr
 
 
 @pytest.fixture
-def start(mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp) -> StartProxy:
-    def start(mcp: str = "keepalive_interval: 0.2", more: str = "") -> Mitmdump:
+def start(start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp) -> Start:
+    def start(mcp: str = "keepalive_interval: 0.2", more: str = "") -> RunningProxy:
         servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-        proxy = mitmdump(config=configuration(upstream.url, f"{mcp}\n{servers}", more))
+        proxy = start_proxy(config=configuration(upstream.url, f"{mcp}\n{servers}", more))
         proxy.wait_for_log(CONNECTED)
         return proxy
 
@@ -86,11 +81,11 @@ def start(mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp) ->
 
 
 @pytest.fixture
-def proxy(start: StartProxy) -> Mitmdump:
+def proxy(start: Start) -> RunningProxy:
     return start()
 
 
-def ask(proxy: Mitmdump, turns: Turns, *, streaming: bool, http2: bool = False) -> Seen:
+def ask(proxy: RunningProxy, turns: Turns, *, streaming: bool, http2: bool = False) -> Seen:
     with Client(proxy, turns.host, http2=http2) as client:
         return client.post(turns.path, turns.request(streaming=streaming))
 
@@ -118,7 +113,7 @@ def check_cut(turns: Turns, answer: bytes, said: int) -> dict[str, Any]:
 @pytest.mark.parametrize("turn", [2, 3])
 @BY_DIALECT
 def test_an_error_in_a_later_turn_ends_the_stream_with_the_dialects_error(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, turn: int, http2: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, turn: int, http2: bool
 ) -> None:
     turns = loop_of(dialect, 3)
     status, body, kind = OVERLOADED[dialect]
@@ -139,7 +134,7 @@ def test_an_error_in_a_later_turn_ends_the_stream_with_the_dialects_error(
 @VERSIONS
 @BY_DIALECT
 def test_a_blocking_client_gets_a_later_turns_error_as_it_is(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, http2: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, http2: bool
 ) -> None:
     turns = loop_of(dialect, 1)
     status, body, kind = OVERLOADED[dialect]
@@ -153,7 +148,7 @@ def test_a_blocking_client_gets_a_later_turns_error_as_it_is(
 @pytest.mark.parametrize("end", [Abort(), Close()], ids=["reset", "closed"])
 @BY_DIALECT
 def test_an_upstream_that_breaks_off_in_a_later_turn_ends_the_stream_with_an_error(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, end: Abort | Close, http2: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, end: Abort | Close, http2: bool
 ) -> None:
     turns = loop_of(dialect, 1)
     upstream.answer(turns.answers(streaming=True)[0], Answer.event_stream(*turns.broken(1), end))
@@ -168,7 +163,7 @@ def test_an_upstream_that_breaks_off_in_a_later_turn_ends_the_stream_with_an_err
 @BY_DIALECT
 @MODES
 def test_an_upstream_that_breaks_off_before_a_later_turn_begins_is_told(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, streaming: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, streaming: bool
 ) -> None:
     turns = loop_of(dialect, 1)
     broken: list[AnyAnswer] = [Answer(before=[Abort()])] * 2  # mitmproxy may ask again on a fresh connection
@@ -187,7 +182,7 @@ def test_an_upstream_that_breaks_off_before_a_later_turn_begins_is_told(
 @BY_DIALECT
 @MODES
 def test_an_upstream_that_is_gone_in_a_later_turn_is_told(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, streaming: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, streaming: bool
 ) -> None:
     with ToolGate() as gate, Client(proxy, Turns(dialect).host) as client:
         turns = Turns(dialect, [text("0. "), call("slow", port=gate.port)], [text("Done.")])
@@ -211,7 +206,7 @@ def test_an_upstream_that_is_gone_in_a_later_turn_is_told(
 @MODES
 @BY_DIALECT
 def test_a_turn_may_come_in_another_coding(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, streaming: bool, coded: int
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, streaming: bool, coded: int
 ) -> None:
     turns = loop_of(dialect, 1)
     answers = turns.answers(streaming=streaming)
@@ -231,7 +226,7 @@ def test_a_turn_may_come_in_another_coding(
 
 @BY_DIALECT
 def test_a_blocking_answer_of_any_size_is_put_together(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str
 ) -> None:
     long = "a" * 3_000_000
     turns = Turns(dialect, [text(long), call("echo", text="hi")], [text("b" * 3_000_000)])
@@ -244,7 +239,7 @@ def test_a_blocking_answer_of_any_size_is_put_together(
 @pytest.mark.parametrize("turn", [1, 2])
 @BY_DIALECT
 def test_a_blocking_answer_beyond_the_limit_is_refused_and_not_shown(
-    start: StartProxy, upstream: ScriptedUpstream, dialect: str, turn: int, http2: bool
+    start: Start, upstream: ScriptedUpstream, dialect: str, turn: int, http2: bool
 ) -> None:
     proxy = start(more="limits: {decoded_body: 100KiB}")
     long = Turns(dialect, [text("a" * 200_000), call("echo", text="hi")])
@@ -259,7 +254,7 @@ def test_a_blocking_answer_beyond_the_limit_is_refused_and_not_shown(
 @VERSIONS
 @BY_DIALECT
 def test_a_later_turns_error_beyond_the_limit_ends_the_stream(
-    start: StartProxy, upstream: ScriptedUpstream, dialect: str, http2: bool
+    start: Start, upstream: ScriptedUpstream, dialect: str, http2: bool
 ) -> None:
     proxy = start(more="limits: {decoded_body: 100KiB}")
     turns = loop_of(dialect, 1)
@@ -274,7 +269,7 @@ def test_a_later_turns_error_beyond_the_limit_ends_the_stream(
 @pytest.mark.parametrize("turn", [1, 2])
 @BY_DIALECT
 def test_a_blocking_answer_that_cannot_be_decoded_is_not_shown(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, turn: int
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, turn: int
 ) -> None:
     turns = loop_of(dialect, 1)
     answers = turns.answers(streaming=False)
@@ -291,7 +286,7 @@ def test_a_blocking_answer_that_cannot_be_decoded_is_not_shown(
 @MODES
 @BY_DIALECT
 def test_the_last_turn_that_is_allowed_is_asked_without_injected_tools(
-    start: StartProxy, upstream: ScriptedUpstream, dialect: str, streaming: bool
+    start: Start, upstream: ScriptedUpstream, dialect: str, streaming: bool
 ) -> None:
     proxy = start("max_turns: 2")
     turns = loop_of(dialect, 1)
@@ -304,7 +299,7 @@ def test_the_last_turn_that_is_allowed_is_asked_without_injected_tools(
 @MODES
 @BY_DIALECT
 def test_a_model_that_calls_beyond_the_bound_is_not_heard(
-    start: StartProxy, upstream: ScriptedUpstream, dialect: str, streaming: bool
+    start: Start, upstream: ScriptedUpstream, dialect: str, streaming: bool
 ) -> None:
     proxy = start("max_turns: 2")
     turns = loop_of(dialect, 5)
@@ -320,7 +315,7 @@ def test_a_model_that_calls_beyond_the_bound_is_not_heard(
 @MODES
 @BY_DIALECT
 def test_the_same_call_is_not_made_a_third_time(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, streaming: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, streaming: bool
 ) -> None:
     turns = Turns(dialect, *([[text("Again. "), call("echo", text="x")]] * 3), [text("Enough.")])
     upstream.answer(*turns.answers(streaming=streaming))
@@ -338,7 +333,7 @@ def test_the_same_call_is_not_made_a_third_time(
 @MODES
 @BY_DIALECT
 def test_a_tool_that_is_gone_between_turns_becomes_an_error_result(
-    proxy: Mitmdump, upstream: ScriptedUpstream, ours: HttpMcp, dialect: str, streaming: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, ours: HttpMcp, dialect: str, streaming: bool
 ) -> None:
     with ToolGate() as gate, Client(proxy, Turns(dialect).host) as client:
         waits = [text("Wait. "), call("slow", port=gate.port)]
@@ -354,72 +349,3 @@ def test_a_tool_that_is_gone_between_turns_becomes_an_error_result(
     assert [(row["tool"], row["server_name"]) for row in rows.injected] == [("slow", "ours"), ("echo", "ours")]
     assert all(row["invocation_error"] for row in rows.injected)
     assert all("rror" in result for result in results(upstream.requests[2]))
-
-
-def test_a_dead_server_keeps_nobody_waiting(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts, and never answers
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/mcp"
-        proxy = mitmdump(config=configuration(upstream.url, f"servers: {{ours: {{type: http, url: '{url}'}}}}"))
-        turns = Turns("messages", [text("Hello.")])
-        upstream.answer(*turns.answers(streaming=True))
-        body = turns.request(streaming=True)
-        with Client(proxy, turns.host) as client:
-            assert client.post(turns.path, body).body == upstream.bodies_sent[0]
-        assert upstream.requests[0].body == body
-        proxy.terminate()
-        assert proxy.wait() == 0
-
-
-def program_of_ours() -> str:
-    entry = stdio()
-    return f"servers: {{ours: {json.dumps({'command': entry.command, 'args': list(entry.args)})}}}"
-
-
-def test_a_stop_ends_the_programs(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
-    proxy = mitmdump(config=configuration(upstream.url, program_of_ours()))
-    proxy.wait_for_log(CONNECTED)
-    turns = loop_of("messages", 1)
-    upstream.answer(*turns.answers(streaming=True))
-    turns.check(ask(proxy, turns, streaming=True).body, streaming=True)
-    assert results(upstream.requests[1]) == ["0"]
-    children = proxy.children()
-    assert children
-    proxy.terminate()
-    assert proxy.wait() == 0
-    poll_until(lambda: not any(child.is_running() for child in children), what="the end of the programs")
-
-
-def test_a_stop_that_waits_no_longer_tells_of_the_call_that_it_cut_off(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream
-) -> None:
-    proxy = mitmdump(config=configuration(upstream.url, program_of_ours(), more="drain_timeout: 1"))
-    proxy.wait_for_log(CONNECTED)
-    with ToolGate() as gate, Client(proxy, Turns("messages").host) as client:
-        turns = Turns("messages", [text("Wait. "), call("slow", port=gate.port)], [text("Done.")])
-        upstream.answer(turns.answers(streaming=True)[0])
-        Asked(client, turns.path, turns.request(streaming=True))
-        gate.wait_reached()
-        proxy.terminate()
-        assert proxy.wait() == 0
-    rows = recorded(proxy)
-    assert rows.outcome == ("failed", 1, "shutdown")
-    assert [(row["tool"], row["invocation_error"]) for row in rows.injected] == [("slow", CANCELLED)]
-
-
-def test_a_reload_serves_on_with_the_tools(
-    mitmdump: StartMitmdump, upstream: ScriptedUpstream, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    folder = tmp_path_factory.mktemp("copy") / ADDON.parent.name
-    shutil.copytree(ADDON.parent, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    script = folder / ADDON.name
-    proxy = mitmdump(config=configuration(upstream.url, program_of_ours()), script=script)
-    proxy.wait_for_log(CONNECTED)
-    before = proxy.children()
-    later = script.stat().st_mtime + 2  # some file systems tell whole seconds only
-    os.utime(script, (later, later))
-    proxy.wait_for_log(rf"(?s){CONNECTED}.*{CONNECTED}", timeout=20)
-    poll_until(lambda: not any(child.is_running() for child in before), what="the end of the first programs")
-    turns = loop_of("messages", 1)
-    upstream.answer(*turns.answers(streaming=True))
-    turns.check(ask(proxy, turns, streaming=True).body, streaming=True)
-    assert recorded(proxy).outcome == ("completed", 2, None)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import MakeUpstream, StartMitmdump
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client
 from tests.integration.turns import (
     BY_DIALECT,
@@ -23,7 +23,7 @@ from tests.integration.turns import (
     text,
 )
 from tests.support.mcp_servers import HttpMcp, ToolGate
-from tests.support.mitmdump import Mitmdump
+from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, Answer, Gate, Pause, ScriptedUpstream
 
 SIGNS = {dialect: b"event: ping\n" if dialect == "messages" else b":" for dialect in DIALECTS}
@@ -43,9 +43,9 @@ def upstream(make_upstream: MakeUpstream, upstream_http2: bool) -> ScriptedUpstr
 
 
 @pytest.fixture
-def proxy(mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp) -> Mitmdump:
+def proxy(start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp) -> RunningProxy:
     mcp = f"keepalive_interval: 0.2\nservers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-    proxy = mitmdump(config=configuration(upstream.url, mcp))
+    proxy = start_proxy(config=configuration(upstream.url, mcp))
     proxy.wait_for_log(CONNECTED)
     return proxy
 
@@ -58,7 +58,7 @@ def proxy(mitmdump: StartMitmdump, upstream: ScriptedUpstream, ours: HttpMcp) ->
 @MODES
 @BY_DIALECT
 def test_two_turns_are_one_answer_between_two_versions_of_http(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, streaming: bool, http2: bool, upstream_http2: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, streaming: bool, http2: bool, upstream_http2: bool
 ) -> None:
     turns = Turns(dialect, [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
     with Client(proxy, turns.host, http2=http2) as client:
@@ -92,7 +92,7 @@ def hear_signs(asked: Asked, dialect: str) -> bytes:
 @UPSTREAMS
 @BY_DIALECT
 def test_a_client_that_has_seen_nothing_yet_hears_that_a_tool_runs(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, http2: bool
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, http2: bool
 ) -> None:
     with ToolGate() as gate, Client(proxy, Turns(dialect).host, http2=http2) as client:
         turns = Turns(dialect, [call("slow", port=gate.port)], [text("Done.")])
@@ -111,7 +111,7 @@ def test_a_client_that_has_seen_nothing_yet_hears_that_a_tool_runs(
 @pytest.mark.parametrize("silent", [0, 1], ids=["first turn", "second turn"])
 @BY_DIALECT
 def test_a_client_hears_that_somebody_is_there_while_the_provider_says_nothing(
-    proxy: Mitmdump, upstream: ScriptedUpstream, dialect: str, http2: bool, silent: int
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, http2: bool, silent: int
 ) -> None:
     """The provider has sent the head of its answer, and nothing of its body."""
     turns = Turns(dialect, [call("echo", text="hi")], [text("Done.")])

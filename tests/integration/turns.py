@@ -20,7 +20,8 @@ from tests.integration.exchanges import ANTHROPIC, OPENAI, Client
 from tests.support.client import RawHttp1
 from tests.support.client_view import CLIENTS, View
 from tests.support.database import Row
-from tests.support.mitmdump import Mitmdump
+from tests.support.mcp_servers import stdio
+from tests.support.running import RunningProxy
 from tests.support.script import Answer, Request
 from tests.support.stream_forms import FORMS
 from tests.support.streams import Block, Style, Turn, Written
@@ -266,6 +267,12 @@ def configuration(upstream_url: str, mcp: str, more: str = "", inject: str = "")
     ) + (f"mcp:\n{lines}" if mcp else "")
 
 
+def program() -> str:
+    """The section's content for our MCP server as a program."""
+    entry = stdio()
+    return f"servers: {{ours: {json.dumps({'command': entry.command, 'args': list(entry.args)})}}}"
+
+
 @dataclass(frozen=True)
 class Recorded:
     """One interception and its rows."""
@@ -286,7 +293,7 @@ class Recorded:
         return [row for row in self.tools if row["injected"]]
 
 
-def recorded(proxy: Mitmdump) -> Recorded:
+def recorded(proxy: RunningProxy) -> Recorded:
     """The newest interception, as its rows are at this moment."""
     interception = proxy.rows("aibridge_interceptions")[-1]
     tables = Recorded(

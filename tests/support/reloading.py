@@ -5,8 +5,9 @@ import re
 import shutil
 from pathlib import Path
 
-from tests.support.mitmdump import ADDON, Mitmdump
+from tests.support.mitmdump import Mitmdump
 from tests.support.polling import poll_until
+from tests.support.running import ADDON
 
 
 def copy_package(folder: Path) -> Path:

@@ -11,8 +11,9 @@ from tests.conftest import MakeUpstream, RunToExit, StartMitmdump
 from tests.support.client import RawHttp1, async_proxy_client, gateway_client, proxy_client
 from tests.support.client_h2 import RawHttp2
 from tests.support.database import query, read_table
-from tests.support.mitmdump import Mitmdump, StartFailedError
+from tests.support.mitmdump import Mitmdump
 from tests.support.polling import poll_until
+from tests.support.running import StartFailedError
 from tests.support.upstream import Answer, Gate, Pause, ScriptedUpstream, unused_port
 
 STREAM_ALL = "stream_large_bodies=1"

@@ -1,0 +1,95 @@
+"""A start with and without configuration, and with a wrong one."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunToExit, StartProxy
+from tests.integration.answers import is_refused
+from tests.support.running import ProxyOptions
+from tests.support.upstream import unused_port
+
+# --- where the configuration comes from
+
+
+def test_the_environment_can_name_the_file(start_proxy: StartProxy, tmp_path: Path) -> None:
+    file = tmp_path / "from environment.yaml"
+    file.write_text("database: sqlite:///other.db\nmetrics: {listen: null}\n")
+    proxy = start_proxy(config=None, env={"AIBRIDGE_CONFIG": str(file)})
+    assert (proxy.folder / "other.db").is_file()
+    assert not proxy.database.exists()
+
+
+def test_the_option_wins_over_the_environment(start_proxy: StartProxy, tmp_path: Path) -> None:
+    env = {"AIBRIDGE_CONFIG": str(tmp_path / "absent.yaml")}
+    proxy = start_proxy(config="database: sqlite:///mine.db", env=env)
+    assert (proxy.folder / "mine.db").is_file()
+    proxy.wait_for_log(
+        r"aibridge: configuration \S+/aibridge\.yaml, 8 providers, 0 MCP servers, "
+        r"rows in sqlite:///mine\.db, metrics on no port"
+    )
+
+
+def test_the_databases_option_wins_over_the_file(start_proxy: StartProxy, tmp_path: Path) -> None:
+    wanted = tmp_path / "wanted.db"
+    proxy = start_proxy(config="database: sqlite:///mine.db", options=[f"aibridge_database=sqlite:///{wanted}"])
+    assert wanted.is_file()
+    assert not (proxy.folder / "mine.db").exists()
+
+
+# --- a configuration that is wrong
+
+
+PROVIDER = "{name: a, type: openai}"
+WRONG = {
+    "unknown key": ("mcp: {max_turn: 3}", "mcp.max_turn"),
+    "wrong type": ("drain_timeout: soon", "drain_timeout"),
+    "not allowed": ("recording: {on_failure: never}", "recording.on_failure"),
+    "URL": ("providers: [{name: a, type: openai, base_url: 'ftp://x'}]", "providers[0].base_url"),
+    "regular expression": ("recording: {redact: ['(']}", "recording.redact[0]"),
+    "duplicate name": (f"providers: [{PROVIDER}, {PROVIDER}]", "providers[1].name"),
+    "unset variable": ("actor: {default: '${AIBRIDGE_TESTS_ABSENT}'}", "actor.default"),
+    "database": ("database: mysql://localhost/x", "database"),
+    "another database": ("database: postgresql://ann:hunter2@localhost/x", "database"),
+    "address": ("metrics: {listen: nowhere}", "metrics.listen"),
+    "syntax": ("actor: {default: 'x", "line 1"),
+    "duplicate key": ("actor: {}\nactor: {}\n", "line 2"),
+}
+
+
+def assert_cannot_start(run_to_exit: RunToExit, *parts: str, **options: object) -> None:
+    port = unused_port()
+    given: ProxyOptions = {"arguments": ["--listen-port", str(port)], **options}  # type: ignore[typeddict-item]
+    code, output = run_to_exit(**given)
+    assert code not in (0, None)
+    assert "Traceback" not in output and "hunter2" not in output
+    [message] = [line for line in output.splitlines() if "aibridge cannot start: " in line]
+    for part in parts:
+        assert part in message
+    assert is_refused(port)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_configuration_stops_the_start(run_to_exit: RunToExit, name: str) -> None:
+    text, key = WRONG[name]
+    assert_cannot_start(run_to_exit, "aibridge.yaml: " if name != "another database" else "", key, config=text)
+
+
+def test_a_file_that_cannot_be_read_stops_the_start(run_to_exit: RunToExit, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.yaml")
+    assert_cannot_start(run_to_exit, missing, config=None, options=[f"aibridge_config={missing}"])
+    assert_cannot_start(run_to_exit, str(tmp_path), config=None, env={"AIBRIDGE_CONFIG": str(tmp_path)})
+
+
+def test_a_wrong_option_stops_the_start(run_to_exit: RunToExit) -> None:
+    text = "metrics: {listen: null}"
+    assert_cannot_start(run_to_exit, "aibridge_database", config=text, options=["aibridge_database=nowhere"])
+
+
+def test_a_port_in_use_for_metrics_stops_the_start(run_to_exit: RunToExit) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        assert_cannot_start(run_to_exit, "metrics.listen", address, config=f"metrics: {{listen: '{address}'}}")
