@@ -378,18 +378,17 @@ def test_attempts_are_counted(start_proxy: StartProxy, upstream: ScriptedUpstrea
 )
 @pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
 def test_a_later_turn_is_tried_again_before_its_first_byte(
-    start_proxy: StartProxy, upstream: ScriptedUpstream, http2: bool, streaming: bool, failure: str
+    start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp, http2: bool, streaming: bool, failure: str
 ) -> None:
     turns = Turns("messages", [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
     failures: dict[str, AnyAnswer] = {"busy": bad(529, AT_ONCE), "limited key": bad(429), "reset": RESET}
     first, last = turns.answers(streaming=streaming)
     upstream.answer(first, failures[failure], last)
-    with HttpMcp() as ours:
-        servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-        proxy = start_proxy(config=configuration(upstream.url, servers, inject=f", max_retries: 1, {KEYS}"))
-        proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
-        with Client(proxy, turns.host, http2=http2) as client:
-            seen = client.post(turns.path, turns.request(streaming=streaming))
+    servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
+    proxy = start_proxy(config=configuration(upstream.url, servers, inject=f", max_retries: 1, {KEYS}"))
+    proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
+    with Client(proxy, turns.host, http2=http2) as client:
+        seen = client.post(turns.path, turns.request(streaming=streaming))
     assert seen.status == 200
     turns.check(seen.body, streaming=streaming)
     assert recorded(proxy).outcome == ("completed", 2, None)
@@ -398,33 +397,31 @@ def test_a_later_turn_is_tried_again_before_its_first_byte(
 
 @VERSIONS
 def test_a_client_is_kept_awake_while_a_later_turn_pauses(
-    start_proxy: StartProxy, upstream: ScriptedUpstream, http2: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp, http2: bool
 ) -> None:
     turns = Turns("messages", [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
     first, last = turns.answers(streaming=True)
     upstream.answer(first, bad(529, ("retry-after", "1")), last)
-    with HttpMcp() as ours:
-        mcp = f"keepalive_interval: 0.1\nservers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-        proxy = start_proxy(config=configuration(upstream.url, mcp, inject=", max_retries: 1"))
-        proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
-        with Client(proxy, turns.host, http2=http2) as client:
-            seen = client.post(turns.path, turns.request(streaming=True))
+    mcp = f"keepalive_interval: 0.1\nservers: {{ours: {{type: http, url: '{ours.url}'}}}}"
+    proxy = start_proxy(config=configuration(upstream.url, mcp, inject=", max_retries: 1"))
+    proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
+    with Client(proxy, turns.host, http2=http2) as client:
+        seen = client.post(turns.path, turns.request(streaming=True))
     assert seen.body.count(b"event: ping") >= 5
     turns.check(seen.body, streaming=True)
 
 
 @pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
 def test_a_later_turn_without_any_key_left_ends_the_answer_in_an_error(
-    start_proxy: StartProxy, upstream: ScriptedUpstream, streaming: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp, streaming: bool
 ) -> None:
     turns = Turns("messages", [text("Let me see. "), call("echo", text="hi")], [text("Done.")])
     upstream.answer(turns.answers(streaming=streaming)[0], bad(429), bad(429))
-    with HttpMcp() as ours:
-        servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-        proxy = start_proxy(config=configuration(upstream.url, servers, inject=f", {KEYS}"))
-        proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
-        with Client(proxy, turns.host) as client:
-            seen = client.post(turns.path, turns.request(streaming=streaming))
+    servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
+    proxy = start_proxy(config=configuration(upstream.url, servers, inject=f", {KEYS}"))
+    proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
+    with Client(proxy, turns.host) as client:
+        seen = client.post(turns.path, turns.request(streaming=streaming))
     if streaming:
         assert (seen.status, seen.body.count(b"event: error")) == (200, 1)
         assert b"message_stop" not in seen.body

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 from botocore.eventstream import ChecksumMismatch, EventStreamBuffer
@@ -262,12 +261,6 @@ def test_opencode_brings_its_tools_to_converse_in_another_member(
 
 
 # --- what is left alone
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 MESSAGES = fixtures.case("messages/simple/streaming")

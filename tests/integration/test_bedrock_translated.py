@@ -6,7 +6,6 @@ The scripted upstream checks each request's signature with botocore.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import anthropic
@@ -126,12 +125,6 @@ def test_the_vendors_sdk_reads_it(proxy: RunningProxy, upstream: ScriptedUpstrea
             message = client.messages.create(**asked)  # type: ignore[call-overload]
     assert message.content and message.usage.output_tokens
     assert upstream.requests[0].target.startswith(f"/model/{SMALL.replace(':', '%3A')}/")
-
-
-@pytest.fixture
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 @MODES

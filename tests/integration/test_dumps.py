@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -169,12 +168,6 @@ def test_a_coded_request_is_shown_decoded_and_sent_as_it_was(proxy: RunningProxy
 
 
 # --- turns and attempts -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 @VERSIONS

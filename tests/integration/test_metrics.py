@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -60,12 +60,6 @@ def parsed(exposition: str) -> Series:
         for family in text_string_to_metric_families(exposition)
         for sample in family.samples
     }
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 def stream(*events: Mapping[str, Any]) -> Answer:

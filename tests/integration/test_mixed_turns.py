@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -32,12 +32,6 @@ from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, ScriptedUpstream
 
 RESTARTS = pytest.mark.parametrize("restarts", [False, True], ids=["same proxy", "next proxy"])
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 @pytest.fixture

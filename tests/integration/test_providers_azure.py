@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -239,12 +238,6 @@ def test_a_central_key_goes_where_the_api_looks_for_it(
 
 
 # --- the tool loop ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 PATHS = {

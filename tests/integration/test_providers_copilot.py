@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import anthropic
@@ -216,12 +216,6 @@ REQUEST: dict[str, Any] = {
     "messages": [{"role": "user", "content": "What is there?"}],
     "tools": [{"type": "function", "function": {"name": "read_file", "parameters": {"type": "object"}}}],
 }
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 Ask = Callable[..., dict[str, Any]]

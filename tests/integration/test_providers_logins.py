@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import anthropic
@@ -180,12 +179,6 @@ def test_anthropics_sdk_with_a_login_is_recorded(process: RunningProxy, upstream
 
 
 # --- the tool loop ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 @MODES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 
 import pytest
@@ -29,16 +29,14 @@ def upstream(make_upstream: MakeUpstream) -> ScriptedUpstream:
 
 
 @pytest.fixture
-def start(start_proxy: StartProxy, upstream: ScriptedUpstream) -> Iterator[Start]:
-    with HttpMcp() as ours:
+def start(start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp) -> Start:
+    def start(more: str = "", provider: str = "") -> RunningProxy:
+        servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
+        proxy = start_proxy(config=configuration(upstream.url, servers, more, provider))
+        proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
+        return proxy
 
-        def start(more: str = "", provider: str = "") -> RunningProxy:
-            servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
-            proxy = start_proxy(config=configuration(upstream.url, servers, more, provider))
-            proxy.wait_for_log(r"MCP server ours: connected, \d+ tools")
-            return proxy
-
-        yield start
+    return start
 
 
 def ask(proxy: RunningProxy, dialect: str, streaming: bool, http2: bool) -> Seen:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from aibridge_addon.tools.calls import CANCELLED
@@ -34,12 +32,6 @@ from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, Answer, ScriptedUpstream
 
 pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 class Bridge:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -54,12 +54,6 @@ EVENTS: dict[str, dict[str, Any]] = {
 """What a client that is in the middle of a stream is told of it: as the provider said it, for clients decide by it."""
 
 Start = Callable[..., RunningProxy]
-
-
-@pytest.fixture
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 @pytest.fixture
@@ -333,17 +327,21 @@ def test_the_same_call_is_not_made_a_third_time(
 @MODES
 @BY_DIALECT
 def test_a_tool_that_is_gone_between_turns_becomes_an_error_result(
-    proxy: RunningProxy, upstream: ScriptedUpstream, ours: HttpMcp, dialect: str, streaming: bool
+    start_proxy: StartProxy, upstream: ScriptedUpstream, dialect: str, streaming: bool
 ) -> None:
-    with ToolGate() as gate, Client(proxy, Turns(dialect).host) as client:
+    with HttpMcp() as mortal, ToolGate() as gate:
+        servers = f"servers: {{ours: {{type: http, url: '{mortal.url}'}}}}"
+        proxy = start_proxy(config=configuration(upstream.url, f"keepalive_interval: 0.2\n{servers}"))
+        proxy.wait_for_log(CONNECTED)
         waits = [text("Wait. "), call("slow", port=gate.port)]
         turns = Turns(dialect, waits, [call("echo", text="hi")], [text("Well.")])
         upstream.answer(*turns.answers(streaming=streaming))
-        asked = Asked(client, turns.path, turns.request(streaming=streaming))
-        gate.wait_reached()
-        ours.kill()
-        asked.status()
-        turns.check(asked.rest(), streaming=streaming)
+        with Client(proxy, turns.host) as client:
+            asked = Asked(client, turns.path, turns.request(streaming=streaming))
+            gate.wait_reached()
+            mortal.kill()
+            asked.status()
+            turns.check(asked.rest(), streaming=streaming)
     rows = recorded(proxy)
     assert rows.outcome == ("completed", 3, None)
     assert [(row["tool"], row["server_name"]) for row in rows.injected] == [("slow", "ours"), ("echo", "ours")]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.conftest import MakeUpstream, StartProxy
@@ -29,12 +27,6 @@ from tests.support.upstream import HTTP1, HTTP2, Answer, Gate, Pause, ScriptedUp
 SIGNS = {dialect: b"event: ping\n" if dialect == "messages" else b":" for dialect in DIALECTS}
 """How a keep-alive begins."""
 UPSTREAMS = pytest.mark.parametrize("upstream_http2", [False, True], ids=["upstream h1", "upstream h2"])
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[HttpMcp]:
-    with HttpMcp() as server:
-        yield server
 
 
 @pytest.fixture
