@@ -42,6 +42,7 @@ class AIBridge:
         self._bridge: Bridge | None = None
         self._intake: Intake | None = None
         self._guard: EgressGuard | None = None
+        self._drain: Drain | None = None
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -55,6 +56,7 @@ class AIBridge:
         loader.add_option("aibridge_database", str, "", "URL of aibridge's database; wins over the configuration file.")
         # No upstream connection before a request has shown where it goes.
         ctx.options.update(connection_strategy="lazy")
+        self._drain = Drain.of_master()
 
     def configure(self, updated: set[str]) -> None:
         if self._bridge is None or updated & {"aibridge_config", "aibridge_database"}:
@@ -68,6 +70,8 @@ class AIBridge:
                 if ctx.master.addons.get("proxyserver").is_running:
                     ctx.master.shutdown()
                 return
+            if self._drain is not None:
+                self._drain.add(self._bridge)
             self._intake = Intake(self._bridge)
         elif updated & exposure.OPTIONS:
             try:
@@ -80,17 +84,19 @@ class AIBridge:
     def running(self) -> None:
         if ctx.options.ssl_insecure:
             logger.warning("ssl_insecure is set: NO UPSTREAM'S CERTIFICATE IS VERIFIED, keys and prompts go to anybody")
+        if self._bridge is not None:
+            self._bridge.stream.wait_until_loaded()
         if threading.current_thread() is not threading.main_thread():
             return  # mitmproxy runs within another program, to which signals and the garbage collector belong
-        if self._bridge is not None:
-            Drain(self._bridge).take_signals()
+        if self._bridge is not None and self._drain is not None:
+            self._drain.take_signals()
         # What stands now stays: without this, each full collection looks through all modules and prices again.
         gc.collect()
         gc.freeze()
 
     def done(self) -> None:
-        if ctx.master.should_exit.is_set() and self._bridge is not None:
-            self._bridge.close_now(CLOSE_TIMEOUT)
+        if ctx.master.should_exit.is_set() and self._drain is not None:
+            self._drain.close_now(CLOSE_TIMEOUT)
         else:
             self._retire()
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.config.schema import Settings
@@ -18,148 +19,164 @@ from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.in_flight import UnderWay
 from aibridge_addon.interception.routing import Router
 from aibridge_addon.messages_on_bedrock.signing import INSTALL, BotocoreMissing, Signer
-from aibridge_addon.recording.recorder import Recorder
-from aibridge_addon.recording.rows import RowBuilder
-from aibridge_addon.recording.sqlite.reader import SqliteReader
-from aibridge_addon.recording.sqlite.store import SqliteStore
-from aibridge_addon.records import BreakerChanged, Record
+from aibridge_addon.recording.database import continuation_reader, database_sink
+from aibridge_addon.recording.preparation import Preparation
+from aibridge_addon.recording.stream import RecordStream
+from aibridge_addon.records import Ask, BreakerChanged, Readiness, Sink, utc_now
 from aibridge_addon.telemetry.dump.dumper import Dumper
-from aibridge_addon.telemetry.prometheus.listener import Listener, ListenError
-from aibridge_addon.telemetry.prometheus.metrics import Metrics
+from aibridge_addon.telemetry.prometheus.sink import prometheus_sink
 
 if TYPE_CHECKING:
     from aibridge_addon.tools.servers import Servers
 
+MakeSink = Callable[[Settings, Ask], Sink | None]
 
+SINKS: Sequence[MakeSink] = (database_sink, prometheus_sink)
+"""The table of sinks, in the order of their start. Each makes its sink, or none where the configuration has it off."""
 DUMPS_TIMEOUT = 2.0
 """Seconds that the last dumps may take to be written at the end."""
 
 
-def utc_now() -> datetime:
-    """The clock of records and of what expires."""
-    return datetime.now(UTC)
+def _nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is started with the bridge and ends with it. It may be closed before its start, and twice."""
+
+    close_now: Callable[[float | None], None]
+    """End; blocks for at most so many seconds. None: end in the background."""
+    start: Callable[[], None] = _nothing
+    retire: Callable[[], None] = _nothing
+    """Another bridge takes over: free what that one needs. Requests under way still end here."""
+    close_gently: Callable[[float | None], Awaitable[None]] | None = None
+    """End without blocking the loop, where it has a way of its own to do so."""
+
+    async def close(self, timeout: float | None) -> None:
+        if self.close_gently is not None:
+            await self.close_gently(timeout)
+        elif timeout is None:
+            self.close_now(None)
+        else:
+            await asyncio.to_thread(self.close_now, timeout)
 
 
 class Bridge:
-    """Used on one event loop. `emit` hands a record to every sink; it never blocks and never raises."""
+    """Used on one event loop."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, sinks: Sequence[MakeSink] = SINKS) -> None:
         """Put the parts together; nothing runs yet.
 
         Raises:
             ConfigError: the configuration asks for what there is not.
         """
-        path = settings.database.sqlite_path
-        if path is None:
-            raise ConfigError([Problem("database", str(settings.database), "sqlite:///file in this version")])
         self.settings = settings
         self.router = Router(settings.providers)
         self.actors = ActorResolver(settings.actor)
-        self.metrics = Metrics(settings.metrics)
-        rows = RowBuilder(settings.recording, priced=self.metrics.priced)
         self.key_pools = {p.name: KeyPool(p.api_key, time.monotonic) for p in settings.providers if p.api_key}
         """The central keys of the providers that have any."""
         self.breakers = Breakers(time.monotonic, self._breaker_changed)
-        self.recorder = Recorder(SqliteStore(path, rows, durable=settings.recording.durable))
         self.signers = _signers(settings)
         """By the name of the provider whose Messages requests go to Bedrock."""
         self.under_way = UnderWay()
         self.servers = _servers(settings)
         """The MCP servers whose tools are injected; None: there are none."""
-        self.continuations = Continuations(SqliteReader(path), now=utc_now) if self.servers is not None else None
+        self.continuations = (
+            Continuations(continuation_reader(settings), now=utc_now) if self.servers is not None else None
+        )
         """What interceptions with tools leave for later requests."""
         self.dumper = _dumper(settings)
         self.refuses_usage: set[str] = set()
         """Names of providers that refused to be asked for a chat stream's usage."""
-        self._sinks: tuple[Callable[[Record], None], ...] = (self.metrics.emit, self.recorder.emit)
         self.ssl_insecure = False
         """mitmproxy was told to verify no upstream's certificate."""
         self.draining = False
         """A stop waits for the last answers: nothing new should come."""
-        self._listener: Listener | None = None
-        self.metrics.watch_recorder(lambda: self.recorder.depth, lambda: self.recorder.lost)
+        self._sinks = [sink for make in sinks if (sink := make(settings, self._readiness)) is not None]
+        preparation = Preparation(settings.recording)
+        self.stream = RecordStream(self._sinks, preparation, load=preparation.load)
+        self.emit = self.stream.emit
+        """Hand a record to every sink. Never blocks, never raises."""
+        self.committed = self.stream.committed
+        """Wait until everything emitted so far is in the database; False where it cannot be, or takes too long."""
+        self._parts = self._ordered_parts()
+        self._ending: asyncio.Future[None] | None = None
+
+    def _ordered_parts(self) -> Sequence[Part]:
+        """In the order of their start. They end in reverse order, so that the last records of all are still written."""
+        stream = self.stream
+        parts = [Part(stream.close, stream.start, stream.retire, stream.drain)]
+        if (continuations := self.continuations) is not None:
+            parts.append(Part(continuations.close_now, close_gently=lambda _: continuations.close()))
+        if self.dumper is not None:
+            parts.append(Part(self._close_dumper, self.dumper.start))
+        if (servers := self.servers) is not None:
+            parts.append(Part(lambda _: servers.kill(), servers.start, close_gently=lambda _: servers.close()))
+        return parts
+
+    def _close_dumper(self, timeout: float | None) -> None:
+        assert self.dumper is not None
+        self.dumper.close(None if timeout is None else DUMPS_TIMEOUT)
 
     def _breaker_changed(self, provider_name: str, route: str, model: str, state: float) -> None:
         self.emit(BreakerChanged(provider_name, route, model, state))
 
-    def emit(self, record: Record) -> None:
-        for sink in self._sinks:
-            sink(record)
+    def _readiness(self) -> Readiness:
+        """Called on any thread."""
+        sinks = [sink.readiness() for sink in self._sinks]
+        return Readiness(
+            ready=all(sink.ready for sink in sinks) and not self.draining,
+            details={
+                **{name: detail for sink in sinks for name, detail in sink.details.items()},
+                "draining": self.draining,
+                "ssl_insecure": self.ssl_insecure,
+            },
+            waiting=self.stream.depth,
+            lost=self.stream.lost,
+        )
+
+    # --- life -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Open what has to be there before the first request.
+        """Open what has to be there before the first request; where a step fails, those before it are undone.
 
         Raises:
             ConfigError: the address for metrics is taken, or the folder for dumps cannot be used.
             DatabaseUnavailable: the database cannot be opened.
         """
-        if self.dumper is not None:
-            try:
-                self.dumper.prepare()
-            except OSError as e:
-                raise ConfigError([Problem("dump_dir", str(e), "a folder that can be written to, or null")]) from e
-        if self.settings.metrics.listen is not None:
-            loop = asyncio.get_running_loop()
-            listener = Listener(self.settings.metrics.listen, self.metrics.registry, ready=self._readiness, loop=loop)
-            try:
-                listener.start()
-            except ListenError as e:
-                raise ConfigError([Problem("metrics.listen", str(e), "an address that is free, or null")]) from e
-            self._listener = listener
-        if self.servers is not None:
-            self.servers.start()
-        try:
-            self.recorder.start()
-        except BaseException:
-            self._stop_listening()
-            raise
+        with ExitStack() as undo:
+            for part in self._parts:
+                undo.callback(part.close_now, 0)
+                part.start()
+            undo.pop_all()
 
-    def _readiness(self) -> tuple[bool, dict[str, Any]]:
-        """For `/readyz`; asked on another thread."""
-        recorded = self.recorder.available or self.settings.recording.on_failure == "open"
-        return recorded and not self.draining, {
-            "database": "available" if self.recorder.available else "unavailable",
-            "draining": self.draining,
-            "ssl_insecure": self.ssl_insecure,
-        }
+    @property
+    def ended(self) -> bool:
+        """Another bridge has taken over, and nothing of this one is left."""
+        return self._ending is not None and self._ending.done() and self.stream.ended
 
     def retire(self) -> None:
-        """Another bridge takes over: what is under way ends here, with the recorder that it began with."""
-        self._stop_listening()
-        self.under_way.when_none(self._end_retirement)
+        """Another bridge takes over: requests under way end here, with the sinks that they began with."""
+        for part in reversed(self._parts):
+            part.retire()
+        self.under_way.when_none(self._end)
 
-    def _end_retirement(self) -> None:
-        self.recorder.retire()
-        if self.dumper is not None:
-            self.dumper.close(0)
-        if self.servers is not None:
-            self._closing = asyncio.ensure_future(self.servers.close())
+    def _end(self) -> None:
+        """The last request has left: write its records in the background, however long that takes."""
+        if self._ending is None:
+            self._ending = asyncio.ensure_future(self.close(None))
+
+    async def close(self, timeout: float | None) -> None:
+        """End, without blocking the loop; None: without waiting for the last records to be written."""
+        for part in reversed(self._parts):
+            await part.close(timeout)
 
     def close_now(self, timeout: float) -> None:
         """End, blocking for at most `timeout` seconds."""
-        self._stop_listening()
         self.under_way.cut_off()
-        if self.servers is not None:
-            self.servers.kill()
-        self.recorder.close(timeout)
-        if self.dumper is not None:
-            self.dumper.close(DUMPS_TIMEOUT)
-
-    async def close(self, timeout: float) -> None:
-        """End, without blocking the loop."""
-        if self.servers is not None:
-            await self.servers.close()
-        if self.continuations is not None:
-            await self.continuations.close()
-        await self.recorder.drain(timeout)
-        if self.dumper is not None:
-            await asyncio.to_thread(self.dumper.close, DUMPS_TIMEOUT)
-        self._stop_listening()
-
-    def _stop_listening(self) -> None:
-        if self._listener is not None:
-            self._listener.stop()
-            self._listener = None
+        for part in reversed(self._parts):
+            part.close_now(timeout)
 
 
 def _dumper(settings: Settings) -> Dumper | None:

@@ -1,4 +1,4 @@
-"""What the bridge observed: frozen values that every sink (database, metrics, log) subscribes to.
+"""What the bridge observed: frozen values, and the sinks (database, metrics, log) that receive them.
 
 Names follow the `Recorder` interface that the project re-creates; `docs/schema.md` maps them to columns. Times are
 timezone-aware UTC. Ids of interceptions are UUID text. Nothing here imports anything else of ours.
@@ -6,9 +6,9 @@ timezone-aware UTC. Ids of interceptions are UUID text. Nothing here imports any
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 Status = Literal["completed", "failed"]
@@ -82,6 +82,12 @@ class TokenUsage:
     extra: Mapping[str, Any]
     """Every further count under the provider's own name, and what prices depend on (`service_tier`)."""
     created_at: datetime
+    price_list: str | None = None
+    """Name of the price list of the provider's type; None: it has none."""
+    cost_usd: float | None = None
+    """Set by the preparation; None: no price is known, which is not the same as free."""
+    unpriced: str | None = None
+    """Why there is no price; None where there is one. Set by the preparation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +96,8 @@ class UserPrompt:
 
     interception_id: str
     provider_response_id: str
-    prompt: str
+    prompt: str | None
+    """None: it is not to be recorded. An empty prompt stays empty."""
     created_at: datetime
 
 
@@ -103,7 +110,7 @@ class ToolUsage:
     provider_tool_call_id: str
     tool: str
     input: Any
-    """The arguments as JSON values; the raw text where they are not JSON."""
+    """The arguments as JSON values; the raw text where they are not JSON; None where they are not to be recorded."""
     injected: bool
     created_at: datetime
     server_name: str | None = None
@@ -119,7 +126,8 @@ class ModelThought:
 
     interception_id: str
     provider_response_id: str
-    content: str
+    content: str | None
+    """None: it is not to be recorded."""
     source: ThoughtSource
     created_at: datetime
 
@@ -234,3 +242,68 @@ class Stored:
 
 Emit = Callable[[Record], None]
 """Hand a record to every sink. Never blocks, never raises."""
+
+
+def utc_now() -> datetime:
+    """The clock of every record."""
+    return datetime.now(UTC)
+
+
+# --- sinks --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """How a sink is."""
+
+    ready: bool = True
+    """Whether new requests are welcome, as far as it is concerned."""
+    details: Mapping[str, Any] = field(default_factory=dict)
+    """For `/readyz`."""
+    waiting: int = 0
+    """Records that it has taken and not dealt with yet."""
+    lost: int = 0
+    """Records that it has dropped."""
+
+
+Ask = Callable[[], Readiness]
+"""How the whole bridge is: all sinks together. May be called on any thread; returns at once."""
+
+
+class Sink:
+    """Receives prepared records: redacted, without what is not to be recorded, priced.
+
+    What a sink does not need, it leaves as it is here. `start`, `retire` and `close` are called on the event loop's
+    thread, `emit` and `flush` on that of the record stream, `readiness` and `ended` on any.
+    """
+
+    durable = False
+    """It is a database: answers wait for its `flush`, and it alone receives continuations, which are not redacted."""
+
+    def start(self) -> None:
+        """Open what has to be there before the first request. What it raises stops the start."""
+
+    def emit(self, records: Sequence[Record]) -> None:
+        """Take records, in the order in which they were emitted. A sink that raises here gets no more of them."""
+        raise NotImplementedError
+
+    def flush(self, done: Callable[[bool], None]) -> None:
+        """Call `done` once everything taken so far is kept for good, or with False where it is not."""
+        done(True)
+
+    def readiness(self) -> Readiness:
+        return Readiness()
+
+    def retire(self) -> None:
+        """Another bridge takes over: free what that one needs, such as a port. Records still come."""
+
+    def close(self, timeout: float | None) -> None:
+        """Finish what was taken, and end. May be called without a start, twice, and on the stream's thread.
+
+        Blocks for at most `timeout` seconds, and then gives up. None: end in the background, without blocking.
+        """
+
+    @property
+    def ended(self) -> bool:
+        """Nothing of it is left after `close`."""
+        return True

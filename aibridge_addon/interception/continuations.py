@@ -167,6 +167,10 @@ class Continuations:
     async def close(self) -> None:
         await asyncio.to_thread(self._reader.close)
 
+    def close_now(self, _timeout: float | None) -> None:
+        """Close, blocking; a query takes no longer than the reader's own limits."""
+        self._reader.close()
+
     # --- memory -----------------------------------------------------------------------------------------------
 
     def _get(self, key: str, now: datetime) -> Stored | None:

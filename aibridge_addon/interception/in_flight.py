@@ -5,14 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable
-from weakref import WeakSet
-
-_live: WeakSet[UnderWay] = WeakSet()
-
-
-def everywhere() -> list[UnderWay]:
-    """Of every bridge in this process: a reload makes a new one while the old one's requests are still under way."""
-    return list(_live)
 
 
 class UnderWay:
@@ -22,16 +14,15 @@ class UnderWay:
         self._none = asyncio.Event()
         self._none.set()
         self._when_none: Callable[[], None] | None = None
-        _live.add(self)
 
     def __len__(self) -> int:
         return len(self._cut_off)
 
     def enter(self, cut_off: Callable[[], None]) -> Callable[[], None]:
-        """A request has come. `cut_off` ends its record where it cannot be waited for.
+        """Add a request. `cut_off` ends its record when the process stops before its answer has ended.
 
         Returns:
-            To be called when it has been answered, or never will be; more calls than one do no harm.
+            To be called after its last record has been emitted; further calls have no effect.
         """
         number = next(self._numbers)
         self._cut_off[number] = cut_off
@@ -56,7 +47,7 @@ class UnderWay:
             end()
 
     def when_none(self, callback: Callable[[], None]) -> None:
-        """Call back when none is left, which may be now."""
+        """Call back whenever none is left, which may be now."""
         self._when_none = callback
         if not self._cut_off:
             callback()

@@ -1,4 +1,9 @@
-"""Ending without cutting anybody off: stop accepting, let answers finish, write everything, then exit."""
+"""The bridges that live in this process, and the end of all of them.
+
+A stop accepts no more connections, lets the answers under way finish, writes every record, and then exits. A reload of
+the script replaces mitmproxy's addon and its bridge; this object stays, so that a stop waits for the requests of the
+replaced bridge too.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,6 @@ from mitmproxy import ctx
 from mitmproxy.addons.proxyserver import Proxyserver
 
 from aibridge_addon.bridge import Bridge
-from aibridge_addon.interception import in_flight
 
 logger = logging.getLogger(__name__)
 
@@ -22,14 +26,36 @@ WRITE_TIMEOUT = 10.0
 
 
 class Drain:
-    """Takes over the signals that end the process."""
+    """Registered with mitmproxy's master under its name, which is how the next load of the script finds it."""
 
-    def __init__(self, bridge: Bridge) -> None:
-        self._bridge = bridge
+    name = "aibridge_drain"
+
+    def __init__(self) -> None:
+        self._bridges: list[Bridge] = []
         self._task: asyncio.Task[None] | None = None
 
+    @classmethod
+    def of_master(cls) -> Drain:
+        """The one of the running master; it is made at the first call."""
+        drain = ctx.master.addons.get(cls.name)
+        if drain is None:
+            drain = ctx.master.addons.register(cls())
+        assert isinstance(drain, Drain)
+        return drain
+
+    @property
+    def bridges(self) -> list[Bridge]:
+        """Those that live now: the current one, and retired ones whose requests or records have not ended."""
+        self._bridges = [bridge for bridge in self._bridges if not bridge.ended]
+        return list(self._bridges)
+
+    def add(self, bridge: Bridge) -> None:
+        """A bridge has started."""
+        self._bridges = [*self.bridges, bridge]
+        bridge.draining = self._task is not None
+
     def take_signals(self) -> None:
-        """Drain on SIGTERM and SIGINT, a second one ends at once. On SIGINT the console asks the person: left to it."""
+        """Drain on SIGTERM and SIGINT; a second one ends at once. SIGINT is left to mitmproxy's console, which asks."""
         loop = asyncio.get_running_loop()
         signals = [signal.SIGTERM]
         if not hasattr(ctx.master, "prompt_for_exit"):
@@ -43,24 +69,33 @@ class Drain:
         else:
             ctx.master.shutdown()
 
+    def close_now(self, timeout: float) -> None:
+        """End every bridge that lives, blocking for at most `timeout` seconds each."""
+        for bridge in self.bridges:
+            bridge.close_now(timeout)
+
     async def _drain(self) -> None:
-        timeout = self._bridge.settings.drain_timeout
-        self._bridge.draining = True
-        waited_for = in_flight.everywhere()
-        logger.info("draining: %d requests under way, at most %s s", sum(map(len, waited_for)), timeout)
+        timeout = self._bridges[-1].settings.drain_timeout if self._bridges else 0
+        for bridge in self.bridges:
+            bridge.draining = True
+        logger.info("draining: %d requests under way, at most %s s", self._under_way(), timeout)
         try:
             async with asyncio.timeout(timeout):
                 await _stop_accepting()
-                for requests in waited_for:
-                    await requests.wait()
+                # Looked up anew each time: a reload may add a bridge meanwhile.
+                while busy := [bridge for bridge in self.bridges if bridge.under_way]:
+                    await busy[0].under_way.wait()
                 while any(_unsent()):  # noqa: ASYNC110 (transports do not say when they are empty)
                     await asyncio.sleep(POLL)
         except TimeoutError:
-            logger.warning("drain timeout: %d requests are cut off", sum(map(len, waited_for)))
-            for requests in waited_for:
-                requests.cut_off()
-        await self._bridge.close(WRITE_TIMEOUT)
+            logger.warning("drain timeout: %d requests are cut off", self._under_way())
+            for bridge in self.bridges:
+                bridge.under_way.cut_off()
+        await asyncio.gather(*(bridge.close(WRITE_TIMEOUT) for bridge in self.bridges))
         ctx.master.shutdown()
+
+    def _under_way(self) -> int:
+        return sum(len(bridge.under_way) for bridge in self.bridges)
 
 
 def _proxyserver() -> Proxyserver:

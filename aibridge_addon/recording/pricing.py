@@ -18,14 +18,6 @@ from genai_prices.types import TieredPrices
 
 from aibridge_addon.records import TokenUsage
 
-PROVIDERS = {
-    "anthropic": "anthropic",
-    "openai": "openai",
-    "copilot": "github-copilot",
-    "azure": "azure",
-    "bedrock": "aws",
-}
-"""Our types of provider, and what the price tables call them."""
 LONG_LIVED = ("cache_creation.ephemeral_1h_input_tokens", "cacheDetails.1h")
 """What Messages, and what Bedrock's Converse, calls the tokens that were written to a cache for an hour."""
 CACHED = 4096
@@ -55,9 +47,11 @@ class _Rates(NamedTuple):
 
 def cost_usd(record: TokenUsage) -> float | None:
     """The price of these tokens; None where no price is known: unknown is not free."""
+    if record.price_list is None:
+        return None
     tier = record.extra.get("service_tier")
     moment = record.created_at.replace(second=0, microsecond=0)
-    model = _Model(PROVIDERS[record.provider], record.model, tier if isinstance(tier, str) else None, moment)
+    model = _Model(record.price_list, record.model, tier if isinstance(tier, str) else None, moment)
     thresholds = _thresholds(model)
     if thresholds is None:
         return None

@@ -16,13 +16,11 @@ from pathlib import Path
 import pytest
 
 from aibridge_addon import records
-from aibridge_addon.config.schema import Recording
 from aibridge_addon.dialects.history import Found, References
 from aibridge_addon.dialects.turns import Call, Result, Text, TurnEnd
 from aibridge_addon.interception import continuations
 from aibridge_addon.interception.continuations import ALIAS_FOR, HELD_FOR, Continuations, Scope
 from aibridge_addon.interception.tool_loop import Held
-from aibridge_addon.recording.rows import RowBuilder
 from aibridge_addon.recording.sqlite import reader, store
 from aibridge_addon.recording.sqlite.reader import SqliteReader
 from aibridge_addon.recording.sqlite.store import PURGE_BATCH, PURGE_INTERVAL, SqliteStore
@@ -93,7 +91,7 @@ Write = Callable[..., None]
 @pytest.fixture
 def write(path: Path, clock: Clock) -> Iterator[Write]:
     """Write records as one process does."""
-    store = SqliteStore(path, RowBuilder(Recording()), durable=False, now=clock)
+    store = SqliteStore(path, durable=False, now=clock)
 
     def write(*batch: records.Record) -> None:
         if store._db is None:
@@ -141,13 +139,11 @@ async def test_another_process_on_the_same_database_finds_it_and_makes_the_same_
 async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Continuations) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from aibridge_addon.config.schema import Recording\n"
         "from aibridge_addon.interception.continuations import Continuations\n"
         "from aibridge_addon.recording.sqlite.reader import SqliteReader\n"
-        "from aibridge_addon.recording.rows import RowBuilder\n"
         "from aibridge_addon.recording.sqlite.store import SqliteStore\n"
         "from tests.interception.test_continuations import ADA, NOON, held\n"
-        "path = Path(sys.argv[1]); store = SqliteStore(path, RowBuilder(Recording()), durable=True, now=lambda: NOON)\n"
+        "path = Path(sys.argv[1]); store = SqliteStore(path, durable=True, now=lambda: NOON)\n"
         "mine = Continuations(SqliteReader(path), now=lambda: NOON)\n"
         "store.open(); store.write(mine.remember(ADA, held=held(), alias=('msg_1', 'msg_2'))); store.close()\n"
     )

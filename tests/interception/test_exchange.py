@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -68,6 +69,11 @@ def test_an_interception_that_starts_says_who_asks_what_of_whom() -> None:
 
 def test_no_two_interceptions_have_the_same_id() -> None:
     assert started(THINKING)[0].id != started(THINKING)[0].id
+
+
+def test_the_clock_is_utc() -> None:
+    assert records.utc_now().utcoffset() == timedelta(0)
+    assert abs(records.utc_now() - datetime.now(UTC)) < timedelta(minutes=1)
 
 
 @pytest.mark.parametrize(

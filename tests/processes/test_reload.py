@@ -86,6 +86,50 @@ def test_an_answer_in_flight_at_a_reload_is_waited_for_at_the_end(
     assert row["status"] == "completed"
 
 
+def test_a_stream_that_began_before_a_reload_is_recorded_when_its_client_hangs_up(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream, script: Path
+) -> None:
+    proxy = mitmdump(config=config(upstream.port), script=script)
+    upstream.answer(held(Gate()))
+    with RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as client:
+        begin(client)
+        reload(proxy, script, 1)
+    [row] = wait_for_ended(proxy, 1)
+    assert (row["status"], row["error_type"]) == ("failed", "client_disconnected")
+    [usage] = proxy.rows("aibridge_token_usages")
+    assert (usage["interception_id"], usage["completeness"]) == (row["id"], "partial")
+    [prompt] = proxy.rows("aibridge_user_prompts")
+    assert prompt["interception_id"] == row["id"]
+    assert "lost" not in proxy.log
+
+
+def test_a_reload_during_a_drain_is_drained_too(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream, script: Path
+) -> None:
+    """A connection that is open may send a request to the bridge that the reload has made."""
+    proxy = mitmdump(config=config(upstream.port), script=script)
+    first, second = Gate(), Gate()
+    upstream.answer(held(first), whole(), held(second))
+    with (
+        RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as before,
+        RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as after,
+    ):
+        begin(before)
+        after.request("POST", PATH, body=REQUEST)
+        after.read_head()
+        assert after.read_body() == SIMPLE.body
+        proxy.terminate()
+        proxy.wait_for_log("draining")
+        reload(proxy, script, 1)
+        begin(after)
+        first.open()
+        assert BEGUN + before.read_body() == SIMPLE.body
+        second.open()
+        assert BEGUN + after.read_body() == SIMPLE.body
+    assert proxy.wait() == 0
+    assert [row["status"] for row in proxy.rows("aibridge_interceptions")] == ["completed"] * 3
+
+
 def test_a_reload_with_a_configuration_that_has_become_wrong_ends(
     mitmdump: StartMitmdump, upstream: ScriptedUpstream, script: Path
 ) -> None:

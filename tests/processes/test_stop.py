@@ -68,6 +68,9 @@ def test_an_answer_that_never_ends_is_cut_off(mitmdump: StartMitmdump, upstream:
     ]
     [usage] = proxy.rows("aibridge_token_usages")
     assert usage["completeness"] == "partial"
+    prompts = proxy.rows("aibridge_user_prompts")
+    assert {prompt["interception_id"] for prompt in prompts} == {row["id"] for row in rows}
+    assert "lost" not in proxy.log
 
 
 def test_a_second_signal_ends_at_once(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:

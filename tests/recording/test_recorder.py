@@ -1,4 +1,4 @@
-"""The recorder: nothing waits for the database but those who ask to, nothing is written twice, and losses are told."""
+"""The record stream with a recorder behind it: only what asks to waits for the database, nothing is written twice."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from typing import Any
 
 import pytest
 
-from aibridge_addon.recording.recorder import LINGER, MAX_QUEUED, MAX_TRANSACTION, Recorder
+from aibridge_addon.recording.recorder import MAX_QUEUED, MAX_TRANSACTION, Recorder
+from aibridge_addon.recording.stream import COMMIT_TIMEOUT, LINGER, RecordStream
 from aibridge_addon.records import DatabaseUnavailable, ModelThought, Record
 from tests.support.reading import NOON
 from tests.support.stores import PATIENCE, MemoryStore
 
-Make = Callable[..., Recorder]
+Make = Callable[..., RecordStream]
+
+
+def unchanged(record: Record) -> Record:
+    return record
+
+
+def stream_to(store: MemoryStore, *, commit_timeout: float = COMMIT_TIMEOUT, **options: Any) -> RecordStream:
+    """A stream with one sink, which writes to that store."""
+    return RecordStream([Recorder(store, **options)], unchanged, commit_timeout=commit_timeout)
 
 
 def thought(content: str = "hm") -> ModelThought:
@@ -34,10 +44,10 @@ class Delays(tuple[float, ...]):
 @pytest.fixture
 async def make() -> AsyncIterator[Make]:
     """Make started recorders, and end them."""
-    started: list[tuple[Recorder, MemoryStore]] = []
+    started: list[tuple[RecordStream, MemoryStore]] = []
 
-    def start(store: MemoryStore, **options: Any) -> Recorder:
-        recorder = Recorder(store, **{"retry_delays": (0.0,), "commit_timeout": PATIENCE, **options})
+    def start(store: MemoryStore, **options: Any) -> RecordStream:
+        recorder = stream_to(store, **{"retry_delays": (0.0,), "commit_timeout": PATIENCE, **options})
         recorder.start()
         started.append((recorder, store))
         return recorder
@@ -56,7 +66,7 @@ async def all_at_once(*waiting: Coroutine[Any, Any, bool], then: Callable[[], No
     return await asyncio.gather(*tasks)
 
 
-async def available(recorder: Recorder) -> None:
+async def available(recorder: RecordStream) -> None:
     """Wait until the recorder has noticed that the database can be written to, and has written everything."""
     async with asyncio.timeout(PATIENCE):
         while not await recorder.committed():
@@ -90,7 +100,7 @@ def test_records_wait_for_company_but_not_for_long() -> None:
         clock = asyncio.get_running_loop()
         assert isinstance(clock, Clock)
         store = MemoryStore()
-        recorder = Recorder(store)
+        recorder = stream_to(store)
         recorder.start()
         first, second, third = thought("1"), thought("2"), thought("3")
         recorder.emit(first)
@@ -331,11 +341,11 @@ async def test_closing_twice_counts_no_loss_twice(make: Make) -> None:
     assert recorder.lost == 1
 
 
-async def test_a_recorder_that_retires_writes_what_is_left_and_ends_without_being_waited_for(make: Make) -> None:
+async def test_what_is_left_can_be_written_in_the_background(make: Make) -> None:
     store = MemoryStore(stepped=True)
     recorder = make(store)
     recorder.emit(thought())
-    recorder.retire()
+    await recorder.drain(None)
     await store.attempted(1)
     assert not store.closed
     store.let()
@@ -343,23 +353,28 @@ async def test_a_recorder_that_retires_writes_what_is_left_and_ends_without_bein
     assert store.records == [thought()] and recorder.lost == 0
 
 
-async def test_a_recorder_that_has_ended_takes_records_without_failing(make: Make) -> None:
+async def test_a_record_that_comes_after_the_end_is_counted_as_lost_and_logged(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     recorder = make(MemoryStore())
     recorder.close(10)
     recorder.emit(thought())
+    recorder.emit(thought())
     assert not await recorder.committed()
+    assert recorder.lost == 2
+    assert caplog.messages == ["aibridge: 1 records lost so far: the bridge had ended before they were emitted"]
 
 
 @pytest.mark.parametrize("error", [DatabaseUnavailable("locked"), ValueError("bug")], ids=repr)
 def test_a_database_that_cannot_be_opened_stops_the_start(error: Exception) -> None:
     store = MemoryStore(cannot_open=error)
     with pytest.raises(type(error), match=str(error)):
-        Recorder(store).start()
+        stream_to(store).start()
     assert not store.opened and store.attempts == []
 
 
 async def test_a_recorder_whose_start_failed_can_be_closed() -> None:
-    recorder = Recorder(MemoryStore(cannot_open=DatabaseUnavailable("locked")))
+    recorder = stream_to(MemoryStore(cannot_open=DatabaseUnavailable("locked")))
     with contextlib.suppress(DatabaseUnavailable):
         recorder.start()
     recorder.close(0)

@@ -1,4 +1,4 @@
-"""Records of every kind, and the rows that they become."""
+"""Records of every kind, with secrets in their texts, and the rows that a database makes of them as they are."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ ENDED_ROW = STARTED_ROW | {
     "status": "failed",
     "http_status": 529,
     "error_type": "overloaded_error",
-    "error_message": "too much with key [redacted]",
+    "error_message": ENDED.error_message,
     "turns": 1,
 }
 COMMON = {"interception_id": "i1", "provider_response_id": "msg_1", "created_at": NOON_TEXT}
@@ -119,7 +119,7 @@ CHILD_ROWS: dict[Table, tuple[records.Record, Row]] = {
             "metadata": {"server_tool_use.web_search_requests": 1, "service_tier": "standard"},
         },
     ),
-    "aibridge_user_prompts": (PROMPT, {"prompt": "Grüße 😀 \0 my key is [redacted]", "metadata": {}}),
+    "aibridge_user_prompts": (PROMPT, {"prompt": PROMPT.prompt, "metadata": {}}),
     "aibridge_tool_usages": (
         TOOL,
         {
@@ -127,7 +127,7 @@ CHILD_ROWS: dict[Table, tuple[records.Record, Row]] = {
             "tool": "Read",
             "server_name": "files",
             "server_url": "https://mcp.example/files",
-            "input": {"path": "/é", "n": 10**30, "key": "[redacted]"},
+            "input": TOOL.input,
             "injected": 0,
             "invocation_error": "boom",
             "duration_ms": 12,

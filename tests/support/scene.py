@@ -81,7 +81,7 @@ class Scene:
 
     async def rows(self, table: Table) -> list[Row]:
         """The rows of a table, with those of everything that has been emitted so far."""
-        await self.bridge.recorder.committed()
+        await self.bridge.committed()
         return read_table(self.database, table)
 
     async def answer(self, upstream: Server, head: bytes) -> http.HTTPFlow:

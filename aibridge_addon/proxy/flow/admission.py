@@ -56,5 +56,5 @@ def _rejected(bridge: Bridge, exchange: Exchange) -> Refusal | None:
 
 
 async def _unless_recordable(bridge: Bridge, refuse: Callable[[Refusal], object]) -> None:
-    if not await bridge.recorder.committed():
+    if not await bridge.committed():
         refuse(NOT_RECORDABLE)

@@ -161,7 +161,7 @@ async def commit(flow: http.HTTPFlow, state: Bridged) -> None:
     recording = bridge.settings.recording
     if recording.durable:
         began = time.perf_counter()
-        committed = await bridge.recorder.committed()
+        committed = await bridge.committed()
         state.overhead += time.perf_counter() - began
         state.rows = Rows.LOST if not committed and recording.on_failure == "closed" else Rows.AWAITED
 

@@ -9,7 +9,6 @@ from functools import partial
 
 from mitmproxy import http
 
-from aibridge_addon.bridge import utc_now
 from aibridge_addon.credentials.client import client_credential, mask, signs_request
 from aibridge_addon.dialects import CHAT_COMPLETIONS, INJECTIONS
 from aibridge_addon.dialects.base import UNREAD, RequestReading
@@ -20,6 +19,7 @@ from aibridge_addon.interception.exchange import Exchange, Origin
 from aibridge_addon.proxy.flow import inject_tools
 from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.state import Bridged, Dispatch, Head, Refusal, UsageAsk, refuse, set_body
+from aibridge_addon.records import utc_now
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 

@@ -136,7 +136,7 @@ async def _ended(socket: BridgedSocket, exchange: Exchange, message: WebSocketMe
     """An answer's last message is held: wait for its rows."""
     bridge = socket.bridge_of(exchange)
     recording = bridge.settings.recording
-    if recording.durable and not await bridge.recorder.committed() and recording.on_failure == "closed":
+    if recording.durable and not await bridge.committed() and recording.on_failure == "closed":
         message.content = error_message(503, "the record of this answer could not be written")
     socket.left(exchange)
 

@@ -15,11 +15,10 @@ from mitmproxy import http
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 
-from aibridge_addon.bridge import utc_now
 from aibridge_addon.interception.attempts import Outcome, Step, outcome_of
 from aibridge_addon.proxy.flow.state import Served, state_of
 from aibridge_addon.proxy.stream.hooks import AibridgeAttemptHook
-from aibridge_addon.records import UpstreamAttempt
+from aibridge_addon.records import UpstreamAttempt, utc_now
 
 MAX_DROPPED = 256 * 1024
 """Bytes of a failed answer's body that are read, so that its connection can be used again."""

@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-
-from sqlite_utils import Database
+from typing import TYPE_CHECKING, Any
 
 from aibridge_addon import records
-from aibridge_addon.recording.rows import KEPT, Row, RowBuilder, Thread, timestamp
-from aibridge_addon.recording.sqlite.migrations import migrate
-from aibridge_addon.records import DatabaseUnavailable
+from aibridge_addon.recording import rows
+from aibridge_addon.recording.rows import KEPT, Row, Thread, timestamp
+from aibridge_addon.records import DatabaseUnavailable, utc_now
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
 
 BUSY_TIMEOUT_MS = 5_000
 BUSY_INTERVAL = 0.01
@@ -48,16 +49,11 @@ PURGE_BATCH = 100
 """Rows, each of up to 2 MiB, that one transaction deletes."""
 
 
-def utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class SqliteStore:
     """See `recorder.Store`."""
 
-    def __init__(self, path: Path, rows: RowBuilder, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, path: Path, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
         self._path = path
-        self._rows = rows
         self._durable = durable
         self._now = now
         self._purge_at = datetime.min.replace(tzinfo=UTC)
@@ -70,6 +66,11 @@ class SqliteStore:
         }
 
     def open(self) -> None:
+        # Takes longer to import than all else here: on the writer thread, while others start.
+        from sqlite_utils import Database
+
+        from aibridge_addon.recording.sqlite.migrations import migrate
+
         try:
             db = Database(self._path)
             db.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
@@ -108,9 +109,9 @@ class SqliteStore:
             if isinstance(record, records.InterceptionStarted):
                 if record.correlating_tool_call_id:
                     _flush(db, started, ended, children)  # the call may stand in this very batch
-                started[record.id] = self._rows.started(record, _thread(db, record))
+                started[record.id] = rows.started(record, _thread(db, record))
             elif isinstance(record, records.InterceptionEnded):
-                row = self._rows.ended(record)
+                row = rows.ended(record)
                 if record.interception_id in started:
                     started[record.interception_id] |= {c: v for c, v in row.items() if v is not None or c not in KEPT}
                     started[record.interception_id]["model"] = (
@@ -119,7 +120,7 @@ class SqliteStore:
                 else:
                     ended.append(row | {"id": record.interception_id, "model": record.model})
             elif isinstance(record, records.Continuation):
-                db.execute(KEEP, self._rows.continuation(record))
+                db.execute(KEEP, rows.continuation(record))
             elif (child := self._children.get(type(record))) is not None:
                 table, build = child
                 children[table].append(build(record))
@@ -159,12 +160,12 @@ def _flush(
     children: defaultdict[str, list[Row]],
 ) -> None:
     whole = [row for row in started.values() if "ended_at" in row]
-    for table, rows in (
+    for table, inserted in (
         (INTERCEPTIONS, [row for row in started.values() if "ended_at" not in row]),
         (INTERCEPTIONS, whole),
         *children.items(),
     ):
-        _insert(db, table, rows)
+        _insert(db, table, inserted)
     if ended:
         assignments = ", ".join(_assignment(column) for column in ended[0] if column not in ("id", "model"))
         db.executemany(

@@ -21,6 +21,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.telemetry.dump import text as dump_text
 from aibridge_addon.telemetry.dump.text import Body, Fields, Redact
 
@@ -79,11 +80,14 @@ class Dumper:
         self._has_skipped = False
         self._thread = threading.Thread(target=self._work, name="aibridge-dump", daemon=True)
 
-    def prepare(self) -> None:
-        """Make the folder. Raises OSError where it cannot be made or written to."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not os.access(self._folder, os.W_OK | os.X_OK):
-            raise PermissionError(f"no permission to write to {self._folder}")
+    def start(self) -> None:
+        """Make the folder. Raises ConfigError where it cannot be made or written to."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(self._folder, os.W_OK | os.X_OK):
+                raise PermissionError(f"no permission to write to {self._folder}")
+        except OSError as e:
+            raise ConfigError([Problem("dump_dir", str(e), "a folder that can be written to, or null")]) from e
 
     def open(self, provider: str, group: str, name: str) -> Dump | None:
         """A dump of `<provider>/<group>/<milliseconds since 1970>-<name>`; None: not of this one."""
@@ -118,8 +122,8 @@ class Dumper:
         with self._lock:
             self._open.discard(files)
 
-    def close(self, timeout: float) -> None:
-        """Write what waits, for at most `timeout` seconds; with 0, the thread does it later."""
+    def close(self, timeout: float | None) -> None:
+        """Write what waits, for at most `timeout` seconds; None: in the background. May be called twice."""
         self._queue.put(None)
         if timeout and self._thread.ident is not None:
             self._thread.join(timeout)

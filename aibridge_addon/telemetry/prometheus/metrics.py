@@ -1,6 +1,6 @@
-"""Count what the record stream tells, for Prometheus. `docs/metrics.md` explains every metric.
+"""Count records, for Prometheus. `docs/metrics.md` explains every metric.
 
-    emit(record), tunnel(), priced() … ─▶ families (label values → number) ─▶ collect() ─▶ the listener's thread
+    emit(record) ─▶ families (label values → number) ─▶ collect() ─▶ the listener's thread
 
 Numbers are kept in plain dictionaries and become prometheus-client's metric families at a scrape: its own counters
 take ten times as long, keep ten times as much, and can hide their `_created` series for the whole process only.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -49,12 +49,13 @@ OVERHEADS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 
 
 class Metrics:
-    """The sink that counts, and the other numbers that only the program knows. Methods may be called on any thread."""
+    """Counts records; methods may be called on any thread."""
 
-    def __init__(self, settings: schema.Metrics) -> None:
+    def __init__(self, settings: schema.Metrics, whole: records.Ask = records.Readiness) -> None:
+        """`whole` is asked at every scrape how many records wait, and how many were lost."""
         self.registry = CollectorRegistry()
         self._open: OrderedDict[str, _Begun] = OrderedDict()
-        self._recorder: tuple[Callable[[], int], Callable[[], int]] | None = None
+        self._whole = whole
         self._has_failed = False
         self._names_initiators = settings.initiator_label
         self._prefix = settings.prefix
@@ -134,7 +135,7 @@ class Metrics:
             case records.ToolUsage():
                 self._count_tool(record)
             case records.UserPrompt():
-                if record.prompt:
+                if record.prompt != "":  # None: not recorded, but counted
                     begun = self._open.get(record.interception_id, self._unseen)
                     self._prompts.add((begun.provider, begun.model, *begun.who))
             case records.Passthrough():
@@ -192,6 +193,11 @@ class Metrics:
             # Whoever answers chooses names and numbers; a bool is an int, too. NaN fails the comparison.
             if kind not in counts and type(value) in (int, float) and 0 <= value <= MAX_COUNT:
                 self._tokens.add((provider, model, self._token_type(kind), *who), value)
+        answered = (record.provider_name, self._model(record.model))
+        if record.cost_usd is None:
+            self._unpriced.add(answered)
+        elif 0 <= record.cost_usd <= MAX_COUNT:
+            self._costs.add(answered, record.cost_usd)
 
     def _count_tool(self, record: records.ToolUsage) -> None:
         begun = self._open.get(record.interception_id, self._unseen)
@@ -206,20 +212,6 @@ class Metrics:
         """The model that was asked for; the one that answered where none was named."""
         return begun.model if begun.model != UNKNOWN or not answered else self._model(answered)
 
-    # --- what no record tells ---------------------------------------------------------------------------------
-
-    def priced(self, provider: str, model: str, cost: float | None) -> None:
-        """A token row has been given its price in US dollars; None: no price is known."""
-        labels = (provider, self._model(model))
-        if cost is None:
-            self._unpriced.add(labels)
-        elif 0 <= cost <= MAX_COUNT:
-            self._costs.add(labels, cost)
-
-    def watch_recorder(self, depth: Callable[[], int], lost: Callable[[], int]) -> None:
-        """Ask these at every scrape, on the listener's thread; they return at once."""
-        self._recorder = (depth, lost)
-
     # --- a scrape ---------------------------------------------------------------------------------------------
 
     def collect(self) -> Iterator[Metric]:
@@ -228,10 +220,10 @@ class Metrics:
             metric = family.collect()
             metric.samples = Leisurely(metric.samples)
             yield metric
-        depth, lost = (read() for read in self._recorder) if self._recorder is not None else (0, 0)
+        now = self._whole()
         name = self._prefix + "recorder_"
-        yield GaugeMetricFamily(name + "queue_depth", "Records that are not in the database yet.", value=depth)
-        yield CounterMetricFamily(name + "lost_records_total", "Records that were dropped.", value=lost)
+        yield GaugeMetricFamily(name + "queue_depth", "Records that are not in the database yet.", value=now.waiting)
+        yield CounterMetricFamily(name + "lost_records_total", "Records that were dropped.", value=now.lost)
 
     def _counter(self, name: str, text: str, labels: Labels) -> Numbers:
         return self._kept(Numbers(CounterMetricFamily, self._prefix + name, text, labels))

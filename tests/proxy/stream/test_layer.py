@@ -99,7 +99,7 @@ async def test_without_its_rows_a_stream_does_not_end_properly_where_that_is_con
     upstream = await scene.answer_stream(MESSAGES)
     playbook.receive(upstream, chunk(MESSAGES.body))
     sent = playbook.sent(scene.client)
-    await scene.bridge.recorder.drain(10)  # from here on, nothing is committed
+    await scene.bridge.stream.drain(10)  # from here on, nothing is committed
     await scene.hook(AibridgeCommitHook)
     await scene.hook(hooks.HttpErrorHook)
     rest = playbook.sent(scene.client)
@@ -115,7 +115,7 @@ async def test_without_its_rows_a_body_is_cut_where_that_is_configured(make_scen
     playbook.sent(upstream)
     await scene.answer(upstream, sized(BLOCKING.body))
     sent = playbook.sent(scene.client)
-    await scene.bridge.recorder.drain(10)  # from here on, nothing is committed
+    await scene.bridge.stream.drain(10)  # from here on, nothing is committed
     await scene.hook(hooks.HttpResponseHook)
     playbook.expect_close(scene.client)
     assert BLOCKING.body not in sent

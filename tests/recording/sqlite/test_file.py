@@ -11,13 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import pytest
 from sqlite_utils import Database
 
-from aibridge_addon.config.schema import Recording
-from aibridge_addon.recording.rows import RowBuilder
 from aibridge_addon.recording.sqlite import store as store_module
 from aibridge_addon.recording.sqlite.migrations import migrate
 from aibridge_addon.recording.sqlite.store import SqliteStore
@@ -39,8 +37,8 @@ def opened(path: Path) -> Iterator[Open]:
     """Open stores, each on a connection of its own, and close them."""
     stores: list[SqliteStore] = []
 
-    def make(*, durable: bool = True, **recording: Any) -> SqliteStore:
-        store = SqliteStore(path, RowBuilder(Recording.model_validate(recording)), durable=durable)
+    def make(*, durable: bool = True) -> SqliteStore:
+        store = SqliteStore(path, durable=durable)
         store.open()
         stores.append(store)
         return store
@@ -98,7 +96,7 @@ def test_many_threads_may_open_a_new_file_at_once(path: Path) -> None:
     barrier = threading.Barrier(threads)
 
     def work(number: int) -> None:
-        store = SqliteStore(path, RowBuilder(Recording()), durable=True)
+        store = SqliteStore(path, durable=True)
         barrier.wait(30)
         store.open()
         store.write([started(f"i{number}")])
@@ -112,10 +110,9 @@ def test_many_threads_may_open_a_new_file_at_once(path: Path) -> None:
 
 def test_several_processes_may_open_a_new_file_at_once(path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from aibridge_addon.config.schema import Recording;"
-        "from aibridge_addon.recording.rows import RowBuilder;"
+        "import sys; from pathlib import Path;"
         "from aibridge_addon.recording.sqlite.store import SqliteStore;"
-        "store = SqliteStore(Path(sys.argv[1]), RowBuilder(Recording()), durable=True);"
+        "store = SqliteStore(Path(sys.argv[1]), durable=True);"
         "print('ready', flush=True); sys.stdin.readline(); store.open(); store.close()"
     )
     pipe = subprocess.PIPE
@@ -139,7 +136,7 @@ def test_two_who_write_at_the_same_time_wait_for_each_other(path: Path) -> None:
     """A transaction that begins with a read and then writes would fail at once, however long it may wait."""
 
     def work(name: str) -> None:
-        store = SqliteStore(path, RowBuilder(Recording()), durable=False)
+        store = SqliteStore(path, durable=False)
         store.open()
         for number in range(150):
             store.write(
@@ -188,13 +185,13 @@ def test_a_file_that_is_locked_or_no_database_cannot_be_opened(path: Path, monke
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("begin exclusive")
         with pytest.raises(DatabaseUnavailable, match=r"aibridge\.db: .*locked"):
-            SqliteStore(path, RowBuilder(Recording()), durable=True).open()
+            SqliteStore(path, durable=True).open()
     path.write_bytes(b"this is no database\n" * 100)
     with pytest.raises(DatabaseUnavailable, match="not a database"):
-        SqliteStore(path, RowBuilder(Recording()), durable=True).open()
+        SqliteStore(path, durable=True).open()
 
 
 @pytest.mark.parametrize("name", [".", "missing/aibridge.db"])
 def test_a_path_where_no_file_can_be_is_unavailable(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatabaseUnavailable, match="unable to open"):
-        SqliteStore(tmp_path / name, RowBuilder(Recording()), durable=True).open()
+        SqliteStore(tmp_path / name, durable=True).open()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.telemetry.dump import dumper as dumper_module
 from aibridge_addon.telemetry.dump.dumper import Dump, Dumper, Head, safe_name
 
@@ -31,7 +32,7 @@ def make_dumper(tmp_path: Path) -> Iterator[MakeDumper]:
 
     def make(max_queued: int = dumper_module.MAX_QUEUED) -> Dumper:
         dumper = Dumper(tmp_path / "dumps", redact=bytes, limit=1_000_000, max_queued=max_queued, now=lambda: MS / 1000)
-        dumper.prepare()
+        dumper.start()
         made.append(dumper)
         return dumper
 
@@ -191,30 +192,30 @@ def test_nothing_is_overwritten(
 
 def test_a_folder_that_cannot_be_made_is_told_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
-        Dumper(tmp_path / "file" / "dumps", redact=bytes, limit=1).prepare()
+    with pytest.raises(ConfigError, match=r"dump_dir: .*file"):
+        Dumper(tmp_path / "file" / "dumps", redact=bytes, limit=1).start()
 
 
 FULL = """
     import logging, resource, sys, time
     from pathlib import Path
-    from aibridge_addon.telemetry.dump import Dumper, Head
+    from aibridge_addon.telemetry.dump.dumper import Dumper, Head
 
     logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))  # as a disk that is full after so many bytes
     dumper = Dumper(Path(sys.argv[1]), redact=bytes, limit=1)
-    dumper.prepare()
+    dumper.start()
     dumps = [dumper.open("anthropic", "m", str(number)) for number in range(20)]
     for dump in dumps:
-        dumper.request(Head(b"POST / HTTP/1.1", [], None), b"{}")
-        dumper.answer_head(Head(b"HTTP/1.1 200 OK", [], None))
+        dump.request(Head(b"POST / HTTP/1.1", [], None), b"{}")
+        dump.answer_head(Head(b"HTTP/1.1 200 OK", [], None))
     for dump in dumps:
-        dumper.answer_data(b"x" * 20_000 + b"\\n")
+        dump.answer_data(b"x" * 20_000 + b"\\n")
     dumper.close(10)
     assert dumper.open("anthropic", "m", "later") is None
     for dump in dumps:
-        dumper.answer_data(b"x")
-        dumper.end()
+        dump.answer_data(b"x")
+        dump.end()
     print("done")
 """
 

@@ -208,9 +208,10 @@ def test_connections_above_the_limit_are_closed_at_once(start: Start) -> None:
 def test_a_collector_that_fails_is_500_and_the_next_request_is_served(
     start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    metrics = Metrics(schema.Metrics())
-    metrics.watch_recorder(lambda: 1 // 0, lambda: 0)
-    port = start(registry=metrics.registry).port
+    def fail() -> records.Readiness:
+        raise ZeroDivisionError
+
+    port = start(registry=Metrics(schema.Metrics(), fail).registry).port
     response, body = ask(port, "/metrics")
     assert (response.status, body) == (500, b"Internal Server Error\n")
     assert ask(port, "/healthz")[0].status == 200

@@ -233,15 +233,15 @@ def test_a_record_that_cannot_be_counted_raises_nothing_and_is_logged_once(caplo
     assert by("method", scrape(made)["passthrough_total"]) == {"GET": 1}
 
 
-def test_what_no_record_tells_has_methods_of_its_own() -> None:
+def test_tunnels_times_and_costs_are_counted() -> None:
     made = make()
     made.emit(records.Tunnelled())
     made.emit(records.Tunnelled())
     made.emit(records.FirstByte("anthropic-eu", "m", 0.3))
     made.emit(records.Overhead("anthropic-eu", 0.0007))
-    made.priced("anthropic-eu", "m", 0.25)
-    made.priced("anthropic-eu", "m", 0.5)
-    made.priced("anthropic-eu", "new", None)
+    for cost in (0.25, 0.5):
+        made.emit(replace(USAGE, model="m", cost_usd=cost))
+    made.emit(replace(USAGE, model="new", unpriced="no price known for this model"))
     found = scrape(made)
     assert found["tunnels_total"] == [({}, 2)]
     assert found["time_to_first_byte_seconds_sum"] == [({"provider": "anthropic-eu", "model": "m"}, 0.3)]
@@ -253,16 +253,15 @@ def test_what_no_record_tells_has_methods_of_its_own() -> None:
 def test_a_price_that_is_none_does_not_spoil_the_total() -> None:
     made = make()
     for price in (1.0, math.nan, -1.0, math.inf):
-        made.priced("anthropic-eu", "m", price)
+        made.emit(replace(USAGE, model="m", cost_usd=price))
     assert [value for _, value in scrape(made)["cost_usd_total"]] == [1]
 
 
-def test_the_recorder_is_asked_at_every_scrape() -> None:
-    numbers = {"depth": 0, "lost": 0}
-    made = make()
+def test_the_sinks_are_asked_for_their_queues_and_losses_at_every_scrape() -> None:
+    now = [records.Readiness(), records.Readiness(waiting=7, lost=3)]
+    made = Metrics(schema.Metrics(), lambda: now[0])
     assert scrape(made)["recorder_queue_depth"] == [({}, 0)]
-    made.watch_recorder(lambda: numbers["depth"], lambda: numbers["lost"])
-    numbers |= {"depth": 7, "lost": 3}
+    del now[0]
     found = scrape(made)
     assert (found["recorder_queue_depth"], found["recorder_lost_records_total"]) == ([({}, 7)], [({}, 3)])
 
@@ -348,7 +347,7 @@ def test_a_client_that_makes_everything_up_gets_no_more_series_and_no_more_memor
             made.emit(replace(USAGE, interception_id=n, model=f"a{n}", extra={f"k{n}": 1}))
             made.emit(replace(PASSTHROUGH, method=f"M{n}"))
             made.emit(replace(ENDED, interception_id=n, model=f"a{n}"))
-            made.priced("anthropic-eu", f"m{n}", 1.0)
+            made.emit(replace(USAGE, interception_id=n, model=f"m{n}", cost_usd=1.0))
             made.emit(records.FirstByte("anthropic-eu", f"m{n}", 1.0))
             made.emit(records.BreakerChanged("anthropic-eu", "/v1/messages", f"m{n}", 1.0))
 
@@ -434,7 +433,7 @@ def test_numbers_from_several_threads_add_up_while_they_are_scraped() -> None:
 
     def price() -> None:
         for number in range(2_000):
-            made.priced("anthropic-eu", f"model-{number % 300}", 1.0)
+            made.emit(replace(USAGE, model=f"model-{number % 300}", cost_usd=1.0))
 
     threads = [Thread(target=price) for _ in range(4)]
     for thread in threads:
@@ -451,8 +450,7 @@ def test_numbers_from_several_threads_add_up_while_they_are_scraped() -> None:
 
 def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other() -> None:
     made = make(STARTED, USAGE, PROMPT, TOOL, replace(TOOL, injected=True), PASSTHROUGH, ENDED)
-    made.priced("anthropic-eu", "m", 1)
-    made.priced("anthropic-eu", "m", None)
+    made.emit(replace(USAGE, cost_usd=1.0))
     made.emit(records.FirstByte("anthropic-eu", "m", 1))
     made.emit(records.Overhead("anthropic-eu", 1))
     made.emit(records.BreakerChanged("anthropic-eu", "/v1/messages", "m", 1))

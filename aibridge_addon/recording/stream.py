@@ -1,0 +1,324 @@
+"""The way of every record to the sinks, without ever making the event loop wait for one.
+
+    event loop                                   thread of the stream            the sinks' own threads
+    emit(record) ─▶ pending ─┐
+                             ├─▶ batch ─▶ prepare each record, once ─▶ sink.emit ─▶ (queue ─▶ transaction)
+    committed() ──▶ waiting ─┘   ▲                                  └▶ sink.flush ─▶ ──────────┐
+                                 └──────────────────────── the next one, if there is one ◀─────┘
+
+Preparation (redaction, price) may take milliseconds and so does not run on the event loop. Sinks get prepared records
+only. Records stay for up to `LINGER`, so that a short interception is one batch. Answers that end while a flush is
+under way share the next one; under load, that one waits `GROUP_WINDOW` for more of them.
+
+A sink that raises is logged and gets no further records; the others go on. What is dropped is counted in `lost`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from aibridge_addon.records import Continuation, Record, Sink
+
+logger = logging.getLogger(__name__)
+
+LINGER = 0.1
+"""Seconds that records may wait for company."""
+GROUP_WINDOW = 0.005
+"""Seconds that a flush waits for further answers to end, under load."""
+CROWD = 2
+"""Answers that waited for one flush, from which on it counts as load."""
+MAX_WAITING = 100_000
+"""Records that wait for the thread: about 100 MB of them."""
+COMMIT_TIMEOUT = 5.0
+"""Seconds that an answer's end waits for its rows."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """Answers that wait for the same flush."""
+
+    futures: list[asyncio.Future[bool]] = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+
+    def release(self, kept: bool) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        for future in self.futures:
+            if not future.done():
+                future.set_result(kept)
+
+
+@dataclass(slots=True)
+class _Batch:
+    records: list[Record]
+    waiting: _Waiting
+
+
+def _nothing() -> None:
+    pass
+
+
+class RecordStream:
+    """Used on one event loop."""
+
+    def __init__(
+        self,
+        sinks: Sequence[Sink],
+        prepare: Callable[[Record], Record],
+        *,
+        load: Callable[[], None] = _nothing,
+        commit_timeout: float = COMMIT_TIMEOUT,
+    ) -> None:
+        """`load` is called once, on the stream's thread, before its first record."""
+        self._sinks = tuple(sinks)
+        self._broken: set[int] = set()
+        """Ids of the sinks that have raised."""
+        self._prepare = prepare
+        self._load = load
+        self._commit_timeout = commit_timeout
+        self._pending: list[Record] = []
+        self._waiting = _Waiting()
+        self._flushing = False
+        """A batch that answers wait for is on its way."""
+        self._crowd = 0
+        """Answers that waited for the last flush."""
+        self._ended = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._handed_over = 0
+        """Records that the thread was given; counted on the loop only."""
+        self._handed_out = 0
+        """Records that the sinks were given; counted on the thread only."""
+        self._refused = 0
+        """Records that were dropped on the loop."""
+        self._spoilt = 0
+        """Records that were dropped on the thread."""
+        self._loaded = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="aibridge-records", daemon=True)
+
+    # --- on the event loop ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the sinks. Where one cannot start, those before it are closed again, and its exception is raised."""
+        with ExitStack() as undo:
+            undo.callback(self.close, 0)
+            self._thread.start()
+            for sink in self._sinks:
+                sink.start()
+            undo.pop_all()
+
+    def wait_until_loaded(self) -> None:
+        """Block until what the preparation needs has been imported."""
+        self._loaded.wait()
+
+    @property
+    def depth(self) -> int:
+        """Records that are not committed yet."""
+        return self._in_hand + sum(sink.readiness().waiting for sink in self._sinks)
+
+    @property
+    def lost(self) -> int:
+        """Records that were dropped, here or by a sink."""
+        return self._refused + self._spoilt + sum(sink.readiness().lost for sink in self._sinks)
+
+    @property
+    def _in_hand(self) -> int:
+        return len(self._pending) + self._handed_over - self._handed_out
+
+    @property
+    def ended(self) -> bool:
+        """It has been closed, and so has every sink."""
+        return self._ended and not self._thread.is_alive() and all(sink.ended for sink in self._sinks)
+
+    def emit(self, record: Record) -> None:
+        """Take a record. Never blocks, never raises."""
+        if self._ended:
+            self._drop("the bridge had ended before they were emitted")
+        elif self._in_hand >= MAX_WAITING:
+            self._drop(f"{MAX_WAITING} records wait to be prepared")
+        else:
+            self._pending.append(record)
+            if self._timer is None:
+                self._hand_over_in(LINGER)
+
+    async def committed(self) -> bool:
+        """Wait until everything emitted so far is in the database; False if that takes too long or is hopeless now."""
+        if self._ended:
+            return False
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[bool] = loop.create_future()
+        waiting = self._waiting
+        waiting.futures.append(done)
+        if waiting.timer is None:
+            waiting.timer = loop.call_later(self._commit_timeout, self._time_out, waiting)
+            if not self._flushing:
+                self._hand_over_in(GROUP_WINDOW if self._crowd >= CROWD else 0)
+        return await done
+
+    def _time_out(self, waiting: _Waiting) -> None:
+        waiting.release(False)
+        if waiting is self._waiting:  # those that come from now on have a time of their own
+            self._waiting = _Waiting()
+
+    def _hand_over_in(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(seconds, self._hand_over)
+
+    def _hand_over(self) -> None:
+        """Give the thread what there is."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        waiting = _Waiting()
+        if not self._flushing:
+            waiting, self._waiting = self._waiting, waiting
+            self._flushing = bool(waiting.futures)
+        self._put(_Batch(self._pending, waiting))
+        self._pending = []
+
+    def _put(self, batch: _Batch) -> None:
+        self._handed_over += len(batch.records)
+        self._batches.put(batch)
+
+    def _flushed(self, waiting: _Waiting, kept: bool) -> None:
+        """Back on the loop: the database has answered."""
+        self._crowd = len(waiting.futures)
+        waiting.release(kept)
+        self._flushing = False
+        if self._waiting.futures and not self._ended:
+            self._hand_over_in(GROUP_WINDOW if self._crowd >= CROWD else 0)
+
+    def retire(self) -> None:
+        """Another bridge takes over: the sinks free what that one needs. Records still come."""
+        for sink in self._sinks:
+            sink.retire()
+
+    def close(self, timeout: float | None) -> None:
+        """Take no more records, and hand over what is left. May be called twice.
+
+        Blocks until the sinks have ended, for at most `timeout` seconds and a little; then they give up. With None,
+        they end in the background, however long that takes.
+        """
+        self._end()
+        if timeout is None:
+            return
+        deadline = time.monotonic() + timeout
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        for sink in reversed(self._sinks):
+            sink.close(max(0.0, deadline - time.monotonic()))
+
+    async def drain(self, timeout: float | None) -> None:
+        """As `close`, without blocking the loop."""
+        self._end()
+        if timeout is not None:
+            await asyncio.to_thread(self.close, timeout)
+
+    def _end(self) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._put(_Batch(self._pending, self._waiting))
+        self._pending, self._waiting = [], _Waiting()
+        self._batches.put(None)
+
+    def _drop(self, reason: str) -> None:
+        self._refused += 1
+        if self._refused % 1000 == 1:
+            logger.error("aibridge: %d records lost so far: %s", self._refused, reason)
+
+    # --- on the thread ----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            self._load()
+        except Exception:
+            logger.exception("aibridge: what records are prepared with cannot be loaded")
+        finally:
+            self._loaded.set()
+        while (batch := self._batches.get()) is not None:
+            self._hand_out(batch)
+        for sink in self._sinks:
+            sink.close(None)
+
+    def _hand_out(self, batch: _Batch) -> None:
+        prepared = self._prepared(batch.records)
+        public = [record for record in prepared if not isinstance(record, Continuation)]
+        for sink in self._sinks:
+            records = prepared if sink.durable else public
+            if records:
+                self._guarded(sink, functools.partial(sink.emit, records), len(records))
+        self._handed_out += len(batch.records)
+        if batch.waiting.futures:
+            self._flush(batch.waiting)
+
+    def _prepared(self, records: Sequence[Record]) -> list[Record]:
+        prepared = []
+        for record in records:
+            try:
+                prepared.append(self._prepare(record))
+            except Exception:  # unprepared, it might show a secret
+                self._spoilt += 1
+                if self._spoilt % 1000 == 1:
+                    logger.exception("aibridge: a %s cannot be prepared and is lost", type(record).__name__)
+        return prepared
+
+    def _flush(self, waiting: _Waiting) -> None:
+        databases = [sink for sink in self._sinks if sink.durable]
+        done = _All(len(databases), lambda kept: self._on_loop(functools.partial(self._flushed, waiting, kept)))
+        for sink in databases:
+            if not self._guarded(sink, functools.partial(sink.flush, done)):
+                done(False)
+
+    def _guarded(self, sink: Sink, call: Callable[[], None], lost: int = 0) -> bool:
+        """Call a sink; after its first exception, no more. Returns whether it was called and did not raise."""
+        if id(sink) not in self._broken:
+            try:
+                call()
+            except Exception:
+                logger.exception("aibridge: %s failed and gets no more records", type(sink).__name__)
+                self._broken.add(id(sink))
+            else:
+                return True
+        self._spoilt += lost if sink.durable else 0
+        return False
+
+    def _on_loop(self, callback: Callable[[], None]) -> None:
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed: nothing waits
+                self._loop.call_soon_threadsafe(callback)
+
+
+class _All:
+    """Calls back once so many have answered, with whether all of them said yes. Called on any thread."""
+
+    def __init__(self, count: int, done: Callable[[bool], None]) -> None:
+        self._left = count
+        self._kept = True
+        self._done = done
+        self._lock = threading.Lock()
+        if not count:
+            done(True)
+
+    def __call__(self, kept: bool) -> None:
+        with self._lock:
+            self._left -= 1
+            self._kept = self._kept and kept
+            ended = self._left == 0
+        if ended:
+            self._done(self._kept)

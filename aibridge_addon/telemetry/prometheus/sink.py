@@ -1,0 +1,54 @@
+"""The sink that counts records and serves the numbers to Prometheus."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aibridge_addon.config.errors import ConfigError, Problem
+from aibridge_addon.config.schema import Settings
+from aibridge_addon.config.values import Listen
+from aibridge_addon.records import Ask, Record, Sink
+from aibridge_addon.telemetry.prometheus.listener import Listener, ListenError
+from aibridge_addon.telemetry.prometheus.metrics import Metrics
+
+
+def prometheus_sink(settings: Settings, whole: Ask) -> Sink | None:
+    """None: metrics are off."""
+    listen = settings.metrics.listen
+    return None if listen is None else Prometheus(listen, Metrics(settings.metrics, whole), whole)
+
+
+class Prometheus(Sink):
+    def __init__(self, address: Listen, metrics: Metrics, whole: Ask) -> None:
+        self._address = address
+        self._metrics = metrics
+        self._whole = whole
+        self._listener: Listener | None = None
+
+    def start(self) -> None:
+        """Raises ConfigError: the address cannot be listened on."""
+        loop = asyncio.get_running_loop()
+        listener = Listener(self._address, self._metrics.registry, ready=self._readiness, loop=loop)
+        try:
+            listener.start()
+        except ListenError as e:
+            raise ConfigError([Problem("metrics.listen", str(e), "an address that is free, or null")]) from e
+        self._listener = listener
+
+    def emit(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._metrics.emit(record)
+
+    def retire(self) -> None:
+        self.close(0)
+
+    def close(self, timeout: float | None) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.stop()
+
+    def _readiness(self) -> tuple[bool, Mapping[str, Any]]:
+        readiness = self._whole()
+        return readiness.ready, readiness.details
