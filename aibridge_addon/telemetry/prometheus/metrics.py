@@ -1,9 +1,6 @@
 """Count records, for Prometheus. `docs/metrics.md` explains every metric.
 
-    emit(record) ─▶ families (label values → number) ─▶ collect() ─▶ the listener's thread
-
-Numbers are kept in plain dictionaries and become prometheus-client's metric families at a scrape: its own counters
-take ten times as long, keep ten times as much, and can hide their `_created` series for the whole process only.
+    emit(record) ─▶ families (label values → child of a prometheus-client metric) ─▶ collect() ─▶ the listener's thread
 
 Labels come from clients, so every label and every metric is bounded. A client-chosen label has its first values only
 (`MODELS` …), then `other`; a metric has its first `MAX_SERIES` label sets only, then those in which every client-chosen
@@ -19,12 +16,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from aibridge_addon import records
 from aibridge_addon.config import schema
-from aibridge_addon.telemetry.prometheus.families import OTHER, UNKNOWN, Bounded, Histograms, Labels, Leisurely, Numbers
+from aibridge_addon.telemetry.prometheus import families
+from aibridge_addon.telemetry.prometheus.families import OTHER, UNKNOWN, Bounded, Family, Labels
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +57,7 @@ class Metrics:
         self._has_failed = False
         self._names_initiators = settings.initiator_label
         self._prefix = settings.prefix
-        self._families: list[Numbers | Histograms] = []
+        self._families: list[Family[Counter] | Family[Gauge] | Family[Histogram]] = []
 
         self._model = Bounded(MODELS)
         self._initiator = Bounded(INITIATORS)
@@ -110,7 +108,7 @@ class Metrics:
         self._overheads = self._histogram("overhead_seconds", "Our own share.", ("provider",), OVERHEADS)
         # 1
         self._tunnels = self._counter("tunnels_total", "Connections to other hosts, never decrypted.", ())
-        self._tunnels.add((), 0)
+        self._tunnels[()].inc(0)
         self.registry.register(self)
 
     # --- the record stream ------------------------------------------------------------------------------------
@@ -137,25 +135,25 @@ class Metrics:
             case records.UserPrompt():
                 if record.prompt != "":  # None: not recorded, but counted
                     begun = self._open.get(record.interception_id, self._unseen)
-                    self._prompts.add((begun.provider, begun.model, *begun.who))
+                    self._prompts[begun.provider, begun.model, *begun.who].inc()
             case records.Passthrough():
                 method = record.method if record.method in METHODS else OTHER
-                self._passthroughs.add((record.provider_name, record.route, method))
+                self._passthroughs[record.provider_name, record.route, method].inc()
             case records.FirstByte():
-                self._first_bytes.observe((record.provider_name, self._model(record.model)), record.seconds)
+                self._first_bytes[record.provider_name, self._model(record.model)].observe(record.seconds)
             case records.Overhead():
-                self._overheads.observe((record.provider_name,), record.seconds)
+                self._overheads[record.provider_name,].observe(record.seconds)
             case records.UpstreamAttempt():
-                self._attempts.add((record.provider_name, record.route, record.step))
+                self._attempts[record.provider_name, record.route, record.step].inc()
             case records.BreakerChanged():
                 labels = (record.provider_name, record.route, self._model(record.model))
-                self._state.set(labels, record.state)
+                self._state[labels].set(record.state)
                 if record.state == OPEN:
-                    self._trips.add(labels)
+                    self._trips[labels].inc()
             case records.BreakerRejected():
-                self._rejects.add((record.provider_name, record.route, self._model(record.model)))
+                self._rejects[record.provider_name, record.route, self._model(record.model)].inc()
             case records.Tunnelled():
-                self._tunnels.add(())
+                self._tunnels[()].inc()
 
     def _begin(self, record: records.InterceptionStarted) -> None:
         client = self._client(record.client)
@@ -163,19 +161,19 @@ class Metrics:
         begun = _Begun(record.provider_name, self._model(record.model), record.route, who, record.started_at)
         if len(self._open) >= MAX_OPEN:
             _, forgotten = self._open.popitem(last=False)
-            self._inflight.add(forgotten.place, -1)
+            self._inflight[forgotten.place].inc(-1)
         self._open[record.id] = begun
-        self._inflight.add(begun.place)
+        self._inflight[begun.place].inc()
 
     def _end(self, record: records.InterceptionEnded) -> None:
         begun = self._open.pop(record.interception_id, None) or self._unseen
         model = self._model_of(begun, record.model)
         if begun.started_at is not None:
-            self._inflight.add(begun.place, -1)
+            self._inflight[begun.place].inc(-1)
             seconds = (record.ended_at - begun.started_at).total_seconds()
-            self._durations.observe((begun.provider, model), max(0.0, seconds))
+            self._durations[begun.provider, model].observe(max(0.0, seconds))
         # Bridged routes know no other method.
-        self._interceptions.add((begun.provider, model, record.status, begun.route, "POST", *begun.who))
+        self._interceptions[begun.provider, model, record.status, begun.route, "POST", *begun.who].inc()
 
     def _count_tokens(self, record: records.TokenUsage) -> None:
         begun = self._open.get(record.interception_id, self._unseen)
@@ -188,25 +186,25 @@ class Metrics:
         }
         for kind, count in counts.items():
             if 0 <= count <= MAX_COUNT:
-                self._tokens.add((provider, model, kind, *who), count)
+                self._tokens[provider, model, kind, *who].inc(count)
         for kind, value in islice(record.extra.items(), TOKEN_TYPES):
             # Whoever answers chooses names and numbers; a bool is an int, too. NaN fails the comparison.
             if kind not in counts and type(value) in (int, float) and 0 <= value <= MAX_COUNT:
-                self._tokens.add((provider, model, self._token_type(kind), *who), value)
+                self._tokens[provider, model, self._token_type(kind), *who].inc(value)
         answered = (record.provider_name, self._model(record.model))
         if record.cost_usd is None:
-            self._unpriced.add(answered)
+            self._unpriced[answered].inc()
         elif 0 <= record.cost_usd <= MAX_COUNT:
-            self._costs.add(answered, record.cost_usd)
+            self._costs[answered].inc(record.cost_usd)
 
     def _count_tool(self, record: records.ToolUsage) -> None:
         begun = self._open.get(record.interception_id, self._unseen)
         name = self._tool(record.tool)
         if record.injected:
             server = self._server(record.server_url or record.server_name or UNKNOWN)
-            self._injected.add((begun.provider, begun.model, server, name))
+            self._injected[begun.provider, begun.model, server, name].inc()
         else:
-            self._selected.add((begun.provider, begun.model, name))
+            self._selected[begun.provider, begun.model, name].inc()
 
     def _model_of(self, begun: _Begun, answered: str | None) -> str:
         """The model that was asked for; the one that answered where none was named."""
@@ -217,24 +215,22 @@ class Metrics:
     def collect(self) -> Iterator[Metric]:
         """prometheus-client's interface of a collector."""
         for family in self._families:
-            metric = family.collect()
-            metric.samples = Leisurely(metric.samples)
-            yield metric
+            yield family.collect()
         now = self._whole()
         name = self._prefix + "recorder_"
         yield GaugeMetricFamily(name + "queue_depth", "Records that are not in the database yet.", value=now.waiting)
         yield CounterMetricFamily(name + "lost_records_total", "Records that were dropped.", value=now.lost)
 
-    def _counter(self, name: str, text: str, labels: Labels) -> Numbers:
-        return self._kept(Numbers(CounterMetricFamily, self._prefix + name, text, labels))
+    def _counter(self, name: str, text: str, labels: Labels) -> Family[Counter]:
+        return self._kept(families.counter(self._prefix + name, text, labels))
 
-    def _gauge(self, name: str, text: str, labels: Labels) -> Numbers:
-        return self._kept(Numbers(GaugeMetricFamily, self._prefix + name, text, labels))
+    def _gauge(self, name: str, text: str, labels: Labels) -> Family[Gauge]:
+        return self._kept(families.gauge(self._prefix + name, text, labels))
 
-    def _histogram(self, name: str, text: str, labels: Labels, buckets: Sequence[float]) -> Histograms:
-        return self._kept(Histograms(self._prefix + name, text, labels, buckets))
+    def _histogram(self, name: str, text: str, labels: Labels, buckets: Sequence[float]) -> Family[Histogram]:
+        return self._kept(families.histogram(self._prefix + name, text, labels, buckets))
 
-    def _kept[F: Numbers | Histograms](self, family: F) -> F:
+    def _kept[F: Family[Counter] | Family[Gauge] | Family[Histogram]](self, family: F) -> F:
         self._families.append(family)
         return family
 
