@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from aibridge_addon.dialects.history import History
+from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire.framing import SERVER_SENT, Framing
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
+from aibridge_addon.wire.json_values import as_count, as_dict, as_text, is_count
 
 DONE = b"[DONE]"
 """The data of the event that ends a stream of OpenAI's."""
@@ -145,6 +148,12 @@ class Dialect(ABC):
     tools_member: ClassVar[str] = "tools"
     """The member of a request in which the client's tools are."""
 
+    def __init__(self, *, injection: Injection | None = None, history: History | None = None) -> None:
+        self.injection = injection
+        """How tools are injected into requests; None: they never are."""
+        self.history = history
+        """How the history in a request is completed with hidden calls; None: it never is."""
+
     @abstractmethod
     def read_request(self, body: JSONObject) -> RequestReading:
         """Read what the record needs."""
@@ -184,24 +193,6 @@ def answer_error(error: object, *, default_type: str) -> AnswerError:
     return AnswerError(kind if isinstance(kind, str) else default_type, as_text(message), members)
 
 
-def as_dict(value: object) -> dict[str, Any]:
-    """`value` if it is a JSON object, else an empty one: wire values are never trusted to have their type."""
-    return value if isinstance(value, dict) else {}
-
-
-def as_list(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def as_text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def as_count(value: object) -> int:
-    """A token count: a non-negative integer that a database column can hold, else 0."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else 0
-
-
 def openai_usage(usage: dict[str, Any], inputs: str, outputs: str, columns: frozenset[str]) -> Usage:
     """The usage of either dialect of OpenAI's, whose input counts include what a cache gave and took."""
     details = as_dict(usage.get(f"{inputs}_details"))
@@ -231,10 +222,6 @@ def _counts(members: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tup
             yield from _counts(value, f"{prefix}{name}.", depth - 1)
         elif is_count(value):
             yield prefix + name, value
-
-
-def is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
 
 
 def last_text(parts: list[Any], kind: str) -> str | None:

@@ -4,7 +4,7 @@ In a mixed turn the model called tools of ours and tools of the client. The clie
 and their results are kept. Every later request whose history has the client's calls gets our calls and results again,
 each where the model had put it:
 
-    history ─▶ references ─▶ (what is kept under these ids) ─▶ resumed ─▶ a complete one, or None: nothing is kept
+    history ─▶ references ─▶ (what is kept under these ids) ─▶ completed ─▶ the whole one, or None: nothing is kept
 
 A request is read once, for both: of a long session it has megabytes, and nothing else runs in the meantime.
 
@@ -19,7 +19,7 @@ same. The same history and the same kept turns make the same bytes, for prompt c
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -27,7 +27,7 @@ from typing import Any
 import msgspec
 
 from aibridge_addon.dialects.turns import Result
-from aibridge_addon.wire.json_object import JSONObject
+from aibridge_addon.wire.json_object import JSONObject, array
 
 MAX_ELEMENTS = 1000
 """Messages or items with calls, and items of reasoning, that are looked at, from the end.
@@ -36,8 +36,6 @@ Beyond it a history changes from request to request, which no prompt cache survi
 it, which OpenAI refuses. Sessions of agents have hundreds; each costs some microseconds.
 """
 MAX_CALL_IDS = 2 * MAX_ELEMENTS
-
-encode = msgspec.json.encode
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
@@ -106,28 +104,28 @@ class Found:
         return bool(self.aliases or self.turns or self.followers)
 
 
-class History(ABC):
-    """A request that may go on after an answer of several turns, or after a mixed one."""
+class RequestHistory(ABC):
+    """The history in one request, which may go on after an answer of several turns, or after a mixed one."""
 
     @abstractmethod
     def references(self) -> References:
         """The ids that the request names. Bounded, and never raises."""
 
     @abstractmethod
-    def resumed(self, found: Found) -> bytes | None:
+    def completed(self, found: Found) -> bytes | None:
         """The request with what was found; None if nothing is to be changed. All else stays verbatim, in its place."""
 
 
-class Resumption(ABC):
-    """How a dialect's requests go on after such an answer."""
+class History(ABC):
+    """How a dialect's requests carry the history, and calls of ours in it."""
 
     @abstractmethod
-    def history(self, body: JSONObject) -> History:
+    def read(self, body: JSONObject) -> RequestHistory:
         """Read a request. Never raises."""
 
     @abstractmethod
     def result(self, result: Result) -> dict[str, Any]:
-        """A result as it stands in the history."""
+        """Write a result as it stands in the history."""
 
     def followers(
         self, content: Sequence[Mapping[str, Any]], results: Sequence[Result]
@@ -135,7 +133,7 @@ class Resumption(ABC):
         """What followed each item of reasoning of a hidden turn: the item's name, and what decodes to `Followers`."""
         yield from ()
 
-    def value(self, client_calls: Sequence[str], results: Sequence[Result]) -> dict[str, Any]:
+    def mixed_turn(self, client_calls: Sequence[str], results: Sequence[Result]) -> dict[str, Any]:
         """A mixed turn as a JSON object, which decodes to a `KeptTurn`."""
         return {
             "client_calls": list(client_calls),
@@ -206,7 +204,3 @@ class Insertions:
     def into(self, elements: Sequence[bytes]) -> bytes:
         """The array's JSON."""
         return array([*self.within(elements, 0, len(elements)), *self.at(len(elements))])
-
-
-def array(elements: Iterable[bytes]) -> bytes:
-    return b"[" + b",".join(elements) + b"]"

@@ -1,13 +1,12 @@
-"""The error shape that OpenAI's two dialects share, from the API reference's "Error codes"."""
+"""What OpenAI's two dialects share: the shape of errors (API reference, "Error codes") and of `tool_choice`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
 from aibridge_addon.dialects.base import NOTHING
+from aibridge_addon.wire.json_object import JSONObject, encode
 
 ERROR_TYPES = {
     400: ("invalid_request_error", None),
@@ -26,4 +25,10 @@ ERROR_TYPES = {
 def error_body(status: int, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
     """`{"error": {message, type, param, code}}` as JSON; `told` as in `Dialect.error_event`."""
     kind, code = ERROR_TYPES.get(status, ("server_error", None))
-    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": None, "code": code, **told}})
+    return encode({"error": {"message": message, "type": kind, "param": None, "code": code, **told}})
+
+
+def auto_if_forced(body: JSONObject) -> dict[str, bytes]:
+    """The change that lets the model choose again, after a choice that the request forced has been made."""
+    choice = body.get("tool_choice")
+    return {"tool_choice": b'"auto"'} if choice == "required" or isinstance(choice, dict) else {}

@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from aibridge_addon.dialects.base import as_count, as_dict, as_text
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
+from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 IMAGE_TYPES = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
 """What every dialect with images can show (both vendors' API references, "Vision")."""
@@ -103,6 +103,27 @@ class TurnEnd:
     """Messages: the container that the turn's server tools ran in, which the next turn has to name."""
 
 
+@dataclass(frozen=True, slots=True)
+class FollowUp:
+    """What the next turn's request is made of."""
+
+    body: JSONObject
+    """The request of the turn that has ended."""
+    end: TurnEnd
+    results: Sequence[Result]
+    last: bool
+    """No injected tool may be called any more."""
+    first: JSONObject
+    """The interception's first request."""
+    injected: Collection[str]
+    """The names of the injected tools in it."""
+
+    @property
+    def first_choice(self) -> dict[str, bytes]:
+        """The client's own choice of tools, where it made one."""
+        return {"tool_choice": self.first.raw("tool_choice")} if "tool_choice" in self.first else {}
+
+
 class Splice(ABC):
     """One client answer out of several upstream turns."""
 
@@ -125,24 +146,24 @@ class Splice(ABC):
         """The turn's terminal event has been taken, and is held."""
 
     @abstractmethod
-    def finish(self, *, calls_hidden: bool = False) -> bytes:
+    def finish(self) -> bytes:
         """The held end of the answer, of all turns together.
 
-        `calls_hidden`: the last turn's injected calls are not run, so the answer must not end as if one were to come.
-        Where the next turn has begun but was never answered, it is the end of the one before. Nothing at all where
+        Hidden calls that are not run leave no trace: the answer never ends as if one of them were to come. Where the
+        next turn has begun but was never answered, it is the end of the one before. Nothing at all where
         the turn ended in an error event: that was the end.
         """
 
     @abstractmethod
     def keepalive(self) -> bytes:
-        """Bytes that tell a client that waits that somebody is there."""
+        """Keep-alive bytes for a waiting client."""
 
     @abstractmethod
     def take_body(self, body: dict[str, Any]) -> TurnEnd:
         """Take one whole blocking answer as a turn."""
 
     @abstractmethod
-    def body(self, *, calls_hidden: bool = False) -> dict[str, Any]:
+    def body(self) -> dict[str, Any]:
         """The blocking answer of all turns together."""
 
 
@@ -163,30 +184,30 @@ class Injection(ABC):
     def may_inject(self, body: JSONObject) -> bool:
         """Whether tools can be meant here: not where there are none on purpose, or the answer has a fixed form."""
 
-    @abstractmethod
     def own_names(self, body: JSONObject) -> set[str]:
         """The names of the client's own tools."""
+        return set(map(self.tool_name, as_list(body.get("tools"))))
+
+    def tool_name(self, tool: object) -> str:
+        """The name of a tool in a request; empty where it has none."""
+        return as_text(as_dict(tool).get("name"))
+
+    def own_tools(self, holder: JSONObject, injected: Collection[str]) -> list[bytes]:
+        """The client's own tools in a request, verbatim; none where it is not known which are not."""
+        if not injected:
+            return []
+        return [tool for tool in holder.elements("tools") if self.tool_name(members_of(tool)) not in injected]
 
     @abstractmethod
-    def inject(self, body: JSONObject, tools: Sequence[InjectedTool]) -> bytes | None:
-        """The request with these tools; None where nothing may be injected. All else stays verbatim, in its place."""
+    def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
+        """The request with the tools that `offered` has chosen for it. All else stays verbatim, in its place."""
 
     @abstractmethod
-    def follow_up(
-        self,
-        body: JSONObject,
-        end: TurnEnd,
-        results: Sequence[Result],
-        *,
-        last: bool,
-        first: JSONObject | None = None,
-        injected: Collection[str] = (),
-    ) -> bytes:
-        """The next turn's request, after `body`. `last`: no injected tool may be called any more.
+    def follow_up(self, turn: FollowUp) -> bytes:
+        """The next turn's request.
 
         A choice of tools that the client forced has been made, so it is `auto` from here on. The last turn goes back
-        to the client's own tools, if it has any, and to its choice: that of the `first` request, those of its tools
-        that are not `injected`.
+        to the client's own tools, if it has any, and to its choice: those of the first request.
         """
 
     @abstractmethod
@@ -267,20 +288,6 @@ def wants_tools(holder: JSONObject) -> bool:
     """Whether tools may be added: an empty list of them was meant."""
     tools = holder.get("tools")
     return tools is None or (isinstance(tools, list) and bool(tools))
-
-
-def array(elements: Iterable[bytes]) -> bytes:
-    """A JSON array of elements that are JSON."""
-    return b"[" + b",".join(elements) + b"]"
-
-
-def own_tools(
-    holder: JSONObject,
-    injected: Collection[str],
-    name: Callable[[dict[str, Any]], str] = lambda t: as_text(t.get("name")),
-) -> list[bytes]:
-    """The client's own tools in a request, verbatim; none where it is not known which are not."""
-    return [tool for tool in holder.elements("tools") if name(members_of(tool)) not in injected] if injected else []
 
 
 def members_of(element: bytes) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from typing import Protocol
 
 import msgspec
 
+from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.dialects.history import Followers, Found, KeptTurn, References
-from aibridge_addon.dialects.resume import RESUMPTIONS
 from aibridge_addon.dialects.turns import Result, Text, TurnEnd
 from aibridge_addon.interception.tool_loop import Held
 from aibridge_addon.records import Continuation, DatabaseUnavailable, Stored
@@ -47,11 +47,10 @@ class Scope:
 
     provider_name: str
     initiator_id: str
-    dialect: str
-    """`Dialect.name`."""
+    dialect: Dialect
 
     def key(self, kind: str, name: str) -> str:
-        parts = (self.provider_name, self.initiator_id, self.dialect, kind, name)
+        parts = (self.provider_name, self.initiator_id, self.dialect.name, kind, name)
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
@@ -98,19 +97,21 @@ class Continuations:
         `alias`: ids of the first turn's answer, which the client knows, and of the last turn's. `hidden`: turns of
         whose calls it knows nothing, with the results.
         """
-        resumption = RESUMPTIONS[scope.dialect]
+        history = scope.dialect.history
+        if history is None:
+            return []
         kept: list[Continuation] = []
         now = self._now()
         if alias is not None and all(alias) and alias[0] != alias[1]:
             kept.append(Continuation(scope.key("answer", alias[0]), {"last": alias[1]}, now + ALIAS_FOR))
         client_calls = [call_id for call_id in held.client_calls if call_id] if held is not None else []
         if held is not None and client_calls and held.results:
-            value = resumption.value(client_calls, held.results)
+            value = history.mixed_turn(client_calls, held.results)
             kept.append(Continuation(scope.key("call", client_calls[0]), value, now + HELD_FOR))
         for end, results in hidden:
-            for name, value in resumption.followers(end.content, results):
+            for name, value in history.followers(end.content, results):
                 if len(msgspec.json.encode(value)) > MAX_VALUE:  # reasoning that nothing follows would be refused
-                    value = dict(resumption.followers(end.content, [_noted(result) for result in results]))[name]
+                    value = dict(history.followers(end.content, [_noted(result) for result in results]))[name]
                 kept.append(Continuation(scope.key("reasoning", name), value, now + ALIAS_FOR))
         return [record for record in kept if self._keep(record)]
 
@@ -122,11 +123,13 @@ class Continuations:
         self._put(record.key, Stored(value, record.expires_at))
         return True
 
-    async def resumed(self, scope: Scope, body: JSONObject) -> bytes | None:
+    async def completed(self, scope: Scope, body: JSONObject) -> bytes | None:
         """The request, completed with what is kept for it; None if it stays as it is."""
-        history = RESUMPTIONS[scope.dialect].history(body)
-        found = await self.find(scope, history.references())
-        return history.resumed(found) if found else None
+        if scope.dialect.history is None:
+            return None
+        request = scope.dialect.history.read(body)
+        found = await self.find(scope, request.references())
+        return request.completed(found) if found else None
 
     async def find(self, scope: Scope, references: References) -> Found:
         """What is kept under these ids."""

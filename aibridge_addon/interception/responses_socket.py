@@ -16,10 +16,11 @@ from dataclasses import dataclass, replace
 
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects import RESPONSES
-from aibridge_addon.dialects.base import UNREAD, RequestReading, as_count, as_dict, as_text
+from aibridge_addon.dialects.base import UNREAD, RequestReading
 from aibridge_addon.dialects.responses.reader import TERMINAL
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
 CREATE, STEER, CREATED, ERROR = "response.create", "response.steer", "response.created", "error"
 EVENT_STREAM = "text/event-stream"

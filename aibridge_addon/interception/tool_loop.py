@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from aibridge_addon.dialects.turns import Call, Injection, Result, Text, TurnEnd
+from aibridge_addon.dialects.turns import Call, FollowUp, Injection, Result, Text, TurnEnd
 from aibridge_addon.wire.json_object import JSONObject
 
 REPEATS = 3
@@ -101,7 +101,7 @@ class ToolLoop:
             return None
         self.hidden.append((self._end, whole))
         request = self._injection.follow_up(
-            self._body, self._end, whole, last=bound, first=self._first, injected=self._injected
+            FollowUp(self._body, self._end, whole, last=bound, first=self._first, injected=self._injected)
         )
         self._body = JSONObject(request)
         if bound:

@@ -12,12 +12,12 @@ from typing import Protocol
 
 import msgspec
 
-from aibridge_addon.dialects.base import as_dict, as_text
 from aibridge_addon.dialects.messages.reader import Messages
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.aws_eventstream import CONTENT_TYPE, CorruptEventStream
 from aibridge_addon.wire.framing import AWS_EVENT_STREAM
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
+from aibridge_addon.wire.json_values import as_dict, as_text
 
 MAX_ERROR = 1024 * 1024
 """Bytes of an error answer that are read."""

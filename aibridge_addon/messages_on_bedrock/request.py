@@ -11,9 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
-from aibridge_addon.dialects.base import as_count, as_dict, as_text
 from aibridge_addon.messages_on_bedrock.models import (
     BETAS,
     BUDGET,
@@ -25,13 +22,12 @@ from aibridge_addon.messages_on_bedrock.models import (
     Thinking,
     model_of,
 )
-from aibridge_addon.wire.json_object import JSONObject
+from aibridge_addon.wire.json_object import JSONObject, encode
+from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
 ANTHROPIC_VERSION = b'"bedrock-2023-05-31"'
 SMALL = "haiku"
 """In the name of a model that clients use for small side tasks."""
-
-_encode = msgspec.json.encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +60,9 @@ def translate(body: JSONObject, model_id: str, *, streaming: bool, betas: Sequen
     if "anthropic_version" not in body:
         changes["anthropic_version"] = ANTHROPIC_VERSION
     if flags:
-        changes["anthropic_beta"] = _encode(flags)
+        changes["anthropic_beta"] = encode(flags)
     if (thinking := adapted_thinking(body, model)) is not None:
-        changes["thinking"] = _encode(thinking)
+        changes["thinking"] = encode(thinking)
     action = "invoke-with-response-stream" if streaming else "invoke"
     return BedrockRequest(f"/model/{quote(model_id, safe='')}/{action}", body.without(gone).replaced(changes))
 

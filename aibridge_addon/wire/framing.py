@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from aibridge_addon.wire import aws_eventstream, sse
+from aibridge_addon.wire.json_object import encode
 
 
 class Scanner(Protocol):
@@ -53,7 +54,7 @@ def _told(payload: bytes) -> object:
 
 
 def _error(kind: str, message: object) -> bytes:
-    return msgspec.json.encode({"error": {"type": kind, "message": message}})
+    return encode({"error": {"type": kind, "message": message}})
 
 
 def framing_of(status: int, content_type: str, framings: Mapping[str, Framing]) -> Framing | None:

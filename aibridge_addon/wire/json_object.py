@@ -7,7 +7,7 @@ raw bytes until then: cutting an object into members costs a tenth of decoding i
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +21,8 @@ class Unreadable(ValueError):
     """The bytes may be JSON, but not JSON that we can hold (nested too deeply, numbers too long)."""
 
 
-_json = msgspec.json.encode
+encode = msgspec.json.encode
+"""Encode a value as compact JSON; `msgspec.Raw` passes verbatim."""
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -64,7 +65,12 @@ def _not_json(name: str) -> Any:
 
 
 def _raw(value: Any) -> bytes:
-    return bytes(value) if isinstance(value, msgspec.Raw) else _json(value)
+    return bytes(value) if isinstance(value, msgspec.Raw) else encode(value)
+
+
+def array(elements: Iterable[bytes]) -> bytes:
+    """A JSON array of elements that are JSON."""
+    return b"[" + b",".join(elements) + b"]"
 
 
 class JSONObject:
@@ -103,19 +109,13 @@ class JSONObject:
     def replaced(self, changes: Mapping[str, bytes]) -> bytes:
         """The object with these members set to other JSON, every other one verbatim and in its place."""
         members = {name: _raw(member) for name, member in self._members.items()} | dict(changes)
-        return b"{" + b",".join(_json(name) + b":" + raw for name, raw in members.items()) + b"}"
+        return b"{" + b",".join(encode(name) + b":" + raw for name, raw in members.items()) + b"}"
 
     def without(self, names: Collection[str]) -> JSONObject:
         """The object without these members."""
         kept = JSONObject(b"{}")
         kept._members = {name: member for name, member in self._members.items() if name not in names}
         return kept
-
-    def with_element(self, name: str, index: int, value: bytes) -> bytes:
-        """An array member's JSON with one element set to other JSON, every other one verbatim."""
-        elements = [bytes(element) for element in _elements.decode(_raw(self._members[name]))]
-        elements[index] = value
-        return b"[" + b",".join(elements) + b"]"
 
     def extended(self, name: str, after: Sequence[bytes], *, before: Sequence[bytes] = ()) -> bytes:
         """An array member's JSON with further elements around its own; a member that is no array counts as empty."""
@@ -124,13 +124,13 @@ class JSONObject:
         if value is not None:
             raw = _raw(value).strip()
             inner = raw[1:-1].strip() if raw.startswith(b"[") else b""
-        return b"[" + b",".join((*before, *([inner] if inner else ()), *after)) + b"]"
+        return array((*before, *([inner] if inner else ()), *after))
 
     def elements(self, name: str) -> list[bytes]:
         """The elements of an array member, verbatim; none if it is no array."""
         value = self._members.get(name)
         try:
-            elements = _elements.decode(value if isinstance(value, msgspec.Raw) else _json(value))
+            elements = _elements.decode(value if isinstance(value, msgspec.Raw) else encode(value))
         except msgspec.DecodeError:
             return []
         return [bytes(element) for element in elements]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from aibridge_addon.dialects import INJECTIONS
 from aibridge_addon.dialects.chat_completions.inject import tool_message
 from aibridge_addon.dialects.messages.inject import tool_result
 from aibridge_addon.dialects.responses.inject import function_call_output
-from aibridge_addon.dialects.turns import Call, Media, Part, Result, Text, TurnEnd
+from aibridge_addon.dialects.turns import Call, FollowUp, Media, Part, Result, Text, TurnEnd
 from aibridge_addon.wire.json_object import JSONObject
+from tests.support.dialects import INJECTIONS
 
 DIALECTS = tuple(INJECTIONS)
 INJECTED = ("bmcp_a_look", "bmcp_b_now")
@@ -37,9 +38,21 @@ def request(dialect: str, **members: Any) -> JSONObject:
     return JSONObject(json.dumps({"model": "m", NAMES[dialect]: history} | members).encode())
 
 
+def after(
+    body: JSONObject,
+    end: TurnEnd,
+    results: Sequence[Result] = (),
+    *,
+    last: bool = False,
+    first: JSONObject | None = None,
+    injected: Sequence[str] = (),
+) -> FollowUp:
+    return FollowUp(body, end, results, last, first or body, injected)
+
+
 def follow_up(dialect: str, body: JSONObject, end: TurnEnd, **more: Any) -> dict[str, Any]:
     results = [Result(call, (Text(f"of {call.id}"),)) for call in end.calls]
-    told = json.loads(INJECTIONS[dialect].follow_up(body, end, results, **({"last": False} | more)))
+    told = json.loads(INJECTIONS[dialect].follow_up(after(body, end, results, **more)))
     assert isinstance(told, dict)
     return told
 
@@ -73,7 +86,7 @@ class TestEveryDialect:
     def test_the_history_so_far_is_not_touched_by_a_byte(self, dialect: str) -> None:
         old = b'{ "role":"user","content":"\\u00e9", "n":[1e2,1.0] }'
         body = JSONObject(b'{"%s":[ %s ],"x": 1.0E+1}' % (NAMES[dialect].encode(), old))
-        made = {INJECTIONS[dialect].follow_up(body, ended(), [], last=False) for _ in range(10)}
+        made = {INJECTIONS[dialect].follow_up(after(body, ended())) for _ in range(10)}
         assert len(made) == 1
         assert old in next(iter(made)) and b'"x":1.0E+1' in next(iter(made))
 
@@ -97,8 +110,8 @@ class TestEveryDialect:
         ours = b",".join(json.dumps(tool(dialect, name)).encode() for name in INJECTED)
         forced = b'{ "type":"any" }' if dialect == "messages" else b'"required"'
         first = JSONObject(b'{"tools":[' + ours + b"," + own + b'],"tool_choice":' + forced + b"}")
-        then = JSONObject(INJECTIONS[dialect].follow_up(first, ended(), [], last=False))
-        told = INJECTIONS[dialect].follow_up(then, ended(), [], last=True, first=first, injected=INJECTED)
+        then = JSONObject(INJECTIONS[dialect].follow_up(after(first, ended())))
+        told = INJECTIONS[dialect].follow_up(after(then, ended(), last=True, first=first, injected=INJECTED))
         assert b'"tools":[' + own + b"]" in told
         assert b'"tool_choice":' + forced in told
 

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from aibridge_addon.dialects.history import MAX_CALL_IDS, MAX_ELEMENTS, Found, KeptTurn, References
-from aibridge_addon.dialects.resume import RESUMPTIONS
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject
+from tests.support.dialects import HISTORIES
 
-MESSAGES, CHAT, RESPONSES = RESUMPTIONS["messages"], RESUMPTIONS["chat_completions"], RESUMPTIONS["responses"]
+MESSAGES, CHAT, RESPONSES = HISTORIES["messages"], HISTORIES["chat_completions"], HISTORIES["responses"]
 
 
 def item(dialect: str, call_id: str) -> dict[str, Any]:
@@ -32,14 +32,14 @@ def kept(dialect: str, client_calls: Sequence[str], *ours: tuple[str, str | None
         Result(Call(call_id, "bmcp_t_x", {}, item(dialect, call_id), anchor), (Text(f"says {call_id}"),))
         for call_id, anchor in ours
     ]
-    value = RESUMPTIONS[dialect].value(client_calls, results)
+    value = HISTORIES[dialect].mixed_turn(client_calls, results)
     return msgspec.json.decode(msgspec.json.encode(value), type=KeptTurn)
 
 
 def resumed(dialect: str, body: str, *turns: KeptTurn) -> str | None:
-    told = RESUMPTIONS[dialect].history(JSONObject(body.encode())).resumed(Found(turns=turns))
+    told = HISTORIES[dialect].read(JSONObject(body.encode())).completed(Found(turns=turns))
     if told is not None:
-        again = RESUMPTIONS[dialect].history(JSONObject(told)).resumed(Found(turns=turns))
+        again = HISTORIES[dialect].read(JSONObject(told)).completed(Found(turns=turns))
         assert again is None, "something is put in twice"
     return None if told is None else told.decode()
 
@@ -210,10 +210,10 @@ def test_several_mixed_turns_of_a_history_are_each_completed() -> None:
 )
 def test_messages_that_name_the_answer_name_its_last_turn(member: str, before: str, after: str | None) -> None:
     body = JSONObject(before.encode())
-    assert MESSAGES.history(body).references().ids == {"msg_1"}, member
-    told = MESSAGES.history(body).resumed(Found({"msg_1": "msg_9"}))
+    assert MESSAGES.read(body).references().ids == {"msg_1"}, member
+    told = MESSAGES.read(body).completed(Found({"msg_1": "msg_9"}))
     assert told == (after or before.replace("msg_1", "msg_9")).encode()
-    assert MESSAGES.history(JSONObject(told)).resumed(Found({"msg_1": "msg_9"})) is None
+    assert MESSAGES.read(JSONObject(told)).completed(Found({"msg_1": "msg_9"})) is None
 
 
 # --- Chat Completions -------------------------------------------------------------------------------------------
@@ -350,8 +350,8 @@ def test_items_that_our_calls_do_not_belong_to_are_left_alone(body: str) -> None
 
 def test_a_response_that_names_the_answer_names_its_last_turn() -> None:
     body = JSONObject(b'{"input":[ {"n":1.50} ],"previous_response_id" : "resp_1","store":true}')
-    assert RESPONSES.history(body).references() == References(ids=frozenset(("resp_1",)))
-    told = RESPONSES.history(body).resumed(Found({"resp_1": "resp_9"}))
+    assert RESPONSES.read(body).references() == References(ids=frozenset(("resp_1",)))
+    told = RESPONSES.read(body).completed(Found({"resp_1": "resp_9"}))
     assert told == b'{"input":[ {"n":1.50} ],"previous_response_id":"resp_9","store":true}'
 
 
@@ -367,21 +367,21 @@ def test_a_response_that_names_the_answer_names_its_last_turn() -> None:
         ("chat_completions", talk(HELLO, calls(CHAT_A), tool("a"), calls(CHAT_B)), {"a", "b"}),
         ("responses", given(ASK, CALL_A, CALL_B, OUT_A), {"a", "b"}),
         ("responses", given(OUT_A, more=',"previous_response_id":""'), {"a"}),
-        *[(dialect, "{}", set()) for dialect in RESUMPTIONS],
+        *[(dialect, "{}", set()) for dialect in HISTORIES],
     ],
 )
 def test_calls_of_the_client_are_looked_for(dialect: str, body: str, expected: set[str]) -> None:
-    references = RESUMPTIONS[dialect].history(JSONObject(body.encode())).references()
+    references = HISTORIES[dialect].read(JSONObject(body.encode())).references()
     assert references == References(call_ids=frozenset(expected))
     assert bool(references) == bool(expected)
 
 
 def test_a_long_history_is_looked_at_from_its_end() -> None:
     many = [f'{{"type":"function_call","call_id":"c{n}"}}' for n in range(3 * MAX_ELEMENTS)]
-    references = RESPONSES.history(JSONObject(given(*many).encode())).references()
+    references = RESPONSES.read(JSONObject(given(*many).encode())).references()
     assert references.call_ids == {f"c{n}" for n in range(2 * MAX_ELEMENTS, 3 * MAX_ELEMENTS)}
     crowd = assistant(*(B.replace('"b"', f'"c{n}"') for n in range(2 * MAX_CALL_IDS)))
-    assert len(MESSAGES.history(JSONObject(talk(crowd).encode())).references().call_ids) == MAX_CALL_IDS
+    assert len(MESSAGES.read(JSONObject(talk(crowd).encode())).references().call_ids) == MAX_CALL_IDS
 
 
 def test_at_the_edge_of_what_is_looked_at_nothing_is_put_in_twice() -> None:

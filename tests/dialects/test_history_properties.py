@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aibridge_addon.dialects.history import Found, KeptTurn
-from aibridge_addon.dialects.resume import RESUMPTIONS
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject, decode
+from tests.support.dialects import HISTORIES
 from tests.support.soak import MANY, TIMEOUT
 
-DIALECTS = list(RESUMPTIONS)
+DIALECTS = list(HISTORIES)
 CLIENTS, OURS = ("a", "b", "c", "d"), ("w", "x", "y", "z")
 MARK = "bmcp_t_x"
 
@@ -31,7 +31,7 @@ def kept(dialect: str, client_calls: list[str], ours: list[tuple[str, str | None
         return {"type": kinds[dialect], names[dialect]: call_id, "name": MARK}
 
     results = [Result(Call(name, MARK, {}, item(name), anchor), (Text(MARK),)) for name, anchor in ours]
-    value = RESUMPTIONS[dialect].value(client_calls, results)
+    value = HISTORIES[dialect].mixed_turn(client_calls, results)
     return msgspec.json.decode(msgspec.json.encode(value), type=KeptTurn)
 
 
@@ -88,15 +88,15 @@ def finite(value: object) -> bool:
 
 
 def check(dialect: str, text: str, what: Found) -> str | None:
-    resumption = RESUMPTIONS[dialect]
-    history = resumption.history(JSONObject(text.encode()))
+    dialect_history = HISTORIES[dialect]
+    history = dialect_history.read(JSONObject(text.encode()))
     references = history.references()
-    told = history.resumed(what)
-    assert told == resumption.history(JSONObject(text.encode())).resumed(what), "not deterministic"
+    told = history.completed(what)
+    assert told == dialect_history.read(JSONObject(text.encode())).completed(what), "not deterministic"
     if told is None:
         return None
     assert references, "something is changed that nothing refers to"
-    assert resumption.history(JSONObject(told)).resumed(what) is None, "something is put in twice"
+    assert dialect_history.read(JSONObject(told)).completed(what) is None, "something is put in twice"
     assert decode(told) != decode(text.encode())
     return told.decode()
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from aibridge_addon.dialects import INJECTIONS
 from aibridge_addon.dialects.turns import InjectedTool
 from aibridge_addon.wire.json_object import JSONObject
+from tests.support.dialects import INJECTIONS
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -65,7 +65,9 @@ BASE: Mapping[str, dict[str, Any]] = {
 
 def injected(dialect: str, body: bytes | dict[str, Any], tools: tuple[InjectedTool, ...] = TOOLS) -> bytes | None:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return INJECTIONS[dialect].inject(JSONObject(data), tools)
+    injection, request = INJECTIONS[dialect], JSONObject(data)
+    offered = injection.offered(request, tools)
+    return injection.inject(request, offered) if offered else None
 
 
 def offered(dialect: str, body: dict[str, Any]) -> list[str]:
@@ -259,7 +261,5 @@ class TestCodex:
 )
 def test_no_request_is_too_odd(dialect: str, body: bytes) -> None:
     """What is wrong with it is the provider's to say."""
-    injection = INJECTIONS[dialect]
-    request = injection.inject(JSONObject(body), TOOLS)
+    request = injected(dialect, body)
     assert request is None or isinstance(json.loads(request), dict)
-    assert isinstance(injection.offered(JSONObject(body), TOOLS), list)

@@ -109,7 +109,7 @@ class TestMessages:
             splice.event(raw, name, json.loads(data or b""))
         assert len(splice.end_turn().calls) == 1
         splice.begin_turn()
-        delta, stop = read(splice.finish(calls_hidden=True))
+        delta, stop = read(splice.finish())
         assert delta["delta"]["stop_reason"] == "end_turn" and delta["usage"]["output_tokens"] == 5
         assert stop == {"type": "message_stop"}
 
@@ -336,7 +336,7 @@ class TestResponses:
             splice.event(raw, "", {})
         assert len(splice.end_turn().calls) == 1
         splice.begin_turn()
-        (terminal,) = read(splice.finish(calls_hidden=True))
+        (terminal,) = read(splice.finish())
         assert terminal["response"]["output"] == [message(1)]
 
     def test_an_item_is_hidden_even_if_it_was_never_added(self) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from aibridge_addon.dialects.turns import Call, TurnEnd
+from aibridge_addon.dialects.turns import Call, FollowUp, TurnEnd
 from aibridge_addon.wire.json_object import JSONObject
 from tests.support.client_view import CLIENTS, View
 from tests.support.sdk_parsers import BODY_PARSERS, PARSERS
@@ -52,12 +52,14 @@ class Example:
         for turn in self.written:
             splice.begin_turn()
             ends.append(splice.take_body(turn.body))
-        return splice.body(calls_hidden=not ends[-1].client_calls), ends
+        return splice.body(), ends
 
     def follow_ups(self, ends: list[TurnEnd]) -> list[bytes]:
         body = JSONObject(json.dumps(QUERY).encode())
         return [
-            self.form.injection.follow_up(body, end, results_for(end), last=last, injected=INJECTED)
+            self.form.injection.follow_up(
+                FollowUp(body, end, results_for(end), last=last, first=body, injected=INJECTED)
+            )
             for end in ends
             if end.calls and not end.client_calls
             for last in (False, True)

@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from aibridge_addon import records
+from aibridge_addon.dialects import CHAT_COMPLETIONS, CONVERSE, MESSAGES, RESPONSES
+from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.dialects.history import Found, References
+from aibridge_addon.dialects.messages.reader import Messages
 from aibridge_addon.dialects.turns import Call, Result, Text, TurnEnd
 from aibridge_addon.interception import continuations
 from aibridge_addon.interception.continuations import ALIAS_FOR, HELD_FOR, Continuations, Scope
@@ -30,8 +33,8 @@ from tests.support.database import query
 from tests.support.examples import STARTED
 from tests.support.reading import NOON
 
-ADA = Scope("anthropic", "ada", "messages")
-OTHERS = [replace(ADA, initiator_id="eve"), replace(ADA, provider_name="b"), replace(ADA, dialect="chat_completions")]
+ADA = Scope("anthropic", "ada", MESSAGES)
+OTHERS = [replace(ADA, initiator_id="eve"), replace(ADA, provider_name="b"), replace(ADA, dialect=CHAT_COMPLETIONS)]
 REQUEST = JSONObject(
     b'{"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"a"}]},{"role":"user","content":"?"}],'
     b'"diagnostics":{"previous_message_id":"msg_1"}}'
@@ -125,14 +128,14 @@ def rows(path: Path) -> int:
 
 async def test_what_was_remembered_is_found_at_once_though_nothing_is_written(one: Continuations) -> None:
     assert len(one.remember(ADA, held=held(), alias=("msg_1", "msg_2"))) == 2
-    assert await one.resumed(ADA, REQUEST) == COMPLETED
+    assert await one.completed(ADA, REQUEST) == COMPLETED
 
 
 async def test_another_process_on_the_same_database_finds_it_and_makes_the_same_bytes(
     one: Continuations, other: Continuations, write: Write
 ) -> None:
     write(*one.remember(ADA, held=held(), alias=("msg_1", "msg_2")))
-    assert await other.resumed(ADA, REQUEST) == await one.resumed(ADA, REQUEST) == COMPLETED
+    assert await other.completed(ADA, REQUEST) == await one.completed(ADA, REQUEST) == COMPLETED
     assert await other.find(ADA, NAMED) == await one.find(ADA, NAMED)
 
 
@@ -154,7 +157,7 @@ async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Co
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-    assert await other.resumed(ADA, REQUEST) == COMPLETED
+    assert await other.completed(ADA, REQUEST) == COMPLETED
 
 
 @pytest.mark.parametrize("scope", OTHERS, ids=["another user", "another provider", "another wire format"])
@@ -162,12 +165,27 @@ async def test_nobody_else_finds_it(one: Continuations, other: Continuations, wr
     write(*one.remember(ADA, held=held(), alias=("msg_1", "msg_2")))
     for place in (one, other):
         assert not await place.find(scope, NAMED)
-        assert await place.resumed(scope, REQUEST) is None
+        assert await place.completed(scope, REQUEST) is None
+
+
+def _called(name: str) -> Dialect:
+    dialect: Dialect = type("Called", (Messages,), {"name": name})()
+    return dialect
+
+
+async def test_of_a_dialect_without_a_history_nothing_is_kept(one: Continuations) -> None:
+    scope = replace(ADA, dialect=CONVERSE)
+    assert one.remember(scope, held=held(), alias=("msg_1", "msg_2")) == []
+    assert await one.completed(scope, REQUEST) is None
 
 
 async def test_the_parts_of_a_scope_cannot_be_shifted_into_each_other() -> None:
     scopes = [("a", "bc", "d"), ("ab", "c", "d"), ('a","b', "c", "d"), ("a", 'b","c', "d")]
-    keys = {Scope(*parts).key(kind, "x") for parts in scopes for kind in ("answer", "call")}
+    keys = {
+        Scope(provider, actor, _called(dialect)).key(kind, "x")
+        for provider, actor, dialect in scopes
+        for kind in ("answer", "call")
+    }
     assert len(keys) == 2 * len(scopes)
 
 
@@ -254,7 +272,7 @@ async def test_of_results_that_are_too_large_reasoning_is_followed_by_a_note(one
     thought = {"type": "reasoning", "id": "rs_1"}
     call = Call("x", "bmcp_t_x", {}, {"type": "function_call", "call_id": "x"})
     turn = (TurnEnd(content=[thought, call.item]), (Result(call, (Text("long" * 2**19),)),))
-    scope = replace(ADA, dialect="responses")
+    scope = replace(ADA, dialect=RESPONSES)
     one.remember(scope, hidden=[turn])
     found = await one.find(scope, References(reasoning=frozenset(("rs_1",))))
     assert b"too large" in bytes(found.followers["rs_1"].items[1])
@@ -305,7 +323,7 @@ async def test_the_database_is_not_asked_again_for_what_it_did_not_have(
 
 async def test_a_request_that_names_nothing_asks_nobody() -> None:
     reader = Nothing()
-    assert await Continuations(reader, now=lambda: NOON).resumed(ADA, JSONObject(b'{"messages":[]}')) is None
+    assert await Continuations(reader, now=lambda: NOON).completed(ADA, JSONObject(b'{"messages":[]}')) is None
     assert reader.asked == []
 
 
@@ -336,7 +354,7 @@ async def test_a_file_that_is_not_there_yet_is_found_when_it_is(
 ) -> None:
     assert not await other.find(ADA, NAMED)
     write(*one.remember(ADA, held=held(), alias=("msg_1", "msg_2")))
-    assert await other.resumed(ADA, REQUEST) == COMPLETED
+    assert await other.completed(ADA, REQUEST) == COMPLETED
 
 
 async def test_a_locked_file_gives_nothing_until_it_is_free_again(
@@ -351,7 +369,7 @@ async def test_a_locked_file_gives_nothing_until_it_is_free_again(
         assert not await other.find(ADA, NAMED)
         owner.execute("rollback")
     write(*left)
-    assert await other.resumed(ADA, REQUEST) == COMPLETED
+    assert await other.completed(ADA, REQUEST) == COMPLETED
 
 
 def test_a_reader_makes_no_file(path: Path) -> None:

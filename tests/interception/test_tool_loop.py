@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from aibridge_addon.dialects import INJECTIONS
 from aibridge_addon.dialects.turns import Call, Result, Text, TurnEnd
 from aibridge_addon.interception.tool_loop import REPEATS, ToolLoop
 from aibridge_addon.wire.json_object import JSONObject
+from tests.support.dialects import INJECTIONS
 
 INJECTED = ("bmcp_a_look", "bmcp_b_now")
 OURS = [{"name": name} for name in INJECTED]

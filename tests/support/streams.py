@@ -254,7 +254,7 @@ def play(dialect: Dialect, splice: Splice, streams: Iterable[Iterable[bytes]]) -
         going_on = bool(ends[-1].calls) and not ends[-1].client_calls
         if going_on and left:
             continue
-        out.append(splice.finish(calls_hidden=going_on))
+        out.append(splice.finish())
         _feed(tap, chunks)
         break
     return Played(b"".join(out), ends)

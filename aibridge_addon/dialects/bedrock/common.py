@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import msgspec
-
-from aibridge_addon.dialects.base import NOTHING, AnswerError, AnswerReader, Dialect, Usage, as_count, as_dict, as_text
+from aibridge_addon.dialects.base import NOTHING, AnswerError, AnswerReader, Dialect, Usage
 from aibridge_addon.wire import aws_eventstream
 from aibridge_addon.wire.framing import BY_AWS, Framing
-from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
+from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode, encode
+from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
 ERROR_TYPES = {
     400: "ValidationException",
@@ -44,10 +43,11 @@ class BedrockDialect(Dialect):
     """Requests name neither the model nor whether they stream: the path says both."""
 
     def __init__(self, *, streaming: bool) -> None:
+        super().__init__()
         self.streaming = streaming
 
     def error_body(self, status: int, message: str) -> bytes:
-        return msgspec.json.encode({"message": message})
+        return encode({"message": message})
 
     def error_headers(self, status: int) -> Mapping[str, str]:
         return {ERROR_TYPE: ERROR_TYPES.get(status, "InternalServerException")}
@@ -58,7 +58,7 @@ class BedrockDialect(Dialect):
             ":exception-type": "internalServerException",
             ":content-type": "application/json",
         }
-        return aws_eventstream.encode(headers, msgspec.json.encode({"message": message, **told}))
+        return aws_eventstream.encode(headers, encode({"message": message, **told}))
 
 
 class BedrockReader(AnswerReader):

@@ -16,15 +16,12 @@ from aibridge_addon.dialects.base import (
     Usage,
     answer_error,
     arguments,
-    as_count,
-    as_dict,
-    as_list,
-    as_text,
     counts_beside,
     written_by_person,
 )
 from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
 from aibridge_addon.wire.json_object import JSONObject
+from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 COLUMNS = frozenset(("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"))
 

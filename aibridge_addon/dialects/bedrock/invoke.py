@@ -14,10 +14,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from aibridge_addon.dialects.base import RequestReading, Usage, as_count, as_dict, as_text, counts_beside, decode_event
+from aibridge_addon.dialects.base import RequestReading, Usage, counts_beside, decode_event
 from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
 from aibridge_addon.dialects.messages.reader import Messages, MessagesReader
 from aibridge_addon.wire.json_object import JSONObject, NotJSON
+from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
 METRICS = "amazon-bedrock-invocationMetrics"
 NOT_TOKENS = frozenset(("invocationLatency", "firstByteLatency"))

@@ -20,7 +20,7 @@ from aibridge_addon.dialects.history import (
     Insertions,
     KeptTurn,
     References,
-    Resumption,
+    RequestHistory,
     absent,
     maybe_decode,
     scan,
@@ -48,15 +48,15 @@ class _Message(msgspec.Struct, frozen=True, gc=False):
 _message = msgspec.json.Decoder(_Message)
 
 
-class ChatResumption(Resumption):
-    def history(self, body: JSONObject) -> History:
-        return _ChatHistory(body)
+class ChatHistory(History):
+    def read(self, body: JSONObject) -> RequestHistory:
+        return _ChatRequest(body)
 
     def result(self, result: Result) -> dict[str, Any]:
         return tool_message(result)
 
 
-class _ChatHistory(History):
+class _ChatRequest(RequestHistory):
     def __init__(self, body: JSONObject) -> None:
         self._body = body
         self._messages = body.elements("messages")
@@ -67,7 +67,7 @@ class _ChatHistory(History):
         calls = (call_id for _, message in self._calling for call_id in message.ids() if call_id)
         return References(call_ids=frozenset(islice(calls, MAX_CALL_IDS)))
 
-    def resumed(self, found: Found) -> bytes | None:
+    def completed(self, found: Found) -> bytes | None:
         if not found.turns:
             return None
         completion = _Completion(self._messages, self._calling)

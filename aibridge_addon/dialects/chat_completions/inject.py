@@ -5,25 +5,20 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import msgspec
-
-from aibridge_addon.dialects.base import as_dict, as_list, as_text
+from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.chat_completions.splice import ChatSplice
 from aibridge_addon.dialects.turns import (
     NO_OUTPUT,
+    FollowUp,
     InjectedTool,
     Injection,
     Result,
     Text,
-    TurnEnd,
-    array,
     object_schema,
-    own_tools,
     wants_tools,
 )
-from aibridge_addon.wire.json_object import JSONObject
-
-_encode = msgspec.json.encode
+from aibridge_addon.wire.json_object import JSONObject, array, encode
+from aibridge_addon.wire.json_values import as_dict, as_text
 
 
 class ChatInjection(Injection):
@@ -41,53 +36,35 @@ class ChatInjection(Injection):
             and as_dict(body.get("response_format")).get("type") in (None, "text")
         )
 
-    def own_names(self, body: JSONObject) -> set[str]:
-        return set(map(_name, as_list(body.get("tools"))))
+    def tool_name(self, tool: object) -> str:
+        members = as_dict(tool)
+        return as_text((as_dict(members.get("function")) or as_dict(members.get("custom"))).get("name"))
 
-    def inject(self, body: JSONObject, tools: Sequence[InjectedTool]) -> bytes | None:
-        offered = self.offered(body, tools)
-        return body.replaced({"tools": body.extended("tools", [_tool(tool) for tool in offered])}) if offered else None
+    def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
+        return body.replaced({"tools": body.extended("tools", [_tool(tool) for tool in offered])})
 
-    def follow_up(
-        self,
-        body: JSONObject,
-        end: TurnEnd,
-        results: Sequence[Result],
-        *,
-        last: bool,
-        first: JSONObject | None = None,
-        injected: Collection[str] = (),
-    ) -> bytes:
-        said = [*end.content, *map(tool_message, results)]
-        changed = {"messages": body.extended("messages", [_encode(message) for message in said])}
-        return body.replaced(changed | _choice(body, last, first or body, injected))
+    def follow_up(self, turn: FollowUp) -> bytes:
+        said = [*turn.end.content, *map(tool_message, turn.results)]
+        changed = {"messages": turn.body.extended("messages", [encode(message) for message in said])}
+        return turn.body.replaced(changed | self._choice(turn))
+
+    def _choice(self, turn: FollowUp) -> dict[str, bytes]:
+        """What changes about the tools that the next turn may use."""
+        if not turn.last:
+            return openai.auto_if_forced(turn.body)
+        if own := self.own_tools(turn.first, turn.injected):
+            return {"tools": array(own)} | turn.first_choice
+        # The history has calls of our tools, so they stay defined, but cannot be used.
+        return {"tool_choice": b'"none"'}
 
     def splice(self, injected: Collection[str]) -> ChatSplice:
         return ChatSplice(injected)
 
 
-def _choice(body: JSONObject, last: bool, first: JSONObject, injected: Collection[str]) -> dict[str, bytes]:
-    """What changes about the tools that the next turn may use."""
-    if not last:
-        choice = body.get("tool_choice")
-        return {"tool_choice": b'"auto"'} if choice == "required" or isinstance(choice, dict) else {}
-    own = own_tools(first, injected, _name)
-    if not own:
-        # The history has calls of our tools, so they stay defined, but cannot be used.
-        return {"tool_choice": b'"none"'}
-    changed = {"tools": array(own)}
-    return changed | ({"tool_choice": first.raw("tool_choice")} if "tool_choice" in first else {})
-
-
-def _name(tool: object) -> str:
-    members = as_dict(tool)
-    return as_text((as_dict(members.get("function")) or as_dict(members.get("custom"))).get("name"))
-
-
 def _tool(tool: InjectedTool) -> bytes:
     parameters = object_schema(tool.input_schema)
     function = {"name": tool.name, "description": tool.description, "parameters": parameters}
-    return _encode({"type": "function", "function": function})
+    return encode({"type": "function", "function": function})
 
 
 def tool_message(result: Result) -> dict[str, Any]:

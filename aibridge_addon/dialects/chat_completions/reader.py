@@ -20,15 +20,12 @@ from aibridge_addon.dialects.base import (
     ToolCall,
     answer_error,
     arguments,
-    as_count,
-    as_dict,
-    as_list,
-    as_text,
     last_text,
     openai_usage,
     written_by_person,
 )
 from aibridge_addon.wire.json_object import JSONObject
+from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 COLUMNS = frozenset(
     (

@@ -13,14 +13,11 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-import msgspec
-
-from aibridge_addon.dialects.base import DONE, arguments, as_count, as_dict, as_list, as_text
+from aibridge_addon.dialects.base import DONE, arguments
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divided, told_usage
 from aibridge_addon.wire import sse
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
-
-_encode = msgspec.json.encode
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
+from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 CONVERSATION = ("prompt_",)
 """How the members of `usage` begin that describe the conversation, not the work."""
@@ -182,7 +179,7 @@ class ChatSplice(Splice):
             members = JSONObject(data)
         except (NotJSON, Unreadable):
             return raw
-        return sse.event("", members.replaced({name: _encode(self._first[name]) for name in self._head(members)}))
+        return sse.event("", members.replaced({name: encode(self._first[name]) for name in self._head(members)}))
 
     def _head(self, members: Any) -> list[str]:
         return [name for name in HEAD if name in members and name in self._first]
@@ -194,7 +191,7 @@ class ChatSplice(Splice):
             if as_dict(chunk.get("usage")):
                 self._usage_chunk = told
                 return b""
-            return raw if told == chunk else sse.event("", _encode(told))
+            return raw if told == chunk else sse.event("", encode(told))
         if "usage" in chunk:
             told["usage"] = None
         choice = as_dict(choices[0])
@@ -207,7 +204,7 @@ class ChatSplice(Splice):
                 self._finish_chunk["choices"][0]["logprobs"] = None
         if not delta:
             return b""
-        return sse.event("", _encode(told | {"choices": [choice | {"delta": delta, "finish_reason": None}]}))
+        return sse.event("", encode(told | {"choices": [choice | {"delta": delta, "finish_reason": None}]}))
 
     def _visible(self, choice: dict[str, Any], calls: list[_StreamedCall]) -> dict[str, Any]:
         """What the client sees of a choice's delta; empty if that is nothing."""
@@ -252,7 +249,7 @@ class ChatSplice(Splice):
         said = {name: value for name, value in message.items() if value != ""} | {"content": message["content"] or None}
         return said | ({"tool_calls": [call.whole for call in calls.all]} if calls.all else {})
 
-    def finish(self, *, calls_hidden: bool = False) -> bytes:
+    def finish(self) -> bytes:
         self._finished = True
         if not self._spliced:
             return b"".join(self._tail)
@@ -265,9 +262,9 @@ class ChatSplice(Splice):
         usage = self._usage()
         if usage and (self._usage_chunk is None or as_dict(told.get("usage"))):
             told["usage"] = usage
-        out = sse.event("", _encode(told))
+        out = sse.event("", encode(told))
         if self._usage_chunk is not None:
-            out += sse.event("", _encode(self._usage_chunk | {"usage": usage}))
+            out += sse.event("", encode(self._usage_chunk | {"usage": usage}))
         return out + done
 
     def _told_reason(self, reason: Any) -> Any:
@@ -300,7 +297,7 @@ class ChatSplice(Splice):
         _grow(self._message, visible | ({"tool_calls": own} if own else {}))
         return end
 
-    def body(self, *, calls_hidden: bool = False) -> dict[str, Any]:
+    def body(self) -> dict[str, Any]:
         if not self._spliced:
             return self._first
         reason = self._told_reason(self._choice.get("finish_reason"))

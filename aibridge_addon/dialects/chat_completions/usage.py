@@ -9,10 +9,8 @@ from __future__ import annotations
 import re
 import sys
 
-import msgspec
-
-from aibridge_addon.dialects.base import as_dict
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
+from aibridge_addon.wire.json_values import as_dict
 from aibridge_addon.wire.sse import SSEScanner, parse
 
 NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null')
@@ -27,7 +25,7 @@ def ask_for_usage(body: JSONObject) -> bytes | None:
     if not body.verbatim:
         return None  # the other members could not stay as they are
     options = as_dict(given) | {"include_usage": True}
-    return body.replaced({"stream_options": msgspec.json.encode(options)})
+    return body.replaced({"stream_options": encode(options)})
 
 
 def refuses_usage(error: bytes) -> bool:

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from aibridge_addon.dialects.base import as_dict, as_text
 from aibridge_addon.dialects.history import (
     MAX_CALL_IDS,
     Followers,
@@ -23,16 +22,15 @@ from aibridge_addon.dialects.history import (
     Insertions,
     KeptTurn,
     References,
-    Resumption,
+    RequestHistory,
     absent,
-    array,
-    encode,
     maybe_decode,
     scan,
 )
 from aibridge_addon.dialects.messages.inject import tool_result
 from aibridge_addon.dialects.turns import Result
-from aibridge_addon.wire.json_object import JSONObject
+from aibridge_addon.wire.json_object import JSONObject, array, encode
+from aibridge_addon.wire.json_values import as_dict, as_text
 
 NAMING = ("thread", "diagnostics")
 """Members whose `previous_message_id` names an answer."""
@@ -76,9 +74,9 @@ def _thinking(kind: str, signature: object, data: object) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-class MessagesResumption(Resumption):
-    def history(self, body: JSONObject) -> History:
-        return _MessagesHistory(body)
+class MessagesHistory(History):
+    def read(self, body: JSONObject) -> RequestHistory:
+        return _MessagesRequest(body)
 
     def result(self, result: Result) -> dict[str, Any]:
         return tool_result(result)
@@ -114,7 +112,7 @@ def _renamed(body: JSONObject, aliases: Mapping[str, str]) -> dict[str, bytes]:
     return changes
 
 
-class _MessagesHistory(History):
+class _MessagesRequest(RequestHistory):
     def __init__(self, body: JSONObject) -> None:
         self._body = body
         self._messages = body.elements("messages")
@@ -147,7 +145,7 @@ class _MessagesHistory(History):
             frozenset(islice(names, MAX_CALL_IDS)),
         )
 
-    def resumed(self, found: Found) -> bytes | None:
+    def completed(self, found: Found) -> bytes | None:
         changes = _renamed(self._body, found.aliases)
         if found.turns or found.followers:
             completion = _Completion(self._messages, self._speaking, self._answering)

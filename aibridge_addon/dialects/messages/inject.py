@@ -5,27 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import msgspec
-
-from aibridge_addon.dialects.base import as_dict, as_list, as_text
 from aibridge_addon.dialects.messages.splice import MessagesSplice
 from aibridge_addon.dialects.turns import (
     IMAGE_TYPES,
     NO_OUTPUT,
+    FollowUp,
     InjectedTool,
     Injection,
     Part,
     Result,
     Text,
-    TurnEnd,
-    array,
     object_schema,
-    own_tools,
     wants_tools,
 )
-from aibridge_addon.wire.json_object import JSONObject
-
-_encode = msgspec.json.encode
+from aibridge_addon.wire.json_object import JSONObject, array, encode
+from aibridge_addon.wire.json_values import as_dict, as_text
 
 FORCED = frozenset(("any", "tool"))
 CREATE_ONLY = ("system", "tools")
@@ -44,40 +38,39 @@ class MessagesInjection(Injection):
             and body.get("compaction") is None
         )
 
-    def own_names(self, body: JSONObject) -> set[str]:
-        return set(map(_name, as_list(body.get("tools"))))
-
-    def inject(self, body: JSONObject, tools: Sequence[InjectedTool]) -> bytes | None:
-        offered = self.offered(body, tools)
-        if not offered:
-            return None
+    def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
         if _continues_thread(body):  # it has the tools of its first request, ours among them
             return body.replaced({})
         # In front, so that a client's cache breakpoint keeps meaning "up to here".
         return body.replaced({"tools": body.extended("tools", [], before=[_tool(tool) for tool in offered])})
 
-    def follow_up(
-        self,
-        body: JSONObject,
-        end: TurnEnd,
-        results: Sequence[Result],
-        *,
-        last: bool,
-        first: JSONObject | None = None,
-        injected: Collection[str] = (),
-    ) -> bytes:
-        answer = {"role": "user", "content": [tool_result(result) for result in results]}
+    def follow_up(self, turn: FollowUp) -> bytes:
+        body, end = turn.body, turn.end
+        answer = {"role": "user", "content": [tool_result(result) for result in turn.results]}
         in_thread = body.get("thread") is not None
         if in_thread:  # the history is the server's
             body = body.without(CREATE_ONLY)
             thread = {"type": "continue", "previous_message_id": end.response_id}
-            changed = {"thread": _encode(thread), "messages": _encode([answer])}
+            changed = {"thread": encode(thread), "messages": encode([answer])}
         else:
             said = {"role": "assistant", "content": [block for block in end.content if not _is_blank(block)]}
-            changed = {"messages": body.extended("messages", [_encode(said), _encode(answer)])}
+            changed = {"messages": body.extended("messages", [encode(said), encode(answer)])}
         if end.container:
-            changed["container"] = _encode(_container(body.get("container"), end.container))
-        return body.replaced(changed | _choice(body, last, None if in_thread else first or body, injected))
+            changed["container"] = encode(_container(body.get("container"), end.container))
+        return body.replaced(changed | self._choice(turn, in_thread=in_thread))
+
+    def _choice(self, turn: FollowUp, *, in_thread: bool) -> dict[str, bytes]:
+        """What changes about the tools that the next turn may use."""
+        if not turn.last:
+            choice = as_dict(turn.body.get("tool_choice"))
+            if choice.get("type") not in FORCED:
+                return {}
+            return {"tool_choice": encode({name: v for name, v in choice.items() if name != "name"} | {"type": "auto"})}
+        own = self.own_tools(turn.first, turn.injected) if not in_thread else []  # a thread has its first request's
+        if own:
+            return {"tools": array(own)} | turn.first_choice
+        # A history with calls needs tools, so where all of them are ours they stay, but cannot be used.
+        return {"tool_choice": b'{"type":"none"}'}
 
     def splice(self, injected: Collection[str]) -> MessagesSplice:
         return MessagesSplice(injected)
@@ -87,27 +80,8 @@ def _continues_thread(body: JSONObject) -> bool:
     return as_dict(body.get("thread")).get("type") == "continue"
 
 
-def _choice(body: JSONObject, last: bool, first: JSONObject | None, injected: Collection[str]) -> dict[str, bytes]:
-    """What changes about the tools that the next turn may use."""
-    choice = as_dict(body.get("tool_choice"))
-    if not last:
-        if choice.get("type") not in FORCED:
-            return {}
-        return {"tool_choice": _encode({name: v for name, v in choice.items() if name != "name"} | {"type": "auto"})}
-    own = own_tools(first, injected) if first is not None else []
-    if not own or first is None:
-        # A history with calls needs tools, so where all of them are ours they stay, but cannot be used.
-        return {"tool_choice": b'{"type":"none"}'}
-    changed = {"tools": array(own)}
-    return changed | ({"tool_choice": first.raw("tool_choice")} if "tool_choice" in first else {})
-
-
-def _name(tool: object) -> str:
-    return as_text(as_dict(tool).get("name"))
-
-
 def _tool(tool: InjectedTool) -> bytes:
-    return _encode(
+    return encode(
         {
             "name": tool.name,
             "description": tool.description,

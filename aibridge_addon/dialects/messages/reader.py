@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from aibridge_addon.dialects.base import (
     NOTHING,
     AnswerReader,
@@ -22,16 +20,13 @@ from aibridge_addon.dialects.base import (
     Usage,
     answer_error,
     arguments,
-    as_count,
-    as_dict,
-    as_list,
-    as_text,
     counts_beside,
     last_text,
     written_by_person,
 )
 from aibridge_addon.wire import sse
-from aibridge_addon.wire.json_object import JSONObject
+from aibridge_addon.wire.json_object import JSONObject, encode
+from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 ERROR_TYPES = {
     400: "invalid_request_error",
@@ -79,10 +74,10 @@ class Messages(Dialect):
         return MessagesReader()
 
     def error_body(self, status: int, message: str) -> bytes:
-        return msgspec.json.encode(_error(ERROR_TYPES.get(status, "api_error"), message))
+        return encode(_error(ERROR_TYPES.get(status, "api_error"), message))
 
     def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
-        return sse.event("error", msgspec.json.encode(_error("api_error", message, told)))
+        return sse.event("error", encode(_error("api_error", message, told)))
 
 
 def _error(kind: str, message: str, told: Mapping[str, Any] = NOTHING) -> dict[str, Any]:

@@ -11,14 +11,12 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-import msgspec
-
-from aibridge_addon.dialects.base import arguments, as_count, as_dict, as_list, as_text
+from aibridge_addon.dialects.base import arguments
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divided, told_usage
 from aibridge_addon.wire import sse
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
+from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
-_encode = msgspec.json.encode
 _INDEX = re.compile(rb'(data: ?\{"type": ?"content_block_(?:start|delta|stop)", ?"index": ?)(\d+)')
 BLOCK_EVENTS = frozenset(("content_block_start", "content_block_delta", "content_block_stop"))
 CONVERSATION = ("input_tokens", "cache_")
@@ -174,7 +172,7 @@ class MessagesSplice(Splice):
                     _grow(blocks.setdefault(index, {}), as_dict(event.get("delta")))
         return [_grown(block) for block in blocks.values()]
 
-    def finish(self, *, calls_hidden: bool = False) -> bytes:
+    def finish(self) -> bytes:
         self._finished = True
         if not self._spliced:
             return b"".join(self._tail)
@@ -185,7 +183,7 @@ class MessagesSplice(Splice):
         for name, value in self._ended().items():
             (told if name in told or name == "context_management" else delta)[name] = value
         told |= {"delta": delta} | self._usage()
-        return sse.event("message_delta", _encode(told)) + sse.event("message_stop", b'{"type":"message_stop"}')
+        return sse.event("message_delta", encode(told)) + sse.event("message_stop", b'{"type":"message_stop"}')
 
     def _ended(self) -> dict[str, Any]:
         """How the answer ends. Clients take a stop for the use of a tool, without its call, for broken."""
@@ -214,7 +212,7 @@ class MessagesSplice(Splice):
         self._client_calls = self._client_calls or bool(end.client_calls)
         return end
 
-    def body(self, *, calls_hidden: bool = False) -> dict[str, Any]:
+    def body(self) -> dict[str, Any]:
         if not self._spliced:
             return self._first
         return self._first | {"content": self._visible} | self._ended() | self._usage()

@@ -14,7 +14,6 @@ from typing import Any
 
 import msgspec
 
-from aibridge_addon.dialects.base import as_text
 from aibridge_addon.dialects.history import (
     MAX_CALL_IDS,
     MAX_ELEMENTS,
@@ -25,15 +24,15 @@ from aibridge_addon.dialects.history import (
     Kept,
     KeptTurn,
     References,
-    Resumption,
+    RequestHistory,
     absent,
-    encode,
     maybe_decode,
     pieces,
 )
 from aibridge_addon.dialects.responses.inject import function_call_output
 from aibridge_addon.dialects.turns import Result
-from aibridge_addon.wire.json_object import JSONObject
+from aibridge_addon.wire.json_object import JSONObject, encode
+from aibridge_addon.wire.json_values import as_text
 
 CALL, OUTPUT, REASONING, REFERENCE = "_call", "_call_output", "reasoning", "item_reference"
 
@@ -56,9 +55,9 @@ _item = msgspec.json.Decoder(_Item)
 _Items = list[tuple[int, _Item]]
 
 
-class ResponsesResumption(Resumption):
-    def history(self, body: JSONObject) -> History:
-        return _ResponsesHistory(body)
+class ResponsesHistory(History):
+    def read(self, body: JSONObject) -> RequestHistory:
+        return _ResponsesRequest(body)
 
     def result(self, result: Result) -> dict[str, Any]:
         return function_call_output(result)
@@ -81,7 +80,7 @@ class ResponsesResumption(Resumption):
                 yield from ((name, value) for name in names)
 
 
-class _ResponsesHistory(History):
+class _ResponsesRequest(RequestHistory):
     def __init__(self, body: JSONObject) -> None:
         self._body = body
         self._items = body.elements("input")
@@ -112,7 +111,7 @@ class _ResponsesHistory(History):
             frozenset(islice(names, MAX_CALL_IDS)),
         )
 
-    def resumed(self, found: Found) -> bytes | None:
+    def completed(self, found: Found) -> bytes | None:
         body = self._body
         changes = {}
         last = found.aliases.get(body.text("previous_response_id") or "")

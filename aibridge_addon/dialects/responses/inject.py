@@ -5,28 +5,23 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-import msgspec
-
-from aibridge_addon.dialects.base import as_dict, as_list, as_text
+from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.responses.splice import ResponsesSplice
 from aibridge_addon.dialects.turns import (
     IMAGE_TYPES,
     NO_OUTPUT,
+    FollowUp,
     InjectedTool,
     Injection,
     Part,
     Result,
     Text,
-    TurnEnd,
-    array,
     members_of,
     object_schema,
-    own_tools,
     wants_tools,
 )
-from aibridge_addon.wire.json_object import JSONObject
-
-_encode = msgspec.json.encode
+from aibridge_addon.wire.json_object import JSONObject, array, encode
+from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 PROBE_TOKENS = 16
 """The least `max_output_tokens` that the API takes: who asks for no more wants to know whether there is an answer."""
@@ -56,72 +51,56 @@ class ResponsesInjection(Injection):
         elsewhere = _additional_tools(body.elements("input"))
         return _names(as_list(body.get("tools"))) | _names(as_list(elsewhere.get("tools")) if elsewhere else [])
 
-    def inject(self, body: JSONObject, tools: Sequence[InjectedTool]) -> bytes | None:
-        offered = [_tool(tool) for tool in self.offered(body, tools)]
-        if not offered:
-            return None
+    def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
+        tools = [_tool(tool) for tool in offered]
         items = body.elements("input")
         elsewhere = _additional_tools(items)
         if elsewhere is None:
-            return body.replaced({"tools": body.extended("tools", offered)})
-        items[0] = elsewhere.replaced({"tools": elsewhere.extended("tools", offered)})
+            return body.replaced({"tools": body.extended("tools", tools)})
+        items[0] = elsewhere.replaced({"tools": elsewhere.extended("tools", tools)})
         return body.replaced({"input": array(items)})
 
-    def follow_up(
-        self,
-        body: JSONObject,
-        end: TurnEnd,
-        results: Sequence[Result],
-        *,
-        last: bool,
-        first: JSONObject | None = None,
-        injected: Collection[str] = (),
-    ) -> bytes:
-        outputs = [_encode(function_call_output(result)) for result in results]
+    def follow_up(self, turn: FollowUp) -> bytes:
+        body, end = turn.body, turn.end
+        outputs = [encode(function_call_output(result)) for result in turn.results]
         stored = body.get("store") is not False
         elsewhere: JSONObject | None = None
         if body.get("conversation") is not None:  # it holds all that was said
             changed = {"input": array(outputs)}
         elif body.get("previous_response_id") is not None and stored:
-            changed = {"previous_response_id": _encode(end.response_id), "input": array(outputs)}
+            changed = {"previous_response_id": encode(end.response_id), "input": array(outputs)}
         else:
             items = _as_items(body).elements("input")
-            elsewhere = _without(_additional_tools(items), injected) if last else None
+            elsewhere = self._without(_additional_tools(items), turn.injected) if turn.last else None
             if elsewhere is not None:
                 items[0] = elsewhere.replaced({})
-            said = [_encode(item) for item in end.content if stored or not _is_reference(item)]
+            said = [encode(item) for item in end.content if stored or not _is_reference(item)]
             changed = {"input": array([*items, *said, *outputs])}
-        return body.replaced(changed | _choice(body, last, first or body, injected, elsewhere is not None))
+        return body.replaced(changed | self._choice(turn, own_elsewhere=elsewhere is not None))
+
+    def _choice(self, turn: FollowUp, *, own_elsewhere: bool) -> dict[str, bytes]:
+        """What changes about the tools that the next turn may use."""
+        if not turn.last:
+            return openai.auto_if_forced(turn.body)
+        own = self.own_tools(turn.first, turn.injected)
+        if not own and not own_elsewhere:
+            return {"tool_choice": b'"none"'}
+        return ({"tools": array(own)} if own else {}) | turn.first_choice
+
+    def _without(self, holder: JSONObject | None, injected: Collection[str]) -> JSONObject | None:
+        """A request or item with the tools that are not injected; None if there are none."""
+        if holder is None or not (own := self.own_tools(holder, injected)):
+            return None
+        return JSONObject(holder.replaced({"tools": array(own)}))
 
     def splice(self, injected: Collection[str]) -> ResponsesSplice:
         return ResponsesSplice(injected)
-
-
-def _choice(
-    body: JSONObject, last: bool, first: JSONObject, injected: Collection[str], own_elsewhere: bool
-) -> dict[str, bytes]:
-    """What changes about the tools that the next turn may use."""
-    if not last:
-        choice = body.get("tool_choice")
-        return {"tool_choice": b'"auto"'} if choice == "required" or isinstance(choice, dict) else {}
-    own = _without(first, injected)
-    if own is None and not own_elsewhere:
-        return {"tool_choice": b'"none"'}
-    changed = {"tools": own.raw("tools")} if own is not None else {}
-    return changed | ({"tool_choice": first.raw("tool_choice")} if "tool_choice" in first else {})
 
 
 def _additional_tools(items: Sequence[bytes]) -> JSONObject | None:
     """Codex's default model keeps its tools in the first item of the input."""
     first = members_of(items[0]) if items else {}
     return JSONObject(items[0]) if first.get("type") == "additional_tools" else None
-
-
-def _without(holder: JSONObject | None, injected: Collection[str]) -> JSONObject | None:
-    """A request or item with the tools that are not injected; None if there are none."""
-    if holder is None or not (own := own_tools(holder, injected)):
-        return None
-    return JSONObject(holder.replaced({"tools": array(own)}))
 
 
 def _names(tools: list[Any]) -> set[str]:
@@ -132,7 +111,7 @@ def _names(tools: list[Any]) -> set[str]:
 
 
 def _tool(tool: InjectedTool) -> bytes:
-    return _encode(
+    return encode(
         {
             "type": "function",
             "name": tool.name,
@@ -149,7 +128,7 @@ def _as_items(body: JSONObject) -> JSONObject:
     if text is None:
         return body
     message = {"type": "message", "role": "user", "content": text}
-    return JSONObject(body.replaced({"input": _encode([message])}))
+    return JSONObject(body.replaced({"input": encode([message])}))
 
 
 def _is_reference(item: dict[str, Any]) -> bool:

@@ -10,8 +10,6 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import (
     NOTHING,
@@ -22,14 +20,12 @@ from aibridge_addon.dialects.base import (
     ToolCall,
     answer_error,
     arguments,
-    as_dict,
-    as_list,
-    as_text,
     openai_usage,
     written_by_person,
 )
 from aibridge_addon.wire import sse
-from aibridge_addon.wire.json_object import JSONObject
+from aibridge_addon.wire.json_object import JSONObject, encode
+from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 COLUMNS = frozenset(
     (
@@ -82,7 +78,7 @@ class Responses(Dialect):
     def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
         code = told.get("code") or told.get("type") or "server_error"
         event = {"message": message, "param": None, **told, "type": "error", "code": code}
-        return sse.event("error", msgspec.json.encode(event))
+        return sse.event("error", encode(event))
 
 
 def error_message(status: int, message: str) -> bytes:

@@ -12,15 +12,13 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-import msgspec
-
-from aibridge_addon.dialects.base import DONE, arguments, as_count, as_dict, as_list, as_text
+from aibridge_addon.dialects.base import DONE, arguments
 from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divided, told_usage
 from aibridge_addon.wire import sse
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, encode
+from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
-_encode = msgspec.json.encode
 _is_delta = re.compile(rb'(?:event: ?|data: ?\{"type": ?")response\.[a-z_.]+\.delta\b').match
 """Events that grow an item: most of a stream, and nothing in them is of interest but their numbers."""
 
@@ -168,7 +166,7 @@ class ResponsesSplice(Splice):
         response = JSONObject(raw)
         tools = response.get("tools")
         own = self._own(tools)
-        return {} if own == tools else {"response": response.replaced({"tools": _encode(own)})}
+        return {} if own == tools else {"response": response.replaced({"tools": encode(own)})}
 
     def _own(self, tools: Any) -> Any:
         """The tools that are the client's, also inside namespaces."""
@@ -199,7 +197,7 @@ class ResponsesSplice(Splice):
         whole = self._status == "completed" and not self._failed
         return TurnEnd(calls if whole else [], client_calls, self._output, self._id)
 
-    def finish(self, *, calls_hidden: bool = False) -> bytes:
+    def finish(self) -> bytes:
         self._finished = self._ended = True
         if self._terminal is None or self._failed:
             return b""
@@ -207,7 +205,7 @@ class ResponsesSplice(Splice):
         if not self._spliced:
             changes = self._told_response(members)
             return (sse.event(name, members.replaced(changes)) if changes else raw) + b"".join(self._tail)
-        changes = {"response": _encode(self._merged())}
+        changes = {"response": encode(self._merged())}
         if "sequence_number" in members:
             changes["sequence_number"] = b"%d" % self._next_number(members)
         return sse.event(name, members.replaced(changes)) + b"".join(self._tail)
@@ -222,7 +220,7 @@ class ResponsesSplice(Splice):
         self._take(body, as_text(body.get("status")) or "completed")
         return self.end_turn()
 
-    def body(self, *, calls_hidden: bool = False) -> dict[str, Any]:
+    def body(self) -> dict[str, Any]:
         return self._merged() if self._spliced else self._without_tools(self._last)
 
     def _merged(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from functools import partial
 
 from mitmproxy import http
 
-from aibridge_addon.dialects import INJECTIONS
 from aibridge_addon.interception.clients import Speaker
 from aibridge_addon.interception.continuations import Continuations, Scope
 from aibridge_addon.interception.exchange import Exchange
@@ -24,10 +23,10 @@ async def resume_and_inject(
     """Put in what was kept for this request, then the tools; returns the body as it is now."""
     continuations = state.head.bridge.continuations
     assert continuations is not None
-    resumed = await continuations.resumed(_scope(state.head), body)
-    if resumed is not None:
-        _set(flow.request, resumed)
-        body = JSONObject(resumed)
+    completed = await continuations.completed(_scope(state.head), body)
+    if completed is not None:
+        _set(flow.request, completed)
+        body = JSONObject(completed)
     return _injected(flow, state, exchange, body, speaker)
 
 
@@ -36,22 +35,24 @@ def _injected(
 ) -> JSONObject:
     route, bridge = state.head.route, state.head.bridge
     assert route.dialect is not None and bridge.servers is not None and bridge.continuations is not None
+    injection = route.dialect.injection
     if (
-        not (catalog := bridge.servers.catalog).tools
+        injection is None
+        or not (catalog := bridge.servers.catalog).tools
         or not route.provider.inject_tools
         or exchange.request.side_call
         or speaker is Speaker.ASIDE
         or not body.verbatim
     ):
         return body
-    injection = INJECTIONS[route.dialect.name]
-    request = injection.inject(body, catalog.injected)
-    if request is None:
+    offered = injection.offered(body, catalog.injected)
+    if not offered:
         return body
+    request = injection.inject(body, offered)
     _set(flow.request, request)
     flow.request.headers["accept-encoding"] = "identity"  # its answer is put together out of several
     injected = JSONObject(request)
-    names = frozenset(tool.name for tool in injection.offered(body, catalog.injected))
+    names = frozenset(tool.name for tool in offered)
     loop = ToolLoop(injection, injected, names, max_turns=bridge.settings.mcp.max_turns)
     leaves = partial(_remembered, state.head, bridge.continuations)
     state.tools = ToolRun(ToolExchange(exchange, loop, leaves), catalog)
@@ -67,7 +68,7 @@ def _remembered(head: Head, continuations: Continuations, loop: ToolLoop) -> Ite
 
 def _scope(head: Head) -> Scope:
     assert head.route.dialect is not None
-    return Scope(head.route.provider.name, head.actor.id, head.route.dialect.name)
+    return Scope(head.route.provider.name, head.actor.id, head.route.dialect)
 
 
 def _set(request: http.Request, body: bytes) -> None:

@@ -10,7 +10,7 @@ from functools import partial
 from mitmproxy import http
 
 from aibridge_addon.credentials.client import client_credential, mask, signs_request
-from aibridge_addon.dialects import CHAT_COMPLETIONS, INJECTIONS
+from aibridge_addon.dialects import CHAT_COMPLETIONS
 from aibridge_addon.dialects.base import UNREAD, RequestReading
 from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter, ask_for_usage
 from aibridge_addon.interception import clients
@@ -96,7 +96,7 @@ def _central_hint(dispatch: Dispatch) -> str | None:
 
 def _takes_tools(head: Head) -> bool:
     assert head.route.dialect is not None
-    return head.route.dialect.name in INJECTIONS and not signs_request(head.headers)
+    return head.route.dialect.injection is not None and not signs_request(head.headers)
 
 
 async def _begin_with_tools(

@@ -15,12 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aibridge_addon.dialects.history import Followers, Found, KeptTurn
-from aibridge_addon.dialects.resume import RESUMPTIONS
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject
+from tests.support.dialects import HISTORIES
 from tests.support.soak import MANY, TIMEOUT
 
-MESSAGES = RESUMPTIONS["messages"]
+MESSAGES = HISTORIES["messages"]
 Block = dict[str, Any]
 
 
@@ -63,17 +63,17 @@ def followers(*hidden: list[Block]) -> Mapping[str, Followers]:
 
 def mixed(client_call: str, *ours: str) -> KeptTurn:
     made = [Result(Call(name, "bmcp_t_x", {}, use(name), None), (Text(f"says {name}"),)) for name in ours]
-    return msgspec.json.decode(msgspec.json.encode(MESSAGES.value([client_call], made)), type=KeptTurn)
+    return msgspec.json.decode(msgspec.json.encode(MESSAGES.mixed_turn([client_call], made)), type=KeptTurn)
 
 
 def resumed(sent: list[Block], found: Found, **members: Any) -> list[Block] | None:
     """The messages that go upstream; None: as they came."""
-    history = MESSAGES.history(JSONObject(msgspec.json.encode({"messages": sent} | members)))
-    told = history.resumed(found)
+    history = MESSAGES.read(JSONObject(msgspec.json.encode({"messages": sent} | members)))
+    told = history.completed(found)
     if told is None:
         return None
     assert history.references(), "something is changed that nothing refers to"
-    assert MESSAGES.history(JSONObject(told)).resumed(found) is None, "something is put in twice"
+    assert MESSAGES.read(JSONObject(told)).completed(found) is None, "something is put in twice"
     return list(json.loads(told)["messages"])
 
 

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from aibridge_addon.dialects.history import MAX_CALL_IDS, MAX_ELEMENTS, Followers, Found, References
-from aibridge_addon.dialects.resume import RESUMPTIONS
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject
+from tests.support.dialects import HISTORIES
 
-RESPONSES = RESUMPTIONS["responses"]
+RESPONSES = HISTORIES["responses"]
 Item = dict[str, Any]
 
 
@@ -49,10 +49,10 @@ def followed(content: list[Item], given: list[Item]) -> list[Item] | None:
     """The input that goes upstream after a hidden turn of this content; None: as it came."""
     found = Found(followers=followers(content))
     body = JSONObject(msgspec.json.encode({"input": given, "store": False}))
-    told = RESPONSES.history(body).resumed(found) if found else None
+    told = RESPONSES.read(body).completed(found) if found else None
     if told is None:
         return None
-    assert RESPONSES.history(JSONObject(told)).resumed(found) is None, "something is put in twice"
+    assert RESPONSES.read(JSONObject(told)).completed(found) is None, "something is put in twice"
     return list(json.loads(told)["input"])
 
 
@@ -106,20 +106,18 @@ def test_an_input_that_does_not_lack_it_is_left_alone(given: list[Item]) -> None
 
 def test_reasoning_is_looked_for_under_all_its_names_from_the_end() -> None:
     many = [reasoning(number) for number in range(2 * MAX_ELEMENTS)]
-    names = RESPONSES.history(JSONObject(msgspec.json.encode({"input": many}))).references().reasoning
+    names = RESPONSES.read(JSONObject(msgspec.json.encode({"input": many}))).references().reasoning
     assert f"rs_{2 * MAX_ELEMENTS - 1}" in names and f"enc_{2 * MAX_ELEMENTS - 1}" in names
     assert "rs_0" not in names and len(names) <= MAX_CALL_IDS
 
 
 def test_chat_completions_have_no_such_rule() -> None:
     dialect = "chat_completions"
-    assert not dict(RESUMPTIONS[dialect].followers([ONE, call("x")], []))
-    assert RESUMPTIONS[dialect].history(JSONObject(b'{"messages":[]}')).references() == References()
+    assert not dict(HISTORIES[dialect].followers([ONE, call("x")], []))
+    assert HISTORIES[dialect].read(JSONObject(b'{"messages":[]}')).references() == References()
 
 
 def test_in_a_long_session_the_oldest_reasoning_has_its_call_too() -> None:
     later = [item for number in range(2, 900) for item in (reasoning(number), TEXT)]
     assert followed([ONE, call("x")], [ONE, *later]) == [ONE, call("x"), output("x"), *later]
-    assert (
-        "enc_1" in RESPONSES.history(JSONObject(msgspec.json.encode({"input": [ONE, *later]}))).references().reasoning
-    )
+    assert "enc_1" in RESPONSES.read(JSONObject(msgspec.json.encode({"input": [ONE, *later]}))).references().reasoning
