@@ -1,19 +1,18 @@
-"""The providers: their schema, the default set, and what stands in for addresses that are left out."""
+"""The `providers` section: its schema, and the addresses that replace those which are left out."""
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from aibridge_addon.config import values as values
 from aibridge_addon.config.errors import rejected
-from aibridge_addon.config.urls import BaseUrl
 from aibridge_addon.config.values import Section
-
-ProviderType = Literal["anthropic", "openai", "copilot", "azure", "bedrock"]
+from aibridge_addon.providers import TYPES
+from aibridge_addon.providers.base import BaseUrl, DefaultProvider
 
 
 class CircuitBreaker(Section):
@@ -48,36 +47,17 @@ class Bedrock(Section):
         return self.base_url or BaseUrl("https", f"bedrock-runtime.{self.region}.amazonaws.com", 443)
 
 
-class _Default(NamedTuple):
-    name: str
-    type: ProviderType
-    hosts: tuple[str, ...]
-    base_url: BaseUrl | None = None
-
-
-_DEFAULTS = (
-    _Default("anthropic", "anthropic", ("api.anthropic.com",), BaseUrl.parse("https://api.anthropic.com")),
-    _Default("openai", "openai", ("api.openai.com",), BaseUrl.parse("https://api.openai.com/v1")),
-    _Default("chatgpt", "openai", ("chatgpt.com",), BaseUrl.parse("https://chatgpt.com/backend-api/codex")),
-    _Default("copilot", "copilot", ("api.individual.githubcopilot.com", "api.githubcopilot.com")),
-    _Default("copilot-business", "copilot", ("api.business.githubcopilot.com",)),
-    _Default("copilot-enterprise", "copilot", ("api.enterprise.githubcopilot.com",)),
-    _Default("azure", "azure", ("*.openai.azure.com", "*.cognitiveservices.azure.com", "*.services.ai.azure.com")),
-    _Default("bedrock", "bedrock", ("bedrock-runtime.*.amazonaws.com", "bedrock-mantle.*.api.aws")),
-)
-
-
 def _with_addresses(given: dict[str, Any]) -> dict[str, Any]:
     """Fill in hosts and base_url where one or both are left out.
 
     The default of the same name and type is the model, else the first of the type. But one of the two that is
-    given must not be paired with a vendor's other: a client's OpenAI key would go to a stranger.
+    given must not be paired with a vendor's other: a client's OpenAI key would reach another vendor.
     """
-    of_type = [default for default in _DEFAULTS if default.type == given.get("type")]
-    named = next((default for default in of_type if default.name == given.get("name")), None)
-    default = named or next(iter(of_type), None)
-    if default is None:
+    kind = given.get("type")
+    if not isinstance(kind, str) or kind not in TYPES or not (defaults := TYPES[kind].defaults):
         return given
+    named = next((default for default in defaults if default.name == given.get("name")), None)
+    default = named or defaults[0]
     return {
         "hosts": _default_hosts(given.get("base_url"), default, named=named is not None),
         "base_url": _default_base_url(given.get("hosts"), default),
@@ -85,7 +65,7 @@ def _with_addresses(given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _default_hosts(given: object, default: _Default, *, named: bool) -> tuple[str, ...]:
+def _default_hosts(given: object, default: DefaultProvider, *, named: bool) -> tuple[str, ...]:
     try:
         base_url = values.parse_base_url(given) if given else None
     except PydanticCustomError:
@@ -97,10 +77,17 @@ def _default_hosts(given: object, default: _Default, *, named: bool) -> tuple[st
     return (base_url.host,)
 
 
-def _default_base_url(given: object, default: _Default) -> BaseUrl | None:
+def _default_base_url(given: object, default: DefaultProvider) -> BaseUrl | None:
     hosts = given if isinstance(given, list | tuple) else default.hosts
     vendors = all(isinstance(host, str) and host.lower() in default.hosts for host in hosts)
     return default.base_url if vendors else None
+
+
+def _provider_type(value: object) -> str:
+    if not isinstance(value, str) or value not in TYPES:
+        *names, last = (f"'{name}'" for name in TYPES)
+        raise rejected(f"{', '.join(names)} or {last}")
+    return value
 
 
 def _provider_name(name: str) -> str:
@@ -113,7 +100,7 @@ def _provider_name(name: str) -> str:
 
 class Provider(Section):
     name: Annotated[str, AfterValidator(_provider_name)]
-    type: ProviderType
+    type: Annotated[str, PlainValidator(_provider_type)]
     hosts: tuple[values.HostPattern, ...] = ()
     base_url: values.OptionalBaseUrl = None
     api_key: values.ApiKeys = ()
@@ -133,14 +120,15 @@ class Provider(Section):
     def _consistent(self) -> Provider:
         if not self.hosts and self.base_url is None:
             raise rejected("at least one host, or a base_url (gateway only)", found="no host", at=("hosts",))
-        if self.api_key and self.type == "copilot":
-            expected = "no api_key: Copilot knows each user by a token of their own, which passes through"
-            raise rejected(expected, found="one", at=("api_key",))
+        kind = TYPES[self.type]
+        if self.api_key and kind.refuses_central_key is not None:
+            raise rejected(f"no api_key: {kind.refuses_central_key}", found="one", at=("api_key",))
         if self.api_key and self.base_url is None and all("*" in host for host in self.hosts):
             expected = "a base_url, or a host without *: a key is for nobody whom a wildcard may match"
             raise rejected(expected, found="no such address", at=("api_key",))
-        if self.bedrock is not None and self.type != "anthropic":
-            raise rejected("a bedrock block for type anthropic only", found="one for another type", at=("bedrock",))
+        if self.bedrock is not None and not kind.answers_on_bedrock:
+            allowed = " or ".join(name for name, other in TYPES.items() if other.answers_on_bedrock)
+            raise rejected(f"a bedrock block for type {allowed} only", found="one for another type", at=("bedrock",))
         if self.bedrock is not None and self.api_key:
             raise rejected("no api_key beside a bedrock block", found="both", at=("api_key",))
         return self
@@ -155,8 +143,9 @@ class Provider(Section):
 
 
 DEFAULT_PROVIDERS = tuple(
-    Provider(name=default.name, type=default.type, hosts=default.hosts, base_url=default.base_url)
-    for default in _DEFAULTS
+    Provider(name=default.name, type=kind.name, hosts=default.hosts, base_url=default.base_url)
+    for kind in TYPES.values()
+    for default in kind.defaults
 )
 
 

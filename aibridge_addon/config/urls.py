@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from aibridge_addon.config.errors import rejected
+from aibridge_addon.providers.base import BaseUrl
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -20,35 +21,14 @@ _POSTGRES = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class BaseUrl:
-    """Where a provider's requests go."""
-
-    scheme: str
-    host: str
-    port: int
-    path: str = ""
-    """Begins with a slash, ends without; empty for the root."""
-
-    @classmethod
-    def parse(cls, text: str) -> BaseUrl:
-        """Parse `http(s)://host[:port][/path]`."""
-        parts = split_url(text)
-        if "@" in parts.netloc or "?" in text or "#" in text:
-            raise rejected("a URL without user, query and fragment")
-        host = host_name(parts.hostname or "")
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        return cls(parts.scheme, host, port, parts.path.rstrip("/"))
-
-    @property
-    def origin(self) -> str:
-        """Scheme, host and, where it is not the scheme's own, port."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        default = 443 if self.scheme == "https" else 80
-        return f"{self.scheme}://{host}" + ("" if self.port == default else f":{self.port}")
-
-    def __str__(self) -> str:
-        return self.origin + self.path
+def parse_base_url(text: str) -> BaseUrl:
+    """Parse `http(s)://host[:port][/path]`."""
+    parts = split_url(text)
+    if "@" in parts.netloc or "?" in text or "#" in text:
+        raise rejected("a URL without user, query and fragment")
+    host = host_name(parts.hostname or "")
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return BaseUrl(parts.scheme, host, port, parts.path.rstrip("/"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from typing import Annotated, Any, NamedTuple
 import re2
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, SecretStr
 
+from aibridge_addon.config import urls
 from aibridge_addon.config.errors import rejected
 from aibridge_addon.config.urls import (
-    BaseUrl,
     DatabaseUrl,
     expect_text,
     host_name,
@@ -27,6 +27,7 @@ from aibridge_addon.config.urls import (
     split_url,
     to_path,
 )
+from aibridge_addon.providers.base import BaseUrl
 
 MAX_PATTERN = 1000
 MAX_RETENTION = timedelta(days=36_500)
@@ -155,7 +156,9 @@ def parse_path(value: object) -> Path:
 
 def parse_base_url(value: object) -> BaseUrl:
     """Parse a provider's address."""
-    return value if isinstance(value, BaseUrl) else BaseUrl.parse(expect_text(value, "a URL such as https://host/path"))
+    if isinstance(value, BaseUrl):
+        return value
+    return urls.parse_base_url(expect_text(value, "a URL such as https://host/path"))
 
 
 def parse_database(value: object) -> DatabaseUrl:

@@ -13,11 +13,10 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from aibridge_addon.config.providers import Provider
-from aibridge_addon.config.urls import BaseUrl
 from aibridge_addon.dialects import RESPONSES
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.providers import TYPES
-from aibridge_addon.providers.base import ProviderType
+from aibridge_addon.providers.base import BaseUrl, ProviderType
 
 OTHER = "other"
 WEBSOCKET = "GET with Upgrade: websocket"

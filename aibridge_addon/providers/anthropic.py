@@ -1,7 +1,7 @@
 """Anthropic: `api.anthropic.com`."""
 
 from aibridge_addon.dialects import MESSAGES
-from aibridge_addon.providers.base import ProviderType, bridged, passthrough
+from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, https, passthrough
 
 ANTHROPIC = ProviderType(
     name="anthropic",
@@ -14,7 +14,10 @@ ANTHROPIC = ProviderType(
         passthrough("/api/event_logging/*"),
     ),
     error_dialect=MESSAGES,
+    defaults=(DefaultProvider("anthropic", ("api.anthropic.com",), https("api.anthropic.com")),),
+    price_list="anthropic",
     # Claude Code sends both where a key and a login exist; the key is what Anthropic bills.
     credential_headers=(b"x-api-key", b"authorization"),
+    answers_on_bedrock=True,
     key_header="X-Api-Key",
 )

@@ -3,7 +3,7 @@
 import re
 
 from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
-from aibridge_addon.providers.base import ProviderType, bridged, passthrough, query_value
+from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, passthrough, query_value
 
 STREAM_OPTIONS_SINCE = "2024-09-01"
 """The first `api-version` whose chat completions know `stream_options` (Azure OpenAI, "API version lifecycle")."""
@@ -33,6 +33,10 @@ AZURE = ProviderType(
         passthrough("/openai/v1/responses/*"),
     ),
     error_dialect=RESPONSES,
+    defaults=(
+        DefaultProvider("azure", ("*.openai.azure.com", "*.cognitiveservices.azure.com", "*.services.ai.azure.com")),
+    ),
+    price_list="azure",
     credential_headers=(b"api-key", b"x-api-key", b"authorization"),
     key_header="Api-Key",
     messages_key_header="X-Api-Key",

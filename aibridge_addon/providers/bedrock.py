@@ -1,7 +1,7 @@
 """AWS Bedrock: its own routes (`bedrock-runtime`), and Mantle's Messages and Responses (`bedrock-mantle`)."""
 
 from aibridge_addon.dialects import CONVERSE, CONVERSE_STREAM, INVOKE, INVOKE_STREAM, MESSAGES, RESPONSES
-from aibridge_addon.providers.base import ProviderType, bridged, passthrough
+from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, passthrough
 
 BEDROCK = ProviderType(
     name="bedrock",
@@ -16,5 +16,7 @@ BEDROCK = ProviderType(
     ),
     passthrough=(passthrough("/model/{id}/count-tokens"),),
     error_dialect=INVOKE,
+    defaults=(DefaultProvider("bedrock", ("bedrock-runtime.*.amazonaws.com", "bedrock-mantle.*.api.aws")),),
+    price_list="aws",
     credential_headers=(b"authorization", b"x-api-key"),
 )

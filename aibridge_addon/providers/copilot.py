@@ -1,7 +1,7 @@
 """GitHub Copilot: `api.{individual,business,enterprise}.githubcopilot.com`; a token per user, all three dialects."""
 
 from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
-from aibridge_addon.providers.base import ProviderType, bridged, passthrough
+from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, passthrough
 
 COPILOT = ProviderType(
     name="copilot",
@@ -21,5 +21,12 @@ COPILOT = ProviderType(
         passthrough("/auto"),
     ),
     error_dialect=RESPONSES,
+    defaults=(
+        DefaultProvider("copilot", ("api.individual.githubcopilot.com", "api.githubcopilot.com")),
+        DefaultProvider("copilot-business", ("api.business.githubcopilot.com",)),
+        DefaultProvider("copilot-enterprise", ("api.enterprise.githubcopilot.com",)),
+    ),
+    price_list="github-copilot",
     credential_headers=(b"authorization",),
+    refuses_central_key="Copilot knows each user by a token of their own, which passes through",
 )

@@ -1,7 +1,7 @@
 """OpenAI: `api.openai.com/v1`, and ChatGPT's Codex backend under another base URL."""
 
 from aibridge_addon.dialects import CHAT_COMPLETIONS, RESPONSES
-from aibridge_addon.providers.base import ProviderType, bridged, passthrough
+from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, https, passthrough
 
 OPENAI = ProviderType(
     name="openai",
@@ -18,5 +18,10 @@ OPENAI = ProviderType(
         passthrough("/responses/*", prefix="/v1"),
     ),
     error_dialect=RESPONSES,
+    defaults=(
+        DefaultProvider("openai", ("api.openai.com",), https("api.openai.com", "/v1")),
+        DefaultProvider("chatgpt", ("chatgpt.com",), https("chatgpt.com", "/backend-api/codex")),
+    ),
+    price_list="openai",
     credential_headers=(b"authorization",),
 )

@@ -19,7 +19,8 @@ from aibridge_addon.config.errors import ConfigError, Problem, models_in
 from aibridge_addon.config.load import load
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider
 from aibridge_addon.config.schema import HttpServer, Mcp, Settings, StdioServer
-from aibridge_addon.config.urls import BaseUrl, DatabaseUrl
+from aibridge_addon.config.urls import DatabaseUrl, parse_base_url
+from aibridge_addon.providers.base import BaseUrl
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "configuration.md"
 SECRET = "hunter2-never-print-me"
@@ -561,7 +562,7 @@ def test_one_given_address_is_never_paired_with_a_vendors_other(configure: Write
 def test_a_base_url_is_split(configure: Write, text: str, expected: BaseUrl) -> None:
     [found] = configure(provider(f"type: openai, base_url: '{text}'")).providers
     assert found.base_url == expected
-    assert BaseUrl.parse(str(expected)) == expected
+    assert parse_base_url(str(expected)) == expected
 
 
 @pytest.mark.parametrize(
@@ -662,7 +663,7 @@ def test_a_breakers_block_has_defaults_of_its_own(configure: Write) -> None:
 
 
 def test_providers_can_be_built_in_code() -> None:
-    base_url = BaseUrl.parse("http://127.0.0.1:8000/v1")
+    base_url = parse_base_url("http://127.0.0.1:8000/v1")
     made = Provider(name="a", type="openai", hosts=("llm.corp",), base_url=base_url, api_key=(SecretStr("k"),))
     assert made.gateway_url == base_url
     assert Settings(providers=(made,)).providers == (made,)

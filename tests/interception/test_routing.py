@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider
-from aibridge_addon.config.urls import BaseUrl
+from aibridge_addon.config.urls import parse_base_url
 from aibridge_addon.dialects import (
     CHAT_COMPLETIONS,
     CONVERSE,
@@ -172,14 +172,14 @@ def test_the_first_provider_that_claims_a_host_has_it() -> None:
 
 
 def test_a_base_url_redirects_a_proxied_request_and_keeps_its_path() -> None:
-    provider = Provider(name="anthropic", type="anthropic", base_url=BaseUrl.parse("http://localhost:8123"))
+    provider = Provider(name="anthropic", type="anthropic", base_url=parse_base_url("http://localhost:8123"))
     route = proxied("api.anthropic.com", "POST", "/v1/messages?beta=true", Router([provider]))
     assert route.base is not None
     assert (route.base.origin, route.target) == ("http://localhost:8123", "/v1/messages?beta=true")
 
 
 def test_a_base_url_with_another_path_takes_the_place_of_the_vendors_prefix() -> None:
-    provider = Provider(name="openai", type="openai", base_url=BaseUrl.parse("http://localhost:8123/deep/v2"))
+    provider = Provider(name="openai", type="openai", base_url=parse_base_url("http://localhost:8123/deep/v2"))
     route = proxied("api.openai.com", "POST", "/v1/responses?x=1", Router([provider]))
     assert (route.dialect, route.target) == (RESPONSES, "/deep/v2/responses?x=1")
 
