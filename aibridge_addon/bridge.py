@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.config.system_user import operating_system_user
 from aibridge_addon.credentials.key_pool import KeyPool
 from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.interception.actors import ActorResolver
@@ -73,7 +74,7 @@ class Bridge:
         """
         self.settings = settings
         self.router = Router(settings.providers)
-        self.actors = ActorResolver(settings.actor)
+        self.actors = ActorResolver(settings.actor, system_user=operating_system_user())
         self.key_pools = {p.name: KeyPool(p.api_key, time.monotonic) for p in settings.providers if p.api_key}
         """The central keys of the providers that have any."""
         self.breakers = Breakers(time.monotonic, self._breaker_changed)
@@ -108,7 +109,7 @@ class Bridge:
         stream = self.stream
         parts = [Part(stream.close, stream.start, stream.retire, stream.drain)]
         if (continuations := self.continuations) is not None:
-            parts.append(Part(continuations.close_now, close_gently=lambda _: continuations.close()))
+            parts.append(Part(lambda _: continuations.close()))
         if self.dumper is not None:
             parts.append(Part(self._close_dumper, self.dumper.start))
         if (servers := self.servers) is not None:

@@ -51,10 +51,8 @@ IO_CALLS = words(
 PURE = frozenset({"uuid.UUID", "uuid.uuid5"})
 """What may be used of those modules all the same: it makes the same value each time."""
 NOT_YET_SANS_IO: dict[str, set[str]] = {
-    "interception.actors": {"getpass"},
     "interception.breaker": {"logging"},
-    "interception.continuations": {"asyncio", "logging", "datetime.now"},
-    "interception.exchange": {"uuid", "datetime.now"},
+    "interception.continuations": {"logging"},
     "interception.in_flight": {"asyncio"},
     "interception.tap": {"logging"},
 }
@@ -76,7 +74,6 @@ NOT_YET_IMMUTABLE: dict[str, set[str]] = {
     "dialects.bedrock.common": {"ERROR_TYPES", "TOKEN_COUNTS"},
     "dialects.messages.reader": {"ERROR_TYPES"},
     "dialects.openai": {"ERROR_TYPES"},
-    "dialects.resume": {"RESUMPTIONS"},
     "interception.in_flight": {"_live"},
     "main": {"addons"},  # a list by mitmproxy's contract for scripts
     "proxy.flow.websocket": {"REFUSED"},

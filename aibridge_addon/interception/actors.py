@@ -1,8 +1,7 @@
-"""Who asks: mitmproxy's authenticated user, else a front proxy's header, else the configured default."""
+"""Find the actor of a request: mitmproxy's authenticated user, else a front proxy's header, else the default."""
 
 from __future__ import annotations
 
-import getpass
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,12 +21,13 @@ class Actor:
 
 
 class ActorResolver:
-    """Decides by the configuration's `actor` section; reads the operating system's user once."""
+    """Decides by the configuration's `actor` section."""
 
-    def __init__(self, settings: ActorSettings) -> None:
+    def __init__(self, settings: ActorSettings, *, system_user: str) -> None:
+        """`system_user`: the operating system's user, who is the actor where no other is known or required."""
         self._settings = settings
         self._header = settings.header.lower().encode() if settings.header else None
-        self._fallback = settings.default or (None if settings.required else operating_system_user())
+        self._fallback = settings.default or (None if settings.required else system_user)
 
     @property
     def header(self) -> bytes | None:
@@ -54,11 +54,3 @@ class ActorResolver:
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
         return any(address in network for network in self._settings.trusted_sources)
-
-
-def operating_system_user() -> str:
-    """The user that this process runs as; a container may have a number without a name."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

@@ -8,7 +8,6 @@ Both expire: without results the history is valid all the same, and an answer's 
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import logging
 from collections import OrderedDict
@@ -55,12 +54,13 @@ class Scope:
 
 
 class Reader(Protocol):
-    """The database's other side. Called on worker threads, also on several at once."""
+    """Reads what was written to the database. Never blocks the event loop."""
 
-    def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
-        """What there is under these keys and has not expired. Raises Unreachable."""
+    async def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
+        """What there is under these keys and has not expired. Raises DatabaseUnavailable."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close, blocking for no longer than the reader's own limits."""
 
 
 class _Alias(msgspec.Struct, frozen=True):
@@ -155,7 +155,7 @@ class Continuations:
         if not unknown:
             return found
         try:
-            read = await asyncio.to_thread(self._reader.read, unknown, now)
+            read = await self._reader.read(unknown, now)
         except DatabaseUnavailable as e:
             if self._reachable:
                 logger.error("aibridge: what earlier answers left cannot be read, going on without it: %s", e)
@@ -167,11 +167,8 @@ class Continuations:
         self._note_absent([key for key in unknown if key not in read], now + ABSENT_FOR)
         return {**found, **read}
 
-    async def close(self) -> None:
-        await asyncio.to_thread(self._reader.close)
-
-    def close_now(self, _timeout: float | None) -> None:
-        """Close, blocking; a query takes no longer than the reader's own limits."""
+    def close(self) -> None:
+        """Close, blocking for no longer than the reader's own limits."""
         self._reader.close()
 
     # --- memory -----------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from pathlib import Path
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.recording.recorder import Recorder
-from aibridge_addon.recording.sqlite.reader import SqliteReader
+from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader
 from aibridge_addon.recording.sqlite.store import SqliteStore
 from aibridge_addon.records import Ask, Sink
 
@@ -19,9 +19,9 @@ def database_sink(settings: Settings, _whole: Ask) -> Sink:
     return Recorder(store, required=recording.on_failure == "closed")
 
 
-def continuation_reader(settings: Settings) -> SqliteReader:
+def continuation_reader(settings: Settings) -> AsyncReader:
     """What reads continuations. Raises ConfigError."""
-    return SqliteReader(_path(settings))
+    return AsyncReader(SqliteReader(_path(settings)))
 
 
 def _path(settings: Settings) -> Path:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import pwd
 from typing import Any
 
 import pytest
@@ -12,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aibridge_addon.config.schema import Actor as ActorSettings
-from aibridge_addon.interception.actors import MAX_ID_LENGTH, Actor, ActorResolver, operating_system_user
+from aibridge_addon.interception.actors import MAX_ID_LENGTH, Actor, ActorResolver
 
 
 def resolver(**settings: Any) -> ActorResolver:
-    return ActorResolver(ActorSettings.model_validate(settings))
+    return ActorResolver(ActorSettings.model_validate(settings), system_user="root")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +32,7 @@ def test_the_first_who_is_known_counts(
 
 
 def test_without_a_default_the_operating_systems_user_asks() -> None:
-    assert resolver().resolve(None, None) == Actor(getpass.getuser(), {})
+    assert resolver().resolve(None, None) == Actor("root", {})
 
 
 def test_where_an_actor_is_required_nobody_stands_in_for_one() -> None:
@@ -97,17 +94,3 @@ def test_the_headers_name_is_compared_in_lower_case() -> None:
 def test_no_header_and_no_peer_make_it_fail(value: bytes, peer: str) -> None:
     who = resolver(header="x-user", trusted_sources=["0.0.0.0/0", "::/0"])
     who.resolve(None, who.trusted_name({b"x-user": value}, peer))
-
-
-def test_a_process_whose_user_has_no_name_still_has_an_actor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a container the user may be a number only."""
-
-    def nobody(_uid: int) -> pwd.struct_passwd:
-        raise KeyError
-
-    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
-        monkeypatch.delenv(variable, raising=False)
-    monkeypatch.setattr(pwd, "getpwuid", nobody)
-    assert operating_system_user() == "unknown"
-    monkeypatch.undo()
-    assert operating_system_user() == (os.environ.get("LOGNAME") or getpass.getuser())

@@ -25,7 +25,7 @@ from aibridge_addon.interception import continuations
 from aibridge_addon.interception.continuations import ALIAS_FOR, HELD_FOR, Continuations, Scope
 from aibridge_addon.interception.tool_loop import Held
 from aibridge_addon.recording.sqlite import reader, store
-from aibridge_addon.recording.sqlite.reader import SqliteReader
+from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader
 from aibridge_addon.recording.sqlite.store import PURGE_BATCH, PURGE_INTERVAL, SqliteStore
 from aibridge_addon.records import DatabaseUnavailable, Stored
 from aibridge_addon.wire.json_object import JSONObject
@@ -65,12 +65,10 @@ class Nothing:
 
     def __init__(self) -> None:
         self.asked: list[set[str]] = []
-        self.threads: set[int] = set()
         self.error: DatabaseUnavailable | None = None
 
-    def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
+    async def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
         self.asked.append(set(keys))
-        self.threads.add(threading.get_ident())
         if self.error is not None:
             raise self.error
         return {}
@@ -108,14 +106,14 @@ def write(path: Path, clock: Clock) -> Iterator[Write]:
 @pytest.fixture
 def one(path: Path, clock: Clock) -> Iterator[Continuations]:
     reader = SqliteReader(path)
-    yield Continuations(reader, now=clock)
+    yield Continuations(AsyncReader(reader), now=clock)
     reader.close()
 
 
 @pytest.fixture
 def other(path: Path, clock: Clock) -> Iterator[Continuations]:
     reader = SqliteReader(path)
-    yield Continuations(reader, now=clock)
+    yield Continuations(AsyncReader(reader), now=clock)
     reader.close()
 
 
@@ -143,11 +141,11 @@ async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Co
     program = (
         "import sys; from pathlib import Path\n"
         "from aibridge_addon.interception.continuations import Continuations\n"
-        "from aibridge_addon.recording.sqlite.reader import SqliteReader\n"
+        "from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader\n"
         "from aibridge_addon.recording.sqlite.store import SqliteStore\n"
         "from tests.interception.test_continuations import ADA, NOON, held\n"
         "path = Path(sys.argv[1]); store = SqliteStore(path, durable=True, now=lambda: NOON)\n"
-        "mine = Continuations(SqliteReader(path), now=lambda: NOON)\n"
+        "mine = Continuations(AsyncReader(SqliteReader(path)), now=lambda: NOON)\n"
         "store.open(); store.write(mine.remember(ADA, held=held(), alias=('msg_1', 'msg_2'))); store.close()\n"
     )
     root = Path(__file__).parents[2]
@@ -323,17 +321,30 @@ async def test_the_database_is_not_asked_again_for_what_it_did_not_have(
 
 async def test_a_request_that_names_nothing_asks_nobody() -> None:
     reader = Nothing()
-    assert await Continuations(reader, now=lambda: NOON).completed(ADA, JSONObject(b'{"messages":[]}')) is None
+    assert await Continuations(reader, now=Clock()).completed(ADA, JSONObject(b'{"messages":[]}')) is None
     assert reader.asked == []
 
 
 # --- a database that does not answer ----------------------------------------------------------------------------
 
 
-async def test_the_database_is_never_asked_on_the_event_loop() -> None:
-    reader = Nothing()
-    await Continuations(reader, now=lambda: NOON).find(ADA, NAMED)
-    assert reader.threads and threading.get_ident() not in reader.threads
+class Noting(SqliteReader):
+    """A reader that notes the threads which call it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.threads: list[int] = []
+
+    def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
+        self.threads.append(threading.get_ident())
+        return {}
+
+
+async def test_the_database_is_never_asked_on_the_event_loop(path: Path) -> None:
+    reader = Noting(path)
+    place = Continuations(AsyncReader(reader), now=Clock())
+    await place.find(ADA, NAMED)
+    assert len(reader.threads) == 1 and threading.get_ident() not in reader.threads
 
 
 async def test_a_database_that_cannot_be_read_gives_nothing_and_is_told_once(

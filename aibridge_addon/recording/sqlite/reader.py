@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sqlite3
 import threading
@@ -27,7 +28,7 @@ where key in (select value from json_each(?)) and expires_at > ?
 
 
 class SqliteReader:
-    """See `continuations.Reader`. One connection of its own, opened when it is first needed, which cannot write."""
+    """Reads on the thread that calls it. One connection of its own, opened when first needed, which cannot write."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -74,3 +75,16 @@ class SqliteReader:
     def close(self) -> None:
         with self._lock:
             self._disconnect()
+
+
+class AsyncReader:
+    """The `continuations.Reader` of SQLite: every query runs on a worker thread."""
+
+    def __init__(self, reader: SqliteReader) -> None:
+        self._reader = reader
+
+    async def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
+        return await asyncio.to_thread(self._reader.read, keys, now)
+
+    def close(self) -> None:
+        self._reader.close()

@@ -12,7 +12,7 @@ from mitmproxy.proxy.layers.http import _hooks as hooks
 
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.proxy.stream.hooks import AibridgeTurnHook
-from aibridge_addon.recording.sqlite.reader import SqliteReader
+from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader
 from aibridge_addon.records import utc_now
 from aibridge_addon.tools import catalog
 from aibridge_addon.tools.catalog import Catalog, Listing, Offer
@@ -42,7 +42,7 @@ class Offered(Servers):
 def scene(make_scene: MakeScene) -> Scene:
     made = make_scene()
     made.bridge.servers = Offered("look", "find")
-    made.bridge.continuations = Continuations(SqliteReader(made.database), now=utc_now)
+    made.bridge.continuations = Continuations(AsyncReader(SqliteReader(made.database)), now=utc_now)
     return made
 
 
