@@ -1,4 +1,4 @@
-"""What is wrong with a configuration: where it stands, what was found, what is allowed.
+"""Errors of the configuration: the key, what was found there, and what is allowed.
 
     ConfigError        the one exception that `config.load` raises; carries every Problem
     rejected()         the value that a validator raises; never leaves this package

@@ -1,4 +1,4 @@
-"""Addresses: providers, databases, hosts and paths, each checked for its shape once."""
+"""Parse addresses in the configuration: of providers and databases, hosts and paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the configuration's texts mean: sizes, times, addresses, patterns and secrets, each parsed once.
+"""Parse the configuration's texts into values: sizes, times, addresses, patterns and secrets.
 
 Every parser takes what a file can hold, or a value that is parsed already: settings can be built in code too.
 """

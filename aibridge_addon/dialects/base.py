@@ -1,4 +1,4 @@
-"""What every dialect offers: reading requests, reading answers, and errors in its own shape. Sans-io.
+"""Base classes of dialects: they read requests and answers, and write errors in the provider's shape. Sans-io.
 
 Reading is lenient: an unknown field, block, item or event never fails, it is only not recorded. What is read ends in a
 `Reading`, one for each upstream turn, whether the answer streamed or not.

@@ -1,4 +1,4 @@
-"""What a client does not know of a turn, and how it comes back into the history that the client sends. Sans-io.
+"""Put calls and results that the client has not seen back into the history that it sends. Sans-io.
 
 In a mixed turn the model called tools of ours and tools of the client. The client got its calls only; ours were run,
 and their results are kept. Every later request whose history has the client's calls gets our calls and results again,

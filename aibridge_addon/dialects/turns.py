@@ -1,4 +1,4 @@
-"""What the inner loop needs of a dialect: tools into a request, one answer out of several turns, results back. Sans-io.
+"""Base classes of tool injection: tools into a request, one answer out of several turns, results back. Sans-io.
 
     request ─ inject ─▶ turn 1 ─┐                       ┌─▶ client: one well-formed answer
                                 ├─▶ Splice ─ event(s) ──┤

@@ -1,4 +1,4 @@
-"""What follows from an upstream attempt that has failed before the first byte: the decision table. Sans-io.
+"""Decide what follows a failed upstream attempt: show it, use another key, retry, or give up. Sans-io.
 
     attempt ─▶ Outcome ─▶ Attempts.after ─┬─ SHOW       the client gets this answer
                                           ├─ NEXT_KEY   at once, with another central key
@@ -26,15 +26,15 @@ LONGEST_PAUSE = 8.0
 JITTER = 0.25
 """Up to this share of a pause is taken off, so that clients do not come back all at once."""
 LONGEST_ASKED_PAUSE = 60.0
-"""Seconds; who asks for more is not waited for."""
+"""Seconds. A longer Retry-After is ignored in favour of our own backoff."""
 LONGEST_KEY_PAUSE = 30.0
 """Seconds; a key that is back later is not waited for. Well below the minute that a key rests if nothing is said of it:
 some of that is over when the last key is refused, too."""
 MAX_TOLD = 50
-"""Attempts of one interception that its row tells of: a tool loop may make many."""
+"""Maximum number of attempts listed in a row's metadata: a tool loop may make many."""
 
 MAX_ERROR_LENGTH = 200
-"""Characters that are told of why there was no answer: they may quote what the upstream sent."""
+"""Characters of the reason why there was no answer. It may quote what the upstream sent."""
 
 RATE_LIMITED = 429
 UNAUTHORIZED = 401

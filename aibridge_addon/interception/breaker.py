@@ -1,4 +1,4 @@
-"""Circuit breakers: a provider that keeps failing is left alone for a while. Sans-io: the clock is given.
+"""Circuit breakers: refuse requests to a provider that keeps failing, for a while. Sans-io: the clock is given.
 
                so many failures in a row, within an interval
       CLOSED ────────────────────────────────────────────────▶ OPEN: every request is turned away

@@ -1,4 +1,4 @@
-"""Which program asks, and in which of its sessions. Best effort; the first rule that matches wins.
+"""Recognise the client program and its session by request headers. Best effort; the first rule that matches wins.
 
 Headers are given as a mapping of lower-case names to values, both bytes. User agents and session headers are those
 that the programs were seen to send; `docs/clients.md` lists them.

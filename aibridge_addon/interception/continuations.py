@@ -1,4 +1,4 @@
-"""What later requests need of earlier ones: ids of answers, and results of mixed turns. In memory and in the database.
+"""Keep what later requests need of earlier ones: ids of answers, and results of mixed turns. Memory, then database.
 
     turn ends ─▶ remember ─┬─▶ memory                               later request ─▶ find ─┬─▶ memory
                            └─▶ records ─▶ recorder ─▶ database ─▶ (any process) ─▶ reader ─┘
@@ -42,7 +42,7 @@ MAX_ABSENT = 32_768
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose turn it was: nobody else ever reaches what is kept of it, nor does another wire format."""
+    """Whose turn it was. No other actor, provider or dialect ever reaches what is kept of it."""
 
     provider_name: str
     initiator_id: str
@@ -81,7 +81,7 @@ class Continuations:
         self._known: OrderedDict[str, Stored] = OrderedDict()
         self._known_bytes = 0
         self._absent: OrderedDict[str, datetime] = OrderedDict()
-        """Keys that the database did not have, and until when that is believed."""
+        """Keys that the database did not have, each with the time from which it is asked again."""
         self._reachable = True
 
     def remember(

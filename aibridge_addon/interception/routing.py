@@ -1,4 +1,4 @@
-"""From (host, method, path) to a provider, a dialect and an upstream address.
+"""Find the provider, the dialect and the upstream address for a host, a method and a path.
 
 Routes are relative to the path of a provider's base URL. A proxied request names the vendor's own host and path; a
 gateway request names `/<provider>` and then the path as the vendor's API has it.

@@ -1,4 +1,4 @@
-"""What Claude models on Bedrock take of a Messages request: one table, by what their ids contain. Sans-io.
+"""The table of Claude models on Bedrock: which members of a Messages request each accepts. Sans-io.
 
 Sources: Amazon Bedrock user guide, "Anthropic Claude Messages API", "Adaptive thinking" and "Extended thinking". An
 unknown model takes what the oldest ones take: an application inference profile's id names no model.

@@ -1,4 +1,4 @@
-"""A Messages request as Bedrock's InvokeModel takes it: the model in the path, beta flags in the body. Sans-io.
+"""Translate a Messages request for Bedrock's InvokeModel: model in the path, beta flags in the body. Sans-io.
 
 Source: Amazon Bedrock API reference, "InvokeModel" and "InvokeModelWithResponseStream"; user guide, "Anthropic Claude
 Messages API".

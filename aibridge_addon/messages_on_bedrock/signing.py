@@ -1,4 +1,4 @@
-"""Signatures for AWS, by botocore with its whole credential chain. Nothing here blocks the event loop.
+"""Sign requests to AWS with botocore and its whole credential chain. Nothing here blocks the event loop.
 
 botocore is an extra: it is imported when a provider asks for it.
 """

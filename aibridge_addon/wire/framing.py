@@ -1,4 +1,4 @@
-"""How a streamed answer is cut into events: server-sent events, or the messages of an AWS event stream. Sans-io."""
+"""The framings of streamed answers: server-sent events, and the messages of an AWS event stream. Sans-io."""
 
 from __future__ import annotations
 
@@ -67,4 +67,4 @@ AWS_EVENT_STREAM = Framing(aws_eventstream.EventStreamScanner, _aws_event)
 SERVER_SENT: Mapping[str, Framing] = MappingProxyType({"text/event-stream": SSE})
 """By content type. Most providers frame their streams so."""
 BY_AWS: Mapping[str, Framing] = MappingProxyType({**SERVER_SENT, aws_eventstream.CONTENT_TYPE: AWS_EVENT_STREAM})
-"""What may come from Bedrock, and from those who imitate it."""
+"""Both framings, for answers of Bedrock and of servers that imitate it."""

@@ -43,7 +43,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class SSEScanner:
-    """Cut a byte stream into server-sent events without decoding what nobody asked for.
+    """Cut a byte stream into server-sent events without decoding them.
 
     A block larger than `max_event` bytes is dropped, counted in `oversized`, and scanning resumes after it.
     """

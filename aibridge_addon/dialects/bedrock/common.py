@@ -1,4 +1,4 @@
-"""What the two dialects of Bedrock's own have in common: framing, headers and errors.
+"""What Bedrock's own two dialects, Converse and InvokeModel, share: framing, headers and errors.
 
 Sources: Amazon Bedrock API reference (`bedrock-runtime`), "Common errors", and botocore's model of the service.
 """

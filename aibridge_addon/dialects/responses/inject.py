@@ -24,12 +24,12 @@ from aibridge_addon.wire.json_object import JSONObject, array, encode
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 PROBE_TOKENS = 16
-"""The least `max_output_tokens` that the API takes: who asks for no more wants to know whether there is an answer."""
+"""The least `max_output_tokens` that the API takes: a request for no more only probes for an answer."""
 
 
 class ResponsesInjection(Injection):
     def may_inject(self, body: JSONObject) -> bool:
-        """Not with no tools on purpose, a fixed form of answer, nobody that waits."""
+        """Not with no tools on purpose, a fixed form of answer, or no client that waits."""
         choice, most = body.get("tool_choice"), body.get("max_output_tokens")
         text_format = as_dict(as_dict(body.get("text")).get("format")).get("type")
         last_item = as_dict(next(body.elements_backwards("input"), None))
