@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -74,3 +76,9 @@ def test_without_a_price_the_record_says_why(price_list: str | None, reason: str
 @pytest.mark.parametrize("record", [STARTED, PASSTHROUGH, KEPT], ids=lambda record: type(record).__name__)
 def test_other_records_stay_as_they_are(record: Record) -> None:
     assert prepare(record) is record
+
+
+def test_what_imports_slowly_is_not_imported_with_the_addon() -> None:
+    program = "import sys, aibridge_addon.addon; print(*sys.modules.keys() & {'genai_prices', 'sqlite_utils'})"
+    imported = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, check=True)
+    assert imported.stdout.split() == []

@@ -1,0 +1,85 @@
+"""The life of a configuration's parts: started in one order, ended in the reverse one, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aibridge_addon.bridge import SINKS, Bridge, MakeSink
+from aibridge_addon.config.errors import ConfigError
+from aibridge_addon.config.schema import Settings
+from aibridge_addon.records import Sink
+from tests.support.database import read_table
+from tests.support.examples import ENDED, STARTED, interceptions
+from tests.support.upstream import unused_port
+
+
+class Unstartable(Sink):
+    def start(self) -> None:
+        raise ValueError("no such place")
+
+
+def make(tmp_path: Path, sinks: Sequence[MakeSink] = SINKS, **config: Any) -> Bridge:
+    database = f"sqlite:///{tmp_path / 'aibridge.db'}"
+    return Bridge(Settings.model_validate({"database": database, "metrics": {"listen": None}, **config}), sinks)
+
+
+async def ended(bridge: Bridge) -> None:
+    async with asyncio.timeout(30):
+        while not bridge.ended:  # noqa: ASYNC110 (threads do not say when they have ended)
+            await asyncio.sleep(0)
+
+
+async def test_a_start_that_fails_frees_what_was_started_before(tmp_path: Path) -> None:
+    port = unused_port()
+    metrics = {"listen": f"127.0.0.1:{port}"}
+    with pytest.raises(ValueError, match="no such place"):
+        make(tmp_path, (*SINKS, lambda _settings, _whole: Unstartable()), metrics=metrics).start()
+    with socket.create_server(("127.0.0.1", port)):
+        pass
+
+
+async def test_a_part_that_cannot_start_ends_the_sinks(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    bridge = make(tmp_path, dump_dir=str(tmp_path / "file" / "dumps"))
+    with pytest.raises(ConfigError, match="dump_dir"):
+        bridge.start()
+    assert not await bridge.committed()
+
+
+async def test_a_request_that_began_before_a_retirement_is_recorded_to_its_end(tmp_path: Path) -> None:
+    bridge = make(tmp_path)
+    bridge.start()
+    left = bridge.under_way.enter(lambda: None)
+    bridge.emit(STARTED)
+    bridge.retire()
+    assert not bridge.ended
+    bridge.emit(ENDED)
+    left()
+    await ended(bridge)
+    assert interceptions(tmp_path / "aibridge.db")["i1"]["status"] == "failed"
+    assert bridge.stream.lost == 0
+
+
+async def test_what_is_emitted_after_a_retired_bridge_has_ended_is_lost_and_counted(tmp_path: Path) -> None:
+    bridge = make(tmp_path)
+    bridge.start()
+    bridge.retire()
+    await ended(bridge)
+    bridge.emit(STARTED)
+    assert bridge.stream.lost == 1
+    assert read_table(tmp_path / "aibridge.db", "aibridge_interceptions") == []
+
+
+async def test_a_bridge_may_be_closed_twice(tmp_path: Path) -> None:
+    bridge = make(tmp_path)
+    bridge.start()
+    bridge.emit(STARTED)
+    await bridge.close(10)
+    bridge.close_now(10)
+    assert (len(interceptions(tmp_path / "aibridge.db")), bridge.stream.lost) == (1, 0)
