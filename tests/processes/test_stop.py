@@ -70,7 +70,6 @@ def test_an_answer_that_never_ends_is_cut_off(mitmdump: StartMitmdump, upstream:
     assert usage["completeness"] == "partial"
     prompts = proxy.rows("aibridge_user_prompts")
     assert {prompt["interception_id"] for prompt in prompts} == {row["id"] for row in rows}
-    assert "lost" not in proxy.log
 
 
 def test_a_second_signal_ends_at_once(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
@@ -168,7 +167,6 @@ def test_what_waits_for_a_locked_database_is_written_before_the_end(
         proxy.wait_for_log("draining")
     assert proxy.wait() == 0
     assert [row["status"] for row in proxy.rows("aibridge_interceptions")] == ["completed"] * 3
-    assert "lost" not in proxy.log
 
 
 def test_records_that_can_never_be_written_do_not_hold_up_the_end_for_ever(
