@@ -18,7 +18,7 @@ from tests.support.upstream import ScriptedUpstream, UpstreamOptions
 
 # Time limits are pytest-timeout's: a deadline per example fails on a busy machine.
 settings.register_profile("dev", deadline=None, max_examples=50)
-settings.register_profile("ci", deadline=None, max_examples=200, derandomize=True, print_blob=True)
+settings.register_profile("ci", deadline=None, max_examples=100, derandomize=True, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
 
 _PROXIES = pytest.StashKey[list[RunningProxy]]()

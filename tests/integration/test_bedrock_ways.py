@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import MakeUpstream, StartProxy
 from tests.integration import stage
 from tests.integration.exchanges import ANTHROPIC, Client, Seen, wait_for_ended
-from tests.integration.test_sdks import Sdks, told
+from tests.integration.sdks import Sdks, told
 from tests.support import aws_frames, fixtures
 from tests.support.aws_signing import ACCESS_KEY, HINT, REGION, SECRET_KEY, is_validly_signed
 from tests.support.client import gateway_client

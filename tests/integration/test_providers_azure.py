@@ -12,7 +12,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from tests.conftest import StartProxy
 from tests.integration.exchanges import Client
-from tests.integration.test_sdks import answer_of, check_answer, expected, last_recorded
+from tests.integration.sdks import answer_of, check_answer, expected, last_recorded
 from tests.integration.turns import CONNECTED, MODES, Turns, call, recorded, results, text, tool_names
 from tests.support import fixtures
 from tests.support.client import trust

@@ -13,7 +13,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from tests.conftest import RunToExit, StartProxy
 from tests.integration.exchanges import Client
-from tests.integration.test_sdks import answer_of, check_answer, events, expected, last_recorded
+from tests.integration.sdks import answer_of, check_answer, events, expected, last_recorded
 from tests.integration.turns import CONNECTED, INJECTED, MODES, recorded, results, tool_names
 from tests.support import fixtures
 from tests.support.client import gateway_client, trust

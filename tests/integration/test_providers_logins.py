@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import StartProxy
 from tests.integration.exchanges import ANTHROPIC
+from tests.integration.sdks import answer_of, check_answer, expected, last_recorded
 from tests.integration.stage import end_to_end
-from tests.integration.test_sdks import answer_of, check_answer, expected, last_recorded
 from tests.integration.turns import CONNECTED, MODES, Turns, call, recorded, results, text, tool_names
 from tests.support import fixtures
 from tests.support.client import RawHttp1, connect_through, trust

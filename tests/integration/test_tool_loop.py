@@ -7,7 +7,7 @@ import pytest
 from aibridge_addon.tools.calls import CANCELLED
 from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client, wait_for_ended
-from tests.integration.test_sdks import Sdks, told
+from tests.integration.sdks import Sdks, told
 from tests.integration.turns import (
     BY_DIALECT,
     CONNECTED,
