@@ -26,11 +26,11 @@ from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.tool_exchange import ToolExchange
+from aibridge_addon.proxy.flow.bedrock import Translation
 from aibridge_addon.records import Headers
 from aibridge_addon.wire.codings import Decoder
 
 if TYPE_CHECKING:
-    from aibridge_addon.proxy.flow.bedrock import Translation
     from aibridge_addon.tools.calls import RunningCalls
     from aibridge_addon.tools.catalog import Catalog
 
