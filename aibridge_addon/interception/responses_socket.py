@@ -4,7 +4,7 @@
     client ◀─ {"type":"response.created"} … {"type":"response.completed"}  its answer: a stream's events, unframed
 
 A client may send its next request before the last answer has ended. Requests and answers name a *lane* (`stream_id`,
-none by default); in each lane, requests are answered in their order. An answer that nobody is known to have asked for
+none by default); in each lane, requests are answered in their order. An answer without a known request
 follows a `response.steer`: it is an interception as well, with the steering input for a prompt.
 """
 

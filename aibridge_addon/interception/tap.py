@@ -78,7 +78,7 @@ class Tap:
         """Read the next bytes.
 
         Returns:
-            The offset in `data` at which the terminal event begins (0 if that cannot be told), once; else None.
+            The offset in `data` at which the terminal event begins (0 if that is not known), once; else None.
         """
         if not self.readable:
             return None

@@ -133,7 +133,7 @@ class Intake:
             flow.request.stream = True
 
     def _trusted_name(self, flow: http.HTTPFlow, headers: Headers) -> str | None:
-        # What is inside a tunnel comes from the client itself, whoever opened the connection.
+        # What is inside a tunnel comes from the client itself, not from the front proxy that opened the connection.
         if flow.client_conn in self._connect_names:
             return self._connect_names[flow.client_conn]
         return self._bridge.actors.trusted_name(headers, peer_of(flow))

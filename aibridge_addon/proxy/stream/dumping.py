@@ -1,7 +1,7 @@
 """Where `dump_dir` is set: show the dumper what goes upstream and what comes back.
 
 All that mitmproxy's HTTP layer passes on between a stream and a connection goes through `event_to_child`. So every
-turn and every attempt is seen here, whoever began it. Without `dump_dir`, connections have no such layer.
+turn and every attempt is seen here, a retry or a later turn too. Without `dump_dir`, connections have no such layer.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from aibridge_addon.proxy.flow.state import ORIGIN_FORM
 def bring_flow(event: http_events.RequestHeaders, ctx: context.Context, mode: HTTPMode) -> None:
     """Mark a request in origin form to a port that proxies: it is meant for us, not for a third host.
 
-    mitmproxy fills in a missing host, after which the two forms of a request cannot be told apart. A flow that is
+    mitmproxy fills in a missing host, after which the two forms of a request look alike. A flow that is
     brought along is used as it is, so the mark is on it before the first hook.
     """
     if event.replay_flow is not None:
