@@ -21,7 +21,6 @@ from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.tap import OnEvent, Tap
-from aibridge_addon.providers import PRICE_LISTS
 from aibridge_addon.records import Emit
 
 MAX_ERROR_LENGTH = 2000
@@ -250,7 +249,7 @@ class Exchange:
                     completeness="complete" if reading.finished and tap.complete else "partial",
                     extra=usage.extra,
                     created_at=now,
-                    price_list=PRICE_LISTS.get(self.route.provider.type),
+                    price_list=self.route.type.price_list,
                 )
             )
         for call in reading.tool_calls:

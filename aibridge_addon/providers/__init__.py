@@ -16,14 +16,3 @@ from aibridge_addon.providers.openai import OPENAI
 TYPES: Mapping[str, ProviderType] = MappingProxyType(
     {kind.name: kind for kind in (ANTHROPIC, OPENAI, COPILOT, AZURE, BEDROCK)}
 )
-
-PRICE_LISTS: Mapping[str, str] = MappingProxyType(
-    {
-        "anthropic": "anthropic",
-        "openai": "openai",
-        "copilot": "github-copilot",
-        "azure": "azure",
-        "bedrock": "aws",
-    }
-)
-"""By type of provider, what `genai-prices` calls its price list."""

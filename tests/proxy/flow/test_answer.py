@@ -14,9 +14,9 @@ async def test_a_stream_that_breaks_off_is_recorded_before_its_retired_bridge_en
     scene.playbook.sent(scene.client)
     rows = [(row["status"], row["ended_at"]) for row in await scene.interceptions()]
     assert rows == [(None, None)]
-    scene.bridge.under_way.when_none(scene.bridge.recorder.retire)  # as a bridge that is retired does
+    scene.bridge.retire()
     await scene.break_off(upstream)
     scene.playbook.sent(scene.client)
-    await scene.bridge.recorder.drain(10)
+    await scene.bridge.stream.drain(10)
     (row,) = await scene.interceptions()
     assert (row["status"], row["error_type"]) == ("failed", "upstream_disconnected")

@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from aibridge_addon.dialects import INJECTIONS
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.interception.tool_loop import ToolLoop
 from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped
@@ -16,6 +15,7 @@ from aibridge_addon.wire.codings import decoder_for
 from aibridge_addon.wire.json_object import JSONObject
 from tests.support import fixtures
 from tests.support.codings import encode
+from tests.support.dialects import INJECTIONS
 from tests.support.reading import exchange_for
 
 MESSAGES = fixtures.case("messages/simple/streaming")
