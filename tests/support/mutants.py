@@ -74,7 +74,7 @@ MUTATIONS = (
     # Dots that are encoded twice pass for part of a name.
     Mutation("interception/routing.py", "unquote(unquote(path))", "unquote(path)", ROUTING),
     # Answers that wait for the next batch wait in vain.
-    Mutation("recording/recorder.py", "        self._waiting.release(False)\n", "", RECORDER),
+    Mutation("recording/recorder.py", "                self._release(self._taken, kept=False)\n", "", RECORDER),
     # The port of the metrics takes any number of connections.
     Mutation("telemetry/prometheus/listener.py", "self._connections >= MAX_CONNECTIONS", "False", LIMIT),
     Mutation("telemetry/prometheus/listener.py", "            self._connections -= 1\n", "", LIMIT),
