@@ -81,14 +81,15 @@ class Spliced:
         self.end_sent = False
         self._tools = tools
         self._outgoing = outgoing
-        self._begun = False
+        self._turn_ended = False
+        """The body of a turn has been read to its end."""
         self._silent = True
         """Nothing has been sent to the client since the last look."""
 
     @property
     def can_append(self) -> bool:
         """As `Tapped.can_append`. What is shown are whole events, whatever the turn under way is answered with."""
-        return self._begun or self.exchange.streaming
+        return self._turn_ended or self.exchange.streaming
 
     def on_data(self, data: bytes) -> Output:
         shown = self._shown(self._tools.feed(data))
@@ -96,8 +97,10 @@ class Spliced:
         return Output(shown, None if reason else self._maybe_end(), reason)
 
     def on_end(self) -> Output:
-        self._begun = True
+        self._turn_ended = True
         shown = self._shown(self._tools.stream_ended())
+        if self.end_sent:
+            return Output(shown + self._outgoing.finish())
         return Output(shown, self._maybe_end())
 
     def _maybe_end(self) -> bytes | None:
@@ -106,7 +109,8 @@ class Spliced:
     def end(self) -> bytes:
         """The held end of the answer."""
         self.end_sent = True
-        return self._shown(self._tools.ending())
+        ending = self._shown(self._tools.ending())
+        return ending + self._outgoing.finish() if self._turn_ended else ending
 
     def _shown(self, data: bytes) -> bytes:
         if data and (data := self._outgoing.feed(data)):

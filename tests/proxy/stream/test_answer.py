@@ -45,12 +45,12 @@ def tapped(emitted: list[Record], unread: int | None = None, *stages: Upper) -> 
     return Tapped(exchange, Pipe(*stages), unread)
 
 
-def spliced(emitted: list[Record]) -> Spliced:
+def spliced(emitted: list[Record], *stages: Upper) -> Spliced:
     exchange = exchange_for(MESSAGES, emitted)
     loop = ToolLoop(INJECTIONS["messages"], JSONObject(MESSAGES.request), ("bmcp_a_look",), max_turns=3)
     tools = ToolExchange(exchange, loop, lambda _loop: ())
     tools.open_answer(200, MESSAGES.content_type, "")
-    return Spliced(tools, Pipe(), limit=1_000)
+    return Spliced(tools, Pipe(*stages), limit=1_000)
 
 
 def test_the_bytes_of_a_tapped_answer_pass_up_to_its_terminal_event() -> None:
@@ -102,6 +102,15 @@ def test_a_spliced_answer_that_calls_no_tool_passes_byte_for_byte_with_its_end_h
     assert b"".join(output.now for output in outputs) + end == MESSAGES.body
     assert end.endswith(MESSAGES.body[END:]) and answer.end_sent
     assert isinstance(emitted[-1], InterceptionEnded)
+
+
+def test_what_a_stage_still_has_of_a_spliced_answer_is_sent_behind_its_end() -> None:
+    answer = spliced([], Upper())
+    outputs = [answer.on_data(MESSAGES.body), answer.on_end()]
+    assert b"".join(output.now + (output.end or b"") for output in outputs) == MESSAGES.body.upper()
+    answer = spliced([], Upper())
+    outputs = [answer.on_data(MESSAGES.body[:END]), answer.on_end()]
+    assert b"".join(output.now + (output.end or b"") for output in outputs) == MESSAGES.body[:END].upper()
 
 
 def test_a_keep_alive_is_due_only_when_nothing_was_sent_since_the_last_look() -> None:
