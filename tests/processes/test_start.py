@@ -55,7 +55,8 @@ def test_without_botocore_the_start_says_what_to_install(
 ) -> None:
     blocker = tmp_path_factory.mktemp("blocker")
     (blocker / "botocore.py").write_text("raise ImportError('not installed')\n")
-    config = "providers: [{name: anthropic, type: anthropic, bedrock: {region: us-east-1}}]"
+    bedrock = "{region: us-east-1, model: m, small_fast_model: m}"
+    config = f"providers: [{{name: anthropic, type: anthropic, bedrock: {bedrock}}}]"
     ended = run_mitmdump_to_exit(config=config, env={"PYTHONPATH": str(blocker)})
     assert ended.code == 1 and "providers[0].bedrock" in ended.output
     assert "pip install 'aibridge-mitmproxy[bedrock]'" in ended.output
