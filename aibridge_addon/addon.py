@@ -84,8 +84,6 @@ class AIBridge:
     def running(self) -> None:
         if ctx.options.ssl_insecure:
             logger.warning("ssl_insecure is set: NO UPSTREAM'S CERTIFICATE IS VERIFIED, keys and prompts go to anybody")
-        if self._bridge is not None:
-            self._bridge.stream.wait_until_loaded()
         if threading.current_thread() is not threading.main_thread():
             return  # mitmproxy runs within another program, to which signals and the garbage collector belong
         if self._bridge is not None and self._drain is not None:

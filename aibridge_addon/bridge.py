@@ -150,6 +150,7 @@ class Bridge:
             for part in self._parts:
                 undo.callback(part.close_now, 0)
                 part.start()
+            self.stream.wait_until_loaded()  # once the port is open, nothing may block the event loop
             undo.pop_all()
 
     @property
