@@ -1,10 +1,10 @@
 """Errors of the configuration: the key, what was found there, and what is allowed.
 
-    ConfigError        the one exception that `config.load` raises; carries every Problem
-    rejected()         the value that a validator raises; never leaves this package
+    ConfigError        the only exception that `config.load` raises; contains every Problem
+    rejected()         builds the exception of a validator, which stays inside this package
 
-Secrets must not reach a terminal or a log by way of an error. So what is found is shown only where it was
-written in the file itself and under a key that holds no secret; elsewhere only its type is named.
+Errors must not reveal secrets on a terminal or in a log. A value is shown only if it is written in the file itself and
+its key contains no secret. Otherwise only its type is named.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -22,17 +23,18 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 Location = tuple[str | int, ...]
 
 SECRET_KEYS = frozenset({"api_key", "access_key", "secret_key", "headers", "env", "args", "url", "database"})
-"""What stands under these keys is named by its type only: MCP servers' URLs often carry keys, too."""
+"""Values of these keys are named by their type only. MCP servers' URLs often contain keys."""
 
 MAX_SHOWN = 60
+"""Characters of a value that an error shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing to correct."""
+    """One error in the configuration."""
 
     path: str
-    """The key's path, as in `providers[0].name`; a line and column where the file cannot be parsed."""
+    """The key's path, as in `providers[0].name`. If the file cannot be parsed, line and column."""
     found: str
     expected: str
     file: str = ""
@@ -43,7 +45,7 @@ class Problem:
 
 
 class ConfigError(Exception):
-    """The configuration is wrong; `str()` has one line for each problem."""
+    """The configuration is invalid. `str()` has one line for each problem."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -53,8 +55,8 @@ class ConfigError(Exception):
 def rejected(expected: str, *, found: str = "", shown: str = "", at: Location = ()) -> PydanticCustomError:
     """Build the error for a value that is not allowed.
 
-    `found` replaces the description of the value and must not quote it; `shown` may quote it, and is dropped
-    where the value is secret. `at` points below the place where the validator runs.
+    `found` replaces the description of the value and must not quote it. `shown` may quote it, and is dropped if the
+    value is secret. `at` is a location relative to the validated value.
     """
     return PydanticCustomError(
         "aibridge", "not allowed", {"expected": expected, "found": found, "shown": shown, "at": at}
@@ -62,7 +64,7 @@ def rejected(expected: str, *, found: str = "", shown: str = "", at: Location = 
 
 
 def dotted(location: Location) -> str:
-    """Write a location the way a person would: `providers[0].name`."""
+    """Return a location as text, for example `providers[0].name`."""
     path = ""
     for part in location:
         if isinstance(part, int):
@@ -77,7 +79,7 @@ def _key(key: str) -> str:
 
 
 def describe(value: object, *, hidden: bool) -> str:
-    """Name a value's type and, where it is no secret, the value."""
+    """Return a value's type and, unless it is hidden, the value."""
     match value:
         case None:
             return "nothing"
@@ -120,7 +122,7 @@ def problems_from(
     from_environment: Callable[[Location], bool],
     prefix: Location = (),
 ) -> list[Problem]:
-    """Translate what pydantic found."""
+    """Convert pydantic's errors."""
     problems = []
     for details in error.errors(include_url=False):
         location = prefix + _real(details["loc"])
@@ -131,7 +133,7 @@ def problems_from(
 
 
 def _real(location: Location) -> Location:
-    """Drop the parts that name no key of the file: a union's tag (`<HttpServer>`) and pydantic's `[key]`."""
+    """Drop the parts that are not keys of the file: a union's tag (`<HttpServer>`) and pydantic's `[key]`."""
     return tuple(part for part in location if not (isinstance(part, str) and re.match(r"<\w+>$|\[key\]$", part)))
 
 
@@ -145,27 +147,29 @@ def _found(details: ErrorDetails, *, hidden: bool) -> str:
     return context.get("found") or shown or describe(details["input"], hidden=hidden)
 
 
-_EXPECTED = {
-    "bool_parsing": "true or false",
-    "bool_type": "true or false",
-    "dict_type": "a mapping (key: value)",
-    "finite_number": "a finite number",
-    "float_parsing": "a number",
-    "float_type": "a number",
-    "greater_than": "a number greater than {gt}",
-    "greater_than_equal": "a number of at least {ge}",
-    "int_from_float": "a whole number",
-    "int_parsing": "a whole number",
-    "int_parsing_size": "a whole number",
-    "int_type": "a whole number",
-    "less_than_equal": "a number of at most {le}",
-    "literal_error": "{expected}",
-    "mapping_type": "a mapping (key: value)",
-    "missing": "a value: this key is required",
-    "model_type": "a mapping (key: value)",
-    "string_type": "text (put it in quotes if it looks like something else)",
-    "tuple_type": "a list",
-}
+_EXPECTED = MappingProxyType(
+    {
+        "bool_parsing": "true or false",
+        "bool_type": "true or false",
+        "dict_type": "a mapping (key: value)",
+        "finite_number": "a finite number",
+        "float_parsing": "a number",
+        "float_type": "a number",
+        "greater_than": "a number greater than {gt}",
+        "greater_than_equal": "a number of at least {ge}",
+        "int_from_float": "a whole number",
+        "int_parsing": "a whole number",
+        "int_parsing_size": "a whole number",
+        "int_type": "a whole number",
+        "less_than_equal": "a number of at most {le}",
+        "literal_error": "{expected}",
+        "mapping_type": "a mapping (key: value)",
+        "missing": "a value: this key is required",
+        "model_type": "a mapping (key: value)",
+        "string_type": "text (put it in quotes if it looks like something else)",
+        "tuple_type": "a list",
+    }
+)
 
 
 def _expected(details: ErrorDetails, root: type[BaseModel]) -> str:
@@ -176,7 +180,7 @@ def _expected(details: ErrorDetails, root: type[BaseModel]) -> str:
         case "extra_forbidden":
             return _allowed_keys(details["loc"], root)
         case kind:
-            # pydantic's own words do for a kind that is not in the table; they never quote the input.
+            # Kinds outside the table use pydantic's own message, which never quotes the input.
             template = _EXPECTED.get(kind)
             return details["msg"] if template is None else template.format_map(context)
 
@@ -195,13 +199,13 @@ def _models_at(location: Location, root: type[BaseModel]) -> Sequence[type[BaseM
         if fields:
             models = [inner for field in fields for inner in models_in(field.annotation)]
         else:
-            # An index and a mapping's key keep the candidates; a union's tag leaves one of them.
+            # An index or a mapping's key keeps the candidates. A union's tag selects one of them.
             models = [model for model in models if part == f"<{model.__name__}>"] or models
     return models
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:
-    """List the models that a field's type mentions."""
+    """Return the models that a field's type contains."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     found: list[type[BaseModel]] = []

@@ -1,6 +1,6 @@
-"""Load the configuration: a file or the defaults, environment variables, an `.mcp.json`; all errors at once.
+"""Load the configuration from a file or the defaults, environment variables and an `.mcp.json`.
 
-Everything is parsed once, here, into the values of `schema`.
+All errors are reported at once. Everything is parsed here, once, into the values of `schema`.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from aibridge_addon.config.urls import DatabaseUrl
 
 
 def load(path: Path | None, *, environ: Mapping[str, str], database: str | None = None) -> Settings:
-    """Load a configuration file, or the defaults; `database` (mitmproxy's option) wins over the file.
+    """Load a configuration file, or the defaults. Raises ConfigError.
 
-    Raises ConfigError.
+    `database` (mitmproxy's option) overrides the file.
     """
     path = path and path.expanduser()
     problems: list[Problem] = []
@@ -53,19 +53,19 @@ def _validated(document: Document, problems: list[Problem]) -> Settings | None:
     except ValidationError as error:
         found = problems_from(error, root=Settings, file=document.file, from_environment=document.from_environment)
         problems += (problem for problem in found if not document.has_problem_at(problem.path))
-    # Not inside the handler: pydantic's error holds the inputs, and a chained traceback would print them.
+    # Outside the handler: pydantic's error contains the inputs, and a chained traceback would print them.
     return None
 
 
 def _merge_mcp_file(document: Document, environ: Mapping[str, str], problems: list[Problem]) -> None:
-    """Put the servers of `mcp.config_file` below those of the configuration itself."""
+    """Add the servers of `mcp.config_file`. Servers of the configuration itself take precedence."""
     mcp = document.values.get("mcp")
     name = mcp.get("config_file") if isinstance(mcp, dict) else None
     if not isinstance(mcp, dict) or not isinstance(name, str) or not name:
         return
     own = {} if mcp.get("servers") is None else mcp["servers"]
     if not isinstance(own, dict):
-        return  # the field itself reports what is wrong
+        return  # the field's own validator reports the error
     try:
         mcp["servers"] = {**_servers_of_file(name, document, environ, own=set(own)), **own}
     except ConfigError as error:
@@ -82,7 +82,7 @@ def _servers_of_file(
     try:
         path = Path(document.file).parent / values.parse_path(name)
     except PydanticCustomError:
-        return {}  # the field itself reports what is wrong
+        return {}  # the field's own validator reports the error
     content = read_json(path, file)
     entries = content.get("mcpServers") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
@@ -101,7 +101,7 @@ def _disabled(entry: object) -> bool:
 
 
 def _server(name: str, entry: object, part: Document, problems: list[Problem]) -> HttpServer | StdioServer | None:
-    """Read one entry of a file that other programs read too: keys that only they know are no errors."""
+    """Read one entry of a file that other programs read too. Unknown keys are ignored."""
     model = server_class(entry)
     if isinstance(entry, dict):
         entry = {key: item for key, item in entry.items() if key in model.model_fields}

@@ -1,4 +1,4 @@
-"""The `providers` section: its schema, and the addresses that replace those which are left out."""
+"""The `providers` section: its schema, and the defaults for hosts and base URLs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class CircuitBreaker(Section):
 
 
 class Bedrock(Section):
-    """Where a provider of type anthropic has its Messages requests answered by Bedrock."""
+    """Send the Messages requests of a provider of type anthropic to Bedrock."""
 
     region: values.OptionalLine = None
     model: values.Line
@@ -43,15 +43,15 @@ class Bedrock(Section):
 
     @property
     def endpoint(self) -> BaseUrl:
-        """Where the requests go (AWS General Reference, "Amazon Bedrock endpoints")."""
+        """The URL for the requests (AWS General Reference, "Amazon Bedrock endpoints")."""
         return self.base_url or BaseUrl("https", f"bedrock-runtime.{self.region}.amazonaws.com", 443)
 
 
 def _with_addresses(given: dict[str, Any]) -> dict[str, Any]:
-    """Fill in hosts and base_url where one or both are left out.
+    """Fill in hosts and base_url if one or both are missing.
 
-    The default of the same name and type is the model, else the first of the type. But one of the two that is
-    given must not be paired with a vendor's other: a client's OpenAI key would reach another vendor.
+    The values come from the default provider of the same name and type, or else from the first of the type. A custom
+    host must not be paired with a vendor's base_url or vice versa: a client's OpenAI key would reach another vendor.
     """
     kind = given.get("type")
     if not isinstance(kind, str) or kind not in TYPES or not (defaults := TYPES[kind].defaults):
@@ -69,8 +69,8 @@ def _default_hosts(given: object, default: DefaultProvider, *, named: bool) -> t
     try:
         base_url = values.parse_base_url(given) if given else None
     except PydanticCustomError:
-        return default.hosts  # the field itself reports what is wrong
-    # One address can stand in for a named vendor host, but not for each that a wildcard matches.
+        return default.hosts  # the field's own validator reports the error
+    # One address can replace a single vendor host, but not every host that a wildcard matches.
     redirects = named and not any("*" in host for host in default.hosts)
     if base_url is None or base_url == default.base_url or redirects:
         return default.hosts
@@ -124,7 +124,7 @@ class Provider(Section):
         if self.api_key and kind.refuses_central_key is not None:
             raise rejected(f"no api_key: {kind.refuses_central_key}", found="one", at=("api_key",))
         if self.api_key and self.base_url is None and all("*" in host for host in self.hosts):
-            expected = "a base_url, or a host without *: a key is for nobody whom a wildcard may match"
+            expected = "a base_url, or a host without *: a key is never sent to a host that matches only a wildcard"
             raise rejected(expected, found="no such address", at=("api_key",))
         if self.bedrock is not None and not kind.answers_on_bedrock:
             allowed = " or ".join(name for name, other in TYPES.items() if other.answers_on_bedrock)
@@ -135,7 +135,7 @@ class Provider(Section):
 
     @property
     def gateway_url(self) -> BaseUrl | None:
-        """Where a gateway request goes; null where every host has a wildcard and no base_url is set."""
+        """The URL for gateway requests. None if every host has a wildcard and there is no base_url."""
         if self.base_url is not None:
             return self.base_url
         host = next((host for host in self.hosts if "*" not in host), None)

@@ -34,7 +34,7 @@ class Actor(values.Section):
     default: values.OptionalLine = None
     header: values.OptionalHeaderName = None
     trusted_sources: tuple[values.Network, ...] = (ip_network("127.0.0.1/32"),)
-    # What send_actor_headers sends: each key is the end of a header's name.
+    # Sent if `send_actor_headers` is on. Each key is the suffix of a header name.
     metadata: Mapping[values.HeaderName, values.PlainText] = Field(default_factory=dict)
 
 
@@ -50,7 +50,7 @@ class HttpServer(_Server):
 
     @property
     def public_url(self) -> str:
-        """The URL as records and logs may show it: without its query, where keys travel."""
+        """The URL for records and logs, without its query, which may contain keys."""
         return urlsplit(self.url.get_secret_value())._replace(query="", fragment="").geturl()
 
 
@@ -121,7 +121,7 @@ class Settings(values.Section):
     @model_validator(mode="before")
     @classmethod
     def _drop_empty_sections(cls, data: Any) -> Any:
-        # What is left of a section when all its lines are commented out is a key with nothing after it.
+        # A section whose lines are all commented out is a key without a value.
         if not isinstance(data, dict):
             return data
         return {key: item for key, item in data.items() if item is not None}

@@ -1,6 +1,6 @@
-"""From a file to plain values: bounded reading, YAML 1.2 or JSON, then `${VAR}`.
+"""Read a file into plain values: read up to a limit, parse YAML 1.2 or JSON, then expand `${VAR}`.
 
-Variables are put into values that are parsed already, never into the text, so that no value can add YAML.
+Variables are expanded in parsed values, not in the text, so that a variable cannot add YAML.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from aibridge_addon.config.errors import ConfigError, Location, Problem, dotted
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
-"""The schema needs six levels; the composer recurses, and Python's stack ends near three hundred."""
+"""Levels of nesting. The schema needs six. The YAML composer recurses and fails at about 300."""
 
 _REFERENCE = re.compile(
     r"""
@@ -41,25 +41,25 @@ _REFERENCE = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file's values with variables filled in."""
+    """A file's values, with variables expanded."""
 
     file: str
     values: Any
     references: frozenset[Location]
-    """Where a value, or a part of it, came from the environment."""
+    """Locations of values that contain text from the environment."""
     problems: tuple[Problem, ...]
 
     def from_environment(self, location: Location) -> bool:
-        """Tell whether the value at this place, or one that holds it, came from the environment."""
+        """Return whether the value at this location, or one that contains it, came from the environment."""
         return any(location[: end + 1] in self.references for end in range(len(location)))
 
     def has_problem_at(self, path: str) -> bool:
-        """Tell whether this key was found wrong before validation: a second complaint would only confuse."""
+        """Return whether this key already has a problem, so that validation does not report a second one."""
         return any(problem.path == path for problem in self.problems)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file whose top level is a mapping; an empty file is an empty mapping."""
+    """Read a YAML file with a mapping at the top level. An empty file is an empty mapping."""
     file = str(path)
     text = _read_text(path)
     try:
@@ -80,7 +80,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path, file: str) -> Any:
-    """Read a JSON file; `file` is what errors call it."""
+    """Read a JSON file. `file` is its name in errors."""
     text = _read_text(path, file)
     try:
         return json.loads(text)
@@ -88,7 +88,7 @@ def read_json(path: Path, file: str) -> Any:
         where = f"line {error.lineno}, column {error.colno}"
         raise ConfigError([Problem(where, error.msg, "valid JSON", file)]) from None
     except (ValueError, RecursionError):
-        raise ConfigError([Problem("", "numbers or nesting beyond all bounds", "valid JSON", file)]) from None
+        raise ConfigError([Problem("", "too large numbers or too deep nesting", "valid JSON", file)]) from None
 
 
 def _read_text(path: Path, file: str | None = None) -> str:
@@ -109,7 +109,7 @@ def _read_text(path: Path, file: str | None = None) -> str:
 
 
 def _refuse_unsafe_events(text: str, file: str) -> None:
-    """Refuse, before anything is built, what could blow up or mislead: aliases, tags, depth, YAML 1.1."""
+    """Refuse aliases, tags, deep nesting and YAML 1.1 before any value is built."""
     depth = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         if isinstance(event, CollectionStartEvent):
@@ -139,13 +139,13 @@ def _syntax_problem(error: MarkedYAMLError, file: str) -> Problem:
     where = f"line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     problem = str(error.problem or error.context or "a syntax error")
     if isinstance(error, DuplicateKeyError):
-        # It goes on with both values.
+        # The rest of the message quotes both values.
         return Problem(where, problem.partition(" with value")[0].removeprefix("found "), "each key once", file)
     return Problem(where, f"a syntax error ({problem})", "valid YAML 1.2", file)
 
 
 def expand(values: Any, *, file: str, environ: Mapping[str, str], at: Location = ()) -> Document:
-    """Fill in `${VAR}` and `${VAR:-default}` in every text; `$${` stands for `${`."""
+    """Expand `${VAR}` and `${VAR:-default}` in every text. `$${` becomes `${`."""
     expansion = _Expansion(file, environ)
     expanded = expansion.walk(values, at)
     return Document(file, expanded, frozenset(expansion.references), tuple(expansion.problems))
@@ -190,7 +190,7 @@ class _Expansion:
         self.references.add(at)
         value = self._environ.get(name)
         if default is not None:
-            # As in a shell, `:-` also stands in for a variable that is empty.
+            # As in a shell, `:-` also replaces an empty variable.
             return value or default
         if value is None:
             self._report(

@@ -1,4 +1,4 @@
-"""The operating system's user: the actor where the configuration names none."""
+"""The operating system's user, which is the actor if the configuration names none."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import getpass
 
 
 def operating_system_user() -> str:
-    """Return the user that this process runs as; in a container it may have a number without a name."""
+    """Return the user name of this process, or `unknown` if the user id has no name, as in some containers."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):

@@ -1,4 +1,4 @@
-"""Parse addresses in the configuration: of providers and databases, hosts and paths."""
+"""Parse URLs, host names and paths of the configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aibridge_addon.providers.base import BaseUrl
 
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
-# A pattern that ends in a wildcard would hand a provider's credentials to `api.openai.<anything>`.
+# A wildcard as the last label would send a provider's credentials to `api.openai.<anything>`.
 _HOST_PATTERN = re.compile(rf"(?:(?:\*|{_LABEL})\.)*{_LABEL}")
 _POSTGRES = re.compile(
     r"postgres(?:ql)?://(?:[^@/?#\s]*@)?(?:[A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
@@ -33,11 +33,11 @@ def parse_base_url(text: str) -> BaseUrl:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseUrl:
-    """Where rows are written; prints without its password."""
+    """The URL of the database. Its text form hides the password."""
 
     _url: str = field(repr=False)
     sqlite_path: Path | None
-    """The file, relative to the working directory; null for PostgreSQL."""
+    """The file, relative to the working directory. None for PostgreSQL."""
 
     @classmethod
     def parse(cls, text: str) -> DatabaseUrl:
@@ -49,11 +49,11 @@ class DatabaseUrl:
         return cls(text, None)
 
     def get_secret_value(self) -> str:
-        """Return the URL, password included."""
+        """Return the URL including the password."""
         return self._url
 
     def __str__(self) -> str:
-        # A query may hold a password as well.
+        # A query may contain a password as well.
         return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", self._url).partition("?")[0]
 
     def __repr__(self) -> str:
@@ -62,7 +62,7 @@ class DatabaseUrl:
 
 def _sqlite_path(text: str) -> Path:
     name = text.removeprefix("sqlite:///")
-    # Rows in memory would be gone with the connection, and each connection would have its own.
+    # An in-memory database belongs to one connection and is lost with it.
     wrong = name == text or not name or ":memory:" in name or name.startswith("file:") or name.endswith("/")
     if wrong or not name.isprintable() or "?" in name or "#" in name:
         raise rejected("sqlite:///file or sqlite:////absolute/file (a file, without options)")
@@ -70,8 +70,8 @@ def _sqlite_path(text: str) -> Path:
 
 
 def split_url(text: str) -> SplitResult:
-    """Split an http(s) URL, strictly."""
-    # urlsplit drops tabs and line breaks in silence.
+    """Split an http(s) URL. Malformed URLs are refused."""
+    # urlsplit silently removes tabs and line breaks.
     if not text.isascii() or not text.isprintable() or " " in text or "\\" in text:
         raise rejected("a URL in printable ASCII, without spaces")
     try:
@@ -85,7 +85,7 @@ def split_url(text: str) -> SplitResult:
 
 
 def host_name(text: str) -> str:
-    """Lower-case a hostname or address."""
+    """Return a hostname or IP address in lower case."""
     host = text.lower()
     if not (is_host(host) or is_address(host)):
         raise rejected("a hostname (punycode where it is not ASCII) or an IP address")
@@ -93,12 +93,12 @@ def host_name(text: str) -> str:
 
 
 def is_host(text: str) -> bool:
-    """Tell whether this is a hostname in lower case."""
+    """Return whether `text` is a hostname in lower case."""
     return len(text) <= 253 and _HOST.fullmatch(text) is not None
 
 
 def is_address(text: str) -> bool:
-    """Tell whether this is an IP address."""
+    """Return whether `text` is an IP address."""
     try:
         ip_address(text)
     except ValueError:
@@ -107,14 +107,14 @@ def is_address(text: str) -> bool:
 
 
 def expect_text(value: object, expected: str) -> str:
-    """Refuse what is not text."""
+    """Return `value` if it is text, or refuse it."""
     if not isinstance(value, str):
         raise rejected(expected)
     return value
 
 
 def parse_host_pattern(value: object) -> str:
-    """Lower-case a hostname in which `*` may stand for labels."""
+    """Return a hostname in lower case, in which `*` may stand for labels."""
     expected = "a hostname without port, in which * may stand for labels, but not for the last one"
     host = expect_text(value, expected).lower()
     if len(host) > 253 or not (_HOST_PATTERN.fullmatch(host) or is_address(host)):
@@ -123,7 +123,7 @@ def parse_host_pattern(value: object) -> str:
 
 
 def to_path(text: str) -> Path:
-    """Make a path, with `~` for the home folder."""
+    """Return a path, with `~` replaced by the home folder."""
     if "\0" in text:
         raise rejected("a path")
     try:

@@ -1,6 +1,6 @@
 """Parse the configuration's texts into values: sizes, times, addresses, patterns and secrets.
 
-Every parser takes what a file can hold, or a value that is parsed already: settings can be built in code too.
+Every parser accepts the types of a parsed file. It also accepts parsed values, because settings can be built in code.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import re2
@@ -31,18 +32,18 @@ from aibridge_addon.providers.base import BaseUrl
 
 MAX_PATTERN = 1000
 MAX_RETENTION = timedelta(days=36_500)
-"""A hundred years: any later and `now - retention` leaves the calendar."""
+"""A hundred years. For much longer times `now - retention` exceeds the range of datetime."""
 
 _SIZE = re.compile(r"([0-9]{1,15}) ?(KiB|MiB|GiB)?", re.IGNORECASE)
-_UNITS = {"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+_UNITS = MappingProxyType({"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30})
 _RETENTION = re.compile(r"([0-9]{1,6}) ?([dwh])")
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\s\[\]]+)):([0-9]{1,5})")
 
 
 class Section(BaseModel):
-    """A block of the file: frozen, and strict about its keys."""
+    """A section of the file: immutable, and without unknown keys."""
 
-    # Secrets could be among the inputs.
+    # The inputs may contain secrets.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
@@ -54,7 +55,7 @@ class Listen(NamedTuple):
 
 
 def parse_size(value: object) -> int:
-    """Turn `32MiB` into bytes."""
+    """Parse a size such as `32MiB` into bytes."""
     expected = "a size above 0: bytes, or a whole number of KiB, MiB or GiB, such as 32MiB"
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise rejected(expected)
@@ -70,7 +71,7 @@ def parse_size(value: object) -> int:
 
 
 def parse_retention(value: object) -> timedelta | None:
-    """Turn `60d` into a duration; 0, with a unit or without, is None: for ever."""
+    """Parse a duration such as `60d`. 0, with or without a unit, is None and means for ever."""
     expected = "a whole number of d, w or h, such as 60d; or 0 for ever; at most 36500d"
     if isinstance(value, timedelta):
         return value
@@ -82,7 +83,7 @@ def parse_retention(value: object) -> timedelta | None:
     if not match:
         raise rejected(expected)
     unit = {"d": timedelta(days=1), "w": timedelta(weeks=1), "h": timedelta(hours=1)}[match[2]]
-    # Compared before multiplied: a product may leave timedelta's range.
+    # Compared before the multiplication, which may exceed the range of timedelta.
     if int(match[1]) > MAX_RETENTION // unit:
         raise rejected(expected)
     return int(match[1]) * unit or None
@@ -102,11 +103,11 @@ def parse_regex(value: object) -> re.Pattern[str]:
         at = "" if error.pos is None else f" at character {error.pos + 1}"
         raise rejected(f"{expected} (this one is wrong{at})", shown=f'"{pattern[:60]}", {error.msg}') from None
     except (OverflowError, RecursionError):
-        raise rejected(f"{expected} (this one is beyond its bounds)") from None
+        raise rejected(f"{expected} (this one exceeds its limits)") from None
 
 
 def parse_redaction(value: object) -> str:
-    """Take a pattern of RE2, whose time is linear: it is run over text that strangers choose."""
+    """Check a pattern of RE2, whose time is linear. It runs over text from untrusted sources."""
     expected = f"a regular expression of RE2 (no look-around, no back-references), 1 to {MAX_PATTERN} characters"
     pattern = expect_text(value, expected)
     if not 0 < len(pattern) <= MAX_PATTERN:
@@ -119,13 +120,13 @@ def parse_redaction(value: object) -> str:
         message = error.args[0].decode() if isinstance(error.args[0], bytes) else str(error)
         raise rejected(f"{expected} (this one is wrong)", shown=f'"{pattern[:60]}", {message}') from None
     if compiled.match(""):
-        # It would put its mark between all characters.
+        # It would insert the redaction mark between all characters.
         raise rejected("a regular expression that does not match the empty text", shown=f'"{pattern[:60]}"')
     return pattern
 
 
 def parse_network(value: object) -> IPv4Network | IPv6Network:
-    """Parse a CIDR; an address alone is a network of one."""
+    """Parse a CIDR. An address without a prefix is a network with one address."""
     if isinstance(value, IPv4Network | IPv6Network):
         return value
     expected = "a network such as 10.0.0.0/8 or fd00::/8, with no bits set beyond its prefix"
@@ -136,7 +137,7 @@ def parse_network(value: object) -> IPv4Network | IPv6Network:
 
 
 def parse_listen(value: object) -> Listen | None:
-    """Parse `host:port`, an IPv6 address in brackets; null is None."""
+    """Parse `host:port`, with an IPv6 address in brackets. null is None."""
     expected = "host:port, such as 127.0.0.1:9464 or [::1]:9464, with a port up to 65535; or null"
     if value is None or isinstance(value, Listen):
         return value
@@ -150,7 +151,7 @@ def parse_listen(value: object) -> Listen | None:
 
 
 def parse_path(value: object) -> Path:
-    """Parse a path, with `~` for the home folder."""
+    """Parse a path, with `~` replaced by the home folder."""
     return value if isinstance(value, Path) else to_path(expect_text(value, "a path"))
 
 
@@ -171,14 +172,14 @@ def parse_database(value: object) -> DatabaseUrl:
 
 
 def parse_api_keys(value: object) -> tuple[SecretStr, ...]:
-    """Take one key, a list or none; an empty text is no key, so that `${KEY:-}` may be left unset."""
+    """Parse one key, a list or none. Empty texts are dropped, so that `${KEY:-}` may be unset."""
     items = value if isinstance(value, list | tuple) else () if value is None else (value,)
     keys = (parse_credential(item) for item in items)
     return tuple(key for key in keys if key.get_secret_value())
 
 
 def parse_credential(value: object) -> SecretStr:
-    """Take a key or secret as it goes into a header; blanks around it are a copy's leftovers."""
+    """Parse a key or secret for a header. Surrounding blanks from copying are removed."""
     expected = "a key: text in printable ASCII, without blanks; a list of them where several are allowed"
     text = value.get_secret_value() if isinstance(value, SecretStr) else expect_text(value, expected).strip()
     if not text.isascii() or not text.isprintable() or " " in text:
@@ -187,7 +188,7 @@ def parse_credential(value: object) -> SecretStr:
 
 
 def parse_secret_text(value: object) -> SecretStr:
-    """Take a text that must not print: a header's or variable's value."""
+    """Parse a text that must not be printed: the value of a header or variable."""
     if isinstance(value, SecretStr):
         return value
     text = expect_text(value, "text (put numbers in quotes)")
@@ -197,7 +198,7 @@ def parse_secret_text(value: object) -> SecretStr:
 
 
 def parse_server_url(value: object) -> SecretStr:
-    """Check an MCP server's URL; it stays secret, for its query often carries a key."""
+    """Check an MCP server's URL. It is a secret, because its query often contains a key."""
     if isinstance(value, SecretStr):
         value = value.get_secret_value()
     text = expect_text(value, "a URL such as https://host/mcp")
@@ -240,7 +241,7 @@ def _not_blank(text: str) -> str:
 
 
 def _not_boolean(value: object) -> object:
-    # Python counts true as 1; a person who writes `max_turns: true` means something else.
+    # Python treats true as 1, but `max_turns: true` is a mistake.
     if isinstance(value, bool):
         raise rejected("a number")
     return value
@@ -251,7 +252,7 @@ def _one_or_many(value: object) -> object:
 
 
 def _or_null(parse: Callable[[object], Any]) -> PlainValidator:
-    """An empty text is null, so that `${VAR:-}` may be left unset."""
+    """Return a validator that treats an empty text as null, so that `${VAR:-}` may be unset."""
     return PlainValidator(lambda value: None if value is None or value == "" else parse(value))
 
 
@@ -288,7 +289,10 @@ MetricPrefix = Annotated[
     AfterValidator(_matching(r"([A-Za-z_:][A-Za-z0-9_:]*)?", "a prefix that matches [A-Za-z_:][A-Za-z0-9_:]*")),
 ]
 HeaderName = Annotated[
-    str, AfterValidator(_matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "what may stand in a header's name"))
+    str,
+    AfterValidator(
+        _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a valid header name: letters, digits and !#$%&'*+.^_`|~-")
+    ),
 ]
 OptionalHeaderName = Annotated[HeaderName | None, _EmptyIsNull]
 VariableName = Annotated[str, AfterValidator(_matching(r"[^=\0]+", "a name without = and NUL"))]

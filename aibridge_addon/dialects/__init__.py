@@ -1,6 +1,6 @@
-"""The table of dialects: every wire format that is bridged, with its injection of tools and its history.
+"""The table of dialects: every bridged wire format, with its tool injection and its history.
 
-A new dialect is one folder beside this file and one row here.
+To add a dialect, add one folder beside this file and one row here.
 """
 
 from aibridge_addon.dialects.base import Dialect

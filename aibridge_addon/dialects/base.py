@@ -1,7 +1,7 @@
-"""Base classes of dialects: they read requests and answers, and write errors in the provider's shape. Sans-io.
+"""Base classes of dialects: read requests and answers, and write errors in the provider's format. Sans-io.
 
-Reading is lenient: an unknown field, block, item or event never fails, it is only not recorded. What is read ends in a
-`Reading`, one for each upstream turn, whether the answer streamed or not.
+Reading is lenient: unknown fields, blocks, items and events are ignored and never raise. Each upstream turn results in
+one `Reading`, for streamed and for blocking answers.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire.framing import SERVER_SENT, Framing
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
-from aibridge_addon.wire.json_values import as_count, as_dict, as_text, is_count
+from aibridge_addon.wire.json_values import as_dict, as_list, as_text, is_count
 
 DONE = b"[DONE]"
-"""The data of the event that ends a stream of OpenAI's."""
+"""Data of the last event of an OpenAI stream."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 REMINDER = "<system-reminder>"
-"""Claude Code and its kin wrap text that the program, not the person, adds to a user message in this tag."""
+"""Coding agents such as Claude Code wrap text that they add to a user message in this tag."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestReading:
-    """What the record needs to know of a request."""
+    """The parts of a request that are recorded."""
 
     model: str
-    """Empty where the request names none (Azure deployments)."""
+    """Empty if the request names no model (Azure deployments)."""
     streaming: bool
     prompt: str | None
     correlating_tool_call_id: str | None
     side_call: bool
-    """A call that the client makes for itself (a probe, a prewarm, a title, a compaction): no person's turn."""
+    """The client sent the request on its own behalf: a probe, a prewarm, a title or a compaction."""
     metadata_user_id: str | None = None
-    """Anthropic's `metadata.user_id`, in which Claude Code carries its session."""
+    """Anthropic's `metadata.user_id`. Claude Code sends its session id in it."""
     wants_usage: bool = True
-    """False: a streamed answer will carry no usage, since the request did not ask for it (chat completions)."""
+    """False for a streamed chat completion without `include_usage`: its answer has no usage."""
 
 
 UNREAD = RequestReading(model="", streaming=False, prompt=None, correlating_tool_call_id=None, side_call=False)
-"""A request that we cannot read may still be one that the provider can: it goes upstream, and the record says less."""
+"""Used for a request that cannot be read. It is still sent upstream, since the provider may be able to read it."""
 
 
 @dataclass(slots=True)
 class Usage:
-    """Token counts of one upstream answer, in the record's terms."""
+    """Token counts of one upstream answer, under the names that records use."""
 
     input_tokens: int = 0
     output_tokens: int = 0
@@ -61,7 +61,7 @@ class Usage:
 
 @dataclass(slots=True)
 class ToolCall:
-    """A call that the model asked for; `server_side` if the provider itself runs it."""
+    """A tool call by the model. `server_side`: the provider itself runs it."""
 
     call_id: str
     name: str
@@ -80,13 +80,13 @@ class Thought:
 class AnswerError:
     type: str
     message: str
-    told: Mapping[str, Any] = NOTHING
+    details: Mapping[str, Any] = NOTHING
     """The provider's own error object."""
 
 
 @dataclass(slots=True)
 class Reading:
-    """What one upstream answer said, as far as it has been read."""
+    """The recorded content of one upstream answer, as far as it has been read."""
 
     response_id: str = ""
     model: str = ""
@@ -94,17 +94,17 @@ class Reading:
     tool_calls: list[ToolCall] = field(default_factory=list)
     thoughts: list[Thought] = field(default_factory=list)
     ended: bool = False
-    """The answer's terminal event has been read: nothing that a client waits for comes after it."""
+    """The answer's terminal event has been read. The client needs nothing that comes after it."""
     finished: bool = False
-    """The model has finished, as far as can be told: an end of the stream here loses nothing."""
+    """The model has finished its output. If the stream ends here, nothing is lost."""
     error: AnswerError | None = None
 
 
 class AnswerReader(ABC):
-    """Read one upstream answer: events of a stream, or one whole body."""
+    """Read one upstream answer: the events of a stream, or one complete body."""
 
     framings: ClassVar[Mapping[str, Framing]] = SERVER_SENT
-    """How a stream may be framed, by content type; an answer of any other type is a body."""
+    """Framings of streamed answers, by content type. An answer of any other type is one body."""
 
     def __init__(self) -> None:
         self.reading = Reading()
@@ -112,10 +112,10 @@ class AnswerReader(ABC):
     @property
     @abstractmethod
     def skip(self) -> Callable[[bytes], object]:
-        """Tell, from an event's raw bytes and without decoding it, that it carries nothing to record."""
+        """Return a function that is true for raw events that contain nothing to record. It does not decode them."""
 
-    def head(self, headers: Mapping[str, str]) -> None:  # noqa: B027 (most dialects say all in the body)
-        """Read the answer's headers, which ignore case."""
+    def head(self, headers: Mapping[str, str]) -> None:  # noqa: B027 (most dialects need the body only)
+        """Read the answer's headers. `headers` is case-insensitive."""
 
     def event(self, name: str, data: bytes) -> None:
         """Read one event of a stream. Raises NotJSON or Unreadable."""
@@ -123,17 +123,17 @@ class AnswerReader(ABC):
 
     @abstractmethod
     def read(self, name: str, event: Any) -> None:
-        """Read one event of a stream, decoded by `decode_event`. May raise NotJSON or Unreadable: it holds another."""
+        """Read one event of a stream, decoded by `decode_event`. May raise NotJSON or Unreadable for a nested event."""
 
     @abstractmethod
     def message(self, body: dict[str, Any]) -> None:
-        """Read the whole body of a blocking answer that succeeded."""
+        """Read the body of a successful blocking answer."""
 
     def stream_ended(self) -> None:  # noqa: B027 (most dialects have nothing to settle)
-        """No further event will come: settle what is known. A reading that has not `ended` by then was cut."""
+        """Complete the reading after the last event. If it has not `ended` by then, the answer was cut off."""
 
     def failure(self, status: int, body: bytes) -> None:
-        """Read the body of an answer whose status is 400 or above."""
+        """Read the body of an answer with a status of 400 or above."""
         try:
             error = as_dict(decode(body)).get("error")
         except (NotJSON, Unreadable):
@@ -146,45 +146,45 @@ class Dialect(ABC):
 
     name: ClassVar[str]
     tools_member: ClassVar[str] = "tools"
-    """The member of a request in which the client's tools are."""
+    """The member of a request that contains the client's tools."""
 
     def __init__(self, *, injection: Injection | None = None, history: History | None = None) -> None:
         self.injection = injection
-        """How tools are injected into requests; None: they never are."""
+        """Injects tools into requests. None: this dialect has no injection."""
         self.history = history
-        """How the history in a request is completed with hidden calls; None: it never is."""
+        """Adds hidden calls to the history in a request. None: this dialect has no hidden calls."""
 
     @abstractmethod
     def read_request(self, body: JSONObject) -> RequestReading:
-        """Read what the record needs."""
+        """Read the parts of a request that are recorded."""
 
     @abstractmethod
     def answer_reader(self) -> AnswerReader:
-        """A fresh reader for the answer of one upstream turn."""
+        """Return a new reader for the answer of one upstream turn."""
 
     @abstractmethod
     def error_body(self, status: int, message: str) -> bytes:
-        """An error answer in the provider's shape, as JSON."""
+        """Return an error body in the provider's format, as JSON."""
 
     def error_headers(self, status: int) -> Mapping[str, str]:
-        """Headers that belong to that shape."""
+        """Return the headers that belong to an error body."""
         return NOTHING
 
     @abstractmethod
-    def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
-        """An error inside a stream that has begun, as the bytes of one event in the stream's framing.
+    def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        """Return an error event for a stream that has begun, in the stream's framing.
 
-        `told`: the provider's own error object, whose members are kept, since clients decide by them what to do.
+        `details` is the provider's own error object. Its members are kept, since clients base decisions on them.
         """
 
 
 def decode_event(data: bytes) -> Any:
-    """The data of an event: JSON, or OpenAI's `[DONE]`, which stays as it is."""
+    """Decode the data of an event as JSON. OpenAI's `[DONE]` is returned unchanged."""
     return DONE if data.strip() == DONE else decode(data)
 
 
 def answer_error(error: object, *, default_type: str) -> AnswerError:
-    """The `error` member of either vendor's error body: `type`, else `code`, and `message`."""
+    """Read the `error` member of an error body: `type` or else `code`, and `message`."""
     if isinstance(error, str):
         return AnswerError(default_type, error)
     members = as_dict(error)
@@ -193,25 +193,12 @@ def answer_error(error: object, *, default_type: str) -> AnswerError:
     return AnswerError(kind if isinstance(kind, str) else default_type, as_text(message), members)
 
 
-def openai_usage(usage: dict[str, Any], inputs: str, outputs: str, columns: frozenset[str]) -> Usage:
-    """The usage of either dialect of OpenAI's, whose input counts include what a cache gave and took."""
-    details = as_dict(usage.get(f"{inputs}_details"))
-    cached, written = as_count(details.get("cached_tokens")), as_count(details.get("cache_write_tokens"))
-    return Usage(
-        input_tokens=max(0, as_count(usage.get(inputs)) - cached - written),
-        output_tokens=as_count(usage.get(outputs)),
-        cache_read_input_tokens=cached,
-        cache_write_input_tokens=written,
-        extra=counts_beside(usage, columns),
-    )
-
-
 MAX_COUNTS = 64
-"""Further counts of one usage object that are kept: a provider chooses their names."""
+"""Maximum number of additional counts kept of one usage object. The provider chooses their names."""
 
 
 def counts_beside(usage: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """Every further count of a `usage` object, under the provider's own name, members of members with dots."""
+    """Return the other counts of a `usage` object. Names of nested counts are joined with dots."""
     found = ((name, count) for name, count in _counts(usage, "", depth=4) if name not in known)
     return dict(itertools.islice(found, MAX_COUNTS))
 
@@ -224,22 +211,25 @@ def _counts(members: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tup
             yield prefix + name, value
 
 
-def last_text(parts: list[Any], kind: str) -> str | None:
-    """The last text of a message's parts that a person wrote: reminders that the client put there do not count."""
-    for part in reversed(parts):
+def prompt_in(content: object) -> str | None:
+    """Return the last text of a user message that a person wrote. Reminders added by the client are skipped."""
+    if isinstance(content, str):
+        return content if written_by_person(content) else None
+    for part in reversed(as_list(content)):
         members = as_dict(part)
         text = members.get("text")
-        if members.get("type") == kind and isinstance(text, str) and written_by_person(text):
+        if members.get("type") == "text" and isinstance(text, str) and written_by_person(text):
             return text
     return None
 
 
 def written_by_person(text: str) -> bool:
+    """Return whether a text is neither blank nor a reminder added by the client."""
     return bool(text.strip()) and not text.lstrip().startswith(REMINDER)
 
 
 def arguments(text: str) -> Any:
-    """Arguments that a model wrote as JSON text; the text itself where it is no JSON, `{}` where it is empty."""
+    """Decode the arguments of a call. Empty text results in `{}`; text that is not JSON is returned unchanged."""
     if not text.strip():
         return {}
     try:

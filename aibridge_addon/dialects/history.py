@@ -1,19 +1,19 @@
-"""Put calls and results that the client has not seen back into the history that it sends. Sans-io.
+"""Restore hidden calls and their results in the history that a client sends. Sans-io.
 
-In a mixed turn the model called tools of ours and tools of the client. The client got its calls only; ours were run,
-and their results are kept. Every later request whose history has the client's calls gets our calls and results again,
-each where the model had put it:
+In a mixed turn the model called injected tools and tools of the client. The client received only its own calls. The
+injected calls were run, and their results are kept. Every later request whose history contains the client's calls gets
+the injected calls and their results again, each at the place that the model chose:
 
-    history ─▶ references ─▶ (what is kept under these ids) ─▶ completed ─▶ the whole one, or None: nothing is kept
+    history ─▶ references ─▶ (kept turns with these ids) ─▶ completed ─▶ the complete request, or None if unchanged
 
-A request is read once, for both: of a long session it has megabytes, and nothing else runs in the meantime.
+A request is parsed once for both steps. It can have megabytes, and parsing blocks the event loop.
 
-In a turn of nothing but calls of ours, the model's reasoning is visible, and the client sends it back. OpenAI refuses
-reasoning without the item that followed it, so the calls that did are put behind it again, with their results. So they
-are behind Anthropic's thinking, or the thoughts of several turns would be those of one.
+If a turn contains injected calls only, the client sees the model's reasoning and sends it back. OpenAI refuses
+reasoning without the item that followed it, so the injected calls and their results are restored after it. For
+Anthropic they are restored after the thinking. Otherwise the thoughts of several turns would seem to be one turn's.
 
-Without what was kept nothing is changed: calls and results always come and go in pairs, so the history is valid all the
-same. The same history and the same kept turns make the same bytes, for prompt caches depend on it.
+If the kept turns are lost, the history is not changed. It is still valid, because calls and results are always added in
+pairs. The same history and kept turns produce the same bytes, which prompt caches require.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from aibridge_addon.dialects.turns import Result
 from aibridge_addon.wire.json_object import JSONObject, array
 
 MAX_ELEMENTS = 1000
-"""Messages or items with calls, and items of reasoning, that are looked at, from the end.
+"""Maximum number of messages or items with calls, and of reasoning items, that are searched, from the end.
 
-Beyond it a history changes from request to request, which no prompt cache survives, and reasoning lacks what followed
-it, which OpenAI refuses. Sessions of agents have hundreds; each costs some microseconds.
+In a longer history the oldest calls are no longer restored. The history then changes with every request, which defeats
+prompt caches, and OpenAI refuses the incomplete reasoning. Agent sessions have hundreds; each costs some microseconds.
 """
 MAX_CALL_IDS = 2 * MAX_ELEMENTS
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
-    """A call of ours and its result, as they stand in the history."""
+    """An injected call and its result, in the form that the history contains."""
 
     id: str
     anchor: str | None
-    """The client's call before which ours stood; None: after the last one."""
+    """Id of the next client call after this one. None: no client call follows."""
     call: msgspec.Raw
     result: msgspec.Raw
 
@@ -55,12 +55,12 @@ class KeptTurn(msgspec.Struct, frozen=True, gc=False):
 
 
 class Followers(msgspec.Struct, frozen=True, gc=False):
-    """What followed an item of reasoning: our calls, and then their results."""
+    """Injected calls that followed an item of reasoning, and then their results."""
 
     call_ids: tuple[str, ...]
     items: tuple[msgspec.Raw, ...]
     visible: int = 0
-    """Blocks that stand between the reasoning and the calls (Messages)."""
+    """Number of visible blocks between the reasoning and the calls (Messages)."""
 
     @property
     def calls(self) -> tuple[msgspec.Raw, ...]:
@@ -73,16 +73,16 @@ class Followers(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Ids in a request under which something may be kept."""
+    """Ids in a request that may identify kept turns."""
 
     ids: frozenset[str] = frozenset()
-    """Of answers."""
+    """Ids of answers."""
     call_ids: frozenset[str] = frozenset()
-    """Of the client's calls."""
+    """Ids of the client's calls."""
     reasoning: frozenset[str] = frozenset()
-    """Names of items of reasoning: an id, or the encrypted content, for some clients send back only the one.
+    """Names of reasoning items: the id or the encrypted content, because some clients send back only one of them.
 
-    Of blocks of thinking: the signature, or the data.
+    The name of a thinking block is its signature or its data.
     """
 
     def __bool__(self) -> bool:
@@ -91,33 +91,36 @@ class References:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What is kept under a request's references."""
+    """Kept turns that match a request's references."""
 
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """By the id of an answer that the client knows, the one under which the provider goes on."""
+    """The provider's id of the last turn, by the id of the answer that the client received."""
     turns: Sequence[KeptTurn] = ()
-    """In an order that depends on their ids only."""
+    """In an order that depends only on their ids."""
     followers: Mapping[str, Followers] = field(default_factory=dict)
-    """By the name of the item of reasoning."""
+    """By the name of the reasoning item."""
 
     def __bool__(self) -> bool:
         return bool(self.aliases or self.turns or self.followers)
 
 
 class RequestHistory(ABC):
-    """The history in one request, which may go on after an answer of several turns, or after a mixed one."""
+    """The history in one request."""
 
     @abstractmethod
     def references(self) -> References:
-        """The ids that the request names. Bounded, and never raises."""
+        """Return the ids that the request contains, up to a limit. Never raises."""
 
     @abstractmethod
     def completed(self, found: Found) -> bytes | None:
-        """The request with what was found; None if nothing is to be changed. All else stays verbatim, in its place."""
+        """Return the request with the found calls and results, or None if nothing changes.
+
+        Everything else stays verbatim and in order.
+        """
 
 
 class History(ABC):
-    """How a dialect's requests carry the history, and calls of ours in it."""
+    """Reads and completes the history in a dialect's requests."""
 
     @abstractmethod
     def read(self, body: JSONObject) -> RequestHistory:
@@ -125,16 +128,16 @@ class History(ABC):
 
     @abstractmethod
     def result(self, result: Result) -> dict[str, Any]:
-        """Write a result as it stands in the history."""
+        """Return a result in the form that the history contains."""
 
     def followers(
         self, content: Sequence[Mapping[str, Any]], results: Sequence[Result]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """What followed each item of reasoning of a hidden turn: the item's name, and what decodes to `Followers`."""
+        """Yield, for each reasoning item of a hidden turn, its name and an object that decodes to `Followers`."""
         yield from ()
 
     def mixed_turn(self, client_calls: Sequence[str], results: Sequence[Result]) -> dict[str, Any]:
-        """A mixed turn as a JSON object, which decodes to a `KeptTurn`."""
+        """Return a mixed turn as a JSON object that decodes to a `KeptTurn`."""
         return {
             "client_calls": list(client_calls),
             "kept": [
@@ -150,9 +153,9 @@ class History(ABC):
 
 
 def scan[T](elements: Sequence[bytes], decoder: msgspec.json.Decoder[T], *markers: bytes) -> Iterator[tuple[int, T]]:
-    """The last elements that hold one of the markers, last first, each with its place.
+    """Yield the last elements that contain one of the markers, last first, each with its index.
 
-    One that is not of the decoder's form is left out.
+    Elements that cannot be decoded are skipped.
     """
     backwards = range(len(elements) - 1, -1, -1)
     marked = (place for place in backwards if any(marker in elements[place] for marker in markers))
@@ -169,19 +172,19 @@ def maybe_decode[T](element: bytes, decoder: msgspec.json.Decoder[T]) -> T | Non
         return None
 
 
-def pieces(turns: Sequence[KeptTurn]) -> int:
+def count_kept(turns: Sequence[KeptTurn]) -> int:
     return sum(len(turn.kept) for turn in turns)
 
 
 def absent(turn: KeptTurn, present: Collection[str], done: set[str]) -> list[Kept]:
-    """What of a turn is to be put in: nothing twice."""
+    """Return the calls of a turn that are not in the history yet, and add their ids to `done`."""
     left = [kept for kept in turn.kept if kept.id not in present and kept.id not in done]
     done.update(kept.id for kept in left)
     return left
 
 
 class Insertions:
-    """Further elements for an array, each before the element at a place."""
+    """Elements to insert into an array, by the index of the element that follows them."""
 
     def __init__(self) -> None:
         self._at: dict[int, list[bytes]] = {}
@@ -196,11 +199,11 @@ class Insertions:
         return self._at.get(place, ())
 
     def within(self, elements: Sequence[bytes], begin: int, end: int) -> Iterator[bytes]:
-        """The elements from `begin` up to `end`, and what is put before each."""
+        """Yield the elements from `begin` up to `end`, each after its insertions."""
         for place in range(begin, end):
             yield from self.at(place)
             yield elements[place]
 
     def into(self, elements: Sequence[bytes]) -> bytes:
-        """The array's JSON."""
+        """Return the JSON of the array with all insertions."""
         return array([*self.within(elements, 0, len(elements)), *self.at(len(elements))])

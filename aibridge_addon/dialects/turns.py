@@ -1,12 +1,12 @@
-"""Base classes of tool injection: tools into a request, one answer out of several turns, results back. Sans-io.
+"""Base classes of tool injection: add tools to a request, and merge several turns into one answer. Sans-io.
 
     request ─ inject ─▶ turn 1 ─┐                       ┌─▶ client: one well-formed answer
                                 ├─▶ Splice ─ event(s) ──┤
     follow_up ◀─ results ───────┘                       └─▶ TurnEnd: calls to run, and what to send next
 
-A `Splice` is fed every event of every turn. What it returns is what the client sees: visible blocks at once, injected
-calls never. It keeps a turn's raw events until the turn has ended, for the follow-up request carries the provider's
-own content, verbatim; an answer that calls no injected tool is never decoded for it.
+A `Splice` receives every event of every turn and returns the bytes for the client: visible blocks at once, injected
+calls never. It keeps the raw events of a turn until the turn ends, because the follow-up request repeats the
+provider's content verbatim. An answer without calls of injected tools is not decoded for this.
 """
 
 from __future__ import annotations
@@ -20,33 +20,33 @@ from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, dec
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 IMAGE_TYPES = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
-"""What every dialect with images can show (both vendors' API references, "Vision")."""
+"""Image types that every dialect with images accepts (both vendors' API references, "Vision")."""
 NO_OUTPUT = "(no output)"
-"""Stands for a result without content: providers refuse blank texts."""
+"""Replaces a result without content. Providers refuse blank texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class InjectedTool:
-    """A tool as a request offers it."""
+    """A tool that is offered in a request."""
 
     name: str
     """`bmcp_<server>_<tool>`, valid for every provider."""
     description: str
     input_schema: dict[str, Any]
-    """JSON Schema, whole."""
+    """The complete JSON Schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of an injected tool that the model asked for."""
+    """The model's call of an injected tool."""
 
     id: str
     name: str
     input: Any
     item: dict[str, Any]
-    """The provider's own block, call or item, as it has to stand in the history."""
+    """The provider's own block, call or item, as the history must contain it."""
     anchor: str | None = None
-    """In a mixed turn: the id of the client's call before which this one stood; None: after the last one."""
+    """In a mixed turn: the id of the next client call after this one. None: no client call follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Media:
-    """An image, a sound or a file."""
+    """An image, audio or a file."""
 
     mime_type: str
     data: str
@@ -65,13 +65,13 @@ class Media:
 
     @property
     def kind(self) -> str:
-        """The media type without parameters, as providers write it."""
+        """The media type without parameters, in the spelling of the providers."""
         kind = self.mime_type.partition(";")[0].strip().lower()
         return "image/jpeg" if kind == "image/jpg" else kind
 
     @property
     def note(self) -> str:
-        """What stands for it where the dialect cannot carry it."""
+        """The text that replaces it in a dialect that cannot transport it."""
         where = f", {self.uri}" if self.uri else ""
         return f"[{self.mime_type}, {len(self.data) * 3 // 4} bytes{where}: cannot be shown here]"
 
@@ -81,7 +81,7 @@ Part = Text | Media
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of a call."""
+    """The result of a call."""
 
     call: Call
     parts: tuple[Part, ...]
@@ -90,90 +90,89 @@ class Result:
 
 @dataclass(slots=True)
 class TurnEnd:
-    """What a turn that has ended asks for."""
+    """The content of a turn that has ended."""
 
     calls: list[Call] = field(default_factory=list)
-    """Injected calls to run, in the model's order; none where the answer was cut short or broke off."""
+    """Injected calls to run, in the model's order. Empty if the answer was truncated."""
     client_calls: list[str] = field(default_factory=list)
-    """Ids of the client's own calls in the same turn: the client has to answer them, so the turn is its last."""
+    """Ids of the client's own calls in the same turn. The client must answer them, so no turn can follow."""
     content: list[dict[str, Any]] = field(default_factory=list)
-    """All that the model said, hidden calls included, as the follow-up request carries it."""
+    """The model's complete output, including hidden calls, in the form that the follow-up request needs."""
     response_id: str = ""
     container: str = ""
-    """Messages: the container that the turn's server tools ran in, which the next turn has to name."""
+    """Messages only: the container in which server tools ran. The next turn must name it."""
 
 
 @dataclass(frozen=True, slots=True)
 class FollowUp:
-    """What the next turn's request is made of."""
+    """The input for the next turn's request."""
 
     body: JSONObject
     """The request of the turn that has ended."""
     end: TurnEnd
     results: Sequence[Result]
     last: bool
-    """No injected tool may be called any more."""
+    """The next turn is the last one: it must not call injected tools."""
     first: JSONObject
     """The interception's first request."""
     injected: Collection[str]
-    """The names of the injected tools in it."""
+    """Names of the injected tools in the first request."""
 
     @property
     def first_choice(self) -> dict[str, bytes]:
-        """The client's own choice of tools, where it made one."""
+        """The client's own `tool_choice`, if there is one."""
         return {"tool_choice": self.first.raw("tool_choice")} if "tool_choice" in self.first else {}
 
 
 class Splice(ABC):
-    """One client answer out of several upstream turns."""
+    """Merge several upstream turns into one answer for the client."""
 
     def __init__(self, injected: Collection[str]) -> None:
         self.injected = frozenset(injected)
 
     @abstractmethod
     def begin_turn(self) -> None:
-        """The next upstream answer begins."""
+        """Begin the next upstream answer."""
 
     @abstractmethod
     def event(self, raw: bytes, name: str, event: Any) -> bytes:
-        """Take one event: its verbatim bytes, its name, and its decoded data, None where it was not worth decoding.
+        """Take one event and return the bytes for the client.
 
-        Returns what the client sees of it.
+        `raw` are its verbatim bytes. `event` is its decoded data, or None if it was not decoded.
         """
 
     @abstractmethod
     def end_turn(self) -> TurnEnd:
-        """The turn's terminal event has been taken, and is held."""
+        """End the turn after its terminal event, which is kept back."""
 
     @abstractmethod
     def finish(self) -> bytes:
-        """The held end of the answer, of all turns together.
+        """Return the end of the merged answer.
 
-        Hidden calls that are not run leave no trace: the answer never ends as if one of them were to come. Where the
-        next turn has begun but was never answered, it is the end of the one before. Nothing at all where
-        the turn ended in an error event: that was the end.
+        Hidden calls that were not run are not visible in it. If the next turn has begun but got no answer, it is the
+        end of the previous turn. It is empty if the turn ended in an error event.
         """
 
     @abstractmethod
     def keepalive(self) -> bytes:
-        """Keep-alive bytes for a waiting client."""
+        """Return keep-alive bytes for a waiting client."""
 
     @abstractmethod
     def take_body(self, body: dict[str, Any]) -> TurnEnd:
-        """Take one whole blocking answer as a turn."""
+        """Take one blocking answer as a turn."""
 
     @abstractmethod
     def body(self) -> dict[str, Any]:
-        """The blocking answer of all turns together."""
+        """Return the blocking answer, merged from all turns."""
 
 
 class Injection(ABC):
-    """Requests with injected tools."""
+    """Add tools to requests, and build the requests of later turns."""
 
     def offered(self, body: JSONObject, tools: Sequence[InjectedTool]) -> list[InjectedTool]:
-        """Those of the tools that an answer to this request may call: what its `Splice` has to hide.
+        """Return the tools to inject into this request. Its `Splice` hides calls of these.
 
-        None where nothing may be injected; never one whose name the client has given to a tool of its own.
+        The list is empty if nothing may be injected. Tools with the name of one of the client's tools are left out.
         """
         if not self.may_inject(body):
             return []
@@ -182,44 +181,44 @@ class Injection(ABC):
 
     @abstractmethod
     def may_inject(self, body: JSONObject) -> bool:
-        """Whether tools can be meant here: not where there are none on purpose, or the answer has a fixed form."""
+        """Return whether tools may be injected: not if the client excluded tools or demands a fixed output format."""
 
     def own_names(self, body: JSONObject) -> set[str]:
-        """The names of the client's own tools."""
+        """Return the names of the client's own tools."""
         return set(map(self.tool_name, as_list(body.get("tools"))))
 
     def tool_name(self, tool: object) -> str:
-        """The name of a tool in a request; empty where it has none."""
+        """Return the name of a tool in a request, or an empty text."""
         return as_text(as_dict(tool).get("name"))
 
     def own_tools(self, holder: JSONObject, injected: Collection[str]) -> list[bytes]:
-        """The client's own tools in a request, verbatim; none where it is not known which are not."""
+        """Return the client's own tools in a request, verbatim. Empty if the injected names are unknown."""
         if not injected:
             return []
         return [tool for tool in holder.elements("tools") if self.tool_name(members_of(tool)) not in injected]
 
     @abstractmethod
     def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
-        """The request with the tools that `offered` has chosen for it. All else stays verbatim, in its place."""
+        """Return the request with the tools chosen by `offered`. Everything else stays verbatim and in order."""
 
     @abstractmethod
     def follow_up(self, turn: FollowUp) -> bytes:
-        """The next turn's request.
+        """Return the next turn's request.
 
-        A choice of tools that the client forced has been made, so it is `auto` from here on. The last turn goes back
-        to the client's own tools, if it has any, and to its choice: those of the first request.
+        A forced `tool_choice` becomes `auto`, because the forced call has been made. The last turn restores the tools
+        and the `tool_choice` of the client's first request, if it had tools.
         """
 
     @abstractmethod
     def splice(self, injected: Collection[str]) -> Splice: ...
 
 
-def divided(
+def divide_calls(
     items: Iterable[dict[str, Any]],
     maybe_call: Callable[[dict[str, Any], str | None], Call | None],
     maybe_client_call: Callable[[dict[str, Any]], str | None],
 ) -> tuple[list[Call], list[str]]:
-    """A turn's injected calls, each with its anchor, and the ids of the client's own."""
+    """Return a turn's injected calls, each with its anchor, and the ids of the client's own calls."""
     calls: list[Call] = []
     client_calls: list[str] = []
     waiting: list[dict[str, Any]] = []
@@ -238,31 +237,29 @@ def divided(
     return calls, client_calls
 
 
-def told_usage(turns: Iterable[Mapping[str, Any]], conversation: tuple[str, ...], work: str) -> dict[str, Any]:
-    """The usage that the client is told: the work of all turns, in the conversation of the first, which it knows.
+def combined_usage(turns: Iterable[Mapping[str, Any]], conversation: tuple[str, ...], work: str) -> dict[str, Any]:
+    """Return the usage of all turns as the client sees it: the first turn's input and the output of all turns.
 
-    `conversation`: how the names of the members begin that tell of the conversation; `work`: the member that tells of
-    the work. Objects are details of the one or the other; anything else is the last turn's.
+    `conversation` lists the prefixes of members that describe the input, which the client knows from the first turn.
+    `work` names the member with the output count. Objects with details are added up; other members are the last turn's.
     """
-    told_by = [turn for turn in turns if turn]
-    if not told_by:
-        return {}
-    told: dict[str, Any] = {}
-    for name in dict.fromkeys(name for turn in told_by for name in turn):
+    reported = [turn for turn in turns if turn]
+    usage: dict[str, Any] = {}
+    for name in dict.fromkeys(name for turn in reported for name in turn):
         if name.startswith(conversation):
-            if name in told_by[0]:
-                told[name] = told_by[0][name]
+            if name in reported[0]:
+                usage[name] = reported[0][name]
         elif name == work:
-            told[name] = sum(as_count(turn.get(name)) for turn in told_by)
+            usage[name] = sum(as_count(turn.get(name)) for turn in reported)
         else:
-            values = [turn[name] for turn in told_by if turn.get(name) is not None]
+            values = [turn[name] for turn in reported if turn.get(name) is not None]
             counts = [as_dict(value) for value in values]
-            told[name] = _added(counts) if any(counts) else values[-1] if values else None
-    return told
+            usage[name] = _added(counts) if any(counts) else values[-1] if values else None
+    return usage
 
 
 def _added(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The sum of objects of counts; what is no count is the last one's."""
+    """Add up objects of counts. Values that are not numbers are taken from the last object."""
     added: dict[str, Any] = {}
     for count in counts:
         for name, value in count.items():
@@ -276,22 +273,22 @@ def _is_number(value: object) -> bool:
 
 
 def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A tool's schema, whole. Both vendors refuse one without a type, OpenAI one without properties."""
-    told = dict(schema)
-    told.setdefault("type", "object")
-    if told["type"] == "object":
-        told.setdefault("properties", {})
-    return told
+    """Return a complete tool schema. Both vendors require a type; OpenAI also requires properties."""
+    completed = dict(schema)
+    completed.setdefault("type", "object")
+    if completed["type"] == "object":
+        completed.setdefault("properties", {})
+    return completed
 
 
 def wants_tools(holder: JSONObject) -> bool:
-    """Whether tools may be added: an empty list of them was meant."""
+    """Return whether tools may be added. An empty list excludes tools on purpose."""
     tools = holder.get("tools")
     return tools is None or (isinstance(tools, list) and bool(tools))
 
 
 def members_of(element: bytes) -> dict[str, Any]:
-    """The members of an array's element; none where it is no object, or cannot be read."""
+    """Return the members of an array element. Empty if it is not a readable object."""
     try:
         return as_dict(decode(element))
     except (NotJSON, Unreadable):
@@ -299,7 +296,7 @@ def members_of(element: bytes) -> dict[str, Any]:
 
 
 class InvokedTool(Protocol):
-    """What the record says of a tool."""
+    """The recorded properties of a tool."""
 
     @property
     def original_name(self) -> str: ...
@@ -311,11 +308,11 @@ class InvokedTool(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """A call that has been run."""
+    """A call that was run."""
 
     result: Result
     tool: InvokedTool | None
-    """None: it was gone by then."""
+    """None: the tool no longer existed when it was called."""
     error: str | None
-    """Why there is no result, or what the tool itself said was wrong."""
+    """Why there is no result, or the error that the tool itself reported."""
     duration_ms: int

@@ -1,6 +1,6 @@
-"""Bedrock's answer to a Messages request as Anthropic would give it: server-sent events, and errors. Sans-io.
+"""Convert Bedrock's answers to a Messages request into Anthropic's format: server-sent events and errors. Sans-io.
 
-Both classes are fed the bytes of a body, and give those that a Messages client reads.
+Both transcoders take the bytes of a body and return the bytes for a Messages client.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
 from aibridge_addon.wire.json_values import as_dict, as_text
 
 MAX_ERROR = 1024 * 1024
-"""Bytes of an error answer that are read."""
+"""Bytes. The rest of a longer error body is ignored."""
 
 _messages = Messages()
 
 
-class Unreadably(Exception):
-    """The body cannot be given on in the other form; the text says why."""
+class TranscodingError(Exception):
+    """The body cannot be converted. The message contains the reason."""
 
 
 class Transcoder(Protocol):
     def feed(self, data: bytes) -> bytes:
-        """The bytes for the client that these add. Raises Unreadably."""
+        """Take the next bytes and return the bytes for the client. Raises TranscodingError."""
 
     def finish(self) -> bytes:
-        """Those that the body's end adds. Raises Unreadably."""
+        """End the body and return the remaining bytes for the client. Raises TranscodingError."""
 
 
 class _Chunk(msgspec.Struct):
@@ -50,39 +50,39 @@ _event = msgspec.json.Decoder(_Event)
 
 
 class EventsToSSE:
-    """The `chunk` events of an event stream, each with a Messages event, as server-sent events."""
+    """Convert the `chunk` messages of an AWS event stream into server-sent events."""
 
     def __init__(self, max_event: int) -> None:
         self._scanner = AWS_EVENT_STREAM.scanner(max_event)
 
     def feed(self, data: bytes) -> bytes:
         try:
-            told = b"".join(self._translated(raw) for raw, _ in self._scanner.feed(data))
+            events = b"".join(self._translated(raw) for raw, _ in self._scanner.feed(data))
         except CorruptEventStream as e:
-            raise Unreadably(str(e)) from e
+            raise TranscodingError(str(e)) from e
         if self._scanner.oversized:
-            raise Unreadably("an event is too large")
-        return told
+            raise TranscodingError("an event is too large")
+        return events
 
     def finish(self) -> bytes:
-        return b""  # a stream that is cut lacks its last event, which is told by whoever reads it
+        return b""  # the reader of the answer detects a truncated stream by its missing last event
 
     def _translated(self, raw: bytes) -> bytes:
         name, payload = AWS_EVENT_STREAM.parse(raw)
         if name == "error":
             error = as_dict(as_dict(decode(payload or b"{}")).get("error"))
-            told = as_text(error.get("message")) or as_text(error.get("type"))
-            return _messages.error_event(told, {"type": ERROR_TYPES.get(as_text(error.get("type")), "api_error")})
+            message = as_text(error.get("message")) or as_text(error.get("type"))
+            return _messages.error_event(message, {"type": ERROR_TYPES.get(as_text(error.get("type")), "api_error")})
         if name != "chunk":
             return b""
         try:
             event = b64decode(_chunk.decode(payload or b"{}").bytes, validate=True)
-            # A line end can only stand between two members, where a blank does as well.
+            # In JSON a line end can only separate tokens, so a blank is equivalent.
             return sse.event(_event.decode(event).type, event.replace(b"\n", b" ").replace(b"\r", b" "))
         except msgspec.ValidationError:
-            return b""  # JSON, but no event of the Messages API: nothing that a client could read
+            return b""  # JSON, but not an event of the Messages API
         except (msgspec.MsgspecError, binascii.Error, UnicodeDecodeError) as e:
-            raise Unreadably("an event is not in the form of one") from e
+            raise TranscodingError("an event is malformed") from e
 
 
 ERROR_TYPES = MappingProxyType(
@@ -93,11 +93,11 @@ ERROR_TYPES = MappingProxyType(
         "serviceUnavailableException": "overloaded_error",
     }
 )
-"""Exceptions in a stream; any other one is an `api_error`."""
+"""Error types by the exception in a stream. Any other exception is an `api_error`."""
 
 
 class ErrorToMessages:
-    """An error body of AWS's as one of Anthropic's."""
+    """Convert an AWS error body into one of Anthropic's."""
 
     def __init__(self, status: int) -> None:
         self._status = status
@@ -109,17 +109,19 @@ class ErrorToMessages:
 
     def finish(self) -> bytes:
         try:
-            told = as_dict(decode(bytes(self._body)))
+            members = as_dict(decode(bytes(self._body)))
         except (NotJSON, Unreadable):
-            told = {}
-        if told.get("type") == "error" and isinstance(told.get("error"), dict):
-            return bytes(self._body)  # a gateway before Bedrock has put it into Anthropic's shape
-        message = as_text(told.get("message")) or as_text(told.get("Message")) or f"Bedrock answered {self._status}"
+            members = {}
+        if members.get("type") == "error" and isinstance(members.get("error"), dict):
+            return bytes(self._body)  # a gateway before Bedrock already uses Anthropic's format
+        message = (
+            as_text(members.get("message")) or as_text(members.get("Message")) or f"Bedrock answered {self._status}"
+        )
         return _messages.error_body(self._status, message)
 
 
 def transcoder(status: int, content_type: str, *, max_event: int) -> Transcoder | None:
-    """What turns this answer into one of Anthropic's; None: it is one."""
+    """Return a transcoder for an answer with this head, or None if it is already in Anthropic's format."""
     if status >= 400:
         return ErrorToMessages(status)
     if content_type.partition(";")[0].strip().lower() == CONTENT_TYPE:

@@ -1,7 +1,7 @@
 """The table of Claude models on Bedrock: which members of a Messages request each accepts. Sans-io.
 
 Sources: Amazon Bedrock user guide, "Anthropic Claude Messages API", "Adaptive thinking" and "Extended thinking". An
-unknown model takes what the oldest ones take: an application inference profile's id names no model.
+unknown model is treated like the oldest ones. The id of an application inference profile does not name its model.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ CONTEXT_MANAGEMENT = "context-management-2025-06-27"
 
 
 class Thinking(Enum):
-    """Which `thinking.type` a model takes beside `disabled`."""
+    """The `thinking.type` that a model accepts besides `disabled`."""
 
     BUDGET = "enabled"
     ADAPTIVE = "adaptive"
@@ -27,7 +27,7 @@ class Model:
     contains: str
     thinking: Thinking = Thinking.BUDGET
     betas: frozenset[str] = frozenset()
-    """Beta flags that this model takes and not every one does."""
+    """Beta flags that this model accepts in addition to `BETAS`."""
 
 
 MODELS = (
@@ -39,7 +39,7 @@ MODELS = (
     Model("anthropic.claude-sonnet-4-5", betas=frozenset({CONTEXT_MANAGEMENT})),
     Model("anthropic.claude-haiku-4-5", betas=frozenset({CONTEXT_MANAGEMENT})),
 )
-"""The first one whose words an id contains counts."""
+"""The first entry whose `contains` is part of the model id applies."""
 ANY_OTHER = Model("")
 
 BETAS = frozenset(
@@ -49,19 +49,19 @@ BETAS = frozenset(
         *("tool-search-tool-2025-10-19", "tool-examples-2025-10-29"),
     )
 )
-"""Beta flags that Bedrock takes for every model; any other one would be refused."""
+"""Beta flags that Bedrock accepts for every model. It refuses requests with other flags."""
 
 UNSUPPORTED = ("metadata", "service_tier", "container", "inference_geo")
-"""Members of a request that Bedrock refuses."""
+"""Members that Bedrock refuses. They are removed from requests."""
 UNLESS_BETA = MappingProxyType({"output_config": EFFORT, "context_management": CONTEXT_MANAGEMENT})
-"""Members that it refuses unless this beta flag came with them."""
+"""Members that Bedrock refuses without this beta flag."""
 
 BUDGETS = MappingProxyType({"low": 0.2, "medium": 0.5, "max": 0.95})
-"""Shares of `max_tokens` for thinking, by `output_config.effort`."""
+"""Fraction of `max_tokens` for thinking, by `output_config.effort`."""
 BUDGET = 0.8
-"""The share for any other effort, and for none."""
+"""Fraction of `max_tokens` for thinking, for any other effort or none."""
 LEAST_BUDGET = 1024
-"""Tokens; with less, there is no thinking (API reference, "Extended thinking")."""
+"""Tokens. Smaller budgets are refused, so thinking is disabled (API reference, "Extended thinking")."""
 
 
 def model_of(model_id: str) -> Model:

@@ -27,7 +27,7 @@ from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
 ANTHROPIC_VERSION = b'"bedrock-2023-05-31"'
 SMALL = "haiku"
-"""In the name of a model that clients use for small side tasks."""
+"""Part of the names of models that clients use for small side tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +36,19 @@ class BedrockRequest:
     body: bytes
 
 
-def choose_model(asked: str, model: str, small_fast_model: str | None) -> str:
-    """The id of the Bedrock model that stands for the one that a client asked for."""
-    return small_fast_model if small_fast_model is not None and SMALL in asked else model
+def choose_model(requested: str, model: str, small_fast_model: str | None) -> str:
+    """Return the id of the Bedrock model that replaces the requested model."""
+    return small_fast_model if small_fast_model is not None and SMALL in requested else model
 
 
 def translate(body: JSONObject, model_id: str, *, streaming: bool, betas: Sequence[str]) -> BedrockRequest:
-    """The request as Bedrock takes it; what need not change stays verbatim, in its place.
+    """Return the request for Bedrock. Members that need no change stay verbatim and in order.
 
-    `betas`: the values of the client's `anthropic-beta` headers; flags in the body count as well.
+    `betas` are the values of the client's `anthropic-beta` headers. Flags in the body are added to them.
     """
     model = model_of(model_id)
     in_body = body.get("anthropic_beta")
-    flags = taken_betas([*betas, *map(as_text, in_body if isinstance(in_body, list) else ())], model)
+    flags = accepted_betas([*betas, *map(as_text, in_body if isinstance(in_body, list) else ())], model)
     gone = {
         "model",
         "stream",
@@ -67,14 +67,14 @@ def translate(body: JSONObject, model_id: str, *, streaming: bool, betas: Sequen
     return BedrockRequest(f"/model/{quote(model_id, safe='')}/{action}", body.without(gone).replaced(changes))
 
 
-def taken_betas(headers: Sequence[str], model: Model) -> list[str]:
-    """Those of the beta flags that the model takes, each once, in their order."""
-    asked = (flag.strip() for header in headers for flag in header.split(","))
-    return list(dict.fromkeys(flag for flag in asked if flag in BETAS or flag in model.betas))
+def accepted_betas(headers: Sequence[str], model: Model) -> list[str]:
+    """Return the beta flags that the model accepts, without duplicates, in their order."""
+    flags = (flag.strip() for header in headers for flag in header.split(","))
+    return list(dict.fromkeys(flag for flag in flags if flag in BETAS or flag in model.betas))
 
 
 def adapted_thinking(body: JSONObject, model: Model) -> dict[str, Any] | None:
-    """The `thinking` that the model takes in place of the one that it does not take; None: it takes this one."""
+    """Return a `thinking` that the model accepts, or None if it accepts the request's."""
     thinking = as_dict(body.get("thinking"))
     kind = thinking.get("type")
     if kind == "adaptive" and model.thinking is Thinking.BUDGET:

@@ -1,6 +1,6 @@
-"""Sign requests to AWS with botocore and its whole credential chain. Nothing here blocks the event loop.
+"""Sign requests to AWS with botocore and its credential chain, without blocking the event loop.
 
-botocore is an extra: it is imported when a provider asks for it.
+botocore is an optional dependency. It is imported when a provider needs it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from aibridge_addon.config.providers import Bedrock
 
 SERVICE = "bedrock"
 TIMEOUT = 30.0
-"""Seconds that credentials may take to be found: a machine's metadata service is asked last."""
+"""Seconds. Maximum time to find credentials; the chain ends with requests to the instance's metadata service."""
 DEFAULT_REGION = "us-east-1"
 INSTALL = "pip install 'aibridge-mitmproxy[bedrock]'"
 
@@ -28,11 +28,11 @@ class BotocoreMissing(Exception):
 
 
 class NoCredentials(Exception):
-    """There are none in the whole chain, or not in time; the text tells nothing secret."""
+    """The credential chain has no credentials, or timed out. The message contains no secrets."""
 
 
 class Signer:
-    """Signs the requests of one provider. Used on one event loop."""
+    """Signs the requests of one provider, on one event loop."""
 
     def __init__(self, settings: Bedrock) -> None:
         """Raises BotocoreMissing."""
@@ -45,7 +45,7 @@ class Signer:
             import botocore.tokens
         except ImportError as e:
             raise BotocoreMissing from e
-        logging.getLogger("botocore").setLevel(logging.WARNING)  # far below that, it writes what it signs
+        logging.getLogger("botocore").setLevel(logging.WARNING)  # at lower levels botocore logs what it signs
         self._botocore: Any = botocore
         self._session: Any = botocore.session.Session()
         self._region = settings.region or self._region_of(str(settings.base_url or ""))
@@ -53,7 +53,7 @@ class Signer:
         self._used = ""
         if settings.access_key is not None and settings.secret_key is not None:
             self._credentials = botocore.credentials.Credentials(_text(settings.access_key), _text(settings.secret_key))
-        # One thread: credentials that have to be refreshed are so once, not once for each request that waits.
+        # One thread, so that expired credentials are refreshed once and not by every waiting request.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="aibridge-aws")
 
     def _region_of(self, url: str) -> str:
@@ -62,11 +62,11 @@ class Signer:
 
     @property
     def key_id(self) -> str:
-        """The access key's id, or the bearer token, as far as it is known: what may be shown is the caller's to say."""
+        """The access key id or the bearer token, if known. The caller must mask it before showing it."""
         return self._used or getattr(self._credentials, "access_key", None) or ""
 
     async def sign(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> dict[str, str]:
-        """The headers, with those that authenticate the request. Raises NoCredentials."""
+        """Return the headers with those that authenticate the request. Raises NoCredentials."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(TIMEOUT):
@@ -77,7 +77,7 @@ class Signer:
     def _signed(self, method: str, url: str, headers: dict[str, str], body: bytes) -> dict[str, str]:
         try:
             if self._credentials is None:
-                # Tokens of other providers are for services that want them; Bedrock takes this one.
+                # Bedrock accepts a bearer token from the environment only, not from other token providers.
                 token = self._botocore.tokens.ScopedEnvTokenProvider(self._session).load_token(signing_name=SERVICE)
                 if token is not None:
                     self._used = token.token

@@ -1,6 +1,6 @@
 """The table of provider types, by the name that the configuration uses.
 
-A new type is one file beside this one and one row here.
+To add a type, add one file beside this one and one row here.
 """
 
 from collections.abc import Mapping

@@ -16,7 +16,7 @@ ANTHROPIC = ProviderType(
     error_dialect=MESSAGES,
     defaults=(DefaultProvider("anthropic", ("api.anthropic.com",), https("api.anthropic.com")),),
     price_list="anthropic",
-    # Claude Code sends both where a key and a login exist; the key is what Anthropic bills.
+    # Claude Code sends both if a key and a login exist. Anthropic then bills the key.
     credential_headers=(b"x-api-key", b"authorization"),
     answers_on_bedrock=True,
     key_header="X-Api-Key",

@@ -6,7 +6,7 @@ from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
 from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, passthrough, query_value
 
 STREAM_OPTIONS_SINCE = "2024-09-01"
-"""The first `api-version` whose chat completions know `stream_options` (Azure OpenAI, "API version lifecycle")."""
+"""The first `api-version` that supports `stream_options` (Azure OpenAI, "API version lifecycle")."""
 
 
 def may_ask_chat_usage(query: str) -> bool:

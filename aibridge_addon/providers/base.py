@@ -1,4 +1,4 @@
-"""What a type of provider consists of, as data: routes, credentials, error shape, default addresses, price list."""
+"""A provider type as data: routes, credentials, error format, default addresses and price list."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from aibridge_addon.dialects.base import Dialect
 
 @dataclass(frozen=True, slots=True)
 class BridgedRoute:
-    """POST on a path that matches is an interception."""
+    """A route whose POST requests are interceptions."""
 
     pattern: re.Pattern[str]
-    """Matched in full against the path below the provider's base URL."""
+    """Must match the complete path below the provider's base URL."""
     template: str
-    """The route as rows and labels show it: bounded, no ids."""
+    """The route as shown in rows and labels. It contains no ids, so the number of values is limited."""
     dialect: Dialect
     names_model: bool = False
-    """The first group of the pattern is the model's id, percent-encoded or not."""
+    """The first group of the pattern is the model's id, which may be percent-encoded."""
 
 
 @dataclass(frozen=True, slots=True)
 class PassthroughRoute:
-    """A known path that is forwarded untouched and counted under its template."""
+    """A known path that is forwarded unchanged and counted under its template."""
 
     pattern: re.Pattern[str]
     template: str
@@ -33,17 +33,17 @@ class PassthroughRoute:
 
 @dataclass(frozen=True, slots=True)
 class BaseUrl:
-    """Where a provider's requests go."""
+    """The base URL of a provider's API."""
 
     scheme: str
     host: str
     port: int
     path: str = ""
-    """Begins with a slash, ends without; empty for the root."""
+    """Begins with a slash and does not end with one. Empty for the root."""
 
     @property
     def origin(self) -> str:
-        """Scheme, host and, where it is not the scheme's own, port."""
+        """Scheme, host and, unless it is the default, port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         default = 443 if self.scheme == "https" else 80
         return f"{self.scheme}://{host}" + ("" if self.port == default else f":{self.port}")
@@ -53,7 +53,7 @@ class BaseUrl:
 
 
 def https(host: str, path: str = "") -> BaseUrl:
-    """The base URL of a vendor's API."""
+    """Return an https base URL."""
     return BaseUrl("https", host, 443, path)
 
 
@@ -64,7 +64,7 @@ class DefaultProvider:
     name: str
     hosts: tuple[str, ...]
     base_url: BaseUrl | None = None
-    """None: requests go to the host that the client asked for."""
+    """None: requests are sent to the host in the client's request."""
 
 
 def always(_query: str) -> bool:
@@ -75,36 +75,36 @@ def always(_query: str) -> bool:
 class ProviderType:
     name: str
     prefix: str
-    """The path that the vendor's API has below its host (`/v1`): part of base URLs, and of gateway paths."""
+    """The path of the vendor's API below its host (`/v1`). It is part of base URLs and of gateway paths."""
     bridged: tuple[BridgedRoute, ...]
     passthrough: tuple[PassthroughRoute, ...]
     error_dialect: Dialect
-    """In whose shape errors on passthrough routes are."""
+    """The format of errors on passthrough routes."""
     defaults: tuple[DefaultProvider, ...]
-    """The first one also lends its addresses to a configured provider that leaves them out."""
+    """The addresses of the first one are the defaults of configured providers of this type."""
     price_list: str | None
-    """What `genai-prices` calls this vendor; None: no price is known."""
+    """The vendor's name in `genai-prices`. None: there are no prices."""
     credential_headers: tuple[bytes, ...]
-    """Where a client puts its credential, in order of precedence; lower case."""
+    """Headers with a client's credential, in order of precedence, in lower case."""
     key_header: str = "Authorization"
-    """Where a central key goes."""
+    """The header for a central key."""
     messages_key_header: str | None = None
-    """Where it goes in requests of Anthropic's dialect, if elsewhere."""
+    """The header for a central key in Messages requests, if it differs."""
     refuses_central_key: str | None = None
-    """Why the configuration may not have an `api_key` for it; None: it may."""
+    """Why the configuration may not set an `api_key`. None: it may."""
     answers_on_bedrock: bool = False
-    """The configuration may have a `bedrock` block: Bedrock then answers its Messages requests."""
+    """The configuration may have a `bedrock` block, which sends Messages requests to Bedrock."""
     may_ask_chat_usage: Callable[[str], bool] = always
-    """Whether a chat request with this query string may carry `stream_options` (old Azure versions refuse it)."""
+    """Returns whether chat requests with this query string may have `stream_options`. Old Azure versions refuse it."""
 
 
 def bridged(path: str, dialect: Dialect, *, prefix: str = "", names_model: bool = False) -> BridgedRoute:
-    """A bridged route; `{id}` in `path` stands for one segment."""
+    """Return a bridged route. `{id}` in `path` matches one segment."""
     return BridgedRoute(_pattern(path), prefix + path, dialect, names_model)
 
 
 def passthrough(path: str, *, prefix: str = "") -> PassthroughRoute:
-    """A passthrough route; a `*` at the end of `path` stands for any rest."""
+    """Return a passthrough route. A `*` at the end of `path` matches any rest."""
     return PassthroughRoute(_pattern(path), prefix + path)
 
 

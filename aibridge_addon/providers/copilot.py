@@ -28,5 +28,5 @@ COPILOT = ProviderType(
     ),
     price_list="github-copilot",
     credential_headers=(b"authorization",),
-    refuses_central_key="Copilot knows each user by a token of their own, which passes through",
+    refuses_central_key="Copilot knows each user by their own token, which is passed through",
 )

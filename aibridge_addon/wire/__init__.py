@@ -1,1 +1,1 @@
-"""Wire formats, sans-io: bytes in, values out. Nothing here opens, waits or logs."""
+"""Wire formats, sans-io: bytes in, values out."""

@@ -1,8 +1,7 @@
-"""AWS event stream (`application/vnd.amazon.eventstream`): cut a byte stream into messages, and read one message.
+"""AWS event stream (`application/vnd.amazon.eventstream`): split a byte stream into messages, and parse one message.
 
-The format is that of the AWS SDKs ("Amazon Event Stream Specification" in Smithy's documentation, "Event stream
-encoding" in Amazon Transcribe's; botocore's `eventstream.py` reads it). Cutting and reading are apart, as in `sse`: a
-proxy passes all messages on verbatim.
+Sources: "Amazon Event Stream Specification" (Smithy), "Event stream encoding" (Amazon Transcribe) and botocore's
+`eventstream.py`. As in `sse`, splitting and parsing are separate, because a proxy forwards all messages verbatim.
 """
 
 from __future__ import annotations
@@ -15,16 +14,15 @@ from zlib import crc32
 
 # A MESSAGE
 #
-#   total length   4 bytes   of the whole message, these four included
+#   total length   4 bytes   of the whole message, including this field
 #   header length  4 bytes
-#   prelude CRC    4 bytes   CRC-32 of the eight bytes before
+#   prelude CRC    4 bytes   CRC-32 of the preceding eight bytes
 #   headers        each: length of the name (1), name, type of the value (1), value
-#   payload        whatever is left
-#   message CRC    4 bytes   CRC-32 of all bytes before
+#   payload        the rest
+#   message CRC    4 bytes   CRC-32 of all preceding bytes
 #
-# All integers are big-endian. Nothing but the lengths says where a message begins, so after a wrong checksum nothing
-# can be read any more; that is why the prelude has a checksum of its own, which is looked at before its lengths are
-# believed.
+# All integers are big-endian. Only the lengths say where a message begins, so nothing can be read after a wrong
+# checksum. The prelude has its own checksum, which is verified before its lengths are used.
 
 CONTENT_TYPE = "application/vnd.amazon.eventstream"
 
@@ -35,12 +33,12 @@ _PRELUDE = struct.Struct(">III")
 _LENGTHS = struct.Struct(">II")
 _CRC = struct.Struct(">I")
 _TEXT = 7
-"""The type of a header whose value is text."""
+"""The type of a header with a text value."""
 _OVERHEAD = _PRELUDE.size + _CRC.size
 
 
 class CorruptEventStream(Exception):
-    """The bytes are no event stream, or were changed or cut on their way."""
+    """The bytes are not an event stream, or were changed or truncated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,20 +47,20 @@ class Message:
     payload: bytes
 
     def text(self, name: str) -> str:
-        """The value of a header that is a string, else empty."""
+        """Return the value of a text header, or an empty text."""
         value = self.headers.get(name)
         return value if isinstance(value, str) else ""
 
 
 class CutEventStream(CorruptEventStream):
-    """The stream ends within a message: nothing in it is wrong, but the rest is missing."""
+    """The stream ends within a message. All bytes so far are valid."""
 
 
 class EventStreamScanner:
-    """Cut a byte stream into messages, and check both checksums of each.
+    """Split a byte stream into messages, and verify both checksums of each.
 
-    A message larger than `max_message` bytes is dropped unchecked, counted in `oversized`, and scanning resumes after
-    it.
+    A message larger than `max_message` bytes is dropped without verification and counted in `oversized`. Scanning
+    resumes after it.
     """
 
     def __init__(self, max_message: int = 8 * 1024 * 1024) -> None:
@@ -70,25 +68,25 @@ class EventStreamScanner:
         self._max_message = max_message
         self._held = bytearray()
         self._total = 0
-        """The length of the held message; 0: its prelude has not come."""
+        """Bytes in the current message. 0: its prelude has not arrived."""
         self._skipping = 0
-        """How many bytes of an oversized message are still to come."""
+        """Bytes of an oversized message that have not arrived yet."""
         self._corrupt: CorruptEventStream | None = None
 
     @property
     def at_boundary(self) -> bool:
-        """Whether all that was fed are whole messages: whatever comes next begins a new one."""
+        """Whether the bytes so far are complete messages, so that the next byte begins a new one."""
         return not self._held and not self._skipping
 
     def feed(self, data: bytes) -> list[tuple[bytes, int]]:
-        """Take the next bytes; return each message that is now complete as (raw, start).
+        """Take the next bytes and return each message that is now complete as (raw, start).
 
         `raw` are its verbatim bytes; `start` is the offset in `data` at which it begins, 0 if it began in an earlier
         feed.
 
         Raises:
-            CorruptEventStream: nothing more can be read, now or ever. Messages that were whole before the corrupt
-                place are returned first: the error then comes with the next call, or with `finish`.
+            CorruptEventStream: the stream is corrupt and cannot be read further. Complete messages before the corrupt
+                position are returned first. The error is then raised by the next call, or by `finish`.
         """
         if self._corrupt is not None:
             raise self._corrupt
@@ -120,8 +118,8 @@ class EventStreamScanner:
         """End the stream.
 
         Raises:
-            CorruptEventStream: it was corrupt.
-            CutEventStream: it ends within a message.
+            CorruptEventStream: the stream is corrupt.
+            CutEventStream: the stream ends within a message.
         """
         if self._corrupt is not None:
             raise self._corrupt
@@ -129,7 +127,7 @@ class EventStreamScanner:
             raise CutEventStream("the stream ends within a message")
 
     def _begin(self, start: int) -> int:
-        """Read the prelude of the message at `start`; return how many bytes are to be dropped unread."""
+        """Read the prelude of the message at `start` and return the number of bytes to drop."""
         total, headers, crc = _PRELUDE.unpack_from(self._held, start)
         if crc32(self._held[start : start + _LENGTHS.size]) != crc:
             raise CorruptEventStream("the checksum of a message's prelude is wrong")
@@ -152,10 +150,10 @@ class EventStreamScanner:
 
 
 def parse(raw: bytes) -> Message:
-    """Read one message, as `EventStreamScanner.feed` returned it.
+    """Parse one message that `EventStreamScanner.feed` returned.
 
     Raises:
-        CorruptEventStream: its headers do not follow the format.
+        CorruptEventStream: the headers do not follow the format.
     """
     _, size, _ = _PRELUDE.unpack_from(raw)
     position, end = _PRELUDE.size, _PRELUDE.size + size
@@ -165,9 +163,9 @@ def parse(raw: bytes) -> Message:
             named = position + 1 + raw[position]
             name = raw[position + 1 : named].decode()
             if name in headers:
-                raise CorruptEventStream(f"the header {name!r} is there twice")
+                raise CorruptEventStream(f"the header {name!r} occurs twice")
             headers[name], position = _VALUES[raw[named]](raw, named + 1)
-    except (IndexError, ValueError, struct.error) as e:  # an unknown type, a value that is cut, text that is no UTF-8
+    except (IndexError, ValueError, struct.error) as e:  # an unknown type, a truncated value, invalid UTF-8
         raise CorruptEventStream("a message's headers cannot be read") from e
     if position != end:
         raise CorruptEventStream("a message's last header is longer than its headers")
@@ -175,7 +173,7 @@ def parse(raw: bytes) -> Message:
 
 
 def encode(headers: Mapping[str, str], payload: bytes) -> bytes:
-    """One message, as bytes, whose headers are all text."""
+    """Encode one message with text headers."""
     encoded = b"".join(
         bytes((len(name),)) + name.encode() + bytes((_TEXT,)) + len(value).to_bytes(2) + value.encode()
         for name, value in headers.items()
@@ -196,7 +194,7 @@ def _integer(form: str) -> Callable[[bytes, int], tuple[HeaderValue, int]]:
 
 
 def _bytes(raw: bytes, start: int) -> tuple[bytes, int]:
-    """Two bytes of length, then the value. One that reaches out of the message is found by where it would end."""
+    """Read two bytes of length, then the value. The caller finds a value beyond the message by its end."""
     first = start + 2
     end = first + int.from_bytes(raw[start:first])
     return raw[first:end], end
@@ -223,4 +221,4 @@ _VALUES: tuple[Callable[[bytes, int], tuple[HeaderValue, int]], ...] = (
     _integer(">q"),
     _uuid,
 )
-"""How a header's value is read, and where it ends, by its type."""
+"""Functions that return a header's value and its end, by type."""

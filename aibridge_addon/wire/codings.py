@@ -1,13 +1,12 @@
 """Content codings (RFC 9110, 8.4): decode gzip, deflate, br and zstd in bounded memory and time.
 
-What peers send is not trusted. A few bytes can stand for gigabytes, so pieces are produced lazily, each at
-most `PIECE` bytes, and decoding stops with an error beyond `max_output` bytes in total or `MAX_FEED_OUTPUT`
-out of one feed.
+The input is not trusted: a few bytes can decode to gigabytes. Pieces of at most `PIECE` bytes are therefore produced
+lazily. Decoding fails beyond `max_output` bytes in total, or beyond `MAX_FEED_OUTPUT` bytes for one feed.
 
     CodingError (ValueError)
-    ├── UnsupportedCoding      a coding that we do not know, or more than `MAX_CODINGS` of them
-    ├── DecodeError            the bytes are not what the coding says, or (whole bodies) they end too early
-    └── OutputLimitExceeded    they decode to more than is allowed
+    ├── UnsupportedCoding      an unknown coding, or more than `MAX_CODINGS` of them
+    ├── DecodeError            the bytes do not follow the coding, or a body ends too early
+    └── OutputLimitExceeded    the output is larger than allowed
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 import brotli
@@ -26,28 +26,26 @@ else:
     from backports import zstd
 
 PIECE = 64 * 1024
-"""No decoded piece is larger."""
+"""Bytes. Maximum size of a decoded piece."""
 
 MAX_FEED_OUTPUT = 16 * 1024 * 1024
-"""No single feed gives more: decoding runs in the event loop, and 16 MiB take about 30 ms."""
+"""Bytes. Maximum output of one feed. Decoding blocks the event loop, and 16 MiB take about 30 ms."""
 
 MAX_CODINGS = 4
-"""As many as a list may name; each costs a pass over the bytes."""
+"""Maximum number of codings in a list. Each costs a pass over the bytes."""
 
-# An empty zstd frame is 9 bytes and costs 8 µs to set up, so a body of nothing but those would cost time and
-# never exceed a limit on output. Each member therefore counts as this much output of its feed: 1,024 members
-# at most.
+# Bytes. An empty zstd frame has 9 bytes and takes 8 µs to set up. A body of empty frames would cost time without
+# exceeding a limit on output. Each member therefore counts as this much output, which allows 1,024 members per feed.
 _MEMBER_COST = 16 * 1024
 
-# The rest of the input is copied whenever a piece is full or a member ends. Small slices keep that linear.
+# Bytes. The rest of the input is copied whenever a piece is full or a member ends. Small slices keep that linear.
 _INPUT_SLICE = 16 * 1024
 
-# The brotli package grows its output by whole blocks and stops after the first that reaches the limit: the
-# first block holds 32,752 bytes, the second ends at 98,272 (1.2.0). So ask for less than one.
+# Bytes. The brotli package extends its output by whole blocks and stops after the block that reaches the limit. The
+# first block has 32,752 bytes and the second ends at 98,272 (version 1.2.0), so the limit is less than one block.
 _BROTLI_STEP = 16 * 1024
 
-# RFC 9659: a zstd content coding must not need a window of more than 8 MiB; the library
-# itself would allow 128 MiB.
+# RFC 9659: a zstd content coding must not need a window above 8 MiB. The library would allow 128 MiB.
 _ZSTD_WINDOW_LOG_MAX = 23
 
 _GZIP_MAGIC = (b"\x1f\x8b",)
@@ -60,7 +58,7 @@ class CodingError(ValueError):
 
 
 class UnsupportedCoding(CodingError):
-    """The content coding is not known."""
+    """The content coding is unknown."""
 
     def __init__(self, content_encoding: str) -> None:
         super().__init__(f"unsupported content coding: {content_encoding!r}")
@@ -72,7 +70,7 @@ class DecodeError(CodingError):
 
 
 class OutputLimitExceeded(CodingError):
-    """The bytes decode to more than is allowed."""
+    """The output is larger than allowed."""
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"decoded body exceeds its limit of {limit} bytes")
@@ -83,10 +81,10 @@ class _Engine(Protocol):
     """Decode one member of a coding, up to its end."""
 
     more: bool
-    """Whether there is output left: `decode` is then to be called with nothing."""
+    """Whether output is left. `decode` must then be called with no data."""
     eof: bool
     unused: bytes
-    """What came after the end."""
+    """The bytes after the end."""
 
     def decode(self, data: bytes) -> bytes:
         """Decode at most `PIECE` bytes."""
@@ -110,7 +108,7 @@ class _Inflate:
 
 
 class _Deflate:
-    """Decode `deflate`: by RFC 9110 the zlib format, but some servers have always sent the bare stream."""
+    """Decode `deflate`. RFC 9110 requires the zlib format, but some servers send the raw stream."""
 
     def __init__(self) -> None:
         self._head = b""
@@ -132,8 +130,8 @@ class _Deflate:
 
 
 def _has_zlib_header(data: bytes) -> bool:
-    # RFC 1950, 2.2: the method is 8 (deflate) and the two bytes are a multiple of 31. Read as raw deflate,
-    # such a first byte would be a stored block with padding bits set, which no encoder writes.
+    # RFC 1950, 2.2: the method is 8 (deflate) and the two bytes are a multiple of 31. In raw deflate such a first
+    # byte would be a stored block with padding bits set, which encoders do not write.
     return data[0] & 0x0F == 8 and int.from_bytes(data[:2]) % 31 == 0
 
 
@@ -146,7 +144,7 @@ class _Brotli:
     def decode(self, data: bytes) -> bytes:
         piece: bytes = self._brotli.process(data, output_buffer_limit=_BROTLI_STEP)
         self.eof = self._brotli.is_finished()
-        # `can_accept_more_data` speaks of input only: when all of it is taken, output may still be left.
+        # `can_accept_more_data` concerns the input only. Output may be left when all input is consumed.
         self.more = len(piece) >= _BROTLI_STEP or not self._brotli.can_accept_more_data()
         return piece
 
@@ -170,35 +168,37 @@ class _Zstd:
 class _Coding:
     engine: Callable[[], _Engine]
     magic: tuple[bytes, ...] = ()
-    """How a further member may begin, for codings that have several."""
+    """First bytes of further members, for codings that can have several."""
     strict_end: bool = False
     """Whether bytes after the end are an error."""
 
 
 _GZIP = _Coding(lambda: _Inflate(16 + zlib.MAX_WBITS), magic=_GZIP_MAGIC)
-_CODINGS = {
-    "gzip": _GZIP,
-    "x-gzip": _GZIP,
-    "deflate": _Coding(_Deflate),
-    # The package fails on a piece that holds the end and more, and gives nothing of it: it must not depend on
-    # how the bytes are cut, so more is always an error.
-    "br": _Coding(_Brotli, strict_end=True),
-    "zstd": _Coding(_Zstd, magic=_ZSTD_MAGIC),
-}
+_CODINGS = MappingProxyType(
+    {
+        "gzip": _GZIP,
+        "x-gzip": _GZIP,
+        "deflate": _Coding(_Deflate),
+        # The package fails on a piece that contains the end and more bytes, and returns nothing of it. The result must
+        # not depend on how the bytes are split, so bytes after the end are always an error.
+        "br": _Coding(_Brotli, strict_end=True),
+        "zstd": _Coding(_Zstd, magic=_ZSTD_MAGIC),
+    }
+)
 _LIBRARY_ERRORS: tuple[type[Exception], ...] = (zlib.error, brotli.error, zstd.ZstdError)
 
 
 class _Stage:
-    """Undo one coding of the list: member after member, all that they give being counted."""
+    """Decode one coding of the list, member by member, and count the output."""
 
     def __init__(self, coding: _Coding, max_output: int, max_feed_output: int) -> None:
         self._coding = coding
         self._max_output = self._left = max_output
         self._max_feed_output = self._left_of_feed = max_feed_output
         self._engine: _Engine | None = None
-        self._started = False  # some member was
-        self._ended = False  # no other member will be
-        self._undecided = b""  # too few bytes after a member to tell whether they begin another
+        self._started = False  # the first member has begun
+        self._ended = False  # no further member can begin
+        self._undecided = b""  # bytes after a member, too few to decide whether they begin another one
 
     @property
     def complete(self) -> bool:
@@ -236,9 +236,9 @@ class _Stage:
                 return
 
     def _begin_member(self, data: bytes) -> bytes:
-        """Start the next member if `data` begins one; return its bytes so far.
+        """Start the next member if `data` begins one, and return its bytes so far.
 
-        Other bytes after the last member are ignored, as clients do: some servers pad gzip with zeros.
+        Other bytes after the last member are ignored, as clients do. Some servers pad gzip with zeros.
         """
         if self._ended:
             return b""
@@ -271,11 +271,11 @@ class _Stage:
 
 
 class Decoder:
-    """Undo a list of content codings, one feed at a time."""
+    """Decode a list of content codings, one feed at a time."""
 
     def __init__(self, codings: list[_Coding], max_output: int, max_feed_output: int) -> None:
-        # What lies between two codings is bounded too, else a list could hide a bomb that ends in nothing. It
-        # may be a little longer than the output, so it has more room.
+        # The data between two codings is limited too. Otherwise a list could expand in the middle without exceeding the
+        # limit on output. The limit is higher, because this data may be a little longer than the output.
         between = max_output + MAX_FEED_OUTPUT
         limits = [between] * (len(codings) - 1) + [max_output]
         self._stages = [
@@ -284,11 +284,10 @@ class Decoder:
         self._dead = False
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Take the next bytes; decode them as the result is iterated, into pieces of at most `PIECE` bytes.
+        """Take the next bytes and decode them during iteration, into pieces of at most `PIECE` bytes.
 
-        Raise `DecodeError` or `OutputLimitExceeded` from the iteration. After an error the decoder is dead
-        and each further feed raises `DecodeError`; so it does after a feed whose result was not iterated to
-        its end.
+        The iteration raises `DecodeError` or `OutputLimitExceeded`. After an error, or if a result was not iterated to
+        its end, each further feed raises `DecodeError`.
         """
         if self._dead:
             raise DecodeError("an earlier feed failed or was not read to its end")
@@ -297,7 +296,7 @@ class Decoder:
 
     @property
     def complete(self) -> bool:
-        """Whether the coded stream has reached its end (gzip: its trailer). No bytes at all are complete."""
+        """Whether the coded stream has reached its end (gzip: its trailer). An empty stream is complete."""
         return not self._dead and all(stage.complete for stage in self._stages)
 
     def _decode(self, data: bytes) -> Iterator[bytes]:
@@ -309,13 +308,13 @@ class Decoder:
 
 
 def decoder_for(content_encoding: str | None, max_output: int) -> Decoder | None:
-    """Make the decoder for a Content-Encoding header, None if nothing is to be decoded."""
+    """Return a decoder for a Content-Encoding header, or None if there is no coding."""
     codings = _parse_codings(content_encoding)
     return Decoder(codings, max_output, MAX_FEED_OUTPUT) if codings else None
 
 
 def decode_all(data: bytes, content_encoding: str | None, max_output: int) -> bytes:
-    """Decode a whole body. A body that ends too early is a `DecodeError`."""
+    """Decode a complete body. Raises DecodeError if it ends too early."""
     codings = _parse_codings(content_encoding)
     if not codings:
         if len(data) > max_output:

@@ -1,4 +1,4 @@
-"""The framings of streamed answers: server-sent events, and the messages of an AWS event stream. Sans-io."""
+"""Framings of streamed answers: server-sent events and AWS event streams. Sans-io."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aibridge_addon.wire.json_object import encode
 
 
 class Scanner(Protocol):
-    """Cuts bytes into raw events; the scanners of `wire` say the rest."""
+    """Splits bytes into raw events. See `SSEScanner` and `EventStreamScanner`."""
 
     oversized: int
 
@@ -29,28 +29,28 @@ class Scanner(Protocol):
 @dataclass(frozen=True, slots=True)
 class Framing:
     scanner: Callable[[int], Scanner]
-    """A fresh scanner that keeps events of at most so many bytes."""
+    """Returns a new scanner. The argument is the maximum size of an event in bytes."""
     parse: Callable[[bytes], tuple[str, bytes | None]]
-    """An event's name and its data, from its raw bytes. May raise CorruptEventStream."""
+    """Returns the name and the data of a raw event. May raise CorruptEventStream."""
 
 
 def _aws_event(raw: bytes) -> tuple[str, bytes | None]:
-    """The name of a message's event and its payload; an exception is given as the `error` event of other streams."""
+    """Return the name and the payload of a message. An exception becomes an `error` event, as in other streams."""
     message = aws_eventstream.parse(raw)
     kind = message.text(":message-type")
     if kind == "exception":
-        return "error", _error(message.text(":exception-type"), _told(message.payload))
-    if kind == "error":  # one that the service's model does not name
+        return "error", _error(message.text(":exception-type"), _message_in(message.payload))
+    if kind == "error":  # an error outside the service's model
         return "error", _error(message.text(":error-code"), message.text(":error-message"))
     return message.text(":event-type"), message.payload or None
 
 
-def _told(payload: bytes) -> object:
+def _message_in(payload: bytes) -> object:
     try:
-        told = msgspec.json.decode(payload)
+        error = msgspec.json.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return ""
-    return told.get("message", told.get("Message")) if isinstance(told, dict) else ""
+    return error.get("message", error.get("Message")) if isinstance(error, dict) else ""
 
 
 def _error(kind: str, message: object) -> bytes:
@@ -58,13 +58,15 @@ def _error(kind: str, message: object) -> bytes:
 
 
 def framing_of(status: int, content_type: str, framings: Mapping[str, Framing]) -> Framing | None:
-    """How an answer with this head is framed; None: it is one body."""
+    """Return the framing of an answer with this head, or None if it is one body."""
     return framings.get(content_type.partition(";")[0].strip().lower()) if status < 400 else None
 
 
 SSE = Framing(sse.SSEScanner, sse.parse)
 AWS_EVENT_STREAM = Framing(aws_eventstream.EventStreamScanner, _aws_event)
 SERVER_SENT: Mapping[str, Framing] = MappingProxyType({"text/event-stream": SSE})
-"""By content type. Most providers frame their streams so."""
-BY_AWS: Mapping[str, Framing] = MappingProxyType({**SERVER_SENT, aws_eventstream.CONTENT_TYPE: AWS_EVENT_STREAM})
-"""Both framings, for answers of Bedrock and of servers that imitate it."""
+"""By content type. Most providers use server-sent events only."""
+BEDROCK_FRAMINGS: Mapping[str, Framing] = MappingProxyType(
+    {**SERVER_SENT, aws_eventstream.CONTENT_TYPE: AWS_EVENT_STREAM}
+)
+"""By content type. Both framings, for Bedrock and compatible servers."""

@@ -1,7 +1,7 @@
-"""JSON objects that are decoded member by member, when a member is asked for.
+"""JSON objects whose members are decoded on access.
 
-A request of a coding agent is 50–500 KB, of which the record needs a few members and the last message. Members stay
-raw bytes until then: cutting an object into members costs a tenth of decoding it.
+A request of a coding agent has 50 to 500 KB, of which a few members and the last message are recorded. Members stay raw
+bytes until they are accessed. Splitting an object into members costs a tenth of decoding it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class NotJSON(ValueError):
 
 
 class Unreadable(ValueError):
-    """The bytes may be JSON, but not JSON that we can hold (nested too deeply, numbers too long)."""
+    """The bytes may be JSON, but cannot be decoded here: nested too deeply, or numbers too long."""
 
 
 encode = msgspec.json.encode
@@ -30,11 +30,11 @@ _elements = msgspec.json.Decoder(list[msgspec.Raw])
 def decode(data: bytes | msgspec.Raw) -> Any:
     """Decode one JSON value.
 
-    Lone surrogates (`"\\ud83d"`, which JavaScript clients send) are replaced, since nothing downstream can store them.
+    Lone surrogates (`"\\ud83d"`, which JavaScript clients send) are replaced, because they cannot be stored.
 
     Raises:
-        NotJSON: it is not JSON.
-        Unreadable: it is beyond what we can hold.
+        NotJSON: the data is not JSON.
+        Unreadable: the data exceeds the limits of the decoder.
     """
     try:
         return msgspec.json.decode(data)
@@ -60,7 +60,7 @@ def _decode_leniently(data: bytes) -> Any:
 
 
 def _not_json(name: str) -> Any:
-    """Refuse NaN and Infinity, which Python reads and JSON does not know."""
+    """Refuse NaN and Infinity. Python accepts them, but they are not JSON."""
     raise NotJSON(name)
 
 
@@ -69,7 +69,7 @@ def _raw(value: Any) -> bytes:
 
 
 def array(elements: Iterable[bytes]) -> bytes:
-    """A JSON array of elements that are JSON."""
+    """Return a JSON array of encoded elements."""
     return b"[" + b",".join(elements) + b"]"
 
 
@@ -79,11 +79,11 @@ class JSONObject:
     __slots__ = ("_members",)
 
     def __init__(self, data: bytes) -> None:
-        """Cut `data` into members.
+        """Split `data` into members.
 
         Raises:
-            NotJSON: it is not JSON.
-            Unreadable: it is JSON, but no object, or beyond what we can hold.
+            NotJSON: the data is not JSON.
+            Unreadable: the data is JSON but not an object, or exceeds the limits of the decoder.
         """
         self._members: dict[str, Any]
         try:
@@ -98,27 +98,27 @@ class JSONObject:
         return name in self._members
 
     def get(self, name: str) -> Any:
-        """The member's value, decoded; None where it is absent, null, or cannot be read."""
+        """Return the member's decoded value, or None if it is absent, null or unreadable."""
         return _value(self._members.get(name))
 
     @property
     def verbatim(self) -> bool:
-        """Whether the members are at hand as they came; False if they could only be decoded leniently."""
+        """Whether all members are available as raw bytes. False if the object was decoded leniently."""
         return all(isinstance(member, msgspec.Raw) for member in self._members.values())
 
     def replaced(self, changes: Mapping[str, bytes]) -> bytes:
-        """The object with these members set to other JSON, every other one verbatim and in its place."""
+        """Return the object with these members replaced or added. All others stay verbatim and in order."""
         members = {name: _raw(member) for name, member in self._members.items()} | dict(changes)
         return b"{" + b",".join(encode(name) + b":" + raw for name, raw in members.items()) + b"}"
 
     def without(self, names: Collection[str]) -> JSONObject:
-        """The object without these members."""
+        """Return the object without these members."""
         kept = JSONObject(b"{}")
         kept._members = {name: member for name, member in self._members.items() if name not in names}
         return kept
 
     def extended(self, name: str, after: Sequence[bytes], *, before: Sequence[bytes] = ()) -> bytes:
-        """An array member's JSON with further elements around its own; a member that is no array counts as empty."""
+        """Return the JSON of an array member with additional elements. Other values count as an empty array."""
         value = self._members.get(name)
         inner = b""
         if value is not None:
@@ -127,7 +127,7 @@ class JSONObject:
         return array((*before, *([inner] if inner else ()), *after))
 
     def elements(self, name: str) -> list[bytes]:
-        """The elements of an array member, verbatim; none if it is no array."""
+        """Return the elements of an array member, verbatim. Empty if it is not an array."""
         value = self._members.get(name)
         try:
             elements = _elements.decode(value if isinstance(value, msgspec.Raw) else encode(value))
@@ -136,16 +136,16 @@ class JSONObject:
         return [bytes(element) for element in elements]
 
     def raw(self, name: str) -> bytes:
-        """The member's JSON, verbatim; `null` where it is absent."""
+        """Return the member's JSON, verbatim, or `null` if it is absent."""
         return _raw(self._members.get(name))
 
     def text(self, name: str) -> str | None:
-        """The member's value if it is a string."""
+        """Return the member's value if it is a string, or else None."""
         value = self.get(name)
         return value if isinstance(value, str) else None
 
     def elements_backwards(self, name: str) -> Iterator[Any]:
-        """The elements of an array member, last first, each decoded as it is reached; none if it is no array."""
+        """Yield the elements of an array member, last first, and decode each on demand. Empty if it is not an array."""
         value = self._members.get(name)
         if isinstance(value, msgspec.Raw):
             try:

@@ -1,20 +1,20 @@
-"""Server-sent events (WHATWG HTML, 9.2.6): cut a byte stream into events, and read one event.
+"""Server-sent events (WHATWG HTML, 9.2.6): split a byte stream into events, and parse one event.
 
-Cutting and reading are apart because most readers need only a few of the events, and a proxy passes all of
-them on verbatim.
+Splitting and parsing are separate, because most readers need only a few events, and a proxy forwards all of them
+verbatim.
 """
 
 from __future__ import annotations
 
 import re
 
-# THE THEORY OF THE SCANNER
+# HOW THE SCANNER WORKS
 #
 # The stream is a sequence of *blocks*. A block is any number of line ends, then at least one byte that is not
 # a line end, then whatever follows up to and including the first line end that is directly followed by
 # another (the blank line). A line end is CRLF, LF or CR. So every byte belongs to exactly one block, and
-# joining all blocks and the rest gives back the stream. (A block may be a comment, or have no data: whether
-# it is an event is `parse`'s question.)
+# all blocks and the rest, joined, are the stream. (A block may be a comment, or have no data: `parse` decides
+# whether it is an event.)
 #
 # Line ends *lead* a block where a server sends more than one blank line, and in one more case: a block that
 # ends in CR at the end of a feed is handed out at once, since the CR is a line end already and its event must
@@ -26,14 +26,14 @@ import re
 #
 #   idle      nothing held.
 #   leading   only line ends held, since no other byte of the block has come (`_leading`).
-#   inside    a block has begun (`_held`), its end not seen. At most its last two bytes can be the beginning
-#             of a terminator ("\r\n" + "\n"), so the search resumes there (`_searched`) and reads no other
-#             byte twice.
+#   inside    a block has begun (`_held`), its end has not arrived. At most its last two bytes can be the
+#             beginning of a terminator ("\r\n" + "\n"), so the search resumes there (`_searched`) and reads
+#             no other byte twice.
 #   skipping  a block outgrew `max_event` (`_skipping`): as *inside* (or *leading*), but all that is held
 #             are the two bytes that the search needs.
 #
-# Nearly all chunks of a provider's stream are whole blocks with LF line ends, met in *idle*. They never reach
-# the buffer: one `find` and one slice each.
+# Nearly all chunks of a provider's stream are complete blocks with LF line ends that arrive in *idle*. They
+# bypass the buffer and cost one `find` and one slice each.
 
 _TERMINATOR = re.compile(rb"\r\n\r\n?|\r\n\n|\r\r\n?|\n\r\n?|\n\n")
 _NOT_LINE_END = re.compile(rb"[^\r\n]")
@@ -43,9 +43,9 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class SSEScanner:
-    """Cut a byte stream into server-sent events without decoding them.
+    """Split a byte stream into server-sent events without decoding them.
 
-    A block larger than `max_event` bytes is dropped, counted in `oversized`, and scanning resumes after it.
+    A block larger than `max_event` bytes is dropped and counted in `oversized`. Scanning resumes after it.
     """
 
     def __init__(self, max_event: int = 8 * 1024 * 1024) -> None:
@@ -59,11 +59,11 @@ class SSEScanner:
 
     @property
     def at_boundary(self) -> bool:
-        """Whether all that was fed are whole events, and blank lines: whatever comes next begins a new one."""
+        """Whether the bytes so far are complete events and blank lines, so that the next byte begins a new event."""
         return (not self._held or self._leading) and not self._skipping
 
     def feed(self, data: bytes) -> list[tuple[bytes, int]]:
-        """Take the next bytes; return each event that is now complete as (raw, start).
+        """Take the next bytes and return each event that is now complete as (raw, start).
 
         `raw` are its verbatim bytes with the blank line that ends it; `start` is the offset in `data` at
         which it begins, 0 if it began in an earlier feed.
@@ -86,16 +86,16 @@ class SSEScanner:
         return events
 
     def finish(self) -> bytes:
-        """End the stream; return the rest that no blank line ended (empty if it was oversized).
+        """End the stream and return the rest without a final blank line (empty if it was oversized).
 
-        Many servers leave out the last blank line, so callers may want to `parse` it.
+        Many servers omit the last blank line, so the rest may be an event.
         """
         rest = b"" if self._skipping else bytes(self._held)
         self._reset()
         return rest
 
     def _finish_held(self, data: bytes, events: list[tuple[bytes, int]]) -> int:
-        """Look in `data` for the end of the held block; return the offset after it, or the size of `data`."""
+        """Find the end of the held block in `data`. Return the offset after it, or the size of `data`."""
         before = len(self._held)
         self._held += data
         self._held_cr = self._held_cr or b"\r" in data
@@ -112,7 +112,7 @@ class SSEScanner:
         return end - before
 
     def _hold(self, rest: bytes, has_cr: bool) -> None:
-        """Keep the beginning of a block, in which no end was found."""
+        """Keep the beginning of a block whose end has not arrived."""
         self._held += rest
         self._held_cr = has_cr
         self._leading = _NOT_LINE_END.search(rest) is None
@@ -120,7 +120,7 @@ class SSEScanner:
         self._shrink_if_oversized()
 
     def _search_held(self) -> int:
-        """Find the end of the held block, or -1, reading only what was not read before."""
+        """Return the end of the held block, or -1. Only bytes that were not searched before are read."""
         if self._leading:
             first = _NOT_LINE_END.search(self._held, self._searched)
             if first is None:
@@ -156,11 +156,11 @@ class SSEScanner:
 
 
 def parse(raw: bytes) -> tuple[str, bytes | None]:
-    r"""Read one block: the event's name, or "", and its data joined with \n, or None if it has no data field.
+    r"""Parse one block. Return the event's name, or "", and its data joined with \n, or None without a data field.
 
-    A byte order mark is skipped at the beginning of any block, though only the stream's first may have one.
+    A byte order mark is skipped at the beginning of any block, although only the stream's first may have one.
     """
-    # Two shapes are nearly all there is, `data: Y` and `event: X` + `data: Y`; any other takes the long way.
+    # Nearly all events have the form `data: Y`, or `event: X` and `data: Y`. All others are parsed line by line.
     last = len(raw) - 2
     if b"\r" not in raw and raw.endswith(b"\n\n"):
         if raw.startswith(b"event: "):
@@ -173,14 +173,14 @@ def parse(raw: bytes) -> tuple[str, bytes | None]:
 
 
 def event(name: str, data: bytes) -> bytes:
-    """One event, as bytes; `data` holds no line end."""
+    """Encode one event. `data` must not contain a line end."""
     return b"event: %s\ndata: %s\n\n" % (name.encode(), data) if name else b"data: %s\n\n" % data
 
 
 def _parse_lines(raw: bytes) -> tuple[str, bytes | None]:
     name = b""
     data: list[bytes] = []
-    for line in raw.removeprefix(_BOM).splitlines():  # bytes.splitlines knows CR, LF and CRLF, and no others
+    for line in raw.removeprefix(_BOM).splitlines():  # bytes.splitlines splits at CR, LF and CRLF only
         if not line or line[0] == _COLON:
             continue
         field, _, value = line.partition(b":")
@@ -193,7 +193,7 @@ def _parse_lines(raw: bytes) -> tuple[str, bytes | None]:
 
 
 def _block_end(data: bytes, start: int) -> int:
-    """Find the end of the block that begins at `start`, whatever its line ends, or -1."""
+    """Return the end of the block that begins at `start`, with any line ends, or -1."""
     if data[start] in b"\r\n":
         first = _NOT_LINE_END.search(data, start)
         if first is None:

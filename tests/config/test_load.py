@@ -254,7 +254,7 @@ def test_a_value_is_parsed_once(configure: Write, text: str, path: str, expected
         ("zzz: 1", "zzz", "one of actor, database, drain_timeout"),
     ],
 )  # fmt: skip
-def test_a_wrong_value_is_told_with_its_key_and_what_is_allowed(
+def test_a_wrong_value_is_reported_with_its_key_and_what_is_allowed(
     configure: Write, text: str, path: str, allowed: str
 ) -> None:
     problem = the_problem(configure, text)
@@ -269,7 +269,7 @@ def test_an_error_line_has_file_key_found_and_allowed(configure: Write, tmp_path
     assert str(problem) == f'{file}: mcp.max_turns: found text: "many"; allowed: a whole number'
 
 
-def test_all_problems_are_told_in_one_go(configure: Write) -> None:
+def test_all_problems_are_reported_in_one_go(configure: Write) -> None:
     text = """
     mcp: {max_turns: 0, tool_timeot: 5}
     recording: {redact: ["("]}
@@ -319,7 +319,7 @@ def test_each_problem_has_its_line(configure: Write) -> None:
         ("a: " + "x" * 1024 * 1024, "", "larger"),
     ],
 )  # fmt: skip
-def test_a_file_that_cannot_be_parsed_is_told_with_its_place(
+def test_a_file_that_cannot_be_parsed_is_reported_with_its_place(
     configure: Write, text: str | bytes, path: str, found: str
 ) -> None:
     problem = the_problem(configure, text)
@@ -347,7 +347,7 @@ def test_a_syntax_error_quotes_nothing_of_the_file(configure: Write, text: str) 
 
 
 @pytest.mark.parametrize(("name", "found"), [("absent.yaml", "No such file"), (".", "directory")])
-def test_a_file_that_cannot_be_read_is_told(tmp_path: Path, name: str, found: str) -> None:
+def test_a_file_that_cannot_be_read_is_reported(tmp_path: Path, name: str, found: str) -> None:
     with pytest.raises(ConfigError, match=found):
         load(tmp_path / name, environ={})
 
@@ -400,7 +400,7 @@ def test_a_variable_can_be_a_number_a_boolean_or_a_size(configure: Write) -> Non
 
 
 @pytest.mark.parametrize("path", ["providers[0].api_key[1]", "providers[0].api_key"])
-def test_a_missing_variable_is_told_with_key_and_name(configure: Write, path: str) -> None:
+def test_a_missing_variable_is_reported_with_key_and_name(configure: Write, path: str) -> None:
     key = "[a, '${MY_KEY}']" if path.endswith("]") else "'${MY_KEY}'"
     problem = the_problem(configure, provider(f"type: openai, api_key: {key}"))
     assert problem.path == path
@@ -408,7 +408,7 @@ def test_a_missing_variable_is_told_with_key_and_name(configure: Write, path: st
 
 
 @pytest.mark.parametrize("written", ["${", "${}", "${A", "${1A}", "${A-b}", "${A:-${B}}", "a ${A b}"])
-def test_a_malformed_reference_is_told(configure: Write, written: str) -> None:
+def test_a_malformed_reference_is_reported(configure: Write, written: str) -> None:
     problem = the_problem(configure, f"actor: {{default: '{written}'}}", A="a", B="b")
     assert problem.path == "actor.default"
     assert "$${" in problem.expected
@@ -493,7 +493,7 @@ def test_the_option_wins_over_the_file(tmp_path: Path) -> None:
     assert load(None, environ={}, database="").database == Settings().database
 
 
-def test_a_wrong_option_is_told_by_its_name() -> None:
+def test_a_wrong_option_is_reported_by_its_name() -> None:
     with pytest.raises(ConfigError, match=r"aibridge_database: found text; allowed: .*postgresql://") as caught:
         load(None, environ={}, database=f"mysql://u:{SECRET}@host/name")
     assert SECRET not in str(caught.value)
@@ -605,7 +605,7 @@ def test_host_patterns_may_hold_wildcard_labels(configure: Write, host: str) -> 
         ("type: azure, hosts: []", "hosts", "at least one host, or a base_url"),
         ("type: openai, hosts: [], base_url: null", "hosts", "at least one host"),
         ("type: azure, api_key: k, hosts: ['*.openai.azure.com']", "api_key", "a base_url, or a host without *"),
-        ("type: copilot, api_key: k", "api_key", "no api_key: Copilot knows each user by a token of their own"),
+        ("type: copilot, api_key: k", "api_key", "no api_key: Copilot knows each user by their own token"),
         ("type: openai, base_url: ftp://a.com", "base_url", "https://"),
         ("type: openai, base_url: a.com", "base_url", "https://"),
         ("type: openai, base_url: 'https://'", "base_url", "https://"),
@@ -632,7 +632,7 @@ def test_host_patterns_may_hold_wildcard_labels(configure: Write, host: str) -> 
         ("type: openai, host: [a.com]", "host", 'did you mean "hosts"?'),
     ],
 )  # fmt: skip
-def test_a_wrong_provider_is_told(configure: Write, text: str, path: str, message: str) -> None:
+def test_a_wrong_provider_is_reported(configure: Write, text: str, path: str, message: str) -> None:
     problem = the_problem(configure, provider(text))
     assert problem.path == f"providers[0].{path}"
     assert message in problem.expected
@@ -714,7 +714,7 @@ def test_servers_are_http_or_programs(configure: Write) -> None:
         ("text", "a", "a mapping"),
     ],
 )  # fmt: skip
-def test_a_wrong_server_is_told(configure: Write, entry: str, path: str, message: str) -> None:
+def test_a_wrong_server_is_reported(configure: Write, entry: str, path: str, message: str) -> None:
     problem = the_problem(configure, f"mcp: {{servers: {{a: {entry}}}}}")
     assert problem.path == f"mcp.servers.{path}"
     assert message in problem.expected
@@ -761,7 +761,7 @@ def test_an_existing_mcp_json_is_merged_below_our_own_entries(configure: Write, 
         (f'{{"mcpServers": {{"a": {{"url": "{SECRET}"}}}}}}', "mcpServers.a.url", "text"),
     ],
 )
-def test_a_wrong_mcp_json_is_told_with_file_and_key(
+def test_a_wrong_mcp_json_is_reported_with_file_and_key(
     configure: Write, tmp_path: Path, content: str | None, path: str, message: str
 ) -> None:
     if content is not None:
@@ -772,7 +772,7 @@ def test_a_wrong_mcp_json_is_told_with_file_and_key(
     assert message in str(problem)
 
 
-def test_problems_of_both_files_are_told_together(configure: Write, tmp_path: Path) -> None:
+def test_problems_of_both_files_are_reported_together(configure: Write, tmp_path: Path) -> None:
     (tmp_path / "tools.json").write_text('{"mcpServers": {"a": {}, "b": {"type": "stdio"}}}')
     problems = problems_of(configure, "mcp: {config_file: tools.json, max_turns: 0}")
     assert [problem.path for problem in problems] == [

@@ -31,7 +31,7 @@ def splice_of(dialect: str) -> Splice:
 
 
 def played(dialect: str, *turns: Sequence[Event]) -> tuple[list[Any], list[TurnEnd]]:
-    """What the client is told, event by event, and the turns' ends."""
+    """Return the client's events, and the ends of the turns."""
     told = play(FORMS[dialect].dialect, splice_of(dialect), [[stream(*turn)] for turn in turns])
     return read(told.client), told.ends
 
@@ -175,7 +175,7 @@ class TestChat:
         assert [bool(part) for part in told] == [True, False, False, True, False, False]
         assert b"".join(told) + splice.finish() == answer
 
-    def test_a_tool_of_a_shorter_name_is_told_from_one_of_a_longer_name(self) -> None:
+    def test_a_tool_whose_name_is_a_prefix_of_another_is_recognised(self) -> None:
         turn = [ROLE, chunk(called(0, "a", "bmcp_a_x")), chunk(called(0, None, "y")), chunk(called(1, "b", "bmcp_a_x"))]
         _, ends = played("chat_completions", [*turn, chunk({}, "tool_calls"), "[DONE]"], SECOND)
         assert [call.name for call in ends[0].calls] == ["bmcp_a_xy", "bmcp_a_x"]
@@ -194,7 +194,7 @@ class TestChat:
         told, _ = played("chat_completions", [*turn, chunk({}, "tool_calls"), "[DONE]"])
         assert [d["tool_calls"][0]["index"] for d in deltas(told) if "tool_calls" in d] == [0]
 
-    def test_calls_that_share_an_index_are_told_apart_by_their_ids(self) -> None:
+    def test_calls_that_share_an_index_are_distinguished_by_their_ids(self) -> None:
         turn = [ROLE, chunk(called(0, "a", "Read", "{}")), chunk(called(0, "b", "bmcp_a_x", '{"n":1}'))]
         told, (only,) = played("chat_completions", [*turn, chunk({}, "tool_calls"), "[DONE]"])
         assert [(call.id, call.input) for call in only.calls] == [("b", {"n": 1})]
@@ -218,13 +218,13 @@ class TestChat:
         told, ends = played("chat_completions", first, [chunk(called(0, "b", "bmcp_a_x", "{}")), error, "[DONE]"])
         assert told[1:] == [error, "[DONE]"] and ends[-1].calls == []
 
-    def test_usage_that_only_the_first_turn_tells_is_told(self) -> None:
+    def test_usage_that_only_the_first_turn_reports_is_sent(self) -> None:
         usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
         first = [ROLE, chunk(called(0, "a", "bmcp_a_x", "{}")), chunk({}, "tool_calls", usage=usage), "[DONE]"]
         told, _ = played("chat_completions", first, SECOND)
         assert told[-2]["usage"] == usage
 
-    def test_usage_so_far_of_a_later_turn_is_not_told_for_it_is_not_that_of_the_answer(self) -> None:
+    def test_interim_usage_of_a_later_turn_is_not_sent(self) -> None:
         usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
         first = [ROLE, chunk(called(0, "a", "bmcp_a_x", "{}")), chunk({}, "tool_calls", usage=usage), "[DONE]"]
         told, _ = played("chat_completions", first, [event | {"usage": usage} for event in SECOND[:-1]])

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aibridge_addon.messages_on_bedrock.answer import ErrorToMessages, EventsToSSE, Unreadably, transcoder
+from aibridge_addon.messages_on_bedrock.answer import ErrorToMessages, EventsToSSE, TranscodingError, transcoder
 from tests.support import aws_frames, fixtures
 
 CASE = fixtures.case("messages/simple/streaming")
@@ -70,7 +70,7 @@ def test_other_events_say_nothing_to_the_client() -> None:
     ids=["checksum", "base64", "JSON"],
 )
 def test_what_is_no_event_is_not_given_on(bytes_: bytes) -> None:
-    with pytest.raises(Unreadably):
+    with pytest.raises(TranscodingError):
         told(bytes_)
 
 
@@ -92,7 +92,7 @@ def test_an_error_that_a_gateway_has_put_into_anthropics_shape_stays_as_it_is() 
 
 def test_an_event_that_is_too_large_is_not_left_out() -> None:
     stream = EventsToSSE(100)
-    with pytest.raises(Unreadably, match="too large"):
+    with pytest.raises(TranscodingError, match="too large"):
         stream.feed(aws_frames.chunk(b"x" * 1000))
 
 

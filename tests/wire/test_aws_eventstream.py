@@ -202,7 +202,7 @@ def test_headers_that_do_not_follow_the_format_are_an_error(headers: bytes, payl
 
 
 def test_a_header_that_is_there_twice_is_an_error() -> None:
-    with pytest.raises(CorruptEventStream, match="'a' is there twice"):
+    with pytest.raises(CorruptEventStream, match="'a' occurs twice"):
         parse(framed(b"\x01a\x00\x01a\x01", b""))
 
 

@@ -57,7 +57,7 @@ def test_a_value_is_decoded(data: bytes, value: object) -> None:
 
 
 @pytest.mark.parametrize("data", NOT_JSON)
-def test_what_is_not_json_is_told(data: bytes) -> None:
+def test_what_is_not_json_is_refused(data: bytes) -> None:
     with pytest.raises(NotJSON):
         decode(data)
     with pytest.raises(NotJSON):
@@ -65,7 +65,7 @@ def test_what_is_not_json_is_told(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [DEEP, b'{"a":' * 50_000 + b"1" + b"}" * 50_000, b"1" * 5_000, b"-1e999"])
-def test_json_that_cannot_be_held_is_told_apart_from_what_is_no_json(data: bytes) -> None:
+def test_json_beyond_the_decoders_limits_is_distinguished_from_what_is_not_json(data: bytes) -> None:
     with pytest.raises(Unreadable):
         decode(data)
     with pytest.raises(Unreadable):

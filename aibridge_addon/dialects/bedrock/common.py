@@ -1,4 +1,4 @@
-"""What Bedrock's own two dialects, Converse and InvokeModel, share: framing, headers and errors.
+"""Common parts of Bedrock's own dialects, Converse and InvokeModel: framing, headers and errors.
 
 Sources: Amazon Bedrock API reference (`bedrock-runtime`), "Common errors", and botocore's model of the service.
 """
@@ -6,41 +6,46 @@ Sources: Amazon Bedrock API reference (`bedrock-runtime`), "Common errors", and 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from aibridge_addon.dialects.base import NOTHING, AnswerError, AnswerReader, Dialect, Usage
 from aibridge_addon.wire import aws_eventstream
-from aibridge_addon.wire.framing import BY_AWS, Framing
+from aibridge_addon.wire.framing import BEDROCK_FRAMINGS, Framing
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
-ERROR_TYPES = {
-    400: "ValidationException",
-    401: "UnrecognizedClientException",
-    403: "AccessDeniedException",
-    404: "ResourceNotFoundException",
-    407: "UnrecognizedClientException",
-    408: "ModelTimeoutException",
-    413: "ValidationException",
-    429: "ThrottlingException",
-    503: "ServiceUnavailableException",
-}
-"""Error types by status; anything else is an `InternalServerException`."""
+ERROR_TYPES: Mapping[int, str] = MappingProxyType(
+    {
+        400: "ValidationException",
+        401: "UnrecognizedClientException",
+        403: "AccessDeniedException",
+        404: "ResourceNotFoundException",
+        407: "UnrecognizedClientException",
+        408: "ModelTimeoutException",
+        413: "ValidationException",
+        429: "ThrottlingException",
+        503: "ServiceUnavailableException",
+    }
+)
+"""Error types by status. Any other status is an `InternalServerException`."""
 
 REQUEST_ID = "x-amzn-requestid"
 ERROR_TYPE = "x-amzn-errortype"
 SERVICE_TIER = "x-amzn-bedrock-service-tier"
-TOKEN_COUNTS = {
-    "input_tokens": "x-amzn-bedrock-input-token-count",
-    "output_tokens": "x-amzn-bedrock-output-token-count",
-    "cache_read_input_tokens": "x-amzn-bedrock-cache-read-input-token-count",
-    "cache_write_input_tokens": "x-amzn-bedrock-cache-write-input-token-count",
-}
-"""Where a body's tokens are counted, whatever model wrote it."""
+TOKEN_COUNTS: Mapping[str, str] = MappingProxyType(
+    {
+        "input_tokens": "x-amzn-bedrock-input-token-count",
+        "output_tokens": "x-amzn-bedrock-output-token-count",
+        "cache_read_input_tokens": "x-amzn-bedrock-cache-read-input-token-count",
+        "cache_write_input_tokens": "x-amzn-bedrock-cache-write-input-token-count",
+    }
+)
+"""Headers with the token counts of a blocking answer, for every model."""
 
 
 class BedrockDialect(Dialect):
-    """Requests name neither the model nor whether they stream: the path says both."""
+    """A dialect whose requests name the model, and whether they stream, in the path only."""
 
     def __init__(self, *, streaming: bool) -> None:
         super().__init__()
@@ -52,22 +57,22 @@ class BedrockDialect(Dialect):
     def error_headers(self, status: int) -> Mapping[str, str]:
         return {ERROR_TYPE: ERROR_TYPES.get(status, "InternalServerException")}
 
-    def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
+    def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
         headers = {
             ":message-type": "exception",
             ":exception-type": "internalServerException",
             ":content-type": "application/json",
         }
-        return aws_eventstream.encode(headers, encode({"message": message, **told}))
+        return aws_eventstream.encode(headers, encode({"message": message, **details}))
 
 
 class BedrockReader(AnswerReader):
-    framings: ClassVar[Mapping[str, Framing]] = BY_AWS
+    framings: ClassVar[Mapping[str, Framing]] = BEDROCK_FRAMINGS
 
     def __init__(self) -> None:
         super().__init__()
         self.counted: Usage | None = None
-        """What the headers say of the tokens."""
+        """The token counts in the headers."""
         self._error_type = ""
 
     def head(self, headers: Mapping[str, str]) -> None:
@@ -81,14 +86,14 @@ class BedrockReader(AnswerReader):
 
     def failure(self, status: int, body: bytes) -> None:
         try:
-            told = as_dict(decode(body))
+            members = as_dict(decode(body))
         except (NotJSON, Unreadable):
-            told = {}
-        if "error" in told:  # a gateway between us and Bedrock, in its own vendor's shape
+            members = {}
+        if "error" in members:  # a gateway before Bedrock, in another vendor's format
             super().failure(status, body)
             return
-        kind = self._error_type or as_text(told.get("__type")).rpartition("#")[2] or f"http_{status}"
-        self.reading.error = AnswerError(kind, as_text(told.get("message")) or as_text(told.get("Message")))
+        kind = self._error_type or as_text(members.get("__type")).rpartition("#")[2] or f"http_{status}"
+        self.reading.error = AnswerError(kind, as_text(members.get("message")) or as_text(members.get("Message")))
 
 
 def _count(value: str) -> int:

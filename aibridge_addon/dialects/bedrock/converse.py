@@ -1,7 +1,7 @@
-"""Bedrock's Converse: one body for all vendors' models, as of the API reference (`Converse`, `ConverseStream`).
+"""Bedrock's Converse: one format for all vendors' models, as of the API reference (`Converse`, `ConverseStream`).
 
-A stream is `messageStart`, then for each content block `contentBlockStart` (tools only), deltas, `contentBlockStop`,
-then `messageStop` (the reason) and `metadata` (usage), each a message of an AWS event stream.
+A stream consists of `messageStart`, then for each content block `contentBlockStart` (tools only), deltas and
+`contentBlockStop`, then `messageStop` (the reason) and `metadata` (usage). Each is a message of an AWS event stream.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Converse(BedrockDialect):
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
-    """The person's prompt, or the id of the tool result, that the conversation ends in."""
+    """Return the user's prompt, or the id of the tool result, at the end of the conversation."""
     for entry in body.elements_backwards("messages"):
         message = as_dict(entry)
         if message.get("role") == "system":
@@ -62,12 +62,12 @@ def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
 
 
 class ConverseReader(BedrockReader):
-    """Blocks are kept by their index until they stop, so that a cut answer leaves no half call."""
+    """Collects blocks by their index until they stop, so that no incomplete call is recorded."""
 
     def __init__(self) -> None:
         super().__init__()
         self._open: dict[int, tuple[dict[str, Any], list[str], list[str]]] = {}
-        """The block's `toolUse` as it started, the pieces of its input, and those of its reasoning."""
+        """By block: the `toolUse` of its start, the pieces of the input, and the pieces of the reasoning."""
 
     @property
     def skip(self) -> Callable[[bytes], object]:
@@ -106,7 +106,7 @@ class ConverseReader(BedrockReader):
         self.reading.finished = self.reading.ended = True
 
     def stream_ended(self) -> None:
-        if self.reading.finished:  # some who imitate Bedrock leave `metadata` out
+        if self.reading.finished:  # some compatible servers omit `metadata`
             self.reading.ended = True
 
     def _call(self, tool_use: dict[str, Any], tool_input: Any) -> None:
@@ -123,15 +123,15 @@ class ConverseReader(BedrockReader):
         if text:
             self.reading.thoughts.append(Thought(text, "thinking"))
 
-    def _count(self, told: dict[str, Any]) -> None:
-        """Take the usage of a body, or of `metadata`; its input tokens are those that no cache gave or took."""
-        usage = as_dict(told.get("usage"))
+    def _count(self, members: dict[str, Any]) -> None:
+        """Read the usage of a body or of `metadata`. Its input tokens do not include cached tokens."""
+        usage = as_dict(members.get("usage"))
         if not usage:
             return
         details = {
             as_text(d.get("ttl")): d.get("inputTokens") for d in map(as_dict, as_list(usage.get("cacheDetails")))
         }
-        tier = as_dict(told.get("serviceTier")).get("type")
+        tier = as_dict(members.get("serviceTier")).get("type")
         self.reading.usage = Usage(
             input_tokens=as_count(usage.get("inputTokens")),
             output_tokens=as_count(usage.get("outputTokens")),
@@ -143,5 +143,5 @@ class ConverseReader(BedrockReader):
 
 
 def _is_text_delta(raw: bytes) -> bool:
-    """Text is most of a stream. Inside a JSON string a quote is escaped, so that no text can look like this."""
+    """Return whether an event is a text delta. Quotes inside strings are escaped, so text cannot match."""
     return b'"delta":{"text":' in raw

@@ -1,8 +1,8 @@
-"""Bedrock's InvokeModel: each vendor's own body, in AWS's framing. Anthropic's models speak Messages here.
+"""Bedrock's InvokeModel: each vendor's own format in AWS's framing. Anthropic's models use Messages.
 
-A request is a Messages body without `model` and `stream`. A stream's messages are `chunk`s, whose payload holds the
-vendor's event as base64: `{"bytes": …}`. Bedrock puts `amazon-bedrock-invocationMetrics` into the last one, whatever
-model it is: of other vendors' streams that, and of their bodies the token headers, is all that is read.
+A request is a Messages body without `model` and `stream`. A stream consists of `chunk` messages. Their payload contains
+the vendor's event as base64: `{"bytes": …}`. For every model, Bedrock adds `amazon-bedrock-invocationMetrics` to the
+last one. For other vendors' models only these metrics, and the token headers of blocking answers, are read.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
 METRICS = "amazon-bedrock-invocationMetrics"
 NOT_TOKENS = frozenset(("invocationLatency", "firstByteLatency"))
-"""Members of the metrics that are milliseconds."""
+"""Members of the metrics that are durations in milliseconds."""
 COLUMNS = frozenset(("inputTokenCount", "outputTokenCount", "cacheReadInputTokenCount", "cacheWriteInputTokenCount"))
 
-# As in Messages: nothing to record, and most of a stream.
+# As in Messages: these deltas contain nothing to record and are most of a stream.
 _skip = re.compile(
     rb'\{"type": ?"content_block_delta"[^{]*\{"type": ?"(?:text|signature|citations)_delta"',
 ).match
@@ -55,13 +55,13 @@ class InvokeReader(BedrockReader, MessagesReader):
         try:
             raw = a2b_base64(as_text(as_dict(event).get("bytes")))
         except (NotBase64, ValueError) as e:
-            raise NotJSON("a chunk is not base64") from e
+            raise NotJSON("the bytes of a chunk are not base64") from e
         if _skip(raw):
             return
-        told = as_dict(decode_event(raw))
-        if isinstance(told.get("type"), str):
-            super().read("", told)
-        if metrics := as_dict(told.get(METRICS)):
+        members = as_dict(decode_event(raw))
+        if isinstance(members.get("type"), str):
+            super().read("", members)
+        if metrics := as_dict(members.get(METRICS)):
             self._measured(metrics)
 
     def message(self, body: dict[str, Any]) -> None:
@@ -74,11 +74,11 @@ class InvokeReader(BedrockReader, MessagesReader):
         request_id = self.reading.response_id
         super()._head(message)
         self.reading.response_id = self.reading.response_id or request_id
-        # The request's id of the model says more than the answer's: prices depend on its prefix (`us.`, `global.`).
+        # Prices depend on the prefix of the model id (`us.`, `global.`), which only the request's id has.
         self.reading.model = ""
 
     def _measured(self, metrics: dict[str, Any]) -> None:
-        """The last chunk. Bedrock's own counts fill in what the vendor's usage leaves out."""
+        """Read the metrics of the last chunk. They complete the vendor's usage."""
         self.reading.finished = self.reading.ended = True
         self._complete(
             Usage(

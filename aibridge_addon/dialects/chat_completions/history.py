@@ -1,7 +1,7 @@
 """Kept turns in Chat Completions requests (API reference, "Function calling").
 
-Our entries go into the `tool_calls` of the assistant message that has the client's; our `tool` messages directly after
-it. Every request carries its whole history, so no answer is ever named.
+Injected calls are added to the `tool_calls` of the assistant message with the client's calls. Their `tool` messages
+follow directly after it. Every request contains the complete history, so answers are not referred to by id.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Message(msgspec.Struct, frozen=True, gc=False):
     tool_call_id: str | None = None
 
     def ids(self) -> list[str]:
-        """The calls that an assistant makes, empty where one has no id."""
+        """Return the ids of an assistant's calls. A call without an id has an empty one."""
         return [call.id for call in self.tool_calls or ()] if self.role == "assistant" else []
 
 
@@ -61,7 +61,7 @@ class _ChatRequest(RequestHistory):
         self._body = body
         self._messages = body.elements("messages")
         self._calling = list(scan(self._messages, _message, CALLS))
-        """The messages with calls, last first, each with its place."""
+        """The messages with calls, last first, each with its index."""
 
     def references(self) -> References:
         calls = (call_id for _, message in self._calling for call_id in message.ids() if call_id)
@@ -78,12 +78,12 @@ class _ChatRequest(RequestHistory):
 
 
 class _Completion:
-    """The messages, and what is to be put into which of them."""
+    """Collects the insertions into each message."""
 
     def __init__(self, messages: Sequence[bytes], calling: Iterable[tuple[int, _Message]]) -> None:
         self._messages = messages
         self._calls: dict[str, tuple[int, int]] = {}
-        """Where each call is made, by message and entry."""
+        """Message index and entry index of each call."""
         self._calls_put: dict[int, Insertions] = {}
         self._results_put = Insertions()
         self._done: set[str] = set()
@@ -106,7 +106,7 @@ class _Completion:
             self._results_put.add(message + 1, kept.result)
 
     def _answered(self, place: int, turn: KeptTurn) -> Collection[str]:
-        """The calls that the `tool` messages after this place answer, as far as they can be this turn's."""
+        """Return the ids of the calls that the `tool` messages after this index answer, limited to this turn."""
         answered: set[str] = set()
         end = place + 1 + len(turn.client_calls) + len(turn.kept)
         for after in range(place + 1, min(end, len(self._messages))):

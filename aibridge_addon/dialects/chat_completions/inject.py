@@ -23,14 +23,14 @@ from aibridge_addon.wire.json_values import as_dict, as_text
 
 class ChatInjection(Injection):
     def may_inject(self, body: JSONObject) -> bool:
-        """Not with no tools on purpose, a fixed form of answer, several choices."""
+        """Refuse requests that exclude tools, demand a fixed output format or ask for several choices."""
         choice = body.get("tool_choice")
         return (
             wants_tools(body)
             and choice != "none"
             and as_dict(choice).get("type") != "allowed_tools"
             and "functions" not in body
-            and body.get("prediction") is None  # the API does not take both
+            and body.get("prediction") is None  # the API refuses both together
             and body.get("n") in (None, 1)
             and 1 not in (body.get("max_tokens"), body.get("max_completion_tokens"))
             and as_dict(body.get("response_format")).get("type") in (None, "text")
@@ -49,12 +49,12 @@ class ChatInjection(Injection):
         return turn.body.replaced(changed | self._choice(turn))
 
     def _choice(self, turn: FollowUp) -> dict[str, bytes]:
-        """What changes about the tools that the next turn may use."""
+        """Return the changes to the tools and the `tool_choice` of the next turn."""
         if not turn.last:
             return openai.auto_if_forced(turn.body)
         if own := self.own_tools(turn.first, turn.injected):
             return {"tools": array(own)} | turn.first_choice
-        # The history has calls of our tools, so they stay defined, but cannot be used.
+        # The history contains calls of injected tools, so these must stay defined. `none` forbids new calls.
         return {"tool_choice": b'"none"'}
 
     def splice(self, injected: Collection[str]) -> ChatSplice:
@@ -68,7 +68,7 @@ def _tool(tool: InjectedTool) -> bytes:
 
 
 def tool_message(result: Result) -> dict[str, Any]:
-    """A `tool` message. It can hold nothing but text, and has no flag for errors."""
+    """Return a `tool` message. Its content is always text, and it has no error flag."""
     texts = [part.text if isinstance(part, Text) else part.note for part in result.parts]
     text = "\n".join(texts) or NO_OUTPUT
     return {

@@ -1,8 +1,11 @@
 """OpenAI Chat Completions, as of the API reference (`POST /chat/completions`, "chat.completion.chunk").
 
-A stream is unnamed events, each one chunk with `choices[].delta`, ended by `[DONE]`. Usage comes where the provider
-puts it: in a last chunk without choices (OpenAI, when asked), on the finish chunk (Copilot), or cumulatively in every
-chunk (vLLM); the last one seen is the true one.
+A stream is a sequence of unnamed events, each with one chunk (`choices[].delta`), and ends with `[DONE]`. The place of
+the usage depends on the provider. The last usage in the stream is the right one:
+
+- OpenAI sends it in a last chunk without choices, if `include_usage` is set.
+- Copilot sends it in the chunk with the finish reason.
+- vLLM sends it in every chunk, cumulatively.
 """
 
 from __future__ import annotations
@@ -20,22 +23,10 @@ from aibridge_addon.dialects.base import (
     ToolCall,
     answer_error,
     arguments,
-    last_text,
-    openai_usage,
-    written_by_person,
+    prompt_in,
 )
 from aibridge_addon.wire.json_object import JSONObject
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
-
-COLUMNS = frozenset(
-    (
-        "prompt_tokens",
-        "completion_tokens",
-        "prompt_tokens_details.cached_tokens",
-        "prompt_tokens_details.cache_write_tokens",
-    )
-)
-SYSTEM_ROLES = frozenset(("system", "developer"))
 
 
 class ChatCompletions(Dialect):
@@ -44,14 +35,14 @@ class ChatCompletions(Dialect):
     def read_request(self, body: JSONObject) -> RequestReading:
         prompt, tool_call_id = _conversation_end(body)
         streaming = body.get("stream") is True
-        asked = as_dict(body.get("stream_options")).get("include_usage") is True
+        include_usage = as_dict(body.get("stream_options")).get("include_usage") is True
         return RequestReading(
             model=body.text("model") or "",
             streaming=streaming,
             prompt=prompt,
             correlating_tool_call_id=tool_call_id,
             side_call=1 in (body.get("max_tokens"), body.get("max_completion_tokens")),
-            wants_usage=asked or not streaming,
+            wants_usage=include_usage or not streaming,
         )
 
     def answer_reader(self) -> ChatCompletionsReader:
@@ -60,29 +51,25 @@ class ChatCompletions(Dialect):
     def error_body(self, status: int, message: str) -> bytes:
         return openai.error_body(status, message)
 
-    def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
-        return b"data: " + openai.error_body(500, message, told) + b"\n\ndata: [DONE]\n\n"
+    def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        return b"data: " + openai.error_body(500, message, details) + b"\n\ndata: [DONE]\n\n"
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
-    """The person's prompt, or the id of the tool result, that the conversation ends in."""
+    """Return the user's prompt, or the id of the tool result, at the end of the conversation."""
     for entry in body.elements_backwards("messages"):
         message = as_dict(entry)
         role, content = as_text(message.get("role")), message.get("content")
-        if role in SYSTEM_ROLES:
+        if role in openai.SYSTEM_ROLES:
             continue
         if role == "tool":
             return None, as_text(message.get("tool_call_id")) or None
-        if role != "user":
-            return None, None
-        if isinstance(content, str):
-            return (content if written_by_person(content) else None), None
-        return last_text(as_list(content), "text"), None
+        return (prompt_in(content) if role == "user" else None), None
     return None, None
 
 
 class ChatCompletionsReader(AnswerReader):
-    """Tool calls are kept by (choice, index): providers interleave them, and may start counting at 1."""
+    """Collects tool calls by (choice, index). Providers interleave them, and some indexes start at 1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,8 +80,8 @@ class ChatCompletionsReader(AnswerReader):
         return self._carries_text_only
 
     def _carries_text_only(self, raw: bytes) -> bool:
-        # A quote inside a JSON string is always escaped, so these bytes stand for members, wherever they are found.
-        # `_call` is in both "tool_calls" and "function_call"; a text with it is merely decoded.
+        # Quotes inside a JSON string are escaped, so these bytes can only be members of the chunk.
+        # `_call` matches "tool_calls" and "function_call". A text that contains it is decoded, which is harmless.
         return (
             bool(self.reading.response_id)
             and (b'"finish_reason":null' in raw or b"finish_reason" not in raw)
@@ -133,7 +120,7 @@ class ChatCompletionsReader(AnswerReader):
         self._end()
 
     def stream_ended(self) -> None:
-        """Some servers send no `[DONE]`: a finish reason is as good."""
+        """End after a finish reason, since some servers send no `[DONE]`."""
         if self.reading.finished and not self.reading.ended:
             self._end()
 
@@ -144,7 +131,7 @@ class ChatCompletionsReader(AnswerReader):
         usage = as_dict(chunk.get("usage"))
         tier = chunk.get("service_tier")
         if usage:
-            reading.usage = openai_usage(usage, "prompt_tokens", "completion_tokens", COLUMNS)
+            reading.usage = openai.read_usage(usage, "prompt_tokens", "completion_tokens")
         if reading.usage and isinstance(tier, str):
             reading.usage.extra["service_tier"] = tier
 
@@ -153,7 +140,7 @@ class ChatCompletionsReader(AnswerReader):
         tool_call, pieces = self._calls.setdefault(key, (ToolCall("", "", {}), []))
         tool_call.call_id = tool_call.call_id or as_text(call.get("id"))
         piece = as_text(function.get("name"))
-        tool_call.name += "" if piece == tool_call.name else piece  # some servers repeat it in every delta
+        tool_call.name += "" if piece == tool_call.name else piece  # some servers repeat the name in every delta
         pieces.append(as_text(function.get("arguments")) or as_text(function.get("input")))
 
     def _end(self) -> None:

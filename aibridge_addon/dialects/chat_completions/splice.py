@@ -1,10 +1,14 @@
-"""One chat completion out of several turns (API reference, "chat.completion.chunk").
+"""Merge several turns into one chat completion (API reference, "chat.completion.chunk").
 
-What the client sees: the content of every turn, under the first chunk's id, with one role, one finish reason, one
-`[DONE]`; its own calls numbered on; completion tokens summed over turns, prompt tokens of the first. An answer of one
-turn that hides nothing passes byte for byte.
+The client sees:
 
-A call's name may come in pieces. While they could be the beginning of an injected tool's name, whatever comes waits.
+- the content of every turn, under the first chunk's id, with one role, one finish reason and one `[DONE]`;
+- its own calls, numbered consecutively;
+- the completion tokens of all turns and the prompt tokens of the first turn.
+
+An answer of one turn without hidden calls passes byte for byte.
+
+The name of a call may arrive in pieces. Events are held back while the name may become that of an injected tool.
 """
 
 from __future__ import annotations
@@ -13,43 +17,42 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
+from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import DONE, arguments
-from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divided, told_usage
+from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
-CONVERSATION = ("prompt_",)
-"""How the members of `usage` begin that describe the conversation, not the work."""
 CUT_SHORT = frozenset(("length", "content_filter"))
-"""Finish reasons of a message whose calls may be halves."""
+"""Finish reasons of a message whose calls may be incomplete."""
 HEAD = ("id", "created", "model")
-"""What every chunk of a completion repeats."""
+"""Members that every chunk of a completion repeats."""
 
 
 @dataclass(slots=True)
 class _StreamedCall:
-    """A tool call of the turn, while its deltas arrive."""
+    """A tool call whose deltas are still arriving."""
 
     id: str = ""
     name: str = ""
     hidden: bool | None = None
-    """None: its name may still become that of an injected tool."""
+    """None: the name may still become that of an injected tool."""
     index: int | None = None
-    """The client's index, once it has been told of the call."""
+    """The call's index in the client's answer, once a delta was sent."""
     whole: dict[str, Any] = field(default_factory=dict)
-    """All of its deltas together."""
+    """All deltas, merged."""
 
 
 class _Calls:
-    """A turn's calls by their index. A server that gives every call the same index tells them apart by their ids."""
+    """A turn's calls by their index. Some servers use one index for all calls, which then differ by their ids."""
 
     def __init__(self) -> None:
         self.all: list[_StreamedCall] = []
         self._by_index: dict[int, _StreamedCall] = {}
 
     def of(self, delta: dict[str, Any]) -> _StreamedCall:
-        """The call that this delta, the next one, belongs to."""
+        """Return the call that the next delta belongs to."""
         index, call_id = as_count(delta.get("index")), as_text(delta.get("id"))
         call = self._by_index.get(index)
         if call is None or (call_id and call.id not in ("", call_id) and _function(delta).get("name")):
@@ -63,17 +66,17 @@ class ChatSplice(Splice):
     def __init__(self, injected: Collection[str]) -> None:
         super().__init__(injected)
         self._first: dict[str, Any] = {}
-        """The first chunk that has an id, or whole body."""
+        """The first chunk that has an id, or the first body."""
         self._last: dict[str, Any] = {}
         self._message: dict[str, Any] = {}
-        """The visible message of all turns (blocking)."""
+        """The visible message of all turns (blocking answers)."""
         self._choice: dict[str, Any] = {}
-        self._role_told = False
+        self._role_sent = False
         self._next_call = 0
         self._spliced = False
-        """Whether the client sees anything else than the first turn, as it is."""
+        """Whether the client's answer differs from the first turn."""
         self._work: list[dict[str, Any]] = [{}]
-        """The usage of every turn, final numbers."""
+        """The final usage of each turn."""
         self._finish_chunk: dict[str, Any] | None = None
         self._usage_chunk: dict[str, Any] | None = None
         self._done = self._failed = self._finished = False
@@ -84,9 +87,9 @@ class ChatSplice(Splice):
         self._raw: list[bytes] = []
         self._calls = _Calls()
         self._waiting: list[tuple[bytes, Any, list[_StreamedCall]]] = []
-        """Events that came before it was known whose a call is, each with the calls of its deltas."""
+        """Events held back until the name of a call is complete, each with the calls of its deltas."""
         self._tail: list[bytes] = []
-        """The answer's end as it came, while it may be all there is."""
+        """The verbatim end of the turn, which passes unchanged if no other turn follows."""
         self._reason = ""
         self._over = False
 
@@ -113,10 +116,10 @@ class ChatSplice(Splice):
         if any(call.hidden is None for call in self._calls.all):
             return b""
         waiting, self._waiting = self._waiting, []
-        return b"".join(self._told(*event) for event in waiting)
+        return b"".join(self._visible_event(*event) for event in waiting)
 
     def _notice(self, chunk: dict[str, Any]) -> list[_StreamedCall]:
-        """Take what a chunk says, before it is known what the client sees of it."""
+        """Read a chunk before it is decided what the client sees of it."""
         self._id = self._id or as_text(chunk.get("id"))
         if not self._first or (chunk.get("id") and not self._first.get("id")):  # Azure's first chunk has none
             self._first = chunk
@@ -131,7 +134,7 @@ class ChatSplice(Splice):
         call, function = self._calls.of(delta), _function(delta)
         if call.hidden is None:
             piece = as_text(function.get("name"))
-            call.name += "" if piece == call.name else piece  # some servers repeat it in every delta
+            call.name += "" if piece == call.name else piece  # some servers repeat the name in every delta
             if function.get("arguments") or "custom" in delta or not self._may_become_injected(call.name):
                 self._settle(call, custom="custom" in delta)
         return call
@@ -140,7 +143,7 @@ class ChatSplice(Splice):
         return any(tool.startswith(name) for tool in self.injected)
 
     def _decide(self) -> None:
-        """No further piece of a name will come."""
+        """Decide about the calls whose names are still open: no further piece will arrive."""
         for call in self._calls.all:
             if call.hidden is None:
                 self._settle(call)
@@ -149,33 +152,33 @@ class ChatSplice(Splice):
         call.hidden = call.name in self.injected and not custom
         self._spliced = self._spliced or call.hidden
 
-    def _told(self, raw: bytes, event: Any, calls: list[_StreamedCall]) -> bytes:
-        """What the client sees of an event."""
+    def _visible_event(self, raw: bytes, event: Any, calls: list[_StreamedCall]) -> bytes:
+        """Return the bytes that the client sees of an event."""
         if event == DONE:
             self._done = True
             self._tail.append(raw)
             return b""
         if self._spliced:
-            return self._text_told(raw) if event is None else self._chunk_told(raw, as_dict(event), calls)
+            return self._visible_text(raw) if event is None else self._visible_chunk(raw, as_dict(event), calls)
         for call, delta in zip(calls, _call_deltas(as_dict(event)), strict=True):
-            if call.index is None:  # it passes as it is, and keeps its index
+            if call.index is None:  # the event passes verbatim, so the call keeps its index
                 call.index = as_count(delta.get("index"))
                 self._next_call = call.index + 1
-        self._role_told = self._role_told or b'"role"' in raw
+        self._role_sent = self._role_sent or b'"role"' in raw
         if self._tail or _finishes(as_dict(event)):
             self._tail.append(raw)
             return b""
         return raw
 
-    def _text_told(self, raw: bytes) -> bytes:
-        """A chunk that only carries text, or a comment."""
+    def _visible_text(self, raw: bytes) -> bytes:
+        """Return the client's bytes for a comment, or for a chunk that contains only text."""
         _, data = sse.parse(raw)
         if data is None:
             return raw
         data = data.replace(b"\n", b" ")
         try:
             if b'"role"' in raw:
-                return self._chunk_told(raw, as_dict(decode(data)), [])
+                return self._visible_chunk(raw, as_dict(decode(data)), [])
             members = JSONObject(data)
         except (NotJSON, Unreadable):
             return raw
@@ -184,43 +187,43 @@ class ChatSplice(Splice):
     def _head(self, members: Any) -> list[str]:
         return [name for name in HEAD if name in members and name in self._first]
 
-    def _chunk_told(self, raw: bytes, chunk: dict[str, Any], calls: list[_StreamedCall]) -> bytes:
-        told = chunk | {name: self._first[name] for name in self._head(chunk)}
+    def _visible_chunk(self, raw: bytes, chunk: dict[str, Any], calls: list[_StreamedCall]) -> bytes:
+        merged = chunk | {name: self._first[name] for name in self._head(chunk)}
         choices = as_list(chunk.get("choices"))
         if not choices:
             if as_dict(chunk.get("usage")):
-                self._usage_chunk = told
+                self._usage_chunk = merged
                 return b""
-            return raw if told == chunk else sse.event("", encode(told))
+            return raw if merged == chunk else sse.event("", encode(merged))
         if "usage" in chunk:
-            told["usage"] = None
+            merged["usage"] = None
         choice = as_dict(choices[0])
-        delta = self._visible(choice, calls)
+        delta = self._visible_delta(choice, calls)
         if choice.get("finish_reason"):
-            self._finish_chunk = told | {"choices": [choice | {"delta": {}}]}
+            self._finish_chunk = merged | {"choices": [choice | {"delta": {}}]}
             if "usage" in chunk:
                 self._finish_chunk["usage"] = chunk["usage"]
             if delta and "logprobs" in choice:
                 self._finish_chunk["choices"][0]["logprobs"] = None
         if not delta:
             return b""
-        return sse.event("", encode(told | {"choices": [choice | {"delta": delta, "finish_reason": None}]}))
+        return sse.event("", encode(merged | {"choices": [choice | {"delta": delta, "finish_reason": None}]}))
 
-    def _visible(self, choice: dict[str, Any], calls: list[_StreamedCall]) -> dict[str, Any]:
-        """What the client sees of a choice's delta; empty if that is nothing."""
+    def _visible_delta(self, choice: dict[str, Any], calls: list[_StreamedCall]) -> dict[str, Any]:
+        """Return the visible part of a choice's delta. Empty if nothing is visible."""
         delta = dict(as_dict(choice.get("delta")))
         deltas = zip(calls, map(as_dict, as_list(delta.pop("tool_calls", None))), strict=False)
-        if own := [told | {"index": self._index(call)} for call, told in deltas if not call.hidden]:
+        if own := [delta | {"index": self._index(call)} for call, delta in deltas if not call.hidden]:
             delta["tool_calls"] = own
-        if self._role_told:
+        if self._role_sent:
             delta.pop("role", None)
         if not any(delta.values()):
             return {}
-        self._role_told = self._role_told or "role" in delta
+        self._role_sent = self._role_sent or "role" in delta
         return delta
 
     def _index(self, call: _StreamedCall) -> int:
-        """The client's index of a call of its own."""
+        """Return the index in the client's answer of one of its own calls."""
         if call.index is None:
             call.index, self._next_call = self._next_call, self._next_call + 1
         return call.index
@@ -233,7 +236,7 @@ class ChatSplice(Splice):
         return self._turn_end(self._id, self._content(), whole=not self._failed and self._reason not in CUT_SHORT)
 
     def _content(self) -> dict[str, Any]:
-        """The turn's message, put together from its chunks."""
+        """Return the turn's message, merged from its chunks."""
         message: dict[str, Any] = {"role": "assistant", "content": None}
         calls = _Calls()
         for raw in self._raw:
@@ -256,19 +259,19 @@ class ChatSplice(Splice):
         done = sse.event("", DONE) if self._done else b""
         if self._failed or self._finish_chunk is None:
             return done
-        told = dict(self._finish_chunk)
-        choice = as_dict(as_list(told["choices"])[0])
-        told["choices"] = [choice | {"finish_reason": self._told_reason(choice.get("finish_reason"))}]
+        merged = dict(self._finish_chunk)
+        choice = as_dict(as_list(merged["choices"])[0])
+        merged["choices"] = [choice | {"finish_reason": self._visible_reason(choice.get("finish_reason"))}]
         usage = self._usage()
-        if usage and (self._usage_chunk is None or as_dict(told.get("usage"))):
-            told["usage"] = usage
-        out = sse.event("", encode(told))
+        if usage and (self._usage_chunk is None or as_dict(merged.get("usage"))):
+            merged["usage"] = usage
+        out = sse.event("", encode(merged))
         if self._usage_chunk is not None:
             out += sse.event("", encode(self._usage_chunk | {"usage": usage}))
         return out + done
 
-    def _told_reason(self, reason: Any) -> Any:
-        """Clients take a stop for calls, without any call, for broken."""
+    def _visible_reason(self, reason: Any) -> Any:
+        """Replace the reason `tool_calls` if no call is visible. Clients treat that as an error."""
         return "stop" if reason == "tool_calls" and not self._next_call else reason
 
     def keepalive(self) -> bytes:
@@ -282,7 +285,7 @@ class ChatSplice(Splice):
         self._work.append(as_dict(body.get("usage")))
         message: dict[str, Any] = {}
         reasons = []
-        for choice in map(as_dict, as_list(body.get("choices"))):  # Copilot gives text and calls as two choices
+        for choice in map(as_dict, as_list(body.get("choices"))):  # Copilot sends text and calls as two choices
             _grow(message, as_dict(choice.get("message")))
             reasons += [reason] if (reason := choice.get("finish_reason")) else []
             logprobs = {name: choice[name] for name in ("logprobs",) if name in choice}
@@ -300,22 +303,18 @@ class ChatSplice(Splice):
     def body(self) -> dict[str, Any]:
         if not self._spliced:
             return self._first
-        reason = self._told_reason(self._choice.get("finish_reason"))
+        reason = self._visible_reason(self._choice.get("finish_reason"))
         choice = self._choice | {"index": 0, "message": self._message, "finish_reason": reason}
-        told = self._first | {"choices": [choice]}
-        told |= {name: self._last[name] for name in ("system_fingerprint",) if name in self._last}
-        return told | ({"usage": usage} if (usage := self._usage()) else {})
+        merged = self._first | {"choices": [choice]}
+        merged |= {name: self._last[name] for name in ("system_fingerprint",) if name in self._last}
+        return merged | ({"usage": usage} if (usage := self._usage()) else {})
 
     def _usage(self) -> dict[str, Any]:
-        """The usage that the client is told: the work of all turns, in the conversation of the first."""
-        told = told_usage(self._work, CONVERSATION, "completion_tokens")
-        if "total_tokens" in told:
-            told["total_tokens"] = as_count(told.get("prompt_tokens")) + as_count(told.get("completion_tokens"))
-        return told
+        return openai.usage_of_turns(self._work, "prompt_tokens", "completion_tokens")
 
     def _turn_end(self, response_id: str, message: dict[str, Any], *, whole: bool) -> TurnEnd:
         items = [_valid(as_dict(call)) for call in as_list(message.get("tool_calls"))]
-        calls, client_calls = divided(items, self._maybe_call, lambda call: as_text(call.get("id")))
+        calls, client_calls = divide_calls(items, self._maybe_call, lambda call: as_text(call.get("id")))
         said = {"role": "assistant"} | message | ({"tool_calls": items} if items else {})
         return TurnEnd(calls if whole else [], client_calls, [said], response_id)
 
@@ -323,8 +322,8 @@ class ChatSplice(Splice):
         if not _is_hidden(call, self.injected):
             return None
         function = as_dict(call.get("function"))
-        told = arguments(as_text(function.get("arguments")))
-        return Call(as_text(call.get("id")), as_text(function.get("name")), told, call, anchor)
+        tool_input = arguments(as_text(function.get("arguments")))
+        return Call(as_text(call.get("id")), as_text(function.get("name")), tool_input, call, anchor)
 
 
 def _function(delta: dict[str, Any]) -> dict[str, Any]:
@@ -345,7 +344,7 @@ def _is_hidden(call: dict[str, Any], injected: Collection[str]) -> bool:
 
 
 def _valid(call: dict[str, Any]) -> dict[str, Any]:
-    """A call as a history may hold it: arguments that are none are those of no parameters."""
+    """Return a call as the history must contain it: empty arguments become `{}`."""
     function = as_dict(call.get("function"))
     if not function or as_text(function.get("arguments")).strip():
         return call
@@ -353,7 +352,7 @@ def _valid(call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _grow(whole: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add a delta to what there is. Text grows, lists grow, objects are merged: unknown members are carried too."""
+    """Merge a delta into a value: text and lists are appended, objects merged. Unknown members are kept."""
     for name, value in delta.items():
         known = whole.get(name)
         if isinstance(value, str) and isinstance(known, str):
@@ -369,7 +368,7 @@ def _grow(whole: dict[str, Any], delta: dict[str, Any]) -> None:
 
 
 def _grown(known: list[Any], added: list[Any]) -> list[Any]:
-    """A list with further elements; pieces of an element that has an index (`reasoning_details`) are put together."""
+    """Append elements to a list. Pieces of an element with an index (`reasoning_details`) are merged."""
     grown = list(known)
     for piece in added:
         place = next((i for i, entry in enumerate(grown) if _is_piece(entry, piece)), None)

@@ -1,7 +1,7 @@
-"""Ask a chat stream for its usage, and give the client the stream that it asked for. Sans-io.
+"""Request the usage of a streamed chat completion, and remove it from the client's stream again. Sans-io.
 
-Chat completions report usage in a stream only to those who ask (`stream_options.include_usage`). It then comes in one
-more chunk, whose `choices` are empty, and as `"usage":null` in every other chunk (API reference, "stream_options").
+A streamed chat completion contains usage only if `stream_options.include_usage` is set. An additional chunk with empty
+`choices` then contains it, and every other chunk has `"usage":null` (API reference, "stream_options").
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from aibridge_addon.wire.json_values import as_dict
 from aibridge_addon.wire.sse import SSEScanner, parse
 
 NO_USAGE = re.compile(rb',\s*"usage"\s*:\s*null')
-"""What asking adds to every chunk. A quote inside a string is escaped, so this can only be a member."""
+"""Added to every chunk by `include_usage`. Quotes inside strings are escaped, so this can only be a member."""
 
 
 def ask_for_usage(body: JSONObject) -> bytes | None:
-    """The request with `stream_options.include_usage` set and all else as it was; None if that cannot be done."""
+    """Return the request with `stream_options.include_usage` set, or None if that is not possible."""
     given = body.get("stream_options")
     if given is not None and not isinstance(given, dict):
-        return None  # wrong, which is for the provider to say
+        return None  # invalid: the provider reports the error
     if not body.verbatim:
-        return None  # the other members could not stay as they are
+        return None  # the other members could not be kept verbatim
     options = as_dict(given) | {"include_usage": True}
     return body.replaced({"stream_options": encode(options)})
 
 
 def refuses_usage(error: bytes) -> bool:
-    """Whether the body of a 400 answer says that the server does not know what we added."""
+    """Return whether the body of a 400 answer refuses the option that we added."""
     return b"stream_options" in error or b"include_usage" in error
 
 
 class UsageChunkFilter:
-    """Takes out of a stream what only came because we asked; every other byte passes as it is.
+    """Remove the usage that we requested from a stream. All other bytes pass unchanged.
 
-    An event larger than `max_event` is not held until it is whole: from there on, everything passes.
+    An event larger than `max_event` is not held back until it is complete. From there on the filter is off.
     """
 
     def __init__(self, max_event: int) -> None:
-        self._scanner = SSEScanner(sys.maxsize)  # what it drops for its size, a client would miss
+        self._scanner = SSEScanner(sys.maxsize)  # a dropped event would be missing in the client's stream
         self._max_event = max_event
         self._held = 0
         self._gave_up = False

@@ -1,9 +1,12 @@
 """Kept turns and ids of answers in Messages requests (API reference, "Tool use"; beta "message threads").
 
-Of a mixed turn, our `tool_use` blocks go into the assistant message that has the client's; our `tool_result` blocks to
-the beginning of the user message that answers it. Of a hidden turn that thought, both come back in the place where it
-ended: the client has one assistant message of what were several, which is split there. In a thread that is continued
-the calls are the server's already: results of mixed turns only.
+For a mixed turn, injected `tool_use` blocks are added to the assistant message with the client's calls. Their
+`tool_result` blocks are added at the beginning of the user message that answers it.
+
+For a hidden turn with thinking, calls and results are restored where the turn ended. The client has one assistant
+message for several turns, so the message is split there.
+
+When a thread is continued, the server has the calls already. Only the results of mixed turns are added.
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ from aibridge_addon.wire.json_object import JSONObject, array, encode
 from aibridge_addon.wire.json_values import as_dict, as_text
 
 NAMING = ("thread", "diagnostics")
-"""Members whose `previous_message_id` names an answer."""
+"""Members whose `previous_message_id` refers to an answer."""
 MAX_RUN = 20
-"""Messages after a call among which its answer is looked for: usually it is the next one."""
+"""Number of messages after a call that are searched for its result. Usually the next one has it."""
 CALL, RESULT, THINKING = b'"tool_use"', b'"tool_result"', b'thinking"'
 
 
@@ -48,7 +51,7 @@ class _Block(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def thinking(self) -> str | None:
-        """The name of a block of thinking."""
+        """The name of a thinking block; None for other blocks."""
         return _thinking(self.type, self.signature, self.data)
 
 
@@ -61,7 +64,7 @@ class _Message(msgspec.Struct, frozen=True, gc=False):
         return () if isinstance(self.content, str) else self.content
 
     def ids(self, kind: str) -> list[tuple[str, int]]:
-        """Calls that these blocks make or answer, each with its block's place."""
+        """Return the ids of the calls in blocks of this kind, each with the block's index."""
         found = [(block.tool_use_id or block.id, i) for i, block in enumerate(self.blocks) if block.type == kind]
         return [(call_id, place) for call_id, place in found if call_id]
 
@@ -118,9 +121,9 @@ class _MessagesRequest(RequestHistory):
         self._messages = body.elements("messages")
         self._continues_thread = as_dict(body.get("thread")).get("type") == "continue"
         self._speaking = list(scan(self._messages, _message, CALL, THINKING))
-        """The messages with calls or thinking, last first, each with its place."""
+        """The messages with calls or thinking, last first, each with its index."""
         self._answering = list(scan(self._messages, _message, RESULT)) if self._continues_thread else []
-        """The messages with results, where the server has the calls."""
+        """The messages with results, if the server has the calls."""
 
     def references(self) -> References:
         named = (as_text(as_dict(self._body.get(member)).get("previous_message_id")) for member in NAMING)
@@ -158,7 +161,7 @@ class _MessagesRequest(RequestHistory):
 
 
 class _Completion:
-    """The messages, and what is to be put into which of them."""
+    """Collects the insertions into each message."""
 
     def __init__(
         self,
@@ -168,14 +171,14 @@ class _Completion:
     ) -> None:
         self._messages = messages
         self._calls: dict[str, tuple[int, int]] = {}
-        """Where each call is made, by message and block."""
+        """Message index and block index of each call."""
         self._results: dict[str, int] = {}
-        """The message that has each result: of those at the end of a thread, else of those that were looked at."""
+        """Index of the message with each result, as far as messages have been searched."""
         self._answered_by: dict[int, list[int]] = {}
         self._put: dict[int, Insertions] = {}
         self._done: set[str] = set()
         self._splits: dict[int, dict[int, Followers]] = {}
-        """By message and block: what stands before that block, in messages of its own."""
+        """Calls and results to insert as separate messages, by message and by the block that follows them."""
         for place, message in speaking:
             if message.role == "assistant":
                 for call_id, block in message.ids("tool_use"):
@@ -205,24 +208,24 @@ class _Completion:
             self._at(answer).add(0, kept.result)
 
     def follow(self, followers: Mapping[str, Followers], speaking: Iterable[tuple[int, _Message]]) -> None:
-        """Split the messages in which turns of ours ended."""
+        """Split the messages in which hidden turns ended."""
         for place, message in speaking if followers else ():
             if message.role != "assistant":
                 continue
             here = {call_id for call_id, _ in message.ids("tool_use")}
-            for block, told in enumerate(message.blocks):
-                if told.type == "tool_use":
-                    break  # a call of the client's is answered after this message
-                those = followers.get(told.thinking or "")
+            for index, block in enumerate(message.blocks):
+                if block.type == "tool_use":
+                    break  # the client answers its call after this message
+                those = followers.get(block.thinking or "")
                 known = (self._done, self._calls, here)
                 if those is None or any(call_id in ids for call_id in those.call_ids for ids in known):
                     continue
                 if not self._goes_on_after_a_call(place):
                     self._done.update(those.call_ids)
-                    self._splits.setdefault(place, {})[self._end(message, block, those.visible)] = those
+                    self._splits.setdefault(place, {})[self._end(message, index, those.visible)] = those
 
     def _goes_on_after_a_call(self, place: int) -> bool:
-        """Whether the messages that this one goes on from have a call, which is answered after this one."""
+        """Return whether the assistant messages directly before this one have a call, which is answered after it."""
         for before in range(place - 1, max(-1, place - 1 - MAX_RUN), -1):
             message = maybe_decode(self._messages[before], _message)
             if message is None or message.role != "assistant":
@@ -233,7 +236,10 @@ class _Completion:
 
     @staticmethod
     def _end(message: _Message, block: int, visible: int) -> int:
-        """Where a turn ended, of which a client may have left something out: before whatever is a later turn's."""
+        """Return the block index at which a turn ended. The client may have dropped blocks of it.
+
+        The end is at the latest before the next thinking block or call, which belong to a later turn.
+        """
         end = min(block + 1 + visible, len(message.blocks))
         later = (
             place
@@ -247,7 +253,7 @@ class _Completion:
             self._at(place).add(0, kept.result)
 
     def _answers(self, place: int) -> list[int]:
-        """The user messages that follow an assistant message, which may go on in further ones."""
+        """Return the user messages that follow an assistant message, or further assistant messages after it."""
         if place in self._answered_by:
             return self._answered_by[place]
         found = self._answered_by[place] = []
@@ -283,7 +289,7 @@ class _Completion:
         return {"messages": Insertions().into(messages)}
 
     def _changed(self, place: int) -> Iterator[bytes]:
-        """What stands in a message's place."""
+        """Yield the messages that replace a message."""
         message = JSONObject(self._messages[place])
         text = message.text("content")
         blocks = message.elements("content") if text is None else [_text_block(message)]
@@ -300,5 +306,5 @@ class _Completion:
 
 
 def _text_block(message: JSONObject) -> bytes:
-    """A content that is a text becomes the block that it stands for."""
+    """Return the text block that is equivalent to a content that is a string."""
     return b'{"type":"text","text":' + message.raw("content") + b"}"

@@ -23,12 +23,12 @@ from aibridge_addon.wire.json_values import as_dict, as_text
 
 FORCED = frozenset(("any", "tool"))
 CREATE_ONLY = ("system", "tools")
-"""What a thread keeps from its first request; a later one that has it is refused."""
+"""Members that a thread keeps from its first request. Later requests with them are refused."""
 
 
 class MessagesInjection(Injection):
     def may_inject(self, body: JSONObject) -> bool:
-        """Not with no tools on purpose, a fixed form of answer, a probe, a summary."""
+        """Refuse requests that exclude tools or demand a fixed output format, probes and summaries."""
         return (
             wants_tools(body)
             and as_dict(body.get("tool_choice")).get("type") != "none"
@@ -39,16 +39,16 @@ class MessagesInjection(Injection):
         )
 
     def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
-        if _continues_thread(body):  # it has the tools of its first request, ours among them
+        if _continues_thread(body):  # the thread keeps the tools of its first request, including injected ones
             return body.replaced({})
-        # In front, so that a client's cache breakpoint keeps meaning "up to here".
+        # Injected tools come first, so that a client's cache breakpoint still covers everything before it.
         return body.replaced({"tools": body.extended("tools", [], before=[_tool(tool) for tool in offered])})
 
     def follow_up(self, turn: FollowUp) -> bytes:
         body, end = turn.body, turn.end
         answer = {"role": "user", "content": [tool_result(result) for result in turn.results]}
         in_thread = body.get("thread") is not None
-        if in_thread:  # the history is the server's
+        if in_thread:  # the server has the history
             body = body.without(CREATE_ONLY)
             thread = {"type": "continue", "previous_message_id": end.response_id}
             changed = {"thread": encode(thread), "messages": encode([answer])}
@@ -60,16 +60,16 @@ class MessagesInjection(Injection):
         return body.replaced(changed | self._choice(turn, in_thread=in_thread))
 
     def _choice(self, turn: FollowUp, *, in_thread: bool) -> dict[str, bytes]:
-        """What changes about the tools that the next turn may use."""
+        """Return the changes to the tools and the `tool_choice` of the next turn."""
         if not turn.last:
             choice = as_dict(turn.body.get("tool_choice"))
             if choice.get("type") not in FORCED:
                 return {}
             return {"tool_choice": encode({name: v for name, v in choice.items() if name != "name"} | {"type": "auto"})}
-        own = self.own_tools(turn.first, turn.injected) if not in_thread else []  # a thread has its first request's
+        own = self.own_tools(turn.first, turn.injected) if not in_thread else []  # a thread keeps its first tools
         if own:
             return {"tools": array(own)} | turn.first_choice
-        # A history with calls needs tools, so where all of them are ours they stay, but cannot be used.
+        # A history with calls requires tools, so the injected ones stay defined. `none` forbids new calls.
         return {"tool_choice": b'{"type":"none"}'}
 
     def splice(self, injected: Collection[str]) -> MessagesSplice:
@@ -92,17 +92,17 @@ def _tool(tool: InjectedTool) -> bytes:
 
 
 def _is_blank(block: dict[str, Any]) -> bool:
-    """Models say it, but no request may hold it."""
+    """Return whether a block is blank text. Models produce such blocks, but requests with them are refused."""
     return block.get("type") == "text" and not as_text(block.get("text")).strip()
 
 
-def _container(asked: object, used: str) -> object:
-    """Server tools refuse to go on outside the container that they ran in."""
-    return asked | {"id": used} if isinstance(asked, dict) else used
+def _container(requested: object, used: str) -> object:
+    """Return the `container` for the next turn: server tools require the one in which they ran."""
+    return requested | {"id": used} if isinstance(requested, dict) else used
 
 
 def tool_result(result: Result) -> dict[str, Any]:
-    """A `tool_result` block. One of an error may hold nothing but text."""
+    """Return a `tool_result` block. If it reports an error, only text is allowed."""
     parts = [part for part in result.parts if not isinstance(part, Text) or part.text.strip()]
     content = [_note(part) if result.is_error else _part(part) for part in parts or [Text(NO_OUTPUT)]]
     block: dict[str, Any] = {"type": "tool_result", "tool_use_id": result.call.id, "content": content}

@@ -1,13 +1,15 @@
 """Anthropic Messages, as of the API reference (`POST /v1/messages`, "Streaming Messages").
 
-A stream is `message_start`, then for each content block `content_block_start`, deltas, `content_block_stop`, then
-`message_delta` (stop reason, cumulative usage) and `message_stop`; `ping` and `error` may stand anywhere.
+A stream consists of `message_start`, then for each content block `content_block_start`, deltas and
+`content_block_stop`, then `message_delta` (stop reason, cumulative usage) and `message_stop`. `ping` and `error` may
+occur anywhere.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aibridge_addon.dialects.base import (
@@ -21,34 +23,35 @@ from aibridge_addon.dialects.base import (
     answer_error,
     arguments,
     counts_beside,
-    last_text,
-    written_by_person,
+    prompt_in,
 )
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
-ERROR_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    407: "authentication_error",
-    413: "request_too_large",
-    429: "rate_limit_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-    529: "overloaded_error",
-}
-"""Error types by status, from the API reference's "Errors"; anything else is an `api_error`."""
+ERROR_TYPES: Mapping[int, str] = MappingProxyType(
+    {
+        400: "invalid_request_error",
+        401: "authentication_error",
+        403: "permission_error",
+        404: "not_found_error",
+        407: "authentication_error",
+        413: "request_too_large",
+        429: "rate_limit_error",
+        503: "overloaded_error",
+        504: "timeout_error",
+        529: "overloaded_error",
+    }
+)
+"""Error types by status (API reference, "Errors"). Any other status is an `api_error`."""
 
 COLUMNS = frozenset(
     ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
 )
 TOOL_BLOCKS = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
 
-# Deltas of text, signatures and citations carry nothing to record and are most of a stream. `[^{]*\{` reaches the
-# delta object from the start of the event's object; a provider that orders its members otherwise is merely decoded.
+# Deltas of text, signatures and citations contain nothing to record and are most of a stream. `[^{]*\{` skips from the
+# start of the event's object to the delta object. Events with another order of members are decoded instead.
 _skip = re.compile(
     rb"event: (?:ping\n|content_block_delta\r?\ndata: ?\{[^{]*\{"
     rb'"type": ?"(?:text|signature|citations)_delta")'
@@ -76,18 +79,18 @@ class Messages(Dialect):
     def error_body(self, status: int, message: str) -> bytes:
         return encode(_error(ERROR_TYPES.get(status, "api_error"), message))
 
-    def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
-        return sse.event("error", encode(_error("api_error", message, told)))
+    def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        return sse.event("error", encode(_error("api_error", message, details)))
 
 
-def _error(kind: str, message: str, told: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
-    return {"type": "error", "error": {"type": kind, "message": message, **told}}
+def _error(kind: str, message: str, details: Mapping[str, Any] = NOTHING) -> dict[str, Any]:
+    return {"type": "error", "error": {"type": kind, "message": message, **details}}
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
-    """The person's prompt, or the id of the tool result, that the conversation ends in.
+    """Return the user's prompt, or the id of the tool result, at the end of the conversation.
 
-    `system` entries may follow either (Claude Code puts reminders there).
+    `system` entries at the end are skipped. Claude Code adds reminders there.
     """
     for entry in body.elements_backwards("messages"):
         message = as_dict(entry)
@@ -97,16 +100,12 @@ def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
         results = [b for b in map(as_dict, as_list(content)) if b.get("type") == "tool_result"]
         if results:
             return None, as_text(results[-1].get("tool_use_id")) or None
-        if message.get("role") != "user":
-            return None, None
-        if isinstance(content, str):
-            return (content if written_by_person(content) else None), None
-        return last_text(as_list(content), "text"), None
+        return (prompt_in(content) if message.get("role") == "user" else None), None
     return None, None
 
 
 def _is_side_call(body: JSONObject) -> bool:
-    """A one-token probe, or Claude Code's title call: no tools on purpose, and an answer in a fixed form."""
+    """Return whether this is a one-token probe, or Claude Code's title call (empty tools and a JSON schema)."""
     if body.get("max_tokens") == 1:
         return True
     output_format = as_dict(as_dict(body.get("output_config")).get("format"))
@@ -114,7 +113,7 @@ def _is_side_call(body: JSONObject) -> bool:
 
 
 class MessagesReader(AnswerReader):
-    """Blocks are kept by their index until they stop, so that a cut answer leaves no half call."""
+    """Collects blocks by their index until they stop, so that no incomplete call is recorded."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -182,7 +181,7 @@ class MessagesReader(AnswerReader):
             self.reading.thoughts.append(Thought(thinking, "thinking"))
 
     def _count(self, usage: dict[str, Any]) -> None:
-        """Fold a usage object in. Its counts are cumulative: the last one stands, and a zero says nothing new."""
+        """Merge a usage object. Counts are cumulative: the last one is valid, and zeros do not replace a count."""
         if not usage:
             return
         _fold(self._usage, usage)
@@ -196,8 +195,8 @@ class MessagesReader(AnswerReader):
         )
 
 
-def _fold(known: dict[str, Any], told: dict[str, Any]) -> None:
-    for name, value in told.items():
+def _fold(known: dict[str, Any], usage: dict[str, Any]) -> None:
+    for name, value in usage.items():
         if isinstance(value, dict) and isinstance(known.get(name), dict):
             _fold(known[name], value)
         elif value or name not in known:

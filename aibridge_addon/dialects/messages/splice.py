@@ -1,8 +1,13 @@
-"""One Messages answer out of several turns (API reference, "Streaming Messages").
+"""Merge several turns into one Messages answer (API reference, "Streaming Messages").
 
-What the client sees: the first turn's `message_start`; the visible blocks of every turn, numbered on; and at the end
-the last turn's `message_delta` and `message_stop`, with output tokens summed over turns and input tokens of the first,
-since that is the conversation that the client knows. An answer of one turn that hides nothing passes byte for byte.
+The client sees:
+
+- the first turn's `message_start`;
+- the visible blocks of every turn, numbered consecutively;
+- the last turn's `message_delta` and `message_stop`. Output tokens are those of all turns. Input tokens are those of
+  the first turn, which is the conversation that the client knows.
+
+An answer of one turn without hidden calls passes byte for byte.
 """
 
 from __future__ import annotations
@@ -12,7 +17,7 @@ from collections.abc import Collection
 from typing import Any
 
 from aibridge_addon.dialects.base import arguments
-from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divided, told_usage
+from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, combined_usage, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
@@ -20,15 +25,15 @@ from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 _INDEX = re.compile(rb'(data: ?\{"type": ?"content_block_(?:start|delta|stop)", ?"index": ?)(\d+)')
 BLOCK_EVENTS = frozenset(("content_block_start", "content_block_delta", "content_block_stop"))
 CONVERSATION = ("input_tokens", "cache_")
-"""How the members of `usage` begin that describe the conversation, not the work."""
+"""Prefixes of `usage` members that describe the input."""
 ENDING = ("stop_reason", "stop_sequence", "stop_details")
-"""How the last turn ended: the end of the answer."""
+"""Members that the merged answer takes from the last turn."""
 LASTING = ("container", "context_management")
-"""What holds for the answer if one of its turns had it."""
+"""Members that the merged answer has if any turn had them."""
 CUT_SHORT = frozenset(("max_tokens", "model_context_window_exceeded", "refusal", "pause_turn"))
-"""Stop reasons of a message whose calls may be halves, and are not asked to be run."""
+"""Stop reasons of a message whose calls may be incomplete and are not to be run."""
 INVALID_INPUT = "INVALID_JSON"
-"""What the API reference wraps a call's input in that is no JSON object ("Fine-grained tool streaming")."""
+"""Member that wraps an input that is not a JSON object (API reference, "Fine-grained tool streaming")."""
 
 
 class MessagesSplice(Splice):
@@ -36,16 +41,16 @@ class MessagesSplice(Splice):
         super().__init__(injected)
         self._next_index = 0
         self._first: dict[str, Any] = {}
-        """The first turn's whole body."""
+        """The first turn's body."""
         self._visible: list[dict[str, Any]] = []
         self._client_calls = False
         self._spliced = False
-        """Whether the client sees anything else than the first turn, as it is."""
+        """Whether the client's answer differs from the first turn."""
         self._work: list[dict[str, Any]] = []
-        """The usage of every turn, final numbers."""
+        """The final usage of each turn."""
         self._ending: dict[str, Any] = {}
         self._last_delta: dict[str, Any] = {}
-        """The `message_delta` of the last turn that had one."""
+        """The last `message_delta` of all turns."""
         self._failed = self._finished = False
         self._reset()
 
@@ -53,9 +58,9 @@ class MessagesSplice(Splice):
         self._id = ""
         self._raw: list[bytes] = []
         self._tail: list[bytes] = []
-        """The answer's end as it came, while it may be all there is."""
+        """The verbatim end of the turn, which passes unchanged if no other turn follows."""
         self._indexes: dict[int, int | None] = {}
-        """The client's index of each of the turn's blocks; None: hidden."""
+        """The index in the client's answer of each block of the turn. None: hidden."""
         self._client_ids: list[str] = []
         self._hides = self._stopped = False
 
@@ -92,7 +97,7 @@ class MessagesSplice(Splice):
         return self._passed(raw)
 
     def _passed(self, raw: bytes) -> bytes:
-        """What may pass at once, but keeps its place behind what is held."""
+        """Return the bytes that pass at once. After the held end, events are held as well to keep the order."""
         if self._finished or (self._stopped and self._spliced):
             return b"" if self._spliced else raw
         if self._tail and not self._spliced:
@@ -106,7 +111,7 @@ class MessagesSplice(Splice):
         return b"" if self._spliced else raw
 
     def _end(self, usage: dict[str, Any], members: dict[str, Any], *, anew: bool) -> None:
-        """Take how the turn has ended. Counts are cumulative: the last one stands, and a zero says nothing new."""
+        """Read the end of the turn. Counts are cumulative: the last one is valid, and zeros do not replace a count."""
         if not self._work:
             self._work.append({})
         known = self._work[-1]
@@ -123,9 +128,9 @@ class MessagesSplice(Splice):
         if (call_id := _maybe_client_call(block)) is not None:
             self._client_ids.append(call_id)
             self._client_calls = True
-        told = self._next_index if self._spliced else index
-        self._indexes[index] = told
-        self._next_index = told + 1
+        visible_index = self._next_index if self._spliced else index
+        self._indexes[index] = visible_index
+        self._next_index = visible_index + 1
 
     def _renumbered(self, raw: bytes) -> bytes:
         if not self._spliced:
@@ -139,7 +144,7 @@ class MessagesSplice(Splice):
         return raw[: found.start(2)] + b"%d" % index + raw[found.end(2) :]
 
     def _renumbered_slowly(self, raw: bytes) -> bytes:
-        """An event whose members stand in another order, or apart."""
+        """Renumber an event whose members have another order or spacing."""
         name, data = sse.parse(raw)
         try:
             members = JSONObject((data or b"").replace(b"\n", b" "))
@@ -156,7 +161,7 @@ class MessagesSplice(Splice):
         return self._turn_end(self._id, self._content(), self._ending if self._stopped and not self._failed else None)
 
     def _content(self) -> list[dict[str, Any]]:
-        """The turn's blocks, put together from its events."""
+        """Return the turn's blocks, merged from its events."""
         blocks: dict[int, dict[str, Any]] = {}
         for raw in self._raw:
             name, data = sse.parse(raw)
@@ -178,22 +183,22 @@ class MessagesSplice(Splice):
             return b"".join(self._tail)
         if self._failed or not self._last_delta:
             return b""
-        told = dict(self._last_delta)
-        delta = dict(as_dict(told.get("delta")))
+        merged = dict(self._last_delta)
+        delta = dict(as_dict(merged.get("delta")))
         for name, value in self._ended().items():
-            (told if name in told or name == "context_management" else delta)[name] = value
-        told |= {"delta": delta} | self._usage()
-        return sse.event("message_delta", encode(told)) + sse.event("message_stop", b'{"type":"message_stop"}')
+            (merged if name in merged or name == "context_management" else delta)[name] = value
+        merged |= {"delta": delta} | self._usage()
+        return sse.event("message_delta", encode(merged)) + sse.event("message_stop", b'{"type":"message_stop"}')
 
     def _ended(self) -> dict[str, Any]:
-        """How the answer ends. Clients take a stop for the use of a tool, without its call, for broken."""
+        """Return the end of the answer. `tool_use` is replaced if no call is visible: clients treat it as an error."""
         if self._ending.get("stop_reason") != "tool_use" or self._client_calls:
             return self._ending
         return self._ending | {"stop_reason": "end_turn"}
 
     def _usage(self) -> dict[str, Any]:
-        told = told_usage(self._work, CONVERSATION, "output_tokens")
-        return {"usage": told} if told else {}
+        usage = combined_usage(self._work, CONVERSATION, "output_tokens")
+        return {"usage": usage} if usage else {}
 
     def keepalive(self) -> bytes:
         return b'event: ping\ndata: {"type": "ping"}\n\n'
@@ -218,8 +223,8 @@ class MessagesSplice(Splice):
         return self._first | {"content": self._visible} | self._ended() | self._usage()
 
     def _turn_end(self, response_id: str, blocks: list[dict[str, Any]], ending: dict[str, Any] | None) -> TurnEnd:
-        """`ending`: how the turn ended; None if it broke off."""
-        calls, client_calls = divided(blocks, self._maybe_call, _maybe_client_call)
+        """`ending` has the stop reason. None: the turn was truncated."""
+        calls, client_calls = divide_calls(blocks, self._maybe_call, _maybe_client_call)
         whole = ending is not None and ending.get("stop_reason") not in CUT_SHORT
         return TurnEnd(
             calls=calls if whole else [],
@@ -232,10 +237,10 @@ class MessagesSplice(Splice):
     def _maybe_call(self, block: dict[str, Any], anchor: str | None) -> Call | None:
         if not _is_hidden(block, self.injected):
             return None
-        told = block.get("input")
-        if isinstance(told, dict) and told.keys() == {INVALID_INPUT}:
-            told = told[INVALID_INPUT]
-        return Call(as_text(block.get("id")), as_text(block.get("name")), told, block, anchor)
+        tool_input = block.get("input")
+        if isinstance(tool_input, dict) and tool_input.keys() == {INVALID_INPUT}:
+            tool_input = tool_input[INVALID_INPUT]
+        return Call(as_text(block.get("id")), as_text(block.get("name")), tool_input, block, anchor)
 
 
 def _is_hidden(block: dict[str, Any], injected: Collection[str]) -> bool:
@@ -247,7 +252,7 @@ def _maybe_client_call(block: dict[str, Any]) -> str | None:
 
 
 def _grow(block: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Add a delta to its block. Text grows, lists grow, whatever they are called: unknown kinds are carried too."""
+    """Merge a delta into its block: text and lists are appended. Unknown members are kept."""
     for name, value in delta.items():
         if name == "type":
             continue
@@ -263,10 +268,10 @@ def _grow(block: dict[str, Any], delta: dict[str, Any]) -> None:
 
 
 def _grown(block: dict[str, Any]) -> dict[str, Any]:
-    """A finished block: the pieces of a tool's input have become its input."""
+    """Return a finished block, with the pieces of a tool's input decoded."""
     if "partial_json" not in block:
         return block
     text = as_text(block["partial_json"])
-    told = arguments(text) if text.strip() else block.get("input")
+    tool_input = arguments(text) if text.strip() else block.get("input")
     whole = {name: value for name, value in block.items() if name != "partial_json"}
-    return whole | {"input": told if isinstance(told, dict) else {INVALID_INPUT: text}}
+    return whole | {"input": tool_input if isinstance(tool_input, dict) else {INVALID_INPUT: text}}

@@ -1,9 +1,10 @@
 """Kept turns and ids of answers in Responses requests (API reference, "Conversation state").
 
-Our `function_call` items go among the client's calls; our `function_call_output` items before the first output of the
-client. Where the calls are the server's (`previous_response_id`, `conversation`) only the outputs are put in; where the
-request refers to them one by one (`item_reference`) it has not referred to ours, which are put in whole. Reasoning may
-not stand without the item that followed it ("Reasoning models"), so a call of ours that did is put behind it again.
+Injected `function_call` items are added among the client's calls, and their `function_call_output` items before the
+client's first output. If the server has the calls (`previous_response_id`, `conversation`), only the outputs are added.
+If the request refers to its calls one by one (`item_reference`), calls and outputs are added in full.
+
+Reasoning requires the item that followed it ("Reasoning models"), so an injected call is restored after its reasoning.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from aibridge_addon.dialects.history import (
     References,
     RequestHistory,
     absent,
+    count_kept,
     maybe_decode,
-    pieces,
 )
 from aibridge_addon.dialects.responses.inject import function_call_output
 from aibridge_addon.dialects.turns import Result
@@ -38,7 +39,7 @@ CALL, OUTPUT, REASONING, REFERENCE = "_call", "_call_output", "reasoning", "item
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False):
-    """What is looked for in an item, of whatever kind it is."""
+    """The members of any item that are searched."""
 
     type: str = ""
     id: str | None = None
@@ -47,7 +48,7 @@ class _Item(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def names(self) -> list[str]:
-        """Of an item of reasoning, or of a reference to one."""
+        """The names of a reasoning item, or of a reference to one."""
         return [name for name in (self.id, self.encrypted_content) if name]
 
 
@@ -118,7 +119,7 @@ class _ResponsesRequest(RequestHistory):
         if last is not None:
             changes["previous_response_id"] = encode(last)
         if found.turns or found.followers:
-            more = pieces(found.turns) + sum(len(those.items) for those in found.followers.values())
+            more = count_kept(found.turns) + sum(len(those.items) for those in found.followers.values())
             completion = _Completion(
                 self._looked_at(self._calls, more=more),
                 self._looked_at(self._outputs, more=more),
@@ -134,19 +135,19 @@ class _ResponsesRequest(RequestHistory):
 
     @staticmethod
     def _looked_at(*kinds: _Items, more: int = 0) -> Iterator[tuple[int, _Item]]:
-        """The last items of these kinds. `more`: so many above the bound, for what was put in."""
+        """Yield the last items of these kinds. `more` raises the limit, to cover items that were inserted."""
         return chain.from_iterable(items[: MAX_ELEMENTS + more] for items in kinds)
 
 
 class _Completion:
-    """Where the calls are, and what is to be put where."""
+    """Collects the insertions into the input."""
 
     def __init__(
         self, calls: Iterable[tuple[int, _Item]], outputs: Iterable[tuple[int, _Item]], *, servers: bool, refers: bool
     ) -> None:
         self.put = Insertions()
         self._servers = servers
-        """The calls are the server's."""
+        """The server has the calls."""
         self._refers = refers
         self._calls: dict[str, int] = {}
         self._outputs: dict[str, int] = {}
@@ -156,7 +157,7 @@ class _Completion:
                 places.setdefault(item.call_id or "", place)
 
     def follow(self, followers: Mapping[str, Followers], reasonings: Iterable[tuple[int, _Item]]) -> None:
-        """Put behind each item of reasoning what followed it."""
+        """Restore the items that followed each reasoning item."""
         for place, item in reasonings if followers else ():
             those = next((followers[name] for name in item.names if name in followers), None)
             known = (self._done, self._calls, self._outputs)
@@ -176,7 +177,7 @@ class _Completion:
             for kept, place in zip(left, calls, strict=True):
                 self.put.add(place, kept.call)
         for kept, place in zip(left, calls, strict=True):
-            # Some clients put each output directly after its call: ours may not come before its own.
+            # Some clients put each output directly after its call. An injected output must not precede its call.
             self.put.add(next((answer for answer in answers if answer >= place), place), kept.result)
 
     def _call_place(self, kept: Kept, turn: KeptTurn, own: list[int], answers: list[int]) -> int:

@@ -24,12 +24,12 @@ from aibridge_addon.wire.json_object import JSONObject, array, encode
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 PROBE_TOKENS = 16
-"""The least `max_output_tokens` that the API takes: a request for no more only probes for an answer."""
+"""Tokens. The smallest `max_output_tokens` that the API accepts; a request with it is a probe."""
 
 
 class ResponsesInjection(Injection):
     def may_inject(self, body: JSONObject) -> bool:
-        """Not with no tools on purpose, a fixed form of answer, or no client that waits."""
+        """Refuse requests that exclude tools or demand a fixed output format, background requests and probes."""
         choice, most = body.get("tool_choice"), body.get("max_output_tokens")
         text_format = as_dict(as_dict(body.get("text")).get("format")).get("type")
         last_item = as_dict(next(body.elements_backwards("input"), None))
@@ -37,7 +37,7 @@ class ResponsesInjection(Injection):
         return (
             wants_tools(body)
             and (elsewhere is None or wants_tools(elsewhere))
-            and (body.get("prompt") is None or "tools" in body)  # a stored prompt's own tools would be replaced
+            and (body.get("prompt") is None or "tools" in body)  # `tools` would replace the stored prompt's own
             and choice != "none"
             and as_dict(choice).get("type") != "allowed_tools"
             and body.get("background") is not True
@@ -65,7 +65,7 @@ class ResponsesInjection(Injection):
         outputs = [encode(function_call_output(result)) for result in turn.results]
         stored = body.get("store") is not False
         elsewhere: JSONObject | None = None
-        if body.get("conversation") is not None:  # it holds all that was said
+        if body.get("conversation") is not None:  # the server has the history
             changed = {"input": array(outputs)}
         elif body.get("previous_response_id") is not None and stored:
             changed = {"previous_response_id": encode(end.response_id), "input": array(outputs)}
@@ -79,7 +79,7 @@ class ResponsesInjection(Injection):
         return body.replaced(changed | self._choice(turn, own_elsewhere=elsewhere is not None))
 
     def _choice(self, turn: FollowUp, *, own_elsewhere: bool) -> dict[str, bytes]:
-        """What changes about the tools that the next turn may use."""
+        """Return the changes to the tools and the `tool_choice` of the next turn."""
         if not turn.last:
             return openai.auto_if_forced(turn.body)
         own = self.own_tools(turn.first, turn.injected)
@@ -88,7 +88,7 @@ class ResponsesInjection(Injection):
         return ({"tools": array(own)} if own else {}) | turn.first_choice
 
     def _without(self, holder: JSONObject | None, injected: Collection[str]) -> JSONObject | None:
-        """A request or item with the tools that are not injected; None if there are none."""
+        """Return a request or item with the client's tools only, or None if there are none."""
         if holder is None or not (own := self.own_tools(holder, injected)):
             return None
         return JSONObject(holder.replaced({"tools": array(own)}))
@@ -98,13 +98,13 @@ class ResponsesInjection(Injection):
 
 
 def _additional_tools(items: Sequence[bytes]) -> JSONObject | None:
-    """Codex's default model keeps its tools in the first item of the input."""
+    """Return the first item if it has the tools. Codex sends them there for its default model."""
     first = members_of(items[0]) if items else {}
     return JSONObject(items[0]) if first.get("type") == "additional_tools" else None
 
 
 def _names(tools: list[Any]) -> set[str]:
-    """The names of tools, also of those inside namespaces."""
+    """Return the names of tools, including those inside namespaces."""
     members = [as_dict(tool) for tool in tools]
     inner = [name for tool in members for name in _names(as_list(tool.get("tools")))]
     return {*inner, *(as_text(tool.get("name")) for tool in members)}
@@ -123,7 +123,7 @@ def _tool(tool: InjectedTool) -> bytes:
 
 
 def _as_items(body: JSONObject) -> JSONObject:
-    """An input that is a text becomes the message that it stands for."""
+    """Return the request with an `input` that is a string replaced by the equivalent message."""
     text = body.text("input")
     if text is None:
         return body
@@ -132,20 +132,20 @@ def _as_items(body: JSONObject) -> JSONObject:
 
 
 def _is_reference(item: dict[str, Any]) -> bool:
-    """Whether an item only names what the server has stored, and is unknown to one that was told to store nothing."""
+    """Return whether an item refers to stored content. With `store: false` the server does not have it."""
     return item.get("type") == "reasoning" and not item.get("encrypted_content")
 
 
 def function_call_output(result: Result) -> dict[str, Any]:
-    """A `function_call_output` item; text alone is a string, anything else a list of parts."""
+    """Return a `function_call_output` item. Its output is a string, or a list of parts if it is not only text."""
     parts = list(result.parts or [Text(NO_OUTPUT)])
     if result.is_error and not (isinstance(parts[0], Text) and parts[0].text.startswith("Error")):
         parts[:1] = [Text(f"Error: {parts[0].text}")] if isinstance(parts[0], Text) else [Text("Error:"), parts[0]]
     texts = [part.text for part in parts if isinstance(part, Text)]
     output = "\n".join(texts) if len(texts) == len(parts) else [_part(part) for part in parts]
-    told: dict[str, Any] = {"type": "function_call_output", "call_id": result.call.id, "output": output}
+    item: dict[str, Any] = {"type": "function_call_output", "call_id": result.call.id, "output": output}
     caller = result.call.item.get("caller")
-    return told | ({"caller": caller} if caller is not None else {})
+    return item | ({"caller": caller} if caller is not None else {})
 
 
 def _part(part: Part) -> dict[str, Any]:

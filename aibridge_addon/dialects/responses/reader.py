@@ -1,7 +1,7 @@
 """OpenAI Responses, as of the API reference (`POST /responses`, "Streaming events").
 
-A stream is `response.created`, items of output as they grow, each closed by `response.output_item.done`, and one of
-`response.completed`, `response.incomplete`, `response.failed`, which carry the whole response with its usage.
+A stream consists of `response.created`, the deltas of each output item followed by `response.output_item.done`, and one
+of `response.completed`, `response.incomplete` or `response.failed` with the complete response and its usage.
 """
 
 from __future__ import annotations
@@ -20,22 +20,12 @@ from aibridge_addon.dialects.base import (
     ToolCall,
     answer_error,
     arguments,
-    openai_usage,
     written_by_person,
 )
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
-COLUMNS = frozenset(
-    (
-        "input_tokens",
-        "output_tokens",
-        "input_tokens_details.cached_tokens",
-        "input_tokens_details.cache_write_tokens",
-    )
-)
-SYSTEM_ROLES = frozenset(("system", "developer"))
 TERMINAL = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
 CLIENT_CALLS = frozenset(
     (
@@ -47,9 +37,10 @@ CLIENT_CALLS = frozenset(
         "computer_call",
     )
 )
-"""Output items that the client is to carry out; every other `…_call` is run by the provider."""
+"""Output items that the client executes. The provider executes every other `…_call`."""
 
-# All but these events grow an item that is told whole when it is done. Over a WebSocket an event is its data alone.
+# All other events are parts of an item, which `output_item.done` contains completely. Over a WebSocket an event is its
+# data alone.
 _skip = re.compile(
     rb'(?:event: |(?:data: )?\{"type": ?")response\.'
     rb"(?!(?:created|completed|incomplete|failed|cancelled|output_item\.done)\b)"
@@ -75,19 +66,19 @@ class Responses(Dialect):
     def error_body(self, status: int, message: str) -> bytes:
         return openai.error_body(status, message)
 
-    def error_event(self, message: str, told: Mapping[str, Any] = NOTHING) -> bytes:
-        code = told.get("code") or told.get("type") or "server_error"
-        event = {"message": message, "param": None, **told, "type": "error", "code": code}
+    def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        code = details.get("code") or details.get("type") or "server_error"
+        event = {"message": message, "param": None, **details, "type": "error", "code": code}
         return sse.event("error", encode(event))
 
 
 def error_message(status: int, message: str) -> bytes:
-    """An error as one message of a WebSocket: as over HTTP, with its status inside."""
+    """Return an error as one WebSocket message: the HTTP error body with its status."""
     return b'{"type":"error","status":%d,' % status + openai.error_body(status, message)[1:]
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None, bool]:
-    """The person's prompt, or the id of the tool result, that the input ends in; and whether it is a side call."""
+    """Return the user's prompt or the tool result's id at the end of the input, and whether this is a side call."""
     text = body.get("input")
     if isinstance(text, str):
         return (text if written_by_person(text) else None), None, False
@@ -96,7 +87,7 @@ def _conversation_end(body: JSONObject) -> tuple[str | None, str | None, bool]:
         kind = as_text(item.get("type"))
         if kind == "compaction_trigger":
             return None, None, True
-        if as_text(item.get("role")) in SYSTEM_ROLES:
+        if as_text(item.get("role")) in openai.SYSTEM_ROLES:
             continue
         if kind.endswith("_call_output"):
             return None, as_text(item.get("call_id")) or None, False
@@ -113,7 +104,7 @@ def _prompt(item: dict[str, Any]) -> str | None:
 
 
 class ResponsesReader(AnswerReader):
-    """Items are kept as they are done; the terminal event's own list, where it is not empty, replaces them."""
+    """Collects completed items. A non-empty list in the terminal event replaces them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -134,7 +125,7 @@ class ResponsesReader(AnswerReader):
             self._head(as_dict(event.get("response")))
         elif kind == "error":
             self.reading.error = answer_error(event.get("error") or event, default_type="server_error")
-            if self.reading.error.type == "error":  # the event's own type, where it has no code
+            if self.reading.error.type == "error":  # the type of the event, not of the error
                 self.reading.error.type = as_text(event.get("code")) or "server_error"
             self.reading.ended = True
 
@@ -154,7 +145,7 @@ class ResponsesReader(AnswerReader):
         self.stream_ended()
 
     def stream_ended(self) -> None:
-        """Turn the items that are done into calls and thoughts."""
+        """Read calls and thoughts from the completed items."""
         for item in self._items:
             self._item(item)
         self._items = []
@@ -165,7 +156,7 @@ class ResponsesReader(AnswerReader):
         reading.model = as_text(response.get("model")) or reading.model
         usage, tier = as_dict(response.get("usage")), response.get("service_tier")
         if usage:
-            reading.usage = openai_usage(usage, "input_tokens", "output_tokens", COLUMNS)
+            reading.usage = openai.read_usage(usage, "input_tokens", "output_tokens")
             if isinstance(tier, str):
                 reading.usage.extra["service_tier"] = tier
 
@@ -194,7 +185,7 @@ def _tool_call(kind: str, item: dict[str, Any]) -> ToolCall:
 
 
 def _call_input(item: dict[str, Any]) -> Any:
-    """What the call was given; each kind of call keeps it under another name."""
+    """Return the input of a call. The name of the member depends on the kind of call."""
     if isinstance(item.get("arguments"), str):
         return arguments(item["arguments"])
     for name in ("input", "action", "operation"):

@@ -1,9 +1,14 @@
-"""One response out of several turns (API reference, "Streaming events" of Responses).
+"""Merge several turns into one response (API reference, "Streaming events" of Responses).
 
-What the client sees: the first turn's `response.created`; the visible items of every turn, numbered on, under
-increasing sequence numbers; and the last turn's terminal event, whose response has the first one's id, all visible
-items, and output tokens summed over turns. A response repeats the request's tools: ours are taken out of it. But for
-that, an answer of one turn that hides nothing passes byte for byte.
+The client sees:
+
+- the first turn's `response.created`;
+- the visible items of every turn, numbered consecutively, with increasing sequence numbers;
+- the last turn's terminal event. Its response has the first turn's id, all visible items and the output tokens of all
+  turns.
+
+A response repeats the request's tools, so injected tools are removed from it. Apart from that, an answer of one turn
+without hidden calls passes byte for byte.
 """
 
 from __future__ import annotations
@@ -12,20 +17,19 @@ import re
 from collections.abc import Collection
 from typing import Any
 
+from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import DONE, arguments
 from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL
-from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divided, told_usage
+from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 _is_delta = re.compile(rb'(?:event: ?|data: ?\{"type": ?")response\.[a-z_.]+\.delta\b').match
-"""Events that grow an item: most of a stream, and nothing in them is of interest but their numbers."""
+"""Matches deltas of an item. They are most of a stream, and only their numbers may change."""
 
-CONVERSATION = ("input_",)
-"""How the members of `usage` begin that describe the conversation, not the work."""
 FIRST_MEMBERS = ("id", "created_at", "previous_response_id", "conversation", "tool_choice", "parallel_tool_calls")
-"""Members of a response that are the first turn's: what came after is ours, not the client's."""
+"""Members that the merged response takes from the first turn. Later requests were not the client's."""
 PREAMBLE = frozenset(("response.created", "response.in_progress", "response.queued"))
 
 
@@ -33,12 +37,12 @@ class ResponsesSplice(Splice):
     def __init__(self, injected: Collection[str]) -> None:
         super().__init__(injected)
         self._sequence: int | None = None
-        """The last sequence number that the client has seen, as far as `_unread` does not say more."""
+        """The last sequence number sent to the client, unless `_unread` has a later one."""
         self._unread: bytes | None = None
-        """The last event with a sequence number that passed as it was."""
+        """The last event with a sequence number that passed verbatim and was not parsed."""
         self._next_index = 0
         self._spliced = False
-        """Whether the client sees anything else than the first turn, as it is."""
+        """Whether the client's answer differs from the first turn."""
         self._begun = self._failed = self._finished = False
         self._first: dict[str, Any] = {}
         self._visible: list[dict[str, Any]] = []
@@ -52,14 +56,14 @@ class ResponsesSplice(Splice):
     def _reset(self) -> None:
         self._id = ""
         self._indexes: dict[int, int | None] = {}
-        """The client's index of each of the turn's items; None: hidden."""
+        """The index in the client's answer of each item of the turn. None: hidden."""
         self._hidden_ids: set[str] = set()
         self._items: dict[int, dict[str, Any]] = {}
-        """Items that are done, by their index."""
+        """Completed items, by their index."""
         self._output: list[dict[str, Any]] = []
         self._status = ""
         self._tail: list[bytes] = []
-        """What came after the turn's terminal event, while it may be the answer's."""
+        """Events after the turn's terminal event, which pass if no other turn follows."""
         self._ended = False
 
     def begin_turn(self) -> None:
@@ -99,7 +103,7 @@ class ResponsesSplice(Splice):
         return self._numbered(raw, name, members)
 
     def _trailing(self, raw: bytes, event: Any) -> bytes:
-        """What comes after the terminal event: nothing that a client needs, but some servers end with `[DONE]`."""
+        """Handle an event after the terminal event. Some servers end with `[DONE]`, which is kept."""
         if self._spliced and event != DONE:
             return b""
         if self._finished:
@@ -126,13 +130,13 @@ class ResponsesSplice(Splice):
             self._hidden_ids.add(as_text(item.get("id")))
             self._spliced = True
             return
-        told = self._next_index if self._spliced else index
-        self._indexes[index] = told
-        self._next_index = told + 1
+        visible_index = self._next_index if self._spliced else index
+        self._indexes[index] = visible_index
+        self._next_index = visible_index + 1
 
     def _numbered(self, raw: bytes, name: str, members: JSONObject) -> bytes:
-        """The event with the client's numbers and without our tools; nothing of a hidden item."""
-        changes = self._told_response(members)
+        """Return the event with the client's numbers and without injected tools. Empty for hidden items."""
+        changes = self._without_injected_tools(members)
         if not self._spliced:
             self._pass(raw)
             return sse.event(name, members.replaced(changes)) if changes else raw
@@ -140,9 +144,9 @@ class ResponsesSplice(Splice):
             index = as_count(members.get("output_index"))
             if index not in self._indexes:
                 self._open(index, {})
-            if (told := self._indexes[index]) is None:
+            if (visible_index := self._indexes[index]) is None:
                 return b""
-            changes["output_index"] = b"%d" % told
+            changes["output_index"] = b"%d" % visible_index
         elif members.text("item_id") in self._hidden_ids:
             return b""
         if "sequence_number" in members:
@@ -158,8 +162,8 @@ class ResponsesSplice(Splice):
         self._sequence = own if self._sequence is None else self._sequence + 1
         return self._sequence
 
-    def _told_response(self, members: JSONObject) -> dict[str, bytes]:
-        """The change of an event's response, where that repeats a tool of ours."""
+    def _without_injected_tools(self, members: JSONObject) -> dict[str, bytes]:
+        """Return the change that removes injected tools from an event's response."""
         raw = members.raw("response")
         if not raw.startswith(b"{"):
             return {}
@@ -169,7 +173,7 @@ class ResponsesSplice(Splice):
         return {} if own == tools else {"response": response.replaced({"tools": encode(own)})}
 
     def _own(self, tools: Any) -> Any:
-        """The tools that are the client's, also inside namespaces."""
+        """Return the client's tools, including those inside namespaces."""
         if not isinstance(tools, list):
             return tools
         own = [tool for tool in tools if as_text(as_dict(tool).get("name")) not in self.injected]
@@ -193,7 +197,7 @@ class ResponsesSplice(Splice):
         self._visible += visible
         answered = {_call_id(item) for item in self._output if as_text(item.get("type")).endswith("_output")}
         unanswered = [item for item in self._output if not _call_id(item) or _call_id(item) not in answered]
-        calls, client_calls = divided(unanswered, self._maybe_call, _maybe_client_call)
+        calls, client_calls = divide_calls(unanswered, self._maybe_call, _maybe_client_call)
         whole = self._status == "completed" and not self._failed
         return TurnEnd(calls if whole else [], client_calls, self._output, self._id)
 
@@ -203,7 +207,7 @@ class ResponsesSplice(Splice):
             return b""
         name, raw, members = self._terminal
         if not self._spliced:
-            changes = self._told_response(members)
+            changes = self._without_injected_tools(members)
             return (sse.event(name, members.replaced(changes)) if changes else raw) + b"".join(self._tail)
         changes = {"response": encode(self._merged())}
         if "sequence_number" in members:
@@ -224,27 +228,23 @@ class ResponsesSplice(Splice):
         return self._merged() if self._spliced else self._without_tools(self._last)
 
     def _merged(self) -> dict[str, Any]:
-        told = {name: value for name, value in self._last.items() if name not in FIRST_MEMBERS or name in self._first}
-        told |= {name: self._first[name] for name in FIRST_MEMBERS if name in self._first}
-        told = self._without_tools(told) | {"output": self._visible}
-        return told | ({"usage": usage} if (usage := self._usage()) else {})
+        merged = {name: value for name, value in self._last.items() if name not in FIRST_MEMBERS or name in self._first}
+        merged |= {name: self._first[name] for name in FIRST_MEMBERS if name in self._first}
+        merged = self._without_tools(merged) | {"output": self._visible}
+        return merged | ({"usage": usage} if (usage := self._usage()) else {})
 
     def _without_tools(self, response: dict[str, Any]) -> dict[str, Any]:
         own = self._own(response.get("tools"))
         return response if own == response.get("tools") else response | {"tools": own}
 
     def _usage(self) -> dict[str, Any]:
-        """The usage that the client is told: the work of all turns, in the conversation of the first."""
-        told = told_usage(self._work, CONVERSATION, "output_tokens")
-        if "total_tokens" in told:
-            told["total_tokens"] = as_count(told.get("input_tokens")) + as_count(told.get("output_tokens"))
-        return told
+        return openai.usage_of_turns(self._work, "input_tokens", "output_tokens")
 
     def _maybe_call(self, item: dict[str, Any], anchor: str | None) -> Call | None:
         if not _is_hidden(item, self.injected):
             return None
-        told = arguments(as_text(item.get("arguments")))
-        return Call(_call_id(item), as_text(item.get("name")), told, item, anchor)
+        tool_input = arguments(as_text(item.get("arguments")))
+        return Call(_call_id(item), as_text(item.get("name")), tool_input, item, anchor)
 
 
 def _is_hidden(item: dict[str, Any], injected: Collection[str]) -> bool:
@@ -256,7 +256,7 @@ def _call_id(item: dict[str, Any]) -> str:
 
 
 def _maybe_client_call(item: dict[str, Any]) -> str | None:
-    """The id of a call that the client has to answer. Of an unknown kind, it is one that can be answered."""
+    """Return the id of a call that the client must answer. Unknown kinds count if they have a call id."""
     kind = as_text(item.get("type"))
     if kind == "mcp_approval_request":
         return as_text(item.get("id"))
@@ -264,5 +264,5 @@ def _maybe_client_call(item: dict[str, Any]) -> str | None:
 
 
 def _members(data: bytes | None) -> JSONObject:
-    # A line end in JSON stands between tokens; in an event it would end a line of data.
+    # In JSON a line end can only separate tokens. In an event it would end the `data` line.
     return JSONObject((data or b"").replace(b"\n", b" "))

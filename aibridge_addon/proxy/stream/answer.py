@@ -121,7 +121,7 @@ class Spliced:
         """Take the error that a later turn was answered with: it ends the answer."""
         self._tools.take_error(body)
         error = self._tools.error or AnswerError("", "")
-        return AnswerError(error.type, error.message or "the upstream answered with an error", error.told)
+        return AnswerError(error.type, error.message or "the upstream answered with an error", error.details)
 
     def keepalive(self) -> bytes:
         """Keep-alive bytes for a waiting client."""

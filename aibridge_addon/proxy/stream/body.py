@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from aibridge_addon.messages_on_bedrock.answer import Transcoder, Unreadably
+from aibridge_addon.messages_on_bedrock.answer import Transcoder, TranscodingError
 from aibridge_addon.proxy.flow.state import Bridged
 from aibridge_addon.wire.codings import CodingError, Decoder
 
@@ -61,13 +61,13 @@ class Transcoded:
     def feed(self, data: bytes) -> bytes:
         try:
             return self._transcoder.feed(data)
-        except Unreadably as e:
+        except TranscodingError as e:
             raise BodyError("corrupt_event_stream", str(e)) from e
 
     def finish(self) -> bytes:
         try:
             return self._transcoder.finish()
-        except Unreadably as e:
+        except TranscodingError as e:
             raise BodyError("corrupt_event_stream", str(e)) from e
 
 

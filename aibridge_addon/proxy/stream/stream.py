@@ -297,7 +297,7 @@ class BridgeHttpStream(HttpStream):
             # A later turn was answered with an error, which has been buffered: the client's headers are long sent.
             error = answer.failed_turn((self.flow.response and self.flow.response.raw_content) or b"")
             yield from self._ends_here(error.message)
-            yield from self._break_off(error.message, error.told)
+            yield from self._break_off(error.message, error.details)
             return False
         self.watch()
         if not (yield from self._turn_over()):
