@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
@@ -15,20 +16,22 @@ from aibridge_addon.config.system_user import operating_system_user
 from aibridge_addon.credentials.key_pool import KeyPool
 from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.interception.actors import ActorResolver
-from aibridge_addon.interception.breaker import Breakers
+from aibridge_addon.interception.breaker import Breakers, State
 from aibridge_addon.interception.continuations import Continuations
-from aibridge_addon.interception.in_flight import UnderWay
+from aibridge_addon.interception.in_flight import InFlight
 from aibridge_addon.interception.routing import Router
 from aibridge_addon.messages_on_bedrock.signing import INSTALL, BotocoreMissing, Signer
 from aibridge_addon.recording.database import continuation_reader, database_sink
 from aibridge_addon.recording.preparation import Preparation
 from aibridge_addon.recording.stream import RecordStream
-from aibridge_addon.records import Ask, BreakerChanged, Readiness, Sink, utc_now
+from aibridge_addon.records import Ask, BreakerChanged, DatabaseUnavailable, Readiness, Sink, utc_now
 from aibridge_addon.telemetry.dump.dumper import Dumper
 from aibridge_addon.telemetry.prometheus.sink import prometheus_sink
 
 if TYPE_CHECKING:
     from aibridge_addon.tools.servers import Servers
+
+logger = logging.getLogger(__name__)
 
 MakeSink = Callable[[Settings, Ask], Sink | None]
 
@@ -80,11 +83,15 @@ class Bridge:
         self.breakers = Breakers(time.monotonic, self._breaker_changed)
         self.signers = _signers(settings)
         """By the name of the provider whose Messages requests go to Bedrock."""
-        self.under_way = UnderWay()
+        self.in_flight = InFlight()
         self.servers = _servers(settings)
         """The MCP servers whose tools are injected; None: there are none."""
         self.continuations = (
-            Continuations(continuation_reader(settings), now=utc_now) if self.servers is not None else None
+            Continuations(
+                continuation_reader(settings), now=utc_now, on_too_large=_log_too_large, on_unreadable=_log_unreadable
+            )
+            if self.servers is not None
+            else None
         )
         """What interceptions with tools leave for later requests."""
         self.dumper = _dumper(settings)
@@ -120,8 +127,11 @@ class Bridge:
         assert self.dumper is not None
         self.dumper.close(None if timeout is None else DUMPS_TIMEOUT)
 
-    def _breaker_changed(self, provider_name: str, route: str, model: str, state: float) -> None:
-        self.emit(BreakerChanged(provider_name, route, model, state))
+    def _breaker_changed(self, provider_name: str, route: str, model: str, before: State, after: State) -> None:
+        logger.warning(
+            "circuit breaker of %s, %s, %r: %s, was %s", provider_name, route, model, after.name, before.name
+        )
+        self.emit(BreakerChanged(provider_name, route, model, after.value))
 
     def _readiness(self) -> Readiness:
         """Called on any thread."""
@@ -162,7 +172,7 @@ class Bridge:
         """Another bridge takes over: requests under way end here, with the sinks that they began with."""
         for part in reversed(self._parts):
             part.retire()
-        self.under_way.when_none(self._end)
+        self.in_flight.when_empty(self._end)
 
     def _end(self) -> None:
         """The last request has left: write its records in the background, however long that takes."""
@@ -176,9 +186,17 @@ class Bridge:
 
     def close_now(self, timeout: float) -> None:
         """End, blocking for at most `timeout` seconds."""
-        self.under_way.cut_off()
+        self.in_flight.cut_off()
         for part in reversed(self._parts):
             part.close_now(timeout)
+
+
+def _log_too_large(size: int) -> None:
+    logger.warning("tool results are too large to be kept for the client's next request: bytes=%d", size)
+
+
+def _log_unreadable(error: DatabaseUnavailable) -> None:
+    logger.error("kept turns cannot be read, continuing without them: %s", error)
 
 
 def _dumper(settings: Settings) -> Dumper | None:

@@ -51,10 +51,6 @@ IO_CALLS = words(
 PURE = frozenset({"uuid.UUID", "uuid.uuid5"})
 """What may be used of those modules all the same: it makes the same value each time."""
 NOT_YET_SANS_IO: dict[str, set[str]] = {
-    "interception.breaker": {"logging"},
-    "interception.continuations": {"logging"},
-    "interception.in_flight": {"asyncio"},
-    "interception.tap": {"logging"},
     "records": {"datetime.now"},  # the one clock, which the rim hands in: this entry stays
 }
 """By module, what it imports or calls although it should not. The list may only shrink."""

@@ -1,35 +1,35 @@
-"""Circuit breakers: refuse requests to a provider that keeps failing, for a while. Sans-io: the clock is given.
+"""Circuit breakers: refuse requests to a failing provider for some time. Sans-io: the caller passes the clock in.
 
-               so many failures in a row, within an interval
-      CLOSED ────────────────────────────────────────────────▶ OPEN: every request is turned away
-        ▲                                                     ▲  │ after the timeout, at the next request
-        │                                        one failure  │  ▼
-        └───────── so many successes in a row ──────────── HALF-OPEN: at most so many requests, on trial
+               failure_threshold failures in a row, within an interval
+      CLOSED ──────────────────────────────────────────────────────────▶ OPEN: every request is refused
+        ▲                                                               ▲  │ after the timeout, at the next request
+        │                                                  one failure  │  ▼
+        └───────── max_requests successes in a row ────────────────── HALF-OPEN: at most max_requests trial requests
 
-There is one for each provider, route and model, made when it is first needed. What was admitted before the last change
-of state is not counted. An answer counts when it has ended, so a stream that dies does, however long it has run.
+Each provider, route and model has one breaker, created at its first request. Requests admitted before the last change
+of state are not counted. An answer is counted when it ends, so a stream that breaks off counts, however long it ran.
 """
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 from aibridge_addon.config.providers import CircuitBreaker, Provider
 
-logger = logging.getLogger(__name__)
-
 MAX_BREAKERS = 1000
-"""Clients choose the models. Beyond this, the one that was not used for the longest time is forgotten."""
+"""Maximum number of breakers, since clients choose the model names. Beyond it, the least recently used one is dropped,
+closed ones first."""
 MAX_MODEL_LENGTH = 128
+"""Characters. Clients choose model names; longer ones are cut."""
 
 
 class State(Enum):
-    """With its number in metrics."""
+    """A breaker's state. The value is the one that metrics show."""
 
     CLOSED = 0.0
     HALF_OPEN = 0.5
@@ -40,23 +40,24 @@ class Verdict(Enum):
     SUCCESS = "success"
     FAILURE = "failure"
     NEITHER = "neither"
-    """The provider has not shown how it is."""
+    """The end of this request says nothing about the provider."""
 
 
 FAILURES = frozenset({503, 504, 529})
-"""Statuses; a rate limit (429) is none: the provider is well, the key is not."""
-DIED = frozenset({"upstream_unreachable", "upstream_disconnected", "incomplete_stream", "corrupt_event_stream"})
-"""Ends of an interception: no connection, or a stream without its end."""
+"""HTTP statuses. A rate limit (429) is not among them: it concerns the key, not the provider."""
+BROKEN_OFF = frozenset({"upstream_unreachable", "upstream_disconnected", "incomplete_stream", "corrupt_event_stream"})
+"""Error types of interceptions: there was no connection, or the stream broke off."""
 OVERLOADED = frozenset({"overloaded_error", "serviceUnavailableException"})
-"""Anthropic's 529, and Bedrock's 503, as an event in a stream that has begun."""
-NOT_ITS_DOING = frozenset({"client_disconnected", "shutdown"})
+"""Error types that mean 529 (Anthropic) and 503 (Bedrock) when they arrive inside a stream."""
+NOT_CAUSED_BY_PROVIDER = frozenset({"client_disconnected", "shutdown"})
+"""Error types that say nothing about the provider."""
 
 
 def judge(http_status: int | None, error_type: str | None) -> Verdict:
-    """What an interception's end says of the provider. The first line that fits counts."""
-    if error_type in DIED:
+    """Return what an interception's end says about the provider. The first rule that matches applies."""
+    if error_type in BROKEN_OFF:
         return Verdict.FAILURE
-    if http_status is None or error_type in NOT_ITS_DOING:
+    if http_status is None or error_type in NOT_CAUSED_BY_PROVIDER:
         return Verdict.NEITHER
     if http_status in FAILURES or error_type in OVERLOADED:
         return Verdict.FAILURE
@@ -65,7 +66,7 @@ def judge(http_status: int | None, error_type: str | None) -> Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """Lets one request through; to be settled when it has ended."""
+    """The admission of one request. Settle it when the request has ended."""
 
     breaker: Breaker
     generation: int
@@ -78,7 +79,7 @@ class Breaker:
     def __init__(
         self, settings: CircuitBreaker, now: Callable[[], float], changed: Callable[[State, State], None]
     ) -> None:
-        """`now` is a monotonic clock in seconds; `changed` is told each change of state: from, to."""
+        """`now` is a monotonic clock in seconds. `changed` is called at each change of state: before, after."""
         self.state = State.CLOSED
         self._settings = settings
         self._now = now
@@ -86,10 +87,10 @@ class Breaker:
         self._generation = 0
         self._failures = self._admitted = self._successes = 0
         self._until = now() + settings.interval
-        """When closed, the end of the interval; when open, that of the timeout."""
+        """The end of the interval if closed; the end of the timeout if open."""
 
     def admit(self) -> Ticket | None:
-        """Let a request through, or turn it away."""
+        """Admit a request; None if it is refused."""
         now, settings = self._now(), self._settings
         if self.state is State.OPEN and now >= self._until:
             self._go(State.HALF_OPEN)
@@ -100,21 +101,21 @@ class Breaker:
 
     @property
     def retry_after(self) -> int:
-        """Whole seconds until a request may be let through again, at least 1."""
+        """Whole seconds until a request may be admitted again, at least 1."""
         return max(1, math.ceil(self._until - self._now())) if self.state is State.OPEN else 1
 
     def settle(self, ticket: Ticket, verdict: Verdict) -> None:
-        """A request that was let through has ended."""
+        """Count the end of an admitted request."""
         if ticket.generation != self._generation:
             return
         if verdict is Verdict.NEITHER:
             self._admitted -= 1
         elif self.state is State.HALF_OPEN:
-            self._tried(verdict)
+            self._count_trial(verdict)
         else:
             self._count(verdict)
 
-    def _tried(self, verdict: Verdict) -> None:
+    def _count_trial(self, verdict: Verdict) -> None:
         if verdict is Verdict.FAILURE:
             self._go(State.OPEN)
             return
@@ -139,15 +140,15 @@ class Breaker:
         self._changed(before, state)
 
     def forget(self) -> None:
-        """Nobody asks it any more; what is still under way is not told."""
+        """Close the breaker, because it is being dropped. Requests still in flight change nothing any more."""
         if self.state is not State.CLOSED:
             self._go(State.CLOSED)
         self._changed = lambda _before, _after: None
 
 
 class Breakers:
-    def __init__(self, now: Callable[[], float], changed: Callable[[str, str, str, float], None]) -> None:
-        """`changed` is told each change of state: provider, route, model, the state's number."""
+    def __init__(self, now: Callable[[], float], changed: Callable[[str, str, str, State, State], None]) -> None:
+        """`changed` is called at each change of state: provider, route, model, before, after."""
         self._now = now
         self._changed = changed
         self._breakers: OrderedDict[tuple[str, str, str], Breaker] = OrderedDict()
@@ -156,7 +157,7 @@ class Breakers:
         return len(self._breakers)
 
     def breaker(self, provider: Provider, route: str, model: str) -> Breaker | None:
-        """The breaker of a request; None: its provider has none."""
+        """Return the breaker for a request; None if its provider has no breaker configured."""
         if provider.circuit_breaker is None:
             return None
         key = (provider.name, route, model[:MAX_MODEL_LENGTH])
@@ -171,10 +172,5 @@ class Breakers:
             closed = (old for old, breaker in self._breakers.items() if breaker.state is State.CLOSED)
             self._breakers.pop(next(closed, next(iter(self._breakers)))).forget()
 
-        def changed(before: State, after: State) -> None:
-            name, route, model = key
-            logger.warning("circuit breaker of %s, %s, %r: %s, was %s", name, route, model, after.name, before.name)
-            self._changed(name, route, model, after.value)
-
-        breaker = self._breakers[key] = Breaker(settings, self._now, changed)
+        breaker = self._breakers[key] = Breaker(settings, self._now, partial(self._changed, *key))
         return breaker

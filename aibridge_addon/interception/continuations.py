@@ -1,15 +1,14 @@
-"""Keep what later requests need of earlier ones: ids of answers, and results of mixed turns. Memory, then database.
+"""Keep what later requests need from earlier ones: answer ids and tool results. Memory first, then the database.
 
     turn ends ─▶ remember ─┬─▶ memory                               later request ─▶ find ─┬─▶ memory
                            └─▶ records ─▶ recorder ─▶ database ─▶ (any process) ─▶ reader ─┘
 
-Both expire: without results the history is valid all the same, and an answer's id is used soon or never.
+Both expire. Without the results a client's history is still valid, and an answer's id is used soon or never.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,28 +20,29 @@ import msgspec
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.dialects.history import Followers, Found, KeptTurn, References
 from aibridge_addon.dialects.turns import Result, Text, TurnEnd
-from aibridge_addon.interception.tool_loop import Held
+from aibridge_addon.interception.tool_loop import MixedTurn
 from aibridge_addon.records import Continuation, DatabaseUnavailable, Stored
 from aibridge_addon.wire.json_object import JSONObject
 
-logger = logging.getLogger(__name__)
-
-HELD_FOR = timedelta(hours=24)
-ALIAS_FOR = timedelta(days=30)
-"""As long as OpenAI keeps the responses that ids name."""
+RESULTS_KEPT_FOR = timedelta(hours=24)
+"""A client returns the results of its own calls within one session."""
+ALIASES_KEPT_FOR = timedelta(days=30)
+"""As long as OpenAI keeps stored responses."""
 MAX_VALUE = 2 * 2**20
-"""Bytes of a turn's calls and results, above which they are not kept."""
+"""Bytes. Calls and results of a turn are not kept if they are larger together."""
 MAX_ENTRIES = 4096
+"""Maximum number of values in memory."""
 MAX_BYTES = 64 * 2**20
-"""Of values in memory; what falls out is in the database."""
+"""Maximum size of all values in memory. Values that are dropped are still in the database."""
 ABSENT_FOR = timedelta(minutes=1)
-"""For so long the database is not asked again for what it did not have: a long history names hundreds of calls."""
+"""How long a key that the database did not have is not looked up again: a long history names hundreds of calls."""
 MAX_ABSENT = 32_768
+"""Maximum number of keys remembered as absent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Whose turn it was. No other actor, provider or dialect ever reaches what is kept of it."""
+    """The provider, actor and dialect of a turn. What is kept of it is found in the same scope only."""
 
     provider_name: str
     initiator_id: str
@@ -54,10 +54,14 @@ class Scope:
 
 
 class Reader(Protocol):
-    """Reads what was written to the database. Never blocks the event loop."""
+    """Reads kept values from the database. Never blocks the event loop."""
 
     async def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
-        """What there is under these keys and has not expired. Raises DatabaseUnavailable."""
+        """Return the values under these keys that have not expired.
+
+        Raises:
+            DatabaseUnavailable: the database cannot be read.
+        """
 
     def close(self) -> None:
         """Close, blocking for no longer than the reader's own limits."""
@@ -72,30 +76,47 @@ _followers = msgspec.json.Decoder(Followers)
 _turn = msgspec.json.Decoder(KeptTurn)
 
 
+def ignore(_what: object) -> None:
+    """Do nothing about a problem."""
+
+
 class Continuations:
     """Used on one event loop."""
 
-    def __init__(self, reader: Reader, *, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        *,
+        now: Callable[[], datetime],
+        on_too_large: Callable[[int], None] = ignore,
+        on_unreadable: Callable[[DatabaseUnavailable], None] = ignore,
+    ) -> None:
+        """`on_too_large` gets the size in bytes of results that are not kept.
+
+        `on_unreadable` is called when the database cannot be read, once until it can be read again.
+        """
         self._reader = reader
         self._now = now
+        self._on_too_large = on_too_large
+        self._on_unreadable = on_unreadable
         self._known: OrderedDict[str, Stored] = OrderedDict()
         self._known_bytes = 0
         self._absent: OrderedDict[str, datetime] = OrderedDict()
-        """Keys that the database did not have, each with the time from which it is asked again."""
+        """Keys that the database did not have, and when to look them up again."""
         self._reachable = True
 
     def remember(
         self,
         scope: Scope,
         *,
-        held: Held | None = None,
+        mixed: MixedTurn | None = None,
         alias: tuple[str, str] | None = None,
         hidden: Sequence[tuple[TurnEnd, Sequence[Result]]] = (),
     ) -> list[Continuation]:
-        """Keep what an interception leaves for later requests; returns the records to emit.
+        """Keep what later requests need from an interception. Return the records to emit.
 
-        `alias`: ids of the first turn's answer, which the client knows, and of the last turn's. `hidden`: turns of
-        whose calls it knows nothing, with the results.
+        `mixed` is the turn that called injected and client tools. `alias` is the answer id of the first turn, which
+        the client has, and that of the last turn. `hidden` are turns that the client never saw, with their results.
         """
         history = scope.dialect.history
         if history is None:
@@ -103,28 +124,28 @@ class Continuations:
         kept: list[Continuation] = []
         now = self._now()
         if alias is not None and all(alias) and alias[0] != alias[1]:
-            kept.append(Continuation(scope.key("answer", alias[0]), {"last": alias[1]}, now + ALIAS_FOR))
-        client_calls = [call_id for call_id in held.client_calls if call_id] if held is not None else []
-        if held is not None and client_calls and held.results:
-            value = history.mixed_turn(client_calls, held.results)
-            kept.append(Continuation(scope.key("call", client_calls[0]), value, now + HELD_FOR))
+            kept.append(Continuation(scope.key("answer", alias[0]), {"last": alias[1]}, now + ALIASES_KEPT_FOR))
+        client_calls = [call_id for call_id in mixed.client_calls if call_id] if mixed is not None else []
+        if mixed is not None and client_calls and mixed.results:
+            value = history.mixed_turn(client_calls, mixed.results)
+            kept.append(Continuation(scope.key("call", client_calls[0]), value, now + RESULTS_KEPT_FOR))
         for end, results in hidden:
             for name, value in history.followers(end.content, results):
-                if len(msgspec.json.encode(value)) > MAX_VALUE:  # reasoning that nothing follows would be refused
+                if len(msgspec.json.encode(value)) > MAX_VALUE:  # a provider refuses reasoning that nothing follows
                     value = dict(history.followers(end.content, [_noted(result) for result in results]))[name]
-                kept.append(Continuation(scope.key("reasoning", name), value, now + ALIAS_FOR))
+                kept.append(Continuation(scope.key("reasoning", name), value, now + ALIASES_KEPT_FOR))
         return [record for record in kept if self._keep(record)]
 
     def _keep(self, record: Continuation) -> bool:
         value = msgspec.json.encode(record.value)
         if len(value) > MAX_VALUE:
-            logger.warning("aibridge: results of %d bytes are too large to be kept for the next request", len(value))
+            self._on_too_large(len(value))
             return False
         self._put(record.key, Stored(value, record.expires_at))
         return True
 
     async def completed(self, scope: Scope, body: JSONObject) -> bytes | None:
-        """The request, completed with what is kept for it; None if it stays as it is."""
+        """Return the request with what is kept for it; None if it stays unchanged."""
         if scope.dialect.history is None:
             return None
         request = scope.dialect.history.read(body)
@@ -132,7 +153,7 @@ class Continuations:
         return request.completed(found) if found else None
 
     async def find(self, scope: Scope, references: References) -> Found:
-        """What is kept under these ids."""
+        """Look up what is kept under these ids."""
         if not references:
             return Found()
         answers = {scope.key("answer", name): name for name in sorted(references.ids)}
@@ -158,7 +179,7 @@ class Continuations:
             read = await self._reader.read(unknown, now)
         except DatabaseUnavailable as e:
             if self._reachable:
-                logger.error("aibridge: what earlier answers left cannot be read, going on without it: %s", e)
+                self._on_unreadable(e)
             self._reachable = False
             return found
         self._reachable = True
@@ -213,7 +234,7 @@ def _noted(result: Result) -> Result:
 
 
 def _maybe[T](decoder: msgspec.json.Decoder[T], stored: Stored | None) -> T | None:
-    """A stored value; None where a later version has written it in another form."""
+    """Decode a stored value; None if another version wrote it in another form."""
     try:
         return decoder.decode(stored.value) if stored is not None else None
     except msgspec.MsgspecError:

@@ -20,7 +20,7 @@ from aibridge_addon.dialects.base import NOTHING, RequestReading
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import Route
-from aibridge_addon.interception.tap import OnEvent, Tap
+from aibridge_addon.interception.tap import OnEvent, OnPartial, Tap, ignore
 from aibridge_addon.records import Emit
 
 MAX_ERROR_LENGTH = 2000
@@ -55,8 +55,9 @@ class Exchange:
         limits: Limits,
         now: Callable[[], datetime],
         attempts: Attempts | None = None,
+        on_partial: OnPartial = ignore,
     ) -> None:
-        """`now` is a clock in UTC; `attempts` are those that will be made."""
+        """`now` is a clock in UTC. `on_partial` is called once for each answer that cannot be read in full."""
         assert route.dialect is not None
         self.id = id
         self.route = route
@@ -78,6 +79,7 @@ class Exchange:
         self._origin = origin
         self._limits = limits
         self._attempts = attempts or Attempts()
+        self._on_partial = on_partial
         self._first_response_id: str | None = None
         self._http_status: int | None = None
         self._model: str | None = None
@@ -126,6 +128,7 @@ class Exchange:
             content_encoding=content_encoding,
             limits=self._limits,
             on_event=on_event,
+            on_partial=self._on_partial,
         )
 
     @property

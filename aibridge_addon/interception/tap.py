@@ -1,15 +1,14 @@
-"""Read one upstream answer as it passes, and change not one byte of it.
+"""Read one upstream answer as it passes, without changing a byte. Sans-io.
 
-The tap is given the bytes that go to the client. It decodes a copy (content coding, then events or a body), lets the
-dialect read it, and says where in the bytes just given the answer's terminal event begins: what must be true before
-the client sees its end must be true before those bytes are passed on.
+The tap receives the bytes that go to the client. It decodes a copy (content coding, then events or a body) and passes
+it to the dialect's reader. It reports where the answer's terminal event begins, so that the caller can hold those
+bytes until the rows are committed.
 
-Whatever goes wrong here (a bomb, broken JSON, an event too large) ends the reading, never the traffic.
+An error here (a compression bomb, broken JSON, an oversized event) ends the reading, never the traffic.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,11 +19,16 @@ from aibridge_addon.wire.aws_eventstream import CorruptEventStream, CutEventStre
 from aibridge_addon.wire.framing import SSE, framing_of
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
 
-logger = logging.getLogger(__name__)
-
 OnEvent = Callable[[bytes, str, Any], None]
-"""Takes an event: its verbatim bytes, its name, and its decoded data, None where it was not worth decoding."""
+"""Takes an event: its verbatim bytes, its name, and its decoded data; None if the event was not decoded."""
+OnPartial = Callable[[str, Exception | None], None]
+"""Takes the reason why an answer cannot be read in full, and the exception if it is an error of ours."""
 OVERSIZED = "an event is larger than limits.sse_event"
+INTERNAL_ERROR = "an internal error"
+
+
+def ignore(_reason: str, _error: Exception | None) -> None:
+    """Do nothing about a partial answer."""
 
 
 class Tap:
@@ -37,16 +41,22 @@ class Tap:
         content_encoding: str,
         limits: Limits,
         on_event: OnEvent | None = None,
+        on_partial: OnPartial = ignore,
     ) -> None:
-        """`on_event` is called with each event of a stream, in order, once it has been read."""
+        """Begin to read an answer.
+
+        `on_event` is called for each event of a stream, in order, after it has been read. `on_partial` is called once
+        when something cannot be read, and for each internal error.
+        """
         self.reader = reader
         self.message: dict[str, Any] | None = None
-        """A blocking answer that succeeded, whole."""
+        """The whole blocking answer, if it succeeded."""
+        self.partial_reason: str | None = None
+        """Why the answer could not be read in full; None: everything was read so far."""
         self._on_event = on_event
-        self.complete = True
-        """Whether everything that passed so far could be read."""
+        self._on_partial = on_partial
         self.readable = True
-        """False: nothing more can be read, so it is not known how the answer ends."""
+        """False: nothing more can be read, so the end of the answer is unknown."""
         framing = framing_of(status, content_type, reader.framings)
         self.streaming = framing is not None
         self._status = status
@@ -65,20 +75,25 @@ class Tap:
             self._give_up(e)
 
     @property
+    def complete(self) -> bool:
+        """Whether everything that has passed so far could be read."""
+        return self.partial_reason is None
+
+    @property
     def at_event_boundary(self) -> bool:
-        """Whether an event of our own may be put into the stream here: uncoded, and nothing half sent."""
+        """Whether an event of our own may be inserted here: the stream has no coding, and no event is half sent."""
         return self.streaming and self._decoder is None and self._scanner.at_boundary
 
     @property
     def dropped(self) -> bool:
-        """Whether an event was too large to be kept."""
+        """Whether an event was too large to be read."""
         return self._dropped or self._scanner.oversized > 0
 
     def feed(self, data: bytes) -> int | None:
         """Read the next bytes.
 
         Returns:
-            The offset in `data` at which the terminal event begins (0 if that is not known), once; else None.
+            The offset in `data` at which the terminal event begins, or 0 if it is unknown. None for all other data.
         """
         if not self.readable:
             return None
@@ -89,13 +104,12 @@ class Tap:
         except CorruptEventStream as e:
             self._corrupt(e)
             return None
-        except Exception:  # the last line of defence: whatever we do wrong, the traffic goes on
-            logger.exception("aibridge: reading an answer failed")
-            self._give_up("an internal error")
+        except Exception as e:  # noqa: BLE001 (an error of ours must not stop the traffic)
+            self._fail(e)
             return None
 
     def event(self, data: bytes) -> bool:
-        """Read one event of a stream that came as a message of its own, not framed; says whether it was the last."""
+        """Read an unframed event that came as a message of its own. Return whether it was the last one."""
         if not self.readable:
             return False
         reading = self.reader.reading
@@ -106,9 +120,8 @@ class Tap:
                 self.reader.event("", data)
         except (NotJSON, Unreadable) as e:
             self._miss(e)
-        except Exception:  # as in `feed`
-            logger.exception("aibridge: reading an answer failed")
-            self._give_up("an internal error")
+        except Exception as e:  # noqa: BLE001 (as in `feed`)
+            self._fail(e)
         if reading.ended and self._dropped:
             self._miss(OVERSIZED)
         return reading.ended
@@ -123,12 +136,11 @@ class Tap:
         return 0 if self.reader.reading.ended and not ended else None
 
     def finish(self) -> None:
-        """The upstream has ended the answer, or will never: read what is left."""
+        """Read what is left. Call this when no more bytes will come."""
         try:
             self._finish()
-        except Exception:  # as in `feed`
-            logger.exception("aibridge: reading an answer failed")
-            self._give_up("an internal error")
+        except Exception as e:  # noqa: BLE001 (as in `feed`)
+            self._fail(e)
         self._body.clear()
 
     def _finish(self) -> None:
@@ -145,7 +157,7 @@ class Tap:
             self.reader.stream_ended()
             if self.dropped:
                 self._miss(OVERSIZED)
-                self.readable = self.readable and self.reader.reading.ended  # the end may have been what was dropped
+                self.readable = self.readable and self.reader.reading.ended  # the terminal event may have been dropped
         elif self.readable:
             self._whole_body(bytes(self._body))
 
@@ -200,13 +212,19 @@ class Tap:
             self.message = message
             self.reader.message(message)
         else:
-            self.reader.reading.error = AnswerError("unreadable_answer", "the answer is no JSON object")
+            self.reader.reading.error = AnswerError("unreadable_answer", "the answer is not a JSON object")
 
     def _corrupt(self, reason: CorruptEventStream) -> None:
-        """What came is wrong, for the client too."""
+        """Stop reading, and report the corrupt stream as the answer's error: the client cannot read it either."""
         if self.readable and not self.reader.reading.ended:
             self.reader.reading.error = AnswerError("corrupt_event_stream", str(reason))
         self._give_up(reason)
+
+    def _fail(self, error: Exception) -> None:
+        """Stop reading because of an error of ours."""
+        self._on_partial(INTERNAL_ERROR, error)
+        self.partial_reason = self.partial_reason or INTERNAL_ERROR
+        self._give_up(INTERNAL_ERROR)
 
     def _give_up(self, reason: object) -> None:
         self.readable = False
@@ -214,7 +232,7 @@ class Tap:
         self._miss(reason)
 
     def _miss(self, reason: object) -> None:
-        """Something passed unread. Said once for each answer: a provider may send a million of them."""
-        if self.complete:
-            logger.warning("an answer cannot be read in full, its record is partial: %s", reason)
-        self.complete = False
+        """Mark the answer as partial. Report it once, since an answer may have a million unreadable events."""
+        if self.partial_reason is None:
+            self.partial_reason = str(reason)
+            self._on_partial(self.partial_reason, None)

@@ -133,7 +133,7 @@ class ToolExchange:
         loop, tap = self.loop, self.exchange.tap
         if tap is None or tap.message is None:
             return None  # an error ends a blocking answer of several turns as one of a single turn
-        if not (self.exchange.turns > 1 or loop.calls_hidden or loop.held or self._names_ours):
+        if not (self.exchange.turns > 1 or loop.calls_hidden or loop.mixed or self._names_ours):
             return None
         return msgspec.json.encode(loop.splice.body())
 

@@ -24,8 +24,8 @@ REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """Results of a mixed turn, for the client's next request."""
+class MixedTurn:
+    """The results of a turn with injected and client calls. They are kept for the client's next request."""
 
     response_id: str
     results: tuple[Result, ...]
@@ -41,7 +41,7 @@ class ToolLoop:
         """Results of pending calls that are not run, since they repeat themselves."""
         self.calls_hidden = False
         """The answer ends although injected calls were made: it must not look as if they were still to come."""
-        self.held: Held | None = None
+        self.mixed: MixedTurn | None = None
         self.hidden: list[tuple[TurnEnd, tuple[Result, ...]]] = []
         """The turns of whose calls the client knows nothing, each with the results."""
         self.response_ids: list[str] = []
@@ -54,8 +54,8 @@ class ToolLoop:
         self._in_a_row: dict[tuple[str, bytes], int] = {}
         self._end = TurnEnd()
 
-    def asks(self, body: JSONObject) -> None:
-        """The first request has another body now, which the next turn's goes on from."""
+    def replace_request(self, body: JSONObject) -> None:
+        """Use another body as the first request. The next turn continues from it."""
         self._first = self._body = body
 
     def turn_ended(self, end: TurnEnd) -> None:
@@ -87,17 +87,17 @@ class ToolLoop:
         return tuple(call for place, call in enumerate(self.pending) if place not in self._repeated)
 
     def results(self, results: Sequence[Result]) -> bytes | None:
-        """Take what came of `to_run`, in that order.
+        """Take the results of `to_run`, in that order.
 
         Returns:
-            The next turn's request; None if the answer ends here, the results being `held` for the client's next one.
+            The next turn's request; None if the answer ends here. The results are then in `mixed`.
         """
         run, refused = iter(results), iter(self.refused)  # by place: some servers give calls no ids
         whole = tuple(next(refused if place in self._repeated else run) for place in range(len(self.pending)))
         bound = bool(self.refused) or len(self.response_ids) + 1 >= self._max_turns
         self.pending, self.refused = (), ()
         if self._end.client_calls:
-            self.held = Held(self._end.response_id, whole, tuple(self._end.client_calls))
+            self.mixed = MixedTurn(self._end.response_id, whole, tuple(self._end.client_calls))
             return None
         self.hidden.append((self._end, whole))
         request = self._injection.follow_up(

@@ -16,6 +16,7 @@ from mitmproxy import ctx
 from mitmproxy.addons.proxyserver import Proxyserver
 
 from aibridge_addon.bridge import Bridge
+from aibridge_addon.interception.in_flight import InFlight
 
 logger = logging.getLogger(__name__)
 
@@ -78,24 +79,30 @@ class Drain:
         timeout = self._bridges[-1].settings.drain_timeout if self._bridges else 0
         for bridge in self.bridges:
             bridge.draining = True
-        logger.info("draining: %d requests under way, at most %s s", self._under_way(), timeout)
+        logger.info("draining: %d requests under way, at most %s s", self._in_flight(), timeout)
         try:
             async with asyncio.timeout(timeout):
                 await _stop_accepting()
                 # Looked up anew each time: a reload may add a bridge meanwhile.
-                while busy := [bridge for bridge in self.bridges if bridge.under_way]:
-                    await busy[0].under_way.wait()
+                while busy := [bridge for bridge in self.bridges if bridge.in_flight]:
+                    await _emptied(busy[0].in_flight)
                 while any(_unsent()):  # noqa: ASYNC110 (transports do not say when they are empty)
                     await asyncio.sleep(POLL)
         except TimeoutError:
-            logger.warning("drain timeout: %d requests are cut off", self._under_way())
+            logger.warning("drain timeout: %d requests are cut off", self._in_flight())
             for bridge in self.bridges:
-                bridge.under_way.cut_off()
+                bridge.in_flight.cut_off()
         await asyncio.gather(*(bridge.close(WRITE_TIMEOUT) for bridge in self.bridges))
         ctx.master.shutdown()
 
-    def _under_way(self) -> int:
-        return sum(len(bridge.under_way) for bridge in self.bridges)
+    def _in_flight(self) -> int:
+        return sum(len(bridge.in_flight) for bridge in self.bridges)
+
+
+async def _emptied(requests: InFlight) -> None:
+    emptied = asyncio.Event()
+    requests.when_empty(emptied.set)
+    await emptied.wait()
 
 
 def _proxyserver() -> Proxyserver:

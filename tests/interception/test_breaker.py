@@ -15,7 +15,7 @@ SETTINGS = CircuitBreaker(failure_threshold=3, interval=10, timeout=30, max_requ
 @pytest.mark.parametrize(
     ("http_status", "error_type", "verdict"),
     [
-        # It answers, and it is well
+        # The provider answers and works
         (200, None, SUCCESS),
         (400, "invalid_request_error", SUCCESS),
         (401, "authentication_error", SUCCESS),
@@ -24,18 +24,18 @@ SETTINGS = CircuitBreaker(failure_threshold=3, interval=10, timeout=30, max_requ
         (502, "http_502", SUCCESS),
         (200, "api_error", SUCCESS),
         (200, "throttlingException", SUCCESS),
-        # It says that it is not
+        # The provider reports that it does not work
         (503, "http_503", FAILURE),
         (504, "http_504", FAILURE),
         (529, "overloaded_error", FAILURE),
         (200, "overloaded_error", FAILURE),
         (200, "serviceUnavailableException", FAILURE),
-        # It does not answer, or stops in the middle
+        # The provider does not answer, or breaks off
         (None, "upstream_unreachable", FAILURE),
         (200, "corrupt_event_stream", FAILURE),
         (200, "upstream_disconnected", FAILURE),
         (200, "incomplete_stream", FAILURE),
-        # Nobody knows
+        # The end says nothing about the provider
         (None, "client_disconnected", NEITHER),
         (200, "client_disconnected", NEITHER),
         (200, "shutdown", NEITHER),
@@ -106,7 +106,7 @@ def test_failures_of_an_interval_that_is_over_are_forgotten() -> None:
 
 
 def test_a_stream_that_dies_after_many_intervals_counts_when_it_dies() -> None:
-    """Ours: in the original, results of an earlier interval are ignored, that is those of most streams."""
+    """The original ignores results of an earlier interval, and so the results of most streams."""
     scene = Scene()
     streams = [scene.admit() for _ in range(3)]
     scene.now += 600
@@ -115,7 +115,7 @@ def test_a_stream_that_dies_after_many_intervals_counts_when_it_dies() -> None:
     assert scene.breaker.state is OPEN
 
 
-def test_while_open_the_remaining_time_is_told() -> None:
+def test_while_open_the_remaining_time_is_reported() -> None:
     scene = Scene()
     scene.open()
     assert scene.breaker.retry_after == 30
@@ -179,7 +179,7 @@ def test_what_was_let_through_before_a_change_of_state_is_not_counted() -> None:
     assert scene.breaker.state is CLOSED
 
 
-def test_closed_again_it_begins_at_nought() -> None:
+def test_closed_again_it_counts_from_zero() -> None:
     scene = Scene()
     scene.half_open()
     scene.breaker.settle(scene.admit(), SUCCESS)
@@ -196,12 +196,12 @@ OTHER = Provider(name="other", type="anthropic", circuit_breaker=CircuitBreaker(
 
 
 @pytest.fixture
-def changes() -> list[tuple[str, str, str, float]]:
+def changes() -> list[tuple[str, str, str, State, State]]:
     return []
 
 
 @pytest.fixture
-def breakers(changes: list[tuple[str, str, str, float]]) -> Breakers:
+def breakers(changes: list[tuple[str, str, str, State, State]]) -> Breakers:
     return Breakers(lambda: 0.0, lambda *change: changes.append(change))
 
 
@@ -218,14 +218,14 @@ def is_open(breakers: Breakers, provider: Provider, route: str, model: str) -> b
 
 
 def test_there_is_one_for_each_provider_route_and_model(
-    breakers: Breakers, changes: list[tuple[str, str, str, float]]
+    breakers: Breakers, changes: list[tuple[str, str, str, State, State]]
 ) -> None:
     trip(breakers, PROVIDER, "/v1/messages", "m")
     assert is_open(breakers, PROVIDER, "/v1/messages", "m")
     assert not is_open(breakers, PROVIDER, "/v1/messages", "n")
     assert not is_open(breakers, PROVIDER, "/v1/other", "m")
     assert not is_open(breakers, OTHER, "/v1/messages", "m")
-    assert changes == [("anthropic", "/v1/messages", "m", 1.0)]
+    assert changes == [("anthropic", "/v1/messages", "m", CLOSED, OPEN)]
 
 
 def test_a_provider_without_the_setting_has_none(breakers: Breakers) -> None:
@@ -241,15 +241,15 @@ def test_their_number_is_bounded_and_open_ones_are_kept_the_longest(breakers: Br
     assert is_open(breakers, PROVIDER, "/v1/messages", "bad")
 
 
-def test_an_open_one_that_is_forgotten_is_told_to_be_closed(
-    breakers: Breakers, changes: list[tuple[str, str, str, float]]
+def test_an_open_one_that_is_dropped_is_reported_as_closed(
+    breakers: Breakers, changes: list[tuple[str, str, str, State, State]]
 ) -> None:
     for number in range(MAX_BREAKERS + 1):
         trip(breakers, PROVIDER, "/v1/messages", f"model-{number}")
     assert len(breakers) == MAX_BREAKERS
     assert changes[-2:] == [
-        ("anthropic", "/v1/messages", "model-0", 0.0),
-        ("anthropic", "/v1/messages", f"model-{MAX_BREAKERS}", 1.0),
+        ("anthropic", "/v1/messages", "model-0", OPEN, CLOSED),
+        ("anthropic", "/v1/messages", f"model-{MAX_BREAKERS}", CLOSED, OPEN),
     ]
 
 

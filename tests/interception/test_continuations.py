@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import sqlite3
 import sys
 import threading
@@ -22,8 +21,8 @@ from aibridge_addon.dialects.history import Found, References
 from aibridge_addon.dialects.messages.reader import Messages
 from aibridge_addon.dialects.turns import Call, Result, Text, TurnEnd
 from aibridge_addon.interception import continuations
-from aibridge_addon.interception.continuations import ALIAS_FOR, HELD_FOR, Continuations, Scope
-from aibridge_addon.interception.tool_loop import Held
+from aibridge_addon.interception.continuations import ALIASES_KEPT_FOR, RESULTS_KEPT_FOR, Continuations, Scope
+from aibridge_addon.interception.tool_loop import MixedTurn
 from aibridge_addon.recording.sqlite import reader, store
 from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader
 from aibridge_addon.recording.sqlite.store import PURGE_BATCH, PURGE_INTERVAL, SqliteStore
@@ -47,9 +46,9 @@ COMPLETED = (
 NAMED = References(frozenset(("msg_1",)), frozenset("a"))
 
 
-def held(text: str = "so", client_call: str = "a") -> Held:
+def mixed(text: str = "so", client_call: str = "a") -> MixedTurn:
     call = Call("x", "bmcp_t_x", {}, {"type": "tool_use", "id": "x", "input": {"n": 1.5}})
-    return Held("msg_2", (Result(call, (Text(text),)),), (client_call, "b"))
+    return MixedTurn("msg_2", (Result(call, (Text(text),)),), (client_call, "b"))
 
 
 class Clock:
@@ -125,14 +124,14 @@ def rows(path: Path) -> int:
 
 
 async def test_what_was_remembered_is_found_at_once_though_nothing_is_written(one: Continuations) -> None:
-    assert len(one.remember(ADA, held=held(), alias=("msg_1", "msg_2"))) == 2
+    assert len(one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2"))) == 2
     assert await one.completed(ADA, REQUEST) == COMPLETED
 
 
 async def test_another_process_on_the_same_database_finds_it_and_makes_the_same_bytes(
     one: Continuations, other: Continuations, write: Write
 ) -> None:
-    write(*one.remember(ADA, held=held(), alias=("msg_1", "msg_2")))
+    write(*one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2")))
     assert await other.completed(ADA, REQUEST) == await one.completed(ADA, REQUEST) == COMPLETED
     assert await other.find(ADA, NAMED) == await one.find(ADA, NAMED)
 
@@ -143,10 +142,10 @@ async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Co
         "from aibridge_addon.interception.continuations import Continuations\n"
         "from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader\n"
         "from aibridge_addon.recording.sqlite.store import SqliteStore\n"
-        "from tests.interception.test_continuations import ADA, NOON, held\n"
+        "from tests.interception.test_continuations import ADA, NOON, mixed\n"
         "path = Path(sys.argv[1]); store = SqliteStore(path, durable=True, now=lambda: NOON)\n"
         "mine = Continuations(AsyncReader(SqliteReader(path)), now=lambda: NOON)\n"
-        "store.open(); store.write(mine.remember(ADA, held=held(), alias=('msg_1', 'msg_2'))); store.close()\n"
+        "store.open(); store.write(mine.remember(ADA, mixed=mixed(), alias=('msg_1', 'msg_2'))); store.close()\n"
     )
     root = Path(__file__).parents[2]
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, path, cwd=root)
@@ -160,7 +159,7 @@ async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Co
 
 @pytest.mark.parametrize("scope", OTHERS, ids=["another user", "another provider", "another wire format"])
 async def test_nobody_else_finds_it(one: Continuations, other: Continuations, write: Write, scope: Scope) -> None:
-    write(*one.remember(ADA, held=held(), alias=("msg_1", "msg_2")))
+    write(*one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2")))
     for place in (one, other):
         assert not await place.find(scope, NAMED)
         assert await place.completed(scope, REQUEST) is None
@@ -173,7 +172,7 @@ def _called(name: str) -> Dialect:
 
 async def test_of_a_dialect_without_a_history_nothing_is_kept(one: Continuations) -> None:
     scope = replace(ADA, dialect=CONVERSE)
-    assert one.remember(scope, held=held(), alias=("msg_1", "msg_2")) == []
+    assert one.remember(scope, mixed=mixed(), alias=("msg_1", "msg_2")) == []
     assert await one.completed(scope, REQUEST) is None
 
 
@@ -193,14 +192,14 @@ async def test_the_parts_of_a_scope_cannot_be_shifted_into_each_other() -> None:
         (None, None),
         (None, ("msg_1", "msg_1")),
         (None, ("", "msg_2")),
-        (replace(held(), client_calls=("",)), None),
-        (replace(held(), results=()), None),
+        (replace(mixed(), client_calls=("",)), None),
+        (replace(mixed(), results=()), None),
     ],
 )
 async def test_what_later_requests_do_not_need_is_not_kept(
-    one: Continuations, turn: Held | None, alias: tuple[str, str] | None
+    one: Continuations, turn: MixedTurn | None, alias: tuple[str, str] | None
 ) -> None:
-    assert one.remember(ADA, held=turn, alias=alias) == []
+    assert one.remember(ADA, mixed=turn, alias=alias) == []
 
 
 async def test_of_two_under_the_same_id_the_later_one_counts(
@@ -217,7 +216,7 @@ async def test_of_two_under_the_same_id_the_later_one_counts(
 async def test_a_value_that_another_version_wrote_is_not_used(
     path: Path, one: Continuations, other: Continuations, write: Write, value: str
 ) -> None:
-    write(*one.remember(ADA, held=held(), alias=("msg_1", "msg_2")))
+    write(*one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2")))
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("update aibridge_continuations set value = ?", (value,))
     assert not await other.find(ADA, NAMED)
@@ -229,13 +228,13 @@ async def test_a_value_that_another_version_wrote_is_not_used(
 async def test_it_expires_in_memory_and_in_the_database(
     one: Continuations, other: Continuations, write: Write, clock: Clock
 ) -> None:
-    write(*one.remember(ADA, held=held(), alias=("msg_1", "msg_2")))
-    clock.now = NOON + HELD_FOR - timedelta(seconds=1)
+    write(*one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2")))
+    clock.now = NOON + RESULTS_KEPT_FOR - timedelta(seconds=1)
     assert len((await one.find(ADA, NAMED)).turns) == 1
-    clock.now = NOON + HELD_FOR
+    clock.now = NOON + RESULTS_KEPT_FOR
     for place in (one, other):
         assert await place.find(ADA, NAMED) == Found({"msg_1": "msg_2"}, [])
-    clock.now = NOON + ALIAS_FOR
+    clock.now = NOON + ALIASES_KEPT_FOR
     for place in (one, other):
         assert not await place.find(ADA, NAMED)
 
@@ -243,9 +242,9 @@ async def test_it_expires_in_memory_and_in_the_database(
 async def test_expired_rows_are_deleted_now_and_then_a_few_at_a_time(
     path: Path, one: Continuations, write: Write, clock: Clock
 ) -> None:
-    many = [one.remember(ADA, held=held(client_call=f"c{n}"))[0] for n in range(PURGE_BATCH + 10)]
+    many = [one.remember(ADA, mixed=mixed(client_call=f"c{n}"))[0] for n in range(PURGE_BATCH + 10)]
     write(*many, *one.remember(ADA, alias=("msg_1", "msg_2")))
-    clock.now = NOON + HELD_FOR
+    clock.now = NOON + RESULTS_KEPT_FOR
     write(STARTED)
     assert rows(path) == 11
     write(replace(STARTED, id="i2"))
@@ -260,10 +259,13 @@ async def test_expired_rows_are_deleted_now_and_then_a_few_at_a_time(
 # --- how much ---------------------------------------------------------------------------------------------------
 
 
-async def test_results_that_are_too_large_are_not_kept(one: Continuations, caplog: pytest.LogCaptureFixture) -> None:
-    assert one.remember(ADA, held=held("long" * 2**19), alias=("msg_1", "msg_2"))[1:] == []
-    assert "too large" in caplog.text
+async def test_results_that_are_too_large_are_reported_and_not_kept(path: Path, clock: Clock) -> None:
+    sizes: list[int] = []
+    one = Continuations(AsyncReader(SqliteReader(path)), now=clock, on_too_large=sizes.append)
+    assert one.remember(ADA, mixed=mixed("long" * 2**19), alias=("msg_1", "msg_2"))[1:] == []
+    assert [size > continuations.MAX_VALUE for size in sizes] == [True]
     assert await one.find(ADA, NAMED) == Found({"msg_1": "msg_2"}, [])
+    one.close()
 
 
 async def test_of_results_that_are_too_large_reasoning_is_followed_by_a_note(one: Continuations) -> None:
@@ -315,7 +317,7 @@ async def test_the_database_is_not_asked_again_for_what_it_did_not_have(
     monkeypatch.setattr(continuations, "MAX_ABSENT", 1)
     await place.find(ADA, References(call_ids=frozenset("cde")))
     assert len(place._absent) == 1
-    place.remember(ADA, held=held())
+    place.remember(ADA, mixed=mixed())
     assert (await place.find(ADA, NAMED)).turns
 
 
@@ -347,24 +349,23 @@ async def test_the_database_is_never_asked_on_the_event_loop(path: Path) -> None
     assert len(reader.threads) == 1 and threading.get_ident() not in reader.threads
 
 
-async def test_a_database_that_cannot_be_read_gives_nothing_and_is_told_once(
-    clock: Clock, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_database_that_cannot_be_read_gives_nothing_and_is_reported_once(clock: Clock) -> None:
     reader = Nothing()
     reader.error = DatabaseUnavailable("it is away")
-    place = Continuations(reader, now=clock)
+    errors: list[DatabaseUnavailable] = []
+    place = Continuations(reader, now=clock, on_unreadable=errors.append)
     place.remember(ADA, alias=("msg_1", "msg_2"))
     for _ in range(3):
         assert await place.find(ADA, NAMED) == Found({"msg_1": "msg_2"}, [])
     assert len(reader.asked) == 3, "that it cannot be read does not mean that there is nothing"
-    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert errors == [reader.error]
 
 
 async def test_a_file_that_is_not_there_yet_is_found_when_it_is(
     one: Continuations, other: Continuations, write: Write
 ) -> None:
     assert not await other.find(ADA, NAMED)
-    write(*one.remember(ADA, held=held(), alias=("msg_1", "msg_2")))
+    write(*one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2")))
     assert await other.completed(ADA, REQUEST) == COMPLETED
 
 
@@ -373,7 +374,7 @@ async def test_a_locked_file_gives_nothing_until_it_is_free_again(
 ) -> None:
     monkeypatch.setattr(reader, "BUSY_TIMEOUT", 0)
     monkeypatch.setattr(store, "BUSY_TIMEOUT_MS", 0)
-    left = one.remember(ADA, held=held(), alias=("msg_1", "msg_2"))
+    left = one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2"))
     with closing(sqlite3.connect(path, isolation_level=None)) as owner:
         owner.execute("pragma locking_mode = exclusive")
         owner.execute("begin exclusive")

@@ -279,7 +279,7 @@ def test_an_event_that_is_no_json_is_left_out_and_the_rest_is_read(dialect: Dial
 
 
 @pytest.mark.parametrize("coding", ["x-secret", "gzip, gzip, gzip, gzip, gzip"])
-def test_a_coding_that_nobody_knows_ends_the_reading(coding: str) -> None:
+def test_an_unknown_coding_ends_the_reading(coding: str) -> None:
     tap = stream_tap(coding=coding)
     assert tap.feed(SIMPLE.body) is None
     tap.finish()
@@ -301,6 +301,44 @@ def test_a_body_that_is_no_json_object_is_an_error_of_the_answer(body: bytes) ->
     tap.finish()
     assert tap.reader.reading.error is not None
     assert tap.reader.reading.error.type == "unreadable_answer"
+
+
+def test_an_answer_that_cannot_be_read_in_full_is_reported_once() -> None:
+    reported: list[tuple[str, Exception | None]] = []
+    tap = Tap(
+        MESSAGES.answer_reader(),
+        status=200,
+        content_type="text/event-stream",
+        content_encoding="",
+        limits=Limits(),
+        on_partial=lambda *reason: reported.append(reason),
+    )
+    for _ in range(3):
+        tap.feed(b"data: {\n\n")
+    tap.finish()
+    assert tap.partial_reason is not None and reported == [(tap.partial_reason, None)]
+
+
+def test_an_internal_error_ends_the_reading_and_is_reported_with_its_exception() -> None:
+    reported: list[tuple[str, Exception | None]] = []
+    error = RuntimeError("a fault of ours")
+
+    def on_event(_raw: bytes, _name: str, _data: object) -> None:
+        raise error
+
+    tap = Tap(
+        MESSAGES.answer_reader(),
+        status=200,
+        content_type="text/event-stream",
+        content_encoding="",
+        limits=Limits(),
+        on_event=on_event,
+        on_partial=lambda *reason: reported.append(reason),
+    )
+    assert tap.feed(SIMPLE.body) is None
+    assert tap.feed(SIMPLE.body) is None
+    assert not tap.readable and not tap.complete
+    assert reported == [("an internal error", error)]
 
 
 @given(

@@ -47,7 +47,7 @@ def results_in(request: dict[str, Any] | None) -> list[tuple[str, str, bool]]:
 def test_without_injected_calls_the_answer_ends() -> None:
     made = loop()
     assert turn(made) is None and turn(made, client=("c1",)) is None
-    assert (made.calls_hidden, made.held, made.to_run) == (False, None, ())
+    assert (made.calls_hidden, made.mixed, made.to_run) == (False, None, ())
 
 
 def test_injected_calls_are_run_and_their_results_go_back_in_call_order() -> None:
@@ -158,9 +158,9 @@ class TestMixedTurns:
         turn(made, call("a"))
         mine = (call("b", anchor="c1"), call("c", anchor=None))
         assert turn(made, *mine, client=("c1", "c2")) is None
-        assert made.held is not None
-        assert (made.held.response_id, made.held.client_calls) == ("msg_2", ("c1", "c2"))
-        assert [(result.call, result.parts) for result in made.held.results] == [
+        assert made.mixed is not None
+        assert (made.mixed.response_id, made.mixed.client_calls) == ("msg_2", ("c1", "c2"))
+        assert [(result.call, result.parts) for result in made.mixed.results] == [
             (mine[0], (Text("of b"),)),
             (mine[1], (Text("of c"),)),
         ]
@@ -170,4 +170,4 @@ class TestMixedTurns:
         """The client goes on, and its next request has its own turns."""
         made = loop(max_turns=1)
         assert turn(made, call("b", anchor="c1"), client=("c1",)) is None
-        assert made.held is not None and len(made.held.results) == 1 and not made.calls_hidden
+        assert made.mixed is not None and len(made.mixed.results) == 1 and not made.calls_hidden

@@ -31,7 +31,7 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[MakeScene]:
     yield make
     for scene in scenes:
         await scene.bridge.close(10)
-        assert len(scene.bridge.under_way) == 0, "a flow was never told to have ended"
+        assert len(scene.bridge.in_flight) == 0, "a flow was never told to have ended"
         ended = [id(flow) for flow, _ in scene.ends]
         assert len(ended) == len(set(ended)), f"a flow was told twice to have ended: {scene.ends}"
         scene.playbook.expect_nothing()

@@ -139,7 +139,7 @@ async def first_turn_refused(flow: http.HTTPFlow, state: Bridged, exchange: Exch
     state.head.bridge.refuses_usage.add(provider_name)
     set_body(flow.request, usage.original)
     if state.tools is not None:
-        state.tools.exchange.loop.asks(JSONObject(usage.original))
+        state.tools.exchange.loop.replace_request(JSONObject(usage.original))
         state.tools.exchange.discard_answer()
     else:
         _restore_accept_encoding(flow.request, state.head.headers)

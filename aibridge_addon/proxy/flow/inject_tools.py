@@ -63,7 +63,7 @@ def _remembered(head: Head, continuations: Continuations, loop: ToolLoop) -> Ite
     """What an interception with tools leaves for the client's next requests."""
     first, last = loop.response_ids[0], loop.response_ids[-1]
     alias = (first, last) if first and last and first != last else None
-    return continuations.remember(_scope(head), held=loop.held, alias=alias, hidden=loop.hidden)
+    return continuations.remember(_scope(head), mixed=loop.mixed, alias=alias, hidden=loop.hidden)
 
 
 def _scope(head: Head) -> Scope:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Awaitable
 from dataclasses import replace
@@ -22,6 +23,8 @@ from aibridge_addon.proxy.flow.state import Bridged, Dispatch, Head, Refusal, Us
 from aibridge_addon.records import utc_now
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+
+logger = logging.getLogger(__name__)
 
 MAX_AGENT_LENGTH = 512
 """Characters of a user agent that are kept: a client chooses them."""
@@ -65,8 +68,9 @@ def exchange_for(head: Head, reading: RequestReading, client: clients.Program, s
     central = _central_hint(head.dispatch)
     credential = client_credential(head.headers, head.route.type.credential_headers)
     agent = head.headers.get(b"user-agent")
+    id = str(uuid.uuid4())
     return Exchange(
-        str(uuid.uuid4()),
+        id,
         head.route,
         reading,
         Origin(
@@ -82,7 +86,14 @@ def exchange_for(head: Head, reading: RequestReading, client: clients.Program, s
         limits=head.bridge.settings.limits,
         now=utc_now,
         attempts=head.dispatch.attempts,
+        on_partial=partial(_log_partial, id),
     )
+
+
+def _log_partial(id: str, reason: str, error: Exception | None) -> None:
+    level = logging.ERROR if error is not None else logging.WARNING
+    message = "an answer cannot be read in full, its record is partial: %s (interception=%s)"
+    logger.log(level, message, reason, id, exc_info=error)
 
 
 def _central_hint(dispatch: Dispatch) -> str | None:
@@ -131,4 +142,4 @@ def _ask_for_usage(flow: http.HTTPFlow, state: Bridged, body: JSONObject) -> Non
     request.headers["accept-encoding"] = "identity"  # a chunk has to be taken out of the answer
     set_body(request, asking)
     if state.tools is not None:
-        state.tools.exchange.loop.asks(JSONObject(asking))
+        state.tools.exchange.loop.replace_request(JSONObject(asking))

@@ -75,7 +75,7 @@ class Intake:
         if route is None:
             self._foreign(flow)
             return
-        left = self._bridge.under_way.enter(partial(_cut_off, flow))
+        left = self._bridge.in_flight.enter(partial(_cut_off, flow))
         refused = flow.metadata[KEY] = Refused(route, left)  # it stays so where deciding fails
         flow.metadata[KEY] = self._decided(flow, route, left) or refused
 

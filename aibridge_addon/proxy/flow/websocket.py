@@ -79,7 +79,7 @@ class BridgedSocket:
         speaker = clients.speaker(client, head.headers, has_tools=has_tools)
         exchange = exchange_for(head, reading, client, speaker)
         cut_off = "the bridge was shut down before the answer had ended"
-        left = head.bridge.under_way.enter(lambda: exchange.end("shutdown", cut_off))
+        left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off))
         self._bridges[exchange.id] = head.bridge, left
         return exchange
 

@@ -119,8 +119,8 @@ async def test_a_stop_cuts_the_lane_that_has_no_answer_yet(socket: Socket, answe
     for lane in "ab":
         await socket.ask(lane, f"the prompt of {lane}")
     await socket.answer(answered, "resp_1")
-    assert len(socket.scene.bridge.under_way) == 1
-    socket.scene.bridge.under_way.cut_off()
+    assert len(socket.scene.bridge.in_flight) == 1
+    socket.scene.bridge.in_flight.cut_off()
     prompts = {row["interception_id"]: row["prompt"] for row in await socket.scene.rows("aibridge_user_prompts")}
     ends = {prompts[row["id"]]: row["error_type"] for row in await socket.scene.interceptions()}
     left = "b" if answered == "a" else "a"
