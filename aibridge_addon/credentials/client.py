@@ -1,4 +1,4 @@
-"""The credential that a client brings: which header it is in, and what of it may be shown."""
+"""Find the credential in a client's request, and mask it for rows and logs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _CREDENTIAL = re.compile(r"\bCredential=([^/,\s]+)/")
 
 
 def mask(secret: str) -> str:
-    """Show just enough of a secret to tell it from another: `sk-a...efgh`."""
+    """Return just enough of a secret to distinguish it from others: `sk-a...efgh`."""
     visible = 4 if len(secret) >= 20 else 2 if len(secret) >= 10 else 1 if len(secret) >= 5 else 0
     if not secret or not visible:
         return "..." if secret else ""
@@ -18,9 +18,9 @@ def mask(secret: str) -> str:
 
 
 def client_credential(headers: Headers, names: tuple[bytes, ...]) -> str | None:
-    """The credential in the first of these headers that holds one.
+    """Return the credential in the first of these headers that has one.
 
-    For `Authorization`, a bearer's token, or the id of the access key that AWS's signature is made with.
+    `Authorization` has a bearer token, or the id of the access key of an AWS signature.
     """
     for name in names:
         value = headers.get(name, b"").decode("latin-1").strip()
@@ -32,12 +32,12 @@ def client_credential(headers: Headers, names: tuple[bytes, ...]) -> str | None:
 
 
 def signs_request(headers: Headers) -> bool:
-    """Whether AWS's signature is over this request: a byte of its body that changes makes it invalid."""
+    """Whether the request has an AWS signature. Any change to its body would make the signature invalid."""
     return headers.get(b"authorization", b"").lstrip().upper().startswith(b"AWS4-")
 
 
 def brings_credential(headers: Headers, names: tuple[bytes, ...]) -> bool:
-    """Whether the client authenticates itself to the provider: by a credential, or by AWS's signature."""
+    """Whether the client authenticates itself to the provider, by a credential or by an AWS signature."""
     return signs_request(headers) or client_credential(headers, names) is not None
 
 
@@ -49,6 +49,6 @@ def _bearer(value: str) -> str:
 
 
 def _access_key_id(value: str) -> str:
-    """`AWS4-HMAC-SHA256 Credential=<id>/<date>/<region>/<service>/aws4_request, SignedHeaders=…, Signature=…`."""
+    """Read the id from `AWS4-HMAC-SHA256 Credential=<id>/<date>/<region>/<service>/aws4_request, …`."""
     found = _CREDENTIAL.search(value)
     return found[1] if found else ""

@@ -1,7 +1,7 @@
-"""A provider's central keys: which one is used, and which have to rest. Sans-io: the clock is given.
+"""A provider's central keys: choose one, and rest those that the provider refuses. Sans-io: the clock is passed in.
 
 choose ─▶ the first key that does not rest, in the configuration's order
-rest   ─▶ the provider has refused it: 429 until `Retry-After`, or for a minute; 401 for a minute
+rest   ─▶ the provider refused the key: 429 until `Retry-After`, or for a minute; 401 for a minute
 """
 
 from __future__ import annotations
@@ -15,28 +15,28 @@ from pydantic import SecretStr
 from aibridge_addon.credentials.client import mask
 
 DEFAULT_REST = 60.0
-"""Seconds that a key rests if the provider does not say how long."""
+"""Seconds that a key rests if the answer has no `Retry-After`."""
 MAX_REST = 86_400.0
-"""Seconds; a provider that says more is not believed."""
+"""Seconds. Longer `Retry-After` values are cut, so that a wrong one cannot disable a key for good."""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
     number: int
-    """Its place in the configuration."""
+    """Its index in the configuration."""
     secret: SecretStr
     hint: str
-    """What may be shown of it."""
+    """The masked secret, for rows and logs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exhausted:
-    """No key is left: what the client is told."""
+    """The answer to a client when every key rests."""
 
     status: int
     message: str
     retry_after: int | None
-    """Whole seconds until a key may be used again; None where that is no matter of time."""
+    """Whole seconds until a key may be used again; None if waiting does not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +53,9 @@ class KeyPool:
         self._resting: dict[int, _Rest] = {}
 
     def choose(self, but: Collection[Key] = ()) -> Key | None:
-        """The key for the next attempt, none of `but`; None: there is none now.
+        """Return the key for the next attempt, none of `but`; None if every key rests.
 
-        A key without a second one never rests: that the provider refuses it is then the answer.
+        A single key never rests: the provider's refusal is then the answer.
         """
         if len(self.keys) == 1:
             return next((key for key in self.keys if key not in but), None)
@@ -67,7 +67,7 @@ class KeyPool:
         return rest is None or rest.until <= now
 
     def rest(self, key: Key, seconds: float | None, *, rate_limited: bool) -> None:
-        """The provider has refused this key; `seconds` as it says, None where it does not."""
+        """Rest a key that the provider has refused. `seconds` is its `Retry-After`; None if there is none."""
         now = self._now()
         pause = min(DEFAULT_REST if seconds is None else seconds, MAX_REST)
         self._resting = {number: rest for number, rest in self._resting.items() if rest.until > now}
@@ -80,7 +80,7 @@ class KeyPool:
         return max(0.0, min((rest.until - now for rest in self._resting.values()), default=0.0))
 
     def exhausted(self) -> Exhausted:
-        """What the client is told while all keys rest: only a rate limit is something that it can wait for."""
+        """Return the answer while all keys rest. Only a rate limit is worth waiting for."""
         if any(rest.rate_limited for rest in self._resting.values()):
             return Exhausted(429, "every central key of this provider is rate limited", max(1, math.ceil(self.wait)))
         return Exhausted(502, "the provider accepts none of its central keys", None)

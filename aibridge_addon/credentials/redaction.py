@@ -1,6 +1,6 @@
-"""Take secrets, and what the operator's own patterns name, out of text before it is stored.
+"""Replace secrets, and matches of the operator's own patterns, in text before it is stored.
 
-Patterns run over text that strangers choose, so they are matched by RE2, whose time is linear in the text.
+The text is untrusted, so the patterns run in RE2, whose time is linear in the text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import re2
 
 REDACTED = "[redacted]"
 MAX_LEVELS = 100
-"""Levels of a JSON value that are looked through; what lies deeper is not stored."""
+"""Maximum depth of a JSON value. What is nested deeper is replaced as a whole."""
 
 SECRETS = (
     r"\bsk-(?:ant-|proj-|svcacct-|or-v1-)?[A-Za-z0-9_-]{16,}",  # Anthropic, OpenAI, OpenRouter
@@ -27,9 +27,9 @@ SECRETS = (
     r"\beyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+",  # JSON web tokens
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----[^-]*(?:-----END [A-Z ]*PRIVATE KEY-----)?",
 )
-"""Formats of credentials that their issuers document; always redacted."""
+"""Credential formats that their issuers document. They are always redacted."""
 
-# In JSON these hide where a word begins: the text of `"\nsk-…"` has an `n` before the secret.
+# JSON escapes hide where a word begins: the JSON `"\nsk-…"` has an `n` before the secret.
 _ESCAPED = re.compile(rb"\\[bfnrt]")
 _ESCAPED_CODE = re.compile(rb"\\u[0-9a-fA-F]{4}")
 
@@ -42,8 +42,8 @@ class Redactor:
         return self._pattern.sub(REDACTED, text) if self._pattern.search(text) else text
 
     def encoded(self, data: bytes) -> bytes:
-        """Redact UTF-8 that may be JSON, or a piece of it; all but the secrets stays byte for byte."""
-        # As long as `data`, with blanks for escapes.
+        """Redact UTF-8 text that may be JSON, or a piece of it. All other bytes stay unchanged."""
+        # `data` with blanks in place of escapes, at the same offsets.
         blanked = _ESCAPED_CODE.sub(b" " * 6, _ESCAPED.sub(b"  ", data)) if b"\\" in data else data
         kept = []
         end = 0
@@ -56,7 +56,7 @@ class Redactor:
         return None if text is None else self.text(text)
 
     def value(self, value: Any, levels: int = MAX_LEVELS) -> Any:
-        """Redact each text of a JSON value: once encoded, escapes hide what patterns look for (`\\nsk-…`)."""
+        """Redact each text of a JSON value. In encoded JSON, escapes would hide secrets (`\\nsk-…`)."""
         match value:
             case str():
                 return self.text(value)

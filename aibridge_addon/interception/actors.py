@@ -11,7 +11,7 @@ from aibridge_addon.config.schema import Actor as ActorSettings
 from aibridge_addon.records import Headers
 
 MAX_ID_LENGTH = 256
-"""Longer names are cut: a client chooses them."""
+"""Characters. Longer names are cut, since a client chooses them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,28 +21,28 @@ class Actor:
 
 
 class ActorResolver:
-    """Decides by the configuration's `actor` section."""
+    """Finds actors by the rules of the configuration's `actor` section."""
 
     def __init__(self, settings: ActorSettings, *, system_user: str) -> None:
-        """`system_user`: the operating system's user, who is the actor where no other is known or required."""
+        """`system_user` is the operating system's user. It is the actor if none is known and none is required."""
         self._settings = settings
         self._header = settings.header.lower().encode() if settings.header else None
         self._fallback = settings.default or (None if settings.required else system_user)
 
     @property
     def header(self) -> bytes | None:
-        """The header, in lower case, that never goes upstream."""
+        """The header that names the actor, in lower case. It is never sent upstream."""
         return self._header
 
     def trusted_name(self, headers: Headers, peer: str) -> str | None:
-        """The name in the trusted header, if the peer is one that may set it."""
+        """Return the name in the trusted header, if this peer may set it."""
         if self._header is None:
             return None
         name = headers.get(self._header, b"").decode("utf-8", "replace").strip()
         return name if name and self._trusts(peer) else None
 
     def resolve(self, proxy_user: str | None, trusted_name: str | None) -> Actor | None:
-        """The actor; None if the configuration requires one and there is none."""
+        """Return the actor; None if the configuration requires one and there is none."""
         name = proxy_user or trusted_name or self._fallback
         return Actor(name[:MAX_ID_LENGTH], self._settings.metadata) if name else None
 

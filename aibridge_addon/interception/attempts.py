@@ -3,10 +3,10 @@
     attempt ─▶ Outcome ─▶ Attempts.after ─┬─ SHOW       the client gets this answer
                                           ├─ NEXT_KEY   at once, with another central key
                                           ├─ RETRY      after a pause, the same request
-                                          └─ EXHAUSTED  every central key rests: an answer of our own
+                                          └─ EXHAUSTED  every central key rests: the bridge answers itself
 
-Which statuses are retried, what the headers mean and how long the pause is are the habits of the vendors' own SDKs
-(openai-python and anthropic-sdk-python, `_base_client.py`).
+Retried statuses, retry headers and pauses follow the vendors' own SDKs (openai-python and anthropic-sdk-python,
+`_base_client.py`).
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from typing import Any
 from aibridge_addon.credentials.key_pool import Key, KeyPool
 
 FIRST_PAUSE = 0.5
-"""Seconds; doubled at every further retry."""
+"""Seconds before the first retry. Doubled for each further retry."""
 LONGEST_PAUSE = 8.0
+"""Seconds. The doubled pause never grows beyond this."""
 JITTER = 0.25
-"""Up to this share of a pause is taken off, so that clients do not come back all at once."""
-LONGEST_ASKED_PAUSE = 60.0
+"""Share of a pause. Up to this much is subtracted at random, so that clients do not retry all at once."""
+MAX_RETRY_AFTER = 60.0
 """Seconds. A longer Retry-After is ignored in favour of our own backoff."""
 LONGEST_KEY_PAUSE = 30.0
-"""Seconds; a key that is back later is not waited for. Well below the minute that a key rests if nothing is said of it:
-some of that is over when the last key is refused, too."""
-MAX_TOLD = 50
-"""Maximum number of attempts listed in a row's metadata: a tool loop may make many."""
+"""Seconds. The bridge does not wait longer for a resting key. This is well below the default rest of a minute, part of
+which may have passed when the last key is refused."""
+MAX_REPORTED = 50
+"""Maximum number of attempts listed in a row's metadata. A tool loop may make many."""
 
 MAX_ERROR_LENGTH = 200
-"""Characters of the reason why there was no answer. It may quote what the upstream sent."""
+"""Characters of a connection error. The text may quote what the upstream sent."""
 
 RATE_LIMITED = 429
 UNAUTHORIZED = 401
 RETRIED = frozenset({408, 409, RATE_LIMITED})
-"""Beside everything from 500 on, and connections that fail."""
+"""Statuses. Failed connections and statuses from 500 on are retried too."""
 
 
 class Step(Enum):
@@ -51,7 +52,7 @@ class Step(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended: a status and what its headers ask for; no status: a connection that failed."""
+    """How an attempt ended: its status and retry headers. The status is None if the connection failed."""
 
     status: int | None
     should_retry: bool | None = None
@@ -61,9 +62,9 @@ class Outcome:
 
 
 def outcome_of(status: int, headers: Mapping[str, str], now: datetime) -> Outcome:
-    """Read an answer's head. `headers` finds names in whatever case; `now` is for a date in `Retry-After`."""
-    wish = headers.get("x-should-retry", "").lower()
-    return Outcome(status, {"true": True, "false": False}.get(wish), _retry_after(headers, now))
+    """Read an answer's head. `headers` ignores case; `now` is used for a date in `Retry-After`."""
+    hint = headers.get("x-should-retry", "").lower()
+    return Outcome(status, {"true": True, "false": False}.get(hint), _retry_after(headers, now))
 
 
 def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
@@ -83,16 +84,16 @@ def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One line of the table; None matches everything."""
+    """One line of the table. None matches everything."""
 
     step: Step
     statuses: Callable[[int | None], bool]
     refuses_key: bool | None = None
     """The attempt was made with one of several central keys."""
     other_key: bool | None = None
-    """Another one may be used now."""
+    """Another key may be used now."""
     may_retry: bool | None = None
-    """Retries are left, and a key that would have to be waited for is back soon."""
+    """Retries are left, and if all keys rest, one is available again soon."""
     should_retry: bool | None = None
 
 
@@ -119,10 +120,11 @@ TABLE = (
     Rule(Step.RETRY, _retriable),
     Rule(Step.SHOW, _any),
 )
-"""The first line that matches counts. A 403 is no key's fault that another would not have: it is shown."""
+"""The first line that matches applies. A 403 is shown: another key would be refused too."""
 
 
 def decide(outcome: Outcome, *, refuses_key: bool, other_key: bool, may_retry: bool) -> Step:
+    """Return the step of the first matching rule."""
     situation = {
         "refuses_key": refuses_key,
         "other_key": other_key,
@@ -137,54 +139,54 @@ def decide(outcome: Outcome, *, refuses_key: bool, other_key: bool, may_retry: b
     )
 
 
-def pause(retry: int, asked: float | None, jitter: float) -> float:
-    """Seconds before the retry of this number, from 0; `jitter` is from 0 to 1."""
-    if asked is not None and asked < LONGEST_ASKED_PAUSE:
-        return asked
+def pause(retry: int, retry_after: float | None, jitter: float) -> float:
+    """Return the seconds before a retry. Retries count from 0; `jitter` is from 0 to 1."""
+    if retry_after is not None and retry_after < MAX_RETRY_AFTER:
+        return retry_after
     longest: float = min(FIRST_PAUSE * 2**retry, LONGEST_PAUSE)
     return longest * (1 - JITTER * jitter)
 
 
 @dataclass(slots=True)
 class Attempts:
-    """The upstream attempts of one client request: its keys, its retries, and what is told of them.
+    """The upstream attempts of one client request: its keys, its retries, and their report in the row.
 
-    Each upstream turn has retries of its own, and may try every key.
+    Each upstream turn has its own retries and may try every key.
     """
 
     pool: KeyPool | None = None
-    """The provider's central keys; None: the client brings its own credential, or there is none."""
+    """The provider's central keys; None: the client sends its own credential, or there is none."""
     max_retries: int = 0
     key: Key | None = None
-    """The central key of the attempt under way."""
-    told: list[dict[str, Any]] = field(default_factory=list)
-    """The attempts that failed, and what came after them, for the row's metadata."""
+    """The central key of the current attempt."""
+    reported: list[dict[str, Any]] = field(default_factory=list)
+    """The failed attempts and the steps after them, for the row's metadata."""
     pause: float = 0.0
     """Seconds to wait before the next attempt."""
     _retries: int = 0
     _refused: list[Key] = field(default_factory=list)
 
     def choose_key(self) -> Key | None:
-        """Take the key for the next attempt."""
+        """Choose the key for the next attempt."""
         self.key = self.pool.choose(but=self._refused) if self.pool is not None else None
         return self.key
 
     def after(self, outcome: Outcome, *, jitter: float) -> Step:
-        """Decide what follows; `pause` is how long to wait before it."""
+        """Decide what follows this attempt, and set `pause` to the seconds to wait before it."""
         pool, key = self.pool, self.key
         refuses_key = pool is not None and key is not None and len(pool.keys) > 1
-        asked = outcome.retry_after
+        retry_after = outcome.retry_after
         other_key = may_retry = False
         if refuses_key and pool is not None and key is not None and outcome.status in (UNAUTHORIZED, RATE_LIMITED):
             pool.rest(
                 key,
-                asked if outcome.status == RATE_LIMITED else None,
+                retry_after if outcome.status == RATE_LIMITED else None,
                 rate_limited=outcome.status == RATE_LIMITED,
             )
             self._refused.append(key)
             other_key = pool.choose(but=self._refused) is not None
-            asked = pool.wait
-            may_retry = asked < LONGEST_KEY_PAUSE
+            retry_after = pool.wait
+            may_retry = retry_after < LONGEST_KEY_PAUSE
         else:
             may_retry = True
         step = decide(
@@ -195,24 +197,24 @@ class Attempts:
         )
         self.pause = 0.0
         if step is Step.RETRY:
-            self.pause = pause(self._retries, asked, jitter)
+            self.pause = pause(self._retries, retry_after, jitter)
             self._retries += 1
             self._refused.clear()
         if step is not Step.SHOW:
-            self._tell(outcome, step)
-        elif outcome.status is None and self.told:
-            self._tell(outcome, None)
+            self._report(outcome, step)
+        elif outcome.status is None and self.reported:
+            self._report(outcome, None)
         return step
 
     def answered(self, status: int) -> None:
-        """The attempt's answer is shown: the next turn begins anew."""
+        """Note that the attempt's answer is shown: the next turn has fresh retries."""
         self._retries = 0
         self._refused.clear()
-        if self.told:
-            self._tell(Outcome(status), None)
+        if self.reported:
+            self._report(Outcome(status), None)
 
-    def _tell(self, outcome: Outcome, step: Step | None) -> None:
-        if len(self.told) >= MAX_TOLD:
+    def _report(self, outcome: Outcome, step: Step | None) -> None:
+        if len(self.reported) >= MAX_REPORTED:
             return
         members: dict[str, Any] = {"status": outcome.status}
         if outcome.error is not None:
@@ -223,4 +225,4 @@ class Attempts:
             members["then"] = step.value
         if self.pause and step is Step.RETRY:
             members["pause_ms"] = round(self.pause * 1000)
-        self.told.append(members)
+        self.reported.append(members)

@@ -1,7 +1,7 @@
-"""Recognise the client program and its session by request headers. Best effort; the first rule that matches wins.
+"""Recognise the client program and its session by request headers. The first rule that matches applies.
 
-Headers are given as a mapping of lower-case names to values, both bytes. User agents and session headers are those
-that the programs were seen to send; `docs/clients.md` lists them.
+Headers map lower-case names to values, both bytes. User agents and session headers were observed in real traffic;
+`docs/clients.md` lists them.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ OPENCODE = "OpenCode"
 
 class Speaker(Enum):
     PERSON = auto()
-    """As far as one can tell: what the request ends in may be a person's prompt."""
+    """The request may end in a person's prompt. This is the default."""
     AGENT = auto()
-    """The client itself, with a subagent's task, for which it may use tools."""
+    """The client itself, for a subagent's task. Tools may be used."""
     ASIDE = auto()
-    """The client itself, on the side (a title, a summary): no tool can be meant."""
+    """The client itself, for a side call such as a title or a summary. Tools are not used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
     name: str
     agents: tuple[bytes, ...]
-    """Beginnings of its user agent, in lower case."""
+    """Prefixes of its user agent, in lower case."""
     session_headers: tuple[bytes, ...] = ()
     originator: bytes | None = None
     marker: bytes | None = None
@@ -57,13 +57,13 @@ PROGRAMS = (
 _unknown = Program(UNKNOWN, ())
 
 CLAUDE_CODE_CLASSES = MappingProxyType({b"main": Speaker.PERSON, b"auxiliary": Speaker.ASIDE})
-"""Of `x-claude-code-request-class`; every other is an agent's."""
+"""Values of `x-claude-code-request-class`. All others mean an agent."""
 
 _LEGACY_USER_ID = re.compile(r"_session_(.+)\Z")
 
 
 def program(headers: Headers) -> Program:
-    """The program that sent these headers."""
+    """Return the program that sent these headers."""
     agent = headers.get(b"user-agent", b"").lower()
     originator = headers.get(b"originator")
     for candidate in PROGRAMS:
@@ -77,7 +77,7 @@ def program(headers: Headers) -> Program:
 
 
 def session_id(client: Program, headers: Headers, metadata_user_id: str | None) -> str | None:
-    """The program's own id of the conversation, or None."""
+    """Return the program's own id of the conversation, or None."""
     for name in client.session_headers:
         value = headers.get(name, b"").decode("utf-8", "replace").strip()
         if value:
@@ -88,7 +88,7 @@ def session_id(client: Program, headers: Headers, metadata_user_id: str | None) 
 
 
 def _claude_code_session(user_id: str) -> str | None:
-    """`{"session_id": …}` as a JSON string, or the older `user_…_account_…_session_<uuid>`."""
+    """Read `{"session_id": …}` from a JSON string, or the older form `user_…_account_…_session_<uuid>`."""
     try:
         members = json.loads(user_id)
     except (ValueError, RecursionError):
@@ -101,10 +101,9 @@ def _claude_code_session(user_id: str) -> str | None:
 
 
 def speaker(client: Program, headers: Headers, *, has_tools: bool) -> Speaker:
-    """Who is behind this call.
+    """Return who made this call.
 
-    Claude Code and Copilot say so in a header. OpenCode's title call differs from its turns only in that it brings no
-    tools.
+    Claude Code and Copilot send it in a header. OpenCode's title call differs from its turns only in its lack of tools.
     """
     request_class = headers.get(b"x-claude-code-request-class")
     if request_class is not None:

@@ -1,11 +1,11 @@
-"""One interception: what was asked, the turns that answered it, and how it ended. Values in, records out.
+"""One interception: the request, the turns that answer it, and its end. Values in, records out.
 
     Exchange(request) ── start ──▶ InterceptionStarted
        turn: open_answer ─▶ feed … ─▶ (terminal event | end of body | cut)
        end ──▶ TokenUsage, UserPrompt, ToolUsage, ModelThought …, InterceptionEnded
 
-An answer is complete when its terminal event has been read, for many clients hang up right after it. So the records
-of a turn are emitted at that event, before it is passed on; whatever happens to the connection later changes nothing.
+An answer is complete when its terminal event has been read, because many clients disconnect right after it. The
+records of a turn are emitted at that event, before it is sent on. What happens to the connection later has no effect.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from aibridge_addon.interception.tap import OnEvent, OnPartial, Tap, ignore
 from aibridge_addon.records import Emit
 
 MAX_ERROR_LENGTH = 2000
-"""Characters of a provider's error message that are kept."""
+"""Characters. Longer error messages of a provider are cut."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Who sent the request, and with what."""
+    """The sender of a request: actor, client and credential."""
 
     actor: Actor
     client: str
@@ -38,11 +38,11 @@ class Origin:
     credential_kind: records.CredentialKind
     credential_hint: str
     prompt: str | None
-    """The person's prompt; None where no person is behind the request."""
+    """The person's prompt; None if no person sent the request."""
 
 
 class Exchange:
-    """One interception. Its methods are called in order; `end` may be called twice, the first call counts."""
+    """One interception. Call its methods in order. `end` may be called more than once; only the first call counts."""
 
     def __init__(
         self,
@@ -68,13 +68,13 @@ class Exchange:
         self.turns = 0
         self.tap: Tap | None = None
         self.hidden_calls: Collection[str] = ()
-        """Names of tools whose calls are recorded when they have been run, not when the model asks for them."""
+        """Names of tools whose calls are recorded after the invocation, not when the model makes them."""
         self.last_records: Callable[[], Iterable[records.Record]] = tuple
-        """Returns what is emitted right before the end."""
+        """Returns the records that are emitted right before the end."""
         self.when_ended: Callable[[int | None, str | None], None] | None = None
-        """Called once, with the last answer's status and the error's type."""
+        """Called once at the end, with the last answer's status and the error type."""
         self._turn_open = False
-        """An answer has begun whose rows have not been emitted yet."""
+        """An answer has begun, and its records have not been emitted yet."""
         self._dialect = route.dialect
         self._origin = origin
         self._limits = limits
@@ -85,7 +85,7 @@ class Exchange:
         self._model: str | None = None
 
     def start(self) -> None:
-        """Emit that the interception began."""
+        """Emit the start of the interception."""
         origin, route = self._origin, self.route
         self.emit(
             records.InterceptionStarted(
@@ -115,7 +115,7 @@ class Exchange:
         headers: Mapping[str, str] = NOTHING,
         on_event: OnEvent | None = None,
     ) -> None:
-        """The head of an upstream answer has arrived: a turn begins to be answered. `headers` ignore case."""
+        """Begin to read the answer of a turn, after its head has arrived. `headers` ignores case."""
         reader = self._dialect.answer_reader()
         reader.head(headers)
         self.turns += 1
@@ -133,20 +133,20 @@ class Exchange:
 
     @property
     def streaming(self) -> bool:
-        """Whether the answer that has begun is a stream of events."""
+        """Whether the current answer is a stream of events."""
         return self.tap is not None and self.tap.streaming
 
     def discard_answer(self) -> None:
-        """The answer was to something that we had added: the client's request has not been answered yet."""
+        """Drop an answer that refuses what the bridge added. The client's request has not been answered yet."""
         self.turns -= 1
         self.tap = None
         self._turn_open = False
 
     def feed(self, data: bytes, last: bool = False) -> int | None:
-        """Read answer bytes; `last` says that the body's length is reached with them.
+        """Read answer bytes. `last` means that they complete the body's length.
 
         Returns:
-            The offset at which the answer's end begins, whose records have now been emitted; else None.
+            The offset at which the answer's end begins, after its records have been emitted. None before the end.
         """
         if self.ended:
             return None
@@ -160,20 +160,20 @@ class Exchange:
         return end
 
     def feed_event(self, data: bytes, *, terminal: bool) -> None:
-        """Read an event that came as a message of its own; `terminal`: it is the last, even if it cannot be read."""
+        """Read an event that came as a message of its own. `terminal`: it is the last, even if it cannot be read."""
         if self.tap is not None and not self.ended and self.tap.event(data):
             self.conclude()
         elif terminal:
             self.answer_ended()
 
     def answer_ended(self) -> None:
-        """The upstream has ended its answer properly."""
+        """Take the proper end of the upstream's answer."""
         if not self.ended and self.tap is not None:
             self.tap.finish()
             self.conclude()
 
     def end(self, error_type: str, message: str) -> None:
-        """It ends here, whatever has been read: the client or the upstream has gone, or it was refused."""
+        """End the interception: the client or the upstream disconnected, or the request was refused."""
         if self.ended:
             return
         if self.tap is not None and self._turn_open:
@@ -184,7 +184,7 @@ class Exchange:
         self.close(error_type, message)
 
     def conclude(self) -> None:
-        """The answer has been read to its end, well or not."""
+        """End the interception by what was read of its last answer."""
         assert self.tap is not None
         reading = self.tap.reader.reading
         if reading.error is not None:
@@ -195,7 +195,7 @@ class Exchange:
             self.close("incomplete_stream", "the answer ended before its terminal event")
 
     def close(self, error_type: str | None, message: str | None) -> None:
-        """Emit what has been read and the end."""
+        """Emit the remaining records and the end."""
         self.ended = True
         if self._origin.prompt is not None:
             self.emit(records.UserPrompt(self.id, self._first_id(), self._origin.prompt, self.now()))
@@ -203,7 +203,7 @@ class Exchange:
             self.end_turn()
         for record in self.last_records():
             self.emit(record)
-        key, told = self._attempts.key, self._attempts.told
+        key, attempts = self._attempts.key, self._attempts.reported
         self.emit(
             records.InterceptionEnded(
                 interception_id=self.id,
@@ -215,20 +215,20 @@ class Exchange:
                 turns=self.turns,
                 ended_at=self.now(),
                 credential_hint=key.hint if key is not None else None,
-                metadata={**self._origin.actor.metadata, "attempts": list(told)} if told else None,
+                metadata={**self._origin.actor.metadata, "attempts": list(attempts)} if attempts else None,
             )
         )
         if self.when_ended is not None:
             self.when_ended(self._http_status, error_type)
 
     def _first_id(self) -> str:
-        """The first turn's response id, as far as it is known."""
+        """Return the first turn's response id; empty if it is not known yet."""
         if self._first_response_id is not None:
             return self._first_response_id
         return self.tap.reader.reading.response_id if self.tap is not None else ""
 
     def end_turn(self) -> None:
-        """Emit the records of the turn that has been read."""
+        """Emit the records of the current turn."""
         assert self.tap is not None
         tap, reading, now = self.tap, self.tap.reader.reading, self.now()
         self._turn_open = False

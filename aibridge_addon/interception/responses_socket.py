@@ -1,11 +1,11 @@
-"""One WebSocket on which OpenAI's Responses API is spoken (API guide, "WebSocket mode"). Messages in, records out.
+"""One WebSocket that carries OpenAI's Responses API (API guide, "WebSocket mode"). Messages in, records out.
 
     client ─▶ {"type":"response.create", …}                                an interception begins
     client ◀─ {"type":"response.created"} … {"type":"response.completed"}  its answer: a stream's events, unframed
 
 A client may send its next request before the last answer has ended. Requests and answers name a *lane* (`stream_id`,
-none by default); in each lane, requests are answered in their order. An answer without a known request
-follows a `response.steer`: it is an interception as well, with the steering input for a prompt.
+empty by default). In each lane, requests are answered in order. An answer without a known request follows a
+`response.steer`. It is an interception as well; its prompt is the steering input.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
 CREATE, STEER, CREATED, ERROR = "response.create", "response.steer", "response.created", "error"
 EVENT_STREAM = "text/event-stream"
-"""What the same answer is over HTTP."""
+"""The content type of the same answer over HTTP."""
 MAX_OPEN = 64
-"""Interceptions that are read at once. An answer beyond them is recorded without its request."""
+"""Maximum number of interceptions read at once. A request beyond it is not read, only its answer is."""
 MAX_STEERED = 16
-"""Steering inputs that are kept until their answer begins."""
+"""Maximum number of steering inputs kept until their answers begin."""
 
 Begin = Callable[[RequestReading, bool], Exchange]
-"""Begin an interception; the second argument says whether its request brings tools."""
+"""Begins an interception. The second argument says whether its request has tools."""
 
-# Every message of OpenAI's begins with its type: enough to know what it is without decoding it.
+# Every message of OpenAI begins with its type, so that most messages need no decoding.
 _type = re.compile(rb'\s{0,8}\{\s{0,8}"type"\s{0,8}:\s{0,8}"([a-z_.]{1,80})"').match
 
 
@@ -49,9 +49,9 @@ class ResponsesSocket:
         self._limits = limits
         self._open: list[_Open] = []
         self._has_lanes = False
-        """A lane has been named: from here on, every answer has to be asked for its own."""
+        """A message has named a lane. From then on, the lane of every answer is read."""
         self._steered: dict[str, RequestReading] = {}
-        """What was said to steer a response, by the response's id."""
+        """Steering inputs by the id of the response that they steer."""
 
     @property
     def idle(self) -> bool:
@@ -59,7 +59,7 @@ class ResponsesSocket:
         return not self._open
 
     def from_client(self, data: bytes) -> Exchange | None:
-        """Read a text message; returns the interception that has begun with it."""
+        """Read a text message of the client. Return the interception that begins with it, if any."""
         body: JSONObject | None = None
         kind = _kind(data)
         reading = UNREAD
@@ -81,7 +81,10 @@ class ResponsesSocket:
         return self._start(lane, reading, has_tools=body is not None and "tools" in body)
 
     def from_server(self, data: bytes) -> Exchange | None:
-        """Read a text message; returns the interception that has ended with it, whose records have been emitted."""
+        """Read a text message of the server. Return the interception that ends with it, if any.
+
+        Its records have been emitted by then.
+        """
         kind = _kind(data)
         if not self._open and kind != CREATED:
             return None
@@ -93,7 +96,7 @@ class ResponsesSocket:
             exchange.open_answer(status, "application/json", "")
             exchange.feed(data, last=True)  # the same body as over HTTP, with its status inside
         elif kind and kind != ERROR and not kind.startswith("response."):
-            pass  # about the connection or the account (`codex.rate_limits`), not of the answer
+            pass  # about the connection or the account (`codex.rate_limits`), not part of the answer
         else:
             if not exchange.turns:
                 exchange.open_answer(200, EVENT_STREAM, "")
@@ -104,7 +107,7 @@ class ResponsesSocket:
         return exchange
 
     def cut(self, error_type: str, message: str) -> list[Exchange]:
-        """The connection has ended; returns the interceptions that ended with it."""
+        """End all open interceptions, because the connection has ended. Return them."""
         left = [entry.exchange for entry in self._open]
         self._open.clear()
         for exchange in left:
@@ -112,7 +115,7 @@ class ResponsesSocket:
         return left
 
     def withdraw(self, exchange: Exchange) -> None:
-        """The request that has begun this interception is not passed on."""
+        """Forget an interception whose request is not sent on."""
         self._open = [entry for entry in self._open if entry.exchange is not exchange]
 
     def _start(self, lane: str, reading: RequestReading, *, has_tools: bool) -> Exchange:
@@ -129,7 +132,7 @@ class ResponsesSocket:
             del self._steered[next(iter(self._steered))]
 
     def _entry(self, data: bytes, kind: str) -> _Open | None:
-        """The interception that a message of the server's belongs to."""
+        """Return the interception that a message of the server belongs to."""
         body = self._members(data) if self._has_lanes or not self._open else None
         lane = (body.text("stream_id") if body else None) or ""
         entry = next((entry for entry in self._open if entry.lane == lane), None)
@@ -150,13 +153,13 @@ class ResponsesSocket:
 
 
 def _kind(data: bytes) -> str:
-    """A message's type, as far as it can be seen at its beginning; else empty."""
+    """Return a message's type if the message begins with it; else an empty string."""
     match = _type(data)
     return match[1].decode() if match else ""
 
 
 def _status(data: bytes, limit: int) -> int:
-    """The HTTP status that an error message carries; 0 where it carries none."""
+    """Return the HTTP status in an error message; 0 if it has none."""
     try:
         status = as_count(JSONObject(data).get("status")) if len(data) <= limit else 0
     except (NotJSON, Unreadable):

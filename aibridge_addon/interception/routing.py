@@ -1,7 +1,7 @@
 """Find the provider, the dialect and the upstream address for a host, a method and a path.
 
-Routes are relative to the path of a provider's base URL. A proxied request names the vendor's own host and path; a
-gateway request names `/<provider>` and then the path as the vendor's API has it.
+Routes are relative to the path of a provider's base URL. A proxied request has the vendor's own host and path. A
+gateway request has `/<provider>`, followed by the path of the vendor's API.
 """
 
 from __future__ import annotations
@@ -20,30 +20,31 @@ from aibridge_addon.providers.base import BaseUrl, ProviderType
 
 OTHER = "other"
 WEBSOCKET = "GET with Upgrade: websocket"
-"""In a method's place: the request asks for a WebSocket."""
+"""Replaces the method of a request for a WebSocket."""
 GATEWAY_PREFIX = "/api/v2/aibridge"
+"""Optional prefix of gateway paths."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a request goes, and whether it is an interception."""
+    """The destination of a request, and whether it is an interception."""
 
     provider: Provider
     type: ProviderType
     dialect: Dialect | None
     """The dialect of a bridged route; None for passthrough."""
     template: str
-    """The route as rows and labels show it."""
+    """The route as rows and metrics show it."""
     base: BaseUrl | None
-    """Scheme, host and port of the upstream; None: those that the client asked for."""
+    """Scheme, host and port of the upstream; None: those in the client's request."""
     target: str
-    """Path and query that go upstream."""
+    """Path and query of the upstream request."""
     websocket: Dialect | None = None
     """The dialect of the WebSocket that the request asks for; the request itself is passthrough."""
     known: bool = False
-    """One of the routes that a central key may be used on: those of the table, with the methods that are meant."""
+    """A central key may be used: the path and the method are in the provider type's table."""
     model: str = ""
-    """The model that the path names, decoded; empty where the body does."""
+    """The model in the path, decoded; empty if the body has it."""
 
     @property
     def query(self) -> str:
@@ -55,7 +56,7 @@ class Route:
 
 
 class Router:
-    """Finds providers by host and by name. Hosts come from clients, so the cache is bounded."""
+    """Finds providers by host and by name. Clients choose the hosts, so the cache is bounded."""
 
     def __init__(self, providers: Iterable[Provider]) -> None:
         self._by_name = {provider.name: provider for provider in providers}
@@ -67,7 +68,7 @@ class Router:
         return next((provider for pattern, provider in self._patterns if pattern.fullmatch(host)), None)
 
     def proxied(self, host: str, method: str, target: str) -> Route | None:
-        """The route of a request that names `host` itself; None if the host is no provider's."""
+        """Return the route of a request to `host`; None if no provider has this host."""
         provider = self.provider_for_host(host)
         if provider is None:
             return None
@@ -82,7 +83,7 @@ class Router:
         return _route(provider, method, None, target)
 
     def gateway(self, method: str, target: str) -> Route | None:
-        """The route of a request to us; None if its path names no provider, or no path of its API."""
+        """Return the route of a gateway request; None if its path has no provider, or is not below its API's prefix."""
         below_root = target.removeprefix(GATEWAY_PREFIX) if target.startswith(GATEWAY_PREFIX + "/") else target
         _, _, rest = below_root.partition("/")
         name = re.split(r"[/?]", rest, maxsplit=1)[0]
@@ -100,13 +101,13 @@ class Router:
 
 
 def host_pattern(pattern: str) -> re.Pattern[str]:
-    """A host pattern, in which `*` stands for one or more labels."""
+    """Compile a host pattern, in which `*` stands for one or more labels."""
     label = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
     return re.compile(label.join(re.escape(part) for part in pattern.split("*")))
 
 
 def _below(prefix: str, path: str) -> str | None:
-    """`path` without `prefix`, if it lies below it."""
+    """Return `path` without `prefix`; None if it is not below it."""
     if not path.startswith(prefix):
         return None
     rest = path[len(prefix) :]
@@ -135,7 +136,7 @@ def _match(kind: ProviderType, method: str, below: str | None) -> tuple[Dialect 
         return None, OTHER, False, ""
     for route in kind.bridged:
         if found := route.pattern.fullmatch(below):
-            # GET would list what others have stored; the seeds answer it as a request that they cannot read.
+            # A GET would list stored objects of other users of the key, so it is not a bridged request.
             is_bridged = method == "POST" or (method == WEBSOCKET and route.dialect is RESPONSES)
             dialect = route.dialect if is_bridged else None
             model = unquote(found[1], errors="replace") if route.names_model else ""
@@ -147,7 +148,7 @@ def _match(kind: ProviderType, method: str, below: str | None) -> tuple[Dialect 
 
 
 def _is_clean(path: str) -> bool:
-    """Whether no server can take the path for another one: `/v1/models/../organization` may be either."""
+    """Whether every server reads the path alike. A server may normalise `/v1/models/../organization`."""
     if "." not in path and "%" not in path:
         return True
     decoded = unquote(unquote(path))

@@ -1,10 +1,10 @@
-"""One interception with injected tools: an `Exchange`, and what the client sees of its turns. Values in, bytes out.
+"""One interception with injected tools: an `Exchange`, and the client's view of its turns. Values in, bytes out.
 
-    turn's bytes ─▶ feed ─▶ tap ─ each event ─▶ splice ─▶ bytes that the client sees
+    turn's bytes ─▶ feed ─▶ tap ─ each event ─▶ splice ─▶ bytes for the client
     turn's end   ─▶ ToolLoop ─┬─ calls are `waiting` ─▶ tools_ran ─▶ the next turn's request
                               └─ the exchange ends    ─▶ ending: the held end of the answer
 
-A blocking answer goes through `take_body` instead, and `merged_body` is the one of all turns.
+A blocking answer goes through `take_body` instead. `merged_body` returns the answer of all turns together.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.tap import Tap
 from aibridge_addon.interception.tool_loop import ToolLoop
 
-Leaves = Callable[[ToolLoop], Iterable[records.Record]]
-"""Returns what a loop leaves for the client's next requests."""
+Keep = Callable[[ToolLoop], Iterable[records.Record]]
+"""Keeps what the client's next requests need from a loop. Returns the records of it."""
 
 
 class ToolExchange:
-    """The turns of one interception. The model's calls to injected tools are run in between."""
+    """The turns of one interception. The model's calls to injected tools run between them."""
 
-    def __init__(self, exchange: Exchange, loop: ToolLoop, leaves: Leaves) -> None:
+    def __init__(self, exchange: Exchange, loop: ToolLoop, keep: Keep) -> None:
         self.exchange = exchange
         self.loop = loop
         self.plain = False
-        """The first answer is an error: nothing was called, so it passes as one without tools."""
+        """The first answer is an error. It is sent on as if no tools were injected."""
         self.waiting = False
-        """A turn has called injected tools, which have not all been run yet."""
+        """The last turn has called injected tools, and their results are not complete."""
         self.error: AnswerError | None = None
-        """With what a later turn was answered instead."""
-        self._leaves = leaves
+        """Error returned by a later upstream turn."""
+        self._keep = keep
         self._shown = bytearray()
-        """What the client sees of the events that have come since the last look."""
+        """Bytes for the client that were not returned yet."""
         self._names_ours = False
         """The last blocking answer names an injected tool: OpenAI's responses repeat the request's tools."""
         exchange.hidden_calls = loop.splice.injected
-        exchange.last_records = self._left
+        exchange.last_records = self._kept
 
     def open_answer(
         self, status: int, content_type: str, content_encoding: str, headers: Mapping[str, str] = NOTHING
     ) -> None:
-        """The head of an upstream answer has arrived; as `Exchange.open_answer`."""
+        """Begin to read the answer of a turn, as `Exchange.open_answer` does."""
         self.plain = status >= 400 and self.exchange.turns == 0
         on_event = None if self.plain else self._show
         self.exchange.open_answer(status, content_type, content_encoding, headers, on_event=on_event)
@@ -56,16 +56,16 @@ class ToolExchange:
             self.loop.splice.begin_turn()
 
     def discard_answer(self) -> None:
-        """The answer was to something that we had added: the client's request has not been answered yet."""
+        """Drop an answer that refuses what the bridge added. The client's request has not been answered yet."""
         self.plain = False
         self.exchange.discard_answer()
 
     # --- a stream ---------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> bytes:
-        """Read bytes of a stream; returns those that the client sees instead. `waiting` and `ended` may have changed.
+        """Read bytes of a stream. Return the bytes for the client. `waiting` and `ended` may change.
 
-        After the answer's `ending`, these are what its provider sends behind its end, if anything.
+        After `ending`, these are the bytes that the provider sends behind the end of the answer.
         """
         if self.waiting:
             return b""
@@ -74,7 +74,7 @@ class ToolExchange:
         return self._taken()
 
     def stream_ended(self) -> bytes:
-        """The stream has ended; returns what the client sees of its rest."""
+        """Read the end of a stream. Return the remaining bytes for the client."""
         if self.waiting:
             return b""
         tap = self._tap
@@ -100,24 +100,24 @@ class ToolExchange:
 
     @property
     def unreadable(self) -> str | None:
-        """Why a stream cannot be spliced any further, if it cannot: part of it could not be read."""
+        """Why the stream cannot be spliced any further; None if it can. Part of it could not be read."""
         tap = self.exchange.tap
         if tap is None or not tap.streaming or self.exchange.ended or (tap.readable and not tap.dropped):
             return None
         return "it cannot be decoded" if not tap.readable else "an event is too large"
 
     def ending(self) -> bytes:
-        """The held end of the spliced answer."""
+        """Return the held end of the spliced answer."""
         return self.loop.splice.finish()
 
     def keepalive(self) -> bytes:
-        """Keep-alive bytes for a waiting client."""
+        """Return keep-alive bytes for a waiting client."""
         return self.loop.splice.keepalive()
 
     # --- one body ---------------------------------------------------------------------------------------------
 
     def take_body(self, content: bytes) -> None:
-        """Read a whole blocking answer. `waiting` and `ended` may have changed."""
+        """Read a whole blocking answer. `waiting` and `ended` may change."""
         tap = self._tap
         tap.feed(content)
         tap.finish()
@@ -129,16 +129,16 @@ class ToolExchange:
         self._turn_over(tap)
 
     def merged_body(self) -> bytes | None:
-        """The blocking answer of all turns together; None: the last upstream answer is the client's, as it is."""
+        """Return the blocking answer of all turns together; None: the last upstream answer is sent on unchanged."""
         loop, tap = self.loop, self.exchange.tap
         if tap is None or tap.message is None:
-            return None  # an error ends a blocking answer of several turns as one of a single turn
+            return None  # an error answer is sent on, also after several turns
         if not (self.exchange.turns > 1 or loop.calls_hidden or loop.mixed or self._names_ours):
             return None
         return msgspec.json.encode(loop.splice.body())
 
     def take_error(self, content: bytes) -> None:
-        """Read the error answer of a later turn: the exchange ends with it."""
+        """Read the error answer of a later turn. The exchange ends with it."""
         tap = self._tap
         tap.feed(content)
         tap.finish()
@@ -148,7 +148,7 @@ class ToolExchange:
     # --- between two turns ------------------------------------------------------------------------------------
 
     def _turn_over(self, tap: Tap) -> None:
-        """A turn has been read to its end: go on with its injected calls, or end."""
+        """Continue with a turn's injected calls, or end the exchange."""
         loop = self.loop
         if tap.reader.reading.error is not None or (not tap.streaming and tap.message is None):
             self.exchange.conclude()
@@ -161,7 +161,7 @@ class ToolExchange:
             self.exchange.conclude()
 
     def tools_ran(self, invocations: Sequence[Invocation]) -> bytes | None:
-        """Record what came of the turn's injected calls. Returns the next turn's request; None: the answer ends."""
+        """Record the turn's invocations. Return the next turn's request; None if the answer ends."""
         self.tools_stopped(invocations)
         request = self.loop.results([invocation.result for invocation in invocations])
         if request is None:
@@ -169,7 +169,7 @@ class ToolExchange:
         return request
 
     def tools_stopped(self, invocations: Sequence[Invocation]) -> None:
-        """Record what came of the turn's injected calls, whether or not the client still waits for it."""
+        """Record the turn's invocations, even if the client has disconnected."""
         if self.waiting and self.exchange.tap is not None:
             for invocation in invocations:
                 self._emit(invocation, self.exchange.tap.reader.reading.response_id)
@@ -193,5 +193,5 @@ class ToolExchange:
             )
         )
 
-    def _left(self) -> Iterable[records.Record]:
-        return self._leaves(self.loop) if self.loop.response_ids else ()
+    def _kept(self) -> Iterable[records.Record]:
+        return self._keep(self.loop) if self.loop.response_ids else ()

@@ -1,12 +1,12 @@
-"""The inner loop's decisions, for one interception: which calls are run, when it goes on, and when it ends. Sans-io.
+"""Decide, for one interception, which calls are run and whether another turn follows. Sans-io.
 
     turn ends ─▶ plan ─┬─ nothing to run                    ─▶ the answer ends
                        ├─ injected calls only               ─▶ run, follow-up turn
-                       ├─ injected and client calls (mixed) ─▶ run, keep the results, the answer ends
-                       └─ a bound is reached                ─▶ the answer ends, as if nothing had been called
+                       ├─ injected and client calls (mixed) ─▶ run, keep results, the answer ends
+                       └─ a bound is reached                ─▶ the answer ends, without a trace of the calls
 
-Bounds: `max_turns` upstream turns, and the same call with the same arguments three times in a row, be it in one turn or
-in turn after turn. The last turn that a bound allows is asked without the use of injected tools.
+There are two bounds: `max_turns` upstream turns, and the same call with the same arguments three times in a row, within
+one turn or across turns. The request of the last allowed turn forbids the use of injected tools.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from aibridge_addon.dialects.turns import Call, FollowUp, Injection, Result, Tex
 from aibridge_addon.wire.json_object import JSONObject
 
 REPEATS = 3
-"""The same call so many times in a row is not made again."""
+"""A call with the same arguments is refused from this occurrence in a row on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +36,16 @@ class ToolLoop:
     def __init__(self, injection: Injection, body: JSONObject, injected: Collection[str], *, max_turns: int) -> None:
         self.splice = injection.splice(injected)
         self.pending: tuple[Call, ...] = ()
-        """Calls that have to be run now."""
+        """Calls of the last turn without results so far."""
         self.refused: tuple[Result, ...] = ()
-        """Results of pending calls that are not run, since they repeat themselves."""
+        """Results of pending calls that are refused as repetitions."""
         self.calls_hidden = False
-        """The answer ends although injected calls were made: it must not look as if they were still to come."""
+        """The answer ends although injected calls were made. It must not look as if results would follow."""
         self.mixed: MixedTurn | None = None
         self.hidden: list[tuple[TurnEnd, tuple[Result, ...]]] = []
-        """The turns of whose calls the client knows nothing, each with the results."""
+        """The turns that the client never sees, each with the results of its calls."""
         self.response_ids: list[str] = []
-        """Of the turns that have ended."""
+        """Response ids of the turns that have ended."""
         self._injection = injection
         self._injected = injected
         self._first = self._body = body
@@ -55,11 +55,11 @@ class ToolLoop:
         self._end = TurnEnd()
 
     def replace_request(self, body: JSONObject) -> None:
-        """Use another body as the first request. The next turn continues from it."""
+        """Replace the first request's body. The next turn continues from it."""
         self._first = self._body = body
 
     def turn_ended(self, end: TurnEnd) -> None:
-        """Decide about a turn's injected calls: `pending` are to be run."""
+        """Decide which injected calls of a turn are run. They are then in `pending`."""
         self._end = end
         self.response_ids.append(end.response_id)
         if end.calls and not end.client_calls and len(self.response_ids) >= self._max_turns:
@@ -71,7 +71,7 @@ class ToolLoop:
         self.pending = tuple(end.calls)
 
     def _repeats(self, calls: Sequence[Call]) -> set[int]:
-        """The places of calls that were made too often in a row."""
+        """Return the indexes of calls that were made too often in a row."""
         before, self._in_a_row = self._in_a_row, {}
         repeated = set()
         for place, call in enumerate(calls):
@@ -92,7 +92,7 @@ class ToolLoop:
         Returns:
             The next turn's request; None if the answer ends here. The results are then in `mixed`.
         """
-        run, refused = iter(results), iter(self.refused)  # by place: some servers give calls no ids
+        run, refused = iter(results), iter(self.refused)  # by index: some servers give calls no ids
         whole = tuple(next(refused if place in self._repeated else run) for place in range(len(self.pending)))
         bound = bool(self.refused) or len(self.response_ids) + 1 >= self._max_turns
         self.pending, self.refused = (), ()
@@ -110,7 +110,7 @@ class ToolLoop:
 
 
 def _not_made(call: Call) -> Result:
-    return Result(call, (Text("This call was not made: there had been too many turns."),), is_error=True)
+    return Result(call, (Text("This call was not made: the limit of turns was reached."),), is_error=True)
 
 
 def _refusal(call: Call) -> Result:

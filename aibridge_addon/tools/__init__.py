@@ -1,13 +1,14 @@
-"""Tools of MCP servers: what they are called, what is offered, how a call is run, and what came of it.
+"""Tools of MCP servers: their names, which are offered, and how calls are run.
 
     servers ─ listings ─▶ catalog (names from naming) ─▶ a request's injected tools
        ▲                                                          │ the model calls one
-       └──────────────── call ── invoke ◀─────────────────────────┘
+       └──────────────── call ─── calls ◀─────────────────────────┘
                                    └─ results ─▶ Result: what the model sees
 
-Only `servers` imports the `mcp` package, which takes most of a second: nobody who has no servers pays for it.
+The `mcp` package takes most of a second to import. Only `servers` and the modules that it imports load it, and only if
+servers are configured.
 """
 
 
 class CallError(Exception):
-    """A call has no result. The text is for models and records: short, and without secrets."""
+    """A call has no result. The message goes to models and records, so it is short and has no secrets."""

@@ -1,4 +1,4 @@
-"""Run the calls of injected tools that a model asked for. Whatever goes wrong becomes a result that says so."""
+"""Run a model's calls to injected tools. Every failure becomes a result that describes it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,14 @@ logger = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 Outcome = tuple[tuple[Part, ...], str | None]
+"""The parts of a result, and the error if it is one."""
 
-
-CANCELLED = "cancelled before the tool had answered"
+CANCELLED = "cancelled before the tool answered"
+"""The error in the record of a cancelled invocation."""
 
 
 class RunningCalls:
-    """The calls of one turn, all run at once. Must be made on a running event loop."""
+    """The invocations of one turn, all at once. Create it on a running event loop."""
 
     def __init__(
         self,
@@ -45,19 +46,19 @@ class RunningCalls:
         ]
 
     async def done(self, timeout: float) -> bool:
-        """Wait for at most `timeout` seconds; returns whether every call has ended."""
+        """Wait for at most `timeout` seconds. Return whether every invocation has ended."""
         tasks = [task for *_, task in self._calls]
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
         return all(task.done() for task in tasks)
 
     def cancel(self) -> None:
-        """Nobody waits for the results any more: end what still runs, and the MCP requests with it."""
+        """Cancel running invocations and their MCP requests."""
         for *_, task in self._calls:
             task.cancel()
 
     def invocations(self) -> list[Invocation]:
-        """What came of each, in the order of the calls. One that has no result is told as cancelled."""
+        """Return the invocations in the order of the calls. Those without a result count as cancelled."""
         return [
             task.result() if task.done() and not task.cancelled() else self._cancelled(tool, call)
             for tool, call, task in self._calls
@@ -71,9 +72,9 @@ class RunningCalls:
 async def invoke(
     servers: Servers, tool: Tool | None, call: Call, settings: Mcp, *, clock: Clock = time.monotonic
 ) -> Invocation:
-    """Run one call of `tool`; None: the name that the model called is of no tool that we know.
+    """Run one call. `tool` is None if the model called a tool that does not exist.
 
-    When this is cancelled, so is the MCP request.
+    Cancelling this also cancels the MCP request.
     """
     began = clock()
     try:
@@ -81,7 +82,7 @@ async def invoke(
     except CallError as e:
         parts, error = _failure(str(e))
     except Exception:
-        logger.exception("injected tool %s", tool.name if tool else "unknown")
+        logger.exception("invocation failed: tool=%s", tool.name if tool else "unknown")
         parts, error = _failure("internal error")
     duration_ms = round((clock() - began) * 1000)
     if tool is not None:
@@ -100,15 +101,15 @@ async def _outcome(servers: Servers, tool: Tool | None, call: Call, settings: Mc
 
 
 def _arguments(value: Any) -> dict[str, Any]:
-    if value is None or value == "":  # how OpenAI's models call a tool without parameters
+    if value is None or value == "":  # OpenAI's models call a tool without parameters so
         return {}
     if not isinstance(value, dict):
         raise CallError("the arguments are not a JSON object")
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (RecursionError, TypeError, ValueError):
-        # Of the connection's own encoder, it would be the end.
-        raise CallError("the arguments cannot be sent: they are not JSON in UTF-8") from None
+        # The same error in the MCP library's encoder would end the connection.
+        raise CallError("the arguments cannot be sent: they are not valid JSON in UTF-8") from None
     return value
 
 

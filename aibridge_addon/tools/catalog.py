@@ -1,4 +1,4 @@
-"""What is offered at one moment: an immutable snapshot of every server's tools, filtered, named and sorted."""
+"""The catalogue: an immutable snapshot of all servers' tools, filtered, named and sorted."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from aibridge_addon.dialects.turns import InjectedTool
 from aibridge_addon.tools import naming
 
 MANY_TOOLS = 128
-"""What OpenAI's API accepts in one request; models choose badly long before."""
+"""Maximum number of tools that OpenAI's API accepts in one request. A larger catalogue is logged."""
 
 MAX_TOOLS = 1000
+"""Maximum number of tools of one server. Further ones are left out."""
 MAX_NAME = 256
+"""Characters. Tools with longer names are left out."""
 MAX_SCHEMA = 256 << 10
+"""Bytes. Tools with larger input schemas are left out."""
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class ListedTool:
     """A tool as its server lists it."""
 
     name: str
@@ -31,16 +34,16 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What one server offers, and which of it is wanted."""
+    """The tools of one server, and the patterns that select those to offer."""
 
     server_name: str
     server_url: str | None
     allow: Sequence[Pattern[str]] = ()
     deny: Sequence[Pattern[str]] = ()
-    offers: Sequence[Offer] = ()
+    tools: Sequence[ListedTool] = ()
 
-    def wants(self, name: str) -> bool:
-        """Search the patterns in a tool's original name; deny wins."""
+    def selects(self, name: str) -> bool:
+        """Match the patterns against a tool's original name. `deny` takes precedence."""
         if any(pattern.search(name) for pattern in self.deny):
             return False
         return not self.allow or any(pattern.search(name) for pattern in self.allow)
@@ -49,19 +52,19 @@ class Listing:
 @dataclass(frozen=True, slots=True)
 class Tool:
     name: str
-    """As requests offer it: `bmcp_<server>_<tool>`, valid for every provider."""
+    """The name in requests: `bmcp_<server>_<tool>`, valid for every provider."""
     original_name: str
     server_name: str
     server_url: str | None
-    """Without its query; None for a program."""
+    """The URL without its query; None for a program."""
     description: str
     input_schema: dict[str, Any]
-    """JSON Schema, whole."""
+    """The JSON Schema as the server lists it."""
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """Tools sorted by name: a request that carries them is the same bytes each time."""
+    """Tools sorted by name, so that the same request always has the same bytes."""
 
     tools: tuple[Tool, ...] = ()
 
@@ -82,48 +85,48 @@ class Catalog:
 
 
 def build(listings: Iterable[Listing]) -> Catalog:
-    """Make the catalogue of all servers' tools; of two with the same name on one server, the first counts."""
-    wanted: dict[naming.Pair, tuple[Listing, Offer]] = {}
+    """Build the catalogue of all servers' tools. If a server lists a name twice, the first tool counts."""
+    selected: dict[naming.Pair, tuple[Listing, ListedTool]] = {}
     for listing in listings:
-        for offer in listing.offers:
-            if listing.wants(offer.name):
-                wanted.setdefault((listing.server_name, offer.name), (listing, offer))
-    names = naming.assign(wanted)
+        for listed in listing.tools:
+            if listing.selects(listed.name):
+                selected.setdefault((listing.server_name, listed.name), (listing, listed))
+    names = naming.assign(selected)
     tools = (
         Tool(
             name=names[pair],
-            original_name=offer.name,
+            original_name=listed.name,
             server_name=listing.server_name,
             server_url=listing.server_url,
-            description=offer.description,
-            input_schema=offer.input_schema,
+            description=listed.description,
+            input_schema=listed.input_schema,
         )
-        for pair, (listing, offer) in wanted.items()
+        for pair, (listing, listed) in selected.items()
     )
     return Catalog(tuple(sorted(tools, key=lambda tool: tool.name)))
 
 
-def admit(listed: Iterable[Offer]) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
-    """Take what can be offered to a model; of the rest, say what was wrong with it."""
-    offers: dict[str, Offer] = {}
+def admit(listed: Iterable[ListedTool]) -> tuple[tuple[ListedTool, ...], tuple[str, ...]]:
+    """Return the tools that can be offered to a model, and descriptions of the others with their problems."""
+    admitted: dict[str, ListedTool] = {}
     left_out: list[str] = []
-    for offer in listed:
-        if problem := _maybe_problem(offer, offers):
-            left_out.append(f"{offer.name[:60]!r} ({problem})")
+    for tool in listed:
+        if problem := _maybe_problem(tool, admitted):
+            left_out.append(f"{tool.name[:60]!r} ({problem})")
         else:
-            offers[offer.name] = offer
-    return tuple(offers.values()), tuple(left_out)
+            admitted[tool.name] = tool
+    return tuple(admitted.values()), tuple(left_out)
 
 
-def _maybe_problem(offer: Offer, offers: Mapping[str, Offer]) -> str | None:
-    if len(offers) >= MAX_TOOLS:
+def _maybe_problem(tool: ListedTool, admitted: Mapping[str, ListedTool]) -> str | None:
+    if len(admitted) >= MAX_TOOLS:
         return f"more than {MAX_TOOLS} tools"
-    if not 0 < len(offer.name) <= MAX_NAME:
-        return f"a name of {len(offer.name)} characters"
-    if offer.name in offers:
+    if not 0 < len(tool.name) <= MAX_NAME:
+        return f"a name of {len(tool.name)} characters"
+    if tool.name in admitted:
         return "a second one of this name"
     try:
-        size = len(json.dumps(offer.input_schema).encode())
+        size = len(json.dumps(tool.input_schema).encode())
     except (RecursionError, TypeError, ValueError):
         return "a schema that cannot be written"
     return f"a schema of {size} bytes" if size > MAX_SCHEMA else None

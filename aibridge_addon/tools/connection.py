@@ -1,12 +1,12 @@
-"""One MCP server's connection, for its whole life.
+"""The connection to one MCP server, over all reconnections.
 
     start ─▶ connect ─▶ list ─▶ publish ─▶ wait ─ changed ─▶ list …
                 ▲                            │
-                └──── backoff ◀── lost ──────┘     while a server is away, its tools are withdrawn
+                └──── backoff ◀── lost ──────┘     the tools of a lost server are withdrawn
 
-One task owns the connection from begin to end: anyio's cancel scopes must be left where they were entered. Calls run in
-tasks of their own, so that who waits for one can leave at once. The task learns of a loss by `Connection.lose`, which
-transports and calls use, or by what the library raises.
+One task owns the connection, because anyio's cancel scopes must be left in the task that entered them. Calls run in
+tasks of their own, so that a cancelled caller returns at once. Transports and calls report a lost connection with
+`Connection.lose`; other losses are exceptions of the library.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import anyio
@@ -33,22 +33,21 @@ from pydantic import ValidationError
 
 from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.tools import CallError, catalog
-from aibridge_addon.tools.catalog import Listing, Offer
-
-if TYPE_CHECKING:
-    pass
+from aibridge_addon.tools.catalog import ListedTool, Listing
 from aibridge_addon.tools.transports import GRACE, MAX_REASON, over_http, over_stdio
 
 logger = logging.getLogger(__name__)
 
 CONNECTED_WITHIN = 60.0
-"""Seconds until a list of tools is complete: `npx` installs a server before it starts it."""
+"""Seconds to connect and list all tools. `npx` may install a server before it starts it."""
 REFRESHED_EVERY = 300.0
-"""Seconds after which tools are listed again: not every server says when they change, or when it goes."""
+"""Seconds between listings of a server's tools. Not every server announces changes, or its end."""
 STABLE_AFTER = 30.0
-"""Seconds that a connection has to last for the next one to be tried at once."""
+"""Seconds. After a connection that lasted this long, the next one is tried at once."""
 MAX_PAGES = 100
+"""Maximum number of pages of one listing."""
 MIN_SECRET = 6
+"""Characters. Shorter values are not masked in messages: they would match ordinary words."""
 REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (httpx2.TimeoutException, "it did not answer in time"),
     (httpx2.TransportError, "it cannot be reached"),
@@ -61,11 +60,11 @@ Settings = HttpServer | StdioServer
 
 
 class SessionExpired(CallError):
-    """The server does not know our session any more, and so has not run the call."""
+    """The server has dropped our session and has not run the call."""
 
 
 class Connection:
-    """One server, over all of its connections."""
+    """Connects to one server, again and again, and runs calls on it."""
 
     def __init__(
         self,
@@ -95,17 +94,17 @@ class Connection:
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
         self._was_up = self._stopping = self._legacy = False
-        self._lost = self._said = ""
+        self._lost = self._logged_state = ""
         self._left_out: tuple[str, ...] = ()
         self._secrets = sorted(_secrets(settings), key=len, reverse=True)
 
-    # --- what others ask and tell -----------------------------------------------------------------
+    # --- used by servers, calls and transports ----------------------------------------------------
 
     async def call(self, tool: str, arguments: dict[str, Any], timeout: float) -> types.CallToolResult:
         client = self._client
         if client is None:
             raise CallError(f"MCP server {self.name} is not connected")
-        if all(offer.name != tool for offer in self.listing.offers):
+        if all(listed.name != tool for listed in self.listing.tools):
             raise CallError(f"MCP server {self.name} does not offer the tool {tool!r} any more")
         task = asyncio.ensure_future(client.call_tool(tool, arguments, read_timeout_seconds=timeout))
         self._calls.add(task)
@@ -121,7 +120,7 @@ class Connection:
             raise self._call_error(e, client, timeout) from None
         except CallError:
             raise
-        except Exception as e:  # noqa: BLE001 (the library's and strangers': `reason` knows what may be told)
+        except Exception as e:  # noqa: BLE001 (`reason` selects what may be shown of foreign errors)
             raise CallError(f"MCP server {self.name}: {self.reason(e)}") from None
         finally:
             task.cancel()
@@ -143,44 +142,50 @@ class Connection:
     def _call_ended(self, task: asyncio.Task[types.CallToolResult]) -> None:
         self._calls.discard(task)
         if not task.cancelled():
-            task.exception()  # asyncio complains where nobody waited for it
+            task.exception()  # else asyncio logs that it was never retrieved
 
-    async def back_until(self, deadline: float) -> None:
+    async def reconnected(self, deadline: float) -> None:
+        """Wait until the server is connected again.
+
+        Raises:
+            CallError: it is not connected before `deadline`.
+        """
         try:
             await asyncio.wait_for(self._up.wait(), max(deadline - time.monotonic(), 0))
         except TimeoutError:
-            raise CallError(f"MCP server {self.name} has lost our session, and is not back in time") from None
+            raise CallError(f"MCP server {self.name} has lost our session and did not reconnect in time") from None
 
     def lose(self, reason: str) -> None:
-        """The connection is known to be lost; so its tools are withdrawn."""
+        """Mark the connection as lost, and withdraw its tools."""
         self._lost = self._lost or reason
         self._client = None
         self._up.clear()
         self._wake.set()
-        self._offer(())
+        self._publish_tools(())
 
     def change(self) -> None:
-        """The tools have changed, or may have."""
+        """List the tools again, since they may have changed."""
         self._wake.set()
 
     def stop(self) -> None:
+        """Begin to end the connection for good."""
         self._stopping = True
         self._wake.set()
         self._allow(GRACE if self._client is not None else 0)
 
     def signal(self, number: int) -> bool:
-        """Send a signal to the program and all that it started; False when none of them is left."""
+        """Send a signal to the program's process group. Return False if no process is left."""
         try:
             if self.group is not None:
                 os.killpg(self.group, number)
         except ProcessLookupError:
-            self.group = None  # it may be somebody else's from now on
+            self.group = None  # the id may be used again for other processes
         except PermissionError:
-            pass  # some of them run as another user
+            pass  # some processes run as another user
         return self.group is not None
 
     def reason(self, error: BaseException) -> str:
-        """Say in short what was wrong: foreign texts only where they are meant for us, and without secrets."""
+        """Describe an error in short. Texts of the server appear only from MCP errors, with secrets masked."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         if isinstance(error, MCPError):
@@ -190,29 +195,31 @@ class Connection:
         return next(known, type(error).__name__)
 
     def masked(self, text: str) -> str:
+        """Replace the configuration's secrets in a text."""
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
         return text
 
-    # --- one connection after the other -----------------------------------------------------------
+    # --- the connections --------------------------------------------------------------------------
 
     async def run(self) -> None:
-        await asyncio.sleep(0)  # tasks start eagerly in mitmproxy, and whoever starts us must not wait for a fork
+        """Connect, and reconnect after each loss, until `stop` is called."""
+        await asyncio.sleep(0)  # mitmproxy starts tasks eagerly, and the caller must not wait for a fork
         failures = 0
         while not self._stopping:
             began = self._clock()
             reason = await self._connection()
             if not self._was_up:
-                self._legacy = not self._legacy  # some old servers end when they are asked which protocols they know
+                self._legacy = not self._legacy  # some old servers exit when the client negotiates the protocol version
             stable = self._was_up and self._clock() - began >= STABLE_AFTER
             failures = 0 if stable else failures + 1
             if not self._stopping:
-                self._say(logging.WARNING, "away", f"{reason}; trying again")
+                self._log_state(logging.WARNING, "away", f"{reason}; trying again")
                 self._wake.clear()
                 await self._woken(self._backoff(failures) if failures else 0)
 
     async def _connection(self) -> str:
-        """Connect, and stay until the connection ends. Returns why it did."""
+        """Connect, and wait until the connection ends. Return the reason."""
         self._lost, self._was_up, self.expired, self.status = "", False, False, 0
         transport = (
             over_http(self, self._settings)
@@ -231,10 +238,10 @@ class Connection:
             with anyio.CancelScope() as self._scope:
                 self._allow(self.connected_within)
                 async with client:
-                    # The library would run a stranger's schema, patterns included, in Python in our event loop.
+                    # The library would match the server's schema, with its patterns, in our event loop.
                     client.session.validate_tool_result = _not_validated  # type: ignore[method-assign]
                     await self._serve(client)
-        except Exception as e:  # noqa: BLE001 (whatever it was, the next attempt follows, and `_say` tells)
+        except Exception as e:  # noqa: BLE001 (logged by `_log_state`; the next attempt follows)
             self._lost = self._lost or self.reason(e)
         finally:
             self._scope = None
@@ -248,42 +255,44 @@ class Connection:
             while not self._lost and not self._stopping:
                 self._wake.clear()
                 self._allow(self.connected_within)
-                offers = await self._list(client)
+                tools = await self._list(client)
                 self._allow(math.inf)
                 if not self._lost:
                     self._client, self._was_up = client, True
                     self._up.set()
-                    self._offer(offers)
-                    self._say(logging.INFO, f"connected, {len(offers)} tools")
+                    self._publish_tools(tools)
+                    self._log_state(logging.INFO, f"connected, {len(tools)} tools")
                     await self._woken(self.refreshed_every)
             tasks.cancel_scope.cancel()
         self._allow(GRACE)
 
-    async def _list(self, client: Client) -> tuple[Offer, ...]:
+    async def _list(self, client: Client) -> tuple[ListedTool, ...]:
         if client.server_capabilities.tools is None:
             return ()
-        listed: list[Offer] = []
+        listed: list[ListedTool] = []
         cursor: str | None = None
         for _ in range(MAX_PAGES):
             page = await client.list_tools(cursor=cursor)
-            listed += (Offer(tool.name, tool.description or tool.title or "", tool.input_schema) for tool in page.tools)
+            listed += (
+                ListedTool(tool.name, tool.description or tool.title or "", tool.input_schema) for tool in page.tools
+            )
             cursor = page.next_cursor
             if not cursor or len(listed) > catalog.MAX_TOOLS:
                 break
         else:
             logger.warning("MCP server %s: its list of tools has more than %d pages", self.name, MAX_PAGES)
-        offers, left_out = catalog.admit(listed)
+        admitted, left_out = catalog.admit(listed)
         if left_out and left_out != self._left_out:
             logger.warning("MCP server %s: %d tools left out: %s", self.name, len(left_out), ", ".join(left_out[:5]))
         self._left_out = left_out
-        return offers
+        return admitted
 
     async def _subscribe(self, client: Client) -> None:
-        """Hear of changes, where the protocol is one in which this has to be asked for."""
+        """Subscribe to changes of the tools. Modern protocol versions require it."""
         while True:
             try:
                 async with client.listen(tools_list_changed=True) as changes:
-                    self.change()  # before now, nobody listened
+                    self.change()  # changes before the subscription were missed
                     async for _ in changes:
                         self.change()
             except (ListenNotSupportedError, MCPError, TimeoutError):
@@ -298,12 +307,12 @@ class Connection:
         if isinstance(message, types.ToolListChangedNotification):
             self.change()
 
-    def _offer(self, offers: tuple[Offer, ...]) -> None:
-        self.listing = replace(self.listing, offers=offers)
+    def _publish_tools(self, tools: tuple[ListedTool, ...]) -> None:
+        self.listing = replace(self.listing, tools=tools)
         self._publish()
 
     def _allow(self, seconds: float) -> None:
-        """From now on, the connection may take this long."""
+        """Set the connection's deadline to so many seconds from now."""
         if self._scope is not None:
             self._scope.deadline = anyio.current_time() + seconds
 
@@ -313,11 +322,11 @@ class Connection:
         except TimeoutError:
             pass
 
-    def _say(self, level: int, state: str, why: str = "") -> None:
-        """Log a state when it is not the one that was logged last."""
-        if state == self._said:
+    def _log_state(self, level: int, state: str, why: str = "") -> None:
+        """Log a state; at debug level if it is the one that was logged last."""
+        if state == self._logged_state:
             level = logging.DEBUG
-        self._said = state
+        self._logged_state = state
         logger.log(level, "MCP server %s: %s%s", self.name, state, f": {why}" if why else "")
 
 
@@ -326,7 +335,7 @@ async def _not_validated(name: str, result: types.CallToolResult) -> None:
 
 
 def _secrets(settings: Settings) -> Iterator[str]:
-    """Every text of the configuration that must not be told."""
+    """Yield every text of the configuration that must not appear in logs or results."""
     if isinstance(settings, HttpServer):
         url = settings.url.get_secret_value()
         parts = urlsplit(url)
@@ -335,6 +344,3 @@ def _secrets(settings: Settings) -> Iterator[str]:
     else:
         texts = [*settings.args, *(value.get_secret_value() for value in settings.env.values())]
     yield from (text for text in texts if len(text) >= MIN_SECRET)
-
-
-# --- streamable HTTP ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Names of injected tools: valid for every provider, unique, and the same whatever the order of servers and tools."""
+"""Name injected tools. Names are valid for every provider, unique, and independent of the tools' order."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 Pair = tuple[str, str]
-"""A server's name, and a tool's original name."""
+"""A server's name and a tool's original name."""
 
 PREFIX = "bmcp_"
 MAX_LENGTH = 64
-"""The least that a provider allows: https://platform.openai.com/docs/api-reference (function names)."""
+"""Characters. The smallest limit of all providers: https://platform.openai.com/docs/api-reference (function names)."""
 
 _INVALID = re.compile(r"[^A-Za-z0-9_-]")
 _DIGITS = 8
@@ -21,8 +21,9 @@ _DIGITS = 8
 def assign(pairs: Iterable[Pair]) -> dict[Pair, str]:
     """Name tools `bmcp_<server>_<tool>`.
 
-    Invalid characters become `_`; what is too long is cut and gets a hash of the pair; and so does every name that two
-    pairs would share, so that no name depends on who came first.
+    - Invalid characters become `_`.
+    - Names that are too long are cut and get a hash of the pair.
+    - Names that two pairs would share get the hash too, so that no name depends on the order.
     """
     digits = dict.fromkeys(sorted(set(pairs)), 0)
     while True:

@@ -1,4 +1,4 @@
-"""What a tool returned, as parts that a dialect can carry. Pure."""
+"""Convert the result of a tool into parts that a dialect can carry. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NO_OUTPUT = "(no output)"
 MAX_ERROR = 4096
-"""Characters of an error's text in records; the model gets all of it."""
+"""Characters of an error's text in records. The model gets the whole text."""
 
 _TEXT_TYPES = frozenset({"application/json", "application/xml", "application/yaml", "application/javascript"})
 
@@ -28,7 +28,7 @@ class Parts(NamedTuple):
 
 
 def to_parts(result: CallToolResult, max_bytes: int) -> Parts:
-    """Translate a result; what is above `max_bytes` (UTF-8, base64) is cut, and a note at the end says how much."""
+    """Convert a result. Cut it at `max_bytes` (of UTF-8 and base64), and add a note with the number of cut bytes."""
     parts = [_part(block) for block in result.content]
     if result.structured_content is not None and not _carried(result.structured_content, parts):
         parts.append(Text(json.dumps(result.structured_content, ensure_ascii=False)))
@@ -61,7 +61,7 @@ def _link(link: Any) -> Text:
 
 
 def _resource(resource: Any) -> Part:
-    """A resource as text if it is text, be it sent as bytes; else as a file."""
+    """Convert a resource to text if its type is text, even if it was sent as bytes; else to media."""
     text = getattr(resource, "text", None)
     media = None
     if text is None:
@@ -87,7 +87,7 @@ def _maybe_text(part: Part) -> str | None:
 
 
 def _media(mime_type: str, data: str, uri: str | None = None) -> Part:
-    """Media; a note where it is not base64, for a provider would refuse the whole request."""
+    """Convert media. Invalid base64 becomes a note, because a provider would refuse the whole request."""
     data = "".join(data.split())
     try:
         base64.b64decode(data, validate=True)

@@ -1,4 +1,4 @@
-"""The configured MCP servers, together: their tools as one catalogue, and calls to them."""
+"""All configured MCP servers: their tools as one catalogue, and calls to them."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import random
 import signal
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mcp_types as types
 
 from aibridge_addon.tools import CallError, catalog
 from aibridge_addon.tools.catalog import Catalog, Tool
-
-if TYPE_CHECKING:
-    pass
 from aibridge_addon.tools.connection import (
     CONNECTED_WITHIN,
     REFRESHED_EVERY,
@@ -29,17 +26,17 @@ from aibridge_addon.tools.transports import GRACE
 
 logger = logging.getLogger(__name__)
 
-# Their logs hold URLs with keys, messages and tracebacks; what matters of it we say ourselves.
 LIBRARY_LOGGERS = ("mcp", "client", "httpx2", "httpcore2")
+"""Silenced below critical: their lines contain URLs with keys, messages and tracebacks."""
 
 
 def backoff(failures: int) -> float:
-    """Seconds to wait after so many failures in a row: 1 to 60, with jitter."""
+    """Return the seconds to wait after so many failures in a row: 1 to 60, with jitter."""
     return min(60.0, 2.0 ** min(failures - 1, 6) * random.uniform(1.0, 1.5))  # noqa: S311 (no secret)
 
 
 class Servers:
-    """All configured servers, and a snapshot of what they offer."""
+    """All configured servers, and the catalogue of their tools."""
 
     def __init__(
         self,
@@ -62,7 +59,7 @@ class Servers:
 
     @property
     def catalog(self) -> Catalog:
-        """What is offered now; a request keeps the snapshot that it began with."""
+        """The current catalogue. A request keeps the one that it began with."""
         return self._catalog
 
     def start(self) -> None:
@@ -73,10 +70,10 @@ class Servers:
         self._tasks += [loop.create_task(server.run()) for server in self._servers.values()]
 
     async def call(self, tool: Tool, arguments: dict[str, Any], timeout: float) -> types.CallToolResult:
-        """Call a tool. When this is cancelled, so is the server's request; nobody waits for that.
+        """Call a tool. Cancelling this also cancels the server's request, without waiting for the server.
 
         Raises:
-            CallError: there is no result, because of the server, the connection or the time.
+            CallError: the server or the connection failed, or the time is over.
         """
         server = self._servers.get(tool.server_name)
         if server is None:
@@ -85,11 +82,11 @@ class Servers:
         try:
             return await server.call(tool.original_name, arguments, timeout)
         except SessionExpired:
-            await server.back_until(deadline)
+            await server.reconnected(deadline)
         return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001))
 
     async def close(self, timeout: float = 3 * GRACE) -> None:
-        """End all connections and programs; after `timeout` seconds, or when this is cancelled, the hard way."""
+        """End all connections and programs. After `timeout` seconds, or on cancellation, kill them."""
         for server in self._servers.values():
             server.stop()
         try:
@@ -102,7 +99,7 @@ class Servers:
             await asyncio.wait(pending, timeout=GRACE)
 
     def kill(self) -> None:
-        """Kill all programs and drop all connections, for where nothing can be awaited any more."""
+        """Kill all programs and drop all connections at once, without waiting."""
         for task in self._tasks:
             task.cancel()
         for server in self._servers.values():

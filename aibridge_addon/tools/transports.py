@@ -1,4 +1,4 @@
-"""The two ways to an MCP server: streamable HTTP, and a program's standard streams. Bounded, and ended for sure."""
+"""The two transports of MCP: streamable HTTP, and the standard streams of a program. Messages are bounded."""
 
 from __future__ import annotations
 
@@ -28,17 +28,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GRACE = 2.0
-"""Seconds for each step of an end: stdin closed, SIGTERM, SIGKILL; for HTTP, to end the session."""
+"""Seconds for each step of an end: closing stdin, SIGTERM, SIGKILL; for HTTP, ending the session."""
 POLL_INTERVAL = 0.01
+"""Seconds between checks whether a program has ended."""
 MAX_MESSAGE = 16 << 20
+"""Bytes. A larger message ends the connection."""
 MAX_REASON = 300
+"""Characters of a server's text in a log line or an error."""
 MAX_LOG_LINES = 200
-"""Lines of a program's stderr per connection, at debug."""
+"""Lines of a program's stderr that are logged per connection, at debug level."""
 Incoming = SessionMessage | Exception
 
 
 class Peer(Protocol):
-    """What a transport tells the connection that it is of, and learns from it."""
+    """What a transport needs from its connection."""
 
     name: str
     connected_within: float
@@ -55,12 +58,12 @@ class Peer(Protocol):
 
 
 class _HttpClient(httpx2.AsyncClient):
-    """Tells what the library keeps to itself: that the session is unknown, that the stream of notices is gone."""
+    """Reports what the library hides: an expired session, and the end of the notification stream."""
 
     def __init__(self, server: Peer, settings: HttpServer, tls: ssl.SSLContext) -> None:
-        headers = httpx2.Headers({"accept-encoding": "identity"})  # else `_Bounded` bounds little
+        headers = httpx2.Headers({"accept-encoding": "identity"})  # a compressed answer could expand beyond the bound
         headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
-        # No limit to reading: a call may take long, and has its own.
+        # No read timeout: calls may take long and have timeouts of their own.
         timeout = httpx2.Timeout(server.connected_within, read=None)
         super().__init__(headers=headers, timeout=timeout, verify=tls)
         self._server = server
@@ -77,7 +80,7 @@ class _HttpClient(httpx2.AsyncClient):
         self._server.status = response.status_code if response.is_error else 0
         if notices and response.is_success:
             if self._streaming:
-                self._server.change()  # while the stream was away, nobody listened
+                self._server.change()  # notifications were missed while there was no stream
             self._streaming = True
         elif notices and self._streaming:
             self._server.lose(f"its stream has ended (HTTP {response.status_code})")
@@ -107,7 +110,9 @@ class _Bounded(httpx2.AsyncByteStream):
 @asynccontextmanager
 async def over_http(server: Peer, settings: HttpServer) -> AsyncGenerator[TransportStreams]:
     if server.tls is None:
-        server.tls = await asyncio.to_thread(httpx2.create_ssl_context)  # reads files for tenths of a second
+        server.tls = await asyncio.to_thread(
+            httpx2.create_ssl_context
+        )  # reading the certificates takes tenths of a second
     url = settings.url.get_secret_value()
     async with (
         _HttpClient(server, settings, server.tls) as client,
@@ -121,9 +126,9 @@ async def over_http(server: Peer, settings: HttpServer) -> AsyncGenerator[Transp
 
 @asynccontextmanager
 async def over_stdio(server: Peer, settings: StdioServer) -> AsyncGenerator[TransportStreams]:
-    """Run a program in a process group of its own, which ends with it.
+    """Run a program in its own process group, and end the group with it.
 
-    The library's own transport leaves those behind whom a server has started, if it ends by itself.
+    If a program exits by itself, the library's own transport leaves its child processes behind.
     """
     process = await asyncio.create_subprocess_exec(
         settings.command,
@@ -160,7 +165,7 @@ async def _read(server: Peer, stdout: asyncio.StreamReader, incoming: MemoryObje
                 try:
                     message = types.jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValidationError:
-                    logger.debug("MCP server %s: a line of its output is no message", server.name)
+                    logger.debug("MCP server %s: a line of its output is not a message", server.name)
                 else:
                     await incoming.send(SessionMessage(message))
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -179,11 +184,11 @@ async def _write(
                 stdin.write(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
                 await stdin.drain()
         except (OSError, ValueError):
-            server.lose("its process takes no more input")
+            server.lose("its process accepts no more input")
 
 
 async def _log(server: Peer, stderr: asyncio.StreamReader) -> None:
-    """Pass stderr on to our log, as far as it goes; read it to the end, for a full pipe would stop the program."""
+    """Log stderr up to the limit. Read it to the end, because a full pipe would block the program."""
     lines = 0
     while not stderr.at_eof():
         try:
@@ -197,7 +202,7 @@ async def _log(server: Peer, stderr: asyncio.StreamReader) -> None:
 
 
 async def _end(server: Peer, process: asyncio.subprocess.Process) -> None:
-    """End the program and all that it started: ask, then insist. Not even a cancellation leaves one behind."""
+    """End the program's process group: close stdin, then SIGTERM, then SIGKILL; also on cancellation."""
     assert process.stdin
     try:
         with anyio.CancelScope(shield=True):
@@ -212,7 +217,7 @@ async def _end(server: Peer, process: asyncio.subprocess.Process) -> None:
 
 
 async def _until(check: Callable[[], bool]) -> None:
-    # Not process.wait(): that also waits for pipes which others may have inherited.
+    # Not process.wait(): it also waits for pipes, which child processes may have inherited.
     deadline = anyio.current_time() + GRACE
-    while not check() and anyio.current_time() < deadline:  # noqa: ASYNC110 (groups do not say that they are empty)
+    while not check() and anyio.current_time() < deadline:  # noqa: ASYNC110 (process groups send no notification when they are empty)
         await anyio.sleep(POLL_INTERVAL)

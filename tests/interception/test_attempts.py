@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from aibridge_addon.credentials.key_pool import KeyPool
-from aibridge_addon.interception.attempts import MAX_TOLD, Attempts, Outcome, Step, decide, outcome_of, pause
+from aibridge_addon.interception.attempts import MAX_REPORTED, Attempts, Outcome, Step, decide, outcome_of, pause
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 SHOW, NEXT_KEY, RETRY, EXHAUSTED = Step.SHOW, Step.NEXT_KEY, Step.RETRY, Step.EXHAUSTED
@@ -227,7 +227,7 @@ def test_what_is_told_of_the_attempts() -> None:
     steps(attempts, Outcome(429), Outcome(None, error="connection refused"))
     attempts.choose_key()
     attempts.answered(200)
-    assert attempts.told == [
+    assert attempts.reported == [
         {"status": 429, "credential_hint": HINTS[0], "then": "next_key"},
         {
             "status": None,
@@ -243,19 +243,19 @@ def test_what_is_told_of_the_attempts() -> None:
 def test_the_last_attempt_is_told_even_if_nobody_answered_it() -> None:
     attempts = Attempts(max_retries=1)
     steps(attempts, Outcome(503), Outcome(None, error="x" * 1000))
-    assert attempts.told[1:] == [{"status": None, "error": "x" * 200}]
+    assert attempts.reported[1:] == [{"status": None, "error": "x" * 200}]
 
 
 def test_nothing_is_told_of_a_request_that_was_sent_once() -> None:
     attempts = Attempts(pool(), max_retries=1)
     attempts.choose_key()
     attempts.answered(200)
-    assert attempts.told == []
+    assert attempts.reported == []
 
 
 def test_what_is_told_is_bounded() -> None:
     attempts = Attempts(max_retries=1)
-    for _ in range(MAX_TOLD):
+    for _ in range(MAX_REPORTED):
         steps(attempts, Outcome(529))
         attempts.answered(200)
-    assert len(attempts.told) == MAX_TOLD
+    assert len(attempts.reported) == MAX_REPORTED

@@ -7,7 +7,7 @@ import pytest
 
 from aibridge_addon.dialects.turns import InjectedTool
 from aibridge_addon.tools import catalog
-from aibridge_addon.tools.catalog import Listing, Offer, Tool
+from aibridge_addon.tools.catalog import ListedTool, Listing, Tool
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -18,7 +18,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def listing(server: str, *names: str, allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()) -> Listing:
-    offers = [Offer(name, f"does {name}", {"type": "object"}) for name in names]
+    offers = [ListedTool(name, f"does {name}", {"type": "object"}) for name in names]
     return Listing(server, None, [re.compile(p) for p in allow], [re.compile(p) for p in deny], offers)
 
 
@@ -34,8 +34,8 @@ def test_tools_are_sorted_by_name_whatever_the_order_of_servers_and_lists() -> N
 
 
 def test_a_name_leads_back_to_the_server_and_the_original_name() -> None:
-    offer = Offer("read.all", "Read.", SCHEMA)
-    found = catalog.build([Listing("files", "https://host/mcp", offers=[offer])]).get("bmcp_files_read_all")
+    offer = ListedTool("read.all", "Read.", SCHEMA)
+    found = catalog.build([Listing("files", "https://host/mcp", tools=[offer])]).get("bmcp_files_read_all")
     assert found == Tool("bmcp_files_read_all", "read.all", "files", "https://host/mcp", "Read.", SCHEMA)
 
 
@@ -44,7 +44,7 @@ def test_an_unknown_name_leads_nowhere() -> None:
 
 
 def test_requests_get_the_whole_schema() -> None:
-    built = catalog.build([Listing("s", None, offers=[Offer("t", "Does.", SCHEMA)])])
+    built = catalog.build([Listing("s", None, tools=[ListedTool("t", "Does.", SCHEMA)])])
     assert built.injected == (InjectedTool("bmcp_s_t", "Does.", SCHEMA),)
     assert built.names == {"bmcp_s_t"}
 
@@ -75,24 +75,24 @@ def test_filters_of_one_server_do_not_touch_another() -> None:
 @pytest.mark.parametrize(
     ("offer", "problem"),
     [
-        (Offer("", "", {}), "'' (a name of 0 characters)"),
-        (Offer("n" * 257, "", {}), f"'{'n' * 60}' (a name of 257 characters)"),
-        (Offer("ok", "", {}), "'ok' (a second one of this name)"),
-        (Offer("s", "", {"x": "y" * (256 << 10)}), f"'s' (a schema of {(256 << 10) + 9} bytes)"),
-        (Offer("t", "", {"x": float("nan"), "y": {1, 2}}), "'t' (a schema that cannot be written)"),
+        (ListedTool("", "", {}), "'' (a name of 0 characters)"),
+        (ListedTool("n" * 257, "", {}), f"'{'n' * 60}' (a name of 257 characters)"),
+        (ListedTool("ok", "", {}), "'ok' (a second one of this name)"),
+        (ListedTool("s", "", {"x": "y" * (256 << 10)}), f"'s' (a schema of {(256 << 10) + 9} bytes)"),
+        (ListedTool("t", "", {"x": float("nan"), "y": {1, 2}}), "'t' (a schema that cannot be written)"),
     ],
 )
-def test_what_no_model_can_use_is_left_out_and_named(offer: Offer, problem: str) -> None:
-    good = Offer("ok", "", {})
+def test_what_no_model_can_use_is_left_out_and_named(offer: ListedTool, problem: str) -> None:
+    good = ListedTool("ok", "", {})
     assert catalog.admit([good, offer]) == ((good,), (problem,))
 
 
 def test_a_name_and_a_schema_at_their_limits_are_offered() -> None:
-    offers = (Offer("n" * 256, "", {"x": "y" * ((256 << 10) - 9)}),)
+    offers = (ListedTool("n" * 256, "", {"x": "y" * ((256 << 10) - 9)}),)
     assert catalog.admit(offers) == (offers, ())
 
 
 def test_no_server_can_offer_more_than_a_thousand_tools() -> None:
-    offers, left_out = catalog.admit(Offer(f"t{n}", "", {}) for n in range(1002))
+    offers, left_out = catalog.admit(ListedTool(f"t{n}", "", {}) for n in range(1002))
     assert len(offers) == 1000
     assert left_out == ("'t1000' (more than 1000 tools)", "'t1001' (more than 1000 tools)")

@@ -54,8 +54,8 @@ def _injected(
     injected = JSONObject(request)
     names = frozenset(tool.name for tool in offered)
     loop = ToolLoop(injection, injected, names, max_turns=bridge.settings.mcp.max_turns)
-    leaves = partial(_remembered, state.head, bridge.continuations)
-    state.tools = ToolRun(ToolExchange(exchange, loop, leaves), catalog)
+    keep = partial(_remembered, state.head, bridge.continuations)
+    state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
     return injected
 
 

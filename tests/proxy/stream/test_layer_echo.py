@@ -15,7 +15,7 @@ from aibridge_addon.proxy.stream.hooks import AibridgeTurnHook
 from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader
 from aibridge_addon.records import utc_now
 from aibridge_addon.tools import catalog
-from aibridge_addon.tools.catalog import Catalog, Listing, Offer
+from aibridge_addon.tools.catalog import Catalog, ListedTool, Listing
 from aibridge_addon.tools.servers import Servers
 from tests.proxy.conftest import MakeScene
 from tests.support.scene import PATHS, Scene, request, sized
@@ -31,7 +31,7 @@ class Offered(Servers):
 
     def __init__(self, *names: str) -> None:
         super().__init__({})
-        self._offered = catalog.build([Listing("srv", None, offers=[Offer(name, "", {}) for name in names])])
+        self._offered = catalog.build([Listing("srv", None, tools=[ListedTool(name, "", {}) for name in names])])
 
     @property
     def catalog(self) -> Catalog:
