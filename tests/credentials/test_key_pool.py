@@ -1,4 +1,4 @@
-"""Central keys: their order, their rests, and what is told when none is left. The clock is the test's."""
+"""Central keys: their order, their rests, and the answer when none is left. The clock is the test's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One interception: which records it emits, in which order, and that it ends once, however often it is told to."""
+"""One interception: which records it emits, in which order, and that it ends only once."""
 
 from __future__ import annotations
 
@@ -209,7 +209,7 @@ def test_a_stream_that_ends_properly_without_its_terminal_event_has_failed() -> 
 
 
 def test_an_answer_that_cannot_be_read_is_not_called_failed_but_partial() -> None:
-    """Nobody knows how it ended: the client may well have read it."""
+    """How it ended is unknown: the client may have read it."""
     exchange, emitted = answering(THINKING, Limits(decoded_body=2_000), "gzip")
     for piece in encode_stream([THINKING.body[:1_500], b": x\n\n" * 1_000], "gzip"):
         exchange.feed(piece)

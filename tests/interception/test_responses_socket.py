@@ -143,8 +143,8 @@ def test_lanes_do_not_mix(dice: Any) -> None:
         socket.reader.from_client(frames.create(case, stream_id=lane))
     while left := [lane for lane, queue in queues.items() if queue]:
         socket.answer(queues[dice.choice(left)].pop(0))
-    told = {usage.provider_response_id: usage.input_tokens for usage in socket.of(records.TokenUsage)}
-    assert told == {
+    reported = {usage.provider_response_id: usage.input_tokens for usage in socket.of(records.TokenUsage)}
+    assert reported == {
         usage.provider_response_id: usage.input_tokens
         for case in cases.values()
         for usage in play(case, [case.body])

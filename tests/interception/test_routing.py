@@ -248,7 +248,7 @@ def test_a_gateway_path_names_the_provider_and_then_the_path_of_its_api(
     ],
 )
 def test_any_other_gateway_path_has_no_route(target: str) -> None:
-    """Azure's and Bedrock's default hosts have wildcards: without a base URL nobody knows where they are."""
+    """Azure's and Bedrock's default hosts have wildcards: without a base URL the upstream is unknown."""
     assert DEFAULTS.gateway("POST", target) is None
 
 

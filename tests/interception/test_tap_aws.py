@@ -122,7 +122,7 @@ def test_a_wrong_checksum_fails_the_interception_and_keeps_what_was_read_before(
     reading = tap.reader.reading
     assert reading.error is not None and reading.error.type == "corrupt_event_stream"
     assert not reading.ended and not tap.readable and not tap.complete
-    assert (reading.usage is not None) == (case.dialect == "invoke")  # Messages tells some at the beginning
+    assert (reading.usage is not None) == (case.dialect == "invoke")  # Messages reports some at the beginning
 
 
 @BY_SIMPLE

@@ -96,13 +96,13 @@ class TestMaxTurns:
 class TestForcedChoice:
     def test_it_is_auto_after_the_first_turn_and_the_clients_again_in_the_last(self) -> None:
         made = loop(max_turns=4, tool_choice={"type": "any"})
-        told = [turn(made, call(id_)) for id_ in "abc"]
-        assert [request and request["tool_choice"] for request in told] == [
+        requests = [turn(made, call(id_)) for id_ in "abc"]
+        assert [request and request["tool_choice"] for request in requests] == [
             {"type": "auto"},
             {"type": "auto"},
             {"type": "any"},
         ]
-        assert told[-1] is not None and told[-1]["tools"] == [OWN]
+        assert requests[-1] is not None and requests[-1]["tools"] == [OWN]
 
 
 SAME: Any = {"q": 1, "r": [2]}

@@ -128,7 +128,7 @@ async def start() -> AsyncIterator[StartServers]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is there, and not only because nobody asked how it ended."""
+    """Whether a process is there, and is not a zombie."""
     try:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:

@@ -167,11 +167,11 @@ async def test_cancelling_cancels_every_call_at_its_server(start: StartServers) 
         running.cancel()
         assert await running.done(timeout=WITHIN)
         await asyncio.to_thread(gate.wait_abandoned)
-    told = running.invocations()
-    assert [(one.result.call, one.tool, one.error) for one in told] == [
+    invocations = running.invocations()
+    assert [(one.result.call, one.tool, one.error) for one in invocations] == [
         (asked_for, tool, CANCELLED) for tool, asked_for in pairs
     ]
-    assert all(one.duration_ms >= 2500 for one in told)
+    assert all(one.duration_ms >= 2500 for one in invocations)
 
 
 async def test_cancelling_keeps_what_has_been_answered_already(start: StartServers, ours: HttpMcp) -> None:

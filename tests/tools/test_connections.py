@@ -120,7 +120,7 @@ async def test_tools_of_a_killed_server_are_withdrawn_and_come_back_with_it(
 
 
 async def test_a_call_into_a_session_that_has_expired_opens_another_one(start: StartServers) -> None:
-    """Where no stream of notices tells that the server was restarted."""
+    """Without a notification stream, nothing reports that the server was restarted."""
     with HttpMcp("--legacy", "--no-stream") as server:
         stage = start({"ours": server.settings()})
         tool = await stage.tool("bmcp_ours_add")

@@ -13,8 +13,8 @@ SETTINGS = Mcp(tool_timeout=WITHIN)
 
 async def test_mcp_server_time_tells_the_time(start: StartServers) -> None:
     stage = start({"time": server_time()})
-    told = json.loads(await stage.call("bmcp_time_get_current_time", timezone="UTC"))
-    assert told["timezone"] == "UTC"
+    answer = json.loads(await stage.call("bmcp_time_get_current_time", timezone="UTC"))
+    assert answer["timezone"] == "UTC"
     assert stage.catalog.names == {"bmcp_time_convert_time", "bmcp_time_get_current_time"}
 
 
