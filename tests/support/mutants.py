@@ -76,8 +76,8 @@ MUTATIONS = (
     # Answers that wait for the next batch wait in vain.
     Mutation("recording/recorder.py", "                self._release(self._taken, kept=False)\n", "", RECORDER),
     # The port of the metrics takes any number of connections.
-    Mutation("telemetry/prometheus/listener.py", "self._connections >= MAX_CONNECTIONS", "False", LIMIT),
-    Mutation("telemetry/prometheus/listener.py", "            self._connections -= 1\n", "", LIMIT),
+    Mutation("telemetry/prometheus/listener.py", "len(self._timers) >= MAX_CONNECTIONS", "False", LIMIT),
+    Mutation("telemetry/prometheus/listener.py", "_timers.pop(server", "_timers.copy().pop(server", LIMIT),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
+import logging
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,17 @@ from aibridge_addon.telemetry.prometheus.listener import Listener, ListenError
 from aibridge_addon.telemetry.prometheus.metrics import Metrics
 
 LOOPBACK = Listen("127.0.0.1", 0)
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+HAS_IPV6 = has_ipv6()
 
 
 class Start(Protocol):
@@ -73,9 +85,14 @@ class Slow:
 
 
 def ask(
-    port: int, path: str, method: str = "GET", headers: Mapping[str, str] | None = None, body: bytes | None = None
+    port: int,
+    path: str,
+    method: str = "GET",
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+    host: str = "127.0.0.1",
 ) -> tuple[http.client.HTTPResponse, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=10)
     try:
         connection.request(method, path, body, dict(headers or {}))
         response = connection.getresponse()
@@ -156,7 +173,8 @@ def test_other_methods_are_405_with_those_allowed(start: Start, method: str) -> 
         b"nonsense\r\n\r\n",
         b"GET /metrics\r\n\r\n",
         b"\x16\x03\x01\n\n",
-        b"GET / HTTP/1.1\r\nx: 1\ry: 2\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nx: 1\ry: 2\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\n\r\n",  # RFC 9112, section 3.2: HTTP/1.1 needs `Host`
     ],
 )
 def test_what_is_not_http_is_400(start: Start, sent: bytes) -> None:
@@ -167,9 +185,12 @@ def test_a_head_without_carriage_returns_is_understood(start: Start) -> None:
     assert converse(start().port, b"GET /healthz HTTP/1.0\n\n").startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_head_that_is_too_large_is_431(start: Start) -> None:
-    received = converse(start().port, b"GET /metrics HTTP/1.1\r\nx: " + b"x" * 2 * listener.MAX_HEAD + b"\r\n\r\n")
-    assert received.startswith(b"HTTP/1.1 431 ")
+def test_a_connection_whose_head_is_too_large_is_closed(start: Start) -> None:
+    """Tornado closes such a connection without an answer. HTTP would also allow 431."""
+    port = start().port
+    with suppress(ConnectionResetError):
+        assert converse(port, b"GET /metrics HTTP/1.0\r\nx: " + b"x" * 2 * listener.MAX_HEAD + b"\r\n\r\n") == b""
+    assert ask(port, "/healthz")[0].status == 200
 
 
 def test_a_client_that_says_nothing_is_cut_off(start: Start) -> None:
@@ -184,7 +205,7 @@ def test_a_client_that_does_not_read_is_cut_off(start: Start) -> None:
     metrics.registry.register(Wordy(size))
     made = start(registry=metrics.registry, deadline=0.3)
     with socket.create_connection(("127.0.0.1", made.port), timeout=10) as idle:
-        idle.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        idle.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         with socket.create_connection(("127.0.0.1", made.port), timeout=10) as later:
             assert later.recv(1) == b""  # its time is over, so that of the one before is
         received = 0
@@ -192,17 +213,6 @@ def test_a_client_that_does_not_read_is_cut_off(start: Start) -> None:
             while data := idle.recv(1_000_000):
                 received += len(data)
         assert received < size
-
-
-def test_connections_above_the_limit_are_closed_at_once(start: Start) -> None:
-    port = start().port
-    with ExitStack() as stack:
-        for _ in range(listener.MAX_CONNECTIONS):
-            held = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-            held.sendall(b"GET ")
-        refused = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-        with suppress(ConnectionResetError):
-            assert refused.recv(1) == b""
 
 
 def test_a_collector_that_fails_is_500_and_the_next_request_is_served(
@@ -252,20 +262,28 @@ def test_readiness_is_what_the_program_says(start: Start, ready: bool, status: i
 
 def test_a_port_in_use_is_an_error_that_names_the_address(start: Start) -> None:
     taken = start().port
-    with pytest.raises(ListenError) as caught:
+    with pytest.raises(ListenError, match=f"^address already in use: 127.0.0.1:{taken}$"):
         start(Listen("127.0.0.1", taken))
-    assert (caught.value.host, caught.value.port) == ("127.0.0.1", taken)
-    assert str(caught.value) == f"address already in use: 127.0.0.1:{taken}"
 
 
-def test_an_error_shows_an_ipv6_address_in_brackets() -> None:
-    assert str(ListenError(Listen("::1", 9464), "permission denied")) == "permission denied: [::1]:9464"
+@pytest.mark.parametrize(
+    ("host", "shown"), [("192.0.2.1", "192.0.2.1"), ("host.invalid", "host.invalid"), ("2001:db8::1", "[2001:db8::1]")]
+)
+def test_an_address_that_is_not_ours_is_an_error_that_names_it(start: Start, host: str, shown: str) -> None:
+    with pytest.raises(ListenError) as caught:
+        start(Listen(host, 9464))
+    assert str(caught.value).endswith(f": {shown}:9464")
 
 
-@pytest.mark.parametrize("host", ["192.0.2.1", "host.invalid"])
-def test_an_address_that_is_not_ours_is_an_error(start: Start, host: str) -> None:
-    with pytest.raises(ListenError):
-        start(Listen(host, 0))
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_all_addresses_include_those_of_ipv4(start: Start, host: str) -> None:
+    assert ask(start(Listen(host, 0)).port, "/healthz")[0].status == 200
+
+
+@pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_an_ipv6_address_is_listened_on(start: Start, host: str) -> None:
+    assert ask(start(Listen(host, 0)).port, "/healthz", host="::1")[0].status == 200
 
 
 def test_localhost_is_reached_by_its_ipv4_address(start: Start) -> None:
@@ -297,7 +315,7 @@ def test_a_scrape_that_takes_long_delays_neither_probes_nor_the_next_listener(st
     slow = Slow()
     first = start(registry=slow)
     with socket.create_connection(("127.0.0.1", first.port), timeout=10) as scrape:
-        scrape.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        scrape.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
         assert slow.entered.wait(10)
         try:
             assert ask(first.port, "/healthz")[0].status == 200
@@ -307,6 +325,17 @@ def test_a_scrape_that_takes_long_delays_neither_probes_nor_the_next_listener(st
             assert ask(start(Listen("127.0.0.1", first.port)).port, "/healthz")[0].status == 200
         finally:
             slow.leave.set()
+
+
+def test_malformed_requests_and_scrapes_write_no_log_lines(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """mitmproxy sets the level of tornado's loggers to WARNING, for its own use of tornado."""
+    caplog.set_level(logging.WARNING)
+    port = start().port
+    converse(port, b"nonsense\r\n\r\n")
+    for path in ("/metrics", "/nothing"):
+        ask(port, path)
+    ask(port, "/metrics", "POST")
+    assert not caplog.records
 
 
 def test_stopping_twice_or_before_the_start_is_harmless(start: Start) -> None:
