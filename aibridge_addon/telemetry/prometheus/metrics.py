@@ -2,9 +2,13 @@
 
     emit(record) ─▶ families (label values → child of a prometheus-client metric) ─▶ collect() ─▶ the listener's thread
 
-Labels come from clients, so every label and every metric is bounded. A client-chosen label has its first values only
-(`MODELS` …), then `other`; a metric has its first `MAX_SERIES` label sets only, then those in which every client-chosen
-label is `other`. Totals stay true. Beside each metric stands its worst case, for P providers, R routes, S MCP servers.
+Clients choose many label values, so labels and metrics are bounded:
+
+- A label that clients choose keeps its first values (`MODELS` and so on). Further values count as `other`.
+- A metric keeps its first `MAX_SERIES` label sets. In further ones, every label that clients choose is `other`.
+
+Totals stay exact. The comment above each metric has its largest number of label sets, for P providers, R routes and S
+MCP servers.
 """
 
 from __future__ import annotations
@@ -32,13 +36,13 @@ CLIENTS = 50
 TOOLS = 500
 TOKEN_TYPES = 64
 MAX_OPEN = 50_000
-"""Interceptions under way that are remembered: far more than one process can carry."""
+"""Interceptions in progress that are remembered: far more than one process can serve."""
 MAX_COUNT = 1e15
-"""A count above this is nonsense; up to 9e15, floats count exactly."""
+"""A larger count of tokens is ignored as wrong. Floats count exactly up to 9e15."""
 
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"})
 OPEN = 1.0
-"""A breaker's state in which it rejects."""
+"""State of a breaker that rejects requests."""
 
 # Upper bounds of buckets, in seconds.
 DURATIONS = (0.5, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
@@ -50,7 +54,7 @@ class Metrics:
     """Counts records; methods may be called on any thread."""
 
     def __init__(self, settings: schema.Metrics, whole: records.Ask = records.Readiness) -> None:
-        """`whole` is asked at every scrape how many records wait, and how many were lost."""
+        """`whole` is called at every scrape. It returns how many records wait, and how many were lost."""
         self.registry = CollectorRegistry()
         self._open: OrderedDict[str, _Begun] = OrderedDict()
         self._whole = whole
@@ -118,7 +122,7 @@ class Metrics:
         try:
             self._count(record)
         except Exception:
-            if not self._has_failed:  # once: what fails may do so at every request
+            if not self._has_failed:  # log once: the next records may fail the same way
                 self._has_failed = True
                 logger.exception("aibridge: a %s cannot be counted", type(record).__name__)
 
@@ -133,7 +137,7 @@ class Metrics:
             case records.ToolUsage():
                 self._count_tool(record)
             case records.UserPrompt():
-                if record.prompt != "":  # None: not recorded, but counted
+                if record.prompt != "":  # None: the text is not recorded, but the prompt counts
                     begun = self._open.get(record.interception_id, self._unseen)
                     self._prompts[begun.provider, begun.model, *begun.who].inc()
             case records.Passthrough():
@@ -172,7 +176,7 @@ class Metrics:
             self._inflight[begun.place].inc(-1)
             seconds = (record.ended_at - begun.started_at).total_seconds()
             self._durations[begun.provider, model].observe(max(0.0, seconds))
-        # Bridged routes know no other method.
+        # Bridged routes have no other method.
         self._interceptions[begun.provider, model, record.status, begun.route, "POST", *begun.who].inc()
 
     def _count_tokens(self, record: records.TokenUsage) -> None:
@@ -188,7 +192,7 @@ class Metrics:
             if 0 <= count <= MAX_COUNT:
                 self._tokens[provider, model, kind, *who].inc(count)
         for kind, value in islice(record.extra.items(), TOKEN_TYPES):
-            # Whoever answers chooses names and numbers; a bool is an int, too. NaN fails the comparison.
+            # The provider chooses names and values. A bool is an int, too. NaN fails the comparison.
             if kind not in counts and type(value) in (int, float) and 0 <= value <= MAX_COUNT:
                 self._tokens[provider, model, self._token_type(kind), *who].inc(value)
         answered = (record.provider_name, self._model(record.model))
@@ -207,13 +211,13 @@ class Metrics:
             self._selected[begun.provider, begun.model, name].inc()
 
     def _model_of(self, begun: _Begun, answered: str | None) -> str:
-        """The model that was asked for; the one that answered where none was named."""
+        """Return the model that the request names. If it names none, the model that answered."""
         return begun.model if begun.model != UNKNOWN or not answered else self._model(answered)
 
     # --- a scrape ---------------------------------------------------------------------------------------------
 
     def collect(self) -> Iterator[Metric]:
-        """prometheus-client's interface of a collector."""
+        """Implement prometheus-client's `Collector`."""
         for family in self._families:
             yield family.collect()
         now = self._whole()
@@ -237,7 +241,7 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """An interception under way, as labels."""
+    """Labels of an interception in progress."""
 
     provider: str
     model: str
