@@ -14,7 +14,7 @@ help: ## List the commands
 
 .venv: $(BUILT) ## Build .venv with Python 3.13 and the pinned versions
 
-# A file that is made last, not the folder: what was interrupted is no finished build.
+# The target is a file that is created last. So an interrupted build is not taken for a finished one.
 $(BUILT): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.13 is needed ($(PYTHON) was not found). Install it, or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }
 	rm -rf .venv
@@ -41,7 +41,7 @@ contract: $(OLDER)/.built ## Run the tests that depend on mitmproxy's internals 
 	PYTHONPATH=$(OLDER) $(BIN)/python -c 'from mitmproxy.version import VERSION; assert VERSION == "$(MITMPROXY)", VERSION'
 	PYTHONPATH=$(OLDER) $(BIN)/python -m pytest tests/proxy/stream
 
-# Beside the newest release, not in a second environment: a folder that comes first when modules are looked for.
+# The older release is in a folder that comes first on `sys.path`, so no second environment is needed.
 $(OLDER)/.built: $(BUILT)
 	rm -rf $(OLDER)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(OLDER) 'mitmproxy==$(MITMPROXY)'

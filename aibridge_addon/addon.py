@@ -1,4 +1,4 @@
-"""mitmproxy's hooks: wiring only. What is decided, read or written is decided, read and written elsewhere."""
+"""mitmproxy's hooks. They contain no logic of their own: each calls the function that does the work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, tool_turn, websocket
-from aibridge_addon.proxy.flow.request_head import Intake, guarded
+from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded
 from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
 from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
@@ -34,13 +34,13 @@ logger = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
 CLOSE_TIMEOUT = 10.0
-"""Seconds that the last records may take to be written when mitmproxy ends without a signal."""
+"""Seconds. Maximum time for writing the last records when mitmproxy ends without a signal."""
 
 
 class AIBridge:
     def __init__(self) -> None:
         self._bridge: Bridge | None = None
-        self._intake: Intake | None = None
+        self._classifier: RequestClassifier | None = None
         self._guard: EgressGuard | None = None
         self._drain: Drain | None = None
 
@@ -54,7 +54,7 @@ class AIBridge:
             f"Path of aibridge's configuration file (or {CONFIG_VARIABLE} in the environment).",
         )
         loader.add_option("aibridge_database", str, "", "URL of aibridge's database; wins over the configuration file.")
-        # No upstream connection before a request has shown where it goes.
+        # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
         self._drain = Drain.of_master()
 
@@ -64,15 +64,15 @@ class AIBridge:
             try:
                 self._bridge = _started()
             except (ConfigError, DatabaseUnavailable) as e:
-                # Logged as an error, it stops mitmproxy's start with exit code 1 (unless a shutdown is under way: that
-                # would be code 0). After the start, at a reload, we stop it ourselves.
+                # During the start, mitmproxy exits with code 1 after an error in the log; a shutdown here would make
+                # it code 0. At a reload, mitmproxy goes on after such an error, so it is shut down here.
                 logger.error("aibridge cannot start: %s", e)
                 if ctx.master.addons.get("proxyserver").is_running:
                     ctx.master.shutdown()
                 return
             if self._drain is not None:
                 self._drain.add(self._bridge)
-            self._intake = Intake(self._bridge)
+            self._classifier = RequestClassifier(self._bridge)
         elif updated & exposure.OPTIONS:
             try:
                 exposure.check_exposure(self._bridge.settings, ctx.options, _path())
@@ -83,12 +83,12 @@ class AIBridge:
 
     def running(self) -> None:
         if ctx.options.ssl_insecure:
-            logger.warning("ssl_insecure is set: NO UPSTREAM'S CERTIFICATE IS VERIFIED, keys and prompts go to anybody")
+            logger.warning("ssl_insecure is set: UPSTREAM CERTIFICATES ARE NOT VERIFIED, keys and prompts are exposed")
         if threading.current_thread() is not threading.main_thread():
-            return  # mitmproxy runs within another program, to which signals and the garbage collector belong
+            return  # mitmproxy is embedded in another program, which owns the signals and the garbage collector
         if self._bridge is not None and self._drain is not None:
             self._drain.take_signals()
-        # What stands now stays: without this, each full collection looks through all modules and prices again.
+        # Modules and price lists stay until the end. Frozen, they are not traversed by each full collection.
         gc.collect()
         gc.freeze()
 
@@ -101,7 +101,7 @@ class AIBridge:
     def _retire(self) -> None:
         if self._bridge is not None:
             self._bridge.retire()
-            self._bridge = self._intake = self._guard = None
+            self._bridge = self._classifier = self._guard = None
 
     # --- connections ------------------------------------------------------------------------------------------
 
@@ -112,7 +112,7 @@ class AIBridge:
             self._bridge.emit(Tunnelled())
             return
         if next_layer.layer is None:
-            # mitmproxy's own hook would run after ours, and its choice is what we build on.
+            # A script's hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
         bridge_http(next_layer, BridgeHttpLayer if self._bridge.dumper is None else DumpingHttpLayer)
 
@@ -125,8 +125,8 @@ class AIBridge:
             self._bridge.emit(Tunnelled())
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if self._intake is not None:
-            self._intake.connect(flow)
+        if self._classifier is not None:
+            self._classifier.connect(flow)
         return self._guarded(flow)
 
     def _guarded(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
@@ -136,7 +136,7 @@ class AIBridge:
         if self._guard is not None:
             try:
                 await self._guard.dial(data)
-            except Exception:  # mitmproxy would dial what nobody has looked at
+            except Exception:  # mitmproxy would connect to an address that was not checked
                 logger.exception("aibridge: the egress guard failed")
                 data.server.error = "the egress guard failed"
 
@@ -150,11 +150,11 @@ class AIBridge:
 
     # --- requests and answers ---------------------------------------------------------------------------------
     #
-    # A flow keeps the bridge that it began with: after a reload, that is not this addon's.
+    # A flow keeps the bridge with which it began. After a reload, that is not `self._bridge`.
 
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if self._intake is not None:
-            self._intake.request_head(flow)
+        if self._classifier is not None:
+            self._classifier.request_head(flow)
         return self._guarded(flow)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
@@ -171,10 +171,10 @@ class AIBridge:
 
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
         try:
-            await dispatch.make_ready(flow)
-        except Exception:  # half ready, it might go to another host than the configuration says
-            logger.exception("aibridge: a request could not be made ready for its provider")
-            dispatch.refuse_unready(flow)
+            await dispatch.prepare(flow)
+        except Exception:  # a half prepared request might reach a host that the configuration does not name
+            logger.exception("aibridge: a request could not be prepared for its provider")
+            dispatch.refuse_unprepared(flow)
 
     async def aibridge_attempt(self, flow: http.HTTPFlow) -> None:
         await dispatch.pause(flow)
@@ -198,7 +198,7 @@ class AIBridge:
 
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if flow.websocket is not None:
-            # mitmproxy keeps every message for as long as the connection lives.
+            # mitmproxy would keep every message until the connection ends.
             del flow.websocket.messages[:-1]
         return websocket.message_came(flow, self._bridge)
 
@@ -213,7 +213,7 @@ class AIBridge:
 
 
 def _started() -> Bridge:
-    """Read the configuration, and start the bridge that it describes. Raises ConfigError and Unavailable."""
+    """Load the configuration and start its bridge. Raises ConfigError and DatabaseUnavailable."""
     path = _path()
     settings = load(
         Path(path).expanduser() if path else None,

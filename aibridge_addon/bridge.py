@@ -1,4 +1,4 @@
-"""What one configuration makes: the parts that a running bridge consists of, and their life."""
+"""One bridge for each loaded configuration: its parts, and their start and end."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ logger = logging.getLogger(__name__)
 MakeSink = Callable[[Settings, Ask], Sink | None]
 
 SINKS: Sequence[MakeSink] = (database_sink, prometheus_sink)
-"""The table of sinks, in the order of their start. Each makes its sink, or none where the configuration has it off."""
+"""The table of sinks, in the order of their start. An entry returns None if the configuration turns its sink off."""
 DUMPS_TIMEOUT = 2.0
-"""Seconds that the last dumps may take to be written at the end."""
+"""Seconds. Maximum time for writing the last dumps at the end."""
 
 
 def _nothing() -> None:
@@ -47,15 +47,15 @@ def _nothing() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is started with the bridge and ends with it. It may be closed before its start, and twice."""
+    """Something that starts and ends with the bridge. It may be closed before its start, and more than once."""
 
     close_now: Callable[[float | None], None]
-    """End; blocks for at most so many seconds. None: end in the background."""
+    """End within the given number of seconds, blocking. None: end in the background."""
     start: Callable[[], None] = _nothing
     retire: Callable[[], None] = _nothing
-    """Another bridge takes over: free what that one needs. Requests under way still end here."""
+    """Release what the next bridge needs, such as a port. Requests under way still use this part."""
     close_gently: Callable[[float | None], Awaitable[None]] | None = None
-    """End without blocking the loop, where it has a way of its own to do so."""
+    """End without blocking the event loop. None: `close_now` runs in a thread."""
 
     async def close(self, timeout: float | None) -> None:
         if self.close_gently is not None:
@@ -70,10 +70,10 @@ class Bridge:
     """Used on one event loop."""
 
     def __init__(self, settings: Settings, sinks: Sequence[MakeSink] = SINKS) -> None:
-        """Put the parts together; nothing runs yet.
+        """Create the parts without starting them.
 
         Raises:
-            ConfigError: the configuration asks for what there is not.
+            ConfigError: the configuration needs something that is missing.
         """
         self.settings = settings
         self.router = Router(settings.providers)
@@ -82,10 +82,10 @@ class Bridge:
         """The central keys of the providers that have any."""
         self.breakers = Breakers(time.monotonic, self._breaker_changed)
         self.signers = _signers(settings)
-        """By the name of the provider whose Messages requests go to Bedrock."""
+        """By provider name, for providers whose Messages requests go to Bedrock."""
         self.in_flight = InFlight()
         self.servers = _servers(settings)
-        """The MCP servers whose tools are injected; None: there are none."""
+        """The MCP servers whose tools are injected. None: none are configured."""
         self.continuations = (
             Continuations(
                 continuation_reader(settings), now=utc_now, on_too_large=_log_too_large, on_unreadable=_log_unreadable
@@ -93,26 +93,29 @@ class Bridge:
             if self.servers is not None
             else None
         )
-        """What interceptions with tools leave for later requests."""
+        """State that interceptions with tools keep for later requests. None without MCP servers."""
         self.dumper = _dumper(settings)
         self.refuses_usage: set[str] = set()
-        """Names of providers that refused to be asked for a chat stream's usage."""
+        """Names of providers that refused `stream_options.include_usage`."""
         self.ssl_insecure = False
-        """mitmproxy was told to verify no upstream's certificate."""
+        """Whether mitmproxy's option turns the verification of upstream certificates off."""
         self.draining = False
-        """A stop waits for the last answers: nothing new should come."""
+        """Whether a stop waits for the last answers. `/readyz` then reports that no new request should come."""
         self._sinks = [sink for make in sinks if (sink := make(settings, self._readiness)) is not None]
         preparation = Preparation(settings.recording)
         self.stream = RecordStream(self._sinks, preparation, load=preparation.load)
         self.emit = self.stream.emit
-        """Hand a record to every sink. Never blocks, never raises."""
+        """Send a record to every sink. Never blocks and never raises."""
         self.committed = self.stream.committed
-        """Wait until everything emitted so far is in the database; False where it cannot be, or takes too long."""
+        """Wait until everything emitted so far is in the database. Returns False if that fails or takes too long."""
         self._parts = self._ordered_parts()
         self._ending: asyncio.Future[None] | None = None
 
     def _ordered_parts(self) -> Sequence[Part]:
-        """In the order of their start. They end in reverse order, so that the last records of all are still written."""
+        """Return the parts in the order of their start.
+
+        They end in reverse order, so the record stream still writes the last records of the others.
+        """
         stream = self.stream
         parts = [Part(stream.close, stream.start, stream.retire, stream.drain)]
         if (continuations := self.continuations) is not None:
@@ -134,7 +137,7 @@ class Bridge:
         self.emit(BreakerChanged(provider_name, route, model, after.value))
 
     def _readiness(self) -> Readiness:
-        """Called on any thread."""
+        """Combine the states of all sinks. May be called on any thread."""
         sinks = [sink.readiness() for sink in self._sinks]
         return Readiness(
             ready=all(sink.ready for sink in sinks) and not self.draining,
@@ -150,10 +153,10 @@ class Bridge:
     # --- life -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Open what has to be there before the first request; where a step fails, those before it are undone.
+        """Start all parts. If one fails, those before it are closed again.
 
         Raises:
-            ConfigError: the address for metrics is taken, or the folder for dumps cannot be used.
+            ConfigError: the address for metrics is in use, or the folder for dumps cannot be used.
             DatabaseUnavailable: the database cannot be opened.
         """
         with ExitStack() as undo:
@@ -165,27 +168,27 @@ class Bridge:
 
     @property
     def ended(self) -> bool:
-        """Another bridge has taken over, and nothing of this one is left."""
+        """Whether this bridge was retired and has ended completely."""
         return self._ending is not None and self._ending.done() and self.stream.ended
 
     def retire(self) -> None:
-        """Another bridge takes over: requests under way end here, with the sinks that they began with."""
+        """Make way for another bridge. Requests under way end with this one and its sinks."""
         for part in reversed(self._parts):
             part.retire()
         self.in_flight.when_empty(self._end)
 
     def _end(self) -> None:
-        """The last request has left: write its records in the background, however long that takes."""
+        """Write the last records in the background, without a time limit."""
         if self._ending is None:
             self._ending = asyncio.ensure_future(self.close(None))
 
     async def close(self, timeout: float | None) -> None:
-        """End, without blocking the loop; None: without waiting for the last records to be written."""
+        """End without blocking the event loop. None: do not wait until the last records are written."""
         for part in reversed(self._parts):
             await part.close(timeout)
 
     def close_now(self, timeout: float) -> None:
-        """End, blocking for at most `timeout` seconds."""
+        """End, and block for at most `timeout` seconds for each part."""
         self.in_flight.cut_off()
         for part in reversed(self._parts):
             part.close_now(timeout)
@@ -221,7 +224,7 @@ def _signers(settings: Settings) -> dict[str, Signer]:
 def _servers(settings: Settings) -> Servers | None:
     if not settings.mcp.servers:
         return None
-    # The MCP library takes a second to import: only those pay for it who use it.
+    # The MCP library takes a second to import, so it is imported only where MCP servers are configured.
     from aibridge_addon.tools.servers import Servers
 
     return Servers(settings.mcp.servers)

@@ -1,7 +1,7 @@
-"""What `mitmdump -s` loads: `mitmdump -s aibridge_addon/main.py`.
+"""The script for `mitmdump -s aibridge_addon/main.py`.
 
-mitmproxy runs this file as a script, with its folder first on `sys.path`, where our modules would shadow installed
-ones. So the folder is swapped for its parent, and the real package is imported from there. Nothing imports this file.
+mitmproxy runs this file with its folder first on `sys.path`. Our modules would shadow installed modules there. So this
+file replaces the folder by its parent and imports the package. No module imports this file.
 """
 
 import sys

@@ -1,7 +1,7 @@
-"""What the bridge observed: frozen values, and the sinks (database, metrics, log) that receive them.
+"""Records of what the bridge observed, as frozen values, and the interface of the sinks that receive them.
 
-Names follow the `Recorder` interface that the project re-creates; `docs/schema.md` maps them to columns. Times are
-timezone-aware UTC. Ids of interceptions are UUID text. Nothing here imports anything else of ours.
+Names follow the `Recorder` interface of the original project; `docs/schema.md` maps them to columns. Times are
+timezone-aware UTC. Ids of interceptions are UUID text. This module imports no other module of the package.
 """
 
 from __future__ import annotations
@@ -34,34 +34,34 @@ class InterceptionStarted:
     client_session_id: str | None
     user_agent: str | None
     route: str
-    """The route's template, never the raw path: bounded."""
+    """The route's template. Raw paths are unbounded and may hold ids."""
     streaming: bool
     credential_kind: CredentialKind
     credential_hint: str
     correlating_tool_call_id: str | None
-    """Id of the tool result that ends this request: it names the interception that asked for the call."""
+    """Call id of the last tool result in the request. It links to the interception whose answer had the call."""
     metadata: Mapping[str, Any]
     started_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class InterceptionEnded:
-    """The interception's answer has been read to its end, or never will be."""
+    """The interception is over: its answer was read to the end, or broke off."""
 
     interception_id: str
     status: Status
     model: str | None
-    """The model that answered, where the request did not name one (Azure deployments)."""
+    """The model that answered. It replaces an empty model of the request (Azure deployments)."""
     http_status: int | None
-    """Status of the last upstream answer; null where there was none."""
+    """Status of the last upstream answer. None: the upstream did not answer."""
     error_type: str | None
     error_message: str | None
     turns: int
     ended_at: datetime
     credential_hint: str | None = None
-    """Of the central key that was used in the end; None: as at the start."""
+    """Hint of the last central key that was used. None: unchanged since the start."""
     metadata: Mapping[str, Any] | None = None
-    """With what happened meanwhile; None: as at the start."""
+    """Metadata with additions since the start. None: unchanged since the start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,43 +74,43 @@ class TokenUsage:
     provider_name: str
     model: str
     input_tokens: int
-    """Without cached tokens, for every provider."""
+    """Excludes cached tokens, for every provider."""
     output_tokens: int
     cache_read_input_tokens: int
     cache_write_input_tokens: int
     completeness: Completeness
     extra: Mapping[str, Any]
-    """Every further count under the provider's own name, and what prices depend on (`service_tier`)."""
+    """All other counts under the provider's own names, and `service_tier`, on which prices depend."""
     created_at: datetime
     price_list: str | None = None
-    """Name of the price list of the provider's type; None: it has none."""
+    """Name of the price list of the provider's type. None: the type has none."""
     cost_usd: float | None = None
-    """Set by the preparation; None: no price is known, which is not the same as free."""
+    """US dollars, set by the preparation. None: no price is known. It does not mean free."""
     unpriced: str | None = None
-    """Why there is no price; None where there is one. Set by the preparation."""
+    """Why `cost_usd` is None. Set by the preparation."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserPrompt:
-    """What the person wrote last, where a request ends in a person's prompt."""
+    """The prompt at the end of a request. Requests that a client makes for itself have none."""
 
     interception_id: str
     provider_response_id: str
     prompt: str | None
-    """None: it is not to be recorded. An empty prompt stays empty."""
+    """None: `recording.prompts` is off. An empty prompt stays empty."""
     created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
 class ToolUsage:
-    """A tool call that the model asked for."""
+    """A call in the model's answer, and for an injected tool its invocation."""
 
     interception_id: str
     provider_response_id: str
     provider_tool_call_id: str
     tool: str
     input: Any
-    """The arguments as JSON values; the raw text where they are not JSON; None where they are not to be recorded."""
+    """The arguments as JSON values, or the raw text if they are not JSON. None: `recording.tool_inputs` is off."""
     injected: bool
     created_at: datetime
     server_name: str | None = None
@@ -122,12 +122,12 @@ class ToolUsage:
 
 @dataclass(frozen=True, slots=True)
 class ModelThought:
-    """Reasoning that the model showed."""
+    """Reasoning text in the model's answer."""
 
     interception_id: str
     provider_response_id: str
     content: str | None
-    """None: it is not to be recorded."""
+    """None: `recording.thoughts` is off."""
     source: ThoughtSource
     created_at: datetime
 
@@ -148,14 +148,14 @@ class FirstByte:
 
     provider_name: str
     model: str
-    """The model that the request asked for."""
+    """The model in the request."""
     seconds: float
-    """Since the request's first byte arrived."""
+    """Time since the request's first byte arrived."""
 
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """The bridge's own share of the time that a bridged request took."""
+    """Time that the bridge itself added to a bridged request."""
 
     provider_name: str
     seconds: float
@@ -163,7 +163,7 @@ class Overhead:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamAttempt:
-    """A request was sent upstream, and its outcome decided what followed."""
+    """An upstream attempt has an outcome, which decided the next step."""
 
     provider_name: str
     route: str
@@ -193,14 +193,14 @@ class BreakerRejected:
 
 @dataclass(frozen=True, slots=True)
 class Tunnelled:
-    """A connection to a host of no provider was passed through undecrypted."""
+    """A connection to a host of no provider was relayed without decryption."""
 
 
 @dataclass(frozen=True, slots=True)
 class Continuation:
-    """What later requests need of an answer: the calls and results of a mixed turn, or the last turn's id.
+    """Data of an answer that later requests need: calls and results of a mixed turn, or the last turn's id.
 
-    For the database alone: its value is conversation that has not been redacted.
+    Only durable sinks receive it, because its value is conversation text that was not redacted.
     """
 
     key: str
@@ -228,7 +228,7 @@ Record = (
 
 
 class DatabaseUnavailable(Exception):
-    """The database cannot be reached now: a later attempt may succeed."""
+    """The database cannot be reached now. A later attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +241,11 @@ class Stored:
 
 
 Emit = Callable[[Record], None]
-"""Hand a record to every sink. Never blocks, never raises."""
+"""Send a record to every sink. Never blocks and never raises."""
 
 
 def utc_now() -> datetime:
-    """The clock of every record."""
+    """Return the current time. All records use this clock."""
     return datetime.now(UTC)
 
 
@@ -254,56 +254,56 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """How a sink is."""
+    """The state of one sink, or of the whole bridge."""
 
     ready: bool = True
-    """Whether new requests are welcome, as far as it is concerned."""
+    """Whether new requests can be accepted."""
     details: Mapping[str, Any] = field(default_factory=dict)
-    """For `/readyz`."""
+    """Further members of the answer to `/readyz`."""
     waiting: int = 0
-    """Records that it has taken and not dealt with yet."""
+    """Number of records that were received and not processed yet."""
     lost: int = 0
-    """Records that it has dropped."""
+    """Number of records that were dropped."""
 
 
 Ask = Callable[[], Readiness]
-"""How the whole bridge is: all sinks together. May be called on any thread; returns at once."""
+"""Return the state of the whole bridge, all sinks combined. May be called on any thread and does not block."""
 
 
 class Sink:
-    """Receives prepared records: redacted, without what is not to be recorded, priced.
+    """Receives prepared records: redacted, priced, and without the texts that the configuration excludes.
 
-    What a sink does not need, it leaves as it is here. `start`, `retire` and `close` are called on the event loop's
-    thread, `emit` and `flush` on that of the record stream, `readiness` and `ended` on any.
+    A subclass implements `emit` and overrides only what it needs. `start`, `retire` and `close` are called on the
+    event loop's thread, `emit` and `flush` on the record stream's thread, `readiness` and `ended` on any thread.
     """
 
     durable = False
-    """It is a database: answers wait for its `flush`, and it alone receives continuations, which are not redacted."""
+    """Whether this is a database. Answers wait for its `flush`. Only durable sinks receive continuations."""
 
     def start(self) -> None:
-        """Open what has to be there before the first request. What it raises stops the start."""
+        """Open what the first request needs. An exception stops the start of the bridge."""
 
     def emit(self, records: Sequence[Record]) -> None:
-        """Take records, in the order in which they were emitted. A sink that raises here gets no more of them."""
+        """Process records in the order in which they were emitted. After an exception the sink gets no more."""
         raise NotImplementedError
 
     def flush(self, done: Callable[[bool], None]) -> None:
-        """Call `done` once everything taken so far is kept for good, or with False where it is not."""
+        """Call `done(True)` when all records received so far are stored, `done(False)` if that is not possible."""
         done(True)
 
     def readiness(self) -> Readiness:
         return Readiness()
 
     def retire(self) -> None:
-        """Another bridge takes over: free what that one needs, such as a port. Records still come."""
+        """Release what the next bridge needs, such as a port. Records still arrive after this call."""
 
     def close(self, timeout: float | None) -> None:
-        """Finish what was taken, and end. May be called without a start, twice, and on the stream's thread.
+        """Process what is waiting, and end. May be called before `start`, twice, and on the stream's thread.
 
-        Blocks for at most `timeout` seconds, and then gives up. None: end in the background, without blocking.
+        Blocks for at most `timeout` seconds and then gives up. None: end in the background without blocking.
         """
 
     @property
     def ended(self) -> bool:
-        """Nothing of it is left after `close`."""
+        """Whether the sink has ended completely after `close`."""
         return True

@@ -67,7 +67,6 @@ MUTABLE = words(
 DISPLAYS = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp, ast.GeneratorExp)
 NOT_YET_IMMUTABLE: dict[str, set[str]] = {
     "main": {"addons"},  # a list by mitmproxy's contract for scripts
-    "proxy.flow.websocket": {"REFUSED"},
 }
 """By module, the names of values that could be changed from anywhere. The list may only shrink."""
 

@@ -1,7 +1,7 @@
-"""The command `aibridge`: one module for each of its subcommands.
+"""The command `aibridge`, with one module for each subcommand.
 
-A subcommand's module has `add(commands)`, which describes it to argparse and names the function that runs it; that
-function takes the parsed arguments and returns the exit code.
+Each module has a function `add(commands)`. It adds a parser whose default `run` is a function that takes the parsed
+arguments and returns the exit code.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ COMMANDS = (script, config)
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="aibridge", description="What goes with the mitmproxy addon AI Bridge.")
+    made = argparse.ArgumentParser(prog="aibridge", description="Tools for the mitmproxy addon AI Bridge.")
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.add(commands)
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = parsed.run(parsed)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read has seen enough, as `head` has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can the rest be written at the exit
+    except BrokenPipeError:  # the reader has ended, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush fails, too
         return 128 + signal.SIGPIPE
     return code

@@ -1,6 +1,6 @@
-"""`aibridge config`: check a configuration and show what is in effect, without secrets.
+"""`aibridge config`: check a configuration and print the settings in effect, without secrets.
 
-What is printed is a configuration again: where nothing was secret, it loads to the same settings.
+The output is a configuration again. If it had no secrets, it loads to the same settings.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
 MASK = "***"
 WRONG_CONFIGURATION = 2
 
-DESCRIPTION = """Print the configuration in effect, defaults filled in and secrets masked, as YAML.
-A wrong one is told on stderr, each problem on a line of its own, with exit code 2."""
+DESCRIPTION = """Print the configuration in effect as YAML, with defaults and with secrets masked.
+Each problem is one line on stderr, and the exit code is 2."""
 
 
 def add(commands: Any) -> None:
@@ -70,7 +70,7 @@ def write_yaml(values: dict[str, Any], stream: TextIO) -> None:
 
 
 def plain(value: Any) -> Any:
-    """Settings as a file would hold them: mappings, lists, texts and numbers, in the order of the schema."""
+    """Convert settings to the values of a configuration file, in the order of the schema."""
     match value:
         case BaseModel():
             return _members(value)
@@ -92,7 +92,7 @@ def plain(value: Any) -> Any:
             return int(value)
         case None | bool() | int() | float() | str():
             return value
-        case _:  # addresses, networks and paths, whose `str` shows no password
+        case _:  # addresses, networks, paths, and URLs, whose `str` masks the password
             return str(value)
 
 
@@ -101,16 +101,16 @@ def _members(section: BaseModel) -> dict[str, Any]:
     match section:
         case Settings():
             if section.recording.retention is None:
-                members["recording"]["retention"] = 0  # for ever; null is no value of this key
+                members["recording"]["retention"] = 0  # 0 means no limit; the key does not accept null
         case HttpServer():
             members["url"] = section.public_url
         case StdioServer():
-            members["args"] = [MASK for _ in section.args]  # where programs take their keys
+            members["args"] = [MASK for _ in section.args]  # arguments may contain keys
     return members
 
 
 def _escaped(value: Any) -> Any:
-    """Write `${` so that reading it back gives `${`, not a variable."""
+    """Escape `${`, so that loading the output does not replace it as a variable."""
     match value:
         case dict():
             return {key: _escaped(item) for key, item in value.items()}

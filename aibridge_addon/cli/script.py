@@ -1,4 +1,4 @@
-"""`aibridge script`: where the file is that mitmproxy loads."""
+"""`aibridge script`: print the path of the file that mitmproxy loads."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ def add(commands: Any) -> None:
 
 
 def run(_: argparse.Namespace) -> int:
-    # Not imported: it is a script, which changes `sys.path`.
+    # Do not import it: the script changes `sys.path`.
     print(Path(aibridge_addon.__file__).resolve().with_name("main.py"))
     return 0

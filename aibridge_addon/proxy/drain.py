@@ -1,8 +1,8 @@
-"""The bridges that live in this process, and the end of all of them.
+"""End all bridges of this process in an orderly way.
 
-A stop accepts no more connections, lets the answers under way finish, writes every record, and then exits. A reload of
-the script replaces mitmproxy's addon and its bridge; this object stays, so that a stop waits for the requests of the
-replaced bridge too.
+A stop accepts no more connections, waits for the answers under way, writes every record, and exits. A reload of the
+script replaces mitmproxy's addon and its bridge, but not this object. So a stop also waits for the requests of
+replaced bridges.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from aibridge_addon.interception.in_flight import InFlight
 logger = logging.getLogger(__name__)
 
 POLL = 0.02
-"""Seconds between looks at sockets that still have bytes to send."""
+"""Seconds between checks whether the sockets have sent all their bytes."""
 WRITE_TIMEOUT = 10.0
-"""Seconds that the last records may take to be written."""
+"""Seconds. Maximum time for writing the last records."""
 
 
 class Drain:
-    """Registered with mitmproxy's master under its name, which is how the next load of the script finds it."""
+    """Registered as an addon with mitmproxy's master, so that the next load of the script finds it by name."""
 
     name = "aibridge_drain"
 
@@ -37,7 +37,7 @@ class Drain:
 
     @classmethod
     def of_master(cls) -> Drain:
-        """The one of the running master; it is made at the first call."""
+        """Return the running master's object. The first call creates it."""
         drain = ctx.master.addons.get(cls.name)
         if drain is None:
             drain = ctx.master.addons.register(cls())
@@ -46,17 +46,20 @@ class Drain:
 
     @property
     def bridges(self) -> list[Bridge]:
-        """Those that live now: the current one, and retired ones whose requests or records have not ended."""
+        """The current bridge, and retired ones that still have requests or unwritten records."""
         self._bridges = [bridge for bridge in self._bridges if not bridge.ended]
         return list(self._bridges)
 
     def add(self, bridge: Bridge) -> None:
-        """A bridge has started."""
+        """Register a bridge that has started."""
         self._bridges = [*self.bridges, bridge]
         bridge.draining = self._task is not None
 
     def take_signals(self) -> None:
-        """Drain on SIGTERM and SIGINT; a second one ends at once. SIGINT is left to mitmproxy's console, which asks."""
+        """Drain on SIGTERM and SIGINT; a second signal ends at once.
+
+        mitmproxy's console keeps SIGINT, because it asks for confirmation.
+        """
         loop = asyncio.get_running_loop()
         signals = [signal.SIGTERM]
         if not hasattr(ctx.master, "prompt_for_exit"):
@@ -71,7 +74,7 @@ class Drain:
             ctx.master.shutdown()
 
     def close_now(self, timeout: float) -> None:
-        """End every bridge that lives, blocking for at most `timeout` seconds each."""
+        """End every bridge, and block for at most `timeout` seconds for each."""
         for bridge in self.bridges:
             bridge.close_now(timeout)
 
@@ -83,7 +86,7 @@ class Drain:
         try:
             async with asyncio.timeout(timeout):
                 await _stop_accepting()
-                # Looked up anew each time: a reload may add a bridge meanwhile.
+                # Look them up each time, because a reload may add a bridge meanwhile.
                 while busy := [bridge for bridge in self.bridges if bridge.in_flight]:
                     await _emptied(busy[0].in_flight)
                 while any(_unsent()):  # noqa: ASYNC110 (transports do not say when they are empty)
@@ -118,7 +121,7 @@ async def _stop_accepting() -> None:
 
 
 def _unsent() -> Iterator[int]:
-    """Bytes that wait in each client's socket."""
+    """Yield the number of unsent bytes of each client connection."""
     for handler in list(_proxyserver().connections.values()):
         transport = handler.transports.get(handler.client)
         writer = transport.writer if transport is not None else None

@@ -1,4 +1,4 @@
-"""The database that a configuration names: its sink, and its reader."""
+"""Create the sink and the reader of the configured database."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from aibridge_addon.records import Ask, Sink
 
 
 def database_sink(settings: Settings, _whole: Ask) -> Sink:
-    """The sink that writes rows. Raises ConfigError."""
+    """Create the sink that writes rows. Raises ConfigError."""
     recording = settings.recording
     store = SqliteStore(_path(settings), durable=recording.durable)
     return Recorder(store, required=recording.on_failure == "closed")
 
 
 def continuation_reader(settings: Settings) -> AsyncReader:
-    """What reads continuations. Raises ConfigError."""
+    """Create the reader of continuations. Raises ConfigError."""
     return AsyncReader(SqliteReader(_path(settings)))
 
 

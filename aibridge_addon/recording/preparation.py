@@ -1,6 +1,6 @@
-"""What every sink gets of a record: its texts redacted, what is not to be recorded left out, its tokens priced.
+"""Prepare records for the sinks: redact texts, remove texts that are not to be recorded, and price tokens.
 
-The one exception is a continuation, which goes back to the provider as it was: only the database gets it.
+Continuations are not changed, because they go back to the provider. Only the database receives them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NO_PRICE = "no price known for this model"
 
 
 class Preparation:
-    """Prepares records under the configuration's `recording` section. May take milliseconds: not for the event loop."""
+    """Prepares records by the `recording` section. A call may take milliseconds, so do not use it on the event loop."""
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
@@ -26,7 +26,7 @@ class Preparation:
         self._price: Callable[[TokenUsage], float | None] | None = None
 
     def load(self) -> None:
-        """Import the price lists, which take longer than all else does at a start."""
+        """Import the price lists. This is the slowest import at the start."""
         from aibridge_addon.recording.pricing import cost_usd
 
         self._price = cost_usd

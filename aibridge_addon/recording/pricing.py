@@ -1,8 +1,8 @@
-"""What a token row cost, in US dollars, by the prices that `genai-prices` brings along. No network.
+"""Compute the cost of a token row in US dollars with the price lists of `genai-prices`. No network.
 
-Working out a price takes the library longer than all else takes that is done for a row. Between two thresholds of a
-price list, though, a price is linear in the counts. So the library is asked once for what one token of each kind costs
-there; that holds for a minute, since some prices depend on the time of day.
+The library needs more time for a price than all other work on a row. Between two thresholds of a price list, a price is
+linear in the counts. So the price of one token of each kind is requested once for each range, and cached for a minute,
+because some prices depend on the time of day.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from genai_prices.types import TieredPrices
 from aibridge_addon.records import TokenUsage
 
 LONG_LIVED = ("cache_creation.ephemeral_1h_input_tokens", "cacheDetails.1h")
-"""What Messages, and what Bedrock's Converse, calls the tokens that were written to a cache for an hour."""
+"""Names of the count of tokens written to a one-hour cache: in Messages, and in Bedrock's Converse."""
 CACHED = 4096
-"""Prices that are remembered: models are named by clients."""
+"""Maximum number of cached prices. Clients choose the names of models, so they are unbounded."""
 
 
 class _Model(NamedTuple):
-    """A model under the circumstances that its price depends on."""
+    """A model with everything else on which its price depends."""
 
     provider: str
     name: str
     tier: str | None
     moment: datetime
-    """To the minute."""
+    """Rounded down to the minute."""
 
 
 class _Rates(NamedTuple):
-    """What one token costs."""
+    """Prices of one token in US dollars."""
 
     input: Decimal
     output: Decimal
@@ -46,7 +46,7 @@ class _Rates(NamedTuple):
 
 
 def cost_usd(record: TokenUsage) -> float | None:
-    """The price of these tokens; None where no price is known: unknown is not free."""
+    """Return the price of these tokens, or None if no price is known."""
     if record.price_list is None:
         return None
     tier = record.extra.get("service_tier")
@@ -69,7 +69,7 @@ def cost_usd(record: TokenUsage) -> float | None:
 
 @lru_cache(maxsize=CACHED)
 def _thresholds(model: _Model) -> tuple[int, ...] | None:
-    """Numbers of input tokens beyond which the model's tokens cost otherwise; None: no price is known."""
+    """Return the numbers of input tokens above which the prices change. None: no price is known."""
     try:
         _, info = get_snapshot().find_provider_model(model.name, None, model.provider, None)
         _rates(model, 0)
@@ -83,7 +83,7 @@ def _thresholds(model: _Model) -> tuple[int, ...] | None:
 
 @lru_cache(maxsize=CACHED)
 def _rates(model: _Model, threshold: int) -> _Rates:
-    """What one token costs, where there are more input tokens than `threshold`, and fewer than the next one allows."""
+    """Return the prices of one token for numbers of input tokens above `threshold`, up to the next one."""
     inputs = threshold + 1
     base = _price(model, input_tokens=inputs)
     one = base / inputs
@@ -102,7 +102,7 @@ def _rates(model: _Model, threshold: int) -> _Rates:
 
 
 def _price(model: _Model, **counts: int) -> Decimal:
-    """The library's price; its `input_tokens` include what was read from and written to a cache."""
+    """Return the library's price. Its `input_tokens` include tokens read from and written to a cache."""
     price = genai_prices.calc_price(
         genai_prices.Usage(**counts),
         model.name,

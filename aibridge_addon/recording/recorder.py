@@ -1,14 +1,14 @@
-"""The sink that writes to a database.
+"""The sink that writes records to a database.
 
     thread of the record stream                            writer thread
     emit(records) ─▶ queue ─▶ up to MAX_TRANSACTION ─────▶ one transaction ─┐
     flush(done) ───▶ flushes ◀─── settled, refused, unavailable ◀───────────┘
 
-The thread takes what there is: what comes while it writes is the next transaction, so that answers which end together
-share a commit.
+The writer thread takes all waiting records. Records that arrive while it writes form the next transaction, so answers
+that end at the same time share a commit.
 
-A database that does not answer is tried again for ever, while records queue up to `MAX_QUEUED`. A record that the
-database refuses is dropped alone. Whatever is dropped is counted in `lost` and logged.
+If the database does not answer, the thread retries without end, while up to `MAX_QUEUED` records wait. If the database
+refuses a record, only that record is dropped. Dropped records are counted in `lost` and logged.
 """
 
 from __future__ import annotations
@@ -35,23 +35,23 @@ STORED = frozenset(
         records.Continuation,
     }
 )
-"""Types of the records that have rows."""
+"""Types of records that are stored as rows."""
 MAX_QUEUED = 100_000
-"""Records that are kept for a database that does not answer: about 100 MB of them."""
+"""Maximum number of records that wait for the database, about 100 MB. Later ones are dropped."""
 MAX_TRANSACTION = 2_000
-"""Records of one transaction."""
+"""Maximum number of records in one transaction."""
 RETRY_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0)
-"""Seconds between attempts to write; the last one repeats."""
+"""Seconds between attempts to write. The last value repeats."""
 
 
 class Store(Protocol):
-    """A database. Every method is called on the writer thread only."""
+    """A database. All methods are called on the writer thread."""
 
     def open(self) -> None:
         """Connect and bring the schema up to date. Raises DatabaseUnavailable."""
 
     def write(self, records: Sequence[Record]) -> None:
-        """Write all of these or none. Raises DatabaseUnavailable; anything else means that a record is refused."""
+        """Write all of these records or none. Raises DatabaseUnavailable. Any other exception: a record is refused."""
 
     def close(self) -> None: ...
 
@@ -60,21 +60,21 @@ class Recorder(Sink):
     durable = True
 
     def __init__(self, store: Store, *, required: bool = False, retry_delays: Sequence[float] = RETRY_DELAYS) -> None:
-        """`required`: without its database, the bridge is not ready."""
+        """`required`: the bridge is not ready while the database is unavailable."""
         self.lost = 0
-        """Records that were dropped."""
+        """Number of dropped records."""
         self._store = store
         self._required = required
         self._retry_delays = retry_delays
         self._changed = threading.Condition()
-        """Guards what is below; notified when there is something to do for the thread."""
+        """Protects the attributes below. It is notified when there is work for the thread."""
         self._queue: deque[Record] = deque()
         self._flushes: deque[tuple[int, Callable[[bool], None]]] = deque()
-        """How many records must be settled, and what to call then."""
+        """Pairs of a number of settled records and the callback for when it is reached."""
         self._taken = 0
-        """Records that were taken to be written."""
+        """Number of records that were accepted for writing."""
         self._settled = 0
-        """Records that were written or refused."""
+        """Number of records that were written or refused."""
         self._available = True
         self._ended = False
         self._opened = threading.Event()
@@ -83,10 +83,10 @@ class Recorder(Sink):
         self._thread = threading.Thread(target=self._run, name="aibridge-recorder", daemon=True)
 
     def start(self) -> None:
-        """Connect, and wait until that has succeeded. Called once, at start-up, where waiting is right.
+        """Open the database. This blocks, and is called once at the start.
 
         Raises:
-            DatabaseUnavailable: the database cannot be opened.
+            DatabaseUnavailable: The database cannot be opened.
         """
         self._thread.start()
         self._opened.wait()
@@ -122,7 +122,7 @@ class Recorder(Sink):
             self._changed.notify()
 
     def flush(self, done: Callable[[bool], None]) -> None:
-        """Call `done` when everything taken so far is committed; with False where it is not, or cannot be now."""
+        """Call `done(True)` when all records received so far are committed, `done(False)` if that is not possible."""
         with self._changed:
             kept = self._available and not self._ended
             if kept and self._depth:
@@ -131,7 +131,7 @@ class Recorder(Sink):
         done(kept)
 
     def close(self, timeout: float | None) -> None:
-        """Write what is left and end. None: in the background; else blocks for at most `timeout` s and a little."""
+        """Write the waiting records and end. Blocks for about `timeout` seconds at most. None: in the background."""
         with self._changed:
             self._ended = True
             self._changed.notify()
@@ -157,7 +157,7 @@ class Recorder(Sink):
     def _run(self) -> None:
         try:
             self._store.open()
-        except Exception as e:  # noqa: BLE001 (handed to `start`, which raises it)
+        except Exception as e:  # noqa: BLE001 (`start` raises it)
             self._open_error = e
             return
         finally:
@@ -168,7 +168,7 @@ class Recorder(Sink):
         self._store.close()
 
     def _next(self) -> list[Record]:
-        """Wait for records; none: it ends."""
+        """Wait for records and return them. An empty list: the recorder ends."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._ended)
             return [self._queue.popleft() for _ in range(min(len(self._queue), MAX_TRANSACTION))]
@@ -200,7 +200,7 @@ class Recorder(Sink):
                 return
 
     def _release(self, settled: int, *, kept: bool) -> None:
-        """Answer the flushes that wait for no more than so many records."""
+        """Call the callbacks of the flushes that wait for at most `settled` records."""
         with self._changed:
             answered = []
             while self._flushes and self._flushes[0][0] <= settled:
@@ -209,7 +209,7 @@ class Recorder(Sink):
             done(kept)
 
     def _write_all(self, left: list[Record], refused: list[Record]) -> None:
-        """Write these; one by one where the database refuses them together. Whatever is dealt with leaves `left`."""
+        """Write these records, one by one if the database refuses them together. Removes settled ones from `left`."""
         if not left:
             return
         try:

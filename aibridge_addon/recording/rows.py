@@ -1,4 +1,4 @@
-"""From prepared records to rows: the form in which each is stored. One place for every database."""
+"""Convert prepared records to rows. All databases use the same rows."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from aibridge_addon import records
 
 Row = dict[str, Any]
 KEPT = frozenset({"credential_hint", "metadata"})
-"""Columns of an interception's end that a null leaves as they were at its start."""
+"""Columns that an interception's end leaves unchanged if its value is null."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """Where an interception stands in its conversation: who asked for the tool call whose result it brings."""
+    """The place of an interception in its thread, found by the tool call whose result it brings."""
 
     parent_id: str | None = None
     root_id: str | None = None
@@ -49,7 +49,7 @@ def started(record: records.InterceptionStarted, thread: Thread) -> Row:
 
 
 def ended(record: records.InterceptionEnded) -> Row:
-    """The columns of `KEPT` are null where they are to stay as they were."""
+    """Return the columns to update. Columns of `KEPT` are null if they stay unchanged."""
     return {
         "ended_at": timestamp(record.ended_at),
         "status": record.status,
@@ -96,7 +96,7 @@ def model_thought(record: records.ModelThought) -> Row:
 
 
 def continuation(record: records.Continuation) -> Row:
-    """As it is, nothing redacted: it goes back to the provider, for the same user."""
+    """Return the row without redaction: its value goes back to the provider, for the same user."""
     return {"key": record.key, "value": _json(record.value), "expires_at": timestamp(record.expires_at)}
 
 
@@ -104,7 +104,7 @@ def _child(
     record: records.TokenUsage | records.UserPrompt | records.ToolUsage | records.ModelThought,
     metadata: Mapping[str, Any] | None = None,
 ) -> Row:
-    """The columns that every table but the first has."""
+    """Return the columns that all tables of an interception's details have."""
     return {
         "id": str(uuid.uuid4()),
         "interception_id": record.interception_id,
@@ -115,7 +115,7 @@ def _child(
 
 
 def timestamp(moment: datetime) -> str:
-    """UTC, ISO 8601 with microseconds: sorts as text."""
+    """Format a time as ISO 8601 in UTC with microseconds, which sorts as text."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 

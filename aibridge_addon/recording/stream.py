@@ -1,16 +1,17 @@
-"""The way of every record to the sinks, without ever making the event loop wait for one.
+"""Send every record to the sinks without blocking the event loop.
 
     event loop                                   thread of the stream            the sinks' own threads
     emit(record) ─▶ pending ─┐
                              ├─▶ batch ─▶ prepare each record, once ─▶ sink.emit ─▶ (queue ─▶ transaction)
     committed() ──▶ waiting ─┘   ▲                                  └▶ sink.flush ─▶ ──────────┐
-                                 └──────────────────────── the next one, if there is one ◀─────┘
+                                 └──────────────────────── the next batch, if any ◀────────────┘
 
-Preparation (redaction, price) may take milliseconds and so does not run on the event loop. Sinks get prepared records
-only. Records stay for up to `LINGER`, so that a short interception is one batch. Answers that end while a flush is
-under way share the next one; under load, that one waits `GROUP_WINDOW` for more of them.
+Preparation (redaction, price) may take milliseconds, so it does not run on the event loop. Sinks receive prepared
+records only. Records wait for up to `LINGER`, so that a short interception is one batch. Answers that end during a
+flush share the next flush. Under load, that flush waits `GROUP_WINDOW` for more answers.
 
-A sink that raises is logged and gets no further records; the others go on. What is dropped is counted in `lost`.
+If a sink raises, the error is logged and the sink gets no further records. Other sinks are not affected. Dropped
+records are counted in `lost`.
 """
 
 from __future__ import annotations
@@ -31,15 +32,15 @@ from aibridge_addon.records import Continuation, Record, Sink
 logger = logging.getLogger(__name__)
 
 LINGER = 0.1
-"""Seconds that records may wait for company."""
+"""Seconds. Maximum time that a record waits for further records of the same batch."""
 GROUP_WINDOW = 0.005
-"""Seconds that a flush waits for further answers to end, under load."""
+"""Seconds. Under load, a flush waits this long for further answers to end."""
 CROWD = 2
-"""Answers that waited for one flush, from which on it counts as load."""
+"""Number of answers that waited for the last flush from which on there is load."""
 MAX_WAITING = 100_000
-"""Records that wait for the thread: about 100 MB of them."""
+"""Maximum number of records that wait for the thread, about 100 MB. Later ones are dropped."""
 COMMIT_TIMEOUT = 5.0
-"""Seconds that an answer's end waits for its rows."""
+"""Seconds. Maximum time that an answer's end waits for its rows."""
 
 
 @dataclass(slots=True)
@@ -78,38 +79,38 @@ class RecordStream:
         load: Callable[[], None] = _nothing,
         commit_timeout: float = COMMIT_TIMEOUT,
     ) -> None:
-        """`load` is called once, on the stream's thread, before its first record."""
+        """`load`: called once on the stream's thread, before the first record."""
         self._sinks = tuple(sinks)
         self._broken: set[int] = set()
-        """Ids of the sinks that have raised."""
+        """Values of `id()` of the sinks that have raised."""
         self._prepare = prepare
         self._load = load
         self._commit_timeout = commit_timeout
         self._pending: list[Record] = []
         self._waiting = _Waiting()
         self._flushing = False
-        """A batch that answers wait for is on its way."""
+        """Whether a flush is under way."""
         self._crowd = 0
-        """Answers that waited for the last flush."""
+        """Number of answers that waited for the last flush."""
         self._ended = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
         self._handed_over = 0
-        """Records that the thread was given; counted on the loop only."""
+        """Number of records sent to the thread. Only the event loop changes it."""
         self._handed_out = 0
-        """Records that the sinks were given; counted on the thread only."""
+        """Number of records sent to the sinks. Only the thread changes it."""
         self._refused = 0
-        """Records that were dropped on the loop."""
+        """Number of records dropped on the event loop."""
         self._spoilt = 0
-        """Records that were dropped on the thread."""
+        """Number of records dropped on the thread."""
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aibridge-records", daemon=True)
 
     # --- on the event loop ------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the sinks. Where one cannot start, those before it are closed again, and its exception is raised."""
+        """Start the sinks. If one raises, those before it are closed, and the exception is raised again."""
         with ExitStack() as undo:
             undo.callback(self.close, 0)
             self._thread.start()
@@ -118,17 +119,17 @@ class RecordStream:
             undo.pop_all()
 
     def wait_until_loaded(self) -> None:
-        """Block until what the preparation needs has been imported."""
+        """Block until the imports of the preparation are done."""
         self._loaded.wait()
 
     @property
     def depth(self) -> int:
-        """Records that are not committed yet."""
+        """Number of records that are not committed yet."""
         return self._in_hand + sum(sink.readiness().waiting for sink in self._sinks)
 
     @property
     def lost(self) -> int:
-        """Records that were dropped, here or by a sink."""
+        """Number of records that were dropped, here or by a sink."""
         return self._refused + self._spoilt + sum(sink.readiness().lost for sink in self._sinks)
 
     @property
@@ -137,11 +138,11 @@ class RecordStream:
 
     @property
     def ended(self) -> bool:
-        """It has been closed, and so has every sink."""
+        """Whether the stream and every sink have ended after `close`."""
         return self._ended and not self._thread.is_alive() and all(sink.ended for sink in self._sinks)
 
     def emit(self, record: Record) -> None:
-        """Take a record. Never blocks, never raises."""
+        """Accept a record for all sinks. Never blocks and never raises."""
         if self._ended:
             self._drop("the bridge had ended before they were emitted")
         elif self._in_hand >= MAX_WAITING:
@@ -152,7 +153,7 @@ class RecordStream:
                 self._hand_over_in(LINGER)
 
     async def committed(self) -> bool:
-        """Wait until everything emitted so far is in the database; False if that takes too long or is hopeless now."""
+        """Wait until all records so far are in the database. Returns False if that fails or takes too long."""
         if self._ended:
             return False
         loop = asyncio.get_running_loop()
@@ -167,7 +168,7 @@ class RecordStream:
 
     def _time_out(self, waiting: _Waiting) -> None:
         waiting.release(False)
-        if waiting is self._waiting:  # those that come from now on have a time of their own
+        if waiting is self._waiting:  # later calls of `committed` start a new time limit
             self._waiting = _Waiting()
 
     def _hand_over_in(self, seconds: float) -> None:
@@ -177,7 +178,7 @@ class RecordStream:
         self._timer = self._loop.call_later(seconds, self._hand_over)
 
     def _hand_over(self) -> None:
-        """Give the thread what there is."""
+        """Send the pending records to the thread."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -193,7 +194,7 @@ class RecordStream:
         self._batches.put(batch)
 
     def _flushed(self, waiting: _Waiting, kept: bool) -> None:
-        """Back on the loop: the database has answered."""
+        """Release the answers that waited for a flush. Runs on the event loop."""
         self._crowd = len(waiting.futures)
         waiting.release(kept)
         self._flushing = False
@@ -201,15 +202,15 @@ class RecordStream:
             self._hand_over_in(GROUP_WINDOW if self._crowd >= CROWD else 0)
 
     def retire(self) -> None:
-        """Another bridge takes over: the sinks free what that one needs. Records still come."""
+        """Retire the sinks. They still receive records."""
         for sink in self._sinks:
             sink.retire()
 
     def close(self, timeout: float | None) -> None:
-        """Take no more records, and hand over what is left. May be called twice.
+        """Accept no more records, and send the pending ones to the sinks. May be called twice.
 
-        Blocks until the sinks have ended, for at most `timeout` seconds and a little; then they give up. With None,
-        they end in the background, however long that takes.
+        Blocks until the sinks have ended, for about `timeout` seconds at most. None: they end in the background,
+        without a time limit.
         """
         self._end()
         if timeout is None:
@@ -221,7 +222,7 @@ class RecordStream:
             sink.close(max(0.0, deadline - time.monotonic()))
 
     async def drain(self, timeout: float | None) -> None:
-        """As `close`, without blocking the loop."""
+        """Do the same as `close` without blocking the event loop."""
         self._end()
         if timeout is not None:
             await asyncio.to_thread(self.close, timeout)
@@ -248,7 +249,7 @@ class RecordStream:
         try:
             self._load()
         except Exception:
-            logger.exception("aibridge: what records are prepared with cannot be loaded")
+            logger.exception("aibridge: the imports for preparing records failed")
         finally:
             self._loaded.set()
         while (batch := self._batches.get()) is not None:
@@ -272,7 +273,7 @@ class RecordStream:
         for record in records:
             try:
                 prepared.append(self._prepare(record))
-            except Exception:  # unprepared, it might show a secret
+            except Exception:  # drop it: unprepared, it may contain a secret
                 self._spoilt += 1
                 if self._spoilt % 1000 == 1:
                     logger.exception("aibridge: a %s cannot be prepared and is lost", type(record).__name__)
@@ -286,7 +287,7 @@ class RecordStream:
                 done(False)
 
     def _guarded(self, sink: Sink, call: Callable[[], None], lost: int = 0) -> bool:
-        """Call a sink; after its first exception, no more. Returns whether it was called and did not raise."""
+        """Call a sink, unless it has raised before. Returns whether the call succeeded."""
         if id(sink) not in self._broken:
             try:
                 call()
@@ -300,12 +301,12 @@ class RecordStream:
 
     def _on_loop(self, callback: Callable[[], None]) -> None:
         if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has been closed: nothing waits
+            with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits
                 self._loop.call_soon_threadsafe(callback)
 
 
 class _All:
-    """Calls back once so many have answered, with whether all of them said yes. Called on any thread."""
+    """Combines `count` callbacks into one, with True if all of them got True. May be called on any thread."""
 
     def __init__(self, count: int, done: Callable[[bool], None]) -> None:
         self._left = count

@@ -15,7 +15,7 @@ from mitmproxy.proxy.layers.http import _hooks as hooks
 
 from aibridge_addon.addon import AIBridge
 from aibridge_addon.bridge import Bridge
-from aibridge_addon.proxy.flow.request_head import Intake
+from aibridge_addon.proxy.flow.request_head import RequestClassifier
 from aibridge_addon.proxy.stream.layer import BridgeHttpLayer
 from tests.support import fixtures
 from tests.support.database import Row, Table, read_table
@@ -47,7 +47,7 @@ class Scene:
         """Each flow that was told to have ended, and by which hook."""
         self.database = database
         self._addon = AIBridge()
-        self._addon._bridge, self._addon._intake = bridge, Intake(bridge)
+        self._addon._bridge, self._addon._classifier = bridge, RequestClassifier(bridge)
 
     @property
     def client(self) -> Client:

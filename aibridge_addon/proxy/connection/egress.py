@@ -1,11 +1,11 @@
-"""The egress guard: a client of the proxy reaches the public Internet through it, and nothing beside it.
+"""The egress guard: clients of the proxy can reach the public Internet, but no private network.
 
-    CONNECT, request head ─▶ refusal: resolve, check every address, remember them ─▶ 403, or go on
-    upstream connection   ─▶ dial: exactly an address that was checked; what nobody asked for is checked now
+    CONNECT, request head ─▶ refusal: resolve, check every address, cache them ─▶ 403, or continue
+    upstream connection   ─▶ dial: connect to a checked address; check now if there was no request for it
 
-A name is resolved once, so it cannot mean one address when it is checked and another when it is dialled. mitmproxy
-knows connections by the name that they were asked for, so the name stands there again as soon as the connection is up.
-Where an upstream proxy resolves names, they are checked as this machine resolves them.
+A name is resolved once, so it cannot resolve to another address between the check and the connection. mitmproxy finds
+connections by the requested name, so `dialled` restores that name. If an upstream proxy resolves names, the guard
+checks the addresses that this machine resolves.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from aibridge_addon.config.schema import Egress, Settings
 from aibridge_addon.proxy.connection.addresses import is_reserved, maybe_address
-from aibridge_addon.proxy.connection.exposure import strangers_reach
+from aibridge_addon.proxy.connection.exposure import reachable_from_other_machines
 
 logger = logging.getLogger(__name__)
 
@@ -35,20 +35,21 @@ Destination = tuple[str, int]
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 
 DNS_TIMEOUT = 5.0
-"""Seconds that a name may take to be resolved."""
+"""Seconds. Maximum time for resolving a name."""
 DNS_THREADS = 8
-"""Names that are resolved at once: the system's resolver blocks."""
+"""Names resolved at the same time. The system's resolver blocks a thread for each."""
 CHECKED_FOR = 60.0
-"""Seconds that an answer of the resolver counts for one client connection: later requests ask again."""
+"""Seconds. Lifetime of a checked destination for one client connection; later requests resolve the name again."""
 MAX_CHECKED = 64
-"""Destinations that are remembered for one client connection."""
+"""Maximum number of checked destinations cached for one client connection."""
 MAX_DEAD = 1024
-"""Addresses that are remembered because they did not answer."""
+"""Maximum number of addresses remembered because they did not answer."""
 WARNINGS_PER_MINUTE = 20
+"""Maximum number of refusals logged per minute. Clients cause them, so they could fill the log."""
 
 
 class Unresolved(Exception):
-    """There is no address for the name, or none in time."""
+    """The name has no address, or the resolver did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +65,13 @@ class _Checked:
 
 
 class SystemResolver:
-    """Resolves names as this machine does, on threads of its own, which end when it is collected."""
+    """Resolves names with the system's resolver in its own threads. They end when it is garbage collected."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="aibridge-dns")
 
     async def __call__(self, host: str, port: int) -> Sequence[str]:
-        """Return the addresses of a name, in the order in which they should be tried. Raises Unresolved."""
+        """Return the addresses of a name in the order to try them. Raises Unresolved."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(DNS_TIMEOUT):
@@ -98,10 +99,9 @@ class EgressGuard:
         resolve: Resolve | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Make a guard with nothing checked yet.
+        """Create a guard with an empty cache.
 
-        `own`: destinations that the configuration itself names, which are always allowed. `resolve`: by default, as
-        this machine resolves names.
+        `own`: destinations from the configuration, which are always allowed. `resolve`: default `SystemResolver`.
         """
         self._settings = settings
         self._own = frozenset(own)
@@ -109,13 +109,13 @@ class EgressGuard:
         self._clock = clock
         self._checked: WeakKeyDictionary[Client, dict[Destination, _Checked]] = WeakKeyDictionary()
         self._names: WeakKeyDictionary[Server, Destination] = WeakKeyDictionary()
-        """What connections that are being dialled were asked for."""
+        """The requested destinations of connections that are being opened."""
         self._dead: dict[Destination, float] = {}
-        """When an address did not answer, the oldest first. For every client, such come last of a name's addresses."""
+        """Time at which an address did not answer, oldest first. For all clients, such addresses are tried last."""
         self._warned: list[float] = []
 
     async def refusal(self, client: Client, host: str, port: int) -> Refusal | None:
-        """Why a client may not reach this destination; None: it may."""
+        """Return why a client may not reach this destination, or None if it may."""
         destination = (host, port)
         if destination in self._own or self._remembered(client, destination) is not None:
             return None
@@ -127,7 +127,7 @@ class EgressGuard:
     async def _check(self, client: Client, destination: Destination) -> Refusal | None:
         host, port = destination
         if port not in self._settings.ports:
-            return Refusal(403, f"port {port} is not one that may be reached from here")
+            return Refusal(403, f"port {port} is not allowed by egress.ports")
         literal = maybe_address(host)
         if literal is not None:
             addresses: Sequence[str] = [str(literal)]
@@ -136,10 +136,10 @@ class EgressGuard:
                 addresses = await self._resolve(host, port)
             except Unresolved:
                 if isinstance(client.proxy_mode, UpstreamMode):
-                    return None  # the proxy behind us may know the name
+                    return None  # the upstream proxy may be able to resolve the name
                 return Refusal(502, "the host's name cannot be resolved")
         if any(self._is_reserved(address) for address in addresses):
-            return Refusal(403, "the host is in a private or reserved network, which may not be reached from here")
+            return Refusal(403, "the host is in a private or reserved network, which the egress guard does not allow")
         self._remember(client, destination, addresses)
         return None
 
@@ -148,13 +148,13 @@ class EgressGuard:
         return address is None or is_reserved(address, self._settings.allowed_private_cidrs)
 
     async def dial(self, data: ServerConnectionHookData) -> None:
-        """A connection is about to be opened: to an address that was checked, or not at all."""
+        """Replace the address of a connection that is about to be opened by a checked one, or refuse it."""
         client, server = data.client, data.server
         mode = client.proxy_mode
         if server.address is None or server.address in self._own:
             return
         if isinstance(mode, UpstreamMode | ReverseMode) and server.address == mode.address:
-            return  # whoever started mitmproxy has named it
+            return  # named in mitmproxy's own options
         host, port = destination = server.address[0], server.address[1]
         checked = self._remembered(client, destination)
         if checked is None:
@@ -169,15 +169,15 @@ class EgressGuard:
             server.address = min(addresses, key=lambda address: self._dead.get(address, -math.inf))
 
     def dialled(self, data: ServerConnectionHookData) -> None:
-        """The connection stands, or does not: it is known by its name again."""
+        """Restore the requested name after the connection was opened or has failed."""
         destination = self._names.pop(data.server, None)
         if destination is None:
             return
         address = data.server.address
         if data.server.error and address is not None:
             self._did_not_answer((address[0], address[1]))
-        # mitmproxy allows no change of an open connection's address, for it might be taken for another: this one
-        # has been what it is called all along.
+        # mitmproxy refuses to change the address of an open connection, since it might be confused with another.
+        # Here the name is the one under which mitmproxy requested the connection.
         vars(data.server)["address"] = destination
 
     # --- what has been checked --------------------------------------------------------------------------------
@@ -194,7 +194,7 @@ class EgressGuard:
             del known[next(iter(known))]
 
     def _did_not_answer(self, address: Destination) -> None:
-        """Whoever asks next goes to another address, if the name has one."""
+        """Try this address last from now on."""
         self._dead.pop(address, None)
         self._dead[address] = self._clock()
         if len(self._dead) > MAX_DEAD:
@@ -209,13 +209,13 @@ class EgressGuard:
 
 
 def guard_for(settings: Settings, options: Options) -> EgressGuard | None:
-    """The guard that a configuration asks for; None: everything may be reached."""
+    """Return the guard for a configuration. None: every destination is allowed."""
     egress = settings.egress
-    if egress.guard == "off" or (egress.guard == "auto" and not strangers_reach(options)):
+    if egress.guard == "off" or (egress.guard == "auto" and not reachable_from_other_machines(options)):
         return None
     bases = [provider.base_url for provider in settings.providers]
     bases += [provider.bedrock.endpoint for provider in settings.providers if provider.bedrock is not None]
     own = {(base.host, base.port) for base in bases if base is not None}
     if options.onboarding:
-        own.add((options.onboarding_host, 80))  # answered by mitmproxy itself
+        own.add((options.onboarding_host, 80))  # mitmproxy itself answers it
     return EgressGuard(egress, own)

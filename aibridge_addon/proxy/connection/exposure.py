@@ -1,4 +1,4 @@
-"""Whether strangers could spend a central key: then there is no start."""
+"""Refuse to start if an unauthenticated client could use a central key."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from aibridge_addon.config.schema import Actor, Settings
 from aibridge_addon.proxy.connection.addresses import maybe_address
 
 OPTIONS = frozenset({"mode", "listen_host", "proxyauth"})
-"""mitmproxy's options that decide about it."""
+"""mitmproxy's options on which the check depends."""
 ALLOWED = (
     "listening on loopback only (--listen-host 127.0.0.1), --proxyauth with names and passwords, actor.required: true"
     " without actor.default, or allow_anonymous: true at this provider"
@@ -20,21 +20,21 @@ ALLOWED = (
 
 
 def check_exposure(settings: Settings, options: Options, file: str) -> None:
-    """Raise ConfigError if somebody who has not said who they are could use a central credential."""
-    if strangers_reach(options) and not _asks_who(settings.actor, options):
-        problems = [
-            Problem(path, "a central credential that strangers could use", ALLOWED, file) for path in _central(settings)
-        ]
+    """Raise ConfigError if an unauthenticated client could use a central credential."""
+    if reachable_from_other_machines(options) and not _requires_authentication(settings.actor, options):
+        found = "a central credential that unauthenticated clients could use"
+        problems = [Problem(path, found, ALLOWED, file) for path in _central(settings)]
         if problems:
             raise ConfigError(problems)
 
 
-def _asks_who(actor: Actor, options: Options) -> bool:
-    """Whether everybody has to authenticate. mitmproxy's `any` takes whatever name and password it is given."""
+def _requires_authentication(actor: Actor, options: Options) -> bool:
+    """Return whether every client has to authenticate. `--proxyauth any` accepts every name and password."""
     return bool(options.proxyauth and options.proxyauth != "any") or (actor.required and actor.default is None)
 
 
 def _central(settings: Settings) -> Iterator[str]:
+    """Yield the keys of all central credentials that are not open to anonymous clients on purpose."""
     for index, provider in enumerate(settings.providers):
         if provider.allow_anonymous:
             continue
@@ -44,15 +44,15 @@ def _central(settings: Settings) -> Iterator[str]:
             yield f"providers[{index}].bedrock"
 
 
-def strangers_reach(options: Options) -> bool:
-    """Whether other machines can connect: any listener is bound to more than the loopback addresses."""
+def reachable_from_other_machines(options: Options) -> bool:
+    """Return whether a listener is bound to other addresses than loopback."""
     return any(not _is_loopback(host) for host in _hosts(options))
 
 
 def _hosts(options: Options) -> Iterable[str]:
     for text in options.mode:
         mode = mode_specs.ProxyMode.parse(text)
-        if mode.type_name != "local":  # it takes the connections of this machine's own programs
+        if mode.type_name != "local":  # local capture has no listener: it redirects programs of this machine
             yield mode.listen_host(options.listen_host)
 
 

@@ -1,4 +1,4 @@
-"""What is decrypted, and what is tunnelled: only hosts of a provider are ours to read."""
+"""Decide which connections are decrypted: those to a provider's host. All others are tunnelled."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from aibridge_addon.proxy.connection.addresses import maybe_address
 
 
 def destination(context: Context, sni: str | None) -> str | None:
-    """The host that a connection is for: the name that the client asked for, else the one in its TLS greeting.
+    """Return the host name that the client requested, else the name in its TLS ClientHello (SNI).
 
-    In transparent modes only an address is known at first; a greeting's name is then checked against the upstream's
-    certificate by mitmproxy.
+    In transparent modes only an address is known before the ClientHello. mitmproxy then checks the SNI against the
+    upstream's certificate.
     """
     address = context.server.address
     if address is None:
@@ -28,7 +28,7 @@ def is_ip_address(host: str) -> bool:
 
 
 def tunnel_plain(next_layer: layer.NextLayer, router: Router) -> bool:
-    """Relay what is not TLS, inside a CONNECT to a host of no provider, without looking at it."""
+    """Relay data that is not TLS inside a CONNECT to a host of no provider. Returns whether this is such a case."""
     context = next_layer.context
     address = context.server.address
     inside_connect = (

@@ -1,9 +1,9 @@
-"""Whether an interception that has begun may go upstream: its circuit breaker, and a database that must take its rows.
+"""Decide whether an interception may go upstream: by its circuit breaker, and by the state of the database.
 
     exchange ─▶ circuit breaker ─▶ (recording.on_failure: closed) its first rows are committed ─▶ upstream
                      └──────────────────────────┴─▶ Refusal
 
-An HTTP request and a request in a WebSocket are admitted by the same rules; each has its own way to refuse.
+The same rules apply to HTTP requests and to requests in a WebSocket. Only the form of a refusal differs.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from aibridge_addon.proxy.flow.state import Refusal
 from aibridge_addon.records import BreakerRejected
 
 CIRCUIT_OPEN = "circuit breaker is open"
-"""In the words of the original."""
+"""The original project's message."""
 NOT_RECORDABLE = Refusal(
     503,
-    "this request cannot be recorded now, so it is not passed on",
+    "this request cannot be recorded now, so it is not forwarded",
     "recording_unavailable",
     "the database cannot be written to",
 )
@@ -29,7 +29,7 @@ def admit(bridge: Bridge, exchange: Exchange, refuse: Callable[[Refusal], object
     """Let an interception go upstream, or `refuse` it.
 
     Returns:
-        What has to be waited for before it goes; `refuse` may be called until then.
+        An awaitable to wait for before the request is sent. `refuse` may be called until it is done.
     """
     refusal = _rejected(bridge, exchange)
     if refusal is not None:
@@ -41,7 +41,7 @@ def admit(bridge: Bridge, exchange: Exchange, refuse: Callable[[Refusal], object
 
 
 def _rejected(bridge: Bridge, exchange: Exchange) -> Refusal | None:
-    """Ask the circuit breaker, if the provider has one. The exchange's end is its result."""
+    """Return a refusal if the circuit breaker is open. Otherwise the end of the exchange is reported to it."""
     route, model = exchange.route, exchange.request.model
     breaker = bridge.breakers.breaker(route.provider, route.template, model)
     if breaker is None:

@@ -1,4 +1,4 @@
-"""From an upstream answer's head to the interception's end."""
+"""Handle an upstream answer from its head to the end of the interception."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def open_answer(flow: http.HTTPFlow) -> None:
-    """An answer's head has arrived: from here on it streams, whatever it is."""
+    """Start reading an answer whose head has arrived, and set whether it is streamed to the client."""
     assert flow.response is not None
     match state_of(flow):
         case Refused():
@@ -51,7 +51,7 @@ def open_answer(flow: http.HTTPFlow) -> None:
 
 
 def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bool:
-    """Begin to read a bridged answer; returns whether it streams."""
+    """Start reading a bridged answer. Returns whether it is streamed to the client."""
     response, translation = flow.response, state.head.dispatch.translation
     assert response is not None
     if translation is not None and from_bedrock(response, translation, state.head.bridge.settings.limits.sse_event):
@@ -69,10 +69,10 @@ def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bo
             state.usage.original = None
         if exchange.streaming:
             _unframe(flow)
-        return exchange.streaming  # a body or an error is read whole
+        return exchange.streaming  # a JSON body or an error is buffered
     if state.usage is not None and state.usage.original is not None:
         if status == 400:
-            return False  # if it is about what we added, the client never sees it
+            return False  # buffered: if it is about the added option, the client does not get it
         state.usage.original = None
         if not exchange.streaming:
             state.usage = None
@@ -86,10 +86,13 @@ def _measure_first_byte(flow: http.HTTPFlow, state: Bridged, exchange: Exchange)
 
 
 def _with_room(flow: http.HTTPFlow, usage: UsageAsk) -> UsageAsk | None:
-    """A chunk will be taken out of this answer: it cannot stay coded, nor keep its length. None: it has to."""
+    """Prepare an answer from which a chunk will be removed: decode it and remove its length.
+
+    Returns None if its coding is not known, so that it has to stay as it is.
+    """
     assert flow.response is not None
     try:
-        # Nothing of it is kept, so that there is no limit but the one on each feed.
+        # The decoded bytes are not kept, so only the limit of each feed applies.
         usage.decoder = decoder_for(flow.response.headers.get("content-encoding"), sys.maxsize)
     except CodingError:
         return None
@@ -98,7 +101,7 @@ def _with_room(flow: http.HTTPFlow, usage: UsageAsk) -> UsageAsk | None:
 
 
 def _unframe(flow: http.HTTPFlow) -> None:
-    """The client is sent other bytes than came: they are not coded, and their number is not known."""
+    """Remove the headers that are wrong for a changed body: it is not coded, and its length is not known."""
     assert flow.response is not None
     headers = flow.response.headers
     headers.pop("content-encoding", None)
@@ -109,7 +112,10 @@ def _unframe(flow: http.HTTPFlow) -> None:
 
 
 def _frame_for_http1(flow: http.HTTPFlow) -> None:
-    """HTTP/2 frames say where a body ends. HTTP/1.1 needs a header, or a cut looks like the end."""
+    """Add chunked framing to an answer that came over HTTP/2 and goes to an HTTP/1.1 client.
+
+    Without it, a connection that breaks off looks like the end of the body.
+    """
     request, response = flow.request, flow.response
     assert response is not None
     framed = response.is_http2 or response.is_http3
@@ -119,9 +125,9 @@ def _frame_for_http1(flow: http.HTTPFlow) -> None:
 
 
 async def first_turn_refused(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> None:
-    """Decide on a 400 to a request that we added to: if it says so, the request goes again as the client sent it.
+    """Handle a 400 to a request with an added option.
 
-    `flow.response` is None where it does.
+    If the error is about that option, `flow.response` is set to None and the client's own request is sent again.
     """
     usage, state.usage = state.usage, None
     assert flow.response is not None
@@ -135,7 +141,7 @@ async def first_turn_refused(flow: http.HTTPFlow, state: Bridged, exchange: Exch
         await commit(flow, state)
         return
     provider_name = state.head.route.provider.name
-    logger.info("%s takes no stream_options; it is not asked again", provider_name)
+    logger.info("%s refuses stream_options; the option is not added any more", provider_name)
     state.head.bridge.refuses_usage.add(provider_name)
     set_body(flow.request, usage.original)
     if state.tools is not None:
@@ -156,7 +162,7 @@ def _restore_accept_encoding(request: http.Request, headers: Headers) -> None:
 
 
 async def commit(flow: http.HTTPFlow, state: Bridged) -> None:
-    """The answer's end is held: wait for its rows."""
+    """Wait until the rows of an answer are committed. Its end is sent after that."""
     bridge = state.head.bridge
     recording = bridge.settings.recording
     if recording.durable:
@@ -167,7 +173,7 @@ async def commit(flow: http.HTTPFlow, state: Bridged) -> None:
 
 
 def answered(flow: http.HTTPFlow) -> Awaitable[None] | None:
-    """The answer is complete; what is returned has to be waited for before the client sees its end."""
+    """End a flow whose answer is complete. The client gets the answer's end after the returned awaitable."""
     match state_of(flow):
         case Foreign():
             return None
@@ -200,7 +206,7 @@ def _measure(state: Bridged) -> None:
 
 
 def failed(flow: http.HTTPFlow) -> None:
-    """The flow has ended without an answer, or in the middle of one."""
+    """End a flow without an answer, or with one that broke off."""
     match state_of(flow):
         case Foreign():
             return
@@ -218,7 +224,7 @@ def failed(flow: http.HTTPFlow) -> None:
 
 
 def _end_of(state: Bridged, exchange: Exchange) -> str:
-    """The error type of an interception that the client or the upstream has cut."""
+    """Return the error type of an interception that the client or the upstream has ended early."""
     if state.cut_by == "client":
         return "client_disconnected"
     return "upstream_disconnected" if exchange.turns > 0 else "upstream_unreachable"

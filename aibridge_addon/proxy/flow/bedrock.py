@@ -1,9 +1,9 @@
-"""A Messages request of a provider with a `bedrock` block on its way to Bedrock, and the answer on its way back.
+"""Translate Messages requests of a provider with a `bedrock` block, and the answers to them.
 
     each attempt ─▶ to_bedrock: path, body and signature
-    answer's head ─▶ from_bedrock ─▶ its bytes come through the transcoder before anything of ours sees them
+    answer's head ─▶ from_bedrock ─▶ the transcoder converts all bytes of the body
 
-So the tap, the splice and the tool loop read what Anthropic itself would have sent.
+The transcoder runs first. So the tap, the splice and the tool loop read what Anthropic itself would have sent.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
 
 class Untranslatable(Exception):
-    """The request cannot go to Bedrock: the status and the message that the client gets."""
+    """The request cannot be translated for Bedrock. Carries the status and message for the client."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -31,27 +31,27 @@ class Untranslatable(Exception):
 
 @dataclass(slots=True)
 class Translation:
-    """Of one client request."""
+    """The translation of one client request."""
 
     settings: Bedrock
     signer: Signer
     model: str = ""
     betas: list[str] | None = None
-    """The client's `anthropic-beta` headers; none of its headers goes to AWS."""
+    """The client's `anthropic-beta` headers. AWS receives none of the client's headers."""
     path: str = ""
     sent: bytes | None = None
-    """The body that was made for the turn under way: another attempt only signs it again."""
+    """The translated body of the current turn. A further attempt only signs it again."""
     transcoder: Transcoder | None = None
-    """What gives on the answer that has begun; None: it is passed on as it comes."""
+    """Converts the body of the current answer. None: the body is forwarded unchanged."""
 
     def choose(self, asked: str) -> str:
-        """The Bedrock model for the one that the client asked for."""
+        """Return the Bedrock model for the model in the client's request."""
         self.model = choose_model(asked, self.settings.model, self.settings.small_fast_model)
         return self.model
 
 
 async def to_bedrock(request: http.Request, translation: Translation, limit: int) -> None:
-    """Make a Messages request one of Bedrock's, signed. `limit`: decoded bytes. Raises Untranslatable."""
+    """Translate and sign a Messages request. `limit`: maximum decoded bytes. Raises Untranslatable."""
     translation.transcoder = None
     if translation.sent is None or request.raw_content != translation.sent:
         _translate(request, translation, limit)
@@ -65,7 +65,7 @@ async def to_bedrock(request: http.Request, translation: Translation, limit: int
     except NoCredentials as e:
         raise Untranslatable(503, str(e)) from e
     if request.is_http2 or request.is_http3:
-        del signed["host"]  # it is in :authority
+        del signed["host"]  # HTTP/2 has it in :authority
     request.scheme, request.host, request.port, request.path = endpoint.scheme, endpoint.host, endpoint.port, path
     fields = (*signed.items(), ("content-length", str(len(body))))
     request.headers = http.Headers([(name.encode(), value.encode()) for name, value in fields])
@@ -86,7 +86,7 @@ def _translate(request: http.Request, translation: Translation, limit: int) -> N
 
 
 def from_bedrock(response: http.Response, translation: Translation, max_event: int) -> bool:
-    """Prepare an answer whose head has arrived; returns whether its body will be another one than came."""
+    """Prepare an answer whose head has arrived. Returns whether its body will be converted."""
     headers = response.headers
     if REQUEST_ID in headers:
         headers.setdefault("request-id", headers[REQUEST_ID])

@@ -1,7 +1,7 @@
-"""What makes a request ready for the upstream, right before each attempt and each turn: credential, actor headers.
+"""Prepare a request for the upstream right before each attempt and each turn: set the credential and actor headers.
 
 request head ─▶ choose_credential (once)
-each attempt ─▶ aibridge_dispatch hook ─▶ make_ready ─▶ upstream
+each attempt ─▶ aibridge_dispatch hook ─▶ prepare ─▶ upstream
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from aibridge_addon.proxy.flow.state import (
 from aibridge_addon.records import Headers
 
 ACTOR_HEADERS = "X-AI-Bridge-Actor-"
-"""Only ours reach the upstream: what a client sends under such a name is taken out."""
+"""Prefix of the bridge's own headers. A client's headers with this prefix are removed, so it cannot forge them."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key")
-"""With a central key, nothing else that could be a credential goes upstream."""
+"""Removed when a central key is set, so that no second credential reaches the upstream."""
 AWS_CREDENTIALS = ("authorization", "x-amz-security-token")
-"""What a request to Bedrock is authenticated with: a bearer token, or a signature and the session's token."""
+"""Headers with the credentials of a Bedrock request: a bearer token, or a signature and a session token."""
 
 
 def choose_credential(flow: http.HTTPFlow, route: Route, bridge: Bridge, headers: Headers) -> Dispatch | None:
-    """Decide with whose credential a request goes upstream; the client's own always wins.
+    """Choose the client's credential if it sent one, else the provider's central keys.
 
     Returns:
-        None: a gateway request to a route that is not for a provider with central keys.
+        None if this is a gateway request for an unknown route of a provider with central keys.
     """
     provider = route.provider
-    # A passthrough is not ours to ask twice, but which central key it has is.
+    # A passthrough is not retried, but it may use another central key.
     chosen = Dispatch(Attempts(max_retries=0 if route.dialect is None else provider.max_retries))
     signer = bridge.signers.get(provider.name)
     if signer is not None and route.dialect is MESSAGES and provider.bedrock is not None:
@@ -63,7 +63,7 @@ def choose_credential(flow: http.HTTPFlow, route: Route, bridge: Bridge, headers
 
 
 def is_needed(head: Head) -> bool:
-    """Whether a request has to be made ready at all."""
+    """Return whether a request has to be prepared at all."""
     return (
         head.dispatch.attempts.pool is not None
         or head.route.provider.send_actor_headers
@@ -71,10 +71,10 @@ def is_needed(head: Head) -> bool:
     )
 
 
-async def make_ready(flow: http.HTTPFlow) -> None:
-    """Make `flow.request` ready for the upstream attempt or turn that comes next: the first, a retry, a later turn.
+async def prepare(flow: http.HTTPFlow) -> None:
+    """Prepare `flow.request` for the next attempt or turn. Refuse it if that is not possible.
 
-    It may be called many times for a flow. A request that cannot be made ready is refused.
+    This may be called many times for a flow.
     """
     state = state_of(flow)
     assert isinstance(state, Served)
@@ -87,7 +87,7 @@ async def make_ready(flow: http.HTTPFlow) -> None:
         _authenticate(flow.request, head.route, key)
     else:
         attempts.key = None
-    if translation is not None:  # AWS gets no headers but those that it needs
+    if translation is not None:  # AWS gets only the headers that it needs, so no actor headers
         try:
             await to_bedrock(flow.request, translation, head.bridge.settings.limits.decoded_body)
         except Untranslatable as e:
@@ -99,30 +99,33 @@ async def make_ready(flow: http.HTTPFlow) -> None:
         _name_actor(flow.request, head.actor)
 
 
-NOT_READY = Refusal(500, "the request could not be made ready for its provider", "not_ready")
+NOT_PREPARED = Refusal(500, "the request could not be prepared for its provider", "not_ready")
 
 
-def refuse_unready(flow: http.HTTPFlow) -> None:
+def refuse_unprepared(flow: http.HTTPFlow) -> None:
     """Refuse a request whose preparation failed; it must not be sent half prepared."""
     state = state_of(flow)
     if isinstance(state, Served):
-        refuse(flow, state, NOT_READY)
+        refuse(flow, state, NOT_PREPARED)
         conceal(flow, state.head)
 
 
 def _all_rest(exhausted: Exhausted) -> Refusal:
-    """Every central key rests."""
+    """Return the refusal for the case that every central key rests."""
     headers = {} if exhausted.retry_after is None else {"retry-after": str(exhausted.retry_after)}
     return Refusal(exhausted.status, exhausted.message, "keys_exhausted", headers=headers)
 
 
 def may_have_central_key(request: http.Request, route: Route) -> bool:
-    """Whether the request goes to the provider itself, by an address that the client has not chosen."""
+    """Return whether the request goes to an address of the provider's own, which the client cannot choose."""
     return (request.scheme, request.host, request.port) in addresses_of(route.provider)
 
 
 def addresses_of(provider: Provider) -> list[tuple[str, str, int]]:
-    """Scheme, host and port of where a provider's central key may go. A wildcard's hosts may be anybody's."""
+    """Return the scheme, host and port to which a provider's central key may be sent.
+
+    Hosts that match a wildcard are excluded: anyone may be able to register one.
+    """
     base = provider.base_url
     if base is not None:
         return [(base.scheme, base.host, base.port)]
@@ -132,15 +135,16 @@ def addresses_of(provider: Provider) -> list[tuple[str, str, int]]:
 def _authenticate(request: http.Request, route: Route, key: Key) -> None:
     for name in CREDENTIAL_HEADERS:
         request.headers.pop(name, None)
-    # A client may name another host at the provider's address, and what stands before many hosts goes by that name.
+    # The client's Host header may name another host at the same address, to which a shared front end would route.
     request.host_header = url.hostport(request.scheme, request.host, request.port)
     _set_credential(request, route, key.secret.get_secret_value())
 
 
 def conceal(flow: http.HTTPFlow, head: Head) -> None:
-    """Put the key's hint in its place: the request has been sent, and what reads it now needs no key.
+    """Replace the key by its hint after the request was sent.
 
-    mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons do. The next attempt is made ready anew.
+    mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons read the flow later. The next attempt is
+    prepared again.
     """
     if head.dispatch.translation is not None:
         for name in AWS_CREDENTIALS:
@@ -163,13 +167,13 @@ def _name_actor(request: http.Request, actor: Actor) -> None:
 
 
 def _set(request: http.Request, name: str, value: str) -> None:
-    """Set a header; a name that a user logged in with may hold what would begin another."""
+    """Set a header. Replace line breaks and the like, because a user name could otherwise add another header."""
     printable = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
     request.headers[name.lower() if request.is_http2 or request.is_http3 else name] = printable.strip()
 
 
 async def pause(flow: http.HTTPFlow) -> None:
-    """An attempt has failed: wait before the next one, at most one keep-alive interval; see `Dispatch.pause`."""
+    """Wait before the next attempt, for at most one keep-alive interval; see `Dispatch.pause`."""
     state = state_of(flow)
     if not isinstance(state, Served):
         return

@@ -1,4 +1,4 @@
-"""A bridged request on its way up, where there are MCP servers: what earlier turns left for it, and the tools."""
+"""Complete a bridged request from earlier turns and inject the tools of the MCP servers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aibridge_addon.wire.json_object import JSONObject
 async def resume_and_inject(
     flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, speaker: Speaker
 ) -> JSONObject:
-    """Put in what was kept for this request, then the tools; returns the body as it is now."""
+    """Insert hidden turns that were kept for this request, then the tools. Returns the resulting body."""
     continuations = state.head.bridge.continuations
     assert continuations is not None
     completed = await continuations.completed(_scope(state.head), body)
@@ -50,7 +50,7 @@ def _injected(
         return body
     request = injection.inject(body, offered)
     _set(flow.request, request)
-    flow.request.headers["accept-encoding"] = "identity"  # its answer is put together out of several
+    flow.request.headers["accept-encoding"] = "identity"  # the answer is merged from several turns
     injected = JSONObject(request)
     names = frozenset(tool.name for tool in offered)
     loop = ToolLoop(injection, injected, names, max_turns=bridge.settings.mcp.max_turns)
@@ -60,7 +60,7 @@ def _injected(
 
 
 def _remembered(head: Head, continuations: Continuations, loop: ToolLoop) -> Iterable[Record]:
-    """What an interception with tools leaves for the client's next requests."""
+    """Return the continuation records that the client's next requests may need."""
     first, last = loop.response_ids[0], loop.response_ids[-1]
     alias = (first, last) if first and last and first != last else None
     return continuations.remember(_scope(head), mixed=loop.mixed, alias=alias, hidden=loop.hidden)

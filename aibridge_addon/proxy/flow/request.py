@@ -1,4 +1,4 @@
-"""From a bridged request's body to an interception under way."""
+"""Read the body of a bridged request and start its interception."""
 
 from __future__ import annotations
 
@@ -27,14 +27,13 @@ from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 logger = logging.getLogger(__name__)
 
 MAX_AGENT_LENGTH = 512
-"""Characters of a user agent that are kept: a client chooses them."""
-
+"""Characters. A longer User-Agent is cut, because clients choose it freely."""
 
 NOT_JSON = Refusal(400, "the request body is not JSON")
 
 
 def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
-    """Begin the interception. Sets `flow.response` where the request is refused."""
+    """Start the interception. Sets `flow.response` if the request is refused."""
     head, dialect = state.head, state.head.route.dialect
     assert dialect is not None
     body: JSONObject | None = None
@@ -63,7 +62,7 @@ def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
 
 
 def exchange_for(head: Head, reading: RequestReading, client: clients.Program, speaker: Speaker) -> Exchange:
-    """The interception that a request of this flow begins."""
+    """Create the interception for a request of this flow."""
     for_itself = reading.side_call or speaker is not Speaker.PERSON
     central = _central_hint(head.dispatch)
     credential = client_credential(head.headers, head.route.type.credential_headers)
@@ -97,7 +96,7 @@ def _log_partial(id: str, reason: str, error: Exception | None) -> None:
 
 
 def _central_hint(dispatch: Dispatch) -> str | None:
-    """What may be shown of the bridge's own credential; None: the client's is used."""
+    """Return the hint of the central credential. None: the client's own is used."""
     if dispatch.translation is not None:
         return mask(dispatch.translation.signer.key_id)
     if dispatch.attempts.pool is None:
@@ -126,7 +125,7 @@ def _begin(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONOb
 
 
 def _ask_for_usage(flow: http.HTTPFlow, state: Bridged, body: JSONObject) -> None:
-    """Ask a chat stream for its usage, where the configuration wants it and the provider is known to take it."""
+    """Add `include_usage` to a chat stream, if it is configured and the provider accepts the option."""
     route, bridge, request = state.head.route, state.head.bridge, flow.request
     if (
         route.dialect is not CHAT_COMPLETIONS
@@ -139,7 +138,7 @@ def _ask_for_usage(flow: http.HTTPFlow, state: Bridged, body: JSONObject) -> Non
     ):
         return
     state.usage = UsageAsk(request.raw_content, UsageChunkFilter(bridge.settings.limits.sse_event))
-    request.headers["accept-encoding"] = "identity"  # a chunk has to be taken out of the answer
+    request.headers["accept-encoding"] = "identity"  # a chunk will be removed from the answer
     set_body(request, asking)
     if state.tools is not None:
         state.tools.exchange.loop.replace_request(JSONObject(asking))

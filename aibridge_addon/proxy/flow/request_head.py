@@ -1,4 +1,4 @@
-"""From a request's head to where it goes: route, actor, and the headers that must not go upstream."""
+"""Decide about a request by its head: find the route and the actor, and remove headers that must not go upstream."""
 
 from __future__ import annotations
 
@@ -35,29 +35,33 @@ from aibridge_addon.proxy.flow.state import (
 from aibridge_addon.records import Headers
 
 PROXY_HEADERS = ("proxy-authorization", "proxy-connection")
-"""Between the client and us only (RFC 9110, section 11.7.2; the second is a habit of old clients)."""
+"""Headers for this proxy only (RFC 9110, section 11.7.2). Old clients send `Proxy-Connection`."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods whose requests carry no conversation."""
 EVENT_LOGGING = "/api/event_logging/*"
-"""Claude Code's telemetry; see the routes of the type `anthropic`."""
+"""Route of Claude Code's telemetry; see the routes of the type `anthropic`."""
 
 ACTOR_PREFIX = dispatch.ACTOR_HEADERS.lower().rstrip("-").encode()
 
 
 def lower_headers(request: http.Request) -> Headers:
-    """The headers by lower-case name; of a repeated one, the last."""
+    """Return the headers by lower-case name. The last value of a repeated header counts."""
     return {name.lower(): value for name, value in request.headers.fields}
 
 
-class Intake:
-    """Decides about a request when its headers have arrived."""
+class RequestClassifier:
+    """Sets a flow's state when the request's headers have arrived."""
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
         self._connect_names: WeakKeyDictionary[Client, str | None] = WeakKeyDictionary()
 
     def connect(self, flow: http.HTTPFlow) -> None:
-        """Take a CONNECT request: only here can a front proxy name the actor, as it adds no headers in the tunnel."""
+        """Handle a CONNECT request.
+
+        A front proxy can name the actor only here; it cannot add headers inside the tunnel.
+        """
         actors = self._bridge.actors
         name = actors.trusted_name(lower_headers(flow.request), peer_of(flow))
         self._connect_names[flow.client_conn] = name
@@ -70,25 +74,25 @@ class Intake:
             flow.response = unauthenticated(None, proxy=True)
 
     def request_head(self, flow: http.HTTPFlow) -> None:
-        """Decide what a flow is; `flow.response` is set where it is refused."""
+        """Set the state of a flow. Sets `flow.response` if the request is refused."""
         route = self._route(flow)
         if route is None:
             self._foreign(flow)
             return
         left = self._bridge.in_flight.enter(partial(_cut_off, flow))
-        refused = flow.metadata[KEY] = Refused(route, left)  # it stays so where deciding fails
+        refused = flow.metadata[KEY] = Refused(route, left)  # remains if `_decided` raises
         flow.metadata[KEY] = self._decided(flow, route, left) or refused
 
     def _decided(self, flow: http.HTTPFlow, route: Route, left: Callable[[], None]) -> Served | None:
-        """What a provider request is; None if it is refused."""
+        """Return the state of a provider request, or None if it is refused."""
         if flow.response is not None:
             if _authentication_failed(flow):
-                flow.response = unauthenticated(route, proxy=_asks_a_proxy(flow))
+                flow.response = unauthenticated(route, proxy=_used_as_proxy(flow))
             return None
         headers = lower_headers(flow.request)
         actor = self._bridge.actors.resolve(proxy_user(flow), self._trusted_name(flow, headers))
         if actor is None:
-            flow.response = unauthenticated(route, proxy=_asks_a_proxy(flow))
+            flow.response = unauthenticated(route, proxy=_used_as_proxy(flow))
             return None
         self._address(flow, route)
         self._strip(flow, headers)
@@ -96,7 +100,7 @@ class Intake:
             if name.startswith(ACTOR_PREFIX):
                 del flow.request.headers[name.decode("latin-1")]
         chosen = dispatch.choose_credential(flow, route, self._bridge, headers)
-        if chosen is None or _stays_here(flow, route):
+        if chosen is None or _must_not_leave(flow, route):
             flow.response = no_such_route(route)
             return None
         if websocket.is_refused(route, self._bridge):
@@ -107,7 +111,7 @@ class Intake:
             flow.request.stream = True
             return Passthrough(head, left)
         if int(headers.get(b"content-length", b"0") or b"0") > self._bridge.settings.limits.request_body:
-            flow.request.headers.pop("expect", None)  # refused before the client sends it
+            flow.request.headers.pop("expect", None)  # the body will be refused, so do not send 100 Continue
         return Bridged(head, left)
 
     def _route(self, flow: http.HTTPFlow) -> Route | None:
@@ -116,16 +120,16 @@ class Intake:
         if flow.metadata.get(ORIGIN_FORM):
             return router.gateway(method, request.path)
         host = request.host
-        if is_ip_address(host):  # a transparent mode: the name is in the greeting, or (plain HTTP) in the header
+        if is_ip_address(host):  # a transparent mode: the name is in the SNI or, for plain HTTP, in the Host header
             host = flow.client_conn.sni or request.pretty_host
         return router.proxied(host, method, request.path)
 
     def _foreign(self, flow: http.HTTPFlow) -> None:
-        """A request to no provider: forwarded as it comes, or not found."""
+        """Handle a request to no provider: forward a proxied one, answer 404 to a gateway request."""
         if _authentication_failed(flow):
-            flow.response = unauthenticated(None, proxy=_asks_a_proxy(flow))
+            flow.response = unauthenticated(None, proxy=_used_as_proxy(flow))
         elif flow.response is not None:
-            pass  # another addon's
+            pass  # another addon has answered it
         elif flow.metadata.get(ORIGIN_FORM):
             flow.response = no_such_route(None)
         else:
@@ -133,7 +137,7 @@ class Intake:
             flow.request.stream = True
 
     def _trusted_name(self, flow: http.HTTPFlow, headers: Headers) -> str | None:
-        # What is inside a tunnel comes from the client itself, not from the front proxy that opened the connection.
+        # Requests inside a tunnel come from the client, not from the front proxy, so their headers are not trusted.
         if flow.client_conn in self._connect_names:
             return self._connect_names[flow.client_conn]
         return self._bridge.actors.trusted_name(headers, peer_of(flow))
@@ -159,7 +163,7 @@ class Intake:
 
 
 def _cut_off(flow: http.HTTPFlow) -> None:
-    """The process ends before the answer does; mitmproxy's `-w` then writes the request as it is now."""
+    """End a flow at a stop. The key is concealed first, because mitmproxy's `-w` then writes the request."""
     match state_of(flow):
         case Bridged() as state:
             dispatch.conceal(flow, state.head)
@@ -172,13 +176,13 @@ def _cut_off(flow: http.HTTPFlow) -> None:
             assert_never(state)
 
 
-def _stays_here(flow: http.HTTPFlow, route: Route) -> bool:
-    """Whether a request goes nowhere, since its provider's conversations go to Bedrock and nowhere else."""
+def _must_not_leave(flow: http.HTTPFlow, route: Route) -> bool:
+    """Return whether a request is refused because its provider's conversations may go to Bedrock only."""
     if route.provider.bedrock is None or route.dialect is not None:
         return False
     if flow.metadata.get(ORIGIN_FORM):
         return True
-    # What is sent may hold a conversation under any path (batches, token counts, files); what is read holds none.
+    # Any path may carry a conversation in a body (batches, token counts, files). Reading requests have no body.
     telemetry = route.known and route.template == EVENT_LOGGING
     return flow.request.method not in READING and not telemetry
 
@@ -190,14 +194,14 @@ def no_such_route(route: Route | None) -> http.Response:
     return json_response(404, b'{"error":{"type":"not_found_error","message":"%s"}}' % message.encode())
 
 
-def _asks_a_proxy(flow: http.HTTPFlow) -> bool:
-    """Whether the client takes us for a proxy, not for the server that it asks."""
+def _used_as_proxy(flow: http.HTTPFlow) -> bool:
+    """Return whether the client uses this port as a proxy and not as a gateway."""
     mode = flow.client_conn.proxy_mode.type_name
     return mode in ("regular", "upstream") and not flow.metadata.get(ORIGIN_FORM)
 
 
 def _authentication_failed(flow: http.HTTPFlow) -> bool:
-    """Whether mitmproxy's proxy authentication has refused this request; its answer is HTML."""
+    """Return whether mitmproxy's proxy authentication has refused this request with an HTML answer."""
     return flow.response is not None and flow.response.status_code in (401, 407)
 
 
@@ -207,15 +211,15 @@ def peer_of(flow: http.HTTPFlow) -> str:
 
 
 def proxy_user(flow: http.HTTPFlow) -> str | None:
-    """The user that mitmproxy's `--proxyauth` has let in."""
+    """Return the user name that mitmproxy's `--proxyauth` has accepted."""
     credentials = flow.metadata.get("proxyauth")
     return credentials[0] if credentials else None
 
 
 def unauthenticated(route: Route | None, *, proxy: bool) -> http.Response:
-    """407 to clients of a proxy, 401 to those of a gateway, with an offer of Basic."""
+    """Return 407 for clients of a proxy, 401 for those of a gateway, with a Basic challenge."""
     status, challenge = (407, "proxy-authenticate") if proxy else (401, "www-authenticate")
-    message = "this bridge wants to know who asks: user name and password are missing or wrong"
+    message = "this bridge requires authentication: user name and password are missing or wrong"
     headers = {challenge: 'Basic realm="aibridge"'}
     if route is not None:
         return error_response(route.errors, status, message, headers)
@@ -224,7 +228,7 @@ def unauthenticated(route: Route | None, *, proxy: bool) -> http.Response:
 
 
 async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
-    """Answer a request in place of a destination that may not be reached."""
+    """Answer a request whose destination the egress guard refuses."""
     refusal = await guard.refusal(flow.client_conn, flow.request.host, flow.request.port)
     if refusal is None:
         return

@@ -1,9 +1,9 @@
-"""What a flow is, decided when its headers have arrived, and what is known of it since.
+"""The state of a flow, set when its headers have arrived.
 
-    headers ─▶ Intake ─┬─ Foreign      no provider's: neither recorded nor counted
-                       ├─ Passthrough  a provider's, not bridged: counted
-                       ├─ Bridged      an interception
-                       └─ Refused      the answer is ours; Passthrough and Bridged become Refused too, never back
+    headers ─▶ RequestClassifier ─┬─ Foreign      for no provider: neither recorded nor counted
+                                  ├─ Passthrough  for a provider, not bridged: counted
+                                  ├─ Bridged      an interception
+                                  └─ Refused      answered by the bridge; Passthrough and Bridged may become Refused
 
 The state is in `flow.metadata`, so it ends with the flow. `state_of` returns it; a flow without one is `Foreign`.
 """
@@ -35,48 +35,49 @@ if TYPE_CHECKING:
     from aibridge_addon.tools.catalog import Catalog
 
 RETRY_BODY_LIMIT = 1024 * 1024
-"""Bytes of an error answer that are buffered and decoded to see whether to ask again. A longer one is passed on."""
+"""Bytes. Error answers up to this size are buffered to decide about another request; longer ones are forwarded."""
 KEY = "aibridge"
+"""Key of the state in `flow.metadata`."""
 ORIGIN_FORM = "aibridge_origin_form"
-"""In `flow.metadata`: the request line named only a path, on a port that proxies: it is meant for us."""
+"""Key in `flow.metadata` of a gateway request: its request line has only a path, on a port that proxies."""
 TUNNEL = "aibridge_tunnel"
-"""In `flow.metadata` of a CONNECT: it is for a host of no provider."""
+"""Key in `flow.metadata` of a CONNECT to a host of no provider."""
 
 
 @dataclass(slots=True)
 class Dispatch:
-    """How a request goes upstream: with which credential, in which form, and what is tried again."""
+    """How a request goes upstream: credential, translation and attempts."""
 
     attempts: Attempts = field(default_factory=Attempts)
     translation: Translation | None = None
-    """Set where the provider's Messages requests go to Bedrock."""
+    """Set if this is a Messages request that goes to Bedrock."""
     pause: asyncio.Task[None] | None = None
-    """The time until the next attempt. While it is set, the attempt hook is called again."""
+    """The wait for the next attempt. While it is set, the attempt hook is called again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """What was decided about a request when its headers had arrived."""
+    """The decisions about a request that were made when its headers had arrived."""
 
     route: Route
     bridge: Bridge
-    """The bridge that the flow began with: after a reload, that is no longer the addon's."""
+    """The bridge with which the flow began. After a reload, the addon has another one."""
     headers: Headers
-    """As the client sent them, by lower-case name."""
+    """The client's headers by lower-case name, unchanged."""
     actor: Actor
     dispatch: Dispatch
 
 
 @dataclass(slots=True)
 class UsageAsk:
-    """Usage that we asked for although the client did not."""
+    """An `include_usage` option that the bridge added to a request."""
 
     original: bytes | None
-    """The request as the client sent it, for as long as the provider may refuse what we added."""
+    """The client's own request. None once the provider has accepted the option."""
     filter: UsageChunkFilter
-    """Takes the usage out of the answer again."""
+    """Removes the usage from the answer."""
     decoder: Decoder | None = None
-    """Set where the answer is coded though we asked for identity: the client gets it decoded."""
+    """Set if the answer is coded although the request accepts only identity. The client gets it decoded."""
 
 
 @dataclass(slots=True)
@@ -85,12 +86,12 @@ class ToolRun:
 
     exchange: ToolExchange
     catalog: Catalog
-    """The MCP tools as they were when the request came: its calls are of these."""
+    """The MCP tools at the time of the request. Its calls refer to these."""
     calls: RunningCalls | None = None
-    """The injected calls of the last turn, while they run. While it is set, the turn hook is called again."""
+    """The running invocations of the last turn. While it is set, the turn hook is called again."""
 
     def stop(self) -> None:
-        """Cancel what runs, and record it."""
+        """Cancel and record running invocations."""
         if self.calls is not None:
             self.calls.cancel()
             self.exchange.tools_stopped(self.calls.invocations())
@@ -102,11 +103,11 @@ class Rows(Enum):
     PENDING = auto()
     AWAITED = auto()
     LOST = auto()
-    """They could not be written, and the configuration wants no answer without them."""
+    """They could not be committed, and `recording.on_failure: closed` forbids to send the end without them."""
 
 
 class _Uncopied:
-    """Left out of a flow's copies: those in a file (`-w`), for a replay, in mitmweb are other flows."""
+    """Becomes None in copies of a flow. A copy in a file (`-w`), a replay or mitmweb is another flow."""
 
     __slots__ = ()
 
@@ -116,7 +117,7 @@ class _Uncopied:
 
 @dataclass(frozen=True, slots=True)
 class Foreign(_Uncopied):
-    """A request to no provider, or one that came without a configuration."""
+    """A request to no provider, or any request while no bridge has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,17 +126,17 @@ class Passthrough(_Uncopied):
 
     head: Head
     left: Callable[[], None]
-    """To be called when the flow has ended and its last record was emitted: a stop waits for it."""
+    """Call this after the flow has ended and its last record was emitted. A stop waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused(_Uncopied):
-    """A provider request that is answered by the bridge, or by another addon."""
+    """A provider request that the bridge or another addon has answered."""
 
     route: Route
     left: Callable[[], None]
     message: str = ""
-    """Why, where an upstream attempt or turn was refused."""
+    """The reason, if an upstream attempt or turn was refused."""
 
 
 @dataclass(slots=True)
@@ -150,13 +151,13 @@ class Bridged(_Uncopied):
     tools: ToolRun | None = None
     rows: Rows = Rows.PENDING
     cut_by: Literal["client", "upstream"] = "client"
-    """Who ended a flow that ends in the error hook."""
+    """Which side ended a flow that ends in the error hook."""
     overhead: float = 0.0
-    """Seconds that the bridge itself has taken so far: reading the request, waiting for rows."""
+    """Seconds that the bridge itself has used so far: reading the request, and waiting for the rows."""
 
     @property
     def splicing(self) -> ToolRun | None:
-        """The tools, if the answer is put together out of turns. An error to the first turn passes as it is."""
+        """The tools, if the answer is merged from turns. None for an error to the first turn: it is forwarded."""
         return self.tools if self.tools is not None and not self.tools.exchange.plain else None
 
     def client_gone(self) -> None:
@@ -167,9 +168,9 @@ class Bridged(_Uncopied):
             self.tools.stop()
 
     def cut_off(self) -> None:
-        """The process ends before the answer does."""
+        """End the interception at a stop of the process."""
         if self.tools is not None:
-            self.tools.stop()  # but not the pause: at its end, upstream would be asked again
+            self.tools.stop()  # the pause is not cancelled, since another attempt would follow it
         if self.exchange is not None:
             self.exchange.end("shutdown", "the bridge was shut down before the answer had ended")
 
@@ -188,19 +189,19 @@ def state_of(flow: http.HTTPFlow) -> FlowState:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer of ours in place of the upstream's, in the shape of the route's dialect."""
+    """An error answer of the bridge in place of the upstream's, in the shape of the route's dialect."""
 
     status: int
     message: str
     error_type: str = ""
-    """Of the interception that ends with it."""
+    """The interception's `error_type`."""
     reason: str = ""
-    """What its row says; empty: the message."""
+    """The interception's `error_message`. Empty: `message`."""
     headers: Mapping[str, str] = NOTHING
 
 
 def refuse(flow: http.HTTPFlow, state: Served | Refused, refusal: Refusal) -> http.Response:
-    """Answer a request in place of the upstream; its interception ends, if it has begun. Returns the answer."""
+    """Answer a request in place of the upstream, and end its interception if it has begun. Returns the answer."""
     if isinstance(state, Bridged) and state.exchange is not None:
         state.exchange.end(refusal.error_type, refusal.reason or refusal.message)
     route = route_of(state)
@@ -220,17 +221,17 @@ def route_of(state: Served | Refused) -> Route:
 
 
 def json_response(status: int, body: bytes, headers: dict[str, str] | None = None) -> http.Response:
-    """An answer of our own: JSON, in a provider's shape."""
+    """Create a JSON answer of the bridge itself."""
     return http.Response.make(status, body, {"content-type": "application/json", **(headers or {})})
 
 
 def error_response(errors: Dialect, status: int, message: str, headers: Mapping[str, str] = NOTHING) -> http.Response:
-    """An error answer of our own, in the shape of that dialect."""
+    """Create an error answer of the bridge itself, in the shape of a dialect."""
     return json_response(status, errors.error_body(status, message), {**errors.error_headers(status), **headers})
 
 
 def set_body(request: http.Request, body: bytes) -> None:
-    """Put another body in, and keep a length that is announced true."""
+    """Replace the body, and correct the Content-Length if there is one."""
     request.raw_content = body
     if "content-length" in request.headers:
         request.headers["content-length"] = str(len(body))

@@ -1,4 +1,4 @@
-"""Between two turns: run the injected calls, and decide what comes next."""
+"""Run the injected calls between two turns, and decide whether another turn follows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from aibridge_addon.tools.calls import RunningCalls
 
 
 async def turn_ended(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> None:
-    """A turn's answer is complete. Returns after at most one keep-alive interval; see `ToolRun.calls`.
+    """Handle a complete answer of a turn. Returns after at most one keep-alive interval; see `ToolRun.calls`.
 
-    `flow.response` is None where another turn follows.
+    Sets `flow.response` to None if another turn follows.
     """
     response, exchange = flow.response, tools.exchange.exchange
     assert response is not None
@@ -24,7 +24,7 @@ async def turn_ended(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> Non
     if exchange.ended and not exchange.streaming:
         if exchange.tap is not None and exchange.tap.readable:
             _merge(response, tools.exchange)
-        else:  # passed on as it is, it might show a call that is not the client's
+        else:  # forwarded unread, it might show the client an injected call
             message = "the upstream's answer cannot be decoded"
             flow.response = error_response(state.head.route.errors, 502, message)
         await answer.commit(flow, state)
@@ -35,7 +35,7 @@ async def _run_tools(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> Non
     if not await calls.done(timeout=state.head.bridge.settings.mcp.keepalive_interval):
         return
     tools.calls = None
-    if not tools.exchange.waiting:  # the client has gone, which the layer is about to see
+    if not tools.exchange.waiting:  # the client has disconnected; the stream handles that next
         return
     request = tools.exchange.tools_ran(calls.invocations())
     if request is not None:
@@ -51,7 +51,7 @@ def _started(state: Bridged, tools: ToolRun) -> RunningCalls:
 
 
 def _merge(response: http.Response, exchange: ToolExchange) -> None:
-    """Put the answer of all turns in place of the last one's, where it differs."""
+    """Replace the last turn's body by the merged one, if they differ."""
     body = exchange.merged_body()
     if body is None:
         return

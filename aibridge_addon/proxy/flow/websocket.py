@@ -1,14 +1,15 @@
-"""WebSockets of bridged routes: which are refused, and what is read of the others while they pass, untouched.
+"""Refuse WebSockets of bridged routes, or read their messages while mitmproxy relays them unchanged.
 
-mitmproxy awaits the hook of each message before it passes it on, so an answer's last message waits for its rows there.
-An idle socket is not under way: a stop waits for answers, each from its request to its end.
+mitmproxy awaits the hook of each message before it sends the message. In that hook, the last message of an answer
+waits for its rows. A stop waits for answers, not for idle sockets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Literal
 
 from mitmproxy import ctx, http
@@ -26,23 +27,25 @@ from aibridge_addon.proxy.flow.request import exchange_for
 from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, error_response, state_of
 
 SOCKET = "aibridge_socket"
-"""In `flow.metadata`: the socket that interceptions are read from."""
+"""Key in `flow.metadata`: the `BridgedSocket` of this flow."""
 
 Mode = Literal["record", "upgrade_required", "auto"]
 
-REFUSED: dict[tuple[Mode, bool], bool] = {
-    ("record", False): False,
-    ("record", True): False,
-    ("upgrade_required", False): True,
-    ("upgrade_required", True): True,
-    ("auto", False): False,
-    ("auto", True): True,  # nothing is injected into a WebSocket: over HTTP the client gets its tools
-}
+REFUSED: Mapping[tuple[Mode, bool], bool] = MappingProxyType(
+    {
+        ("record", False): False,
+        ("record", True): False,
+        ("upgrade_required", False): True,
+        ("upgrade_required", True): True,
+        ("auto", False): False,
+        ("auto", True): True,  # tools are injected into HTTP requests only
+    }
+)
 """Whether the upgrade is refused, by mode and by whether tools would be injected."""
 
 
 def is_upgrade(request: http.Request) -> bool:
-    """Whether a request asks for a WebSocket (RFC 6455, section 4.1)."""
+    """Return whether a request is a WebSocket handshake (RFC 6455, section 4.1)."""
     return (
         "upgrade" in request.headers
         and request.method == "GET"
@@ -51,7 +54,7 @@ def is_upgrade(request: http.Request) -> bool:
 
 
 def is_refused(route: Route, bridge: Bridge) -> bool:
-    """Whether this request asks for a WebSocket that the client is to do without."""
+    """Return whether this request is a WebSocket handshake that the bridge refuses."""
     if route.websocket is None:
         return False
     injects = bridge.servers is not None and route.provider.inject_tools
@@ -59,7 +62,7 @@ def is_refused(route: Route, bridge: Bridge) -> bool:
 
 
 def upgrade_required(route: Route) -> http.Response:
-    """426: Codex and Copilot ask over HTTP at once; any other status costs them several attempts, or all."""
+    """Return 426. Codex and Copilot then use HTTP at once; after other statuses they retry first, or give up."""
     message = "WebSockets are not served here: use HTTP"
     return error_response(route.errors, 426, message, {"upgrade": "HTTP/1.1", "connection": "upgrade"})
 
@@ -69,7 +72,7 @@ class BridgedSocket:
 
     def __init__(self, head: Head) -> None:
         self.head = head
-        """What was decided about the upgrade. Its bridge is the one that the next interception begins with."""
+        """The head of the upgrade request. Its bridge is used for the next interception."""
         self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits)
         self._bridges: dict[str, tuple[Bridge, Callable[[], None]]] = {}
 
@@ -84,25 +87,28 @@ class BridgedSocket:
         return exchange
 
     def bridge_of(self, exchange: Exchange) -> Bridge:
-        """The bridge that an interception began with: after a reload, the next one has another."""
+        """Return the bridge with which an interception began. After a reload, the next one has another."""
         return self._bridges[exchange.id][0]
 
     def left(self, exchange: Exchange) -> None:
-        """The interception has ended, and its last record was emitted."""
+        """Report that an interception has ended and its last record was emitted."""
         self._bridges.pop(exchange.id)[1]()
 
 
 def opened(flow: http.HTTPFlow) -> None:
-    """The upstream has agreed to a WebSocket."""
+    """Start reading a WebSocket that the upstream has accepted."""
     state = state_of(flow)
     if isinstance(state, Passthrough) and state.head.route.websocket is not None:
-        # The request was passthrough; what follows are requests in the dialect.
+        # The upgrade request is a passthrough; the messages are requests in the dialect.
         route = replace(state.head.route, dialect=state.head.route.websocket)
         flow.metadata[SOCKET] = BridgedSocket(replace(state.head, route=route))
 
 
 def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] | None:
-    """Read a message; what is returned has to be waited for before it is passed on. `bridge`: the one of now."""
+    """Read a message. The returned awaitable has to be awaited before the message is sent.
+
+    `bridge`: the addon's current one.
+    """
     socket = flow.metadata.get(SOCKET)
     if not isinstance(socket, BridgedSocket) or flow.websocket is None:
         return None
@@ -113,7 +119,7 @@ def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] 
         exchange = socket.reader.from_server(message.content)
         return None if exchange is None else _ended(socket, exchange, message)
     if bridge is not None and socket.reader.idle:
-        # A reload has retired the bridge before, which waits for no idle socket.
+        # A reload may have retired the socket's bridge, which does not wait for idle sockets.
         socket.head = replace(socket.head, bridge=bridge)
     exchange = socket.reader.from_client(message.content)
     if exchange is None:
@@ -122,7 +128,7 @@ def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] 
 
 
 def closed(flow: http.HTTPFlow) -> None:
-    """The connection has ended, in good order or not."""
+    """End all interceptions of a connection that has closed."""
     socket = flow.metadata.get(SOCKET)
     if not isinstance(socket, BridgedSocket) or flow.websocket is None:
         return
@@ -133,7 +139,7 @@ def closed(flow: http.HTTPFlow) -> None:
 
 
 async def _ended(socket: BridgedSocket, exchange: Exchange, message: WebSocketMessage) -> None:
-    """An answer's last message is held: wait for its rows."""
+    """Wait for the rows of an answer before its last message is sent."""
     bridge = socket.bridge_of(exchange)
     recording = bridge.settings.recording
     if recording.durable and not await bridge.committed() and recording.on_failure == "closed":

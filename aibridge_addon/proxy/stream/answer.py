@@ -1,10 +1,10 @@
-"""How an upstream answer becomes the client's: its own bytes, or one answer out of several turns. Sans-io.
+"""Turn an upstream answer into the client's answer. Sans-io.
 
-    Tapped   the bytes pass as they come, and a copy is read
-    Spliced  the client sees what the splice shows of every turn; injected tools run in between
+    Tapped   the bytes are forwarded as they arrive, and a copy is read
+    Spliced  several turns become one answer; injected tools run in between
 
-Both are fed the bytes of the body, and return those that may be sent now, and once the answer's end: it is sent when
-the answer's rows are committed.
+Both take the bytes of the body and return the bytes to send at once. They return the answer's end separately: it is
+sent when the answer's rows are committed.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from aibridge_addon.proxy.stream.body import Pipe, outgoing
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What follows from bytes of an answer, or from its end."""
+    """The bytes for the client that result from bytes of the upstream, or from their end."""
 
     now: bytes
-    """These may be sent at once."""
+    """Bytes to send at once."""
     end: bytes | None = None
-    """The answer's end, which begins here. It may be empty."""
+    """The answer's end, to send when the rows are committed. It may be empty. None: not reached yet."""
     unreadable: str | None = None
-    """Why the answer cannot go on, if it cannot."""
+    """Why the answer cannot be continued. None: it can."""
 
 
 class Tapped:
     limit = RETRY_BODY_LIMIT
-    """Bytes of an answer that are buffered. A longer one is sent as it comes."""
+    """Bytes. A buffered answer that is longer is streamed instead."""
 
     def __init__(self, exchange: Exchange, outgoing: Pipe, unread: int | None) -> None:
-        """`unread`: bytes that are to come, where the answer said how many there are."""
+        """`unread`: bytes of the body that are still missing, from its Content-Length. None: there is none."""
         self.exchange = exchange
         self._outgoing = outgoing
         self._unread = unread
 
     @property
     def is_verbatim(self) -> bool:
-        """Whether `exchange.feed` says all that there is to know of the next bytes."""
+        """Whether the bytes are forwarded unchanged, so that `exchange.feed` alone decides about them."""
         return not self._outgoing and self._unread is None
 
     @property
     def can_append(self) -> bool:
-        """Whether an event of our own can end the stream: it stands between two events, and has no fixed length."""
+        """Whether an error event can be appended: the stream is between two events and has no fixed length."""
         tap = self.exchange.tap
         return tap is not None and self._unread is None and tap.at_event_boundary
 
@@ -72,23 +72,23 @@ class Tapped:
 
 
 class Spliced:
-    """Lives for all turns of an interception."""
+    """The merged answer of all turns of an interception."""
 
     def __init__(self, tools: ToolExchange, outgoing: Pipe, limit: int) -> None:
         self.exchange = tools.exchange
         self.limit = limit
-        """Bytes of an answer that are buffered. A longer one ends the interception."""
+        """Bytes. A buffered answer that is longer ends the interception."""
         self.end_sent = False
         self._tools = tools
         self._outgoing = outgoing
         self._turn_ended = False
         """The body of a turn has been read to its end."""
         self._silent = True
-        """Nothing has been sent to the client since the last look."""
+        """Whether nothing was sent to the client since the last call of `due_keepalive`."""
 
     @property
     def can_append(self) -> bool:
-        """As `Tapped.can_append`. What is shown are whole events, whatever the turn under way is answered with."""
+        """As `Tapped.can_append`. The splice shows whole events only, so the stream is always between two events."""
         return self._turn_ended or self.exchange.streaming
 
     def on_data(self, data: bytes) -> Output:
@@ -107,7 +107,7 @@ class Spliced:
         return self.end() if self.exchange.ended and not self.end_sent else None
 
     def end(self) -> bytes:
-        """The held end of the answer."""
+        """Return the held end of the answer."""
         self.end_sent = True
         ending = self._shown(self._tools.ending())
         return ending + self._outgoing.finish() if self._turn_ended else ending
@@ -118,23 +118,23 @@ class Spliced:
         return data
 
     def failed_turn(self, body: bytes) -> AnswerError:
-        """Take the error that a later turn was answered with: it ends the answer."""
+        """Read the error with which the upstream answered a later turn. It ends the answer."""
         self._tools.take_error(body)
         error = self._tools.error or AnswerError("", "")
         return AnswerError(error.type, error.message or "the upstream answered with an error", error.details)
 
     def keepalive(self) -> bytes:
-        """Keep-alive bytes for a waiting client."""
+        """Return keep-alive bytes for a waiting client."""
         return self._tools.keepalive()
 
     def due_keepalive(self) -> bytes:
-        """The same, if nothing was sent to the client since the last look."""
+        """Return keep-alive bytes if nothing was sent to the client since the last call."""
         silent, self._silent = self._silent, True
         return self.keepalive() if silent else b""
 
 
 def answer_for(state: Bridged, exchange: Exchange, response: http.Response) -> Tapped | Spliced:
-    """How an answer whose head has arrived becomes the client's."""
+    """Choose how an answer whose head has arrived is turned into the client's answer."""
     if (tools := state.splicing) is not None:
         return Spliced(tools.exchange, outgoing(state), state.head.bridge.settings.limits.decoded_body)
     unread = content_length(response) if "content-length" in response.headers else None

@@ -1,9 +1,9 @@
-"""The upstream attempts of one turn: which answer is dropped, and asked for again.
+"""The upstream attempts of one turn: drop a failed answer and send the request again.
 
 upstream ─┬─ an answer's head ─┐
-          └─ no connection ────┴─ the table of `interception/attempts` ─┬─ show: on to the client
+          └─ no connection ────┴─ the table of `interception/attempts` ─┬─ show: forward it to the client
         ┌────────── state_drop: its body is read and dropped ◀──────────┘
-        └─▶ aibridge_attempt hook, again and again during the pause ─▶ start_turn
+        └─▶ aibridge_attempt hook, repeated during the pause ─▶ start_turn
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from aibridge_addon.proxy.stream.hooks import AibridgeAttemptHook
 from aibridge_addon.records import UpstreamAttempt, utc_now
 
 MAX_DROPPED = 256 * 1024
-"""Bytes of a failed answer's body that are read, so that its connection can be used again."""
+"""Bytes. Up to this size a failed answer's body is read, so that its connection can be reused."""
 DROP_TIMEOUT = 2.0
-"""Seconds that such a body may take to come."""
+"""Seconds. Maximum time for reading such a body."""
 
 
 class RepeatableStream(Protocol):
-    """What attempts need of the stream that makes them."""
+    """The part of `BridgeHttpStream` that attempts use."""
 
     flow: http.HTTPFlow
     context: context.Context
@@ -46,12 +46,12 @@ class RepeatableStream(Protocol):
 class UpstreamAttempts:
     def __init__(self, stream: RepeatableStream) -> None:
         self.timeout: commands.RequestWakeup | None = None
-        """The time limit of the body that is being dropped."""
+        """The time limit for the body that is being dropped."""
         self._stream = stream
         self._dropped = bytearray()
 
     def drops(self, state: Served, response: http.Response) -> layer.CommandGenerator[bool]:
-        """Decide on an answer whose head has arrived; returns whether the client gets another one."""
+        """Decide about an answer whose head has arrived. Returns whether it is dropped for another attempt."""
         if self._after(state, response) is Step.SHOW:
             state.head.dispatch.attempts.answered(response.status_code)
             return False
@@ -62,7 +62,7 @@ class UpstreamAttempts:
         return True
 
     def repeats(self, state: Served, error: str) -> bool:
-        """Decide on an attempt that got no answer; returns whether another one follows."""
+        """Decide about an attempt without an answer. Returns whether another one follows."""
         if self._after(state, Outcome(None, error=error)) is Step.SHOW:
             return False
         self._stream.watch()
@@ -73,7 +73,7 @@ class UpstreamAttempts:
         if isinstance(answer, Outcome) or answer.status_code >= 400:
             if isinstance(answer, http.Response):
                 answer = outcome_of(answer.status_code, answer.headers, utc_now())
-            jitter = random.random()  # noqa: S311 (spreads load, guards nothing)
+            jitter = random.random()  # noqa: S311 (spreads load, protects no secret)
             step = state.head.dispatch.attempts.after(answer, jitter=jitter)
             if not self._stream.is_repeatable:
                 step = Step.SHOW
@@ -82,26 +82,27 @@ class UpstreamAttempts:
         return step
 
     def state_drop(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """The stream's server state while a failed answer's body comes."""
+        """Read the body of a failed answer. This is the stream's `server_state` meanwhile."""
         if isinstance(event, http_events.ResponseData):
             self._dropped += event.data
             if len(self._dropped) > MAX_DROPPED:
-                yield from self.cut()
+                yield from self.stop_reading()
         elif isinstance(event, http_events.ResponseEndOfMessage):
-            yield from self.again()
+            yield from self.repeat()
 
-    def cut(self) -> layer.CommandGenerator[None]:
-        """Do not wait for the rest of the body."""
-        yield from self._stream.cancel_upstream("given up")
-        yield from self.again()
+    def stop_reading(self) -> layer.CommandGenerator[None]:
+        """Cancel the rest of a failed answer's body, and go on with the next attempt."""
+        yield from self._stream.cancel_upstream("the rest of a failed answer is not read")
+        yield from self.repeat()
 
-    def again(self) -> layer.CommandGenerator[None]:
-        """The failed answer has been read as far as it will be: pause, and ask upstream once more."""
+    def repeat(self) -> layer.CommandGenerator[None]:
+        """Wait for the pause, and send the request upstream again."""
         stream, self.timeout = self._stream, None
         if stream.flow.response is not None:
             stream.flow.response.raw_content = bytes(self._dropped)
         self._dropped.clear()
-        # The hook also lets an HTTP/1 connection forget the answer that has just ended.
+        # mitmproxy's Http1Client frees its stream only after the end-of-message event was handled. Waiting for the
+        # hook makes sure of that.
         while True:
             yield AibridgeAttemptHook(stream.flow)
             if (yield from stream.check_killed(True)):
@@ -113,9 +114,9 @@ class UpstreamAttempts:
 
 
 def is_kept(request: http.Request) -> bool:
-    """Whether the whole request is here, to be sent again: a passthrough's body is not kept.
+    """Return whether the whole request is buffered, so that it can be sent again. A passthrough's body is not.
 
-    mitmproxy's WebSockets speak on the stream that they were asked for on, so that a further one would not do.
+    A WebSocket handshake cannot be repeated: mitmproxy uses the upstream stream of the first one.
     """
     return request.raw_content is not None and "upgrade" not in request.headers
 

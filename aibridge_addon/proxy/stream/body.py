@@ -1,9 +1,9 @@
-"""The bytes of an upstream answer, changed on their way: a pipe of stages. Sans-io.
+"""Change the bytes of an upstream answer in a pipe of stages. Sans-io.
 
     upstream ─▶ transcoder, decoder ─▶ Tapped or Spliced ─▶ usage filter ─▶ client
                └──── incoming ─────┘                       └─ outgoing ─┘
 
-Most answers have no stage: their bytes pass as they come.
+Most answers have no stages, and their bytes are forwarded unchanged.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from aibridge_addon.wire.codings import CodingError, Decoder
 
 
 class BodyError(Exception):
-    """The body cannot be given to the client in the form that it needs."""
+    """The body cannot be converted into the form that the client needs."""
 
     def __init__(self, error_type: str, reason: str) -> None:
         super().__init__(reason)
@@ -25,14 +25,14 @@ class BodyError(Exception):
 
 class Stage(Protocol):
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; returns those that they add on the other side. May raise BodyError."""
+        """Process the next bytes, and return the resulting ones. May raise BodyError."""
 
     def finish(self) -> bytes:
-        """The body has ended; returns what its end adds. May raise BodyError."""
+        """Process the end of the body, and return the remaining bytes. May raise BodyError."""
 
 
 class Pipe:
-    """Stages in a row; itself a stage."""
+    """A sequence of stages. It is a stage itself."""
 
     def __init__(self, *stages: Stage) -> None:
         self._stages = stages
@@ -53,7 +53,7 @@ class Pipe:
 
 
 class Transcoded:
-    """An answer in Bedrock's form, as Anthropic would give it."""
+    """Converts an answer of Bedrock into the form of Anthropic's API."""
 
     def __init__(self, transcoder: Transcoder) -> None:
         self._transcoder = transcoder
@@ -72,7 +72,7 @@ class Transcoded:
 
 
 class Decoded:
-    """An answer without its content coding."""
+    """Removes the content coding of an answer."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -84,11 +84,11 @@ class Decoded:
             raise BodyError("undecodable_answer", str(e)) from e
 
     def finish(self) -> bytes:
-        return b""  # a coding that is cut lacks the answer's end, which its reader notices
+        return b""  # a truncated body lacks the terminal event, which the reader reports
 
 
 def incoming(state: Bridged) -> Pipe:
-    """What changes the bytes of the answer whose head has arrived before anything reads them."""
+    """Return the stages between the upstream and the reader, for an answer whose head has arrived."""
     stages: list[Stage] = []
     translation = state.head.dispatch.translation
     if translation is not None and translation.transcoder is not None:
@@ -99,5 +99,5 @@ def incoming(state: Bridged) -> Pipe:
 
 
 def outgoing(state: Bridged) -> Pipe:
-    """What changes the bytes that the client is to see."""
+    """Return the stages between the reader and the client."""
     return Pipe() if state.usage is None else Pipe(state.usage.filter)

@@ -1,4 +1,4 @@
-"""What we send to the client ourselves."""
+"""Commands that send parts of an answer to the client."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class ClientSide:
         return SendHttp(http_events.ResponseData(self._id, data), self._client)
 
     def maybe_data(self, data: bytes) -> Iterator[SendHttp]:
-        """HTTP/2 has no use for an empty piece, and HTTP/1.1 takes one for the end."""
+        """Send data unless it is empty: an empty chunk ends an HTTP/1.1 body."""
         if data:
             yield self.data(data)
 
     def end(self) -> SendHttp:
-        """The answer is complete."""
+        """Complete the answer."""
         return SendHttp(http_events.ResponseEndOfMessage(self._id), self._client)
 
     def cut(self, reason: str) -> SendHttp:
-        """The answer is not complete, and the client is to notice."""
+        """End an incomplete answer so that the client notices it."""
         return SendHttp(
             http_events.ResponseProtocolError(self._id, reason, http_events.ErrorCode.KILL),
             self._client,

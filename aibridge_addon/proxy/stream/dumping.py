@@ -1,7 +1,7 @@
-"""Where `dump_dir` is set: show the dumper what goes upstream and what comes back.
+"""Pass upstream requests and answers to the dumper, if `dump_dir` is set.
 
-All that mitmproxy's HTTP layer passes on between a stream and a connection goes through `event_to_child`. So every
-turn and every attempt is seen here, a retry or a later turn too. Without `dump_dir`, connections have no such layer.
+All events between a stream and a connection go through `HttpLayer.event_to_child`. So this layer sees every turn and
+every attempt. Without `dump_dir` it is not used.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class DumpingHttpLayer(BridgeHttpLayer):
                     self._comes_back(event)
                 else:
                     self._goes_up(event)
-            except Exception:  # the last line of defence: whatever we do wrong, the traffic goes on
+            except Exception:  # an error in a dump must not affect the traffic
                 logger.exception("aibridge: a dump failed")
         yield from super().event_to_child(child, event)
         for stream_id in self._dumps.keys() - self.streams.keys():
-            self._dumps.pop(stream_id).end("not read any further")
+            self._dumps.pop(stream_id).end("the rest of the answer was not read")
         for stream_id in self._last.keys() - self.streams.keys():
             del self._last[stream_id]
 
@@ -59,7 +59,7 @@ class DumpingHttpLayer(BridgeHttpLayer):
             case http_events.RequestEndOfMessage() if dump is not None:
                 dump.request_ended()
             case http_events.RequestProtocolError() if dump is not None:
-                self._dumps.pop(event.stream_id).end(f"the client, or the bridge, broke off: {event.message}")
+                self._dumps.pop(event.stream_id).end(f"the client or the bridge broke off: {event.message}")
 
     def _comes_back(self, event: http_events.HttpEvent) -> None:
         dump = self._dumps.get(event.stream_id)
@@ -93,7 +93,7 @@ class DumpingHttpLayer(BridgeHttpLayer):
         return bridge.dumper.open(state.head.route.provider.name, folder, name) if bridge.dumper is not None else None
 
     def _attempt(self, stream_id: int, turn: int) -> int:
-        """The number of the attempt that begins, from 1 in each turn."""
+        """Return the number of the attempt that begins, counted from 1 in each turn."""
         last = self._last.get(stream_id, (0, 0))
         attempt = last[1] + 1 if last[0] == turn else 1
         self._last[stream_id] = turn, attempt
@@ -103,7 +103,7 @@ class DumpingHttpLayer(BridgeHttpLayer):
 def _request_head(request: http.Request) -> Head:
     path = text.target(request.data.path)
     fields = request.headers.fields
-    if request.authority and "host" not in request.headers:  # HTTP/2 has it elsewhere
+    if request.authority and "host" not in request.headers:  # HTTP/2 has it in :authority
         fields = ((b"host", request.data.authority), *fields)
     line = b" ".join((request.data.method, path, request.data.http_version))
     return Head(line, fields, request.headers.get("content-encoding"))

@@ -1,4 +1,4 @@
-"""Hooks of our own that mitmproxy awaits in the addon like its own. Each carries exactly one datum, the flow."""
+"""The bridge's own hooks. mitmproxy awaits them in the addon like its own. Each has one argument, the flow."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from mitmproxy.proxy import commands
 
 @dataclass
 class AibridgeDispatchHook(commands.StartHook):
-    """`flow.request` is about to go upstream: make it ready, or refuse it, with `flow.response` set."""
+    """`flow.request` is about to go upstream. Prepare it, or set `flow.response` to refuse it."""
 
     flow: http.HTTPFlow
 
 
 @dataclass
 class AibridgeAttemptHook(commands.StartHook):
-    """An attempt has failed; its answer, if any, is `flow.response`. Wait before the next one."""
+    """An attempt has failed. Its answer, if any, is `flow.response`. Wait before the next one."""
 
     flow: http.HTTPFlow
 
 
 @dataclass
 class AibridgeCommitHook(commands.StartHook):
-    """The answer's terminal event has been read and is held: return when its rows are committed."""
+    """The answer's terminal event was read and is held back. Return when the rows are committed."""
 
     flow: http.HTTPFlow
 
 
 @dataclass
 class AibridgeTurnHook(commands.StartHook):
-    """A complete answer, `flow.response`, has been kept from the client. Set it to None to ask upstream again."""
+    """A complete answer, `flow.response`, is held back from the client. Set it to None to start another turn."""
 
     flow: http.HTTPFlow

@@ -1,4 +1,4 @@
-"""mitmproxy's HTTP layer with our streams in it."""
+"""Replace mitmproxy's HTTP layer by one that creates the bridge's streams."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from aibridge_addon.proxy.stream.stream import BridgeHttpStream
 
 
 class BridgeHttpLayer(HttpLayer):
-    """mitmproxy's HTTP layer with our streams in it."""
+    """An `HttpLayer` whose streams are `BridgeHttpStream`s."""
 
     def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
         super().__init__(ctx, mode)
-        # A client's stream ids are positive, so these never collide with one.
+        # Stream ids of clients are positive, so negative ones never collide with them.
         self.turn_ids: Iterator[int] = itertools.count(-2, -2)
 
     def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> layer.CommandGenerator[None]:
-        """Open connections as we need them.
+        """Open an upstream connection, with two differences from mitmproxy.
 
-        Those that failed are forgotten: mitmproxy would answer with their error for as long as the client stays. And a
-        host that is dialled by name is greeted by that name: mitmproxy would use the one in the client's own greeting,
-        which may be another's behind the same address.
+        - Failed connections are removed. mitmproxy would answer with their error until the client disconnects.
+        - The SNI is the name of the requested host. mitmproxy would use the client's own SNI, which may name another
+          host at the same address.
         """
         server = self.context.server
         if server.sni is None and event.address == server.address and not is_ip_address(event.address[0]):
@@ -35,7 +35,7 @@ class BridgeHttpLayer(HttpLayer):
             if connection.error and connection not in self.waiting_for_establishment:
                 if _is_over(connection):
                     del self.connections[connection]
-                else:  # the event of its end is still to come
+                else:  # mitmproxy has not handled the end of this connection yet
                     reuse = False
         yield from super().get_connection(event, reuse=reuse)
 
@@ -46,12 +46,12 @@ class BridgeHttpLayer(HttpLayer):
 
 
 def _is_over(connection: Server) -> bool:
-    """Whether no further event of a connection will come: it was never open, or it has been closed."""
+    """Return whether no further events of a connection will arrive: it was never open, or it was closed."""
     return connection.timestamp_tcp_setup is None or connection.timestamp_end is not None
 
 
 def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer]) -> None:
-    """Where mitmproxy has decided for its HTTP layer, put ours in its place."""
+    """Replace the `HttpLayer` that mitmproxy has chosen, if there is one, by ours."""
     parent: layer.Layer | None = None
     chosen = next_layer.layer
     while (child := getattr(chosen, "child_layer", None)) is not None:

@@ -1,14 +1,14 @@
-"""Our place in mitmproxy's HTTP layer: the one class that relies on how its streams work.
+"""The bridge's subclass of mitmproxy's `HttpStream`. No other class depends on how mitmproxy's streams work.
 
-mitmproxy gives each request an `HttpStream`, a machine whose states (`client_state`, `server_state`) are methods that
-take events and yield commands. Ours differs from it in that
+mitmproxy creates an `HttpStream` for each request. It is a state machine: `client_state` and `server_state` are methods
+that take events and yield commands. The subclass differs from it as follows:
 
-- a body above the bridge's limit is refused while it arrives;
-- a request is made ready before each attempt (`aibridge_dispatch` hook); a failed answer may be dropped;
-- of a bridged answer, the bytes of the terminal event are held until its rows are committed (`aibridge_commit` hook);
-- a complete answer may be kept from the client, and upstream asked again (`aibridge_turn` hook), on a fresh stream id
-  over the same upstream connection. While tools run or a pause lasts, the client gets keep-alives;
-- an upstream that cannot be reached, or breaks off, is reported in the provider's own shape.
+- A request body above the bridge's limit is refused while it arrives.
+- A request is prepared before each attempt (`aibridge_dispatch` hook). A failed answer may be dropped.
+- The terminal event of a bridged answer is held until its rows are committed (`aibridge_commit` hook).
+- A complete answer may be followed by another turn (`aibridge_turn` hook), on a new stream id over the same upstream
+  connection. The client gets keep-alives while tools run or a pause lasts.
+- If the upstream cannot be reached or breaks off, the client gets an error in the provider's shape.
 
     upstream ─▶ attempts ─┬─ dropped ─▶ start_turn
                           └─ shown ─▶ incoming ─▶ Tapped ──┬─▶ now ─▶ client
@@ -65,19 +65,19 @@ class BridgeHttpStream(HttpStream):
         self.attempts = UpstreamAttempts(self)
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
-        """How the answer becomes the client's; None before its head, and where the flow is not bridged."""
+        """Turns the upstream answer into the client's. None before its head, and if the flow is not bridged."""
         self.answer_begun = False
-        """The client has been sent the answer's headers."""
+        """Whether the answer's headers were sent to the client."""
         self.read: Callable[[bytes], int | None]
-        """What `state_tap_events` calls with each piece of an answer."""
+        """The function that `state_tap_events` calls with each piece of an answer."""
         self.held = b""
-        """The end of a body, which waits for its rows."""
+        """The end of a body, to send when its rows are committed."""
         self.awake: commands.RequestWakeup | None = None
-        """The time until the next look whether the client needs a keep-alive."""
+        """The timer for the next keep-alive."""
 
     @property
     def state(self) -> FlowState:
-        flow = getattr(self, "flow", None)  # there is none before the request's head
+        flow = getattr(self, "flow", None)  # not set before the request's head
         return FOREIGN if flow is None else state_of(flow)
 
     # --- the request ------------------------------------------------------------------------------------------
@@ -97,7 +97,7 @@ class BridgeHttpStream(HttpStream):
             limit = state.head.bridge.settings.limits.request_body
             if size > limit:
                 message = f"the request body is larger than {limit} bytes"
-                yield from self._ends_here(message)
+                yield from self._run_error_hook(message)
                 yield from self._respond(413, message)
                 return True
         elif not request and not isinstance(state, Foreign) and self.response_body_buf:
@@ -121,8 +121,8 @@ class BridgeHttpStream(HttpStream):
         return connected
 
     def _refused(self, refused: Refused) -> layer.CommandGenerator[None]:
-        """Upstream is not asked, so no other hook will come for this flow."""
-        yield from self._ends_here(refused.message)
+        """Answer a request that `aibridge_dispatch` has refused. mitmproxy runs no other hook for this flow."""
+        yield from self._run_error_hook(refused.message)
         if self.answer_begun or self.flow.response is None:
             yield from self._break_off(refused.message)
         else:
@@ -135,7 +135,7 @@ class BridgeHttpStream(HttpStream):
     def handle_connect_regular(self) -> layer.CommandGenerator[None]:
         error = None
         if self.flow.metadata.get(TUNNEL) and not self.flow.response:
-            # This tunnel is not looked into, so it is opened at once: in some protocols the server speaks first.
+            # Connect at once: the tunnel is relayed unread, and in some protocols the server sends first.
             error = yield commands.OpenConnection(self.context.server)
         if error:
             body = b'{"error":{"type":"api_error","message":"the host could not be reached"}}'
@@ -171,7 +171,7 @@ class BridgeHttpStream(HttpStream):
         return False
 
     def _opened(self) -> Tapped | Spliced | None:
-        """How the answer whose head has arrived becomes the client's; None: as mitmproxy passes it on."""
+        """Return what turns the answer into the client's. None: mitmproxy forwards it."""
         state, response = self.state, self.flow.response
         if self.answer is None and response is not None and isinstance(state, Bridged) and state.exchange is not None:
             self.answer = answer_for(state, state.exchange, response)
@@ -185,7 +185,7 @@ class BridgeHttpStream(HttpStream):
         yield from super().start_response_stream()
         self.answer_begun = True
         if isinstance(answer, Spliced):
-            # From here on the client waits for bytes: wake-ups and its going away have to be seen at any time.
+            # From here on the client waits for bytes, so timers and its disconnection have to be handled at any time.
             self.watch()
             yield from self._keep_awake()
             self.server_state = self.state_read_answer
@@ -195,7 +195,7 @@ class BridgeHttpStream(HttpStream):
             self.server_state = self.state_tap_events if unchanged else self.state_read_answer
 
     def state_tap_events(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """`state_read_answer` for most streams, where all passes as it comes: hundreds of times for an answer."""
+        """Do the same as `state_read_answer`, but faster: unchanged answers may have hundreds of chunks."""
         if type(event) is not http_events.ResponseData:
             yield from self.state_read_answer(event)
             return
@@ -217,7 +217,7 @@ class BridgeHttpStream(HttpStream):
             yield from self.send_response(already_streamed=True)
 
     def _send(self, output: Output) -> layer.CommandGenerator[bool]:
-        """Send what an answer gave; False: the stream is over."""
+        """Send the output of an answer. Returns False if the stream has ended."""
         yield from self.client.maybe_data(output.now)
         if output.unreadable is not None:
             yield from self._unreadable("undecodable_answer", output.unreadable)
@@ -225,16 +225,16 @@ class BridgeHttpStream(HttpStream):
         return output.end is None or (yield from self._send_end(output.end))
 
     def _send_end(self, end: bytes) -> layer.CommandGenerator[bool]:
-        """Send the answer's end when its rows are committed; False: the stream is over."""
+        """Send the answer's end when its rows are committed. Returns False if the stream has ended."""
         assert self.answer is not None
         if not self.answer.exchange.streaming:
-            self.held = end  # goes after the `response` hook, which waits for the rows
+            self.held = end  # sent after the `response` hook, which waits for the rows
             return True
         yield AibridgeCommitHook(self.flow)
         if (yield from self.check_killed(True)):
             return False
         if self._is_lost:
-            yield from self._ends_here(NOT_RECORDED)
+            yield from self._run_error_hook(NOT_RECORDED)
             yield from self._break_off(NOT_RECORDED)
             return False
         yield from self.client.maybe_data(end)
@@ -246,16 +246,16 @@ class BridgeHttpStream(HttpStream):
         return isinstance(state, Bridged) and state.rows is Rows.LOST
 
     def _outgrown(self, answer: Tapped | Spliced | None) -> layer.CommandGenerator[None]:
-        """The answer that is buffered is larger than its limit."""
+        """Handle a buffered answer that is larger than its limit."""
         if isinstance(answer, Spliced):
-            # Passed on as it is, it might show a call that is not the client's.
+            # Forwarded unread, it might show the client an injected call.
             message = f"the upstream's answer is larger than {answer.limit} bytes"
             answer.exchange.end("answer_too_large", message)
-            yield from self._ends_here(message)
+            yield from self._run_error_hook(message)
             yield from self.cancel_upstream(message)
             yield from (self._break_off(message) if self.answer_begun else self._respond(502, message))
             return
-        # It is too large for a refusal of what we added, so it passes as it comes.
+        # It is too large to be a refusal of the added option, so it is forwarded.
         body = bytes(self.response_body_buf)
         self.response_body_buf.clear()
         if isinstance(state := self.state, Bridged):
@@ -264,27 +264,27 @@ class BridgeHttpStream(HttpStream):
         yield from self.server_state(http_events.ResponseData(self.turns.id, body))
 
     def _unreadable(self, error_type: str, reason: str) -> layer.CommandGenerator[None]:
-        """The answer had to be read for the client, and cannot be."""
+        """End an answer that cannot be decoded, although the client needs it decoded."""
         if isinstance(state := self.state, Bridged) and state.exchange is not None:
             state.exchange.end(error_type, reason)
-        yield from self._ends_here(f"the answer cannot be decoded: {reason}")
+        yield from self._run_error_hook(f"the answer cannot be decoded: {reason}")
         yield from self.cancel_upstream(reason)
         yield from self._break_off("the upstream's answer cannot be decoded")
 
     def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]:
-        """The rest of the upstream's answer is not wanted."""
+        """Cancel the rest of the upstream's answer."""
         yield SendHttp(self.turns.cancelled(reason), self.context.server)
 
     # --- turns ------------------------------------------------------------------------------------------------
 
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         if self.flow.response is not None and not (self.flow.request.is_http2 or self.flow.request.is_http3):
-            self.flow.response.trailers = None  # mitmproxy cannot send any over HTTP/1, and would break off
+            self.flow.response.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
         if (yield from self._is_last_turn(already_streamed)):
             yield from super().send_response(already_streamed)
 
     def _is_last_turn(self, already_streamed: bool) -> layer.CommandGenerator[bool]:
-        """Let the addon decide on an answer that has ended; False: another one follows, or the stream is over."""
+        """Let the addon decide about a complete answer. Returns False if it is not the last, or the stream is over."""
         state, answer = self.state, self._opened()
         if not isinstance(state, Bridged) or answer is None:
             return True
@@ -294,9 +294,9 @@ class BridgeHttpStream(HttpStream):
         if answer.exchange.ended and already_streamed:
             return True
         if self.answer_begun and not already_streamed:
-            # A later turn was answered with an error, which has been buffered: the client's headers are long sent.
+            # A later turn failed with a buffered error. The client has the headers, so it gets an error event.
             error = answer.failed_turn((self.flow.response and self.flow.response.raw_content) or b"")
-            yield from self._ends_here(error.message)
+            yield from self._run_error_hook(error.message)
             yield from self._break_off(error.message, error.details)
             return False
         self.watch()
@@ -305,10 +305,8 @@ class BridgeHttpStream(HttpStream):
         return not already_streamed or answer.end_sent or (yield from self._send_end(answer.end()))
 
     def _turn_over(self) -> layer.CommandGenerator[bool]:
-        """Run the hook that decides; False: upstream is asked again, or the client has gone.
-
-        The hook also lets an HTTP/1 connection forget the answer that has just ended.
-        """
+        """Run the `aibridge_turn` hook. Returns False if another turn follows or the client has disconnected."""
+        # The hook also gives mitmproxy's Http1Client time to free its stream: see `UpstreamAttempts.repeat`.
         while True:
             yield AibridgeTurnHook(self.flow)
             if (yield from self.check_killed(True)):
@@ -323,7 +321,7 @@ class BridgeHttpStream(HttpStream):
         return False
 
     def start_turn(self) -> layer.CommandGenerator[None]:
-        """Send `flow.request` upstream once more, as a stream of its own; its answer comes to this one."""
+        """Send `flow.request` upstream again on a new upstream stream. Its answer comes to this client stream."""
         self.turns.begin()
         self.flow.response = None
         self.incoming = Pipe()
@@ -338,18 +336,18 @@ class BridgeHttpStream(HttpStream):
     # --- while the client waits -------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """From here on, wake-ups, events of other turns, and a client that goes while a hook waits have to be seen."""
+        """Also handle timers, events of cancelled turns, and a client that disconnects during a hook."""
         self._handle_event = self._handle_event_or_wakeup
         self.handle_event = self._handle_event_watchfully  # type: ignore[method-assign]
 
     def _handle_event_or_wakeup(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Wakeup):
-            yield from self._woken(event.command)
+            yield from self._handle_wakeup(event.command)
         elif not self.turns.is_stale(event):
-            yield from self._come_in(event) if self.incoming else super()._handle_event(event)
+            yield from self._handle_through_pipe(event) if self.incoming else super()._handle_event(event)
 
-    def _come_in(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """Handle an event; an answer's bytes come through the pipe."""
+    def _handle_through_pipe(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """Handle an event after the pipe has converted the bytes of an answer."""
         data = b""
         try:
             if isinstance(event, http_events.ResponseData):
@@ -357,7 +355,7 @@ class BridgeHttpStream(HttpStream):
             elif isinstance(event, http_events.ResponseEndOfMessage):
                 data = self.incoming.finish()
         except BodyError as e:
-            self.incoming = Pipe()  # what still comes is not read
+            self.incoming = Pipe()  # the rest of the answer is not converted
             yield from self._unreadable(e.error_type, str(e))
             return
         if data:
@@ -367,14 +365,14 @@ class BridgeHttpStream(HttpStream):
 
     def _handle_event_watchfully(self, event: events.Event) -> layer.CommandGenerator[None]:
         if self._paused and isinstance(event, http_events.RequestProtocolError) and isinstance(self.state, Bridged):
-            self.state.client_gone()  # the hook that we wait for need not go on
+            self.state.client_gone()  # end the current hook early
         yield from super().handle_event(event)
 
-    def _woken(self, command: commands.RequestWakeup) -> layer.CommandGenerator[None]:
+    def _handle_wakeup(self, command: commands.RequestWakeup) -> layer.CommandGenerator[None]:
         if self.client_state == self.state_errored:
             return
         if command is self.attempts.timeout:
-            yield from self.attempts.cut()
+            yield from self.attempts.stop_reading()
         elif command is self.awake and isinstance(answer := self.answer, Spliced) and not answer.exchange.ended:
             yield from self.client.maybe_data(answer.due_keepalive())
             yield from self._keep_awake()
@@ -385,7 +383,7 @@ class BridgeHttpStream(HttpStream):
             yield self.awake
 
     def keep_client_waiting(self) -> layer.CommandGenerator[None]:
-        """Send a keep-alive, if the client has been sent an answer's beginning."""
+        """Send a keep-alive, if the answer's headers were sent to the client."""
         if self.answer_begun and isinstance(self.answer, Spliced):
             yield self.client.data(self.answer.keepalive())
 
@@ -409,16 +407,16 @@ class BridgeHttpStream(HttpStream):
         if isinstance(state, Served):
             dispatch.conceal(self.flow, state.head)
         if isinstance(event, http_events.RequestProtocolError):
-            # Upstream knows the turn that is under way, not the client's stream.
+            # The upstream stream has the id of the current turn, not the client's.
             event = http_events.RequestProtocolError(self.turns.id, event.message, event.code)
             yield from self.turns.drop()
             yield from super().handle_protocol_error(event)
-        elif isinstance(state, Served) and self._is_asked_again(state, event.message):
-            yield from self.attempts.again()
+        elif isinstance(state, Served) and self._is_repeated(state, event.message):
+            yield from self.attempts.repeat()
         else:
             yield from self._upstream_failed(state, event)
 
-    def _is_asked_again(self, state: Served, error: str) -> bool:
+    def _is_repeated(self, state: Served, error: str) -> bool:
         if not self.is_repeatable:
             return False
         if self.server_state == self.state_wait_for_response_headers:
@@ -428,20 +426,20 @@ class BridgeHttpStream(HttpStream):
     def _upstream_failed(
         self, state: Served | Refused, event: http_events.ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
-        """No answer will come, or no more of it."""
+        """End the flow after the upstream could not be reached or broke off."""
         exchange = state.exchange if isinstance(state, Bridged) else None
         if self.client_state == self.state_errored or self.server_state == self.state_done:
-            yield from self._pass_on(event)
+            yield from self._forward_error(event)
             return
-        if self.held:  # the body is whole: what breaks off now takes nothing with it
+        if self.held:  # the body is complete, so nothing is missing
             yield from self.send_response(already_streamed=True)
             return
         if isinstance(state, Bridged):
             state.cut_by = "upstream"
         if self.answer_begun and (exchange is None or exchange.ended or not self._can_append):
-            yield from self._pass_on(event)
+            yield from self._forward_error(event)
             return
-        yield from self._ends_here(event.message)
+        yield from self._run_error_hook(event.message)
         if (yield from self.check_killed(False)):
             return
         if self.answer_begun:
@@ -449,7 +447,7 @@ class BridgeHttpStream(HttpStream):
         else:
             yield from self._respond(502, "the upstream could not be reached or broke off")
 
-    def _pass_on(self, event: http_events.ResponseProtocolError) -> layer.CommandGenerator[None]:
+    def _forward_error(self, event: http_events.ResponseProtocolError) -> layer.CommandGenerator[None]:
         yield from self.turns.drop()
         yield from super().handle_protocol_error(
             http_events.ResponseProtocolError(self.stream_id, event.message, event.code)
@@ -459,39 +457,42 @@ class BridgeHttpStream(HttpStream):
     def _can_append(self) -> bool:
         return self.answer is not None and self.answer.can_append
 
-    def _break_off(self, message: str, told: Mapping[str, Any] = NOTHING) -> layer.CommandGenerator[None]:
-        """End an answer that has begun and cannot go on: by the dialect's error event, else by cutting it."""
+    def _break_off(self, message: str, members: Mapping[str, Any] = NOTHING) -> layer.CommandGenerator[None]:
+        """End an answer that has begun and cannot be completed: with the dialect's error event, else by cutting it.
+
+        `members`: further members of the error event.
+        """
         state = self.state
         assert not isinstance(state, Foreign)
         self.flow.live = False
         end = self.client.cut(message)
         if self._can_append:
-            yield self.client.data(route_of(state).errors.error_event(message, told))
+            yield self.client.data(route_of(state).errors.error_event(message, members))
             end = self.client.end()
-        yield from self._over()
+        yield from self._finish()
         yield end
 
-    def _ends_here(self, message: str) -> layer.CommandGenerator[None]:
-        """Run the error hook: no other one will come for this flow."""
+    def _run_error_hook(self, message: str) -> layer.CommandGenerator[None]:
+        """Run the `error` hook. mitmproxy runs no further hook for this flow."""
         self.flow.error = mitm_flow.Error(message)
         yield http_hooks.HttpErrorHook(self.flow)
 
     def _respond(self, status: int, message: str) -> layer.CommandGenerator[None]:
-        """Answer in the provider's shape, in place of an upstream; the rest of the request is not read."""
+        """Answer with an error in the provider's shape. The rest of the request is not read."""
         state = self.state
         assert not isinstance(state, Foreign)
         yield from self._send_whole(refuse(self.flow, state, Refusal(status, message)))
 
     def _send_whole(self, response: http.Response) -> layer.CommandGenerator[None]:
-        """Send a whole answer of our own, whatever state the request is in."""
+        """Send a complete answer of the bridge itself, whatever state the request is in."""
         self.flow.live = False
         self.request_body_buf.clear()
         yield self.client.head(response)
         yield self.client.data(response.raw_content or b"")
-        yield from self._over()
+        yield from self._finish()
         yield self.client.end()
 
-    def _over(self) -> layer.CommandGenerator[None]:
+    def _finish(self) -> layer.CommandGenerator[None]:
         self.client_state = self.server_state = self.state_errored
         yield from self.turns.drop()
         yield DropStream(self.stream_id)

@@ -1,7 +1,7 @@
 """The upstream streams of one client stream: one for each turn and attempt.
 
-A stream id cannot be used twice on an HTTP/2 connection, so each further request goes upstream under an id of its own.
-What has been given up may still send something: its events are not those of the turn under way.
+An HTTP/2 connection cannot reuse a stream id, so each further request has an id of its own. A cancelled request may
+still cause events; `is_stale` recognises them by their id.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _Answer = (
 
 
 class TurnIds(Protocol):
-    """What turns need of the layer that their stream is in."""
+    """The part of `BridgeHttpLayer` that turns use."""
 
     turn_ids: Iterator[int]
     streams: dict[int, HttpStream]
@@ -33,7 +33,7 @@ class TurnIds(Protocol):
 class UpstreamTurns:
     def __init__(self, stream: HttpStream, parent: TurnIds) -> None:
         self.id = stream.stream_id
-        """The stream id of the turn that is under way; the first has the client's."""
+        """The stream id of the current turn. The first turn has the client's id."""
         self._stream = stream
         self._parent = parent
 
@@ -42,18 +42,18 @@ class UpstreamTurns:
         return self.id == self._stream.stream_id
 
     def begin(self) -> None:
-        """The next turn: from here on, what comes for its id comes to the stream."""
+        """Start the next turn: register a new id, so that its events come to this stream."""
         if not self.is_first:
             self._parent.streams.pop(self.id, None)
         self.id = next(self._parent.turn_ids)
         self._parent.streams[self.id] = self._stream
 
     def is_stale(self, event: events.Event) -> bool:
-        """Whether an event is of an answer that has been given up."""
+        """Return whether an event belongs to an answer that was cancelled."""
         return isinstance(event, _Answer) and event.stream_id != self.id
 
     def request(self, request: http.Request) -> Iterator[http_events.HttpEvent]:
-        """A whole request, for the turn under way."""
+        """Yield the events of a complete request, with the id of the current turn."""
         content = request.raw_content
         yield http_events.RequestHeaders(self.id, request, not content)
         if content:
@@ -61,10 +61,10 @@ class UpstreamTurns:
         yield http_events.RequestEndOfMessage(self.id)
 
     def cancelled(self, reason: str) -> http_events.RequestProtocolError:
-        """The rest of the upstream's answer is not wanted."""
+        """Return the event that cancels the current turn's answer."""
         return http_events.RequestProtocolError(self.id, reason, http_events.ErrorCode.CANCEL)
 
     def drop(self) -> Iterator[DropStream]:
-        """Forget the turn under way; mitmproxy drops the client's own stream."""
+        """Drop the current turn's stream. mitmproxy drops the client's own one."""
         if not self.is_first:
             yield DropStream(self.id)

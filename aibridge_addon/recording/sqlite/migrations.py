@@ -1,7 +1,7 @@
-"""The schema, as numbered steps that are never edited: a change is a further step.
+"""The schema as numbered steps. Released steps are never edited; a change is a new step.
 
-Table and column names are those of Coder's own tables, so that its dashboards work; `docs/schema.md` describes each.
-Ids are UUID text, times are UTC in ISO 8601 with microseconds, and JSON columns hold text.
+Table and column names are those of Coder's own tables. `docs/schema.md` describes them. Ids are UUID text, times are
+UTC in ISO 8601 with microseconds, and JSON columns contain text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ steps = Migrations("aibridge")
 
 
 def migrate(db: Database) -> None:
-    """Apply the steps that this database has not seen. Of several processes that start together, one does it."""
+    """Apply the missing steps. If several processes start at the same time, one of them applies the steps."""
     db.execute("begin immediate")
     with db.conn:
         steps.apply(db)

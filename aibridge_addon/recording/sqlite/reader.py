@@ -1,4 +1,4 @@
-"""Reading, in SQLite, what earlier answers left for later requests; `sqlite` writes it."""
+"""Read continuations of earlier answers from SQLite. `store` writes them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.records import DatabaseUnavailable, Stored
 
 BUSY_TIMEOUT = 0.25
-"""Seconds: a reader in WAL mode waits for nobody but a recovery, and a request waits for this."""
+"""Seconds. Short, because a request waits for it. In WAL mode a reader waits only for a recovery."""
 LOCK_TIMEOUT = 1.0
-"""Seconds that one thread waits for another one's query."""
+"""Seconds. Maximum time that a thread waits for the query of another thread."""
 MAX_READ = 32 * 2**20
-"""Bytes of values of one read: more than a request may have."""
+"""Bytes. Maximum size of all values of one read. It is the default of `limits.request_body`."""
 
 READ = """
 select key, value, expires_at from aibridge_continuations
@@ -28,7 +28,7 @@ where key in (select value from json_each(?)) and expires_at > ?
 
 
 class SqliteReader:
-    """Reads on the thread that calls it. One connection of its own, opened when first needed, which cannot write."""
+    """Reads on the calling thread, with a read-only connection that is opened at the first read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -78,7 +78,7 @@ class SqliteReader:
 
 
 class AsyncReader:
-    """The `continuations.Reader` of SQLite: every query runs on a worker thread."""
+    """Implements `continuations.Reader` for SQLite. Every query runs on a worker thread."""
 
     def __init__(self, reader: SqliteReader) -> None:
         self._reader = reader

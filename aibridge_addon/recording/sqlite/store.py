@@ -1,4 +1,4 @@
-"""The records in SQLite: one file, one writer connection, WAL."""
+"""Store records in SQLite: one file in WAL mode, one connection that writes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 BUSY_TIMEOUT_MS = 5_000
+"""Milliseconds. Maximum time that SQLite waits for the lock of another writer."""
 BUSY_INTERVAL = 0.01
+"""Seconds between attempts to enable WAL, for which SQLite does not wait by itself."""
 
 INTERCEPTIONS = "aibridge_interceptions"
 ROWS_AT_ONCE = (64, 16, 4, 1)
-"""Rows of one statement; a few sizes, so that SQLite's cache of statements holds them all."""
+"""Rows of one insert statement. A few sizes only, so that all statements fit into the connection's statement cache."""
 
 FIND_THREAD = """
 select interception.id, coalesce(interception.thread_root_id, interception.id)
@@ -34,7 +36,7 @@ join aibridge_interceptions as interception on interception.id = usage.intercept
 where usage.provider_tool_call_id = ? and interception.initiator_id = ?
 order by usage.created_at desc limit 1
 """
-"""The interception that asked for a tool call, and the root of its thread: of the same user, for call ids repeat."""
+"""Find the interception of the same user whose answer had a tool call, and its root. Call ids may repeat."""
 
 KEEP = """
 insert into aibridge_continuations (key, value, expires_at) values (:key, :value, :expires_at)
@@ -46,11 +48,11 @@ where key in (select key from aibridge_continuations where expires_at <= ? order
 """
 PURGE_INTERVAL = timedelta(minutes=10)
 PURGE_BATCH = 100
-"""Rows, each of up to 2 MiB, that one transaction deletes."""
+"""Maximum number of rows that one transaction deletes. A row may have 2 MiB."""
 
 
 class SqliteStore:
-    """See `recorder.Store`."""
+    """Implements `recorder.Store` for SQLite."""
 
     def __init__(self, path: Path, *, durable: bool, now: Callable[[], datetime] = utc_now) -> None:
         self._path = path
@@ -66,7 +68,7 @@ class SqliteStore:
         }
 
     def open(self) -> None:
-        # Takes longer to import than all else here: on the writer thread, while others start.
+        # A slow import (0.15 s), so it runs on the writer thread while other parts start.
         from sqlite_utils import Database
 
         from aibridge_addon.recording.sqlite.migrations import migrate
@@ -75,7 +77,7 @@ class SqliteStore:
             db = Database(self._path)
             db.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
             _enable_wal(db)
-            # A commit that must survive a power cut has to reach the disk; in WAL mode that is one fsync.
+            # With `full`, a commit survives a power failure. In WAL mode that costs one fsync per commit.
             db.execute(f"pragma synchronous = {'full' if self._durable else 'normal'}")
             migrate(db)
         except (sqlite3.Error, OSError) as e:
@@ -85,8 +87,8 @@ class SqliteStore:
     def write(self, batch: Sequence[records.Record]) -> None:
         assert self._db is not None
         try:
-            # Lineage is read before anything is written: a transaction that only then asked for the right to write
-            # would fail at once where another process has written meanwhile (SQLITE_BUSY_SNAPSHOT).
+            # The transaction reads threads before it writes. Begun as a reader, it would fail at its first write if
+            # another process had written meanwhile (SQLITE_BUSY_SNAPSHOT).
             self._db.conn.execute("begin immediate")
             with self._db.conn:
                 self._write(self._db.conn, batch)
@@ -101,14 +103,14 @@ class SqliteStore:
             self._db = None
 
     def _write(self, db: sqlite3.Connection, batch: Sequence[records.Record]) -> None:
-        """Gather rows by table, in order; an interception that ends in the batch it starts in is one insert."""
+        """Collect rows by table and insert them. An interception that starts and ends in the batch is one insert."""
         started: dict[str, Row] = {}
         ended: list[Row] = []
         children: defaultdict[str, list[Row]] = defaultdict(list)
         for record in batch:
             if isinstance(record, records.InterceptionStarted):
                 if record.correlating_tool_call_id:
-                    _flush(db, started, ended, children)  # the call may stand in this very batch
+                    _flush(db, started, ended, children)  # the call may be in the same batch
                 started[record.id] = rows.started(record, _thread(db, record))
             elif isinstance(record, records.InterceptionEnded):
                 row = rows.ended(record)
@@ -127,7 +129,7 @@ class SqliteStore:
         _flush(db, started, ended, children)
 
     def _purge(self, db: sqlite3.Connection) -> None:
-        """Delete expired continuations, now and then; soon again where there are more of them."""
+        """Delete expired continuations every `PURGE_INTERVAL`, and with every batch while there are more of them."""
         now = self._now()
         if now >= self._purge_at:
             deleted = db.execute(PURGE, (timestamp(now), PURGE_BATCH)).rowcount
@@ -135,7 +137,10 @@ class SqliteStore:
 
 
 def _enable_wal(db: Database) -> None:
-    """Switch a new file to WAL. Of several that do so at once, SQLite tells some "locked" without waiting."""
+    """Switch a new file to WAL mode.
+
+    If several processes do so at the same time, SQLite reports "locked" to some without waiting.
+    """
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:
@@ -183,7 +188,7 @@ def _assignment(column: str) -> str:
 
 
 def _insert(db: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:
-    """Insert rows that have the same columns, many with one statement: each statement gives the interpreter away."""
+    """Insert rows with the same columns, many with one statement. Each statement releases the GIL, which costs time."""
     left = list(rows)
     for size in ROWS_AT_ONCE:
         while len(left) >= size:

@@ -1,10 +1,10 @@
-"""Write what went upstream, and what came back, to files: for debugging (`dump_dir`).
+"""Write upstream requests and their answers to files for debugging (`dump_dir`).
 
     event loop: Dump.request(…), answer_head(…), answer_data(…), end(…) ──▶ queue ──▶ one thread: files
 
-Each request that goes upstream is a dump of its own, of a `.req.txt` and a `.resp.txt` (no answer: `.req_error.txt`).
-They grow while the bytes come. Nothing here delays or fails the traffic: what the thread cannot take in time is cut,
-and says so at its end; when a file cannot be written, there are no more dumps.
+Each upstream request is a dump of its own: a `.req.txt` and a `.resp.txt`, or a `.req_error.txt` if there is no answer.
+The files grow while the bytes arrive. Dumps never delay the traffic. If the thread is too slow, a dump is cut, and a
+note says so. If a file cannot be written, dumping stops.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ from aibridge_addon.telemetry.dump.text import Body, Fields, Redact
 logger = logging.getLogger(__name__)
 
 MAX_QUEUED = 64 * 1024 * 1024
-"""Bytes that wait for the disk."""
+"""Bytes. Maximum size of the queue for the thread."""
 PUT_COST = 500
-"""Bytes that an item in the queue takes besides its data."""
+"""Bytes that an item in the queue needs in addition to its data."""
 MAX_OPEN = 256
-"""Dumps at a time: each has a file open."""
+"""Maximum number of dumps at the same time. Each has a file open."""
 MAX_NAME = 100
-"""Characters of a folder's or file's name that a client has chosen."""
+"""Characters. A client may choose names of folders and files; longer ones are cut."""
 
 CUT = "cut: the disk was too slow for the rest"
 
 
 def safe_name(text: str) -> str:
-    """A name for one file or folder, whatever the text: no separators, no `..`, nothing hidden."""
+    """Make a name for one file or folder out of any text: without separators, `..` or a leading dot."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", text[:MAX_NAME]).lstrip(".") or "unknown"
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Of a request or an answer."""
+    """The head of a request or an answer."""
 
     first_line: bytes
     fields: Fields
     coding: str | None
-    """Its Content-Encoding."""
+    """The Content-Encoding."""
 
 
 class Dumper:
-    """Methods are called on the event loop; none of them waits, but `close`."""
+    """Creates dumps. Its methods are called on the event loop. Only `close` blocks."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Dumper:
         max_queued: int = MAX_QUEUED,
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`limit`: bytes that a coded body may decode to; `now` tells seconds since 1970."""
+        """`limit`: maximum bytes of a decoded body. `now`: returns seconds since 1970."""
         self._folder = folder
         self._redact = redact
         self._limit = limit
@@ -81,7 +81,7 @@ class Dumper:
         self._thread = threading.Thread(target=self._work, name="aibridge-dump", daemon=True)
 
     def start(self) -> None:
-        """Make the folder. Raises ConfigError where it cannot be made or written to."""
+        """Create the folder. Raises ConfigError if it cannot be created or written to."""
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not os.access(self._folder, os.W_OK | os.X_OK):
@@ -90,7 +90,7 @@ class Dumper:
             raise ConfigError([Problem("dump_dir", str(e), "a folder that can be written to, or null")]) from e
 
     def open(self, provider: str, group: str, name: str) -> Dump | None:
-        """A dump of `<provider>/<group>/<milliseconds since 1970>-<name>`; None: not of this one."""
+        """Start the dump `<provider>/<group>/<milliseconds since 1970>-<name>`. None: this request is not dumped."""
         if self._failed:
             return None
         if self._thread.ident is None:
@@ -104,11 +104,11 @@ class Dumper:
                 return Dump(self, files)
         if not self._has_skipped:
             self._has_skipped = True
-            logger.warning("dump_dir: more than %d requests at a time, those above are not dumped", MAX_OPEN)
+            logger.warning("dump_dir: more than %d requests at the same time, further ones are not dumped", MAX_OPEN)
         return None
 
     def put(self, size: int, write: Callable[..., None], *args: Any, always: bool = False) -> bool:
-        """Let the thread write; False: there is no room."""
+        """Queue a call of `write` for the thread. Returns False if the queue is full."""
         size += PUT_COST
         with self._lock:
             if self._queued + size > self._max_queued and not always:
@@ -118,12 +118,12 @@ class Dumper:
         return True
 
     def ended(self, files: _Files) -> None:
-        """On the thread: all of this dump is written."""
+        """Report that a dump is completely written. Called on the thread."""
         with self._lock:
             self._open.discard(files)
 
     def close(self, timeout: float | None) -> None:
-        """Write what waits, for at most `timeout` seconds; None: in the background. May be called twice."""
+        """Write the queue, for at most `timeout` seconds. None: in the background. May be called twice."""
         self._queue.put(None)
         if timeout and self._thread.ident is not None:
             self._thread.join(timeout)
@@ -145,9 +145,9 @@ class Dumper:
         try:
             write(*args)
         except OSError as e:
-            logger.error("dump_dir: no more dumps, for a file cannot be written: %s", e)
+            logger.error("dump_dir: no more dumps, a file cannot be written: %s", e)
         except Exception:
-            logger.exception("aibridge: no more dumps, for one failed")
+            logger.exception("dump_dir: no more dumps, an unexpected error occurred")
         else:
             return
         self._failed = True
@@ -161,7 +161,7 @@ class Dumper:
 
 
 class Dump:
-    """One request that goes upstream, and its answer."""
+    """The dump of one upstream request and its answer."""
 
     def __init__(self, dumper: Dumper, files: _Files) -> None:
         self._dumper = dumper
@@ -171,7 +171,7 @@ class Dump:
         self._is_whole = False
 
     def request(self, head: Head, body: bytes | None) -> None:
-        """The request's head, and its body; None: that comes in pieces."""
+        """Write the request's head and its body. None: the body follows in pieces."""
         self._is_whole = body is not None
         self._put(len(body or b""), self._files.request, head, body)
 
@@ -189,7 +189,7 @@ class Dump:
         self._put(len(data), self._files.answer_data, data)
 
     def end(self, broken_off: str | None = None) -> None:
-        """Nothing more will come; `broken_off` says why, if not because that was all. The first call counts."""
+        """End the dump. `broken_off`: why it is incomplete, if it is. Only the first call has an effect."""
         if not self._ended:
             self._ended = True
             self._dumper.put(0, self._end, CUT if self._cut else broken_off, always=True)
@@ -204,7 +204,7 @@ class Dump:
 
 
 class _Files:
-    """The files of one dump, on the thread."""
+    """The files of one dump. Used on the thread."""
 
     def __init__(self, folders: tuple[Path, ...], name: str, redact: Redact, limit: int) -> None:
         self._folders = folders
@@ -254,7 +254,7 @@ class _Files:
     def _create(self, suffix: str) -> BufferedWriter:
         for folder in self._folders:
             folder.mkdir(mode=0o700, exist_ok=True)
-        # Exclusively: whatever has this name already, a link too, is not written to.
+        # Mode "x" fails if the name exists, so the dump never writes through a link.
         return open(self._folders[-1] / (self._name + suffix), "xb", opener=_private)
 
 
@@ -292,7 +292,7 @@ class _Message:
         try:
             self._file.close()
         except OSError:
-            logger.debug("dump_dir: the end of %s is lost", self._file.name)  # said already why
+            logger.debug("dump_dir: the end of %s is lost", self._file.name)  # the cause was logged before
 
     def _head_text(self, length: int | None) -> bytes:
         return self._redact(dump_text.head(self._head.first_line, self._head.fields, length=length))

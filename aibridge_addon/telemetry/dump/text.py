@@ -1,11 +1,11 @@
-"""What a dump shows: a message as text for somebody who looks for a fault, without the credentials in it.
+"""Convert a message to the text of a dump: decoded, and without credentials.
 
-    head(…)   the first line and the headers, as they were sent, but for masked values
-    whole(…)  a body that is there at once: decoded, secrets redacted, JSON indented
-    Body      one that comes piece by piece: decoded, secrets redacted line by line, shown as it comes
+    head(…)   the first line and the headers, unchanged except for masked values
+    whole(…)  a complete body: decoded, secrets redacted, JSON indented
+    Body      a body in pieces: decoded, secrets redacted line by line, written as it arrives
 
-The headers that frame a body on the wire would be wrong about the body in the file. They are shown with `WIRE` in
-front, so that a file can be read by whatever reads HTTP/1.
+Content-Length and similar headers describe the body on the wire, not the decoded body in the file. They get the prefix
+`WIRE`, so that an HTTP/1 parser can read the file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 
 Fields = Iterable[tuple[bytes, bytes]]
 Redact = Callable[[bytes], bytes]
-"""Put something else in place of the secrets in a text, which may be JSON and may be cut anywhere."""
+"""Replace the secrets in a text, which may be JSON and may be cut anywhere."""
 
 MASKED_HEADERS = frozenset(
     {
@@ -38,7 +38,7 @@ MASKED_HEADERS = frozenset(
     }
 )
 MASKED_ENDINGS = (b"-token", b"-key", b"-secret", b"-password", b"-authorization", b"-cookie")
-"""Of header names: what gateways call theirs (`x-goog-api-key`, `cf-access-client-secret`, `x-session-token`)."""
+"""Endings of masked header names, for gateways (`x-goog-api-key`, `cf-access-client-secret`, `x-session-token`)."""
 MASKED_PARAMETERS = frozenset(
     {
         "access_token",
@@ -59,19 +59,21 @@ MASKED_PARAMETERS = frozenset(
         "x-amz-signature",
     }
 )
-"""Of a query, in lower case."""
+"""Names of masked query parameters, in lower case."""
 
 FRAMING = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
+"""Headers that describe the body on the wire."""
 WIRE = b"x-aibridge-wire-"
+"""Prefix of such headers in a dump."""
 
 INDENTED = 1024 * 1024
-"""Bytes of JSON that are indented: about a millisecond, in which no other thread runs. More stays as it is."""
+"""Bytes. Larger JSON is not indented: that takes about a millisecond per MiB and holds the GIL."""
 SLICE = 64 * 1024
-"""Bytes that are looked through for secrets at a stretch, and of a line that are waited for."""
+"""Bytes that are searched for secrets at once. A longer line is written in parts."""
 
 
 def head(first_line: bytes, fields: Fields, *, length: int | None = None) -> bytes:
-    """The head of a message; `length`: bytes of the body in the file, where that is known."""
+    """Return the head of a message. `length`: bytes of the body in the file, if known."""
     lines = [first_line]
     for name, value in fields:
         lower = name.lower()
@@ -86,7 +88,7 @@ def head(first_line: bytes, fields: Fields, *, length: int | None = None) -> byt
 
 
 def target(path: bytes) -> bytes:
-    """A request's path, the secrets in its query masked."""
+    """Return a request's path with the secrets in its query masked."""
     before, mark, query = path.partition(b"?")
     return before + mark + b"&".join(_parameter(part) for part in query.split(b"&"))
 
@@ -102,19 +104,19 @@ def _mask(value: bytes) -> bytes:
 
 
 def note(text: str) -> bytes:
-    """A line of our own at the end of what is shown."""
+    """Return a note for the end of a dump."""
     return b"\n[aibridge: %s]\n" % re.sub(r"[^ -~]", "?", text).encode()
 
 
 def whole(body: bytes, coding: str | None, redact: Redact, limit: int) -> bytes:
-    """A whole body; `limit`: bytes of it that are shown when it is decoded."""
+    """Return the text of a complete body. `limit`: maximum decoded bytes to show."""
     shown = Body(coding, redact, limit)
     try:
         decoded = decode_all(body, coding, max(limit, len(body)))
         if len(decoded) <= INDENTED:
             decoded = msgspec.json.format(decoded, indent=2) + b"\n"
     except CodingError:
-        return shown.feed(body) + shown.finish()  # as far as it goes
+        return shown.feed(body) + shown.finish()  # as much as can be decoded
     except msgspec.DecodeError:
         pass
     plain = Body(None, redact, limit)
@@ -123,7 +125,7 @@ def whole(body: bytes, coding: str | None, redact: Redact, limit: int) -> bytes:
 
 class Body:
     def __init__(self, coding: str | None, redact: Redact, limit: int) -> None:
-        """`coding` is a Content-Encoding; `limit` bounds what it may decode to."""
+        """`coding`: a Content-Encoding. `limit`: maximum decoded bytes."""
         self._redact = redact
         self._pending = b""
         self._unreadable: str | None = None
@@ -134,7 +136,7 @@ class Body:
             self._unreadable = str(e)
 
     def feed(self, data: bytes) -> bytes:
-        """Take the next bytes; returns what can be shown by now: whole lines, and of a long line its words."""
+        """Process the next bytes. Returns text that is complete: whole lines, or whole words of a long line."""
         if self._unreadable is not None:
             return b""
         if self._decoder is None:
@@ -148,7 +150,7 @@ class Body:
         return b"".join(shown)
 
     def finish(self) -> bytes:
-        """What is left when the body has ended, or will not go on."""
+        """Return the rest of the text at the end of the body."""
         rest, self._pending = self._redact(self._pending), b""
         return rest if self._unreadable is None else rest + note(f"the rest cannot be decoded: {self._unreadable}")
 
@@ -158,7 +160,7 @@ class Body:
             text = self._pending + data[start : start + SLICE]
             end = text.rfind(b"\n") + 1
             if not end and len(text) >= SLICE:
-                # No secret has a blank or a quotation mark in it; what is longer than a slice and has none is no text.
+                # Secrets contain no space and no quotation mark. A slice without either is not text.
                 end = max(text.rfind(b" "), text.rfind(b'"')) + 1 or len(text)
             shown.append(self._redact(text[:end]) if end else b"")
             self._pending = text[end:]

@@ -7,7 +7,7 @@ from mitmproxy.options import Options
 
 from aibridge_addon.config.schema import Egress, Settings
 from aibridge_addon.proxy.connection.egress import guard_for
-from aibridge_addon.proxy.connection.exposure import strangers_reach
+from aibridge_addon.proxy.connection.exposure import reachable_from_other_machines
 
 LISTENERS = [
     ("127.0.0.1", ["regular"], False),
@@ -27,7 +27,7 @@ LISTENERS = [
 
 @pytest.mark.parametrize(("host", "modes", "open_to_all"), LISTENERS)
 def test_a_listener_beyond_loopback_is_open_to_strangers(host: str, modes: list[str], open_to_all: bool) -> None:
-    assert strangers_reach(Options(listen_host=host, mode=modes)) is open_to_all
+    assert reachable_from_other_machines(Options(listen_host=host, mode=modes)) is open_to_all
 
 
 @pytest.mark.parametrize(
