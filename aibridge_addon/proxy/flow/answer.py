@@ -14,6 +14,7 @@ from aibridge_addon import records
 from aibridge_addon.dialects.chat_completions.usage import refuses_usage
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.proxy.flow.bedrock import from_bedrock
+from aibridge_addon.proxy.flow.http1 import frame_answer
 from aibridge_addon.proxy.flow.state import (
     RETRY_BODY_LIMIT,
     Bridged,
@@ -41,10 +42,10 @@ def open_answer(flow: http.HTTPFlow) -> None:
         case Refused():
             pass
         case Foreign() | Passthrough():
-            _frame_for_http1(flow)
+            frame_answer(flow)
             flow.response.stream = True
         case Bridged() as state:
-            _frame_for_http1(flow)
+            frame_answer(flow)
             flow.response.stream = state.exchange is None or _open_bridged(flow, state, state.exchange)
         case state:
             assert_never(state)
@@ -109,19 +110,6 @@ def _unframe(flow: http.HTTPFlow) -> None:
         del headers["content-length"]
         if flow.request.http_version == "HTTP/1.1":
             headers["transfer-encoding"] = "chunked"
-
-
-def _frame_for_http1(flow: http.HTTPFlow) -> None:
-    """Add chunked framing to an answer that came over HTTP/2 and goes to an HTTP/1.1 client.
-
-    Without it, a connection that breaks off looks like the end of the body.
-    """
-    request, response = flow.request, flow.response
-    assert response is not None
-    framed = response.is_http2 or response.is_http3
-    bodiless = request.method == "HEAD" or response.status_code in (204, 304)
-    if framed and not bodiless and request.http_version == "HTTP/1.1" and "content-length" not in response.headers:
-        response.headers["transfer-encoding"] = "chunked"
 
 
 async def first_turn_refused(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> None:

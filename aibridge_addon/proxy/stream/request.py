@@ -1,4 +1,4 @@
-"""What is done to a request's head because of how mitmproxy treats requests."""
+"""Mark gateway requests before mitmproxy fills in their missing host."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from aibridge_addon.proxy.flow.state import ORIGIN_FORM
 
 
 def bring_flow(event: http_events.RequestHeaders, ctx: context.Context, mode: HTTPMode) -> None:
-    """Mark a request in origin form to a port that proxies: it is meant for us, not for a third host.
+    """Create the flow of a request, and mark a gateway request: one in origin form to a port that proxies.
 
-    mitmproxy fills in a missing host, after which the two forms of a request look alike. A flow that is
-    brought along is used as it is, so the mark is on it before the first hook.
+    mitmproxy fills in a missing host, and then gateway and proxy requests look alike. It uses `replay_flow` if there is
+    one, so the mark is set before the first hook.
     """
     if event.replay_flow is not None:
         return
@@ -26,20 +26,7 @@ def bring_flow(event: http_events.RequestHeaders, ctx: context.Context, mode: HT
 
 
 def _offer_basic_authentication(headers: http.Headers) -> None:
-    """Clients of a gateway know no proxy: their user and password come as `Authorization: Basic`."""
+    """Accept user and password of a gateway client as `Authorization: Basic`."""
     basic = headers.get("authorization", "").lower().startswith("basic ")
     if basic and "proxy-authorization" not in headers:
         headers["proxy-authorization"] = headers.pop("authorization")
-
-
-def frame_for_http1(request: http.Request) -> None:
-    """Say in a header where the body ends: a request that came over HTTP/2 goes to a server that speaks HTTP/1.
-
-    Without one, the server takes the body for the next request.
-    """
-    if "content-length" in request.headers or not (request.is_http2 or request.is_http3):
-        return
-    if request.raw_content is None:
-        request.headers["transfer-encoding"] = "chunked"  # it is streamed
-    elif request.raw_content:
-        request.headers["content-length"] = str(len(request.raw_content))

@@ -30,6 +30,7 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
 from aibridge_addon.dialects.base import NOTHING
 from aibridge_addon.proxy.flow import dispatch
+from aibridge_addon.proxy.flow.http1 import frame_request
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
     RETRY_BODY_LIMIT,
@@ -51,7 +52,7 @@ from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
-from aibridge_addon.proxy.stream.request import bring_flow, frame_for_http1
+from aibridge_addon.proxy.stream.request import bring_flow
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -117,7 +118,7 @@ class BridgeHttpStream(HttpStream):
                 return False
         connected = yield from super().make_server_connection()
         if connected and self.context.server.alpn not in (b"h2", b"h3"):
-            frame_for_http1(self.flow.request)
+            frame_request(self.flow.request)
         return connected
 
     def _refused(self, refused: Refused) -> layer.CommandGenerator[None]:

@@ -225,7 +225,7 @@ def test_a_full_disk_ends_the_dumps_with_one_error_and_nothing_else(tmp_path: Pa
     command = [sys.executable, "-c", textwrap.dedent(FULL), str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     error, done = ended.stdout.splitlines()
-    assert error.startswith("ERROR dump_dir: no more dumps, for a file cannot be written: [Errno 27]")
+    assert error.startswith("ERROR dump_dir: no more dumps, a file cannot be written: [Errno 27]")
     assert (done, ended.stderr) == ("done", "")
 
 

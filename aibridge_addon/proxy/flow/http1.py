@@ -1,0 +1,31 @@
+"""Add HTTP/1.1 framing to messages that came over HTTP/2 or HTTP/3, whose frames end a body without any header."""
+
+from __future__ import annotations
+
+from mitmproxy import http
+
+
+def frame_request(request: http.Request) -> None:
+    """Add framing to a request for an HTTP/1.1 server.
+
+    Without it, the server would read the body as the next request.
+    """
+    if "content-length" in request.headers or not (request.is_http2 or request.is_http3):
+        return
+    if request.raw_content is None:
+        request.headers["transfer-encoding"] = "chunked"  # the body is streamed
+    elif request.raw_content:
+        request.headers["content-length"] = str(len(request.raw_content))
+
+
+def frame_answer(flow: http.HTTPFlow) -> None:
+    """Add framing to an answer for an HTTP/1.1 client.
+
+    Without it, a connection that breaks off looks like the end of the body.
+    """
+    request, response = flow.request, flow.response
+    assert response is not None
+    framed = response.is_http2 or response.is_http3
+    bodiless = request.method == "HEAD" or response.status_code in (204, 304)
+    if framed and not bodiless and request.http_version == "HTTP/1.1" and "content-length" not in response.headers:
+        response.headers["transfer-encoding"] = "chunked"
