@@ -1,4 +1,4 @@
-"""Clients that ask again as soon as they are answered, over keep-alive connections, and check every byte."""
+"""Clients that send the next request right after each answer, over keep-alive connections, and check every byte."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class _Run:
 
     def disconnected(self) -> None:
         self._connections -= 1
-        if not self._connections:  # nobody is left to ask the rest
+        if not self._connections:  # no connection is left for the remaining requests
             self.give_up()
 
     def give_up(self) -> None:

@@ -1,4 +1,4 @@
-"""What the bridge is measured against: mitmproxy, told to stream answers and to send requests to the upstream.
+"""The baseline for the bridge: mitmproxy with an addon that streams answers and sends requests to the upstream.
 
 No less than this is needed for the same bytes to travel the same way: no decision, no reading, no record.
 """

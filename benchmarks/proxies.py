@@ -21,7 +21,7 @@ SETTLED_AFTER = 0.25
 # The line that mitmdump prints for each flow costs both sides the same, and would make ours look cheaper.
 QUIET = ("flow_detail=0",)
 
-# All defaults but where requests go, and a port for metrics that nobody else has.
+# Defaults except for the base URLs and a free port for metrics.
 CONFIG = """\
 providers:
 - {{name: anthropic, type: anthropic, base_url: '{upstream}'}}

@@ -17,7 +17,7 @@ class Result:
     bare: float | None = None
     ratio: float | None = None
     bar: float | None = None
-    """The most that is allowed: of the ratio where there is one, else of ours. None: told, not judged."""
+    """Maximum of the ratio if there is one, else of our own value. None: reported without a limit."""
     detail: str = ""
 
     @property

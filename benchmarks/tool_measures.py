@@ -99,7 +99,7 @@ class ToolBench(Bench):
 
 
 async def _called_ms(tool: Client) -> float:
-    """How long the tool takes whoever calls it with this library, on a connection that is open."""
+    """Measure a call of the tool with this library on an open connection."""
     times: list[float] = []
     for _ in range(PER_ROUND):
         began = time.perf_counter()

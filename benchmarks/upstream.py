@@ -1,4 +1,4 @@
-"""A provider in a few lines: it knows the scenario under way, and sends each event of a stream in a packet of its own.
+"""A minimal provider for the current scenario. It sends each event of a stream in a packet of its own.
 
 In lockstep, an event is sent when the client has seen the one before it, so the proxy never finds two in one read,
 however fast or slow it is. Paced, every stream sends so many events a second, whether the client keeps up or not.

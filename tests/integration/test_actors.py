@@ -101,7 +101,7 @@ def assert_asks_for_credentials(refused: httpx.Response, *, anthropic: bool = Tr
 
 @pytest.fixture
 def answering(upstream: ScriptedUpstream) -> ScriptedUpstream:
-    """An upstream that has an answer for everybody."""
+    """An upstream that answers every request."""
     upstream.handler = lambda _: Answer.json(ANSWER)
     return upstream
 
@@ -215,9 +215,9 @@ def test_a_reverse_proxied_stranger_is_asked_for_as_by_a_server_too(
 # --- the header of a front proxy
 
 
-@pytest.mark.parametrize(("source", "believed"), [("127.0.0.1/32", True), ("10.0.0.0/8", False)])
+@pytest.mark.parametrize(("source", "trusted"), [("127.0.0.1/32", True), ("10.0.0.0/8", False)])
 def test_the_header_is_believed_from_trusted_sources_only(
-    start_proxy: StartProxy, answering: ScriptedUpstream, source: str, believed: bool
+    start_proxy: StartProxy, answering: ScriptedUpstream, source: str, trusted: bool
 ) -> None:
     actor = f"{{header: {HEADER}, trusted_sources: [{source}], default: team}}"
     process = start_proxy(config=config(answering, actor))
@@ -226,7 +226,7 @@ def test_the_header_is_believed_from_trusted_sources_only(
     assert asked(process, {HEADER.upper(): USER}).status_code == 200
     assert proxied(process, connect=told).status_code == 200
     assert proxied(process, connect=told, http2=True).status_code == 200
-    assert initiators(process) == [USER if believed else "team"] * 4
+    assert initiators(process) == [USER if trusted else "team"] * 4
     assert_nothing_leaked(answering.requests, USER)
 
 

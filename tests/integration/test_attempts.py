@@ -1,4 +1,4 @@
-"""Retries and fail-over before the first byte: real clients, a real proxy, upstreams that fail as they are told."""
+"""Retries and fail-over before the first byte: real clients, a real proxy, upstreams with scripted failures."""
 
 from __future__ import annotations
 

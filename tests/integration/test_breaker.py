@@ -1,4 +1,4 @@
-"""The circuit breaker between real clients and a real upstream that fails as it is told.
+"""The circuit breaker between real clients and a real upstream with scripted failures.
 
 Its times are whole seconds, so the test's clock is not used here: what depends on it is in `tests/test_breaker.py`.
 """

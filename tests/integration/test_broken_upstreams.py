@@ -34,7 +34,7 @@ class Dialect:
     host: str
     path: str
     has_usage: bool
-    """Whether the beginning of its stream tells some."""
+    """Whether the beginning of its stream reports some."""
 
     @property
     def events(self) -> list[bytes]:
@@ -99,7 +99,7 @@ class Reading:
             self.body += piece
 
     def ends_properly(self) -> bool:
-        """Read the rest, and tell whether the answer came to a proper end."""
+        """Read the rest, and return whether the answer ended properly."""
         try:
             while piece := self._piece():
                 self.body += piece
@@ -185,7 +185,7 @@ def test_the_vendors_own_clients_see_the_error_event(setting: Setting) -> None:
 
 @every_way
 def test_a_cut_that_cannot_be_told_is_passed_on_as_a_cut(setting: Setting, http2: bool) -> None:
-    """In the middle of an event, in a coded answer, and where the length has been told."""
+    """Cut in the middle of an event, in a coded answer, and in one with a Content-Length."""
     events = MESSAGES.events
     coded = encode_stream([*events, b""], "gzip")[:-1]
     length = ("content-length", "100000")

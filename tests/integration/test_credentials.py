@@ -225,7 +225,7 @@ def test_without_a_central_key_a_gateway_serves_every_route_of_the_api(
 def test_a_central_key_is_for_hosts_that_the_file_names_not_for_those_that_a_wildcard_matches(
     start_proxy: StartProxy, make_upstream: MakeUpstream
 ) -> None:
-    """Everybody can have a host below such a domain."""
+    """Anyone can register a host below such a domain."""
     upstream = make_upstream(handler=answer, names=["evil.openai.azure.com"])
     proxy = start_proxy(
         config=f"providers:\n- {{name: a, type: azure, api_key: {KEY}, hosts: ['*.openai.azure.com', ours.test]}}\n",
@@ -295,17 +295,19 @@ def test_a_redirect_to_another_host_takes_no_central_key_along(
     assert elsewhere.requests[0].values("authorization") == []
 
 
-# --- strangers ----------------------------------------------------------------------------------------------------
+# --- unauthenticated clients --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "exposed", [["--listen-host", "0.0.0.0"], ["--listen-host", ""], ["--mode", "regular@0.0.0.0:0"]]
 )
-def test_a_central_key_that_strangers_could_use_does_not_start(run_to_exit: RunToExit, exposed: list[str]) -> None:
+def test_a_central_key_that_unauthenticated_clients_could_use_does_not_start(
+    run_to_exit: RunToExit, exposed: list[str]
+) -> None:
     config = f"metrics: {{listen: null}}\nproviders: [{{name: anthropic, type: anthropic, api_key: {KEY}}}]\n"
     ended = run_to_exit(config=config, arguments=exposed)
     assert ended.code == 1
-    assert "providers[0].api_key: found a central credential that strangers could use" in ended.output
+    assert "providers[0].api_key: found a central credential that unauthenticated clients could use" in ended.output
     assert KEY not in ended.output and "Traceback" not in ended.output
 
 
@@ -317,7 +319,7 @@ def test_a_central_key_that_strangers_could_use_does_not_start(run_to_exit: RunT
         ("", "", ["--proxyauth", "alice:secret"]),
     ],
 )
-def test_it_starts_where_strangers_are_kept_out_or_let_in_knowingly(
+def test_it_starts_where_unauthenticated_clients_are_refused_or_allowed_on_purpose(
     start: Start, more: str, config: str, arguments: list[str]
 ) -> None:
     proxy = start(f"api_key: {KEY}{more}", config, ["--listen-host", "0.0.0.0", *arguments])

@@ -150,7 +150,7 @@ def of_another_program(place: Path) -> Path:
 
 
 def read_only(place: Path) -> Path:
-    return Path("/proc/self") / f"{place.name}.db"  # nobody may write there, not even root
+    return Path("/proc/self") / f"{place.name}.db"  # not writable, not even for root
 
 
 UNUSABLE = [

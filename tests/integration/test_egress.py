@@ -20,7 +20,7 @@ from tests.support.upstream import unused_port
 
 GOOD, BAD = "127.0.0.2", "127.0.0.1"
 DEAD = "127.0.0.3"
-"""Allowed, but nobody listens."""
+"""Allowed, but without a listener."""
 SIMPLE = fixtures.case("messages/simple/blocking")
 ANSWER = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nhi"
 NAMES = {
@@ -193,7 +193,7 @@ def test_upstream_connections_are_kept_under_their_names(start: StartGuarded, pl
 
 
 @WAYS
-def test_a_name_that_nobody_knows_is_told(start: StartGuarded, places: Places, ask: Ask) -> None:
+def test_a_name_that_cannot_be_resolved_is_reported(start: StartGuarded, places: Places, ask: Ask) -> None:
     client, head = ask(start(), "nowhere.test", places.port)
     with client:
         assert head.status == 502 and "cannot be resolved" in json.loads(client.read_body())["error"]["message"]

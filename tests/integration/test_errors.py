@@ -1,4 +1,4 @@
-"""What a client gets when a request is refused, or nobody answers it: JSON in the provider's shape, never HTML."""
+"""What a client gets when a request is refused or not answered: JSON in the provider's shape, never HTML."""
 
 from __future__ import annotations
 

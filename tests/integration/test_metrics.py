@@ -191,7 +191,7 @@ def test_every_metric_has_its_labels_and_numbers(
     with Client(scraped.proxy, OPENAI) as client:
         client.ask("BREW", "/v1/cup/7f3a")
     with pytest.raises(OSError):
-        connect_through(scraped.proxy, "localhost", upstream.port)  # nobody's CA: tunnelled, and not trusted
+        connect_through(scraped.proxy, "localhost", upstream.port)  # an unknown CA: tunnelled, and not trusted
     wait_for_ended(scraped.proxy, 5)
     expected = parsed(re.sub(r"^(?=\w)", "aibridge_", EXPECTED.replace("SERVER", ours.url), flags=re.MULTILINE))
     poll_until(lambda: scraped.series()["recorder_queue_depth", frozenset()] == 0, what="an empty queue")

@@ -51,7 +51,7 @@ EVENTS: dict[str, dict[str, Any]] = {
     "chat_completions": {"type": "rate_limit_error", "message": "Busy", "code": "slow_down", "param": None},
     "responses": {"type": "error", "message": "Busy", "code": "slow_down", "param": None},
 }
-"""What a client that is in the middle of a stream is told of it: as the provider said it, for clients decide by it."""
+"""The error event that a client gets in the middle of a stream: the provider's own, because clients depend on it."""
 
 Start = Callable[..., RunningProxy]
 

@@ -68,7 +68,7 @@ def test_two_turns_are_one_answer_between_two_versions_of_http(
 
 
 def hear_signs(asked: Asked, dialect: str) -> bytes:
-    """What a client reads until it has been told three times that somebody is there; nothing else is visible yet."""
+    """Read until the client has received three keep-alives. Nothing else is visible yet."""
     heard = b""
     signs = 0
     pieces = asked.pieces()

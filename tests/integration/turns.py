@@ -116,7 +116,7 @@ class Turns:
         return json.dumps(body | members).encode()
 
     def next_request(self, answer: bytes, *, streaming: bool, **members: Any) -> bytes:
-        """The client's next request: what it was told, the results of its own calls."""
+        """The client's next request: the answer that it got, and the results of its own calls."""
         told = self.view(answer, streaming=streaming).visible
         asked = {"role": "user", "content": PROMPT}
         if self.dialect == "responses":

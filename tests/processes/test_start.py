@@ -30,7 +30,7 @@ def default_metrics_port() -> Iterator[None]:
 def test_it_works_with_no_configuration_at_all(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
     upstream.answer(whole())
     with default_metrics_port():
-        # Nothing may leave this machine, so mitmproxy is told to go elsewhere.
+        # No request may leave this machine, so an option of mitmproxy redirects them.
         proxy = mitmdump(config=None, options=[f"map_remote=|https://{ANTHROPIC}/|{upstream.url}/"])
         ask(proxy)
         assert httpx.get("http://127.0.0.1:9464/healthz", trust_env=False).status_code == 200

@@ -17,7 +17,7 @@ MakeScene = Callable[..., Scene]
 
 @pytest.fixture
 async def make_scene(tmp_path: Path) -> AsyncIterator[MakeScene]:
-    """Make scenes; each flow of each must have been told to have ended, once."""
+    """Make scenes. The end of each flow must be reported exactly once."""
     scenes: list[Scene] = []
 
     def make(config: dict[str, Any] | None = None, **options: object) -> Scene:
@@ -31,9 +31,9 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[MakeScene]:
     yield make
     for scene in scenes:
         await scene.bridge.close(10)
-        assert len(scene.bridge.in_flight) == 0, "a flow was never told to have ended"
+        assert len(scene.bridge.in_flight) == 0, "the end of a flow was not reported"
         ended = [id(flow) for flow, _ in scene.ends]
-        assert len(ended) == len(set(ended)), f"a flow was told twice to have ended: {scene.ends}"
+        assert len(ended) == len(set(ended)), f"the end of a flow was reported twice: {scene.ends}"
         scene.playbook.expect_nothing()
 
 

@@ -39,7 +39,7 @@ COSTS: dict[str, tuple[Mapping[str, Any], float]] = {
     "input and output": ({**SONNET, IN: 1_000, OUT: 100}, 0.003 + 0.0015),
     "a cache read": ({**SONNET, IN: 1_000, READ: 10_000}, 0.003 + 0.003),
     "a cache write of 5 minutes": ({**SONNET, IN: 1_000, WRITTEN: 2_000}, 0.003 + 0.0075),
-    "a cache write of 5 minutes, told": (
+    "a cache write of 5 minutes, reported": (
         {**SONNET, WRITTEN: 2_000, "extra": {MINUTES: 2_000, HOUR: 0}},
         0.0075,
     ),
@@ -48,7 +48,7 @@ COSTS: dict[str, tuple[Mapping[str, Any], float]] = {
         {**SONNET, IN: 1_000, WRITTEN: 2_000, "extra": {HOUR: 500, MINUTES: 1_500}},
         0.003 + 500 * 6e-6 + 1_500 * 3.75e-6,
     ),
-    "an hour's writes that are more than all writes are not believed": (
+    "a count of one-hour writes above all writes is ignored": (
         {**SONNET, WRITTEN: 2_000, "extra": {HOUR: 3_000}},
         0.0075,
     ),
@@ -74,7 +74,7 @@ COSTS: dict[str, tuple[Mapping[str, Any], float]] = {
         0.0035 + 0.000875 + 0.014,
     ),
     "a tier that is no text": ({**O3, IN: 1_000, "extra": {"service_tier": 7}}, 0.002),
-    "a tier that nobody knows": ({**O3, IN: 1_000, "extra": {"service_tier": "nonsense"}}, 0.002),
+    "an unknown tier": ({**O3, IN: 1_000, "extra": {"service_tier": "nonsense"}}, 0.002),
     "Copilot": ({"price_list": "github-copilot", "model": "claude-sonnet-4", IN: 1_000, OUT: 1_000}, 0.018),
     "Copilot, a model that its plans include": ({"price_list": "github-copilot", "model": "gpt-4.1", IN: 1_000}, 0.0),
     "Azure": ({"price_list": "azure", "model": "gpt-4o-2024-11-20", IN: 1_000, OUT: 1_000}, 0.0025 + 0.01),
@@ -83,7 +83,7 @@ COSTS: dict[str, tuple[Mapping[str, Any], float]] = {
         {"price_list": "aws", "model": "anthropic.claude-sonnet-4-5-20250929-v1:0", IN: 1_000, OUT: 1_000},
         1.1 * 0.018,
     ),
-    "Bedrock, an hour's cache, as Converse tells it": (
+    "Bedrock, an hour's cache, as Converse reports it": (
         {
             "price_list": "aws",
             "model": "global.anthropic.claude-sonnet-4-5-20250929-v1:0",

@@ -1,4 +1,4 @@
-"""The record stream with a recorder behind it: only what asks to waits for the database, nothing is written twice."""
+"""The record stream with a recorder: only calls of `committed` wait for the database, nothing is written twice."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ async def turn() -> None:
 
 
 class Clock(asyncio.SelectorEventLoop):
-    """An event loop whose time passes only when it is told to."""
+    """An event loop whose time passes only when the test advances it."""
 
     now = 1_000.0
 

@@ -44,7 +44,7 @@ def _decoded(row: Row) -> Row:
 
 @contextmanager
 def locked(database: Path) -> Iterator[None]:
-    """Hold the database, so that nobody else can write to it."""
+    """Lock the database, so that no other connection can write to it."""
     with closing(sqlite3.connect(database, autocommit=True)) as connection:
         connection.execute("begin exclusive")
         yield

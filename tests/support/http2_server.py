@@ -74,7 +74,7 @@ class Http2Session:
             await self._leave_streams()
 
     def _flush_soon(self) -> None:
-        # Not drained here: whoever reads must go on reading, or two full buffers would wait for each other.
+        # Do not drain here: the reading side must go on, or two full buffers would wait for each other.
         if not self._closed_by_script:
             self._peer.write_soon(self._h2.data_to_send())
 

@@ -257,7 +257,7 @@ def big(n: int) -> types.CallToolResult:
 
 
 async def grow(ctx: Context[Any, Any]) -> str:
-    """Offer a further tool, `grown`, and tell clients."""
+    """Add a tool, `grown`, and notify the clients."""
     ctx.mcp_server.add_tool(lambda: "grown", name="grown", description="Came later.")
     if ctx.protocol_version in MODERN_PROTOCOL_VERSIONS:
         await ctx.notify_tools_changed()
@@ -339,7 +339,7 @@ def strictly_old() -> None:
 
 
 def limited(app: Callable[..., Awaitable[None]], *, legacy: bool, stream: bool) -> Callable[..., Awaitable[None]]:
-    """Refuse what an old server does not know: newer protocols, and, if so told, the stream of notices."""
+    """Refuse newer protocols, as an old server does, and optionally the stream of notifications."""
 
     async def handle(scope: Any, receive: Any, send: Any) -> None:
         status = 0
@@ -366,7 +366,7 @@ def serve_http(options: argparse.Namespace) -> None:
     listener = socket.create_server(("127.0.0.1", options.port))
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # inherited; asyncio sets it on other sockets only
     print(listener.getsockname()[1], flush=True)
-    # Whoever started us has gone when our input ends.
+    # The end of the input means that the parent process has ended.
     threading.Thread(target=lambda: sys.stdin.read() or os._exit(0), daemon=True).start()
     uvicorn.Server(uvicorn.Config(app, log_level="critical")).run(sockets=[listener])
 

@@ -197,6 +197,6 @@ class Mitmdump(RunningProxy):
         return [int(listening["port"]) for listening in _LISTENING.finditer(log)]
 
     def _signal(self, number: signal.Signals) -> None:
-        # Whoever started a process must end it even after its parent has gone and cannot name it any more.
+        # End each child by its own id, also after its parent has ended.
         self._family += [child for child in self.children() if child not in self._family]
         self._started.send_signal(number)

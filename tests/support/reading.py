@@ -1,4 +1,4 @@
-"""Play a fixture through the sans-io parts, and tell what was recorded in the fixture's own terms."""
+"""Play a fixture through the sans-io parts, and return what was recorded in the fixture's own terms."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def play(case: Case, chunks: Iterable[bytes]) -> list[Record]:
 
 
 def rows_of(case: Case, chunks: Iterable[bytes]) -> dict[str, Any]:
-    """What was recorded, as a fixture's `expect` tells it; of what `expect` leaves open, nothing."""
+    """Return what was recorded in the form of a fixture's `expect`, without members that `expect` leaves open."""
     told = _told(play(case, chunks))
     expected = case.expected
     for name in ("client", "client_session_id", "correlating_tool_call_id", "http_status", "model"):

@@ -1,4 +1,4 @@
-"""A mitmproxy script that tells the test when every addon before it is running."""
+"""A mitmproxy script that reports to the test when every addon before it is running."""
 
 import logging
 

@@ -18,7 +18,7 @@ def copy_package(folder: Path) -> Path:
 
 def reload(proxy: Mitmdump, script: Path, times: int) -> None:
     """Save the script, and wait until mitmproxy has loaded it as many times as it was saved, and once to begin with."""
-    # mitmproxy looks for a later time, and some file systems tell whole seconds only.
+    # mitmproxy compares modification times, and some file systems store whole seconds only.
     saved = script.stat().st_mtime + 2
     os.utime(script, (saved, saved))
     loaded = re.compile(re.escape(f"Loading script {script}"))

@@ -37,14 +37,14 @@ CHUNKED_END = b"0\r\n\r\n"
 
 
 class Scene:
-    """Plays the proxy's server, the client and the upstream; `playbook` tells what happens in between."""
+    """Plays the proxy's server, the client and the upstream. `playbook` checks what happens in between."""
 
     def __init__(self, bridge: Bridge, database: Path, **options: object) -> None:
         self.bridge = bridge
         self.layer = BridgeHttpLayer(make_context(**options), HTTPMode.regular)
         self.playbook = Playbook(self.layer)
         self.ends: list[tuple[http.HTTPFlow, str]] = []
-        """Each flow that was told to have ended, and by which hook."""
+        """Each flow that has ended, and the hook that reported it."""
         self.database = database
         self._addon = AIBridge()
         self._addon._bridge, self._addon._classifier = bridge, RequestClassifier(bridge)
@@ -99,7 +99,7 @@ class Scene:
         return upstream
 
     async def break_off(self, upstream: Server) -> None:
-        """The upstream closes its connection, or what it sent closes it; the addon is told that the flow has ended."""
+        """Close the upstream's connection, unless its data did. The addon's hook reports the end of the flow."""
         if not self.playbook.next_is(commands.CloseConnection):
             self.playbook.close(upstream)
         while self.playbook.next_is(commands.CloseConnection):

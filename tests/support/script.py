@@ -1,4 +1,4 @@
-"""What a scripted upstream receives and what it is told to answer, as values.
+"""The requests that a scripted upstream receives and the answers that it sends, as values.
 
 A test owns the pace of an answer through a `Gate`: the server stops at `Pause(gate)` until the test opens it.
 """

@@ -29,7 +29,7 @@ class MemoryStore:
         self.attempts: list[tuple[Record, ...]] = []
         """What each call of `write` was given."""
         self.refused: list[Record] = []
-        """Records that it takes in no batch; told apart by identity."""
+        """Records that it refuses in every batch, compared by identity."""
         self.opened = False
         self.closed = False
         self._cannot_open = cannot_open

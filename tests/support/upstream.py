@@ -1,4 +1,4 @@
-"""The fake AI provider: a real HTTP/1.1 and HTTP/2 server, in its own thread, that answers as it is told.
+"""The fake AI provider: a real HTTP/1.1 and HTTP/2 server, in its own thread, with scripted answers.
 
     with ScriptedUpstream(authority=ca) as upstream:
         gate = Gate()
@@ -212,7 +212,7 @@ class ScriptedUpstream(Journal):
 
 
 def unused_port() -> int:
-    """Return a port of 127.0.0.1 where nobody listens just now: for an upstream that cannot be reached."""
+    """Return a port of 127.0.0.1 without a listener, for an upstream that cannot be reached."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

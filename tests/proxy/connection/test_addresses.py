@@ -1,4 +1,4 @@
-"""Which addresses are somebody's own: the first and the last of each range, and their neighbours."""
+"""Which addresses are private or reserved: the first and the last of each range, and their neighbours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who could spend a central key, by how mitmproxy listens and how it asks who is there."""
+"""Which clients could use a central key, by mitmproxy's listeners and its authentication."""
 
 from __future__ import annotations
 
@@ -43,12 +43,14 @@ def settings(*providers: dict[str, Any], **sections: Any) -> Settings:
         ({"listen_host": "0.0.0.0"}, {}),
         ({"listen_host": "192.0.2.1"}, {}),
         ({"listen_host": "127.0.0.1", "mode": ["regular", "reverse:https://x@0.0.0.0:8081"]}, {}),
-        # Whoever knocks is let in
+        # Every client is accepted
         ({"proxyauth": "any"}, {}),
         ({}, {"actor": {"required": True, "default": "somebody"}}),
     ],
 )
-def test_a_central_key_that_strangers_could_use_is_an_error(given: dict[str, Any], sections: dict[str, Any]) -> None:
+def test_a_central_key_that_unauthenticated_clients_could_use_is_an_error(
+    given: dict[str, Any], sections: dict[str, Any]
+) -> None:
     with pytest.raises(ConfigError, match=r"^aibridge.yaml: providers\[1\].api_key: found a central credential"):
         check_exposure(settings({"name": "o", "type": "openai"}, KEY, **sections), options(**given), "aibridge.yaml")
 
@@ -78,7 +80,7 @@ def test_each_provider_is_named_and_awss_credentials_are_central_too() -> None:
     assert "sk-central" not in str(error.value)
 
 
-async def test_options_that_would_let_strangers_in_are_refused_while_it_runs(tmp_path: Path) -> None:
+async def test_options_that_would_expose_a_central_key_are_refused_while_it_runs(tmp_path: Path) -> None:
     file = tmp_path / "aibridge.yaml"
     file.write_text(
         f"database: sqlite:///{tmp_path / 'aibridge.db'}\nmetrics: {{listen: null}}\n"

@@ -26,7 +26,9 @@ LISTENERS = [
 
 
 @pytest.mark.parametrize(("host", "modes", "open_to_all"), LISTENERS)
-def test_a_listener_beyond_loopback_is_open_to_strangers(host: str, modes: list[str], open_to_all: bool) -> None:
+def test_a_listener_beyond_loopback_is_reachable_from_other_machines(
+    host: str, modes: list[str], open_to_all: bool
+) -> None:
     assert reachable_from_other_machines(Options(listen_host=host, mode=modes)) is open_to_all
 
 
