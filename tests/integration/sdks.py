@@ -121,8 +121,8 @@ class Sdks:
 
 
 def _dict(model: Any) -> dict[str, Any]:
-    told: dict[str, Any] = model.to_dict()
-    return told
+    members: dict[str, Any] = model.to_dict()
+    return members
 
 
 def _completed(event: Any) -> dict[str, Any]:
@@ -130,7 +130,7 @@ def _completed(event: Any) -> dict[str, Any]:
     return _dict(event.response)
 
 
-def told(dialect: str, answer: dict[str, Any]) -> dict[str, Any]:
+def content_of(dialect: str, answer: dict[str, Any]) -> dict[str, Any]:
     """What a program would take from an answer: its text, its calls and its costs."""
     usage = answer["usage"]
     if dialect == "messages":
@@ -214,7 +214,7 @@ def events(case: Case) -> list[bytes]:
 def check_answer(case: Case, answer: dict[str, Any]) -> None:
     """A stream adds up to the blocking answer of the same fixture, which an SDK gives back member by member."""
     blocking = json.loads(fixtures.case(f"{case.dialect}/{case.name}/blocking").body)
-    assert told(case.dialect, answer) == told(case.dialect, blocking), case
+    assert content_of(case.dialect, answer) == content_of(case.dialect, blocking), case
     if not case.streaming:
         assert answer == blocking, case
 

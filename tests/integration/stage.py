@@ -240,7 +240,7 @@ _CHILDREN: dict[str, Table] = {
 }
 
 
-def told(proxy: RunningProxy) -> list[dict[str, Any]]:
+def interceptions(proxy: RunningProxy) -> list[dict[str, Any]]:
     """The interceptions, each with all that was recorded of it, in the terms of a fixture's `expect`."""
     children: dict[str, defaultdict[str, list[Row]]] = {}
     for name, table in _CHILDREN.items():
@@ -248,12 +248,12 @@ def told(proxy: RunningProxy) -> list[dict[str, Any]]:
         for row in proxy.rows(table):
             children[name][row["interception_id"]].append(row)
     return [
-        _told(row, {name: rows[row["id"]] for name, rows in children.items()})
+        _interception(row, {name: rows[row["id"]] for name, rows in children.items()})
         for row in proxy.rows("aibridge_interceptions")
     ]
 
 
-def _told(row: Row, children: dict[str, list[Row]]) -> dict[str, Any]:
+def _interception(row: Row, children: dict[str, list[Row]]) -> dict[str, Any]:
     [prompt] = [child["prompt"] for child in children["prompts"]] or [None]
     ids = {child["provider_response_id"] for rows in children.values() for child in rows}
     return {
@@ -272,5 +272,5 @@ def _tokens(row: Row) -> dict[str, Any]:
 
 
 def _tool(row: Row) -> dict[str, Any]:
-    told = {name: row[name] for name in ("tool", "provider_tool_call_id", "input")}
-    return told | ({"server_side": True} if row["metadata"].get("server_side") else {})
+    members = {name: row[name] for name in ("tool", "provider_tool_call_id", "input")}
+    return members | ({"server_side": True} if row["metadata"].get("server_side") else {})

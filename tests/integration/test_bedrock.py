@@ -9,7 +9,7 @@ from botocore.eventstream import ChecksumMismatch, EventStreamBuffer
 
 from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client, wait_for_ended
-from tests.integration.stage import told
+from tests.integration.stage import interceptions
 from tests.integration.test_database_failures import LONG
 from tests.integration.turns import CONNECTED
 from tests.support import aws_frames, fixtures
@@ -99,7 +99,7 @@ def test_the_rows_stand_when_the_client_sees_the_end_though_the_answer_goes_on(
     with Client(setting.proxy, RUNTIME, http2=http2) as client:
         reading = Reading(client, case)
         reading.read(len(case.body))
-        [row] = told(setting.proxy)
+        [row] = interceptions(setting.proxy)
         gate.open()
         assert reading.ends_properly()
     assert reading.body == case.body
@@ -151,7 +151,7 @@ def test_a_wrong_checksum_passes_as_it_came_and_the_interception_has_failed(
     buffer.add_data(seen.body)
     with pytest.raises(ChecksumMismatch):
         list(buffer)
-    [row] = told(setting.proxy)
+    [row] = interceptions(setting.proxy)
     assert (row["status"], row["error_type"]) == ("failed", "corrupt_event_stream")
     assert row["prompt"] == case.expected["prompt"]
     assert [tokens["completeness"] for tokens in row["tokens"]] == (["partial"] if case.dialect == "invoke" else [])
@@ -239,7 +239,7 @@ def test_claude_codes_probes_are_recorded_and_are_no_prompts(
     with Client(proxy, RUNTIME) as client:
         for model in models:
             assert client.post(f"/model/{model}/invoke", PROBE.encode(), headers).status == 200
-    rows = told(proxy)
+    rows = interceptions(proxy)
     assert [row["model"] for row in rows] == [model.replace("%3A", ":") for model in models]
     assert {(row["client"], row["client_session_id"], row["prompt"]) for row in rows} == {
         ("Claude Code", "session-1", None)
@@ -257,7 +257,7 @@ def test_opencode_brings_its_tools_to_converse_in_another_member(
         for case in (with_tools, without):
             upstream.answer(Answer(200, STREAM, case.body))
             client.post(PATHS["converse"], case.request, [("user-agent", "opencode/1.18.33")])
-    assert [row["prompt"] for row in told(proxy)] == [with_tools.expected["prompt"], None]
+    assert [row["prompt"] for row in interceptions(proxy)] == [with_tools.expected["prompt"], None]
 
 
 # --- what is left alone
@@ -293,7 +293,7 @@ def test_tools_are_injected_only_where_no_signature_would_break(
         upstream.answer(Answer(case.status, [("content-type", case.content_type)], case.body))
         with Client(proxy, host) as client:
             seen = client.post(path, case.request, headers)
-        request, row = upstream.requests[-1], told(proxy)[-1]
+        request, row = upstream.requests[-1], interceptions(proxy)[-1]
         assert row["tokens"] == case.expected["tokens"], name
         assert row["credential_hint"] == (HINT if signed else "bedr...6789")
         assert (b"bmcp_ours_" in request.body) is (name in INJECTED), name
@@ -319,6 +319,6 @@ def test_mantle_is_recorded_like_the_originals_and_the_same_on_both_sides(
                 assert upstream.requests[-1].body == case.request
                 expected = {"tokens": [], "tools": [], "thoughts": [], **case.expected}
                 expected.pop("response_id", None)
-                row = told(proxy)[-1]
+                row = interceptions(proxy)[-1]
                 assert {member: row[member] for member in expected} == expected
                 assert (row["provider"], row["route"]) == ("bedrock", path)

@@ -17,7 +17,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError, EventStreamError
 
 from tests.conftest import MakeUpstream, StartProxy
-from tests.integration.stage import told
+from tests.integration.stage import interceptions
 from tests.support import aws_frames, fixtures
 from tests.support.aws_signing import ACCESS_KEY, HINT, REGION, SECRET_KEY, SESSION_TOKEN, is_validly_signed
 from tests.support.client import trust
@@ -132,7 +132,7 @@ def answer_of(case: Case) -> Answer:
 
 def check_row(bedrock: Bedrock, case: Case, *, hint: str = HINT) -> None:
     """The newest interception and all that hangs on it are what the fixture says, at this moment."""
-    row = told(bedrock.proxy)[-1]
+    row = interceptions(bedrock.proxy)[-1]
     expected = {"prompt": None, "tokens": [], "tools": [], "thoughts": [], **case.expected}
     ids = {expected.pop("response_id")}
     assert {name: row[name] for name in expected} == expected
@@ -258,7 +258,7 @@ def test_anthropics_client_at_mantle_is_recorded_like_the_original(bedrock: Bedr
                 seen = stream.get_final_message()
         else:
             seen = client.messages.create(**body)
-        row = told(bedrock.proxy)[-1]
+        row = interceptions(bedrock.proxy)[-1]
     assert seen.id == case.expected["response_id"]
     assert {name: row[name] for name in ("tokens", "thoughts", "prompt", "status", "model")} == {
         name: case.expected[name] for name in ("tokens", "thoughts", "prompt", "status", "model")
@@ -300,7 +300,7 @@ def test_both_clients_see_an_exception_of_ours_where_the_upstream_breaks_off(bed
             with pytest.raises(anthropic.APIStatusError, match="broke off"):
                 next(messages)
     bedrock.proxy.wait_for_rows("aibridge_token_usages", 2)
-    rows = told(bedrock.proxy)
+    rows = interceptions(bedrock.proxy)
     assert [(row["status"], row["error_type"]) for row in rows] == [("failed", "upstream_disconnected")] * 2
     assert {row["tokens"][0]["completeness"] for row in rows} == {"partial"}
 
@@ -314,10 +314,10 @@ def test_a_refusal_of_ours_is_an_error_that_both_clients_understand(start: Start
     assert "larger than 200 bytes" in refused.value.response["Error"]["Message"]
     with (
         bedrock.anthropic_client() as client,
-        pytest.raises(anthropic.APIStatusError, match="larger than 200 bytes") as told,
+        pytest.raises(anthropic.APIStatusError, match="larger than 200 bytes") as error,
     ):
         client.messages.create(model=BEDROCK_MODEL, **json.loads(large))
-    assert told.value.status_code == 413
+    assert error.value.status_code == 413
     with pytest.raises(ClientError, match=r"ValidationException.*not JSON"):
         bedrock.boto3_client().invoke_model(modelId=BEDROCK_MODEL, body=b"{")
     assert not bedrock.upstream.requests
@@ -330,5 +330,5 @@ def test_bedrocks_own_error_reaches_the_client_and_the_row(bedrock: Bedrock) -> 
         converse(bedrock.boto3_client(), case)
     assert refused.value.response["Error"]["Code"] == "ThrottlingException"
     assert refused.value.response["Error"]["Message"].startswith("Too many requests")
-    [row] = told(bedrock.proxy)
+    [row] = interceptions(bedrock.proxy)
     assert (row["status"], row["error_type"], row["http_status"]) == ("failed", "ThrottlingException", 429)

@@ -17,7 +17,7 @@ import pytest
 from tests.conftest import MakeUpstream, StartProxy
 from tests.integration import stage
 from tests.integration.exchanges import ANTHROPIC, Client, Seen, wait_for_ended
-from tests.integration.sdks import Sdks, told
+from tests.integration.sdks import Sdks, content_of
 from tests.support import aws_frames, fixtures
 from tests.support.aws_signing import ACCESS_KEY, HINT, REGION, SECRET_KEY, is_validly_signed
 from tests.support.client import gateway_client
@@ -102,10 +102,10 @@ def test_the_sdk_sees_what_anthropic_would_have_answered(start: Start, way: str,
     sdks = Sdks(setting.proxy, way)
     for case in CASES:
         setting.upstream.answer(as_bedrock(case))
-        answer = told("messages", sdks.ask(case))
+        answer = content_of("messages", sdks.ask(case))
         assert answer["text"] or answer["calls"]
-        assert answer == told("messages", _expected(case)), case
-        request, row = setting.sent, stage.told(setting.proxy)[-1]
+        assert answer == content_of("messages", _expected(case)), case
+        request, row = setting.sent, stage.interceptions(setting.proxy)[-1]
         asked = json.loads(case.request)
         assert (request.method, request.target) == ("POST", PATHS[case.streaming])
         assert is_validly_signed(request)

@@ -24,8 +24,8 @@ from tests.integration.stage import (
     Route,
     Stage,
     end_to_end,
+    interceptions,
     open_stage,
-    told,
 )
 from tests.support import fixtures
 from tests.support.authority import Authority
@@ -237,7 +237,7 @@ def test_an_event_may_be_cut_within_a_character_or_a_line_end(stage: Stage, rout
 
 
 def told_of(stage: Stage, prompt: str) -> dict[str, Any]:
-    [found] = [row for row in told(stage.proxy) if row["prompt"] == prompt]
+    [found] = [row for row in interceptions(stage.proxy) if row["prompt"] == prompt]
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 from aibridge_addon.tools.calls import CANCELLED
 from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client, wait_for_ended
-from tests.integration.sdks import Sdks, told
+from tests.integration.sdks import Sdks, content_of
 from tests.integration.turns import (
     BY_DIALECT,
     CONNECTED,
@@ -121,7 +121,7 @@ def test_an_sdk_reads_the_turns_as_one_message(bridge: Bridge, dialect: str, htt
     for streaming in (True, False):
         bridge.upstream.answer(*turns.answers(streaming=streaming))
         case = Case(dialect, "", streaming, turns.request(streaming=streaming), (), 200, "", b"", {})
-        answers.append(told(dialect, sdks.ask(case)))
+        answers.append(content_of(dialect, sdks.ask(case)))
     sdks.close()
     streamed, whole = answers
     assert streamed == whole

@@ -30,7 +30,7 @@ from tests.integration.sockets import (
     text,
     through,
 )
-from tests.integration.stage import told
+from tests.integration.stage import interceptions
 from tests.support import fixtures, frames
 from tests.support.client import gateway_client
 from tests.support.database import locked
@@ -71,7 +71,7 @@ def test_turns_on_one_connection_are_interceptions_and_pass_untouched(
             assert [row["status"] for row in process.rows("aibridge_interceptions")] == ["completed"] * n
     assert provider.received == [[frames.create(case).decode()] for case in cases]
     assert provider.deflated == [compression is not None]
-    prewarm, codex, tools = sorted(told(process), key=lambda row: str(row["started_at"]))
+    prewarm, codex, tools = sorted(interceptions(process), key=lambda row: str(row["started_at"]))
     for row, case in ((prewarm, PREWARM), (codex, CODEX), (tools, TOOLS)):
         assert row["route"] == PATH and row["streaming"] and row["turns"] == 1 and row["http_status"] == 200
         assert row["client"] == CODEX.expected["client"]
@@ -101,7 +101,7 @@ def test_fragments_pass_as_they_were_cut(start_proxy: StartProxy, provider: Prov
             assert seen == [*said, ""]  # an empty frame is how the library ends a message in pieces
         else:
             assert (len(seen), "".join(map(str, seen))) == (len(said) + 1, "".join(said))
-    [row] = told(process)
+    [row] = interceptions(process)
     assert row["tokens"] == THINKING.expected["tokens"]
     assert row["thoughts"] == THINKING.expected["thoughts"]
 
@@ -127,7 +127,7 @@ def test_a_message_above_the_limit_passes_and_the_record_says_partial(
     with through(process) as client:
         client.send(frames.create(SIMPLE).decode())
         assert read(client, len(events) + 2)[-2:] == [[big], [last]]
-    [row] = told(process)
+    [row] = interceptions(process)
     assert row["status"] == "completed"
     assert [tokens["completeness"] for tokens in row["tokens"]] == ["partial"]
 
@@ -168,7 +168,7 @@ def test_a_client_that_drops_the_connection_at_the_end_has_all_its_rows(
         client.send(frames.create(CODEX).decode())
         read(client, len(events))
         client.socket.shutdown(socket.SHUT_RDWR)
-        [row] = told(process)
+        [row] = interceptions(process)
     assert (row["status"], row["tokens"]) == ("completed", CODEX.expected["tokens"])
 
 
@@ -185,7 +185,7 @@ def test_openais_own_client_speaks_over_it(start_proxy: StartProxy, provider: Pr
             connection.response.create(**body)
             kinds = [connection.recv().type for _ in frames.events(SIMPLE)]
             assert (kinds[0], kinds[-1]) == ("response.created", "response.completed")
-    assert [row["tokens"] for row in told(process)] == [SIMPLE.expected["tokens"]] * 2
+    assert [row["tokens"] for row in interceptions(process)] == [SIMPLE.expected["tokens"]] * 2
 
 
 def test_an_error_is_told_with_its_status(start_proxy: StartProxy, provider: Provider) -> None:
@@ -195,7 +195,7 @@ def test_an_error_is_told_with_its_status(start_proxy: StartProxy, provider: Pro
     with through(process) as client:
         client.send(frames.create(CODEX).decode())
         assert client.recv() == error
-    [row] = told(process)
+    [row] = interceptions(process)
     assert (row["status"], row["http_status"], row["error_type"]) == ("failed", 429, "usage_limit_reached")
 
 
@@ -225,7 +225,7 @@ def test_a_central_key_is_used_where_the_client_brings_none(start_proxy: StartPr
         client.send(frames.create(SIMPLE).decode())
         read(client, len(frames.events(SIMPLE)))
     assert provider.upgrades[0]["authorization"] == f"Bearer {KEY}"
-    assert told(process)[0]["credential_kind"] == "centralized"
+    assert interceptions(process)[0]["credential_kind"] == "centralized"
 
 
 def test_no_request_passes_that_cannot_be_recorded_where_the_configuration_wants_that(
@@ -307,7 +307,7 @@ def test_the_upgrade_is_let_through_where_nothing_would_be_injected_or_the_confi
     with through(process) as client:
         client.send(frames.create(SIMPLE).decode())
         assert read(client, len(frames.events(SIMPLE))) == [[event] for event in text(*frames.events(SIMPLE))]
-    assert len(told(process)) == 1
+    assert len(interceptions(process)) == 1
 
 
 def test_other_websockets_of_a_provider_pass_whatever_is_configured(

@@ -19,8 +19,8 @@ from tests.integration.stage import (
     Seen,
     Stage,
     end_to_end,
+    interceptions,
     open_stage,
-    told,
 )
 from tests.support import fixtures
 from tests.support.authority import Authority
@@ -146,7 +146,7 @@ def test_every_fixture_in_every_coding_is_the_same_on_both_sides(stage: Stage, r
                 differences[exchange.key] = difference
     assert not differences
     # The end of each answer was held until its rows were committed, so they are there by now.
-    recorded = {row["credential_hint"]: row for row in told(stage.proxy)}
+    recorded = {row["credential_hint"]: row for row in interceptions(stage.proxy)}
     assert not {e.key: wrong for e in chosen if (wrong := _wrongly_recorded(e, recorded[e.hint]))}
 
 

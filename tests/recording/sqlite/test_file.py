@@ -6,7 +6,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
@@ -20,32 +19,11 @@ from aibridge_addon.recording.sqlite import store as store_module
 from aibridge_addon.recording.sqlite.migrations import migrate
 from aibridge_addon.recording.sqlite.store import SqliteStore
 from aibridge_addon.records import DatabaseUnavailable, Record
+from tests.recording.sqlite.conftest import Open
 from tests.support.database import Table, query, read_table
 from tests.support.examples import CHILD_ROWS, COMMON, PROMPT, STARTED, STARTED_ROW, called, interceptions, started
 
-Open = Callable[..., SqliteStore]
 STEPS = ["001_initial", "002_continuations"]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "aibridge.db"
-
-
-@pytest.fixture
-def opened(path: Path) -> Iterator[Open]:
-    """Open stores, each on a connection of its own, and close them."""
-    stores: list[SqliteStore] = []
-
-    def make(*, durable: bool = True) -> SqliteStore:
-        store = SqliteStore(path, durable=durable)
-        store.open()
-        stores.append(store)
-        return store
-
-    yield make
-    for store in stores:
-        store.close()
 
 
 # --- the file ---------------------------------------------------------------------------------------------------

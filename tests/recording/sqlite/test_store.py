@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -11,7 +10,7 @@ from typing import get_args
 import pytest
 
 from aibridge_addon import records
-from aibridge_addon.recording.sqlite.store import SqliteStore
+from tests.recording.sqlite.conftest import Open
 from tests.support.database import Table, read_table
 from tests.support.examples import (
     CHILD_ROWS,
@@ -28,30 +27,6 @@ from tests.support.examples import (
     interceptions,
     started,
 )
-
-Open = Callable[..., SqliteStore]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "aibridge.db"
-
-
-@pytest.fixture
-def opened(path: Path) -> Iterator[Open]:
-    """Open stores, each on a connection of its own, and close them."""
-    stores: list[SqliteStore] = []
-
-    def make(*, durable: bool = True) -> SqliteStore:
-        store = SqliteStore(path, durable=durable)
-        store.open()
-        stores.append(store)
-        return store
-
-    yield make
-    for store in stores:
-        store.close()
-
 
 # --- rows -------------------------------------------------------------------------------------------------------
 
