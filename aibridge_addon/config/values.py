@@ -10,11 +10,20 @@ from collections.abc import Callable
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, NamedTuple
 
 import re2
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, SecretStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    SecretStr,
+    TypeAdapter,
+)
 
 from aibridge_addon.config import urls
 from aibridge_addon.config.errors import rejected
@@ -35,7 +44,7 @@ MAX_RETENTION = timedelta(days=36_500)
 """A hundred years. For much longer times `now - retention` exceeds the range of datetime."""
 
 _SIZE = re.compile(r"([0-9]{1,15}) ?(KiB|MiB|GiB)?", re.IGNORECASE)
-_UNITS = MappingProxyType({"": 1, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30})
+_byte_size = TypeAdapter(ByteSize)  # accepts 32MB and 1.5MiB, too, which read like 32MiB but mean another size
 _RETENTION = re.compile(r"([0-9]{1,6}) ?([dwh])")
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\s\[\]]+)):([0-9]{1,5})")
 
@@ -57,14 +66,9 @@ class Listen(NamedTuple):
 def parse_size(value: object) -> int:
     """Parse a size such as `32MiB` into bytes."""
     expected = "a size above 0: bytes, or a whole number of KiB, MiB or GiB, such as 32MiB"
-    if isinstance(value, bool) or not isinstance(value, int | str):
+    if isinstance(value, bool) or not isinstance(value, int | str) or not _SIZE.fullmatch(str(value)):
         raise rejected(expected)
-    if isinstance(value, int):
-        size = value
-    elif match := _SIZE.fullmatch(value):
-        size = int(match[1]) * _UNITS[(match[2] or "").lower()]
-    else:
-        raise rejected(expected)
+    size = int(_byte_size.validate_python(value))
     if not 0 < size <= 1 << 50:
         raise rejected(expected)
     return size
