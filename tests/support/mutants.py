@@ -51,7 +51,7 @@ MUTATIONS = (
     Mutation("interception/responses_socket.py", "_open.append(_Open(lane,", "_open.insert(0, _Open(lane,", SOCKET),
     Mutation("proxy/flow/websocket.py", "_bridges.pop(exchange.id)[1]()", "_bridges.popitem()[1][1]()", LANES),
     # A blocking response repeats the injected tools.
-    Mutation("interception/exchange.py", "self._names_ours = any(", "self._names_ours = not any(", ECHO),
+    Mutation("interception/tool_exchange.py", "self._names_ours = any(", "self._names_ours = not any(", ECHO),
     Mutation("dialects/responses/splice.py", " else self._without_tools(self._last)", " else self._last", ECHO),
     Mutation("dialects/responses/splice.py", '| {"tools": self._own(tool["tools"])} if', "if", ECHO),
     # A kept turn is put in twice.
@@ -68,7 +68,7 @@ MUTATIONS = (
     Mutation(EGRESS, "self._dead[address] = self._clock()", "self._dead = {address: self._clock()}", MEMORY),
     # The reader's connection stays open at the end.
     Mutation("recording/sqlite/reader.py", "with self._lock:\n            self._disconnect()", "pass", END),
-    Mutation("bridge.py", "await self.continuations.close()", "pass", END),
+    Mutation("bridge.py", "Part(lambda _: continuations.close())", "Part(lambda _: None)", END),
     # The wait for the rows is not counted.
     Mutation("proxy/flow/answer.py", "        state.overhead += time.perf_counter() - began\n", "", OVERHEAD),
     # Dots that are encoded twice pass for part of a name.
