@@ -114,7 +114,7 @@ async def test_arguments_that_are_no_object_are_an_error_without_a_call(value: A
 @pytest.mark.parametrize("value", [{"a": "\ud83d"}, {"a": float("nan")}, {"a": {1}}])
 async def test_arguments_that_cannot_be_sent_are_an_error_without_a_call(value: Any) -> None:
     done = await invoke(Servers({}), UNKNOWN, call("x", value), SETTINGS)
-    assert done.error == "the arguments cannot be sent: they are not JSON in UTF-8"
+    assert done.error == "the arguments cannot be sent: they are not valid JSON in UTF-8"
 
 
 async def test_a_tool_that_nobody_knows_is_an_error() -> None:
