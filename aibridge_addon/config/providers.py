@@ -133,6 +133,16 @@ class Provider(Section):
             raise rejected("no api_key beside a bedrock block", found="both", at=("api_key",))
         return self
 
+    def owns(self, scheme: str, host: str, port: int) -> bool:
+        """Return whether a central key may be sent to this address.
+
+        Hosts that match a wildcard are excluded: anyone may be able to register one.
+        """
+        base = self.base_url
+        if base is not None:
+            return (scheme, host, port) == (base.scheme, base.host, base.port)
+        return scheme == "https" and port == 443 and host in self.hosts and "*" not in host
+
     @property
     def gateway_url(self) -> BaseUrl | None:
         """The URL for gateway requests. None if every host has a wildcard and there is no base_url."""

@@ -1,6 +1,5 @@
 """Prepare a request for the upstream right before each attempt and each turn: set the credential and actor headers.
 
-request head ─▶ choose_credential (once)
 each attempt ─▶ aibridge_dispatch hook ─▶ prepare ─▶ upstream
 """
 
@@ -12,25 +11,19 @@ from mitmproxy import http
 from mitmproxy.net.http import url
 from pydantic import SecretStr
 
-from aibridge_addon.bridge import Bridge
-from aibridge_addon.config.providers import Provider
-from aibridge_addon.credentials.client import brings_credential, mask
+from aibridge_addon.credentials.client import mask
 from aibridge_addon.credentials.key_pool import Exhausted, Key
 from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.interception.actors import Actor
-from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import Route
-from aibridge_addon.proxy.flow.bedrock import Translation, Untranslatable, to_bedrock
+from aibridge_addon.proxy.flow.bedrock import Untranslatable, to_bedrock
 from aibridge_addon.proxy.flow.state import (
-    ORIGIN_FORM,
-    Dispatch,
     Head,
     Refusal,
     Served,
     refuse,
     state_of,
 )
-from aibridge_addon.records import Headers
 
 ACTOR_HEADERS = "X-AI-Bridge-Actor-"
 """Prefix of the bridge's own headers. A client's headers with this prefix are removed, so it cannot forge them."""
@@ -38,28 +31,6 @@ CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key")
 """Removed when a central key is set, so that no second credential reaches the upstream."""
 AWS_CREDENTIALS = ("authorization", "x-amz-security-token")
 """Headers with the credentials of a Bedrock request: a bearer token, or a signature and a session token."""
-
-
-def choose_credential(flow: http.HTTPFlow, route: Route, bridge: Bridge, headers: Headers) -> Dispatch | None:
-    """Choose the client's credential if it sent one, else the provider's central keys.
-
-    Returns:
-        None if this is a gateway request for an unknown route of a provider with central keys.
-    """
-    provider = route.provider
-    # A passthrough is not retried, but it may use another central key.
-    chosen = Dispatch(Attempts(max_retries=0 if route.dialect is None else provider.max_retries))
-    signer = bridge.signers.get(provider.name)
-    if signer is not None and route.dialect is MESSAGES and provider.bedrock is not None:
-        chosen.translation = Translation(provider.bedrock, signer)
-    pool = bridge.key_pools.get(provider.name)
-    if pool is None:
-        return chosen
-    own = brings_credential(headers, route.type.credential_headers)
-    if route.known and not own and may_have_central_key(flow.request, route):
-        chosen.attempts.pool = pool
-        chosen.attempts.choose_key()
-    return chosen if route.known or not flow.metadata.get(ORIGIN_FORM) else None
 
 
 def is_needed(head: Head) -> bool:
@@ -79,7 +50,9 @@ async def prepare(flow: http.HTTPFlow) -> None:
     state = state_of(flow)
     assert isinstance(state, Served)
     head, attempts, translation = state.head, state.head.dispatch.attempts, state.head.dispatch.translation
-    if attempts.pool is not None and may_have_central_key(flow.request, head.route):
+    if attempts.pool is not None and head.route.provider.owns(
+        flow.request.scheme, flow.request.host, flow.request.port
+    ):
         key = attempts.choose_key()
         if key is None:
             refuse(flow, state, _all_rest(attempts.pool.exhausted()))
@@ -114,22 +87,6 @@ def _all_rest(exhausted: Exhausted) -> Refusal:
     """Return the refusal for the case that every central key rests."""
     headers = {} if exhausted.retry_after is None else {"retry-after": str(exhausted.retry_after)}
     return Refusal(exhausted.status, exhausted.message, "keys_exhausted", headers=headers)
-
-
-def may_have_central_key(request: http.Request, route: Route) -> bool:
-    """Return whether the request goes to an address of the provider's own, which the client cannot choose."""
-    return (request.scheme, request.host, request.port) in addresses_of(route.provider)
-
-
-def addresses_of(provider: Provider) -> list[tuple[str, str, int]]:
-    """Return the scheme, host and port to which a provider's central key may be sent.
-
-    Hosts that match a wildcard are excluded: anyone may be able to register one.
-    """
-    base = provider.base_url
-    if base is not None:
-        return [(base.scheme, base.host, base.port)]
-    return [("https", host, 443) for host in provider.hosts if "*" not in host]
 
 
 def _authenticate(request: http.Request, route: Route, key: Key) -> None:

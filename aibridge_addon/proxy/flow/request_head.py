@@ -12,15 +12,20 @@ from mitmproxy import http
 from mitmproxy.connection import Client
 
 from aibridge_addon.bridge import Bridge
+from aibridge_addon.credentials.client import brings_credential
+from aibridge_addon.dialects import MESSAGES
+from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import WEBSOCKET, Route
 from aibridge_addon.proxy.connection.egress import EgressGuard
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import dispatch, websocket
+from aibridge_addon.proxy.flow.bedrock import Translation
 from aibridge_addon.proxy.flow.state import (
     KEY,
     ORIGIN_FORM,
     TUNNEL,
     Bridged,
+    Dispatch,
     Foreign,
     Head,
     Passthrough,
@@ -99,7 +104,7 @@ class RequestClassifier:
         for name in headers:
             if name.startswith(ACTOR_PREFIX):
                 del flow.request.headers[name.decode("latin-1")]
-        chosen = dispatch.choose_credential(flow, route, self._bridge, headers)
+        chosen = _choose_credential(flow, route, self._bridge, headers)
         if chosen is None or _must_not_leave(flow, route):
             flow.response = no_such_route(route)
             return None
@@ -160,6 +165,28 @@ class RequestClassifier:
         for name in PROXY_HEADERS if trusted is None else (*PROXY_HEADERS, trusted.decode()):
             if name.encode() in headers:
                 del flow.request.headers[name]
+
+
+def _choose_credential(flow: http.HTTPFlow, route: Route, bridge: Bridge, headers: Headers) -> Dispatch | None:
+    """Choose the client's credential if it sent one, else the provider's central keys.
+
+    Returns:
+        None if this is a gateway request for an unknown route of a provider with central keys.
+    """
+    provider = route.provider
+    # A passthrough is not retried, but it may use another central key.
+    chosen = Dispatch(Attempts(max_retries=0 if route.dialect is None else provider.max_retries))
+    signer = bridge.signers.get(provider.name)
+    if signer is not None and route.dialect is MESSAGES and provider.bedrock is not None:
+        chosen.translation = Translation(provider.bedrock, signer)
+    pool = bridge.key_pools.get(provider.name)
+    if pool is None:
+        return chosen
+    own = brings_credential(headers, route.type.credential_headers)
+    if route.known and not own and provider.owns(flow.request.scheme, flow.request.host, flow.request.port):
+        chosen.attempts.pool = pool
+        chosen.attempts.choose_key()
+    return chosen if route.known or not flow.metadata.get(ORIGIN_FORM) else None
 
 
 def _cut_off(flow: http.HTTPFlow) -> None:
