@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -64,6 +64,15 @@ class Part:
             self.close_now(None)
         else:
             await asyncio.to_thread(self.close_now, timeout)
+
+
+@contextmanager
+def _logged(part: Part) -> Iterator[None]:
+    """Log an exception of a part's end: the parts after it, the record stream last, have to end all the same."""
+    try:
+        yield
+    except Exception:
+        logger.exception("aibridge: %s cannot be closed", part)
 
 
 class Bridge:
@@ -185,13 +194,15 @@ class Bridge:
     async def close(self, timeout: float | None) -> None:
         """End without blocking the event loop. None: do not wait until the last records are written."""
         for part in reversed(self._parts):
-            await part.close(timeout)
+            with _logged(part):
+                await part.close(timeout)
 
     def close_now(self, timeout: float) -> None:
         """End, and block for at most `timeout` seconds for each part."""
         self.in_flight.cut_off()
         for part in reversed(self._parts):
-            part.close_now(timeout)
+            with _logged(part):
+                part.close_now(timeout)
 
 
 def _log_too_large(size: int) -> None:

@@ -227,6 +227,20 @@ Record = (
 )
 
 
+STORED = frozenset(
+    {
+        InterceptionStarted,
+        InterceptionEnded,
+        TokenUsage,
+        UserPrompt,
+        ToolUsage,
+        ModelThought,
+        Continuation,
+    }
+)
+"""Types of records that are stored as rows."""
+
+
 class DatabaseUnavailable(Exception):
     """The database cannot be reached now. A later attempt may succeed."""
 

@@ -82,7 +82,11 @@ class Drain:
         timeout = self._bridges[-1].settings.drain_timeout if self._bridges else 0
         for bridge in self.bridges:
             bridge.draining = True
-        logger.info("draining: %d requests under way, at most %s s", self._in_flight(), timeout)
+        logger.info(
+            "draining: requests under way: %d, for at most %s s; a second signal ends at once",
+            self._in_flight(),
+            timeout,
+        )
         try:
             async with asyncio.timeout(timeout):
                 await _stop_accepting()
@@ -92,11 +96,13 @@ class Drain:
                 while any(_unsent()):  # noqa: ASYNC110 (transports do not say when they are empty)
                     await asyncio.sleep(POLL)
         except TimeoutError:
-            logger.warning("drain timeout: %d requests are cut off", self._in_flight())
+            logger.warning("drain timeout: requests are cut off: %d", self._in_flight())
             for bridge in self.bridges:
                 bridge.in_flight.cut_off()
-        await asyncio.gather(*(bridge.close(WRITE_TIMEOUT) for bridge in self.bridges))
-        ctx.master.shutdown()
+        try:
+            await asyncio.gather(*(bridge.close(WRITE_TIMEOUT) for bridge in self.bridges))
+        finally:
+            ctx.master.shutdown()
 
     def _in_flight(self) -> int:
         return sum(len(bridge.in_flight) for bridge in self.bridges)

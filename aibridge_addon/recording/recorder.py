@@ -19,23 +19,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from aibridge_addon import records
-from aibridge_addon.records import DatabaseUnavailable, Readiness, Record, Sink
+from aibridge_addon.records import STORED, DatabaseUnavailable, Readiness, Record, Sink
 
 logger = logging.getLogger(__name__)
 
-STORED = frozenset(
-    {
-        records.InterceptionStarted,
-        records.InterceptionEnded,
-        records.TokenUsage,
-        records.UserPrompt,
-        records.ToolUsage,
-        records.ModelThought,
-        records.Continuation,
-    }
-)
-"""Types of records that are stored as rows."""
 MAX_QUEUED = 100_000
 """Maximum number of records that wait for the database, about 100 MB. Later ones are dropped."""
 MAX_TRANSACTION = 2_000
@@ -63,6 +50,8 @@ class Recorder(Sink):
         """`required`: the bridge is not ready while the database is unavailable."""
         self.lost = 0
         """Number of dropped records."""
+        self._lost_before = 0
+        """`lost` when a flush was last answered."""
         self._store = store
         self._required = required
         self._retry_delays = retry_delays
@@ -122,13 +111,22 @@ class Recorder(Sink):
             self._changed.notify()
 
     def flush(self, done: Callable[[bool], None]) -> None:
-        """Call `done(True)` when all records received so far are committed, `done(False)` if that is not possible."""
+        """Call `done(True)` when all records received so far are committed, `done(False)` if that is not possible.
+
+        A record that was lost since the last answered flush makes this one `False`, too.
+        """
         with self._changed:
             kept = self._available and not self._ended
             if kept and self._depth:
                 self._flushes.append((self._taken, done))
                 return
+            kept = kept and self._nothing_lost_since()
         done(kept)
+
+    def _nothing_lost_since(self) -> bool:
+        """Return whether no record was lost since the last call. `_changed` is held."""
+        before, self._lost_before = self._lost_before, self.lost
+        return self.lost == before
 
     def close(self, timeout: float | None) -> None:
         """Write the waiting records and end. Blocks for about `timeout` seconds at most. None: in the background."""
@@ -196,7 +194,7 @@ class Recorder(Sink):
                     self._settled += len(batch)
                     if refused:
                         self._drop(len(refused), "the database refused them")
-                self._release(self._settled, kept=not refused)
+                self._release(self._settled, kept=True)
                 return
 
     def _release(self, settled: int, *, kept: bool) -> None:
@@ -205,6 +203,8 @@ class Recorder(Sink):
             answered = []
             while self._flushes and self._flushes[0][0] <= settled:
                 answered.append(self._flushes.popleft()[1])
+            if answered:
+                kept = self._nothing_lost_since() and kept
         for done in answered:
             done(kept)
 

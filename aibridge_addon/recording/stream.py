@@ -27,7 +27,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from aibridge_addon.records import Continuation, Record, Sink
+from aibridge_addon.records import STORED, Continuation, Record, Sink
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +104,8 @@ class RecordStream:
         """Number of records dropped on the event loop."""
         self._spoilt = 0
         """Number of records dropped on the thread."""
+        self._lost_before = 0
+        """Records lost when a flush was last requested. Used on the thread only."""
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aibridge-records", daemon=True)
 
@@ -144,9 +146,9 @@ class RecordStream:
     def emit(self, record: Record) -> None:
         """Accept a record for all sinks. Never blocks and never raises."""
         if self._ended:
-            self._drop("the bridge had ended before they were emitted")
+            self._drop(record, "the bridge had ended before they were emitted")
         elif self._in_hand >= MAX_WAITING:
-            self._drop(f"{MAX_WAITING} records wait to be prepared")
+            self._drop(record, f"{MAX_WAITING} records wait to be prepared")
         else:
             self._pending.append(record)
             if self._timer is None:
@@ -238,7 +240,9 @@ class RecordStream:
         self._pending, self._waiting = [], _Waiting()
         self._batches.put(None)
 
-    def _drop(self, reason: str) -> None:
+    def _drop(self, record: Record, reason: str) -> None:
+        if type(record) not in STORED:
+            return  # no row is missing
         self._refused += 1
         if self._refused % 1000 == 1:
             logger.error("aibridge: %d records lost so far: %s", self._refused, reason)
@@ -255,7 +259,10 @@ class RecordStream:
         while (batch := self._batches.get()) is not None:
             self._hand_out(batch)
         for sink in self._sinks:
-            sink.close(None)
+            try:
+                sink.close(None)
+            except Exception:
+                logger.exception("aibridge: %s cannot be closed", type(sink).__name__)
 
     def _hand_out(self, batch: _Batch) -> None:
         prepared = self._prepared(batch.records)
@@ -263,7 +270,8 @@ class RecordStream:
         for sink in self._sinks:
             records = prepared if sink.durable else public
             if records:
-                self._guarded(sink, functools.partial(sink.emit, records), len(records))
+                rows = sum(type(record) in STORED for record in records)
+                self._guarded(sink, functools.partial(sink.emit, records), rows)
         self._handed_out += len(batch.records)
         if batch.waiting.futures:
             self._flush(batch.waiting)
@@ -281,7 +289,12 @@ class RecordStream:
 
     def _flush(self, waiting: _Waiting) -> None:
         databases = [sink for sink in self._sinks if sink.durable]
-        done = _All(len(databases), lambda kept: self._on_loop(functools.partial(self._flushed, waiting, kept)))
+        lost, before = self._refused + self._spoilt, self._lost_before
+        self._lost_before = lost
+        done = _All(
+            len(databases),
+            lambda kept: self._on_loop(functools.partial(self._flushed, waiting, kept and lost == before)),
+        )
         for sink in databases:
             if not self._guarded(sink, functools.partial(sink.flush, done)):
                 done(False)

@@ -13,11 +13,13 @@ import pytest
 
 from aibridge_addon.bridge import SINKS, Bridge
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.recording.recorder import Recorder
 from aibridge_addon.recording.stream import RecordStream
-from aibridge_addon.records import Ask, Continuation, Record, Sink
+from aibridge_addon.records import Ask, Continuation, Record, Sink, Tunnelled
 from tests.support.database import read_table
 from tests.support.examples import PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 from tests.support.reading import NOON
+from tests.support.stores import MemoryStore
 
 KEPT = Continuation("key", {"results": ["sk-ant-0123456789abcdef"]}, NOON)
 
@@ -146,8 +148,62 @@ async def test_a_record_that_cannot_be_prepared_reaches_no_sink_and_is_lost() ->
     stream.start()
     for record in (STARTED, PROMPT, THOUGHT):
         stream.emit(record)
+    assert not await stream.committed(), "a row is missing"
+    assert await stream.committed(), "none since"
     await stream.drain(10)
     assert (sink.records, stream.lost) == ([STARTED, THOUGHT], 1)
+
+
+class Late(Kept):
+    """Returns from `emit` when the recorder has dealt with the same records."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def emit(self, records: Sequence[Record]) -> None:
+        super().emit(records)
+        while self._recorder.readiness().waiting:
+            pass
+
+
+async def test_a_refused_record_is_not_committed_however_late_the_flush_comes() -> None:
+    store = MemoryStore()
+    store.refused = [PROMPT]
+    recorder = Recorder(store)
+    stream = RecordStream([recorder, Late(recorder)], unchanged)
+    stream.start()
+    stream.emit(PROMPT)
+    assert not await stream.committed()
+    stream.emit(THOUGHT)
+    assert await stream.committed()
+    await stream.drain(10)
+    assert (store.records, stream.lost) == ([THOUGHT], 1)
+
+
+async def test_what_has_no_row_is_not_lost_when_it_comes_too_late() -> None:
+    stream = RecordStream([Kept()], unchanged)
+    stream.start()
+    await stream.drain(10)
+    stream.emit(Tunnelled())
+    assert stream.lost == 0
+    stream.emit(THOUGHT)
+    assert stream.lost == 1
+
+
+class Unclosable(Kept):
+    def close(self, timeout: float | None) -> None:
+        super().close(timeout)
+        raise ValueError("a bug")
+
+
+async def test_a_sink_that_cannot_be_closed_leaves_no_other_open() -> None:
+    broken, last = Unclosable(), Kept()
+    stream = RecordStream([broken, last], unchanged)
+    stream.start()
+    await stream.drain(None)
+    stream._thread.join(10)
+    assert broken.closed and last.closed
 
 
 async def test_a_sink_that_cannot_start_stops_the_start_and_those_before_it_are_closed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import assert_never
@@ -38,6 +39,8 @@ from aibridge_addon.proxy.flow.state import (
     state_of,
 )
 from aibridge_addon.records import Headers
+
+logger = logging.getLogger(__name__)
 
 PROXY_HEADERS = ("proxy-authorization", "proxy-connection")
 """Headers for this proxy only (RFC 9110, section 11.7.2). Old clients send `Proxy-Connection`."""
@@ -85,8 +88,13 @@ class RequestClassifier:
             self._foreign(flow)
             return
         left = self._bridge.in_flight.enter(partial(_cut_off, flow))
-        refused = flow.metadata[KEY] = Refused(route, left)  # remains if `_decided` raises
-        flow.metadata[KEY] = self._decided(flow, route, left) or refused
+        refused = flow.metadata[KEY] = Refused(route, left)
+        try:
+            flow.metadata[KEY] = self._decided(flow, route, left) or refused
+        except Exception:  # sent on undecided, it might carry credentials that are meant for the bridge
+            logger.exception("aibridge: a request's head could not be decided about")
+            flow.request.stream = False
+            flow.response = error_response(route.errors, 500, "the request could not be read")
 
     def _decided(self, flow: http.HTTPFlow, route: Route, left: Callable[[], None]) -> Served | None:
         """Return the state of a provider request, or None if it is refused."""
@@ -103,7 +111,7 @@ class RequestClassifier:
         self._strip(flow, headers)
         for name in headers:
             if name.startswith(ACTOR_PREFIX):
-                del flow.request.headers[name.decode("latin-1")]
+                del flow.request.headers[name.decode("utf-8", "surrogateescape")]
         chosen = _choose_credential(flow, route, self._bridge, headers)
         if chosen is None or _must_not_leave(flow, route):
             flow.response = no_such_route(route)
@@ -265,4 +273,5 @@ async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
         return
     kind = "permission_error" if refusal.status == 403 else "api_error"
     body = json.dumps({"error": {"type": kind, "message": refusal.message}}).encode()
+    flow.request.stream = False  # as in `refuse`
     flow.response = json_response(refusal.status, body)

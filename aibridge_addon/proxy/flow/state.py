@@ -206,6 +206,7 @@ def refuse(flow: http.HTTPFlow, state: Served | Refused, refusal: Refusal) -> ht
         state.exchange.end(refusal.error_type, refusal.reason or refusal.message)
     route = route_of(state)
     flow.metadata[KEY] = Refused(route, state.left, refusal.message)
+    flow.request.stream = False  # mitmproxy accepts no answer of ours while it streams the request
     flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers)
     return flow.response
 

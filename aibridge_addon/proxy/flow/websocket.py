@@ -115,12 +115,12 @@ def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] 
     message = flow.websocket.messages[-1]
     if message.injected or message.dropped or not message.is_text:
         return None
-    if not message.from_client:
-        exchange = socket.reader.from_server(message.content)
-        return None if exchange is None else _ended(socket, exchange, message)
     if bridge is not None and socket.reader.idle:
         # A reload may have retired the socket's bridge, which does not wait for idle sockets.
         socket.head = replace(socket.head, bridge=bridge)
+    if not message.from_client:
+        exchange = socket.reader.from_server(message.content)
+        return None if exchange is None else _ended(socket, exchange, message)
     exchange = socket.reader.from_client(message.content)
     if exchange is None:
         return None

@@ -73,8 +73,11 @@ class SqliteReader:
             self._db = None
 
     def close(self) -> None:
-        with self._lock:
-            self._disconnect()
+        if self._lock.acquire(timeout=LOCK_TIMEOUT):
+            try:
+                self._disconnect()
+            finally:
+                self._lock.release()
 
 
 class AsyncReader:

@@ -74,15 +74,15 @@ class SqliteStore:
         from aibridge_addon.recording.sqlite.migrations import migrate
 
         try:
-            db = Database(self._path)
+            db = self._db = Database(self._path)
             db.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
             _enable_wal(db)
             # With `full`, a commit survives a power failure. In WAL mode that costs one fsync per commit.
             db.execute(f"pragma synchronous = {'full' if self._durable else 'normal'}")
             migrate(db)
         except (sqlite3.Error, OSError) as e:
+            self.close()
             raise DatabaseUnavailable(f"{self._path}: {e}") from e
-        self._db = db
 
     def write(self, batch: Sequence[records.Record]) -> None:
         assert self._db is not None

@@ -88,7 +88,10 @@ class Listener:
         self._address = self._address._replace(port=sockets[0].getsockname()[1])
         serve = self._serve(sockets)
         threading.Thread(target=asyncio.run, args=(serve,), name="aibridge-metrics", daemon=True).start()
-        self._serving.wait(START_TIMEOUT)
+        if not self._serving.wait(START_TIMEOUT):
+            for opened in sockets:
+                opened.close()
+            raise ListenError("the listener did not start in time")
 
     def stop(self) -> None:
         """Close all connections and free the port, without waiting for a scrape. May be called twice."""
