@@ -73,9 +73,14 @@ def ask(proxy: RunningProxy, http2: bool = False, content: bytes | None = None) 
         return client.post("/v1/messages", content or body())
 
 
+def scraped(port: int) -> str:
+    return httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+
+
 def numbers(port: int) -> dict[str, str]:
-    """The samples of circuit breakers, as they are exposed."""
-    text = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
+    """The samples of circuit breakers, as they are exposed once every record so far has reached the sinks."""
+    poll_until(lambda: "aibridge_recorder_queue_depth 0.0" in scraped(port), 20, what="an empty queue of records")
+    text = scraped(port)
     return {
         name: value
         for name, _, value in (line.rpartition(" ") for line in text.splitlines())

@@ -295,7 +295,7 @@ def test_a_client_that_leaves_is_told_at_the_files_end(
         wait_for_ended(proxy, 1)
         response = by_key(wait_for(proxy, b"[aibridge: "))["t1-a1.resp"]
     gate.open()
-    assert response.body.startswith(first + b"\n[aibridge: the client, or the bridge, broke off: ")
+    assert response.body.startswith(first + b"\n[aibridge: the client or the bridge broke off: ")
 
 
 def test_a_dump_that_cannot_be_written_stops_the_dumps_and_not_the_traffic(

@@ -227,6 +227,6 @@ def test_without_a_guard_and_by_default_on_loopback_everything_is_reached(
 def test_an_unverified_upstream_is_said_aloud_and_shown(start: StartGuarded) -> None:
     port = unused_port()
     proxy = start(f"metrics: {{listen: '127.0.0.1:{port}'}}", options=["ssl_insecure=true"])
-    proxy.wait_for_log("NO UPSTREAM'S CERTIFICATE IS VERIFIED")
+    proxy.wait_for_log("UPSTREAM CERTIFICATES ARE NOT VERIFIED")
     answer = httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False)
     assert answer.json()["ssl_insecure"] is True

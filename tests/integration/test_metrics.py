@@ -46,6 +46,8 @@ class Scraped:
             return e.code, e.read().decode()
 
     def series(self) -> Series:
+        """What is counted once every record so far has reached the sinks."""
+        poll_until(lambda: "recorder_queue_depth 0.0" in self.get("/metrics")[1], 20, what="an empty queue of records")
         return parsed(self.get("/metrics")[1])
 
     def post(self, host: str, path: str, body: Mapping[str, Any], answer: Answer, *headers: tuple[str, str]) -> None:

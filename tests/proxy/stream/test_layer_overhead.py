@@ -55,4 +55,5 @@ async def test_the_overhead_contains_the_wait_for_the_rows(make_scene: MakeScene
     assert scene.playbook.sent(scene.client)
     await scene.hook(hooks.HttpResponseHook)
     scene.playbook.sent(scene.client)
+    await scene.bridge.committed()  # by then, every sink has received the records so far
     assert await scraped(port, OVERHEAD) >= waited
