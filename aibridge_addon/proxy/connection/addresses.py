@@ -1,4 +1,4 @@
-"""Tell public addresses from private and reserved ones. Sans-io.
+"""Distinguish public addresses from private and reserved ones. Sans-io.
 
 The networks are those of the IANA registries of special-purpose addresses (RFC 6890 and its successors). An IPv4-mapped
 IPv6 address is judged by its IPv4 address. Other forms that embed one (NAT64, 6to4, Teredo) are reserved as a whole.
