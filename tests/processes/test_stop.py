@@ -146,7 +146,7 @@ def test_a_stop_waits_for_an_answer_and_not_for_an_idle_socket(mitmdump: StartMi
                 client.send(frames.create(sockets.SIMPLE).decode())
                 sockets.read(client, len(frames.events(sockets.SIMPLE)) - 1)
                 process.terminate()
-                process.wait_for_log("draining: 1 under way")
+                process.wait_for_log("draining: requests under way: 1")
                 gate.set()
                 assert client.recv() == sockets.text(*frames.events(sockets.SIMPLE))[-1]
                 assert process.wait() == 0
