@@ -86,6 +86,14 @@ def make_upstream(ca: Authority) -> Iterator[MakeUpstream]:
 
 
 @pytest.fixture
+def no_proxy_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The SDKs' own HTTP clients look at the environment first."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.fixture
 def upstream(make_upstream: MakeUpstream) -> ScriptedUpstream:
     return make_upstream()
 

@@ -19,15 +19,10 @@ from tests.integration.sdks import (
 from tests.support.upstream import ScriptedUpstream
 
 # Fixtures name models that their vendor has since deprecated.
-pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning")
-
-
-@pytest.fixture(autouse=True)
-def no_proxy_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The SDKs' own HTTP clients look at the environment first."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The model:DeprecationWarning"),
+    pytest.mark.usefixtures("no_proxy_of_our_own"),
+]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -61,8 +61,7 @@ def _injected(
 
 def _remembered(head: Head, continuations: Continuations, loop: ToolLoop) -> Iterable[Record]:
     """Return the continuation records that the client's next requests may need."""
-    first, last = loop.response_ids[0], loop.response_ids[-1]
-    alias = (first, last) if first and last and first != last else None
+    alias = loop.response_ids[0], loop.response_ids[-1]
     return continuations.remember(_scope(head), mixed=loop.mixed, alias=alias, hidden=loop.hidden)
 
 
