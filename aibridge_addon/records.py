@@ -15,6 +15,9 @@ Status = Literal["completed", "failed"]
 Completeness = Literal["complete", "partial"]
 ThoughtSource = Literal["thinking", "reasoning_summary", "commentary"]
 CredentialKind = Literal["byok", "centralized"]
+RequestClass = Literal["prompt", "tool_result", "subagent", "auxiliary"]
+Billing = Literal["api", "subscription"]
+CostSource = Literal["provider", "price_list"]
 Headers = Mapping[bytes, bytes]
 """A request's headers: lower-case names to values."""
 
@@ -42,6 +45,17 @@ class InterceptionStarted:
     """Call id of the last tool result in the request. It links to the interception whose answer had the call."""
     metadata: Mapping[str, Any]
     started_at: datetime
+    upstream_host: str | None = None
+    """The host that the request goes to."""
+    agent_id: str | None = None
+    """The client's own id of the agent or subagent that sent the request."""
+    prompt_id: str | None = None
+    """The client's own id of the prompt that the request works on."""
+    project: str | None = None
+    """The repository or directory that the client works in."""
+    request_class: RequestClass | None = None
+    billing: Billing | None = None
+    """Whether an API key or a subscription's login pays. None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +76,13 @@ class InterceptionEnded:
     """Hint of the last central key that was used. None: unchanged since the start."""
     metadata: Mapping[str, Any] | None = None
     """Metadata with additions since the start. None: unchanged since the start."""
+    time_to_first_byte_ms: int | None = None
+    """From the request's first byte to the head of the first answer. None: there was no answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenUsage:
-    """The provider's final numbers for one upstream turn; counts are tokens."""
+    """The provider's final numbers for one upstream turn, or for an iteration beside it; counts are tokens."""
 
     interception_id: str
     provider_response_id: str
@@ -82,10 +98,20 @@ class TokenUsage:
     extra: Mapping[str, Any]
     """All other counts under the provider's own names, and `service_tier`, on which prices depend."""
     created_at: datetime
-    price_list: str | None = None
-    """Name of the price list of the provider's type. None: the type has none."""
+    turn: int = 1
+    """The upstream turn, from 1."""
+    kind: str = "answer"
+    """`answer`, or the provider's name of an iteration, such as `compaction`."""
+    stop_reason: str | None = None
+    """Why the answer ended, in the provider's word."""
+    vendor: str | None = None
+    """Who bills, under the name that the price list has. None: not known."""
     cost_usd: float | None = None
     """US dollars, set by the preparation. None: no price is known. It does not mean free."""
+    cost_source: CostSource | None = None
+    """Set by the preparation."""
+    price_list: str | None = None
+    """Version of the price list behind `cost_usd`. Set by the preparation."""
     unpriced: str | None = None
     """Why `cost_usd` is None. Set by the preparation."""
 
@@ -99,6 +125,8 @@ class UserPrompt:
     prompt: str | None
     """None: `recording.prompts` is off. An empty prompt stays empty."""
     created_at: datetime
+    sequence: int = 0
+    """Place in the order of the interception's prompt, answers, thoughts and calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +146,23 @@ class ToolUsage:
     invocation_error: str | None = None
     duration_ms: int | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    sequence: int = 0
+    result: str | None = None
+    """The text of the result. None: not seen, or `recording.tool_results` is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Text that the model wrote for the user."""
+
+    interception_id: str
+    provider_response_id: str
+    content: str | None
+    """None: `recording.answers` is off."""
+    truncated: bool
+    """The text was longer than what is kept of it."""
+    created_at: datetime
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +175,7 @@ class ModelThought:
     """None: `recording.thoughts` is off."""
     source: ThoughtSource
     created_at: datetime
+    sequence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +261,7 @@ Record = (
     | TokenUsage
     | UserPrompt
     | ToolUsage
+    | Answer
     | ModelThought
     | Passthrough
     | FirstByte
@@ -234,6 +281,7 @@ STORED = frozenset(
         TokenUsage,
         UserPrompt,
         ToolUsage,
+        Answer,
         ModelThought,
         Continuation,
     }

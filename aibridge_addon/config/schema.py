@@ -22,6 +22,8 @@ class Recording(values.Section):
     prompts: bool = True
     tool_inputs: bool = True
     thoughts: bool = True
+    answers: bool = True
+    tool_results: bool = True
     ask_chat_usage: bool = True
     redact: tuple[values.Redaction, ...] = ()
     retention: values.Retention = timedelta(days=60)

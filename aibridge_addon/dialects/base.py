@@ -60,6 +60,17 @@ class Usage:
 
 
 @dataclass(slots=True)
+class Iteration:
+    """A part of an answer that is billed beside its usage, such as a compaction."""
+
+    kind: str
+    """The provider's own name, such as `compaction`."""
+    model: str
+    """Empty: the answer's model."""
+    usage: Usage
+
+
+@dataclass(slots=True)
 class ToolCall:
     """A tool call by the model. `server_side`: the provider itself runs it."""
 
@@ -77,6 +88,17 @@ class Thought:
 
 
 @dataclass(slots=True)
+class AnswerText:
+    """Text that the model wrote for the user. Texts with nothing between them are one."""
+
+    content: str
+    truncated: bool = False
+
+
+Output = ToolCall | Thought | AnswerText
+
+
+@dataclass(slots=True)
 class AnswerError:
     type: str
     message: str
@@ -91,13 +113,24 @@ class Reading:
     response_id: str = ""
     model: str = ""
     usage: Usage | None = None
-    tool_calls: list[ToolCall] = field(default_factory=list)
-    thoughts: list[Thought] = field(default_factory=list)
+    iterations: list[Iteration] = field(default_factory=list)
+    output: list[Output] = field(default_factory=list)
+    """What the model produced, in its order."""
+    stop_reason: str = ""
+    """The provider's own word; empty if the answer has none."""
     ended: bool = False
     """The answer's terminal event has been read. The client needs nothing that comes after it."""
     finished: bool = False
     """The model has finished its output. If the stream ends here, nothing is lost."""
     error: AnswerError | None = None
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        return [part for part in self.output if isinstance(part, ToolCall)]
+
+    @property
+    def thoughts(self) -> list[Thought]:
+        return [part for part in self.output if isinstance(part, Thought)]
 
 
 class AnswerReader(ABC):

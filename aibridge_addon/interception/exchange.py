@@ -16,7 +16,7 @@ from datetime import datetime
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
-from aibridge_addon.dialects.base import NOTHING, RequestReading
+from aibridge_addon.dialects.base import NOTHING, AnswerText, Output, RequestReading, Thought, Usage
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import Route
@@ -39,6 +39,12 @@ class Origin:
     credential_hint: str
     prompt: str | None
     """The person's prompt; None if no person sent the request."""
+    upstream_host: str | None = None
+    agent_id: str | None = None
+    prompt_id: str | None = None
+    project: str | None = None
+    request_class: records.RequestClass | None = None
+    billing: records.Billing | None = None
 
 
 class Exchange:
@@ -71,6 +77,9 @@ class Exchange:
         """Names of tools whose calls are recorded after the invocation, not when the model makes them."""
         self.last_records: Callable[[], Iterable[records.Record]] = tuple
         """Returns the records that are emitted right before the end."""
+        self.places: dict[str, int] = {}
+        """Places of the current turn's hidden calls in the interception's sequence, by call id."""
+        self.time_to_first_byte_ms: int | None = None
         self.when_ended: Callable[[int | None, str | None], None] | None = None
         """Called once at the end, with the last answer's status and the error type."""
         self._turn_open = False
@@ -82,6 +91,7 @@ class Exchange:
         self._on_partial = on_partial
         self._first_response_id: str | None = None
         self._http_status: int | None = None
+        self._sequence = 0
         self._model: str | None = None
 
     def start(self) -> None:
@@ -104,6 +114,12 @@ class Exchange:
                 correlating_tool_call_id=self.request.correlating_tool_call_id,
                 metadata=origin.actor.metadata,
                 started_at=self.now(),
+                upstream_host=origin.upstream_host,
+                agent_id=origin.agent_id,
+                prompt_id=origin.prompt_id,
+                project=origin.project,
+                request_class=origin.request_class,
+                billing=origin.billing,
             )
         )
 
@@ -216,6 +232,7 @@ class Exchange:
                 ended_at=self.now(),
                 credential_hint=key.hint if key is not None else None,
                 metadata={**self._origin.actor.metadata, "attempts": list(attempts)} if attempts else None,
+                time_to_first_byte_ms=self.time_to_first_byte_ms,
             )
         )
         if self.when_ended is not None:
@@ -230,46 +247,69 @@ class Exchange:
     def end_turn(self) -> None:
         """Emit the records of the current turn."""
         assert self.tap is not None
-        tap, reading, now = self.tap, self.tap.reader.reading, self.now()
+        reading, now = self.tap.reader.reading, self.now()
         self._turn_open = False
         self._model = reading.model or None
         response_id = reading.response_id
         if self._first_response_id is None:
             self._first_response_id = response_id
         if reading.usage is not None:
-            usage = reading.usage
-            self.emit(
-                records.TokenUsage(
-                    interception_id=self.id,
-                    provider_response_id=response_id,
-                    provider=self.route.provider.type,
-                    provider_name=self.route.provider.name,
-                    model=reading.model or self.request.model,
-                    input_tokens=usage.input_tokens,
-                    output_tokens=usage.output_tokens,
-                    cache_read_input_tokens=usage.cache_read_input_tokens,
-                    cache_write_input_tokens=usage.cache_write_input_tokens,
-                    completeness="complete" if reading.finished and tap.complete else "partial",
-                    extra=usage.extra,
-                    created_at=now,
-                    price_list=self.route.type.price_list,
-                )
+            self._emit_usage("answer", reading.model or self.request.model, reading.usage)
+        for iteration in reading.iterations:
+            self._emit_usage(iteration.kind, iteration.model or reading.model or self.request.model, iteration.usage)
+        self.places = {}
+        for part in reading.output:
+            self._emit_output(part, response_id, now)
+
+    def _emit_usage(self, kind: str, model: str, usage: Usage) -> None:
+        assert self.tap is not None
+        reading = self.tap.reader.reading
+        self.emit(
+            records.TokenUsage(
+                interception_id=self.id,
+                provider_response_id=reading.response_id,
+                provider=self.route.provider.type,
+                provider_name=self.route.provider.name,
+                model=model,
+                input_tokens=usage.input_tokens,
+                output_tokens=usage.output_tokens,
+                cache_read_input_tokens=usage.cache_read_input_tokens,
+                cache_write_input_tokens=usage.cache_write_input_tokens,
+                completeness="complete" if reading.finished and self.tap.complete else "partial",
+                extra=usage.extra,
+                created_at=self.now(),
+                turn=self.turns,
+                kind=kind,
+                stop_reason=reading.stop_reason or None,
+                vendor=self.route.type.vendor,
             )
-        for call in reading.tool_calls:
-            if call.name in self.hidden_calls:
-                continue
+        )
+
+    def _emit_output(self, part: Output, response_id: str, now: datetime) -> None:
+        place = self.next_place()
+        if isinstance(part, Thought):
+            self.emit(records.ModelThought(self.id, response_id, part.content, part.source, now, place))
+        elif isinstance(part, AnswerText):
+            self.emit(records.Answer(self.id, response_id, part.content, part.truncated, now, place))
+        elif part.name in self.hidden_calls:
+            self.places[part.call_id] = place
+        else:
             self.emit(
                 records.ToolUsage(
                     interception_id=self.id,
                     provider_response_id=response_id,
-                    provider_tool_call_id=call.call_id,
-                    tool=call.name,
-                    input=call.input,
+                    provider_tool_call_id=part.call_id,
+                    tool=part.name,
+                    input=part.input,
                     injected=False,
-                    server_name=call.server_name,
-                    metadata={"server_side": True} if call.server_side else {},
+                    server_name=part.server_name,
+                    metadata={"server_side": True} if part.server_side else {},
                     created_at=now,
+                    sequence=place,
                 )
             )
-        for thought in reading.thoughts:
-            self.emit(records.ModelThought(self.id, response_id, thought.content, thought.source, now))
+
+    def next_place(self) -> int:
+        """Return the next place in the sequence of the interception's rows. The prompt has place 0."""
+        self._sequence += 1
+        return self._sequence

@@ -190,6 +190,7 @@ class ToolExchange:
                 invocation_error=invocation.error,
                 duration_ms=invocation.duration_ms,
                 created_at=self.exchange.now(),
+                sequence=self.exchange.places.get(call.id) or self.exchange.next_place(),
             )
         )
 

@@ -15,7 +15,7 @@ ANTHROPIC = ProviderType(
     ),
     error_dialect=MESSAGES,
     defaults=(DefaultProvider("anthropic", ("api.anthropic.com",), https("api.anthropic.com")),),
-    price_list="anthropic",
+    vendor="anthropic",
     # Claude Code sends both if a key and a login exist. Anthropic then bills the key.
     credential_headers=(b"x-api-key", b"authorization"),
     answers_on_bedrock=True,

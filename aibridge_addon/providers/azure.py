@@ -36,7 +36,7 @@ AZURE = ProviderType(
     defaults=(
         DefaultProvider("azure", ("*.openai.azure.com", "*.cognitiveservices.azure.com", "*.services.ai.azure.com")),
     ),
-    price_list="azure",
+    vendor="azure",
     credential_headers=(b"api-key", b"x-api-key", b"authorization"),
     key_header="Api-Key",
     messages_key_header="X-Api-Key",

@@ -82,7 +82,7 @@ class ProviderType:
     """The format of errors on passthrough routes."""
     defaults: tuple[DefaultProvider, ...]
     """The addresses of the first one are the defaults of configured providers of this type."""
-    price_list: str | None
+    vendor: str | None
     """The vendor's name in `genai-prices`. None: there are no prices."""
     credential_headers: tuple[bytes, ...]
     """Headers with a client's credential, in order of precedence, in lower case."""

@@ -17,6 +17,6 @@ BEDROCK = ProviderType(
     passthrough=(passthrough("/model/{id}/count-tokens"),),
     error_dialect=INVOKE,
     defaults=(DefaultProvider("bedrock", ("bedrock-runtime.*.amazonaws.com", "bedrock-mantle.*.api.aws")),),
-    price_list="aws",
+    vendor="aws",
     credential_headers=(b"authorization", b"x-api-key"),
 )

@@ -26,7 +26,7 @@ COPILOT = ProviderType(
         DefaultProvider("copilot-business", ("api.business.githubcopilot.com",)),
         DefaultProvider("copilot-enterprise", ("api.enterprise.githubcopilot.com",)),
     ),
-    price_list="github-copilot",
+    vendor="github-copilot",
     credential_headers=(b"authorization",),
     refuses_central_key="Copilot knows each user by their own token, which is passed through",
 )

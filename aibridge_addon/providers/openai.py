@@ -22,6 +22,6 @@ OPENAI = ProviderType(
         DefaultProvider("openai", ("api.openai.com",), https("api.openai.com", "/v1")),
         DefaultProvider("chatgpt", ("chatgpt.com",), https("chatgpt.com", "/backend-api/codex")),
     ),
-    price_list="openai",
+    vendor="openai",
     credential_headers=(b"authorization",),
 )

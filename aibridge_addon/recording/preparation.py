@@ -45,13 +45,16 @@ class Preparation:
                     record,
                     input=redact.value(record.input) if recording.tool_inputs else None,
                     invocation_error=redact.maybe_text(record.invocation_error),
+                    result=redact.maybe_text(record.result) if recording.tool_results else None,
                 )
+            case records.Answer():
+                return replace(record, content=redact.maybe_text(record.content) if recording.answers else None)
             case records.ModelThought():
                 return replace(record, content=redact.maybe_text(record.content) if recording.thoughts else None)
         return record
 
     def _priced(self, record: TokenUsage) -> TokenUsage:
-        if record.price_list is None:
+        if record.vendor is None:
             return replace(record, cost_usd=None, unpriced=NO_PRICE_LIST)
         if self._price is None:
             self.load()

@@ -47,11 +47,11 @@ class _Rates(NamedTuple):
 
 def cost_usd(record: TokenUsage) -> float | None:
     """Return the price of these tokens, or None if no price is known."""
-    if record.price_list is None:
+    if record.vendor is None:
         return None
     tier = record.extra.get("service_tier")
     moment = record.created_at.replace(second=0, microsecond=0)
-    model = _Model(record.price_list, record.model, tier if isinstance(tier, str) else None, moment)
+    model = _Model(record.vendor, record.model, tier if isinstance(tier, str) else None, moment)
     thresholds = _thresholds(model)
     if thresholds is None:
         return None

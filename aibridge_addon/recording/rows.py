@@ -45,6 +45,12 @@ def started(record: records.InterceptionStarted, thread: Thread) -> Row:
         "thread_parent_id": thread.parent_id,
         "thread_root_id": thread.root_id,
         "metadata": _json(record.metadata),
+        "upstream_host": record.upstream_host,
+        "agent_id": record.agent_id,
+        "prompt_id": record.prompt_id,
+        "project": record.project,
+        "request_class": record.request_class,
+        "billing": record.billing,
     }
 
 
@@ -57,6 +63,7 @@ def ended(record: records.InterceptionEnded) -> Row:
         "error_type": record.error_type,
         "error_message": record.error_message,
         "turns": record.turns,
+        "time_to_first_byte_ms": record.time_to_first_byte_ms,
         "credential_hint": record.credential_hint,
         "metadata": None if record.metadata is None else _json(record.metadata),
     }
@@ -71,11 +78,17 @@ def token_usage(record: records.TokenUsage) -> Row:
         "cache_write_input_tokens": record.cache_write_input_tokens,
         "completeness": record.completeness,
         "cost_usd": record.cost_usd,
+        "turn": record.turn,
+        "kind": record.kind,
+        "stop_reason": record.stop_reason,
+        "cost_source": record.cost_source,
+        "price_list": record.price_list,
+        "unpriced": record.unpriced,
     }
 
 
 def user_prompt(record: records.UserPrompt) -> Row:
-    return _child(record) | {"prompt": record.prompt}
+    return _child(record) | {"prompt": record.prompt, "sequence": record.sequence}
 
 
 def tool_usage(record: records.ToolUsage) -> Row:
@@ -88,11 +101,24 @@ def tool_usage(record: records.ToolUsage) -> Row:
         "injected": int(record.injected),
         "invocation_error": record.invocation_error,
         "duration_ms": record.duration_ms,
+        "sequence": record.sequence,
+        "result": record.result,
+    }
+
+
+def answer(record: records.Answer) -> Row:
+    return _child(record) | {
+        "content": record.content,
+        "truncated": int(record.truncated),
+        "sequence": record.sequence,
     }
 
 
 def model_thought(record: records.ModelThought) -> Row:
-    return _child(record, {"source": record.source}) | {"content": record.content}
+    return _child(record, {"source": record.source}) | {
+        "content": record.content,
+        "sequence": record.sequence,
+    }
 
 
 def continuation(record: records.Continuation) -> Row:
@@ -101,7 +127,7 @@ def continuation(record: records.Continuation) -> Row:
 
 
 def _child(
-    record: records.TokenUsage | records.UserPrompt | records.ToolUsage | records.ModelThought,
+    record: records.TokenUsage | records.UserPrompt | records.ToolUsage | records.Answer | records.ModelThought,
     metadata: Mapping[str, Any] | None = None,
 ) -> Row:
     """Return the columns that all tables of an interception's details have."""

@@ -25,18 +25,22 @@ INTERCEPTIONS: Table = "aibridge_interceptions"
 TOKENS: Table = "aibridge_token_usages"
 PROMPTS: Table = "aibridge_user_prompts"
 TOOLS: Table = "aibridge_tool_usages"
+ANSWERS: Table = "aibridge_answers"
 THOUGHTS: Table = "aibridge_model_thoughts"
 
 CHILD = "id interception_id provider_response_id metadata created_at "
 COLUMNS: dict[Table, str] = {
     INTERCEPTIONS: "id initiator_id provider provider_name model client client_session_id session_id user_agent route "
     "streaming started_at ended_at status http_status error_type error_message credential_kind credential_hint "
-    "correlating_tool_call_id thread_parent_id thread_root_id turns metadata",
+    "correlating_tool_call_id thread_parent_id thread_root_id turns metadata "
+    "upstream_host agent_id prompt_id project request_class billing time_to_first_byte_ms",
     TOKENS: CHILD + "model input_tokens output_tokens cache_read_input_tokens cache_write_input_tokens completeness "
-    "cost_usd",
-    PROMPTS: CHILD + "prompt",
-    TOOLS: CHILD + "provider_tool_call_id tool server_name server_url input injected invocation_error duration_ms",
-    THOUGHTS: CHILD + "content",
+    "cost_usd turn kind stop_reason cost_source price_list unpriced",
+    PROMPTS: CHILD + "prompt sequence",
+    TOOLS: CHILD + "provider_tool_call_id tool server_name server_url input injected invocation_error duration_ms "
+    "sequence result",
+    ANSWERS: CHILD + "content truncated sequence",
+    THOUGHTS: CHILD + "content sequence",
 }
 ROUTES = {
     "messages": "/anthropic/v1/messages",
@@ -107,6 +111,7 @@ def test_an_interception_says_who_asked_what_of_which_model(process: RunningProx
     row = play(process, upstream, fixtures.case("messages/simple/streaming"))
     assert uuid.UUID(row["id"])
     started, ended = moment(row.pop("started_at")), moment(row.pop("ended_at"))
+    assert row.pop("time_to_first_byte_ms") >= 0
     assert began <= started <= ended <= datetime.now(UTC)
     assert row == {
         "id": row["id"],
@@ -131,6 +136,12 @@ def test_an_interception_says_who_asked_what_of_which_model(process: RunningProx
         "thread_root_id": None,
         "turns": 1,
         "metadata": {"org_id": "org-456", "ci": "yes"},
+        "upstream_host": None,
+        "agent_id": None,
+        "prompt_id": None,
+        "project": None,
+        "request_class": None,
+        "billing": None,
     }
 
 

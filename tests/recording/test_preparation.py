@@ -55,7 +55,7 @@ def test_a_price_is_put_into_the_record() -> None:
     priced = prepare(
         replace(
             TOKENS,
-            price_list="openai",
+            vendor="openai",
             model="gpt-4.1",
             input_tokens=1_000,
             extra={},
@@ -67,9 +67,9 @@ def test_a_price_is_put_into_the_record() -> None:
     assert (priced.cost_usd, priced.unpriced) == (pytest.approx(0.002), None)
 
 
-@pytest.mark.parametrize(("price_list", "reason"), [("anthropic", NO_PRICE), (None, NO_PRICE_LIST)])
-def test_without_a_price_the_record_says_why(price_list: str | None, reason: str) -> None:
-    priced = prepare(replace(TOKENS, price_list=price_list))
+@pytest.mark.parametrize(("vendor", "reason"), [("anthropic", NO_PRICE), (None, NO_PRICE_LIST)])
+def test_without_a_price_the_record_says_why(vendor: str | None, reason: str) -> None:
+    priced = prepare(replace(TOKENS, vendor=vendor))
     assert (priced.cost_usd, priced.unpriced) == (None, reason)
 
 

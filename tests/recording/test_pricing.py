@@ -24,12 +24,12 @@ ROW = replace(
     cache_write_input_tokens=0,
     extra={},
 )
-SONNET = {"price_list": "anthropic", "model": "claude-sonnet-4-5-20250929"}
+SONNET = {"vendor": "anthropic", "model": "claude-sonnet-4-5-20250929"}
 """Input 3, output 15, cache read 0.30, cache write 3.75 for 5 minutes and 6 for an hour; beyond 200,000 tokens of
 input: 6, 22.50, 0.60, 7.50 and 12."""
-GPT = {"price_list": "openai", "model": "gpt-4.1-2025-04-14"}
+GPT = {"vendor": "openai", "model": "gpt-4.1-2025-04-14"}
 """Input 2, output 8, cached input 0.50."""
-O3: dict[str, Any] = {"price_list": "openai", "model": "o3", "created_at": datetime(2026, 11, 1, tzinfo=UTC)}
+O3: dict[str, Any] = {"vendor": "openai", "model": "o3", "created_at": datetime(2026, 11, 1, tzinfo=UTC)}
 """Input 2, output 8, cached input 0.50; flex: half of each; priority: 3.50, 14 and 0.875."""
 IN, OUT, READ, WRITTEN = "input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens"
 HOUR, MINUTES = "cache_creation.ephemeral_1h_input_tokens", "cache_creation.ephemeral_5m_input_tokens"
@@ -75,17 +75,17 @@ COSTS: dict[str, tuple[Mapping[str, Any], float]] = {
     ),
     "a tier that is no text": ({**O3, IN: 1_000, "extra": {"service_tier": 7}}, 0.002),
     "an unknown tier": ({**O3, IN: 1_000, "extra": {"service_tier": "nonsense"}}, 0.002),
-    "Copilot": ({"price_list": "github-copilot", "model": "claude-sonnet-4", IN: 1_000, OUT: 1_000}, 0.018),
-    "Copilot, a model that its plans include": ({"price_list": "github-copilot", "model": "gpt-4.1", IN: 1_000}, 0.0),
-    "Azure": ({"price_list": "azure", "model": "gpt-4o-2024-11-20", IN: 1_000, OUT: 1_000}, 0.0025 + 0.01),
-    "Azure, an Anthropic model": ({"price_list": "azure", "model": "claude-sonnet-4-5", IN: 1_000, OUT: 1_000}, 0.018),
+    "Copilot": ({"vendor": "github-copilot", "model": "claude-sonnet-4", IN: 1_000, OUT: 1_000}, 0.018),
+    "Copilot, a model that its plans include": ({"vendor": "github-copilot", "model": "gpt-4.1", IN: 1_000}, 0.0),
+    "Azure": ({"vendor": "azure", "model": "gpt-4o-2024-11-20", IN: 1_000, OUT: 1_000}, 0.0025 + 0.01),
+    "Azure, an Anthropic model": ({"vendor": "azure", "model": "claude-sonnet-4-5", IN: 1_000, OUT: 1_000}, 0.018),
     "Bedrock, a region's price": (
-        {"price_list": "aws", "model": "anthropic.claude-sonnet-4-5-20250929-v1:0", IN: 1_000, OUT: 1_000},
+        {"vendor": "aws", "model": "anthropic.claude-sonnet-4-5-20250929-v1:0", IN: 1_000, OUT: 1_000},
         1.1 * 0.018,
     ),
     "Bedrock, an hour's cache, as Converse reports it": (
         {
-            "price_list": "aws",
+            "vendor": "aws",
             "model": "global.anthropic.claude-sonnet-4-5-20250929-v1:0",
             WRITTEN: 2_000,
             "extra": {"cacheDetails.1h": 1_000, "cacheDetails.5m": 1_000},
@@ -94,19 +94,19 @@ COSTS: dict[str, tuple[Mapping[str, Any], float]] = {
     ),
     "Bedrock, an inference profile": (
         {
-            "price_list": "aws",
+            "vendor": "aws",
             "model": "arn:aws:bedrock:us-east-1:1:inference-profile/us.anthropic.claude-sonnet-4-5-20250929-v1:0",
             IN: 1_000,
         },
         1.1 * 0.003,
     ),
     "Bedrock, across all regions": (
-        {"price_list": "aws", "model": "global.anthropic.claude-sonnet-4-5-20250929-v1:0", IN: 1_000, OUT: 1_000},
+        {"vendor": "aws", "model": "global.anthropic.claude-sonnet-4-5-20250929-v1:0", IN: 1_000, OUT: 1_000},
         0.018,
     ),
 }
 
-PRICE_LISTS = sorted(kind.price_list for kind in TYPES.values() if kind.price_list is not None)
+VENDORS = sorted(kind.vendor for kind in TYPES.values() if kind.vendor is not None)
 
 
 @pytest.mark.parametrize("case", COSTS)
@@ -115,24 +115,24 @@ def test_a_row_costs_what_the_price_list_says(case: str) -> None:
     assert cost_usd(replace(ROW, **columns)) == pytest.approx(cost, abs=1e-12)
 
 
-@pytest.mark.parametrize("price_list", PRICE_LISTS)
+@pytest.mark.parametrize("vendor", VENDORS)
 @pytest.mark.parametrize("model", ["", " ", "no-such-model", "gpt-4.1\n", "x" * 10_000, "\0", "😀"])
-def test_a_model_without_a_known_price_has_no_cost(price_list: str, model: str) -> None:
+def test_a_model_without_a_known_price_has_no_cost(vendor: str, model: str) -> None:
     """Unknown is not free."""
-    assert cost_usd(replace(ROW, price_list=price_list, model=model, input_tokens=1_000)) is None
+    assert cost_usd(replace(ROW, vendor=vendor, model=model, input_tokens=1_000)) is None
 
 
 def test_another_vendors_model_has_no_cost() -> None:
-    assert cost_usd(replace(ROW, price_list="anthropic", model="gpt-4.1", input_tokens=1_000)) is None
+    assert cost_usd(replace(ROW, vendor="anthropic", model="gpt-4.1", input_tokens=1_000)) is None
 
 
 def test_a_type_of_provider_without_a_price_list_has_no_cost() -> None:
-    assert cost_usd(replace(ROW, **SONNET | {"price_list": None}, input_tokens=1_000)) is None  # type: ignore[arg-type]
+    assert cost_usd(replace(ROW, **SONNET | {"vendor": None}, input_tokens=1_000)) is None  # type: ignore[arg-type]
 
 
 def test_a_price_is_the_one_of_its_day() -> None:
     """The price of o3 fell from 10 and 40 on 2025-06-10."""
-    row = replace(ROW, price_list="openai", model="o3", input_tokens=1_000, output_tokens=1_000)
+    row = replace(ROW, vendor="openai", model="o3", input_tokens=1_000, output_tokens=1_000)
     assert cost_usd(replace(row, created_at=datetime(2025, 6, 1, tzinfo=UTC))) == pytest.approx(0.05)
     assert cost_usd(replace(row, created_at=datetime(2025, 7, 1, tzinfo=UTC))) == pytest.approx(0.01)
 
@@ -145,14 +145,14 @@ COUNTS = st.integers(0, 2**63 - 1)
 
 
 @given(
-    price_list=st.sampled_from(PRICE_LISTS),
+    vendor=st.sampled_from(VENDORS),
     model=st.text(max_size=20) | st.sampled_from(["claude-sonnet-4-5", "gpt-4.1", "o3"]),
     counts=st.tuples(COUNTS, COUNTS, COUNTS, COUNTS),
     extra=st.dictionaries(st.sampled_from([HOUR, MINUTES, "service_tier"]), COUNTS | st.text(max_size=8)),
 )
 def test_no_counts_and_no_names_make_it_fail(
-    price_list: str, model: str, counts: tuple[int, int, int, int], extra: dict[str, Any]
+    vendor: str, model: str, counts: tuple[int, int, int, int], extra: dict[str, Any]
 ) -> None:
     columns = dict(zip((IN, OUT, READ, WRITTEN), counts, strict=True))
-    cost = cost_usd(replace(ROW, price_list=price_list, model=model, extra=extra, **columns))  # type: ignore[arg-type]
+    cost = cost_usd(replace(ROW, vendor=vendor, model=model, extra=extra, **columns))  # type: ignore[arg-type]
     assert cost is None or cost >= 0

@@ -33,7 +33,7 @@ class JsonLines(Sink):
     def emit(self, records: Sequence[Record]) -> None:
         with self._path.open("a") as file:
             for record in records:
-                file.write(json.dumps({"kind": type(record).__name__} | asdict(record), default=str) + "\n")
+                file.write(json.dumps({"record": type(record).__name__} | asdict(record), default=str) + "\n")
 
 
 class Kept(Sink):
@@ -78,14 +78,14 @@ async def test_a_new_sink_gets_redacted_texts_prices_and_no_continuation(tmp_pat
     file = tmp_path / "records.jsonl"
     made = bridge(tmp_path, lambda _settings, _whole: JsonLines(file), recording={"thoughts": False})
     made.start()
-    tokens = replace(TOKENS, price_list="anthropic", model="claude-sonnet-4-5", cache_write_input_tokens=0)
-    for record in (STARTED, PROMPT, tokens, replace(TOKENS, price_list=None), TOOL, THOUGHT, KEPT):
+    tokens = replace(TOKENS, vendor="anthropic", model="claude-sonnet-4-5", cache_write_input_tokens=0)
+    for record in (STARTED, PROMPT, tokens, replace(TOKENS, vendor=None), TOOL, THOUGHT, KEPT):
         made.emit(record)
     assert await made.committed()
     await made.close(10)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert "sk-ant-" not in file.read_text()
-    assert [line["kind"] for line in lines] == [
+    assert [line["record"] for line in lines] == [
         "InterceptionStarted",
         "UserPrompt",
         "TokenUsage",

@@ -12,6 +12,7 @@ Table = Literal[
     "aibridge_token_usages",
     "aibridge_user_prompts",
     "aibridge_tool_usages",
+    "aibridge_answers",
     "aibridge_model_thoughts",
 ]
 Row = dict[str, Any]

@@ -27,6 +27,12 @@ STARTED = records.InterceptionStarted(
     correlating_tool_call_id=None,
     metadata={"org_id": "org-456"},
     started_at=NOON,
+    upstream_host="api.example",
+    agent_id="agent-1",
+    prompt_id="prompt-1",
+    project="/src/app",
+    request_class="prompt",
+    billing="api",
 )
 ENDED = records.InterceptionEnded(
     interception_id="i1",
@@ -37,6 +43,7 @@ ENDED = records.InterceptionEnded(
     error_message="too much with key sk-ant-0123456789abcdef",
     turns=1,
     ended_at=NOON + timedelta(seconds=1.5),
+    time_to_first_byte_ms=250,
 )
 TOKENS = records.TokenUsage(
     interception_id="i1",
@@ -51,6 +58,12 @@ TOKENS = records.TokenUsage(
     completeness="partial",
     extra={"server_tool_use.web_search_requests": 1, "service_tier": "standard"},
     created_at=NOON,
+    turn=2,
+    kind="compaction",
+    stop_reason="end_turn",
+    cost_source="price_list",
+    price_list="1.2",
+    unpriced="no price",
 )
 PROMPT = records.UserPrompt("i1", "msg_1", "Grüße 😀 \0 my key is sk-ant-0123456789abcdef", NOON)
 TOOL = records.ToolUsage(
@@ -66,8 +79,11 @@ TOOL = records.ToolUsage(
     invocation_error="boom",
     duration_ms=12,
     metadata={"server_side": True},
+    sequence=2,
+    result="the key is sk-ant-0123456789abcdef",
 )
-THOUGHT = records.ModelThought("i1", "msg_1", "let me see", "thinking", NOON)
+ANSWER = records.Answer("i1", "msg_1", "Done: sk-ant-0123456789abcdef", truncated=True, created_at=NOON, sequence=3)
+THOUGHT = records.ModelThought("i1", "msg_1", "let me see", "thinking", NOON, sequence=1)
 PASSTHROUGH = records.Passthrough("anthropic-eu", "/v1/models", "GET", "ada")
 
 STARTED_ROW: Row = {
@@ -95,6 +111,13 @@ STARTED_ROW: Row = {
     "thread_root_id": None,
     "turns": None,
     "metadata": {"org_id": "org-456"},
+    "upstream_host": "api.example",
+    "agent_id": "agent-1",
+    "prompt_id": "prompt-1",
+    "project": "/src/app",
+    "request_class": "prompt",
+    "billing": "api",
+    "time_to_first_byte_ms": None,
 }
 ENDED_ROW = STARTED_ROW | {
     "ended_at": "2026-01-02T12:00:01.500000+00:00",
@@ -103,6 +126,7 @@ ENDED_ROW = STARTED_ROW | {
     "error_type": "overloaded_error",
     "error_message": ENDED.error_message,
     "turns": 1,
+    "time_to_first_byte_ms": 250,
 }
 COMMON = {"interception_id": "i1", "provider_response_id": "msg_1", "created_at": NOON_TEXT}
 CHILD_ROWS: dict[Table, tuple[records.Record, Row]] = {
@@ -117,9 +141,15 @@ CHILD_ROWS: dict[Table, tuple[records.Record, Row]] = {
             "completeness": "partial",
             "cost_usd": None,
             "metadata": {"server_tool_use.web_search_requests": 1, "service_tier": "standard"},
+            "turn": 2,
+            "kind": "compaction",
+            "stop_reason": "end_turn",
+            "cost_source": "price_list",
+            "price_list": "1.2",
+            "unpriced": "no price",
         },
     ),
-    "aibridge_user_prompts": (PROMPT, {"prompt": PROMPT.prompt, "metadata": {}}),
+    "aibridge_user_prompts": (PROMPT, {"prompt": PROMPT.prompt, "metadata": {}, "sequence": 0}),
     "aibridge_tool_usages": (
         TOOL,
         {
@@ -132,9 +162,15 @@ CHILD_ROWS: dict[Table, tuple[records.Record, Row]] = {
             "invocation_error": "boom",
             "duration_ms": 12,
             "metadata": {"server_side": True},
+            "sequence": 2,
+            "result": TOOL.result,
         },
     ),
-    "aibridge_model_thoughts": (THOUGHT, {"content": "let me see", "metadata": {"source": "thinking"}}),
+    "aibridge_answers": (ANSWER, {"content": ANSWER.content, "truncated": 1, "metadata": {}, "sequence": 3}),
+    "aibridge_model_thoughts": (
+        THOUGHT,
+        {"content": "let me see", "metadata": {"source": "thinking"}, "sequence": 1},
+    ),
 }
 
 

@@ -110,7 +110,7 @@ class ConverseReader(BedrockReader):
             self.reading.ended = True
 
     def _call(self, tool_use: dict[str, Any], tool_input: Any) -> None:
-        self.reading.tool_calls.append(
+        self.reading.output.append(
             ToolCall(
                 call_id=as_text(tool_use.get("toolUseId")),
                 name=as_text(tool_use.get("name")),
@@ -121,7 +121,7 @@ class ConverseReader(BedrockReader):
 
     def _think(self, text: str) -> None:
         if text:
-            self.reading.thoughts.append(Thought(text, "thinking"))
+            self.reading.output.append(Thought(text, "thinking"))
 
     def _count(self, members: dict[str, Any]) -> None:
         """Read the usage of a body or of `metadata`. Its input tokens do not include cached tokens."""

@@ -146,6 +146,6 @@ class ChatCompletionsReader(AnswerReader):
     def _end(self) -> None:
         for tool_call, pieces in self._calls.values():
             tool_call.input = arguments("".join(pieces))
-            self.reading.tool_calls.append(tool_call)
+            self.reading.output.append(tool_call)
         self._calls.clear()
         self.reading.ended = True

@@ -168,7 +168,7 @@ class MessagesReader(AnswerReader):
     def _block(self, block: dict[str, Any], tool_input: Any, thinking: str) -> None:
         kind = as_text(block.get("type"))
         if kind in TOOL_BLOCKS:
-            self.reading.tool_calls.append(
+            self.reading.output.append(
                 ToolCall(
                     call_id=as_text(block.get("id")),
                     name=as_text(block.get("name")),
@@ -178,7 +178,7 @@ class MessagesReader(AnswerReader):
                 )
             )
         elif kind == "thinking" and thinking:
-            self.reading.thoughts.append(Thought(thinking, "thinking"))
+            self.reading.output.append(Thought(thinking, "thinking"))
 
     def _count(self, usage: dict[str, Any]) -> None:
         """Merge a usage object. Counts are cumulative: the last one is valid, and zeros do not replace a count."""

@@ -165,13 +165,13 @@ class ResponsesReader(AnswerReader):
         if kind == "reasoning":
             for part in map(as_dict, as_list(item.get("summary"))):
                 if text := as_text(part.get("text")):
-                    self.reading.thoughts.append(Thought(text, "reasoning_summary"))
+                    self.reading.output.append(Thought(text, "reasoning_summary"))
         elif kind == "message" and item.get("phase") == "commentary":
             for part in map(as_dict, as_list(item.get("content"))):
                 if part.get("type") == "output_text" and (text := as_text(part.get("text"))):
-                    self.reading.thoughts.append(Thought(text, "commentary"))
+                    self.reading.output.append(Thought(text, "commentary"))
         elif kind.endswith("_call"):
-            self.reading.tool_calls.append(_tool_call(kind, item))
+            self.reading.output.append(_tool_call(kind, item))
 
 
 def _tool_call(kind: str, item: dict[str, Any]) -> ToolCall:

@@ -83,6 +83,7 @@ def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bo
 def _measure_first_byte(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> None:
     if flow.response is not None and flow.response.timestamp_start is not None:
         waited = flow.response.timestamp_start - flow.request.timestamp_start
+        exchange.time_to_first_byte_ms = round(waited * 1000)
         state.head.bridge.emit(FirstByte(state.head.route.provider.name, exchange.request.model, waited))
 
 

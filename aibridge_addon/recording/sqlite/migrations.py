@@ -82,3 +82,31 @@ def initial(db: Database) -> None:
 def continuations(db: Database) -> None:
     db.table("aibridge_continuations").create({"key": str, "value": str, "expires_at": str}, pk="key")
     db.table("aibridge_continuations").create_index(["expires_at"])
+
+
+@steps(name="003_circumstances")
+def circumstances(db: Database) -> None:
+    """Add what bills, threads and the order of rows need.."""
+    text, number = str, int
+    added: dict[str, dict[str, type]] = {
+        "aibridge_interceptions": dict.fromkeys(
+            ("upstream_host", "agent_id", "prompt_id", "project", "request_class", "billing"), text
+        )
+        | {"time_to_first_byte_ms": number},
+        "aibridge_token_usages": {"turn": number}
+        | dict.fromkeys(("kind", "stop_reason", "cost_source", "price_list", "unpriced"), text),
+        "aibridge_user_prompts": {"sequence": number},
+        "aibridge_tool_usages": {"sequence": number, "result": text},
+        "aibridge_model_thoughts": {"sequence": number},
+    }
+    for table, columns in added.items():
+        for name, kind in columns.items():
+            db.table(table).add_column(name, kind)
+    db.execute("update aibridge_token_usages set kind = 'answer'")
+    db.table("aibridge_answers").create(
+        dict.fromkeys(("id", "interception_id", "provider_response_id", "content"), text)
+        | {"truncated": number, "sequence": number, "metadata": text, "created_at": text},
+        pk="id",
+        foreign_keys=[("interception_id", "aibridge_interceptions", "id")],
+    )
+    db.table("aibridge_answers").create_index(["interception_id"])

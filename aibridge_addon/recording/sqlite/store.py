@@ -64,6 +64,7 @@ class SqliteStore:
             records.TokenUsage: ("aibridge_token_usages", rows.token_usage),
             records.UserPrompt: ("aibridge_user_prompts", rows.user_prompt),
             records.ToolUsage: ("aibridge_tool_usages", rows.tool_usage),
+            records.Answer: ("aibridge_answers", rows.answer),
             records.ModelThought: ("aibridge_model_thoughts", rows.model_thought),
         }
 

@@ -23,7 +23,7 @@ from tests.recording.sqlite.conftest import Open
 from tests.support.database import Table, query, read_table
 from tests.support.examples import CHILD_ROWS, COMMON, PROMPT, STARTED, STARTED_ROW, called, interceptions, started
 
-STEPS = ["001_initial", "002_continuations"]
+STEPS = ["001_initial", "002_continuations", "003_circumstances"]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------
