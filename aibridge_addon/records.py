@@ -56,6 +56,8 @@ class InterceptionStarted:
     request_class: RequestClass | None = None
     billing: Billing | None = None
     """Whether an API key or a subscription's login pays. None: not known."""
+    result_keys: tuple[str, ...] = ()
+    """Keys under which the call of that result may have been recorded, the most exact one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,8 @@ class ToolUsage:
     sequence: int = 0
     result: str | None = None
     """The text of the result. None: not seen, or `recording.tool_results` is off."""
+    result_keys: tuple[str, ...] = ()
+    """Keys under which the request that brings the result finds the call. Digests that name only its own actor."""
 
 
 @dataclass(frozen=True, slots=True)

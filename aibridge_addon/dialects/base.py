@@ -9,11 +9,12 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from aibridge_addon.dialects.history import History
+from aibridge_addon.dialects.place import NOWHERE, Place, Position
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire.framing import SERVER_SENT, Framing
@@ -42,6 +43,10 @@ class RequestReading:
     """Anthropic's `metadata.user_id`. Claude Code sends its session id in it."""
     wants_usage: bool = True
     """False for a streamed chat completion without `include_usage`: its answer has no usage."""
+    position: Position = NOWHERE
+    """What stands before the answer: the opening of the conversation, or what the provider has of it."""
+    result_of: Place | None = None
+    """The place of the call in `correlating_tool_call_id`. None: unknown, the request has only the result."""
 
 
 UNREAD = RequestReading(model="", streaming=False, prompt=None, correlating_tool_call_id=None, side_call=False)
@@ -186,6 +191,15 @@ class Dialect(ABC):
         """Injects tools into requests. None: this dialect has no injection."""
         self.history = history
         """Adds hidden calls to the history in a request. None: this dialect has no hidden calls."""
+
+    def read(self, body: JSONObject) -> RequestReading:
+        """Read the parts of a request that are recorded, and its place in the conversation."""
+        reading = self.read_request(body)
+        if self.history is None:
+            return reading
+        position, call_id = self.history.opening(body), reading.correlating_tool_call_id
+        result_of = self.history.place_of_result(body, position, call_id) if call_id else None
+        return replace(reading, position=position, result_of=result_of)
 
     @abstractmethod
     def read_request(self, body: JSONObject) -> RequestReading:

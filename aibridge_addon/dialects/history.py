@@ -1,10 +1,10 @@
 """Restore hidden calls and their results in the history that a client sends. Sans-io.
 
 In a mixed turn the model called injected tools and tools of the client. The client received only its own calls. The
-injected calls were run, and their results are kept. Every later request whose history contains the client's calls gets
-the injected calls and their results again, each at the place that the model chose:
+injected calls were run, and their results are kept. Every later request whose history contains the client's calls at
+the same place (`Place`) gets the injected calls and their results again, each where the model made it:
 
-    history ─▶ references ─▶ (kept turns with these ids) ─▶ completed ─▶ the complete request, or None if unchanged
+    history ─▶ references ─▶ (turns kept for these places) ─▶ completed ─▶ the complete request, or None if unchanged
 
 A request is parsed once for both steps. It can have megabytes, and parsing blocks the event loop.
 
@@ -18,16 +18,19 @@ pairs. The same history and kept turns produce the same bytes, which prompt cach
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import msgspec
 
+from aibridge_addon.dialects.place import After, Place, Position, call_digest
 from aibridge_addon.dialects.turns import Result
-from aibridge_addon.wire.json_object import JSONObject, array
+from aibridge_addon.wire.json_object import JSONObject, array, encode
+from aibridge_addon.wire.json_values import as_dict
 
 MAX_ELEMENTS = 1000
 """Maximum number of messages or items with calls, and of reasoning items, that are searched, from the end.
@@ -35,7 +38,9 @@ MAX_ELEMENTS = 1000
 In a longer history the oldest calls are no longer restored. The history then changes with every request, which defeats
 prompt caches, and OpenAI refuses the incomplete reasoning. Agent sessions have hundreds; each costs some microseconds.
 """
-MAX_CALL_IDS = 2 * MAX_ELEMENTS
+MAX_CALLS = 2 * MAX_ELEMENTS
+MAX_OPENING = 50
+"""Maximum number of messages or items that the opening of a conversation is read from."""
 
 
 class Kept(msgspec.Struct, frozen=True, gc=False):
@@ -73,12 +78,12 @@ class Followers(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class References:
-    """Ids in a request that may identify kept turns."""
+    """Ids and places in a request that may identify kept turns."""
 
     ids: frozenset[str] = frozenset()
     """Ids of answers."""
-    call_ids: frozenset[str] = frozenset()
-    """Ids of the client's calls."""
+    calls: frozenset[Place] = frozenset()
+    """Places of the client's calls."""
     reasoning: frozenset[str] = frozenset()
     """Names of reasoning items: the id or the encrypted content, because some clients send back only one of them.
 
@@ -86,7 +91,7 @@ class References:
     """
 
     def __bool__(self) -> bool:
-        return bool(self.ids or self.call_ids or self.reasoning)
+        return bool(self.ids or self.calls or self.reasoning)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +100,8 @@ class Found:
 
     aliases: Mapping[str, str] = field(default_factory=dict)
     """The provider's id of the last turn, by the id of the answer that the client received."""
-    turns: Sequence[KeptTurn] = ()
-    """In an order that depends only on their ids."""
+    turns: Mapping[Place, KeptTurn] = field(default_factory=dict)
+    """By the place of one of the client's calls."""
     followers: Mapping[str, Followers] = field(default_factory=dict)
     """By the name of the reasoning item."""
 
@@ -107,9 +112,12 @@ class Found:
 class RequestHistory(ABC):
     """The history in one request."""
 
+    position: Position
+    """Of the answer to the request."""
+
     @abstractmethod
     def references(self) -> References:
-        """Return the ids that the request contains, up to a limit. Never raises."""
+        """Return the ids and places that the request contains, up to a limit. Never raises."""
 
     @abstractmethod
     def completed(self, found: Found) -> bytes | None:
@@ -136,6 +144,46 @@ class History(ABC):
         """Yield, for each reasoning item of a hidden turn, its name and an object that decodes to `Followers`."""
         yield from ()
 
+    @abstractmethod
+    def opening(self, body: JSONObject) -> Position:
+        """Return the position of an answer by the opening of its conversation. It needs less time than `read`.
+
+        The opening is what the user said before the first answer.
+        """
+
+    def held(self, _body: JSONObject) -> After | None:
+        """Return what the request continues if the provider has its history."""
+        return None
+
+    @abstractmethod
+    def maybe_call(self, element: dict[str, Any], call_id: str) -> tuple[str, Any] | None:
+        """Return name and arguments of the model's call with this id, if the element has it."""
+
+    @property
+    @abstractmethod
+    def member(self) -> str:
+        """The member of a request that contains the history."""
+
+    def place_of_result(self, body: JSONObject, opening: Position, call_id: str) -> Place | None:
+        """Return the place of the call whose result is at the end. None: the request has nothing before it."""
+        if (held := self.held(body)) is not None:
+            return Place(held, call_id)
+        if opening.digest is None:
+            return None
+        for element in islice(body.elements_backwards(self.member), MAX_OPENING):
+            if (call := self.maybe_call(as_dict(element), call_id)) is not None:
+                return Place(opening.digest, call_id, call_digest(*call))
+        return Place(opening.digest, call_id)
+
+    @abstractmethod
+    def call_places(
+        self, content: Sequence[Mapping[str, Any]], client_calls: Sequence[str], after: Sequence[After]
+    ) -> list[Place]:
+        """Return the places at which a later request may have the first of the client's calls in a turn.
+
+        `content` is the turn's, `after` what stands before its answer.
+        """
+
     def mixed_turn(self, client_calls: Sequence[str], results: Sequence[Result]) -> dict[str, Any]:
         """Return a mixed turn as a JSON object that decodes to a `KeptTurn`."""
         return {
@@ -152,17 +200,10 @@ class History(ABC):
         }
 
 
-def scan[T](elements: Sequence[bytes], decoder: msgspec.json.Decoder[T], *markers: bytes) -> Iterator[tuple[int, T]]:
-    """Yield the last elements that contain one of the markers, last first, each with its index.
-
-    Elements that cannot be decoded are skipped.
-    """
-    backwards = range(len(elements) - 1, -1, -1)
-    marked = (place for place in backwards if any(marker in elements[place] for marker in markers))
-    for place in islice(marked, MAX_ELEMENTS):
-        element = maybe_decode(elements[place], decoder)
-        if element is not None:
-            yield place, element
+def opening_of(texts: Iterable[str]) -> After | None:
+    """Return the digest of these texts of the user; None if a person wrote none of them."""
+    said = [text.strip() for text in texts]
+    return ("opening", hashlib.sha256(encode(said)).hexdigest()) if said else None
 
 
 def maybe_decode[T](element: bytes, decoder: msgspec.json.Decoder[T]) -> T | None:
@@ -172,12 +213,11 @@ def maybe_decode[T](element: bytes, decoder: msgspec.json.Decoder[T]) -> T | Non
         return None
 
 
-def count_kept(turns: Sequence[KeptTurn]) -> int:
-    return sum(len(turn.kept) for turn in turns)
-
-
 def absent(turn: KeptTurn, present: Collection[str], done: set[str]) -> list[Kept]:
-    """Return the calls of a turn that are not in the history yet, and add their ids to `done`."""
+    """Return the calls of a turn that are not in the history yet, and add their ids to `done`.
+
+    Both belong to the one answer that is completed. Another answer may have calls with the same ids.
+    """
     left = [kept for kept in turn.kept if kept.id not in present and kept.id not in done]
     done.update(kept.id for kept in left)
     return left

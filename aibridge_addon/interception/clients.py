@@ -37,6 +37,8 @@ class Program:
     originator: bytes | None = None
     marker: bytes | None = None
     """A header that only this program sends."""
+    session_lasts: bool = True
+    """The session id is that of the whole conversation. False: of one prompt and the turns that answer it."""
 
 
 PROGRAMS = (
@@ -44,7 +46,7 @@ PROGRAMS = (
     Program(CLAUDE_CODE, (b"claude",), (b"x-claude-code-session-id",)),
     Program("Codex", (b"codex",), (b"session-id", b"session_id")),
     Program("Zed", (b"zed/",)),
-    Program("GitHub Copilot (VS Code)", (b"githubcopilotchat/",), (b"x-interaction-id",)),
+    Program("GitHub Copilot (VS Code)", (b"githubcopilotchat/",), (b"x-interaction-id",), session_lasts=False),
     Program("GitHub Copilot (CLI)", (b"copilot/",), (b"x-client-session-id",)),
     Program("Kilo Code", (b"kilo-code/",), (b"x-kilocode-taskid",), originator=b"kilo-code"),
     Program("Roo Code", (b"roo-code/",), originator=b"roo-code"),

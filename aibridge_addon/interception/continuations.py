@@ -8,21 +8,20 @@ Both expire. Without the results a client's history is still valid, and an answe
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import msgspec
 
-from aibridge_addon.dialects.base import Dialect
-from aibridge_addon.dialects.history import Followers, Found, KeptTurn, References
+from aibridge_addon.dialects.history import Followers, Found, KeptTurn, References, RequestHistory
+from aibridge_addon.dialects.place import NOWHERE, Place, Position
 from aibridge_addon.dialects.turns import Result, Text, TurnEnd
+from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tool_loop import MixedTurn
 from aibridge_addon.records import Continuation, DatabaseUnavailable, Stored
-from aibridge_addon.wire.json_object import JSONObject
 
 RESULTS_KEPT_FOR = timedelta(hours=24)
 """A client returns the results of its own calls within one session."""
@@ -38,19 +37,6 @@ ABSENT_FOR = timedelta(minutes=1)
 """How long a key that the database did not have is not looked up again: a long history names hundreds of calls."""
 MAX_ABSENT = 32_768
 """Maximum number of keys remembered as absent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """The provider, actor and dialect of a turn. What is kept of it is found in the same scope only."""
-
-    provider_name: str
-    initiator_id: str
-    dialect: Dialect
-
-    def key(self, kind: str, name: str) -> str:
-        parts = (self.provider_name, self.initiator_id, self.dialect.name, kind, name)
-        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
 
 class Reader(Protocol):
@@ -71,6 +57,13 @@ class _Alias(msgspec.Struct, frozen=True):
     last: str
 
 
+class _Elsewhere(msgspec.Struct, frozen=True):
+    """A turn that a request may refer to in several ways is stored once."""
+
+    key: str
+
+
+_elsewhere = msgspec.json.Decoder(_Elsewhere)
 _alias = msgspec.json.Decoder(_Alias)
 _followers = msgspec.json.Decoder(Followers)
 _turn = msgspec.json.Decoder(KeptTurn)
@@ -109,14 +102,16 @@ class Continuations:
         self,
         scope: Scope,
         *,
+        position: Position = NOWHERE,
         mixed: MixedTurn | None = None,
         alias: tuple[str, str] | None = None,
         hidden: Sequence[tuple[TurnEnd, Sequence[Result]]] = (),
     ) -> list[Continuation]:
         """Keep what later requests need from an interception. Return the records to emit.
 
-        `mixed` is the turn that called injected and client tools. `alias` is the answer id of the first turn, which
-        the client has, and that of the last turn. `hidden` are turns that the client never saw, with their results.
+        `position` is that of the interception's answer. `mixed` is the turn that called injected and client tools.
+        `alias` is the answer id of the first turn, which the client has, and that of the last turn. `hidden` are turns
+        that the client never saw, with their results.
         """
         history = scope.dialect.history
         if history is None:
@@ -125,16 +120,28 @@ class Continuations:
         now = self._now()
         if alias is not None and all(alias) and alias[0] != alias[1]:
             kept.append(Continuation(scope.key("answer", alias[0]), {"last": alias[1]}, now + ALIASES_KEPT_FOR))
-        client_calls = [call_id for call_id in mixed.client_calls if call_id] if mixed is not None else []
-        if mixed is not None and client_calls and mixed.results:
-            value = history.mixed_turn(client_calls, mixed.results)
-            kept.append(Continuation(scope.key("call", client_calls[0]), value, now + RESULTS_KEPT_FOR))
         for end, results in hidden:
             for name, value in history.followers(end.content, results):
                 if len(msgspec.json.encode(value)) > MAX_VALUE:  # a provider refuses reasoning that nothing follows
                     value = dict(history.followers(end.content, [_noted(result) for result in results]))[name]
                 kept.append(Continuation(scope.key("reasoning", name), value, now + ALIASES_KEPT_FOR))
-        return [record for record in kept if self._keep(record)]
+        records = [record for record in kept if self._keep(record)]
+        if mixed is not None and mixed.results:
+            after = position.after(alias[0] if alias is not None else "")
+            records += self._keep_turn(scope, mixed, history.call_places(mixed.content, mixed.client_calls, after))
+        return records
+
+    def _keep_turn(self, scope: Scope, mixed: MixedTurn, places: Sequence[Place]) -> Iterator[Continuation]:
+        history, expires_at = scope.dialect.history, self._now() + RESULTS_KEPT_FOR
+        if history is None or not places:
+            return
+        client_calls = [call_id for call_id in mixed.client_calls if call_id]
+        first, *others = [scope.place_key("call", place) for place in places]
+        turn = Continuation(first, history.mixed_turn(client_calls, mixed.results), expires_at)
+        if self._keep(turn):
+            yield turn
+            pointers = (Continuation(key, {"key": first}, expires_at) for key in others)
+            yield from (pointer for pointer in pointers if self._keep(pointer))
 
     def _keep(self, record: Continuation) -> bool:
         value = msgspec.json.encode(record.value)
@@ -144,30 +151,34 @@ class Continuations:
         self._put(record.key, Stored(value, record.expires_at))
         return True
 
-    async def completed(self, scope: Scope, body: JSONObject) -> bytes | None:
+    async def completed(self, scope: Scope, request: RequestHistory) -> bytes | None:
         """Return the request with what is kept for it; None if it stays unchanged."""
-        if scope.dialect.history is None:
-            return None
-        request = scope.dialect.history.read(body)
         found = await self.find(scope, request.references())
         return request.completed(found) if found else None
 
     async def find(self, scope: Scope, references: References) -> Found:
-        """Look up what is kept under these ids."""
+        """Look up what is kept under these ids and places."""
         if not references:
             return Found()
         answers = {scope.key("answer", name): name for name in sorted(references.ids)}
-        calls = {scope.key("call", name): name for name in sorted(references.call_ids)}
+        calls = {scope.place_key("call", place): place for place in sorted(references.calls)}
         reasoning = {scope.key("reasoning", name): name for name in sorted(references.reasoning)}
         stored = await self._stored((*answers, *calls, *reasoning))
         aliases = {name: _maybe(_alias, stored.get(key)) for key, name in answers.items()}
-        turns = [_maybe(_turn, stored.get(key)) for key in calls]
+        turns = await self._turns({place: stored[key] for key, place in calls.items() if key in stored})
         followers = {name: _maybe(_followers, stored.get(key)) for key, name in reasoning.items()}
         return Found(
             {name: alias.last for name, alias in aliases.items() if alias is not None},
-            [turn for turn in turns if turn is not None],
+            turns,
             {name: those for name, those in followers.items() if those is not None},
         )
+
+    async def _turns(self, stored: Mapping[Place, Stored]) -> dict[Place, KeptTurn]:
+        pointers = {place: pointer for place, value in stored.items() if (pointer := _maybe(_elsewhere, value))}
+        elsewhere = await self._stored([pointer.key for pointer in pointers.values()])
+        values = {**stored, **{place: elsewhere.get(pointer.key) for place, pointer in pointers.items()}}
+        turns = {place: _maybe(_turn, value) for place, value in values.items()}
+        return {place: turn for place, turn in turns.items() if turn is not None}
 
     async def _stored(self, keys: Sequence[str]) -> Mapping[str, Stored]:
         now = self._now()

@@ -16,10 +16,12 @@ from datetime import datetime
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
-from aibridge_addon.dialects.base import NOTHING, AnswerText, Output, RequestReading, Thought, Usage
+from aibridge_addon.dialects.base import NOTHING, AnswerText, Output, RequestReading, Thought, ToolCall, Usage
+from aibridge_addon.dialects.place import ANY, Place, call_digest
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import Route
+from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tap import OnEvent, OnPartial, Tap, ignore
 from aibridge_addon.records import Emit
 
@@ -45,6 +47,8 @@ class Origin:
     project: str | None = None
     request_class: records.RequestClass | None = None
     billing: records.Billing | None = None
+    credential: str = ""
+    """What distinguishes the credential from all others; see `credentials/identity.py`."""
 
 
 class Exchange:
@@ -68,6 +72,9 @@ class Exchange:
         self.id = id
         self.route = route
         self.request = request
+        self.scope = Scope(
+            route.provider.name, origin.actor.id, route.dialect, origin.credential, origin.client_session_id or ""
+        )
         self.emit = emit
         self.now = now
         self.ended = False
@@ -120,8 +127,29 @@ class Exchange:
                 project=origin.project,
                 request_class=origin.request_class,
                 billing=origin.billing,
+                result_keys=self._result_keys(),
             )
         )
+
+    def _result_keys(self) -> tuple[str, ...]:
+        """Return the keys of the call whose result the request brings, the most exact one first."""
+        call_id, place = self.request.correlating_tool_call_id, self.request.result_of
+        if not call_id:
+            return ()
+        keys = [] if place is None else [self.scope.place_key("lineage", place)]
+        if place is None or (self.scope.session and place.after[0] == "opening"):
+            # The session is the conversation. Some clients change its opening, or a call's arguments.
+            keys.append(self.scope.place_key("lineage", Place(ANY, call_id)))
+        return tuple(keys)
+
+    def _call_keys(self, call: ToolCall) -> tuple[str, ...]:
+        """Return the keys under which a later request finds this call."""
+        if not call.call_id:
+            return ()
+        digest = call_digest(call.name, call.input)
+        after = self.request.position.after(self._first_response_id or "")
+        places = [Place(before, call.call_id, digest if before[0] == "opening" else "") for before in (*after, ANY)]
+        return tuple(self.scope.place_key("lineage", place) for place in places)
 
     def open_answer(
         self,
@@ -306,6 +334,7 @@ class Exchange:
                     metadata={"server_side": True} if part.server_side else {},
                     created_at=now,
                     sequence=place,
+                    result_keys=() if part.server_side else self._call_keys(part),
                 )
             )
 

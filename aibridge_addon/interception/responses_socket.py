@@ -68,7 +68,7 @@ class ResponsesSocket:
                 body = JSONObject(data)
                 kind = body.text("type") or ""
                 if kind in (CREATE, STEER):
-                    reading = RESPONSES.read_request(body)
+                    reading = RESPONSES.read(body)
             except NotJSON:
                 return None
             except Unreadable:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -30,6 +31,8 @@ class MixedTurn:
     response_id: str
     results: tuple[Result, ...]
     client_calls: tuple[str, ...]
+    content: tuple[dict[str, Any], ...]
+    """The turn's complete content."""
 
 
 class ToolLoop:
@@ -97,7 +100,9 @@ class ToolLoop:
         bound = bool(self.refused) or len(self.response_ids) + 1 >= self._max_turns
         self.pending, self.refused = (), ()
         if self._end.client_calls:
-            self.mixed = MixedTurn(self._end.response_id, whole, tuple(self._end.client_calls))
+            self.mixed = MixedTurn(
+                self._end.response_id, whole, tuple(self._end.client_calls), tuple(self._end.content)
+            )
             return None
         self.hidden.append((self._end, whole))
         request = self._injection.follow_up(

@@ -2,6 +2,7 @@
 
 import re
 
+from aibridge_addon.credentials.identity import Login, jwt_person
 from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
 from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, passthrough, query_value
 
@@ -15,6 +16,16 @@ def may_ask_chat_usage(query: str) -> bool:
         return True  # the v1 API has no dated version
     return version[:10] >= STREAM_OPTIONS_SINCE
 
+
+ENTRA = Login(
+    re.compile(r"[^.]+\.(?:openai\.azure\.com|cognitiveservices\.azure\.com|services\.ai\.azure\.com)"),
+    jwt_person(
+        r"https://(?:login\.microsoftonline\.com/[^/]+/v2\.0|sts\.windows\.net/[^/]+/)",
+        ("tid",),
+        ("oid",),
+    ),
+)
+"""A Microsoft Entra token, which is valid for about an hour: tenant and object id."""
 
 AZURE = ProviderType(
     name="azure",
@@ -38,6 +49,7 @@ AZURE = ProviderType(
     ),
     vendor="azure",
     credential_headers=(b"api-key", b"x-api-key", b"authorization"),
+    logins=(ENTRA,),
     key_header="Api-Key",
     messages_key_header="X-Api-Key",
     may_ask_chat_usage=may_ask_chat_usage,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import parse_qs
 
+from aibridge_addon.credentials.identity import Login
 from aibridge_addon.dialects.base import Dialect
 
 
@@ -86,6 +87,8 @@ class ProviderType:
     """The vendor's name in `genai-prices`. None: there are no prices."""
     credential_headers: tuple[bytes, ...]
     """Headers with a client's credential, in order of precedence, in lower case."""
+    logins: tuple[Login, ...] = ()
+    """Tokens of persons, which clients renew within a session."""
     key_header: str = "Authorization"
     """The header for a central key."""
     messages_key_header: str | None = None

@@ -1,7 +1,13 @@
 """GitHub Copilot: `api.{individual,business,enterprise}.githubcopilot.com`; a token per user, all three dialects."""
 
+import re
+
+from aibridge_addon.credentials.identity import Login, field_person
 from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
 from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, passthrough
+
+SESSION_TOKEN = Login(re.compile(r"api\.(?:[a-z]+\.)?githubcopilot\.com"), field_person("tid"))
+"""The token of an editor, which is valid for less than an hour. `tid` is the user's tracking id."""
 
 COPILOT = ProviderType(
     name="copilot",
@@ -28,5 +34,6 @@ COPILOT = ProviderType(
     ),
     vendor="github-copilot",
     credential_headers=(b"authorization",),
+    logins=(SESSION_TOKEN,),
     refuses_central_key="Copilot knows each user by their own token, which is passed through",
 )

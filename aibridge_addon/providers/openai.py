@@ -1,7 +1,20 @@
 """OpenAI: `api.openai.com/v1`, and ChatGPT's Codex backend under another base URL."""
 
+import re
+
+from aibridge_addon.credentials.identity import Login, jwt_person
 from aibridge_addon.dialects import CHAT_COMPLETIONS, RESPONSES
 from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, https, passthrough
+
+CHATGPT = Login(
+    re.compile(r"chatgpt\.com"),
+    jwt_person(
+        r"https://auth\.openai\.com/?",
+        ("sub",),
+        ("https://api.openai.com/auth", "chatgpt_account_id"),
+    ),
+)
+"""A ChatGPT login of Codex. Its account is the workspace that pays."""
 
 OPENAI = ProviderType(
     name="openai",
@@ -24,4 +37,5 @@ OPENAI = ProviderType(
     ),
     vendor="openai",
     credential_headers=(b"authorization",),
+    logins=(CHATGPT,),
 )

@@ -114,6 +114,12 @@ def answer(record: records.Answer) -> Row:
     }
 
 
+def calls(record: records.ToolUsage) -> list[Row]:
+    """Return the rows of `aibridge_calls`, by which the request with the call's result finds its interception."""
+    at = timestamp(record.created_at)
+    return [{"key": key, "interception_id": record.interception_id, "created_at": at} for key in record.result_keys]
+
+
 def model_thought(record: records.ModelThought) -> Row:
     return _child(record, {"source": record.source}) | {
         "content": record.content,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 
-from aibridge_addon.dialects.history import MAX_CALL_IDS, MAX_ELEMENTS, Found, KeptTurn, References
+from aibridge_addon.dialects.history import MAX_CALLS, Found, KeptTurn, References, RequestHistory
+from aibridge_addon.dialects.place import Place
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject
 from tests.support.dialects import HISTORIES
@@ -36,10 +37,26 @@ def kept(dialect: str, client_calls: Sequence[str], *ours: tuple[str, str | None
     return msgspec.json.decode(msgspec.json.encode(value), type=KeptTurn)
 
 
+def placed(history: RequestHistory, turns: Sequence[KeptTurn]) -> Found:
+    """Each turn at the places of its first call that the history has, or at the places that are references."""
+    places = history.references().calls
+    found = {}
+    for turn in turns:
+        own = next(([p for p in places if p.call_id == name] for name in turn.client_calls if name in ids(places)), [])
+        found = dict.fromkeys(own or [p for p in places if p.after[0] == "item"], turn) | found
+    return Found(turns=dict(sorted(found.items())))
+
+
+def ids(places: Iterable[Place]) -> set[str]:
+    return {place.call_id for place in places}
+
+
 def resumed(dialect: str, body: str, *turns: KeptTurn) -> str | None:
-    told = HISTORIES[dialect].read(JSONObject(body.encode())).completed(Found(turns=turns))
+    history = HISTORIES[dialect].read(JSONObject(body.encode()))
+    told = history.completed(placed(history, turns))
     if told is not None:
-        again = HISTORIES[dialect].read(JSONObject(told)).completed(Found(turns=turns))
+        after = HISTORIES[dialect].read(JSONObject(told))
+        again = after.completed(placed(after, turns))
         assert again is None, "something is put in twice"
     return None if told is None else told.decode()
 
@@ -366,26 +383,26 @@ def test_a_response_that_names_the_answer_names_its_last_turn() -> None:
         ("messages", talk(user(A_SAYS, B_SAYS)), set()),
         ("chat_completions", talk(HELLO, calls(CHAT_A), tool("a"), calls(CHAT_B)), {"a", "b"}),
         ("responses", given(ASK, CALL_A, CALL_B, OUT_A), {"a", "b"}),
-        ("responses", given(OUT_A, more=',"previous_response_id":""'), {"a"}),
+        ("responses", given(OUT_A, more=',"conversation":"conv_1"'), {"a"}),
         *[(dialect, "{}", set()) for dialect in HISTORIES],
     ],
 )
 def test_calls_of_the_client_are_looked_for(dialect: str, body: str, expected: set[str]) -> None:
     references = HISTORIES[dialect].read(JSONObject(body.encode())).references()
-    assert references == References(call_ids=frozenset(expected))
+    assert references == References(calls=references.calls) and ids(references.calls) == expected
     assert bool(references) == bool(expected)
 
 
 def test_a_long_history_is_looked_at_from_its_end() -> None:
-    many = [f'{{"type":"function_call","call_id":"c{n}"}}' for n in range(3 * MAX_ELEMENTS)]
+    many = [f'{{"type":"function_call","call_id":"c{n}"}}' for n in range(3 * MAX_CALLS)]
     references = RESPONSES.read(JSONObject(given(*many).encode())).references()
-    assert references.call_ids == {f"c{n}" for n in range(2 * MAX_ELEMENTS, 3 * MAX_ELEMENTS)}
-    crowd = assistant(*(B.replace('"b"', f'"c{n}"') for n in range(2 * MAX_CALL_IDS)))
-    assert len(MESSAGES.read(JSONObject(talk(crowd).encode())).references().call_ids) == MAX_CALL_IDS
+    assert ids(references.calls) == {f"c{n}" for n in range(2 * MAX_CALLS, 3 * MAX_CALLS)}
+    crowd = assistant(*(B.replace('"b"', f'"c{n}"') for n in range(2 * MAX_CALLS)))
+    assert len(MESSAGES.read(JSONObject(talk(crowd).encode())).references().calls) == MAX_CALLS
 
 
 def test_at_the_edge_of_what_is_looked_at_nothing_is_put_in_twice() -> None:
-    others = [f'{{"type":"function_call","call_id":"c{n}"}}' for n in range(MAX_ELEMENTS - 2)]
+    others = [f'{{"type":"function_call","call_id":"c{n}"}}' for n in range(MAX_CALLS - 2)]
     before = given(CALL_A, CALL_B, *others, OUT_A, OUT_B)
     after = resumed("responses", before, RESPONSES_MIXED)
     assert after is not None and json.loads(after)["input"][0]["call_id"] == "x"

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aibridge_addon.dialects.history import Found, KeptTurn
+from aibridge_addon.dialects.history import KeptTurn
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject, decode
+from tests.dialects.test_history import placed
 from tests.support.dialects import HISTORIES
 from tests.support.soak import MANY, TIMEOUT
 
@@ -36,7 +38,7 @@ def kept(dialect: str, client_calls: list[str], ours: list[tuple[str, str | None
 
 
 @st.composite
-def found(draw: st.DrawFn, dialect: str) -> Found:
+def kept_turns(draw: st.DrawFn, dialect: str) -> list[KeptTurn]:
     """Up to two turns, with no call in both."""
     turns = []
     for clients, ours in ((CLIENTS[:2], OURS[:2]), (CLIENTS[2:], OURS[2:])):
@@ -44,7 +46,7 @@ def found(draw: st.DrawFn, dialect: str) -> Found:
         anchors = st.none() | st.sampled_from(client_calls)
         names = draw(st.lists(st.sampled_from(ours), min_size=1, unique=True))
         turns.append(kept(dialect, client_calls, [(name, draw(anchors)) for name in names]))
-    return Found({"r1": "r2"}, turns[: draw(st.integers(0, 2))])
+    return turns[: draw(st.integers(0, 2))]
 
 
 # --- bodies of any shape ----------------------------------------------------------------------------------------
@@ -75,7 +77,7 @@ BODIES = st.dictionaries(NAMES, VALUES, max_size=6)
 @MANY
 @given(data=st.data())
 def test_no_request_makes_it_fail_or_is_completed_twice(dialect: str, data: st.DataObject) -> None:
-    body, what = data.draw(BODIES), data.draw(found(dialect))
+    body, what = data.draw(BODIES), data.draw(kept_turns(dialect))
     check(dialect, json.dumps(body, allow_nan=False) if finite(body) else "{}", what)
 
 
@@ -87,16 +89,20 @@ def finite(value: object) -> bool:
     return True
 
 
-def check(dialect: str, text: str, what: Found) -> str | None:
-    dialect_history = HISTORIES[dialect]
-    history = dialect_history.read(JSONObject(text.encode()))
+def completed(dialect: str, text: bytes, turns: list[KeptTurn]) -> bytes | None:
+    history = HISTORIES[dialect].read(JSONObject(text))
     references = history.references()
-    told = history.completed(what)
-    assert told == dialect_history.read(JSONObject(text.encode())).completed(what), "not deterministic"
+    told = history.completed(replace(placed(history, turns), aliases={"r1": "r2"}))
+    assert told is None or references, "something is changed that nothing refers to"
+    return told
+
+
+def check(dialect: str, text: str, turns: list[KeptTurn]) -> str | None:
+    told = completed(dialect, text.encode(), turns)
+    assert told == completed(dialect, text.encode(), turns), "not deterministic"
     if told is None:
         return None
-    assert references, "something is changed that nothing refers to"
-    assert dialect_history.read(JSONObject(told)).completed(what) is None, "something is put in twice"
+    assert completed(dialect, told, turns) is None, "something is put in twice"
     assert decode(told) != decode(text.encode())
     return told.decode()
 
@@ -146,11 +152,11 @@ def bare(text: str) -> str:
 @MANY
 @given(data=st.data())
 def test_a_history_is_verbatim_but_for_what_is_put_in(dialect: str, data: st.DataObject) -> None:
-    text, what = data.draw(history(dialect)), data.draw(found(dialect))
+    text, what = data.draw(history(dialect)), data.draw(kept_turns(dialect))
     told = check(dialect, text, what)
     if told is None:
         return
-    for turn in what.turns:
+    for turn in what:
         present = [kept for kept in turn.kept if bytes(kept.call).decode() in told]
         assert present in ([], list(turn.kept)), "a turn is put in whole or not at all"
         for kept in present:
@@ -166,9 +172,9 @@ def test_a_history_is_verbatim_but_for_what_is_put_in(dialect: str, data: st.Dat
 @MANY
 @given(data=st.data())
 def test_every_call_comes_before_its_result(dialect: str, data: st.DataObject) -> None:
-    text, what = data.draw(history(dialect)), data.draw(found(dialect))
+    text, what = data.draw(history(dialect)), data.draw(kept_turns(dialect))
     told = check(dialect, text, what) or ""
-    for kept in (kept for turn in what.turns for kept in turn.kept):
+    for kept in (kept for turn in what for kept in turn.kept):
         call, result = told.find(bytes(kept.call).decode()), told.find(bytes(kept.result).decode())
         assert (call < 0) == (result < 0)
         assert call <= result

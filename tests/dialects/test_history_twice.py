@@ -24,7 +24,11 @@ CHAT = histories.talk(
 BEFORE: list[tuple[str, str]] = [
     *[("messages", before) for before, _ in histories.MESSAGES_CASES.values()],
     ("chat_completions", CHAT),
-    *[("responses", before) for before, _ in histories.RESPONSES_CASES.values()],
+    *[
+        ("responses", before)
+        for name, (before, _) in histories.RESPONSES_CASES.items()
+        if name != "an output directly after each call"  # what stands after an output may be another turn
+    ],
 ]
 
 AGAIN: dict[str, Callable[[KeptTurn], KeptTurn]] = {

@@ -102,7 +102,7 @@ def test_the_tables_have_exactly_the_columns_of_the_contract(process: RunningPro
         found = [row["name"] for row in query(process.database, f"PRAGMA table_info({table})")]
         assert sorted(found) == sorted(columns.split()), table
     tables = query(process.database, "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'aibridge%'")
-    assert {row["name"] for row in tables} == set(COLUMNS) | {"aibridge_continuations"}
+    assert {row["name"] for row in tables} == set(COLUMNS) | {"aibridge_continuations", "aibridge_calls"}
     assert query(process.database, "PRAGMA journal_mode") == [{"journal_mode": "wal"}]
 
 

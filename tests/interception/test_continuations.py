@@ -19,9 +19,11 @@ from aibridge_addon.dialects import CHAT_COMPLETIONS, CONVERSE, MESSAGES, RESPON
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.dialects.history import Found, References
 from aibridge_addon.dialects.messages.reader import Messages
+from aibridge_addon.dialects.place import Place, Position
 from aibridge_addon.dialects.turns import Call, Result, Text, TurnEnd
 from aibridge_addon.interception import continuations
-from aibridge_addon.interception.continuations import ALIASES_KEPT_FOR, RESULTS_KEPT_FOR, Continuations, Scope
+from aibridge_addon.interception.continuations import ALIASES_KEPT_FOR, RESULTS_KEPT_FOR, Continuations
+from aibridge_addon.interception.scope import Kind, Scope
 from aibridge_addon.interception.tool_loop import MixedTurn
 from aibridge_addon.recording.sqlite import reader, store
 from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader
@@ -32,8 +34,13 @@ from tests.support.database import query
 from tests.support.examples import STARTED
 from tests.support.reading import NOON
 
-ADA = Scope("anthropic", "ada", MESSAGES)
-OTHERS = [replace(ADA, initiator_id="eve"), replace(ADA, provider_name="b"), replace(ADA, dialect=CHAT_COMPLETIONS)]
+ADA = Scope("anthropic", "ada", MESSAGES, "key 1")
+OTHERS = {
+    "another user": replace(ADA, initiator_id="eve"),
+    "another provider": replace(ADA, provider_name="b"),
+    "another credential": replace(ADA, credential="key 2"),
+    "another wire format": replace(ADA, dialect=CHAT_COMPLETIONS),
+}
 REQUEST = JSONObject(
     b'{"messages":[{"role":"assistant","content":[{"type":"tool_use","id":"a"}]},{"role":"user","content":"?"}],'
     b'"diagnostics":{"previous_message_id":"msg_1"}}'
@@ -43,12 +50,22 @@ COMPLETED = (
     b'"input":{"n":1.5}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"x","content":'
     b'[{"type":"text","text":"so"}]},{"type":"text","text":"?"}]}],"diagnostics":{"previous_message_id":"msg_2"}}'
 )
-NAMED = References(frozenset(("msg_1",)), frozenset("a"))
+assert MESSAGES.history is not None
+HISTORY = MESSAGES.history.read(REQUEST)
+NAMED = HISTORY.references()
+[PLACE] = NAMED.calls
+START = Position(PLACE.after)
+"""The position of the answer with the call: nothing stands before it."""
+
+
+OURS = Call("x", "bmcp_t_x", {}, {"type": "tool_use", "id": "x", "input": {"n": 1.5}})
+THOUGHT = {"type": "thinking", "signature": "sig"}
 
 
 def mixed(text: str = "so", client_call: str = "a") -> MixedTurn:
-    call = Call("x", "bmcp_t_x", {}, {"type": "tool_use", "id": "x", "input": {"n": 1.5}})
-    return MixedTurn("msg_2", (Result(call, (Text(text),)),), (client_call, "b"))
+    call = OURS
+    said = ({"type": "tool_use", "id": name} for name in (client_call, "b"))
+    return MixedTurn("msg_2", (Result(call, (Text(text),)),), (client_call, "b"), (*said, call.item))
 
 
 class Clock:
@@ -124,15 +141,15 @@ def rows(path: Path) -> int:
 
 
 async def test_what_was_remembered_is_found_at_once_though_nothing_is_written(one: Continuations) -> None:
-    assert len(one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2"))) == 2
-    assert await one.completed(ADA, REQUEST) == COMPLETED
+    assert len(one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2"))) == 2
+    assert await one.completed(ADA, HISTORY) == COMPLETED
 
 
 async def test_another_process_on_the_same_database_finds_it_and_makes_the_same_bytes(
     one: Continuations, other: Continuations, write: Write
 ) -> None:
-    write(*one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2")))
-    assert await other.completed(ADA, REQUEST) == await one.completed(ADA, REQUEST) == COMPLETED
+    write(*one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2")))
+    assert await other.completed(ADA, HISTORY) == await one.completed(ADA, HISTORY) == COMPLETED
     assert await other.find(ADA, NAMED) == await one.find(ADA, NAMED)
 
 
@@ -142,10 +159,11 @@ async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Co
         "from aibridge_addon.interception.continuations import Continuations\n"
         "from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader\n"
         "from aibridge_addon.recording.sqlite.store import SqliteStore\n"
-        "from tests.interception.test_continuations import ADA, NOON, mixed\n"
+        "from tests.interception.test_continuations import ADA, NOON, START, mixed\n"
         "path = Path(sys.argv[1]); store = SqliteStore(path, durable=True, now=lambda: NOON)\n"
         "mine = Continuations(AsyncReader(SqliteReader(path)), now=lambda: NOON)\n"
-        "store.open(); store.write(mine.remember(ADA, mixed=mixed(), alias=('msg_1', 'msg_2'))); store.close()\n"
+        "left = mine.remember(ADA, position=START, mixed=mixed(), alias=('msg_1', 'msg_2'))\n"
+        "store.open(); store.write(left); store.close()\n"
     )
     root = Path(__file__).parents[2]
     process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, path, cwd=root)
@@ -154,15 +172,47 @@ async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Co
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-    assert await other.completed(ADA, REQUEST) == COMPLETED
+    assert await other.completed(ADA, HISTORY) == COMPLETED
 
 
-@pytest.mark.parametrize("scope", OTHERS, ids=["another user", "another provider", "another wire format"])
-async def test_nobody_else_finds_it(one: Continuations, other: Continuations, write: Write, scope: Scope) -> None:
-    write(*one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2")))
+@pytest.mark.parametrize("who", OTHERS)
+async def test_another_scope_finds_nothing(one: Continuations, other: Continuations, write: Write, who: str) -> None:
+    scope, hidden = OTHERS[who], (TurnEnd(content=[THOUGHT, OURS.item]), (Result(OURS, (Text("so"),)),))
+    write(*one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2"), hidden=[hidden]))
+    thought = replace(NAMED, reasoning=frozenset(("sig",)))
+    assert (await other.find(ADA, thought)).followers and (await other.find(ADA, thought)).turns
     for place in (one, other):
-        assert not await place.find(scope, NAMED)
-        assert await place.completed(scope, REQUEST) is None
+        assert not await place.find(scope, thought)
+        assert await place.completed(scope, HISTORY) is None
+
+
+async def test_calls_of_another_session_are_not_found(one: Continuations) -> None:
+    one.remember(replace(ADA, session="s1"), position=START, mixed=mixed(), alias=("msg_1", "msg_2"))
+    for session in ("", "s2"):
+        assert await one.find(replace(ADA, session=session), NAMED) == Found({"msg_1": "msg_2"})
+
+
+async def test_a_turn_is_found_by_each_of_its_places_and_kept_once(
+    one: Continuations, other: Continuations, write: Write
+) -> None:
+    records = one.remember(ADA, position=Position(PLACE.after, named=True), mixed=mixed(), alias=("msg_2", "msg_2"))
+    write(*records)
+    assert ["kept" in record.value for record in records] == [True, False]
+    by_answer = Place(("answer", "msg_2"), "a")
+    for place in (one, other):
+        found = await place.find(ADA, References(calls=frozenset((PLACE, by_answer))))
+        assert found.turns[PLACE] == found.turns[by_answer]
+        assert not await place.find(ADA, References(calls=frozenset((Place(("answer", "msg_3"), "a"),))))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [PLACE._replace(after=("history", "0")), PLACE._replace(call="0"), PLACE._replace(call_id="b")],
+    ids=["what stands before", "arguments", "id"],
+)
+async def test_a_call_at_another_place_is_another_call(one: Continuations, place: Place) -> None:
+    one.remember(ADA, position=START, mixed=mixed())
+    assert not await one.find(ADA, References(calls=frozenset((place,))))
 
 
 def _called(name: str) -> Dialect:
@@ -172,16 +222,17 @@ def _called(name: str) -> Dialect:
 
 async def test_of_a_dialect_without_a_history_nothing_is_kept(one: Continuations) -> None:
     scope = replace(ADA, dialect=CONVERSE)
-    assert one.remember(scope, mixed=mixed(), alias=("msg_1", "msg_2")) == []
-    assert await one.completed(scope, REQUEST) is None
+    assert one.remember(scope, position=START, mixed=mixed(), alias=("msg_1", "msg_2")) == []
+    assert await one.completed(scope, HISTORY) is None
 
 
 async def test_the_parts_of_a_scope_cannot_be_shifted_into_each_other() -> None:
     scopes = [("a", "bc", "d"), ("ab", "c", "d"), ('a","b', "c", "d"), ("a", 'b","c', "d")]
+    kinds: tuple[Kind, ...] = ("answer", "call")
     keys = {
-        Scope(provider, actor, _called(dialect)).key(kind, "x")
+        Scope(provider, actor, _called(dialect), "").key(kind, "x")
         for provider, actor, dialect in scopes
-        for kind in ("answer", "call")
+        for kind in kinds
     }
     assert len(keys) == 2 * len(scopes)
 
@@ -193,13 +244,14 @@ async def test_the_parts_of_a_scope_cannot_be_shifted_into_each_other() -> None:
         (None, ("msg_1", "msg_1")),
         (None, ("", "msg_2")),
         (replace(mixed(), client_calls=("",)), None),
+        (replace(mixed(), content=()), None),
         (replace(mixed(), results=()), None),
     ],
 )
 async def test_what_later_requests_do_not_need_is_not_kept(
     one: Continuations, turn: MixedTurn | None, alias: tuple[str, str] | None
 ) -> None:
-    assert one.remember(ADA, mixed=turn, alias=alias) == []
+    assert one.remember(ADA, position=START, mixed=turn, alias=alias) == []
 
 
 async def test_of_two_under_the_same_id_the_later_one_counts(
@@ -209,14 +261,14 @@ async def test_of_two_under_the_same_id_the_later_one_counts(
     write(*one.remember(ADA, alias=("msg_1", "msg_3")), *one.remember(ADA, alias=("msg_1", "msg_4")))
     assert rows(path) == 1
     for place in (one, other):
-        assert await place.find(ADA, NAMED) == Found({"msg_1": "msg_4"}, [])
+        assert await place.find(ADA, NAMED) == Found({"msg_1": "msg_4"})
 
 
 @pytest.mark.parametrize("value", ["{}", "[]", '{"last":1,"client_calls":"a"}', "nonsense"])
 async def test_a_value_that_another_version_wrote_is_not_used(
     path: Path, one: Continuations, other: Continuations, write: Write, value: str
 ) -> None:
-    write(*one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2")))
+    write(*one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2")))
     with closing(sqlite3.connect(path)) as db, db:
         db.execute("update aibridge_continuations set value = ?", (value,))
     assert not await other.find(ADA, NAMED)
@@ -228,12 +280,12 @@ async def test_a_value_that_another_version_wrote_is_not_used(
 async def test_it_expires_in_memory_and_in_the_database(
     one: Continuations, other: Continuations, write: Write, clock: Clock
 ) -> None:
-    write(*one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2")))
+    write(*one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2")))
     clock.now = NOON + RESULTS_KEPT_FOR - timedelta(seconds=1)
     assert len((await one.find(ADA, NAMED)).turns) == 1
     clock.now = NOON + RESULTS_KEPT_FOR
     for place in (one, other):
-        assert await place.find(ADA, NAMED) == Found({"msg_1": "msg_2"}, [])
+        assert await place.find(ADA, NAMED) == Found({"msg_1": "msg_2"})
     clock.now = NOON + ALIASES_KEPT_FOR
     for place in (one, other):
         assert not await place.find(ADA, NAMED)
@@ -242,7 +294,7 @@ async def test_it_expires_in_memory_and_in_the_database(
 async def test_expired_rows_are_deleted_now_and_then_a_few_at_a_time(
     path: Path, one: Continuations, write: Write, clock: Clock
 ) -> None:
-    many = [one.remember(ADA, mixed=mixed(client_call=f"c{n}"))[0] for n in range(PURGE_BATCH + 10)]
+    many = [one.remember(ADA, position=START, mixed=mixed(client_call=f"c{n}"))[0] for n in range(PURGE_BATCH + 10)]
     write(*many, *one.remember(ADA, alias=("msg_1", "msg_2")))
     clock.now = NOON + RESULTS_KEPT_FOR
     write(STARTED)
@@ -262,9 +314,9 @@ async def test_expired_rows_are_deleted_now_and_then_a_few_at_a_time(
 async def test_results_that_are_too_large_are_reported_and_not_kept(path: Path, clock: Clock) -> None:
     sizes: list[int] = []
     one = Continuations(AsyncReader(SqliteReader(path)), now=clock, on_too_large=sizes.append)
-    assert one.remember(ADA, mixed=mixed("long" * 2**19), alias=("msg_1", "msg_2"))[1:] == []
+    assert one.remember(ADA, position=START, mixed=mixed("long" * 2**19), alias=("msg_1", "msg_2"))[1:] == []
     assert [size > continuations.MAX_VALUE for size in sizes] == [True]
-    assert await one.find(ADA, NAMED) == Found({"msg_1": "msg_2"}, [])
+    assert await one.find(ADA, NAMED) == Found({"msg_1": "msg_2"})
     one.close()
 
 
@@ -307,23 +359,27 @@ async def test_the_database_is_not_asked_again_for_what_it_did_not_have(
     reader = Nothing()
     place = Continuations(reader, now=clock)
     await place.find(ADA, NAMED)
-    await place.find(ADA, replace(NAMED, call_ids=frozenset("ab")))
-    assert reader.asked == [{ADA.key("answer", "msg_1"), ADA.key("call", "a")}, {ADA.key("call", "b")}]
+    b = PLACE._replace(call_id="b")
+    await place.find(ADA, replace(NAMED, calls=frozenset((PLACE, b))))
+    first, second = ADA.place_key("call", PLACE), ADA.place_key("call", b)
+    assert reader.asked == [{ADA.key("answer", "msg_1"), first}, {second}]
     await place.find(ADA, NAMED)
     assert len(reader.asked) == 2
     clock.now += continuations.ABSENT_FOR
     await place.find(ADA, NAMED)
     assert reader.asked[2] == reader.asked[0]
     monkeypatch.setattr(continuations, "MAX_ABSENT", 1)
-    await place.find(ADA, References(call_ids=frozenset("cde")))
+    await place.find(ADA, References(calls=frozenset(PLACE._replace(call_id=name) for name in "cde")))
     assert len(place._absent) == 1
-    place.remember(ADA, mixed=mixed())
+    place.remember(ADA, position=START, mixed=mixed())
     assert (await place.find(ADA, NAMED)).turns
 
 
 async def test_a_request_that_names_nothing_asks_nobody() -> None:
     reader = Nothing()
-    assert await Continuations(reader, now=Clock()).completed(ADA, JSONObject(b'{"messages":[]}')) is None
+    assert MESSAGES.history is not None
+    history = MESSAGES.history.read(JSONObject(b'{"messages":[]}'))
+    assert await Continuations(reader, now=Clock()).completed(ADA, history) is None
     assert reader.asked == []
 
 
@@ -356,7 +412,7 @@ async def test_a_database_that_cannot_be_read_gives_nothing_and_is_reported_once
     place = Continuations(reader, now=clock, on_unreadable=errors.append)
     place.remember(ADA, alias=("msg_1", "msg_2"))
     for _ in range(3):
-        assert await place.find(ADA, NAMED) == Found({"msg_1": "msg_2"}, [])
+        assert await place.find(ADA, NAMED) == Found({"msg_1": "msg_2"})
     assert len(reader.asked) == 3, "that it cannot be read does not mean that there is nothing"
     assert errors == [reader.error]
 
@@ -365,8 +421,8 @@ async def test_a_file_that_is_not_there_yet_is_found_when_it_is(
     one: Continuations, other: Continuations, write: Write
 ) -> None:
     assert not await other.find(ADA, NAMED)
-    write(*one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2")))
-    assert await other.completed(ADA, REQUEST) == COMPLETED
+    write(*one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2")))
+    assert await other.completed(ADA, HISTORY) == COMPLETED
 
 
 async def test_a_locked_file_gives_nothing_until_it_is_free_again(
@@ -374,14 +430,14 @@ async def test_a_locked_file_gives_nothing_until_it_is_free_again(
 ) -> None:
     monkeypatch.setattr(reader, "BUSY_TIMEOUT", 0)
     monkeypatch.setattr(store, "BUSY_TIMEOUT_MS", 0)
-    left = one.remember(ADA, mixed=mixed(), alias=("msg_1", "msg_2"))
+    left = one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2"))
     with closing(sqlite3.connect(path, isolation_level=None)) as owner:
         owner.execute("pragma locking_mode = exclusive")
         owner.execute("begin exclusive")
         assert not await other.find(ADA, NAMED)
         owner.execute("rollback")
     write(*left)
-    assert await other.completed(ADA, REQUEST) == COMPLETED
+    assert await other.completed(ADA, HISTORY) == COMPLETED
 
 
 def test_a_reader_makes_no_file(path: Path) -> None:

@@ -179,9 +179,12 @@ def interceptions(path: Path) -> dict[str, Row]:
 
 
 def started(name: str, *, after: str | None = None, who: str = "ada", session: str | None = None) -> records.Record:
-    return replace(STARTED, id=name, correlating_tool_call_id=after, initiator_id=who, client_session_id=session)
+    keys = (f"{who} {after}",) if after is not None else ()
+    begun = replace(STARTED, id=name, initiator_id=who, client_session_id=session)
+    return replace(begun, correlating_tool_call_id=after, result_keys=keys)
 
 
-def called(name: str, call_id: str, seconds: int = 0) -> records.Record:
+def called(name: str, call_id: str, seconds: int = 0, who: str = "ada") -> records.Record:
     at = NOON + timedelta(seconds=seconds)
-    return replace(TOOL, interception_id=name, provider_tool_call_id=call_id, created_at=at)
+    keys = (f"{who} {call_id}",)
+    return replace(TOOL, interception_id=name, provider_tool_call_id=call_id, created_at=at, result_keys=keys)

@@ -27,7 +27,7 @@ NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None) -> Exchange:
     """A started exchange for the case's request."""
     body = JSONObject(case.request)
-    reading = case.wire_format.read_request(body)
+    reading = case.wire_format.read(body)
     if case.dialect in OF_BEDROCK:
         reading = replace(reading, model=BEDROCK_MODEL)
     exchange = exchange_of(case, reading, emitted, limits, has_tools=case.wire_format.tools_member in body)

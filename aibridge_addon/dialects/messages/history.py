@@ -6,19 +6,24 @@ For a mixed turn, injected `tool_use` blocks are added to the assistant message 
 For a hidden turn with thinking, calls and results are restored where the turn ended. The client has one assistant
 message for several turns, so the message is split there.
 
-When a thread is continued, the server has the calls already. Only the results of mixed turns are added.
+When a thread is continued, the server has the calls already. Only the results of mixed turns are added. They are found
+by the id of the message that the thread continues from.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import msgspec
 
 from aibridge_addon.dialects.history import (
-    MAX_CALL_IDS,
+    MAX_CALLS,
+    MAX_ELEMENTS,
+    MAX_OPENING,
     Followers,
     Found,
     History,
@@ -28,24 +33,29 @@ from aibridge_addon.dialects.history import (
     RequestHistory,
     absent,
     maybe_decode,
-    scan,
+    opening_of,
 )
 from aibridge_addon.dialects.messages.inject import tool_result
+from aibridge_addon.dialects.place import After, Place, Position, call_digest
+from aibridge_addon.dialects.trail import Trail, by_a_person
 from aibridge_addon.dialects.turns import Result
 from aibridge_addon.wire.json_object import JSONObject, array, encode
-from aibridge_addon.wire.json_values import as_dict, as_text
+from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 NAMING = ("thread", "diagnostics")
 """Members whose `previous_message_id` refers to an answer."""
 MAX_RUN = 20
 """Number of messages after a call that are searched for its result. Usually the next one has it."""
-CALL, RESULT, THINKING = b'"tool_use"', b'"tool_result"', b'thinking"'
+EMPTY = msgspec.Raw(b"null")
 
 
 class _Block(msgspec.Struct, frozen=True, gc=False):
     type: str = ""
     id: str = ""
     tool_use_id: str = ""
+    name: Any = ""
+    input: msgspec.Raw = EMPTY
+    text: Any = None
     signature: Any = None
     data: Any = None
 
@@ -53,6 +63,15 @@ class _Block(msgspec.Struct, frozen=True, gc=False):
     def thinking(self) -> str | None:
         """The name of a thinking block; None for other blocks."""
         return _thinking(self.type, self.signature, self.data)
+
+    @property
+    def call_id(self) -> str:
+        """The id of the call in the block. Empty for other blocks."""
+        return self.id if self.type == "tool_use" else ""
+
+    @property
+    def digest(self) -> str:
+        return call_digest(self.name, self.input)
 
 
 class _Message(msgspec.Struct, frozen=True, gc=False):
@@ -63,12 +82,19 @@ class _Message(msgspec.Struct, frozen=True, gc=False):
     def blocks(self) -> Sequence[_Block]:
         return () if isinstance(self.content, str) else self.content
 
-    def ids(self, kind: str) -> list[tuple[str, int]]:
-        """Return the ids of the calls in blocks of this kind, each with the block's index."""
-        found = [(block.tool_use_id or block.id, i) for i, block in enumerate(self.blocks) if block.type == kind]
-        return [(call_id, place) for call_id, place in found if call_id]
+    @property
+    def texts(self) -> Iterator[str]:
+        if isinstance(self.content, str):
+            return iter((self.content,))
+        return (block.text for block in self.content if block.type == "text" and isinstance(block.text, str))
+
+    @property
+    def results(self) -> list[str]:
+        """The ids of the calls whose results are in the message."""
+        return [block.tool_use_id for block in self.blocks if block.type == "tool_result" and block.tool_use_id]
 
 
+_block = msgspec.json.Decoder(_Block)
 _message = msgspec.json.Decoder(_Message)
 
 
@@ -78,8 +104,10 @@ def _thinking(kind: str, signature: object, data: object) -> str | None:
 
 
 class MessagesHistory(History):
+    member = "messages"
+
     def read(self, body: JSONObject) -> RequestHistory:
-        return _MessagesRequest(body)
+        return _MessagesRequest(body, self.held(body))
 
     def result(self, result: Result) -> dict[str, Any]:
         return tool_result(result)
@@ -105,6 +133,39 @@ class MessagesHistory(History):
                 },
             )
 
+    def held(self, body: JSONObject) -> After | None:
+        thread = as_dict(body.get("thread"))
+        return ("answer", as_text(thread.get("previous_message_id"))) if thread.get("type") == "continue" else None
+
+    def maybe_call(self, element: dict[str, Any], call_id: str) -> tuple[str, Any] | None:
+        for block in map(as_dict, as_list(element.get("content"))):
+            if block.get("type") == "tool_use" and block.get("id") == call_id:
+                return as_text(block.get("name")), block.get("input")
+        return None
+
+    def opening(self, body: JSONObject) -> Position:
+        if self.held(body) is not None:
+            return Position(named=True)
+        return Position(opening_of(_opening(islice(body.elements("messages"), MAX_OPENING))), named="thread" in body)
+
+    def call_places(
+        self, content: Sequence[Mapping[str, Any]], client_calls: Sequence[str], after: Sequence[After]
+    ) -> list[Place]:
+        blocks = (maybe_decode(encode(block), _block) for block in content)
+        first = next((block for block in blocks if block and block.call_id and block.call_id in client_calls), None)
+        if first is None:
+            return []
+        return [Place(before, first.id, first.digest if before[0] == "history" else "") for before in after]
+
+
+def _opening(messages: Iterator[bytes]) -> Iterator[str]:
+    for raw in messages:
+        message = maybe_decode(raw, _message)
+        if message is not None and (message.role == "assistant" or message.results):
+            return
+        if message is not None and message.role == "user":
+            yield from by_a_person(message.texts)
+
 
 def _renamed(body: JSONObject, aliases: Mapping[str, str]) -> dict[str, bytes]:
     changes = {}
@@ -116,121 +177,187 @@ def _renamed(body: JSONObject, aliases: Mapping[str, str]) -> dict[str, bytes]:
 
 
 class _MessagesRequest(RequestHistory):
-    def __init__(self, body: JSONObject) -> None:
+    def __init__(self, body: JSONObject, held: After | None) -> None:
         self._body = body
         self._messages = body.elements("messages")
-        self._continues_thread = as_dict(body.get("thread")).get("type") == "continue"
-        self._speaking = list(scan(self._messages, _message, CALL, THINKING))
-        """The messages with calls or thinking, last first, each with its index."""
-        self._answering = list(scan(self._messages, _message, RESULT)) if self._continues_thread else []
-        """The messages with results, if the server has the calls."""
+        self._held = held
+        """What a continued thread continues. The server has its history."""
+        self._places: deque[tuple[Place, int]] = deque(maxlen=MAX_CALLS)
+        """The client's calls, each with the index of its message; of a thread that is continued, also its results."""
+        self._thinking: deque[tuple[int, _Message]] = deque(maxlen=MAX_ELEMENTS)
+        """The messages with thinking, each with its index."""
+        trail = Trail()
+        for index, raw in enumerate(self._messages):
+            message = maybe_decode(raw, _message)
+            if message is not None and message.role == "assistant":
+                self._follow(trail, index, message)
+            elif message is not None and message.role == "user":
+                self._follow_user(trail, index, message)
+        self.position = Position(trail.before if held is None else None, named="thread" in body)
+
+    def _follow(self, trail: Trail, index: int, message: _Message) -> None:
+        for text in message.texts:
+            trail.answered(text)
+        for block in message.blocks:
+            if block.call_id:
+                digest = block.digest
+                before = trail.called(block.id, digest)
+                place = Place(before, block.id, digest) if self._held is None else Place(self._held, block.id)
+                self._places.append((place, index))
+        if self._held is None and any(block.thinking is not None for block in message.blocks):
+            self._thinking.append((index, message))
+
+    def _follow_user(self, trail: Trail, index: int, message: _Message) -> None:
+        trail.interrupted()
+        for text in message.texts:
+            trail.asked(text)
+        if self._held is not None:
+            self._places += [(Place(self._held, call_id), index) for call_id in message.results]
 
     def references(self) -> References:
         named = (as_text(as_dict(self._body.get(member)).get("previous_message_id")) for member in NAMING)
-        sought = ((self._speaking, "assistant", "tool_use"), (self._answering, "user", "tool_result"))
-        calls = (
-            call_id
-            for messages, role, kind in sought
-            for _, message in messages
-            if message.role == role
-            for call_id, _ in message.ids(kind)
-        )
         names = (
             block.thinking
-            for _, message in self._speaking
-            if message.role == "assistant" and not self._continues_thread
+            for _, message in reversed(self._thinking)
             for block in message.blocks
             if block.thinking is not None
         )
         return References(
             frozenset(filter(None, named)),
-            frozenset(islice(calls, MAX_CALL_IDS)),
-            frozenset(islice(names, MAX_CALL_IDS)),
+            frozenset(place for place, _ in self._places),
+            frozenset(islice(names, MAX_CALLS)),
         )
 
     def completed(self, found: Found) -> bytes | None:
         changes = _renamed(self._body, found.aliases)
         if found.turns or found.followers:
-            completion = _Completion(self._messages, self._speaking, self._answering)
-            for turn in found.turns:
-                completion.complete(turn)
-            if not self._continues_thread:
-                completion.follow(found.followers, self._speaking)
+            completion = _Completion(self._messages)
+            for place, index in self._places:
+                if (turn := found.turns.get(place)) is not None:
+                    completion.complete(turn, index)
+            completion.follow(found.followers, self._thinking)
             changes |= completion.changes()
         return self._body.replaced(changes) if changes else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """Successive assistant messages, and the user messages that answer them."""
+
+    calls: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Message index and block index of each call."""
+    answers: list[int] = field(default_factory=list)
+    """Indexes of the user messages."""
+    results: dict[str, int] = field(default_factory=dict)
+    """Message index of each result."""
+    done: set[str] = field(default_factory=set)
+    """Ids of the calls that were put in."""
 
 
 class _Completion:
     """Collects the insertions into each message."""
 
-    def __init__(
-        self,
-        messages: Sequence[bytes],
-        speaking: Iterable[tuple[int, _Message]],
-        answering: Iterable[tuple[int, _Message]],
-    ) -> None:
+    def __init__(self, messages: Sequence[bytes]) -> None:
         self._messages = messages
-        self._calls: dict[str, tuple[int, int]] = {}
-        """Message index and block index of each call."""
-        self._results: dict[str, int] = {}
-        """Index of the message with each result, as far as messages have been searched."""
-        self._answered_by: dict[int, list[int]] = {}
+        self._answers: dict[int, _Answer] = {}
+        """By the index of each of its assistant messages."""
+        self._results_only = _Answer()
         self._put: dict[int, Insertions] = {}
-        self._done: set[str] = set()
+        self._followed: set[str] = set()
+        """Names of the thinking that was completed."""
         self._splits: dict[int, dict[int, Followers]] = {}
         """Calls and results to insert as separate messages, by message and by the block that follows them."""
-        for place, message in speaking:
-            if message.role == "assistant":
-                for call_id, block in message.ids("tool_use"):
-                    self._calls.setdefault(call_id, (place, block))
-        for place, message in answering:
-            self._look_at(place, message)
 
-    def complete(self, turn: KeptTurn) -> None:
-        own = sorted(self._calls[call_id] for call_id in turn.client_calls if call_id in self._calls)
-        if not own:
-            answered = [self._results[call_id] for call_id in turn.client_calls if call_id in self._results]
-            if answered:
-                self._answer(max(answered), turn)
+    def complete(self, turn: KeptTurn, index: int) -> None:
+        """Complete the turn whose calls, or their results, are in the message at this index."""
+        message = self._message(index)
+        if message is None or message.role == "user":
+            self._answer(turn, index)
             return
-        last, block = own[-1]
-        answers = self._answers(last)
-        if not answers:
+        answer = self._answer_at(index)
+        own = sorted(answer.calls[call_id] for call_id in turn.client_calls if call_id in answer.calls)
+        if not own or not answer.answers:
             return  # the client has not answered its own calls yet
-        present = {call_id for call_id, place in self._results.items() if place in answers} | self._calls.keys()
-        left = absent(turn, present, self._done)
-        answer = next((place for place in answers if self._has_result(place, turn.client_calls)), answers[0])
+        last, block = own[-1]
+        left = absent(turn, answer.results.keys() | answer.calls.keys(), answer.done)
+        answered = {answer.results.get(call_id) for call_id in turn.client_calls}
+        place = next((place for place in answer.answers if place in answered), answer.answers[0])
         for kept in left:
-            place = self._calls.get(kept.anchor or "", (-1, 0))
-            if kept.anchor not in turn.client_calls or self._answers(place[0]) != answers:
-                place = (last, block + 1)
-            self._at(place[0]).add(place[1], kept.call)
-            self._at(answer).add(0, kept.result)
+            before = answer.calls.get(kept.anchor or "") if kept.anchor in turn.client_calls else None
+            at = before or (last, block + 1)
+            self._at(at[0]).add(at[1], kept.call)
+            self._at(place).add(0, kept.result)
 
-    def follow(self, followers: Mapping[str, Followers], speaking: Iterable[tuple[int, _Message]]) -> None:
+    def _answer(self, turn: KeptTurn, index: int) -> None:
+        """Add results only: the server has the calls."""
+        known = self._results_only
+        if not known.results:
+            for place in range(len(self._messages)):
+                message = self._message(place)
+                for call_id in message.results if message is not None and message.role == "user" else ():
+                    known.results.setdefault(call_id, place)
+        place = max(
+            (known.results[call_id] for call_id in turn.client_calls if call_id in known.results), default=index
+        )
+        for kept in absent(turn, known.results, known.done):
+            self._at(place).add(0, kept.result)
+
+    def _answer_at(self, index: int) -> _Answer:
+        """Return the answer that an assistant message is a part of."""
+        if index in self._answers:
+            return self._answers[index]
+        begin = index
+        while begin and index - begin < MAX_RUN and self._role(begin - 1) == "assistant":
+            begin -= 1
+        answer = _Answer()
+        for place in range(begin, min(index + MAX_RUN, len(self._messages))):
+            message = self._message(place)
+            if message is None or message.role not in ("assistant", "user"):
+                break
+            if message.role == "user":
+                answer.answers.append(place)
+                for call_id in message.results:
+                    answer.results.setdefault(call_id, place)
+            elif answer.answers:
+                break
+            else:
+                self._answers[place] = answer
+                for block_index, block in enumerate(message.blocks):
+                    if block.call_id:
+                        answer.calls.setdefault(block.call_id, (place, block_index))
+        return answer
+
+    def _message(self, place: int) -> _Message | None:
+        return maybe_decode(self._messages[place], _message)
+
+    def _role(self, place: int) -> str:
+        message = self._message(place)
+        return message.role if message is not None else ""
+
+    def follow(self, followers: Mapping[str, Followers], thinking: Iterable[tuple[int, _Message]]) -> None:
         """Split the messages in which hidden turns ended."""
-        for place, message in speaking if followers else ():
-            if message.role != "assistant":
-                continue
-            here = {call_id for call_id, _ in message.ids("tool_use")}
+        for place, message in thinking if followers else ():
+            here = {block.call_id for block in message.blocks if block.call_id}
             for index, block in enumerate(message.blocks):
                 if block.type == "tool_use":
                     break  # the client answers its call after this message
-                those = followers.get(block.thinking or "")
-                known = (self._done, self._calls, here)
-                if those is None or any(call_id in ids for call_id in those.call_ids for ids in known):
+                name = block.thinking or ""
+                those = followers.get(name)
+                if those is None or name in self._followed:
                     continue
-                if not self._goes_on_after_a_call(place):
-                    self._done.update(those.call_ids)
+                if not here.isdisjoint(those.call_ids):
+                    self._followed.add(name)
+                elif not self._goes_on_after_a_call(place):
+                    self._followed.add(name)
                     self._splits.setdefault(place, {})[self._end(message, index, those.visible)] = those
 
     def _goes_on_after_a_call(self, place: int) -> bool:
         """Return whether the assistant messages directly before this one have a call, which is answered after it."""
         for before in range(place - 1, max(-1, place - 1 - MAX_RUN), -1):
-            message = maybe_decode(self._messages[before], _message)
+            message = self._message(before)
             if message is None or message.role != "assistant":
                 return False
-            if message.ids("tool_use"):
+            if any(block.call_id for block in message.blocks):
                 return True
         return False
 
@@ -247,34 +374,6 @@ class _Completion:
             if message.blocks[place].thinking is not None or message.blocks[place].type == "tool_use"
         )
         return next(later, end)
-
-    def _answer(self, place: int, turn: KeptTurn) -> None:
-        for kept in absent(turn, self._results.keys() | self._calls.keys(), self._done):
-            self._at(place).add(0, kept.result)
-
-    def _answers(self, place: int) -> list[int]:
-        """Return the user messages that follow an assistant message, or further assistant messages after it."""
-        if place in self._answered_by:
-            return self._answered_by[place]
-        found = self._answered_by[place] = []
-        for after in range(place + 1, min(place + 1 + MAX_RUN, len(self._messages))):
-            message = maybe_decode(self._messages[after], _message)
-            if message is None or message.role not in ("assistant", "user"):
-                break
-            if message.role == "user":
-                self._look_at(after, message)
-                found.append(after)
-            elif found:
-                break
-        return found
-
-    def _look_at(self, place: int, message: _Message) -> None:
-        if message.role == "user":
-            for call_id, _ in message.ids("tool_result"):
-                self._results.setdefault(call_id, place)
-
-    def _has_result(self, place: int, call_ids: Sequence[str]) -> bool:
-        return any(self._results.get(call_id) == place for call_id in call_ids)
 
     def _at(self, place: int) -> Insertions:
         return self._put.setdefault(place, Insertions())

@@ -171,10 +171,12 @@ class ResponsesReader(AnswerReader):
                 if part.get("type") == "output_text" and (text := as_text(part.get("text"))):
                     self.reading.output.append(Thought(text, "commentary"))
         elif kind.endswith("_call"):
-            self.reading.output.append(_tool_call(kind, item))
+            self.reading.output.append(read_call(item))
 
 
-def _tool_call(kind: str, item: dict[str, Any]) -> ToolCall:
+def read_call(item: dict[str, Any]) -> ToolCall:
+    """Read a call, in an answer or in a request."""
+    kind = as_text(item.get("type"))
     return ToolCall(
         call_id=as_text(item.get("call_id")) or as_text(item.get("id")),
         name=as_text(item.get("name")) or kind,

@@ -2,36 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 
 from mitmproxy import http
 
+from aibridge_addon.dialects.place import NOWHERE, Position
+from aibridge_addon.interception import clients
 from aibridge_addon.interception.clients import Speaker
-from aibridge_addon.interception.continuations import Continuations, Scope
+from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.interception.tool_loop import ToolLoop
 from aibridge_addon.proxy.flow.state import Bridged, Head, ToolRun, set_body
 from aibridge_addon.records import Record
 from aibridge_addon.wire.json_object import JSONObject
 
+LARGE = 256 * 1024
+"""Bytes. The history of a larger request is read on a worker thread, because it takes more than a millisecond."""
+
 
 async def resume_and_inject(
     flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, speaker: Speaker
 ) -> JSONObject:
     """Insert hidden turns that were kept for this request, then the tools. Returns the resulting body."""
-    continuations = state.head.bridge.continuations
-    assert continuations is not None
-    completed = await continuations.completed(_scope(state.head), body)
-    if completed is not None:
-        _set(flow.request, completed)
-        body = JSONObject(completed)
-    return _injected(flow, state, exchange, body, speaker)
+    continuations, dialect = state.head.bridge.continuations, state.head.route.dialect
+    assert continuations is not None and dialect is not None
+    position = NOWHERE
+    if dialect.history is not None:
+        large = len(flow.request.raw_content or b"") > LARGE or "content-encoding" in flow.request.headers
+        history = await asyncio.to_thread(dialect.history.read, body) if large else dialect.history.read(body)
+        position = history.position
+        completed = await continuations.completed(_scope(state.head, exchange), history)
+        if completed is not None:
+            _set(flow.request, completed)
+            body = JSONObject(completed)
+    return _injected(flow, state, exchange, body, speaker, position)
 
 
 def _injected(
-    flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, speaker: Speaker
+    flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, speaker: Speaker, position: Position
 ) -> JSONObject:
     route, bridge = state.head.route, state.head.bridge
     assert route.dialect is not None and bridge.servers is not None and bridge.continuations is not None
@@ -54,20 +67,21 @@ def _injected(
     injected = JSONObject(request)
     names = frozenset(tool.name for tool in offered)
     loop = ToolLoop(injection, injected, names, max_turns=bridge.settings.mcp.max_turns)
-    keep = partial(_remembered, state.head, bridge.continuations)
+    keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
     state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
     return injected
 
 
-def _remembered(head: Head, continuations: Continuations, loop: ToolLoop) -> Iterable[Record]:
+def _remembered(scope: Scope, position: Position, continuations: Continuations, loop: ToolLoop) -> Iterable[Record]:
     """Return the continuation records that the client's next requests may need."""
     alias = loop.response_ids[0], loop.response_ids[-1]
-    return continuations.remember(_scope(head), mixed=loop.mixed, alias=alias, hidden=loop.hidden)
+    return continuations.remember(scope, position=position, mixed=loop.mixed, alias=alias, hidden=loop.hidden)
 
 
-def _scope(head: Head) -> Scope:
-    assert head.route.dialect is not None
-    return Scope(head.route.provider.name, head.actor.id, head.route.dialect)
+def _scope(head: Head, exchange: Exchange) -> Scope:
+    """Return the scope of what is kept. A session that is shorter than a conversation is left out."""
+    scope = exchange.scope
+    return scope if clients.program(head.headers).session_lasts else replace(scope, session="")
 
 
 def _set(request: http.Request, body: bytes) -> None:

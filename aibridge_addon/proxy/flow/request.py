@@ -42,7 +42,7 @@ def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
         coding = head.headers.get(b"content-encoding", b"").decode("latin-1")
         limit = head.bridge.settings.limits.decoded_body
         body = JSONObject(decode_all(flow.request.raw_content or b"", coding or None, limit))
-        reading = dialect.read_request(body)
+        reading = dialect.read(body)
     except NotJSON:
         refuse(flow, state, NOT_JSON)
         return None
@@ -80,6 +80,7 @@ def exchange_for(head: Head, reading: RequestReading, client: clients.Program, s
             credential_kind="byok" if central is None else "centralized",
             credential_hint=mask(credential or "") if central is None else central,
             prompt=None if for_itself else reading.prompt,
+            credential=head.credential,
         ),
         emit=head.bridge.emit,
         limits=head.bridge.settings.limits,

@@ -14,6 +14,7 @@ from mitmproxy.connection import Client
 
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.credentials.client import brings_credential
+from aibridge_addon.credentials.identity import CENTRAL, credential_identity
 from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import WEBSOCKET, Route
@@ -119,7 +120,7 @@ class RequestClassifier:
         if websocket.is_refused(route, self._bridge):
             flow.response = websocket.upgrade_required(route)
             return None
-        head = Head(route, self._bridge, headers, actor, chosen)
+        head = Head(route, self._bridge, headers, actor, chosen, _identity(flow.request, route, headers, chosen))
         if route.dialect is None:
             flow.request.stream = True
             return Passthrough(head, left)
@@ -195,6 +196,14 @@ def _choose_credential(flow: http.HTTPFlow, route: Route, bridge: Bridge, header
         chosen.attempts.pool = pool
         chosen.attempts.choose_key()
     return chosen if route.known or not flow.metadata.get(ORIGIN_FORM) else None
+
+
+def _identity(request: http.Request, route: Route, headers: Headers, chosen: Dispatch) -> str:
+    central = chosen.attempts.pool is not None or chosen.translation is not None
+    if central and not brings_credential(headers, route.type.credential_headers):
+        return CENTRAL
+    host = request.host if request.scheme == "https" else ""
+    return credential_identity(headers, route.type.credential_headers, route.type.logins, host)
 
 
 def _cut_off(flow: http.HTTPFlow) -> None:

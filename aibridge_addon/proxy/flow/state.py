@@ -66,6 +66,8 @@ class Head:
     """The client's headers by lower-case name, unchanged."""
     actor: Actor
     dispatch: Dispatch
+    credential: str
+    """What distinguishes the credential from all others. It does not reveal it; see `credentials/identity.py`."""
 
 
 @dataclass(slots=True)

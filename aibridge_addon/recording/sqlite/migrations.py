@@ -86,7 +86,7 @@ def continuations(db: Database) -> None:
 
 @steps(name="003_circumstances")
 def circumstances(db: Database) -> None:
-    """Add what bills, threads and the order of rows need.."""
+    """Add what bills, threads and the order of rows need."""
     text, number = str, int
     added: dict[str, dict[str, type]] = {
         "aibridge_interceptions": dict.fromkeys(
@@ -110,3 +110,11 @@ def circumstances(db: Database) -> None:
         foreign_keys=[("interception_id", "aibridge_interceptions", "id")],
     )
     db.table("aibridge_answers").create_index(["interception_id"])
+
+
+@steps(name="004_lineage")
+def lineage(db: Database) -> None:
+    db.execute(
+        "create table aibridge_calls (key text primary key, interception_id text, created_at text) without rowid"
+    )
+    db.table("aibridge_calls").create_index(["created_at"])

@@ -31,12 +31,22 @@ ROWS_AT_ONCE = (64, 16, 4, 1)
 
 FIND_THREAD = """
 select interception.id, coalesce(interception.thread_root_id, interception.id)
-from aibridge_tool_usages as usage
-join aibridge_interceptions as interception on interception.id = usage.interception_id
-where usage.provider_tool_call_id = ? and interception.initiator_id = ?
-order by usage.created_at desc limit 1
+from aibridge_calls as call join aibridge_interceptions as interception on interception.id = call.interception_id
+where call.key = ?
 """
-"""Find the interception of the same user whose answer had a tool call, and its root. Call ids may repeat."""
+"""Find the interception whose answer had a tool call, and its root. Both tables are read by their primary keys."""
+NOTE_CALL = """
+insert into aibridge_calls (key, interception_id, created_at) values (:key, :interception_id, :created_at)
+on conflict (key) do update set interception_id = excluded.interception_id, created_at = excluded.created_at
+where excluded.created_at >= aibridge_calls.created_at
+"""
+"""Ids of calls repeat. The newest call with the same key counts."""
+CALLS_KEPT_FOR = timedelta(days=30)
+"""Results come within a session."""
+FORGET_CALLS = """
+delete from aibridge_calls
+where key in (select key from aibridge_calls where created_at <= ? order by created_at limit ?)
+"""
 
 KEEP = """
 insert into aibridge_continuations (key, value, expires_at) values (:key, :value, :expires_at)
@@ -110,7 +120,7 @@ class SqliteStore:
         children: defaultdict[str, list[Row]] = defaultdict(list)
         for record in batch:
             if isinstance(record, records.InterceptionStarted):
-                if record.correlating_tool_call_id:
+                if record.result_keys:
                     _flush(db, started, ended, children)  # the call may be in the same batch
                 started[record.id] = rows.started(record, _thread(db, record))
             elif isinstance(record, records.InterceptionEnded):
@@ -127,14 +137,17 @@ class SqliteStore:
             elif (child := self._children.get(type(record))) is not None:
                 table, build = child
                 children[table].append(build(record))
+                if isinstance(record, records.ToolUsage):
+                    db.executemany(NOTE_CALL, rows.calls(record))
         _flush(db, started, ended, children)
 
     def _purge(self, db: sqlite3.Connection) -> None:
-        """Delete expired continuations every `PURGE_INTERVAL`, and with every batch while there are more of them."""
+        """Delete what has expired every `PURGE_INTERVAL`, and with every batch while there is more of it."""
         now = self._now()
         if now >= self._purge_at:
-            deleted = db.execute(PURGE, (timestamp(now), PURGE_BATCH)).rowcount
-            self._purge_at = now if deleted == PURGE_BATCH else now + PURGE_INTERVAL
+            expired = db.execute(PURGE, (timestamp(now), PURGE_BATCH)).rowcount
+            old = db.execute(FORGET_CALLS, (timestamp(now - CALLS_KEPT_FOR), PURGE_BATCH)).rowcount
+            self._purge_at = now if PURGE_BATCH in (expired, old) else now + PURGE_INTERVAL
 
 
 def _enable_wal(db: Database) -> None:
@@ -153,10 +166,11 @@ def _enable_wal(db: Database) -> None:
 
 
 def _thread(db: sqlite3.Connection, record: records.InterceptionStarted) -> Thread:
-    if not record.correlating_tool_call_id:
-        return Thread()
-    found = db.execute(FIND_THREAD, (record.correlating_tool_call_id, record.initiator_id)).fetchone()
-    return Thread(*found) if found else Thread()
+    """Return the place in a thread, by the first key under which the call is found."""
+    for key in record.result_keys:
+        if (found := db.execute(FIND_THREAD, (key,)).fetchone()) is not None:
+            return Thread(*found)
+    return Thread()
 
 
 def _flush(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -14,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aibridge_addon.dialects.history import Followers, Found, KeptTurn
+from aibridge_addon.dialects.history import Followers, KeptTurn
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject
+from tests.dialects.test_history import placed
 from tests.support.dialects import HISTORIES
 from tests.support.soak import MANY, TIMEOUT
 
@@ -66,19 +68,26 @@ def mixed(client_call: str, *ours: str) -> KeptTurn:
     return msgspec.json.decode(msgspec.json.encode(MESSAGES.mixed_turn([client_call], made)), type=KeptTurn)
 
 
-def resumed(sent: list[Block], found: Found, **members: Any) -> list[Block] | None:
+def completed(body: bytes, turns: list[KeptTurn], followers: Mapping[str, Followers]) -> bytes | None:
+    history = MESSAGES.read(JSONObject(body))
+    told = history.completed(replace(placed(history, turns), followers=followers))
+    assert told is None or history.references(), "something is changed that nothing refers to"
+    return told
+
+
+def resumed(
+    sent: list[Block], turns: list[KeptTurn], followers: Mapping[str, Followers], **members: Any
+) -> list[Block] | None:
     """The messages that go upstream; None: as they came."""
-    history = MESSAGES.read(JSONObject(msgspec.json.encode({"messages": sent} | members)))
-    told = history.completed(found)
+    told = completed(msgspec.json.encode({"messages": sent} | members), turns, followers)
     if told is None:
         return None
-    assert history.references(), "something is changed that nothing refers to"
-    assert MESSAGES.read(JSONObject(told)).completed(found) is None, "something is put in twice"
+    assert completed(told, turns, followers) is None, "something is put in twice"
     return list(json.loads(told)["messages"])
 
 
 def followed(hidden: list[list[Block]], sent: list[Block], **members: Any) -> list[Block] | None:
-    return resumed(sent, Found(followers=followers(*hidden)), **members)
+    return resumed(sent, [], followers(*hidden), **members)
 
 
 def test_the_message_is_split_where_the_hidden_turn_ended() -> None:
@@ -116,8 +125,8 @@ def test_a_message_that_ends_with_the_hidden_turn_leaves_no_empty_one() -> None:
 
 
 def test_a_mixed_turn_after_a_hidden_one_is_completed_too() -> None:
-    found = Found(turns=[mixed("a", "y")], followers=followers([ONE, use("x")]))
-    assert resumed([ASK, assistant(ONE, TWO, READ), user(READ_SAYS)], found) == [
+    sent = [ASK, assistant(ONE, TWO, READ), user(READ_SAYS)]
+    assert resumed(sent, [mixed("a", "y")], followers([ONE, use("x")])) == [
         *(ASK, assistant(ONE, use("x")), user(says("x"))),
         *(assistant(TWO, READ, use("y")), user(says("y"), READ_SAYS)),
     ]
@@ -150,10 +159,10 @@ def test_a_thread_that_is_continued_has_the_calls() -> None:
 
 def test_between_a_call_of_the_clients_and_its_result_nothing_is_put() -> None:
     """An assistant's message may go on in a further one."""
-    found = Found(followers=followers([ONE, use("x")]))
+    hidden = followers([ONE, use("x")])
     for run in ([assistant(READ), assistant(ONE, TEXT)], [assistant(READ), assistant(TEXT), assistant(ONE)]):
-        assert resumed([ASK, *run, user(READ_SAYS), ASK], found) is None
-        assert resumed(run, found) is None
+        assert resumed([ASK, *run, user(READ_SAYS), ASK], [], hidden) is None
+        assert resumed(run, [], hidden) is None
 
 
 # --- whatever the turns were ------------------------------------------------------------------------------------
@@ -184,9 +193,9 @@ def test_all_is_verbatim_but_for_calls_and_each_is_answered_in_the_next_message(
 ) -> None:
     hidden, shown, turn = answer
     sent = [ASK, assistant(*shown), user(READ_SAYS) if READ in shown else ASK, assistant(TEXT), ASK]
-    found = Found(turns=[turn] if turn is not None else [], followers=followers(*hidden))
-    told = resumed(sent, found) or sent
-    assert told == (resumed(sent, found) or sent), "not deterministic"
+    turns = [turn] if turn is not None else []
+    told = resumed(sent, turns, followers(*hidden)) or sent
+    assert told == (resumed(sent, turns, followers(*hidden)) or sent), "not deterministic"
 
     visible = [block for message in told if message["role"] == "assistant" for block in message["content"]]
     assert [block for block in visible if block.get("name") != "bmcp_t_x"] == [*shown, TEXT]
@@ -220,8 +229,8 @@ MESSAGE = st.builds(
 @given(st.lists(MESSAGE, max_size=5), st.integers(0, 3), st.booleans())
 def test_no_history_is_completed_twice_or_loses_anything(sent: list[Block], visible: int, with_mixed: bool) -> None:
     hidden = [ONE, *[TEXT] * visible, use("x")], [REDACTED, use("y")]
-    found = Found(turns=[mixed("a", "m1")] if with_mixed else [], followers=followers(*hidden))
-    told = resumed(sent, found)  # which holds that nothing is put in twice
+    turns = [mixed("a", "m1")] if with_mixed else []
+    told = resumed(sent, turns, followers(*hidden))  # which holds that nothing is put in twice
     if told is not None:
         remaining = iter(block for message in told for block in spoken(message))
         assert all(block in remaining for message in sent for block in spoken(message))

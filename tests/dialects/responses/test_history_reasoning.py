@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aibridge_addon.dialects.history import MAX_CALL_IDS, MAX_ELEMENTS, Followers, Found, References
+from aibridge_addon.dialects.history import MAX_CALLS, MAX_ELEMENTS, Followers, Found, References
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject
 from tests.support.dialects import HISTORIES
@@ -108,7 +108,7 @@ def test_reasoning_is_looked_for_under_all_its_names_from_the_end() -> None:
     many = [reasoning(number) for number in range(2 * MAX_ELEMENTS)]
     names = RESPONSES.read(JSONObject(msgspec.json.encode({"input": many}))).references().reasoning
     assert f"rs_{2 * MAX_ELEMENTS - 1}" in names and f"enc_{2 * MAX_ELEMENTS - 1}" in names
-    assert "rs_0" not in names and len(names) <= MAX_CALL_IDS
+    assert "rs_0" not in names and len(names) <= MAX_CALLS
 
 
 def test_chat_completions_have_no_such_rule() -> None:

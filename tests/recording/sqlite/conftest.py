@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from aibridge_addon.recording.sqlite.store import SqliteStore
+from tests.support.reading import NOON
 
 Open = Callable[..., SqliteStore]
 
@@ -23,7 +24,7 @@ def opened(path: Path) -> Iterator[Open]:
     stores: list[SqliteStore] = []
 
     def make(*, durable: bool = True) -> SqliteStore:
-        store = SqliteStore(path, durable=durable)
+        store = SqliteStore(path, durable=durable, now=lambda: NOON)
         store.open()
         stores.append(store)
         return store

@@ -22,8 +22,9 @@ from aibridge_addon.records import DatabaseUnavailable, Record
 from tests.recording.sqlite.conftest import Open
 from tests.support.database import Table, query, read_table
 from tests.support.examples import CHILD_ROWS, COMMON, PROMPT, STARTED, STARTED_ROW, called, interceptions, started
+from tests.support.reading import NOON
 
-STEPS = ["001_initial", "002_continuations", "003_circumstances"]
+STEPS = ["001_initial", "002_continuations", "003_circumstances", "004_lineage"]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------
@@ -114,7 +115,7 @@ def test_two_who_write_at_the_same_time_wait_for_each_other(path: Path) -> None:
     """A transaction that begins with a read and then writes would fail at once, however long it may wait."""
 
     def work(name: str) -> None:
-        store = SqliteStore(path, durable=False)
+        store = SqliteStore(path, durable=False, now=lambda: NOON)
         store.open()
         for number in range(150):
             store.write(

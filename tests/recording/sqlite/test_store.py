@@ -10,8 +10,9 @@ from typing import get_args
 import pytest
 
 from aibridge_addon import records
+from aibridge_addon.recording.sqlite.store import CALLS_KEPT_FOR, FIND_THREAD, PURGE_INTERVAL, SqliteStore
 from tests.recording.sqlite.conftest import Open
-from tests.support.database import Table, read_table
+from tests.support.database import Table, query, read_table
 from tests.support.examples import (
     CHILD_ROWS,
     COMMON,
@@ -27,6 +28,7 @@ from tests.support.examples import (
     interceptions,
     started,
 )
+from tests.support.reading import NOON
 
 # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -146,7 +148,7 @@ def test_the_clients_own_session_counts_before_the_thread(path: Path, opened: Op
 @pytest.mark.parametrize("together", [True, False])
 def test_another_users_call_is_never_linked(path: Path, opened: Open, together: bool) -> None:
     store = opened()
-    chain = [started("root", who="ada"), called("root", "t1"), started("second", after="t1", who="eve")]
+    chain = [started("root", who="ada"), called("root", "t1", who="ada"), started("second", after="t1", who="eve")]
     for batch in [chain] if together else [[record] for record in chain]:
         store.write(batch)
     row = interceptions(path)["second"]
@@ -156,6 +158,37 @@ def test_another_users_call_is_never_linked(path: Path, opened: Open, together: 
 def test_a_call_that_nobody_made_is_linked_to_nothing(path: Path, opened: Open) -> None:
     opened().write([started("second", after="t1")])
     assert interceptions(path)["second"]["thread_parent_id"] is None
+
+
+def test_the_most_exact_key_of_a_call_counts(path: Path, opened: Open) -> None:
+    exact, broad = called("exact", "t1"), called("broad", "t2", seconds=9)
+    chain = [started("exact"), started("broad"), exact, broad]
+    nexts = [
+        replace(started(name), result_keys=keys)
+        for name, keys in {"one": ("ada t1", "ada t2"), "two": ("nothing", "ada t2"), "three": ("nothing",)}.items()
+    ]
+    opened().write([*chain, *nexts])
+    rows = interceptions(path)
+    assert [rows[name]["thread_parent_id"] for name in ("one", "two", "three")] == ["exact", "broad", None]
+
+
+def test_a_call_is_found_by_primary_keys_whatever_the_number_of_rows(path: Path, opened: Open) -> None:
+    opened()
+    plan = [row["detail"] for row in query(path, f"explain query plan {FIND_THREAD.replace('?', repr('key'))}")]
+    assert len(plan) == 2 and all(step.startswith("SEARCH") for step in plan)
+    assert "PRIMARY KEY (key=?)" in plan[0] and "(id=?)" in plan[1]
+
+
+def test_calls_are_forgotten_after_a_while(path: Path) -> None:
+    now = [NOON]
+    store = SqliteStore(path, durable=False, now=lambda: now[0])
+    store.open()
+    store.write([started("root"), called("root", "t1")])
+    assert len(query(path, "select * from aibridge_calls")) == 1
+    now[0] += CALLS_KEPT_FOR + PURGE_INTERVAL
+    store.write([started("later")])
+    store.close()
+    assert query(path, "select * from aibridge_calls") == [] and len(interceptions(path)) == 2
 
 
 def test_of_calls_with_the_same_id_the_latest_one_counts(path: Path, opened: Open) -> None:

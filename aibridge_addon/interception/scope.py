@@ -1,0 +1,36 @@
+"""Whose conversation it is. What is kept of a conversation, and its lineage, is found in the same scope only. Sans-io.
+
+A key is a digest of the scope and of a name in it, so a row under a key does not reveal either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from aibridge_addon.dialects.base import Dialect
+from aibridge_addon.dialects.place import Place
+
+Kind = Literal["answer", "call", "reasoning", "lineage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    provider_name: str
+    initiator_id: str
+    dialect: Dialect
+    credential: str
+    """What distinguishes the credential from all others; see `credentials/identity.py`."""
+    session: str = ""
+    """The client's own id of the conversation, if it has one. Answer ids and reasoning are unique without it."""
+
+    def key(self, kind: Kind, *names: str) -> str:
+        session = self.session if kind in ("call", "lineage") else ""
+        parts = (self.provider_name, self.initiator_id, self.dialect.name, self.credential, session, kind, names)
+        return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
+
+    def place_key(self, kind: Kind, place: Place) -> str:
+        return self.key(kind, *place.after, place.call_id, place.call)

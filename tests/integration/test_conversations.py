@@ -1,0 +1,168 @@
+"""Calls with the same id in different conversations: each request gets what belongs to it, and nothing of another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import MakeUpstream, StartProxy
+from tests.integration.exchanges import Client
+from tests.integration.test_mixed_turns import NAMING
+from tests.integration.turns import (
+    BY_DIALECT,
+    CLIENTS_RESULT,
+    CONNECTED,
+    PROMPT,
+    Turns,
+    call,
+    configuration,
+    own,
+    results,
+    text,
+    thought,
+)
+from tests.support.in_process import InProcessProxy
+from tests.support.mcp_servers import HttpMcp
+from tests.support.upstream import HTTP1, ScriptedUpstream
+
+Headers = dict[str, str]
+ADA: Headers = {"x-user": "ada", "authorization": "Bearer sk-one", "user-agent": "opencode/1", "x-session-id": "s1"}
+OTHERS: dict[str, Headers] = {
+    "another credential": {"authorization": "Bearer sk-two"},
+    "another kind of credential": {"authorization": "", "x-api-key": "sk-one"},
+    "a credential in an unknown form": {"authorization": "Token sk-one"},
+    "no credential": {"authorization": ""},
+    "another actor": {"x-user": "eve"},
+    "another session": {"x-session-id": "s2"},
+}
+MIXED = [text("Both. "), call("echo", text="hi"), own(path="a")]
+DONE = [text("Done.")]
+
+
+@pytest.fixture
+def upstream(make_upstream: MakeUpstream) -> ScriptedUpstream:
+    return make_upstream(alpn=[HTTP1])
+
+
+@pytest.fixture
+def proxy(start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp) -> InProcessProxy:
+    mcp = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
+    proxy = start_proxy(config=configuration(upstream.url, mcp, "actor: {header: x-user}"))
+    proxy.wait_for_log(CONNECTED)
+    return proxy
+
+
+def post(proxy: InProcessProxy, turns: Turns, body: bytes, headers: Headers) -> bytes:
+    with Client(proxy, turns.host) as client:
+        seen = client.post(turns.path, body, [(name, value) for name, value in headers.items() if value])
+    assert seen.status == 200
+    return seen.body
+
+
+def began(proxy: InProcessProxy, upstream: ScriptedUpstream, dialect: str) -> tuple[Turns, bytes]:
+    """Ada's conversation after a mixed turn, and the client's next request of it."""
+    turns, done = Turns(dialect, MIXED), Turns(dialect, DONE)
+    upstream.answer(*turns.answers(streaming=False), *done.answers(streaming=False) * 3)
+    answer = post(proxy, turns, turns.request(streaming=False), ADA)
+    return turns, turns.next_request(answer, streaming=False)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@BY_DIALECT
+def test_a_request_of_another_scope_gets_no_hidden_call(
+    proxy: InProcessProxy, upstream: ScriptedUpstream, dialect: str, other: str
+) -> None:
+    turns, sent = began(proxy, upstream, dialect)
+    post(proxy, turns, sent, ADA | OTHERS[other])
+    post(proxy, turns, sent, ADA)
+    assert [results(request) for request in upstream.requests[1:]] == [[CLIENTS_RESULT], ["hi", CLIENTS_RESULT]]
+
+
+CHANGES: dict[str, Callable[[bytes], bytes]] = {
+    "other arguments": lambda sent: sent.replace(b"path", b"way"),
+    "another name": lambda sent: sent.replace(b'"Read"', b'"Write"'),
+    "another prompt before it": lambda sent: sent.replace(PROMPT.encode(), b"What else?"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@BY_DIALECT
+def test_a_call_with_the_same_id_in_another_conversation_is_another_call(
+    proxy: InProcessProxy, upstream: ScriptedUpstream, dialect: str, change: str
+) -> None:
+    turns, sent = began(proxy, upstream, dialect)
+    post(proxy, turns, CHANGES[change](sent), ADA)
+    assert results(upstream.requests[1]) == [CLIENTS_RESULT]
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("naming", NAMING)
+def test_the_id_of_an_answer_is_another_scopes_own(
+    proxy: InProcessProxy, upstream: ScriptedUpstream, naming: str, other: str
+) -> None:
+    if other == "another session":
+        pytest.skip("ids of answers do not repeat within a provider's account")
+    dialect, members = NAMING[naming]
+    turns = Turns(dialect, [text("See. "), call("echo", text="hi")], DONE)
+    upstream.answer(*turns.answers(streaming=False), *Turns(dialect, DONE).answers(streaming=False) * 2)
+    known = turns.view(post(proxy, turns, turns.request(streaming=False), ADA), streaming=False).id
+    body = turns.request(streaming=False, **members(known))
+    post(proxy, turns, body, ADA | OTHERS[other])
+    post(proxy, turns, body, ADA)
+    expected = members(known), members(turns.written[1].body["id"])
+    for request, named in zip(upstream.requests[2:], expected, strict=True):
+        assert {name: request.json()[name] for name in named} == named
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("dialect", ["messages", "responses"])
+def test_reasoning_of_another_scope_is_followed_by_nothing(
+    proxy: InProcessProxy, upstream: ScriptedUpstream, dialect: str, other: str
+) -> None:
+    if other == "another session":
+        pytest.skip("reasoning is named by what the provider has encrypted or signed")
+    turns = Turns(dialect, [thought("Hm."), call("echo", text="hi")], [thought("So."), own(path="a")])
+    upstream.answer(*turns.answers(streaming=False), *Turns(dialect, DONE).answers(streaming=False) * 2)
+    sent = turns.next_request(post(proxy, turns, turns.request(streaming=False), ADA), streaming=False)
+    post(proxy, turns, sent, ADA | OTHERS[other])
+    post(proxy, turns, sent, ADA)
+    assert [b"hi" in json.dumps(r.json()).encode() for r in upstream.requests[2:]] == [False, True]
+
+
+# --- threads ----------------------------------------------------------------------------------------------------
+
+
+def parents(proxy: InProcessProxy) -> list[int | None]:
+    """For each interception in its order, the number of the one that it follows."""
+    rows = proxy.rows("aibridge_interceptions")
+    numbers = {row["id"]: number for number, row in enumerate(rows)}
+    return [numbers.get(row["thread_parent_id"]) for row in rows]
+
+
+@BY_DIALECT
+def test_each_result_belongs_to_the_thread_of_its_own_conversation(
+    proxy: InProcessProxy, upstream: ScriptedUpstream, dialect: str
+) -> None:
+    """Two conversations of one person with one key, and others that have a call of the same id."""
+    one = ADA | {"x-session-id": ""}
+    turns = Turns(dialect, [own(path="a")])
+    upstream.answer(*turns.answers(streaming=False) * 9)
+
+    def begin(prompt: str, headers: Headers) -> bytes:
+        def said(body: bytes) -> bytes:
+            return body.replace(PROMPT.encode(), prompt.encode())
+
+        return said(
+            turns.next_request(post(proxy, turns, said(turns.request(streaming=False)), headers), streaming=False)
+        )
+
+    first, second = begin("One?", one), begin("Two?", one)
+    for headers in (ADA, one | {"x-user": "eve"}, one | {"authorization": "Bearer sk-two"}):
+        begin("One?", headers)
+    post(proxy, turns, first, one)
+    post(proxy, turns, second, one)
+    post(proxy, turns, second.replace(b"path", b"way"), one)
+    post(proxy, turns, first, ADA | {"x-session-id": "s2"})
+    assert parents(proxy) == [None] * 5 + [0, 1, None, None]
