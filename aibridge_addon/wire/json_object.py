@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -20,6 +21,9 @@ class NotJSON(ValueError):
 class Unreadable(ValueError):
     """The bytes may be JSON, but cannot be decoded here: nested too deeply, or numbers too long."""
 
+
+MAX_SPLIT = 10_000
+"""Elements. Longer arrays are split anew each time, because their elements need more memory than the array."""
 
 encode = msgspec.json.encode
 """Encode a value as compact JSON; `msgspec.Raw` passes verbatim."""
@@ -76,7 +80,7 @@ def array(elements: Iterable[bytes]) -> bytes:
 class JSONObject:
     """A JSON object; `get` decodes one member."""
 
-    __slots__ = ("_members",)
+    __slots__ = ("_members", "_split")
 
     def __init__(self, data: bytes) -> None:
         """Split `data` into members.
@@ -86,6 +90,8 @@ class JSONObject:
             Unreadable: the data is JSON but not an object, or exceeds the limits of the decoder.
         """
         self._members: dict[str, Any]
+        self._split: dict[str, list[msgspec.Raw]] = {}
+        """Arrays that were split into their elements."""
         try:
             self._members = _members.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -126,14 +132,23 @@ class JSONObject:
             inner = raw[1:-1].strip() if raw.startswith(b"[") else b""
         return array((*before, *([inner] if inner else ()), *after))
 
-    def elements(self, name: str) -> list[bytes]:
-        """Return the elements of an array member, verbatim. Empty if it is not an array."""
+    def elements(self, name: str, limit: int | None = None) -> list[bytes]:
+        """Return the elements of an array member, verbatim, up to a limit. Empty if it is not an array."""
         value = self._members.get(name)
         try:
-            elements = _elements.decode(value if isinstance(value, msgspec.Raw) else encode(value))
+            elements = self._elements(name, value if isinstance(value, msgspec.Raw) else msgspec.Raw(encode(value)))
         except msgspec.DecodeError:
             return []
-        return [bytes(element) for element in elements]
+        return [bytes(element) for element in islice(elements, limit)]
+
+    def _elements(self, name: str, value: msgspec.Raw) -> list[msgspec.Raw]:
+        """Split an array. A history is read several times, and splitting it takes most of the time."""
+        split = self._split.get(name)
+        if split is None:
+            split = _elements.decode(value)
+            if len(split) <= MAX_SPLIT:
+                self._split[name] = split
+        return split
 
     def raw(self, name: str) -> bytes:
         """Return the member's JSON, verbatim, or `null` if it is absent."""
@@ -149,7 +164,7 @@ class JSONObject:
         value = self._members.get(name)
         if isinstance(value, msgspec.Raw):
             try:
-                value = _elements.decode(value)
+                value = self._elements(name, value)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 value = _value(value)
         if isinstance(value, list):

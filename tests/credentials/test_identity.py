@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -34,13 +35,13 @@ def copilot(number: int, tid: str = "u1") -> str:
 
 
 def identity(kind: str, token: str, host: str) -> str:
-    type_ = TYPES[kind]  # type: ignore[index]
+    type_ = TYPES[kind]
     return credential_identity(
         {b"authorization": f"Bearer {token}".encode()}, type_.credential_headers, type_.logins, host
     )
 
 
-LOGINS = {
+LOGINS: dict[str, tuple[Callable[[int], str], str]] = {
     "openai": (chatgpt, "chatgpt.com"),
     "azure": (entra, "mine.openai.azure.com"),
     "copilot": (copilot, "api.business.githubcopilot.com"),
@@ -74,7 +75,7 @@ def test_a_renewed_token_is_the_same_login_where_the_provider_verifies_it(kind: 
     ],
 )
 def test_other_tokens_count_as_they_were_sent(kind: str, one: str, other: str) -> None:
-    host = LOGINS.get(kind, (None, "api.anthropic.com"))[1]
+    host = LOGINS[kind][1] if kind in LOGINS else "api.anthropic.com"
     assert identity(kind, one, host) == identity(kind, one, host) != identity(kind, other, host)
 
 

@@ -40,7 +40,7 @@ def kept(dialect: str, client_calls: Sequence[str], *ours: tuple[str, str | None
 def placed(history: RequestHistory, turns: Sequence[KeptTurn]) -> Found:
     """Each turn at the places of its first call that the history has, or at the places that are references."""
     places = history.references().calls
-    found = {}
+    found: dict[Place, KeptTurn] = {}
     for turn in turns:
         own = next(([p for p in places if p.call_id == name] for name in turn.client_calls if name in ids(places)), [])
         found = dict.fromkeys(own or [p for p in places if p.after[0] == "item"], turn) | found

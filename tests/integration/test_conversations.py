@@ -8,7 +8,6 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import MakeUpstream, StartProxy
-from tests.integration.exchanges import Client
 from tests.integration.test_mixed_turns import NAMING
 from tests.integration.turns import (
     BY_DIALECT,
@@ -23,6 +22,7 @@ from tests.integration.turns import (
     text,
     thought,
 )
+from tests.support.client import gateway_client
 from tests.support.in_process import InProcessProxy
 from tests.support.mcp_servers import HttpMcp
 from tests.support.upstream import HTTP1, ScriptedUpstream
@@ -31,7 +31,7 @@ Headers = dict[str, str]
 ADA: Headers = {"x-user": "ada", "authorization": "Bearer sk-one", "user-agent": "opencode/1", "x-session-id": "s1"}
 OTHERS: dict[str, Headers] = {
     "another credential": {"authorization": "Bearer sk-two"},
-    "another kind of credential": {"authorization": "", "x-api-key": "sk-one"},
+    "another kind of credential": {"authorization": "", "x-api-key": "sk-two"},
     "a credential in an unknown form": {"authorization": "Token sk-one"},
     "no credential": {"authorization": ""},
     "another actor": {"x-user": "eve"},
@@ -55,10 +55,12 @@ def proxy(start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp) ->
 
 
 def post(proxy: InProcessProxy, turns: Turns, body: bytes, headers: Headers) -> bytes:
-    with Client(proxy, turns.host) as client:
-        seen = client.post(turns.path, body, [(name, value) for name, value in headers.items() if value])
-    assert seen.status == 200
-    return seen.body
+    provider = "anthropic" if turns.dialect == "messages" else "openai"
+    with gateway_client(proxy) as client:
+        sent = {name: value for name, value in headers.items() if value}
+        seen = client.post(f"/{provider}{turns.path}", content=body, headers=sent)
+    assert seen.status_code == 200
+    return seen.content
 
 
 def began(proxy: InProcessProxy, upstream: ScriptedUpstream, dialect: str) -> tuple[Turns, bytes]:
@@ -128,7 +130,8 @@ def test_reasoning_of_another_scope_is_followed_by_nothing(
     sent = turns.next_request(post(proxy, turns, turns.request(streaming=False), ADA), streaming=False)
     post(proxy, turns, sent, ADA | OTHERS[other])
     post(proxy, turns, sent, ADA)
-    assert [b"hi" in json.dumps(r.json()).encode() for r in upstream.requests[2:]] == [False, True]
+    histories = [request.json()["input" if dialect == "responses" else "messages"] for request in upstream.requests]
+    assert ["bmcp_ours_echo" in json.dumps(history) for history in histories[2:]] == [False, True]
 
 
 # --- threads ----------------------------------------------------------------------------------------------------

@@ -7,8 +7,7 @@ follow directly after it. Every request contains the complete history, so answer
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -78,7 +77,7 @@ class ChatHistory(History):
         return tool_message(result)
 
     def opening(self, body: JSONObject) -> Position:
-        return Position(opening_of(_opening(islice(body.elements("messages"), MAX_OPENING))))
+        return Position(opening_of(_opening(body.elements("messages", MAX_OPENING))))
 
     def maybe_call(self, element: dict[str, Any], call_id: str) -> tuple[str, Any] | None:
         for call in map(as_dict, as_list(element.get("tool_calls"))):
@@ -98,7 +97,7 @@ class ChatHistory(History):
         return []
 
 
-def _opening(messages: Iterator[bytes]) -> Iterator[str]:
+def _opening(messages: Iterable[bytes]) -> Iterator[str]:
     for raw in messages:
         message = maybe_decode(raw, _message)
         if message is not None and message.role in ("assistant", "tool"):

@@ -146,7 +146,7 @@ class MessagesHistory(History):
     def opening(self, body: JSONObject) -> Position:
         if self.held(body) is not None:
             return Position(named=True)
-        return Position(opening_of(_opening(islice(body.elements("messages"), MAX_OPENING))), named="thread" in body)
+        return Position(opening_of(_opening(body.elements("messages", MAX_OPENING))), named="thread" in body)
 
     def call_places(
         self, content: Sequence[Mapping[str, Any]], client_calls: Sequence[str], after: Sequence[After]
@@ -158,7 +158,7 @@ class MessagesHistory(History):
         return [Place(before, first.id, first.digest if before[0] == "history" else "") for before in after]
 
 
-def _opening(messages: Iterator[bytes]) -> Iterator[str]:
+def _opening(messages: Iterable[bytes]) -> Iterator[str]:
     for raw in messages:
         message = maybe_decode(raw, _message)
         if message is not None and (message.role == "assistant" or message.results):

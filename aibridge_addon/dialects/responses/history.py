@@ -149,7 +149,7 @@ def _position(body: JSONObject, digest: After | None) -> Position:
 def _opening(body: JSONObject) -> Iterator[str]:
     if (text := body.text("input")) is not None:
         yield from by_a_person((text,))
-    for raw in islice(body.elements("input"), MAX_OPENING):
+    for raw in body.elements("input", MAX_OPENING):
         item = maybe_decode(raw, _item)
         if item is not None and (item.role == "assistant" or item.is_call or item.is_output or item.type == REASONING):
             return

@@ -164,7 +164,7 @@ def test_the_most_exact_key_of_a_call_counts(path: Path, opened: Open) -> None:
     exact, broad = called("exact", "t1"), called("broad", "t2", seconds=9)
     chain = [started("exact"), started("broad"), exact, broad]
     nexts = [
-        replace(started(name), result_keys=keys)
+        replace(STARTED, id=name, client_session_id=None, result_keys=keys)
         for name, keys in {"one": ("ada t1", "ada t2"), "two": ("nothing", "ada t2"), "three": ("nothing",)}.items()
     ]
     opened().write([*chain, *nexts])
