@@ -56,8 +56,8 @@ class InterceptionStarted:
     request_class: RequestClass | None = None
     billing: Billing | None = None
     """Whether an API key or a subscription's login pays. None: not known."""
-    result_keys: tuple[str, ...] = ()
-    """Keys under which the call of that result may have been recorded, the most exact one first."""
+    thread_keys: tuple[str, ...] = ()
+    """Keys under which what the request continues may have been recorded, the most exact one first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,8 @@ class InterceptionEnded:
     """Metadata with additions since the start. None: unchanged since the start."""
     time_to_first_byte_ms: int | None = None
     """From the request's first byte to the head of the first answer. None: there was no answer."""
+    thread_keys: tuple[str, ...] = ()
+    """Keys under which a request that continues the answer finds it. Digests that name only its own actor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +153,24 @@ class ToolUsage:
     sequence: int = 0
     result: str | None = None
     """The text of the result. None: not seen, or `recording.tool_results` is off."""
-    result_keys: tuple[str, ...] = ()
+    thread_keys: tuple[str, ...] = ()
     """Keys under which the request that brings the result finds the call. Digests that name only its own actor."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """The result of a client's own call, which a later request brings."""
+
+    interception_id: str
+    """The interception whose request brings it. The call is in the answer of its thread's parent."""
+    provider_tool_call_id: str
+    result: str | None
+    """The text of the result. None: `recording.tool_results` is off."""
+    is_error: bool
+    """The client reports that the call failed."""
+    truncated: bool
+    """The text was longer than what is kept of it."""
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +283,7 @@ Record = (
     | TokenUsage
     | UserPrompt
     | ToolUsage
+    | ToolResult
     | Answer
     | ModelThought
     | Passthrough
@@ -285,6 +304,7 @@ STORED = frozenset(
         TokenUsage,
         UserPrompt,
         ToolUsage,
+        ToolResult,
         Answer,
         ModelThought,
         Continuation,

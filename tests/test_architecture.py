@@ -78,7 +78,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "wire": set(),
     # Reading and deciding: values in, values out.
     "dialects": {"wire", "records"},
-    "providers": {"credentials", "dialects"},
+    "providers": {"credentials", "dialects", "records"},
     "config": {"providers"},
     "credentials": {"records"},
     "interception": DOMAIN,

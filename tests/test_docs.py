@@ -159,7 +159,7 @@ def test_every_program_that_is_recognised_is_listed() -> None:
         assert agents == [agent.decode() for agent in program.agents]
         assert sessions[: len(program.session_headers)] == [header.decode() for header in program.session_headers]
         marks = [f"originator: {program.originator.decode()}"] if program.originator else []
-        assert other == marks + ([program.marker.decode()] if program.marker else [])
+        assert other == marks + [marker.decode() for marker in program.markers]
 
 
 def test_every_page_is_listed_in_the_index() -> None:

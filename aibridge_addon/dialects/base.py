@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
+from aibridge_addon.dialects.client_results import ClientResult
 from aibridge_addon.dialects.history import History
 from aibridge_addon.dialects.place import NOWHERE, Place, Position
+from aibridge_addon.dialects.surroundings import UNSEEN, Surroundings
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire.framing import SERVER_SENT, Framing
@@ -46,7 +48,22 @@ class RequestReading:
     position: Position = NOWHERE
     """What stands before the answer: the opening of the conversation, or what the provider has of it."""
     result_of: Place | None = None
-    """The place of the call in `correlating_tool_call_id`. None: unknown, the request has only the result."""
+    """The place of the call in `answered_call_id`. None: unknown, the request has only the result."""
+    tool_results: tuple[ClientResult, ...] = ()
+    """The results of the client's own calls at the end of the request."""
+    previous_response_id: str | None = None
+    """The response that a Responses request continues."""
+    conversation: str | None = None
+    """The id of OpenAI's conversation that a Responses request belongs to."""
+    client_metadata: Mapping[str, str] = NOTHING
+    """Texts of `client_metadata`, in which Codex repeats its headers."""
+    surroundings: Surroundings = UNSEEN
+    """What the system prompt says about the client's working directory."""
+
+    @property
+    def answered_call_id(self) -> str | None:
+        """The last call whose result the request brings, also if a person's prompt follows the result."""
+        return self.correlating_tool_call_id or (self.tool_results[-1].call_id if self.tool_results else None)
 
 
 UNREAD = RequestReading(model="", streaming=False, prompt=None, correlating_tool_call_id=None, side_call=False)
@@ -197,7 +214,7 @@ class Dialect(ABC):
         reading = self.read_request(body)
         if self.history is None:
             return reading
-        position, call_id = self.history.opening(body), reading.correlating_tool_call_id
+        position, call_id = self.history.opening(body), reading.answered_call_id
         result_of = self.history.place_of_result(body, position, call_id) if call_id else None
         return replace(reading, position=position, result_of=result_of)
 

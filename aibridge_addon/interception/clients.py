@@ -1,31 +1,37 @@
-"""Recognise the client program and its session by request headers. The first rule that matches applies.
+"""Recognise the program that sent a request, and read what the request says about its sender.
 
-Headers map lower-case names to values, both bytes. User agents and session headers were observed in real traffic;
-`docs/clients.md` lists them.
+Programs are recognised by their headers; the first rule that matches applies. Headers map lower-case names to values,
+both bytes. User agents and headers were observed in real traffic; `docs/clients.md` lists them. All values are what the
+client says: they are cut to a length and contain no control characters.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum, auto
-from types import MappingProxyType
+from typing import Any
 
-from aibridge_addon.records import Headers
+from aibridge_addon.dialects.base import NOTHING, RequestReading
+from aibridge_addon.records import Headers, RequestClass
+from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
+from aibridge_addon.wire.json_values import as_dict, as_text
 
 UNKNOWN = "Unknown"
 CLAUDE_CODE = "Claude Code"
 OPENCODE = "OpenCode"
+COPILOT_CLI = "GitHub Copilot (CLI)"
 
-
-class Speaker(Enum):
-    PERSON = auto()
-    """The request may end in a person's prompt. This is the default."""
-    AGENT = auto()
-    """The client itself, for a subagent's task. Tools may be used."""
-    ASIDE = auto()
-    """The client itself, for a side call such as a title or a summary. Tools are not used."""
+MAX_ID = 256
+"""Characters. Longer ids and names of a client are cut."""
+MAX_PROJECT = 1024
+"""Characters. Longer directories and addresses of repositories are cut."""
+MAX_TURN_METADATA = 64 * 1024
+"""Bytes. A longer `x-codex-turn-metadata` is not read."""
+MAX_WORKSPACES = 8
+"""Maximum number of workspaces in which a repository is looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +41,8 @@ class Program:
     """Prefixes of its user agent, in lower case."""
     session_headers: tuple[bytes, ...] = ()
     originator: bytes | None = None
-    marker: bytes | None = None
-    """A header that only this program sends."""
+    markers: tuple[bytes, ...] = ()
+    """Headers that only this program sends together."""
     session_lasts: bool = True
     """The session id is that of the whole conversation. False: of one prompt and the turns that answer it."""
 
@@ -47,21 +53,56 @@ PROGRAMS = (
     Program("Codex", (b"codex",), (b"session-id", b"session_id")),
     Program("Zed", (b"zed/",)),
     Program("GitHub Copilot (VS Code)", (b"githubcopilotchat/",), (b"x-interaction-id",), session_lasts=False),
-    Program("GitHub Copilot (CLI)", (b"copilot/",), (b"x-client-session-id",)),
+    Program(COPILOT_CLI, (b"copilot/",), (b"x-client-session-id",)),
     Program("Kilo Code", (b"kilo-code/",), (b"x-kilocode-taskid",), originator=b"kilo-code"),
     Program("Roo Code", (b"roo-code/",), originator=b"roo-code"),
     Program("Coder Agents", (b"coder-agents/",), (b"x-coder-chat-id",)),
     Program("Charm Crush", (b"charm crush/", b"charm-crush/")),
     Program(OPENCODE, (b"opencode/",), (b"x-opencode-session", b"x-session-affinity", b"x-session-id")),
     Program("Junie", (b"junie:",)),
-    Program("Cursor", (), marker=b"x-cursor-client-version"),
+    Program("Cursor", (), markers=(b"x-cursor-client-version",)),
+    # With a key of its own, it has the user agent of an SDK.
+    Program(COPILOT_CLI, (), (b"x-client-session-id",), markers=(b"x-initiator", b"x-interaction-type")),
 )
 _unknown = Program(UNKNOWN, ())
 
-CLAUDE_CODE_CLASSES = MappingProxyType({b"main": Speaker.PERSON, b"auxiliary": Speaker.ASIDE})
-"""Values of `x-claude-code-request-class`. All others mean an agent."""
-
 _LEGACY_USER_ID = re.compile(r"_session_(.+)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What a request says about its sender. None: it does not say it."""
+
+    program: Program
+    session_id: str | None
+    """The program's own id of the conversation."""
+    request_class: RequestClass
+    """A prompt is recorded in the class `prompt` only. No tools are injected in the class `auxiliary`."""
+    agent_id: str | None = None
+    prompt_id: str | None = None
+    project: str | None = None
+    details: Mapping[str, str] = NOTHING
+    """Further values for the interception's metadata: `agent_type`, `branch`, `parent_agent_id`."""
+
+    @property
+    def client(self) -> str:
+        """The program's name."""
+        return self.program.name
+
+
+def sender(headers: Headers, reading: RequestReading, *, has_tools: bool) -> Sender:
+    """Return what a request says about its sender."""
+    client = program(headers)
+    said = _Said(headers, reading)
+    return Sender(
+        program=client,
+        session_id=session_id(client, headers, reading),
+        request_class=_request_class(client, said, reading, has_tools=has_tools),
+        agent_id=said.agent_id(client),
+        prompt_id=said.prompt_id(client),
+        project=said.project(),
+        details=said.details(),
+    )
 
 
 def program(headers: Headers) -> Program:
@@ -73,43 +114,178 @@ def program(headers: Headers) -> Program:
             return candidate
         if candidate.originator is not None and originator == candidate.originator:
             return candidate
-        if candidate.marker is not None and headers.get(candidate.marker):
+        if candidate.markers and all(headers.get(marker) for marker in candidate.markers):
             return candidate
     return _unknown
 
 
-def session_id(client: Program, headers: Headers, metadata_user_id: str | None) -> str | None:
-    """Return the program's own id of the conversation, or None."""
+def session_id(client: Program, headers: Headers, reading: RequestReading) -> str | None:
+    """Return the program's own id of the conversation, or else OpenAI's, or None."""
     for name in client.session_headers:
-        value = headers.get(name, b"").decode("utf-8", "replace").strip()
-        if value:
+        if value := _header(headers, name):
             return value
-    if client.name == CLAUDE_CODE and metadata_user_id is not None:
-        return _claude_code_session(metadata_user_id)
-    return None
+    if client.name == CLAUDE_CODE and reading.metadata_user_id is not None:
+        return clean(_claude_code_session(reading.metadata_user_id))
+    return clean(reading.conversation)
 
 
-def _claude_code_session(user_id: str) -> str | None:
+def _claude_code_session(user_id: str) -> str:
     """Read `{"session_id": …}` from a JSON string, or the older form `user_…_account_…_session_<uuid>`."""
     try:
         members = json.loads(user_id)
     except (ValueError, RecursionError):
         members = None
     if isinstance(members, dict) and "session_id" in members:
-        value = members["session_id"]
-        return (value.strip() or None) if isinstance(value, str) else None
+        return as_text(members["session_id"])
     match = _LEGACY_USER_ID.search(user_id)
-    return match[1] if match else None
+    return match[1] if match else ""
 
 
-def speaker(client: Program, headers: Headers, *, has_tools: bool) -> Speaker:
-    """Return who made this call.
+def clean(value: str | None, limit: int = MAX_ID) -> str | None:
+    """Return a client's text without control characters and cut to `limit` characters; None if nothing is left."""
+    if not value:
+        return None
+    return "".join(character for character in value[: 2 * limit] if character.isprintable()).strip()[:limit] or None
 
-    Claude Code and Copilot send it in a header. OpenCode's title call differs from its turns only in its lack of tools.
+
+def _header(headers: Headers, name: bytes) -> str | None:
+    return clean(headers.get(name, b"").decode("utf-8", "replace"))
+
+
+class _Said:
+    """The values of a request's headers, of OpenAI's `client_metadata`, and of Codex's turn metadata.
+
+    Over a WebSocket the headers are those of the upgrade request. Codex repeats them in each message's
+    `client_metadata`, which therefore has precedence.
     """
-    request_class = headers.get(b"x-claude-code-request-class")
-    if request_class is not None:
-        return CLAUDE_CODE_CLASSES.get(request_class, Speaker.AGENT)
-    if headers.get(b"x-interaction-type", b"").startswith(b"agent-"):
-        return Speaker.ASIDE
-    return Speaker.ASIDE if client.name == OPENCODE and not has_tools else Speaker.PERSON
+
+    def __init__(self, headers: Headers, reading: RequestReading) -> None:
+        self.headers = headers
+        self._body = reading.client_metadata
+        self._surroundings = reading.surroundings
+        self._turn = self._turn_metadata()
+
+    def get(self, name: str) -> str | None:
+        """Return a header's value, or the member of `client_metadata` with the same name."""
+        return clean(self._body.get(name)) or _header(self.headers, name.encode())
+
+    def turn(self, *names: str) -> str | None:
+        """Return the first of these members of Codex's turn metadata."""
+        return next((value for name in names if (value := clean(as_text(self._turn.get(name))))), None)
+
+    def _turn_metadata(self) -> dict[str, Any]:
+        name = "x-codex-turn-metadata"
+        text = self._body.get(name, "").encode("utf-8", "replace") or self.headers.get(name.encode(), b"")
+        if not text or len(text) > MAX_TURN_METADATA:
+            return {}
+        try:
+            return as_dict(decode(text))
+        except (NotJSON, Unreadable):
+            return {}
+
+    @property
+    def codex_parent(self) -> str | None:
+        return self.get("x-codex-parent-thread-id") or self.turn("parent_thread_id")
+
+    @property
+    def codex_subagent(self) -> str | None:
+        """Codex's kind of subagent, such as `review`."""
+        kind = self.get("x-openai-subagent") or self.turn("subagent_kind")
+        return None if kind in ("false", "0") else kind
+
+    @property
+    def is_codex_subagent(self) -> bool:
+        return bool(self.codex_parent or self.codex_subagent or self.turn("thread_source") == "subagent")
+
+    def agent_id(self, client: Program) -> str | None:
+        if agent := self.get("x-claude-code-agent-id"):
+            return agent
+        if self.is_codex_subagent:
+            thread = self.turn("thread_id") or clean(self._body.get("thread_id")) or self.get("thread-id")
+            return thread or self.codex_subagent
+        if client.name == COPILOT_CLI or self.get("x-parent-agent-id"):
+            return self.get("x-agent-task-id")
+        return self.get("x-session-id") if self.get("x-parent-session-id") else None
+
+    def prompt_id(self, client: Program) -> str | None:
+        if prompt := self.get("x-claude-code-prompt-id") or self.turn("turn_id") or clean(self._body.get("turn_id")):
+            return prompt
+        return None if b"x-interaction-id" in client.session_headers else self.get("x-interaction-id")
+
+    def project(self) -> str | None:
+        """Return the repository if it is known, or else the directory."""
+        workspaces = list(itertools.islice(as_dict(self._turn.get("workspaces")).items(), MAX_WORKSPACES))
+        for _, workspace in workspaces:
+            remotes = as_dict(as_dict(workspace).get("associated_remote_urls"))
+            url = as_text(remotes.get("origin")) or next(filter(None, map(as_text, remotes.values())), "")
+            if url:
+                return clean(_without_login(url), MAX_PROJECT)
+        directory = workspaces[0][0] if workspaces else as_text(self._turn.get("cwd"))
+        return (
+            clean(directory, MAX_PROJECT)
+            or self.get("x-github-repository-nwo")
+            or clean(self._surroundings.directory, MAX_PROJECT)
+        )
+
+    def details(self) -> Mapping[str, str]:
+        parent = (
+            self.get("x-claude-code-parent-agent-id")
+            or self.codex_parent
+            or self.get("x-parent-agent-id")
+            or self.get("x-parent-session-id")
+        )
+        said = {
+            "agent_type": self.get("x-claude-code-agent-type") or self.codex_subagent,
+            "branch": self.turn("branch", "git_branch") or clean(self._surroundings.branch),
+            "parent_agent_id": parent,
+        }
+        return {name: value for name, value in said.items() if value}
+
+
+def _without_login(url: str) -> str:
+    """Return a repository's address without user, password and query. `git@host:path` has no password."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    authority, slash, path = rest.partition("/")
+    return scheme + separator + authority.rpartition("@")[2] + slash + re.split(r"[?#]", path, maxsplit=1)[0]
+
+
+def _request_class(client: Program, said: _Said, reading: RequestReading, *, has_tools: bool) -> RequestClass:
+    marked = said.headers.get(b"x-claude-code-request-class")
+    if reading.side_call or marked == b"auxiliary":
+        return "auxiliary"
+    if marked is None and _is_side_call(client, said, has_tools=has_tools):
+        return "auxiliary"
+    if marked != b"main" and (marked is not None or _is_subagent(said)):
+        return "subagent"  # every other class of Claude Code is a subagent's
+    brings_result = reading.correlating_tool_call_id is not None or bool(reading.tool_results)
+    if said.get("x-initiator") == "agent":  # a text at the end is the program's own
+        return "tool_result" if brings_result else "subagent"
+    return "tool_result" if brings_result and reading.prompt is None else "prompt"
+
+
+def _is_side_call(client: Program, said: _Said, *, has_tools: bool) -> bool:
+    """Return whether the program calls on its own behalf, without tools: for a title, a summary or a compaction.
+
+    OpenCode's title call differs from its turns only in its lack of tools.
+    """
+    interaction = said.get("x-interaction-type") or ""
+    return (
+        (client.name == OPENCODE and not has_tools)
+        or interaction.startswith("agent-")
+        or interaction == "conversation-compaction"
+        or said.turn("request_kind") in ("prewarm", "compaction")
+        or said.codex_subagent == "compact"
+    )
+
+
+def _is_subagent(said: _Said) -> bool:
+    """Return whether a program wrote the task."""
+    return bool(
+        said.get("x-claude-code-agent-id")
+        or said.is_codex_subagent
+        or (said.get("x-interaction-type") or "").endswith("-subagent")
+        or said.get("x-parent-agent-id")
+        or said.get("x-parent-session-id")
+    )

@@ -11,8 +11,8 @@ records of a turn are emitted at that event, before it is sent on. What happens 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
@@ -31,7 +31,7 @@ MAX_ERROR_LENGTH = 2000
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The sender of a request: actor, client and credential."""
+    """The sender of a request: actor, client and credential; and the host that the request goes to."""
 
     actor: Actor
     client: str
@@ -49,6 +49,8 @@ class Origin:
     billing: records.Billing | None = None
     credential: str = ""
     """What distinguishes the credential from all others; see `credentials/identity.py`."""
+    details: Mapping[str, str] = NOTHING
+    """What else the client says about itself. It becomes part of the interception's metadata."""
 
 
 class Exchange:
@@ -84,8 +86,6 @@ class Exchange:
         """Names of tools whose calls are recorded after the invocation, not when the model makes them."""
         self.last_records: Callable[[], Iterable[records.Record]] = tuple
         """Returns the records that are emitted right before the end."""
-        self.places: dict[str, int] = {}
-        """Places of the current turn's hidden calls in the interception's sequence, by call id."""
         self.time_to_first_byte_ms: int | None = None
         self.when_ended: Callable[[int | None, str | None], None] | None = None
         """Called once at the end, with the last answer's status and the error type."""
@@ -93,17 +93,22 @@ class Exchange:
         """An answer has begun, and its records have not been emitted yet."""
         self._dialect = route.dialect
         self._origin = origin
+        self._metadata = {**origin.details, **origin.actor.metadata}
+        self._started_at: datetime | None = None
         self._limits = limits
         self._attempts = attempts or Attempts()
         self._on_partial = on_partial
         self._first_response_id: str | None = None
         self._http_status: int | None = None
         self._sequence = 0
+        self._places: list[tuple[ToolCall, int]] = []
+        """The current turn's hidden calls, and their places in the interception's sequence."""
         self._model: str | None = None
 
     def start(self) -> None:
         """Emit the start of the interception."""
         origin, route = self._origin, self.route
+        self._started_at = self.now()
         self.emit(
             records.InterceptionStarted(
                 id=self.id,
@@ -119,28 +124,45 @@ class Exchange:
                 credential_kind=origin.credential_kind,
                 credential_hint=origin.credential_hint,
                 correlating_tool_call_id=self.request.correlating_tool_call_id,
-                metadata=origin.actor.metadata,
-                started_at=self.now(),
+                metadata=self._metadata,
+                started_at=self._started_at,
                 upstream_host=origin.upstream_host,
                 agent_id=origin.agent_id,
                 prompt_id=origin.prompt_id,
                 project=origin.project,
                 request_class=origin.request_class,
                 billing=origin.billing,
-                result_keys=self._result_keys(),
+                thread_keys=self._thread_keys(),
             )
         )
+        for result in self.request.tool_results:
+            self.emit(
+                records.ToolResult(
+                    interception_id=self.id,
+                    provider_tool_call_id=result.call_id,
+                    result=result.text,
+                    is_error=result.is_error,
+                    truncated=result.truncated,
+                    created_at=self._started_at,
+                )
+            )
+        self.request = replace(self.request, tool_results=())  # an answer may take long, and the texts are not small
 
-    def _result_keys(self) -> tuple[str, ...]:
-        """Return the keys of the call whose result the request brings, the most exact one first."""
-        call_id, place = self.request.correlating_tool_call_id, self.request.result_of
+    def _thread_keys(self) -> tuple[str, ...]:
+        """Return the keys of what the request continues, the most exact one first: an answer, or a call."""
+        continued = self.request.previous_response_id
+        keys = [self._answer_key(continued)] if continued else []
+        call_id, place = self.request.answered_call_id, self.request.result_of
         if not call_id:
-            return ()
-        keys = [] if place is None else [self.scope.place_key("lineage", place)]
+            return tuple(keys)
+        keys += [] if place is None else [self.scope.place_key("lineage", place)]
         if place is None or (self.scope.session and place.after[0] == "opening"):
             # The session is the conversation. Some clients change its opening, or a call's arguments.
             keys.append(self.scope.place_key("lineage", Place(ANY, call_id)))
         return tuple(keys)
+
+    def _answer_key(self, response_id: str) -> str:
+        return self.scope.place_key("lineage", Place(("answer", response_id), ""))
 
     def _call_keys(self, call: ToolCall) -> tuple[str, ...]:
         """Return the keys under which a later request finds this call."""
@@ -174,6 +196,12 @@ class Exchange:
             on_event=on_event,
             on_partial=self._on_partial,
         )
+
+    def first_byte_came(self) -> None:
+        """Measure the time to the first byte by the exchange's own clock, from its start on."""
+        if self._started_at is not None and self.time_to_first_byte_ms is None:
+            waited = self.now() - self._started_at
+            self.time_to_first_byte_ms = max(0, round(waited / timedelta(milliseconds=1)))
 
     @property
     def streaming(self) -> bool:
@@ -247,6 +275,7 @@ class Exchange:
             self.end_turn()
         for record in self.last_records():
             self.emit(record)
+        answer_id = self._first_id()
         key, attempts = self._attempts.key, self._attempts.reported
         self.emit(
             records.InterceptionEnded(
@@ -259,8 +288,9 @@ class Exchange:
                 turns=self.turns,
                 ended_at=self.now(),
                 credential_hint=key.hint if key is not None else None,
-                metadata={**self._origin.actor.metadata, "attempts": list(attempts)} if attempts else None,
+                metadata={**self._metadata, "attempts": list(attempts)} if attempts else None,
                 time_to_first_byte_ms=self.time_to_first_byte_ms,
+                thread_keys=(self._answer_key(answer_id),) if self.request.position.named and answer_id else (),
             )
         )
         if self.when_ended is not None:
@@ -285,7 +315,7 @@ class Exchange:
             self._emit_usage("answer", reading.model or self.request.model, reading.usage)
         for iteration in reading.iterations:
             self._emit_usage(iteration.kind, iteration.model or reading.model or self.request.model, iteration.usage)
-        self.places = {}
+        self._places = []
         for part in reading.output:
             self._emit_output(part, response_id, now)
 
@@ -320,7 +350,7 @@ class Exchange:
         elif isinstance(part, AnswerText):
             self.emit(records.Answer(self.id, response_id, part.content, part.truncated, now, place))
         elif part.name in self.hidden_calls:
-            self.places[part.call_id] = place
+            self._places.append((part, place))
         else:
             self.emit(
                 records.ToolUsage(
@@ -334,9 +364,17 @@ class Exchange:
                     metadata={"server_side": True} if part.server_side else {},
                     created_at=now,
                     sequence=place,
-                    result_keys=() if part.server_side else self._call_keys(part),
+                    thread_keys=() if part.server_side else self._call_keys(part),
                 )
             )
+
+    def place_of(self, call_id: str, name: str) -> int:
+        """Return the place of one of the turn's hidden calls, each once. Some servers give calls no or equal ids."""
+        for number, (call, place) in enumerate(self._places):
+            if call.name == name and call.call_id in (call_id, ""):
+                del self._places[number]
+                return place
+        return self.next_place()
 
     def next_place(self) -> int:
         """Return the next place in the sequence of the interception's rows. The prompt has place 0."""

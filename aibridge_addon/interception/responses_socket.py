@@ -41,6 +41,13 @@ _type = re.compile(rb'\s{0,8}\{\s{0,8}"type"\s{0,8}:\s{0,8}"([a-z_.]{1,80})"').m
 class _Open:
     lane: str
     exchange: Exchange
+    requested: bool
+    """It began with a request. Else it follows a steering input, and its time to the first byte is not known."""
+
+    def open_answer(self, status: int, content_type: str) -> None:
+        if self.requested:
+            self.exchange.first_byte_came()
+        self.exchange.open_answer(status, content_type, "")
 
 
 class ResponsesSocket:
@@ -78,7 +85,7 @@ class ResponsesSocket:
         if kind != CREATE or len(self._open) >= MAX_OPEN:
             return None
         lane = (body.text("stream_id") if body is not None else None) or ""
-        return self._start(lane, reading, has_tools=body is not None and "tools" in body)
+        return self._start(lane, reading, has_tools=body is not None and "tools" in body, requested=True)
 
     def from_server(self, data: bytes) -> Exchange | None:
         """Read a text message of the server. Return the interception that ends with it, if any.
@@ -93,13 +100,13 @@ class ResponsesSocket:
             return None
         exchange = entry.exchange
         if not exchange.turns and kind == ERROR and (status := _status(data, self._limits.sse_event)):
-            exchange.open_answer(status, "application/json", "")
+            entry.open_answer(status, "application/json")
             exchange.feed(data, last=True)  # the same body as over HTTP, with its status inside
         elif kind and kind != ERROR and not kind.startswith("response."):
             pass  # about the connection or the account (`codex.rate_limits`), not part of the answer
         else:
             if not exchange.turns:
-                exchange.open_answer(200, EVENT_STREAM, "")
+                entry.open_answer(200, EVENT_STREAM)
             exchange.feed_event(data, terminal=kind in TERMINAL or kind == ERROR)
         if not exchange.ended:
             return None
@@ -118,10 +125,10 @@ class ResponsesSocket:
         """Forget an interception whose request is not sent on."""
         self._open = [entry for entry in self._open if entry.exchange is not exchange]
 
-    def _start(self, lane: str, reading: RequestReading, *, has_tools: bool) -> Exchange:
+    def _start(self, lane: str, reading: RequestReading, *, has_tools: bool, requested: bool) -> Exchange:
         exchange = self._begin(replace(reading, streaming=True), has_tools)
         exchange.start()
-        self._open.append(_Open(lane, exchange))
+        self._open.append(_Open(lane, exchange, requested))
         self._has_lanes = self._has_lanes or lane != ""
         return exchange
 
@@ -139,7 +146,8 @@ class ResponsesSocket:
         if entry is None and kind == CREATED and len(self._open) < MAX_OPEN:
             response = as_dict(body.get("response")) if body else {}
             reading = self._steered.pop(as_text(response.get("previous_response_id")), UNREAD)
-            self._start(lane, replace(reading, model=as_text(response.get("model"))), has_tools=False)
+            reading = replace(reading, model=as_text(response.get("model")))
+            self._start(lane, reading, has_tools=False, requested=False)
             entry = self._open[-1]
         return entry
 

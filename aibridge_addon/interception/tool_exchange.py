@@ -16,7 +16,8 @@ import msgspec
 
 from aibridge_addon import records
 from aibridge_addon.dialects.base import NOTHING, AnswerError
-from aibridge_addon.dialects.turns import Invocation
+from aibridge_addon.dialects.client_results import cut_text
+from aibridge_addon.dialects.turns import Invocation, Text
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.tap import Tap
 from aibridge_addon.interception.tool_loop import ToolLoop
@@ -177,6 +178,8 @@ class ToolExchange:
 
     def _emit(self, invocation: Invocation, response_id: str) -> None:
         call, tool = invocation.result.call, invocation.tool
+        parts = invocation.result.parts
+        result, truncated = cut_text(part.text if isinstance(part, Text) else part.note for part in parts)
         self.exchange.emit(
             records.ToolUsage(
                 interception_id=self.exchange.id,
@@ -190,7 +193,9 @@ class ToolExchange:
                 invocation_error=invocation.error,
                 duration_ms=invocation.duration_ms,
                 created_at=self.exchange.now(),
-                sequence=self.exchange.places.get(call.id) or self.exchange.next_place(),
+                sequence=self.exchange.place_of(call.id, call.name),
+                result=result,
+                metadata={"result_truncated": True} if truncated else {},
             )
         )
 

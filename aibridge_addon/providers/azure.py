@@ -52,5 +52,6 @@ AZURE = ProviderType(
     logins=(ENTRA,),
     key_header="Api-Key",
     messages_key_header="X-Api-Key",
+    billing="api",
     may_ask_chat_usage=may_ask_chat_usage,
 )

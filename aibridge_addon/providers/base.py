@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from aibridge_addon.credentials.identity import Login
 from aibridge_addon.dialects.base import Dialect
+from aibridge_addon.records import Billing
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,8 @@ class ProviderType:
     """The header for a central key."""
     messages_key_header: str | None = None
     """The header for a central key in Messages requests, if it differs."""
+    billing: Billing | None = None
+    """Who pays, whatever the credential. None: the form of the credential decides."""
     refuses_central_key: str | None = None
     """Why the configuration may not set an `api_key`. None: it may."""
     answers_on_bedrock: bool = False

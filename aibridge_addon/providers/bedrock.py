@@ -19,4 +19,5 @@ BEDROCK = ProviderType(
     defaults=(DefaultProvider("bedrock", ("bedrock-runtime.*.amazonaws.com", "bedrock-mantle.*.api.aws")),),
     vendor="aws",
     credential_headers=(b"authorization", b"x-api-key"),
+    billing="api",
 )

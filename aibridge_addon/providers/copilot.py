@@ -35,5 +35,6 @@ COPILOT = ProviderType(
     vendor="github-copilot",
     credential_headers=(b"authorization",),
     logins=(SESSION_TOKEN,),
+    billing="subscription",
     refuses_central_key="Copilot knows each user by their own token, which is passed through",
 )

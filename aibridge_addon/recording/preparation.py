@@ -13,6 +13,10 @@ from aibridge_addon.config.schema import Recording
 from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.records import Record, TokenUsage
 
+MAX_ANSWER = 64 * 1024
+"""Bytes. A longer text of an answer is cut."""
+MAX_RESULT = 16 * 1024
+"""Bytes. A longer result of a tool is cut."""
 NO_PRICE_LIST = "no price list for this type of provider"
 NO_PRICE = "no price known for this model"
 
@@ -41,17 +45,29 @@ class Preparation:
             case records.UserPrompt() if record.prompt:
                 return replace(record, prompt=redact.text(record.prompt) if recording.prompts else None)
             case records.ToolUsage():
+                result, truncated = self._kept(record.result if recording.tool_results else None, MAX_RESULT)
                 return replace(
                     record,
                     input=redact.value(record.input) if recording.tool_inputs else None,
                     invocation_error=redact.maybe_text(record.invocation_error),
-                    result=redact.maybe_text(record.result) if recording.tool_results else None,
+                    result=result,
+                    metadata={**record.metadata, "result_truncated": True} if truncated else record.metadata,
                 )
+            case records.ToolResult():
+                if not recording.tool_results:
+                    return replace(record, result=None, truncated=False)
+                result, truncated = self._kept(record.result, MAX_RESULT)
+                return replace(record, result=result, truncated=truncated or record.truncated)
             case records.Answer():
-                return replace(record, content=redact.maybe_text(record.content) if recording.answers else None)
+                content, truncated = self._kept(record.content if recording.answers else None, MAX_ANSWER)
+                return replace(record, content=content, truncated=truncated or record.truncated)
             case records.ModelThought():
                 return replace(record, content=redact.maybe_text(record.content) if recording.thoughts else None)
         return record
+
+    def _kept(self, text: str | None, limit: int) -> tuple[str | None, bool]:
+        """Return a text redacted and cut to `limit` bytes, and whether it was cut."""
+        return (None, False) if text is None else cut(self._redact.text(text), limit)
 
     def _priced(self, record: TokenUsage) -> TokenUsage:
         if record.vendor is None:
@@ -61,3 +77,11 @@ class Preparation:
         assert self._price is not None
         cost = self._price(record)
         return replace(record, cost_usd=cost, unpriced=NO_PRICE if cost is None else None)
+
+
+def cut(text: str, limit: int) -> tuple[str, bool]:
+    """Return the characters at the beginning of a text that fit into `limit` bytes, and whether some did not."""
+    if len(text) * 4 <= limit:  # no character has more than four bytes
+        return text, False
+    data = text.encode("utf-8", "replace")
+    return (text, False) if len(data) <= limit else (data[:limit].decode("utf-8", "ignore"), True)

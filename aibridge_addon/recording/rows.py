@@ -19,10 +19,12 @@ KEPT = frozenset({"credential_hint", "metadata"})
 
 @dataclass(frozen=True, slots=True)
 class Thread:
-    """The place of an interception in its thread, found by the tool call whose result it brings."""
+    """The place of an interception in its thread, found by the tool call or the answer that it continues."""
 
     parent_id: str | None = None
     root_id: str | None = None
+    session_id: str | None = None
+    """The session of the answer that it continues."""
 
 
 def started(record: records.InterceptionStarted, thread: Thread) -> Row:
@@ -34,7 +36,7 @@ def started(record: records.InterceptionStarted, thread: Thread) -> Row:
         "model": record.model,
         "client": record.client,
         "client_session_id": record.client_session_id,
-        "session_id": record.client_session_id or thread.root_id or record.id,
+        "session_id": record.client_session_id or thread.session_id or thread.root_id or record.id,
         "user_agent": record.user_agent,
         "route": record.route,
         "streaming": int(record.streaming),
@@ -106,18 +108,24 @@ def tool_usage(record: records.ToolUsage) -> Row:
     }
 
 
+def tool_result(record: records.ToolResult, parent_id: str | None) -> Row:
+    """Return what the row of a call is updated with. `parent_id`: the interception of the call, if it is known."""
+    added = {"result_is_error": record.is_error, "result_truncated": record.truncated}
+    return {
+        "interception_id": record.interception_id,
+        "parent_id": parent_id,
+        "call_id": record.provider_tool_call_id,
+        "result": record.result,
+        "metadata": _json({name: True for name, is_so in added.items() if is_so}),
+    }
+
+
 def answer(record: records.Answer) -> Row:
     return _child(record) | {
         "content": record.content,
         "truncated": int(record.truncated),
         "sequence": record.sequence,
     }
-
-
-def calls(record: records.ToolUsage) -> list[Row]:
-    """Return the rows of `aibridge_calls`, by which the request with the call's result finds its interception."""
-    at = timestamp(record.created_at)
-    return [{"key": key, "interception_id": record.interception_id, "created_at": at} for key in record.result_keys]
 
 
 def model_thought(record: records.ModelThought) -> Row:

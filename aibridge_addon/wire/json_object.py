@@ -159,6 +159,16 @@ class JSONObject:
         value = self.get(name)
         return value if isinstance(value, str) else None
 
+    def beginning(self, name: str, count: int) -> list[Any]:
+        """Return the first `count` elements of an array member, decoded. Empty if it is not an array."""
+        value = self._members.get(name)
+        if isinstance(value, msgspec.Raw):
+            try:
+                value = _elements.decode(value)
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                value = _value(value)
+        return [_value(element) for element in value[:count]] if isinstance(value, list) else []
+
     def elements_backwards(self, name: str) -> Iterator[Any]:
         """Yield the elements of an array member, last first, and decode each on demand. Empty if it is not an array."""
         value = self._members.get(name)

@@ -105,6 +105,7 @@ def test_a_request_is_translated_signed_and_its_answer_given_on(
     row = rows.interception
     assert (row["provider"], row["model"], row["status"]) == ("anthropic", MODEL, "completed")
     assert (row["credential_kind"], row["credential_hint"]) == ("centralized", "AKID...7890")
+    assert (row["upstream_host"], row["billing"]) == (urlsplit(upstream.url).hostname, "api")
     assert len(rows.tokens) == 1 and rows.tokens[0]["completeness"] == "complete"
     assert SECRET not in proxy.log and "sk-ant-client-key" not in proxy.log
 

@@ -102,7 +102,7 @@ def test_the_tables_have_exactly_the_columns_of_the_contract(process: RunningPro
         found = [row["name"] for row in query(process.database, f"PRAGMA table_info({table})")]
         assert sorted(found) == sorted(columns.split()), table
     tables = query(process.database, "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'aibridge%'")
-    assert {row["name"] for row in tables} == set(COLUMNS) | {"aibridge_continuations", "aibridge_calls"}
+    assert {row["name"] for row in tables} == set(COLUMNS) | {"aibridge_continuations", "aibridge_threads"}
     assert query(process.database, "PRAGMA journal_mode") == [{"journal_mode": "wal"}]
 
 
@@ -136,12 +136,12 @@ def test_an_interception_says_who_asked_what_of_which_model(process: RunningProx
         "thread_root_id": None,
         "turns": 1,
         "metadata": {"org_id": "org-456", "ci": "yes"},
-        "upstream_host": None,
+        "upstream_host": httpx.URL(upstream.url).host,
         "agent_id": None,
         "prompt_id": None,
         "project": None,
-        "request_class": None,
-        "billing": None,
+        "request_class": "prompt",
+        "billing": "api",
     }
 
 

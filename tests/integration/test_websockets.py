@@ -77,6 +77,8 @@ def test_turns_on_one_connection_are_interceptions_and_pass_untouched(
         assert row["client"] == CODEX.expected["client"]
         assert row["client_session_id"] == CODEX.expected["client_session_id"]
         assert (row["credential_kind"], row["initiator_id"] != "") == ("byok", True)
+        assert (row["upstream_host"], row["billing"]) == ("localhost", "api")
+        assert row["time_to_first_byte_ms"] >= 0
         assert row["tokens"] == case.expected["tokens"]
         assert row["tools"] == case.expected.get("tools", [])
     assert prewarm["prompt"] is None
@@ -104,6 +106,27 @@ def test_fragments_pass_as_they_were_cut(start_proxy: StartProxy, provider: Prov
     [row] = interceptions(process)
     assert row["tokens"] == THINKING.expected["tokens"]
     assert row["thoughts"] == THINKING.expected["thoughts"]
+
+
+def test_a_message_that_continues_an_answer_brings_the_results_of_its_calls(
+    start_proxy: StartProxy, provider: Provider
+) -> None:
+    process = start_proxy(config=config(provider.port))
+    calls = [str(call["provider_tool_call_id"]) for call in TOOLS.expected["tools"]]
+    output = [{"type": "function_call_output", "call_id": call, "output": f"of {call}"} for call in calls]
+    following = {"type": "response.create", "model": "m", "previous_response_id": TOOLS.expected["response_id"]}
+    with through(process) as client:
+        for request, case in (
+            (frames.create(TOOLS).decode(), TOOLS),
+            (json.dumps(following | {"input": output}), SIMPLE),
+        ):
+            events = text(*frames.events(case))
+            provider.answer(*events)
+            client.send(request)
+            read(client, len(events))
+    first, second = sorted(process.rows("aibridge_interceptions"), key=lambda row: str(row["started_at"]))
+    assert (second["thread_parent_id"], second["request_class"]) == (first["id"], "tool_result")
+    assert [row["result"] for row in process.rows("aibridge_tool_usages")] == [f"of {call}" for call in calls]
 
 
 def test_messages_of_no_known_kind_pass_and_are_not_recorded(start_proxy: StartProxy, provider: Provider) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from aibridge_addon.interception.responses_socket import MAX_OPEN, MAX_STEERED, 
 from aibridge_addon.records import Record
 from tests.support import fixtures, frames
 from tests.support.fixtures import Case
-from tests.support.reading import exchange_of, play
+from tests.support.reading import NOON, exchange_of, play
 
 CASES = [
     case
@@ -55,8 +56,11 @@ class Socket:
 
 
 def anonymous(emitted: list[Record]) -> list[dict[str, Any]]:
-    """The same records, whatever the ids of their interceptions, and whether the request said that it streams."""
-    left_out = {"id", "interception_id", "streaming"}
+    """The same records, whatever the ids of their interceptions, and whether the request said that it streams.
+
+    Over HTTP, the flow measures the time to the first byte.
+    """
+    left_out = {"id", "interception_id", "streaming", "time_to_first_byte_ms"}
     return [{k: v for k, v in asdict(record).items() if k not in left_out} for record in emitted]
 
 
@@ -103,6 +107,20 @@ def test_records_are_emitted_with_the_last_message_and_not_before() -> None:
     assert socket.ends == []
     assert socket.answer(last) == [begun]
     assert socket.ends == [("completed", None)]
+
+
+def test_the_time_to_the_first_byte_runs_from_the_request_to_the_answers_first_event() -> None:
+    socket = Socket()
+    begun = socket.reader.from_client(frames.create(SIMPLE))
+    assert begun is not None
+    begun.now = lambda: NOON + timedelta(milliseconds=100)
+    socket.reader.from_server(message(type="codex.rate_limits"))
+    begun.now = lambda: NOON + timedelta(milliseconds=250)
+    first, *events = frames.events(SIMPLE)
+    socket.reader.from_server(first)
+    begun.now = lambda: NOON + timedelta(milliseconds=900)
+    socket.answer(*events)
+    assert [end.time_to_first_byte_ms for end in socket.of(records.InterceptionEnded)] == [250]
 
 
 # --- several requests -------------------------------------------------------------------------------------------------

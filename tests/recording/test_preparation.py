@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from aibridge_addon.config.schema import Recording
-from aibridge_addon.recording.preparation import NO_PRICE, NO_PRICE_LIST, Preparation
-from aibridge_addon.records import Continuation, Record
-from tests.support.examples import ENDED, PASSTHROUGH, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
+from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_RESULT, NO_PRICE, NO_PRICE_LIST, Preparation
+from aibridge_addon.records import Continuation, Record, ToolResult
+from tests.support.examples import ANSWER, ENDED, PASSTHROUGH, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 
 SECRET = "sk-ant-0123456789abcdef"
+RESULT = ToolResult("i2", "toolu_1", f"the key is {SECRET}", is_error=False, truncated=False, created_at=ENDED.ended_at)
 KEPT = Continuation("key", {"results": [f"the key is {SECRET}"]}, datetime(2026, 1, 2, tzinfo=UTC))
 
 
@@ -29,6 +30,9 @@ def test_secrets_are_redacted_in_every_text() -> None:
     assert prepare(replace(THOUGHT, content=f"{SECRET}?")).content == "[redacted]?"
     assert prepare(TOOL).input == {"path": "/é", "n": 10**30, "key": "[redacted]"}
     assert prepare(replace(TOOL, invocation_error=SECRET)).invocation_error == "[redacted]"
+    assert prepare(TOOL).result == "the key is [redacted]"
+    assert prepare(RESULT).result == "the key is [redacted]"
+    assert prepare(ANSWER).content == "Done: [redacted]"
 
 
 def test_the_operators_patterns_are_redacted_in_every_text() -> None:
@@ -44,6 +48,36 @@ def test_what_is_not_to_be_recorded_is_left_out() -> None:
     assert prepare(THOUGHT, thoughts=False).content is None
     tool = prepare(TOOL, tool_inputs=False)
     assert (tool.input, tool.tool, tool.invocation_error) == (None, "Read", "boom")
+    assert prepare(ANSWER, answers=False).content is None
+    assert prepare(TOOL, tool_results=False).result is None
+    assert prepare(RESULT, tool_results=False).result is None
+
+
+@pytest.mark.parametrize(
+    ("text", "kept", "truncated"),
+    [
+        ("", "", False),
+        ("x" * MAX_RESULT, "x" * MAX_RESULT, False),
+        ("x" * (MAX_RESULT + 1), "x" * MAX_RESULT, True),
+        ("é" * MAX_RESULT, "é" * (MAX_RESULT // 2), True),
+        ("x" + "😀" * MAX_RESULT, "x" + "😀" * (MAX_RESULT // 4 - 1), True),
+        ("x" * (MAX_RESULT - 11) + f" {SECRET}", "x" * (MAX_RESULT - 11) + " [redacted]", False),
+    ],
+    ids=["empty", "longest", "a byte more", "between characters", "within a character", "a secret at the border"],
+)
+def test_results_are_cut_after_they_were_redacted(text: str, kept: str, truncated: bool) -> None:
+    tool = prepare(replace(TOOL, result=text))
+    assert (tool.result, tool.metadata.get("result_truncated", False)) == (kept, truncated)
+    result = prepare(replace(RESULT, result=text))
+    assert (result.result, result.truncated) == (kept, truncated)
+
+
+def test_answers_are_cut_at_a_character() -> None:
+    answer = replace(ANSWER, content="é" * MAX_ANSWER, truncated=False)
+    assert (prepare(answer).content, prepare(answer).truncated) == ("é" * (MAX_ANSWER // 2), True)
+    short = replace(ANSWER, content="é", truncated=False)
+    assert (prepare(short).content, prepare(short).truncated) == ("é", False)
+    assert prepare(replace(short, truncated=True)).truncated
 
 
 def test_an_empty_prompt_stays_empty() -> None:

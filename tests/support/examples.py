@@ -181,10 +181,23 @@ def interceptions(path: Path) -> dict[str, Row]:
 def started(name: str, *, after: str | None = None, who: str = "ada", session: str | None = None) -> records.Record:
     keys = (f"{who} {after}",) if after is not None else ()
     begun = replace(STARTED, id=name, initiator_id=who, client_session_id=session)
-    return replace(begun, correlating_tool_call_id=after, result_keys=keys)
+    return replace(begun, correlating_tool_call_id=after, thread_keys=keys)
+
+
+def continuing(name: str, response_id: str, who: str = "ada") -> records.Record:
+    """The start of a request that continues an answer, of a client without sessions."""
+    return replace(STARTED, id=name, initiator_id=who, client_session_id=None, thread_keys=(f"{who} {response_id}",))
+
+
+def answered(name: str, response_id: str, who: str = "ada") -> records.Record:
+    return replace(ENDED, interception_id=name, thread_keys=(f"{who} {response_id}",))
+
+
+def brought(name: str, call_id: str, result: str | None = "ok", *, is_error: bool = False) -> records.Record:
+    return records.ToolResult(name, call_id, result, is_error=is_error, truncated=False, created_at=NOON)
 
 
 def called(name: str, call_id: str, seconds: int = 0, who: str = "ada") -> records.Record:
     at = NOON + timedelta(seconds=seconds)
     keys = (f"{who} {call_id}",)
-    return replace(TOOL, interception_id=name, provider_tool_call_id=call_id, created_at=at, result_keys=keys)
+    return replace(TOOL, interception_id=name, provider_tool_call_id=call_id, created_at=at, thread_keys=keys)

@@ -43,21 +43,24 @@ def exchange_of(
     if case.dialect in OF_BEDROCK:
         kind = "bedrock"
     headers = {name.lower(): value for name, value in case.request_headers}
-    client = clients.program(headers)
-    speaker = clients.speaker(client, headers, has_tools=has_tools)
-    for_itself = request.side_call or speaker is not clients.Speaker.PERSON
+    sender = clients.sender(headers, request, has_tools=has_tools)
     return Exchange(
         str(uuid.uuid4()),
         Route(Provider(name=kind, type=kind), TYPES[kind], case.wire_format, "/route", None, "/route"),
         request,
         Origin(
             actor=Actor("ada", {}),
-            client=client.name,
-            client_session_id=clients.session_id(client, headers, request.metadata_user_id),
+            client=sender.client,
+            client_session_id=sender.session_id,
             user_agent=None,
             credential_kind="byok",
             credential_hint="",
-            prompt=None if for_itself else request.prompt,
+            prompt=request.prompt if sender.request_class == "prompt" else None,
+            agent_id=sender.agent_id,
+            prompt_id=sender.prompt_id,
+            project=sender.project,
+            request_class=sender.request_class,
+            details=sender.details,
         ),
         emit=emitted.append,
         limits=limits or Limits(),

@@ -6,7 +6,8 @@ A stream consists of `messageStart`, then for each content block `contentBlockSt
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 from aibridge_addon.dialects.base import (
@@ -20,6 +21,8 @@ from aibridge_addon.dialects.base import (
     written_by_person,
 )
 from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
+from aibridge_addon.dialects.client_results import MAX_ENTRIES, ClientResult, client_result, newest
+from aibridge_addon.dialects.surroundings import surroundings
 from aibridge_addon.wire.json_object import JSONObject
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
@@ -38,6 +41,8 @@ class Converse(BedrockDialect):
             prompt=prompt,
             correlating_tool_call_id=tool_call_id,
             side_call=as_dict(body.get("inferenceConfig")).get("maxTokens") == 1,
+            tool_results=newest(_results_backwards(body)),
+            surroundings=surroundings(body.get("system")),
         )
 
     def answer_reader(self) -> ConverseReader:
@@ -59,6 +64,17 @@ def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
         texts = (as_text(part.get("text")) for part in reversed(parts))
         return next(filter(written_by_person, texts), None), None
     return None, None
+
+
+def _results_backwards(body: JSONObject) -> Iterator[ClientResult]:
+    """Yield the results that follow the last answer of the model, the last one first."""
+    for message in map(as_dict, itertools.islice(body.elements_backwards("messages"), MAX_ENTRIES)):
+        if message.get("role") == "assistant":
+            return
+        for part in map(as_dict, reversed(as_list(message.get("content")))):
+            if result := as_dict(part.get("toolResult")):
+                is_error = result.get("status") == "error"
+                yield client_result(result.get("toolUseId"), result.get("content"), is_error=is_error)
 
 
 class ConverseReader(BedrockReader):

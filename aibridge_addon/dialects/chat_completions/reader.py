@@ -25,6 +25,8 @@ from aibridge_addon.dialects.base import (
     arguments,
     prompt_in,
 )
+from aibridge_addon.dialects.chat_completions.results import tool_results
+from aibridge_addon.dialects.surroundings import surroundings, system_messages
 from aibridge_addon.wire.json_object import JSONObject
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
@@ -43,6 +45,8 @@ class ChatCompletions(Dialect):
             correlating_tool_call_id=tool_call_id,
             side_call=1 in (body.get("max_tokens"), body.get("max_completion_tokens")),
             wants_usage=include_usage or not streaming,
+            tool_results=tool_results(body),
+            surroundings=surroundings(*system_messages(body, "messages", openai.SYSTEM_ROLES)),
         )
 
     def answer_reader(self) -> ChatCompletionsReader:

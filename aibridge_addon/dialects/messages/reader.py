@@ -25,6 +25,8 @@ from aibridge_addon.dialects.base import (
     counts_beside,
     prompt_in,
 )
+from aibridge_addon.dialects.messages.results import tool_results
+from aibridge_addon.dialects.surroundings import surroundings
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
@@ -71,6 +73,8 @@ class Messages(Dialect):
             correlating_tool_call_id=tool_call_id,
             side_call=_is_side_call(body),
             metadata_user_id=user_id if isinstance(user_id, str) else None,
+            tool_results=tool_results(body),
+            surroundings=surroundings(body.get("system")),
         )
 
     def answer_reader(self) -> MessagesReader:

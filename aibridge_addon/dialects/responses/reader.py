@@ -22,6 +22,9 @@ from aibridge_addon.dialects.base import (
     arguments,
     written_by_person,
 )
+from aibridge_addon.dialects.responses.results import tool_results
+from aibridge_addon.dialects.responses.session import client_metadata, conversation
+from aibridge_addon.dialects.surroundings import surroundings, system_messages
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
@@ -58,6 +61,11 @@ class Responses(Dialect):
             prompt=prompt,
             correlating_tool_call_id=tool_call_id,
             side_call=side_call or body.get("generate") is False,
+            tool_results=tool_results(body),
+            previous_response_id=body.text("previous_response_id") or None,
+            conversation=conversation(body),
+            client_metadata=client_metadata(body),
+            surroundings=surroundings(body.get("instructions"), *system_messages(body, "input", openai.SYSTEM_ROLES)),
         )
 
     def answer_reader(self) -> ResponsesReader:

@@ -11,14 +11,13 @@ from mitmproxy import http
 
 from aibridge_addon.dialects.place import NOWHERE, Position
 from aibridge_addon.interception import clients
-from aibridge_addon.interception.clients import Speaker
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.interception.tool_loop import ToolLoop
 from aibridge_addon.proxy.flow.state import Bridged, Head, ToolRun, set_body
-from aibridge_addon.records import Record
+from aibridge_addon.records import Record, RequestClass
 from aibridge_addon.wire.json_object import JSONObject
 
 LARGE = 256 * 1024
@@ -26,7 +25,7 @@ LARGE = 256 * 1024
 
 
 async def resume_and_inject(
-    flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, speaker: Speaker
+    flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, request_class: RequestClass
 ) -> JSONObject:
     """Insert hidden turns that were kept for this request, then the tools. Returns the resulting body."""
     continuations, dialect = state.head.bridge.continuations, state.head.route.dialect
@@ -40,11 +39,16 @@ async def resume_and_inject(
         if completed is not None:
             _set(flow.request, completed)
             body = JSONObject(completed)
-    return _injected(flow, state, exchange, body, speaker, position)
+    return _injected(flow, state, exchange, body, request_class, position)
 
 
 def _injected(
-    flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, speaker: Speaker, position: Position
+    flow: http.HTTPFlow,
+    state: Bridged,
+    exchange: Exchange,
+    body: JSONObject,
+    request_class: RequestClass,
+    position: Position,
 ) -> JSONObject:
     route, bridge = state.head.route, state.head.bridge
     assert route.dialect is not None and bridge.servers is not None and bridge.continuations is not None
@@ -53,8 +57,7 @@ def _injected(
         injection is None
         or not (catalog := bridge.servers.catalog).tools
         or not route.provider.inject_tools
-        or exchange.request.side_call
-        or speaker is Speaker.ASIDE
+        or request_class == "auxiliary"
         or not body.verbatim
     ):
         return body

@@ -15,12 +15,13 @@ from aibridge_addon.dialects import CHAT_COMPLETIONS
 from aibridge_addon.dialects.base import UNREAD, RequestReading
 from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter, ask_for_usage
 from aibridge_addon.interception import clients
-from aibridge_addon.interception.clients import Speaker
+from aibridge_addon.interception.billing import billing
 from aibridge_addon.interception.exchange import Exchange, Origin
+from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import inject_tools
 from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.state import Bridged, Dispatch, Head, Refusal, UsageAsk, refuse, set_body
-from aibridge_addon.records import utc_now
+from aibridge_addon.records import Billing, utc_now
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 MAX_AGENT_LENGTH = 512
 """Characters. A longer User-Agent is cut, because clients choose it freely."""
+MAX_HOST = 255
+"""Characters. The longest host name that DNS has (RFC 1035, section 2.3.4)."""
 
 NOT_JSON = Refusal(400, "the request body is not JSON")
 
@@ -52,18 +55,27 @@ def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
         reading = replace(reading, model=head.route.model)
     elif head.dispatch.translation is not None:
         reading = replace(reading, model=head.dispatch.translation.choose(reading.model))
-    client = clients.program(head.headers)
-    has_tools = body is not None and dialect.tools_member in body
-    speaker = clients.speaker(client, head.headers, has_tools=has_tools)
-    exchange = state.exchange = exchange_for(head, reading, client, speaker)
+    sender = clients.sender(head.headers, reading, has_tools=body is not None and dialect.tools_member in body)
+    exchange = state.exchange = exchange_for(head, reading, sender, upstream_host(flow, head))
     if body is not None and head.bridge.continuations is not None and _takes_tools(head):
-        return _begin_with_tools(flow, state, exchange, body, speaker)
+        return _begin_with_tools(flow, state, exchange, body, sender)
     return _begin(flow, state, exchange, body)
 
 
-def exchange_for(head: Head, reading: RequestReading, client: clients.Program, speaker: Speaker) -> Exchange:
-    """Create the interception for a request of this flow."""
-    for_itself = reading.side_call or speaker is not Speaker.PERSON
+def upstream_host(flow: http.HTTPFlow, head: Head) -> str:
+    """Return the host that a request goes to."""
+    request = flow.request
+    if head.dispatch.translation is not None:
+        return head.dispatch.translation.settings.endpoint.host
+    if head.route.base is not None:
+        return head.route.base.host
+    # In a transparent mode the request has an address. The name is found as for the route.
+    name = request.host if not is_ip_address(request.host) else flow.client_conn.sni or request.pretty_host
+    return name.lower().rstrip(".")[:MAX_HOST]
+
+
+def exchange_for(head: Head, reading: RequestReading, sender: clients.Sender, host: str) -> Exchange:
+    """Create the interception for a request of this flow, which goes to `host`."""
     central = _central_hint(head.dispatch)
     credential = client_credential(head.headers, head.route.type.credential_headers)
     agent = head.headers.get(b"user-agent")
@@ -74,12 +86,19 @@ def exchange_for(head: Head, reading: RequestReading, client: clients.Program, s
         reading,
         Origin(
             actor=head.actor,
-            client=client.name,
-            client_session_id=clients.session_id(client, head.headers, reading.metadata_user_id),
+            client=sender.client,
+            client_session_id=sender.session_id,
             user_agent=agent.decode("utf-8", "replace")[:MAX_AGENT_LENGTH] if agent is not None else None,
             credential_kind="byok" if central is None else "centralized",
             credential_hint=mask(credential or "") if central is None else central,
-            prompt=None if for_itself else reading.prompt,
+            prompt=reading.prompt if sender.request_class == "prompt" else None,
+            upstream_host=host,
+            agent_id=sender.agent_id,
+            prompt_id=sender.prompt_id,
+            project=sender.project,
+            request_class=sender.request_class,
+            billing=_billing(head, credential),
+            details=sender.details,
             credential=head.credential,
         ),
         emit=head.bridge.emit,
@@ -94,6 +113,15 @@ def _log_partial(id: str, reason: str, error: Exception | None) -> None:
     level = logging.ERROR if error is not None else logging.WARNING
     message = "an answer cannot be read in full, its record is partial: %s (interception=%s)"
     logger.log(level, message, reason, id, exc_info=error)
+
+
+def _billing(head: Head, credential: str | None) -> Billing | None:
+    if head.dispatch.translation is not None:
+        return "api"  # AWS
+    if head.dispatch.attempts.pool is None:
+        return billing(head.route, credential)
+    key = head.dispatch.attempts.key
+    return billing(head.route, key.secret.get_secret_value() if key is not None else None)
 
 
 def _central_hint(dispatch: Dispatch) -> str | None:
@@ -111,9 +139,9 @@ def _takes_tools(head: Head) -> bool:
 
 
 async def _begin_with_tools(
-    flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, speaker: Speaker
+    flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, sender: clients.Sender
 ) -> None:
-    body = await inject_tools.resume_and_inject(flow, state, exchange, body, speaker)
+    body = await inject_tools.resume_and_inject(flow, state, exchange, body, sender.request_class)
     if (waiting := _begin(flow, state, exchange, body)) is not None:
         await waiting
 

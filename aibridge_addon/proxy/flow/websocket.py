@@ -23,7 +23,7 @@ from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.responses_socket import ResponsesSocket
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.admission import admit
-from aibridge_addon.proxy.flow.request import exchange_for
+from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
 from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, error_response, state_of
 
 SOCKET = "aibridge_socket"
@@ -70,17 +70,17 @@ def upgrade_required(route: Route) -> http.Response:
 class BridgedSocket:
     """The interceptions of one WebSocket."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: Head, host: str) -> None:
         self.head = head
         """The head of the upgrade request. Its bridge is used for the next interception."""
+        self._host = host
         self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits)
         self._bridges: dict[str, tuple[Bridge, Callable[[], None]]] = {}
 
     def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
         head = self.head
-        client = clients.program(head.headers)
-        speaker = clients.speaker(client, head.headers, has_tools=has_tools)
-        exchange = exchange_for(head, reading, client, speaker)
+        sender = clients.sender(head.headers, reading, has_tools=has_tools)
+        exchange = exchange_for(head, reading, sender, self._host)
         cut_off = "the bridge was shut down before the answer had ended"
         left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off))
         self._bridges[exchange.id] = head.bridge, left
@@ -101,7 +101,7 @@ def opened(flow: http.HTTPFlow) -> None:
     if isinstance(state, Passthrough) and state.head.route.websocket is not None:
         # The upgrade request is a passthrough; the messages are requests in the dialect.
         route = replace(state.head.route, dialect=state.head.route.websocket)
-        flow.metadata[SOCKET] = BridgedSocket(replace(state.head, route=route))
+        flow.metadata[SOCKET] = BridgedSocket(replace(state.head, route=route), upstream_host(flow, state.head))
 
 
 def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] | None:

@@ -112,9 +112,9 @@ def circumstances(db: Database) -> None:
     db.table("aibridge_answers").create_index(["interception_id"])
 
 
-@steps(name="004_lineage")
-def lineage(db: Database) -> None:
+@steps(name="004_threads")
+def threads(db: Database) -> None:
     db.execute(
-        "create table aibridge_calls (key text primary key, interception_id text, created_at text) without rowid"
+        "create table aibridge_threads (key text primary key, interception_id text, created_at text) without rowid"
     )
-    db.table("aibridge_calls").create_index(["created_at"])
+    db.table("aibridge_threads").create_index(["created_at"])

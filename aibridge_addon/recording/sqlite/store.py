@@ -30,23 +30,33 @@ ROWS_AT_ONCE = (64, 16, 4, 1)
 """Rows of one insert statement. A few sizes only, so that all statements fit into the connection's statement cache."""
 
 FIND_THREAD = """
-select interception.id, coalesce(interception.thread_root_id, interception.id)
-from aibridge_calls as call join aibridge_interceptions as interception on interception.id = call.interception_id
-where call.key = ?
+select interception.id, coalesce(interception.thread_root_id, interception.id), interception.session_id
+from aibridge_threads as thread
+join aibridge_interceptions as interception on interception.id = thread.interception_id
+where thread.key = ?
 """
-"""Find the interception whose answer had a tool call, and its root. Both tables are read by their primary keys."""
-NOTE_CALL = """
-insert into aibridge_calls (key, interception_id, created_at) values (:key, :interception_id, :created_at)
+"""Find the interception that a request continues, its root and its session. All by primary keys."""
+NOTE_THREAD = """
+insert into aibridge_threads (key, interception_id, created_at) values (?, ?, ?)
 on conflict (key) do update set interception_id = excluded.interception_id, created_at = excluded.created_at
-where excluded.created_at >= aibridge_calls.created_at
+where excluded.created_at >= aibridge_threads.created_at
 """
-"""Ids of calls repeat. The newest call with the same key counts."""
-CALLS_KEPT_FOR = timedelta(days=30)
+"""Ids repeat. The newest interception with the same key counts."""
+THREADS_KEPT_FOR = timedelta(days=30)
 """Results come within a session."""
-FORGET_CALLS = """
-delete from aibridge_calls
-where key in (select key from aibridge_calls where created_at <= ? order by created_at limit ?)
+FORGET_THREADS = """
+delete from aibridge_threads
+where key in (select key from aibridge_threads where created_at <= ? order by created_at limit ?)
 """
+
+SET_RESULT = """
+update aibridge_tool_usages set result = :result, metadata = json_patch(metadata, :metadata)
+where interception_id = coalesce(
+    :parent_id, (select thread_parent_id from aibridge_interceptions where id = :interception_id)
+)
+and +provider_tool_call_id = :call_id and injected = 0 and result is null
+"""
+"""Only calls of the thread's parent are updated. `+` leaves the index of call ids unused, because they repeat."""
 
 KEEP = """
 insert into aibridge_continuations (key, value, expires_at) values (:key, :value, :expires_at)
@@ -120,11 +130,12 @@ class SqliteStore:
         children: defaultdict[str, list[Row]] = defaultdict(list)
         for record in batch:
             if isinstance(record, records.InterceptionStarted):
-                if record.result_keys:
-                    _flush(db, started, ended, children)  # the call may be in the same batch
+                if record.thread_keys:
+                    _flush(db, started, ended, children)  # what it continues may be in the same batch
                 started[record.id] = rows.started(record, _thread(db, record))
             elif isinstance(record, records.InterceptionEnded):
                 row = rows.ended(record)
+                _note(db, record.thread_keys, record.interception_id, record.ended_at)
                 if record.interception_id in started:
                     started[record.interception_id] |= {c: v for c, v in row.items() if v is not None or c not in KEPT}
                     started[record.interception_id]["model"] = (
@@ -132,13 +143,16 @@ class SqliteStore:
                     )
                 else:
                     ended.append(row | {"id": record.interception_id, "model": record.model})
+            elif isinstance(record, records.ToolResult):
+                parent_id = started.get(record.interception_id, {}).get("thread_parent_id")
+                db.execute(SET_RESULT, rows.tool_result(record, parent_id))
             elif isinstance(record, records.Continuation):
                 db.execute(KEEP, rows.continuation(record))
             elif (child := self._children.get(type(record))) is not None:
                 table, build = child
                 children[table].append(build(record))
                 if isinstance(record, records.ToolUsage):
-                    db.executemany(NOTE_CALL, rows.calls(record))
+                    _note(db, record.thread_keys, record.interception_id, record.created_at)
         _flush(db, started, ended, children)
 
     def _purge(self, db: sqlite3.Connection) -> None:
@@ -146,7 +160,7 @@ class SqliteStore:
         now = self._now()
         if now >= self._purge_at:
             expired = db.execute(PURGE, (timestamp(now), PURGE_BATCH)).rowcount
-            old = db.execute(FORGET_CALLS, (timestamp(now - CALLS_KEPT_FOR), PURGE_BATCH)).rowcount
+            old = db.execute(FORGET_THREADS, (timestamp(now - THREADS_KEPT_FOR), PURGE_BATCH)).rowcount
             self._purge_at = now if PURGE_BATCH in (expired, old) else now + PURGE_INTERVAL
 
 
@@ -166,11 +180,16 @@ def _enable_wal(db: Database) -> None:
 
 
 def _thread(db: sqlite3.Connection, record: records.InterceptionStarted) -> Thread:
-    """Return the place in a thread, by the first key under which the call is found."""
-    for key in record.result_keys:
+    """Return the place in a thread, by the first key under which an interception is found."""
+    for key in record.thread_keys:
         if (found := db.execute(FIND_THREAD, (key,)).fetchone()) is not None:
             return Thread(*found)
     return Thread()
+
+
+def _note(db: sqlite3.Connection, keys: Sequence[str], interception_id: str, at: datetime) -> None:
+    """Keep the keys under which a later request finds an interception."""
+    db.executemany(NOTE_THREAD, [(key, interception_id, timestamp(at)) for key in keys])
 
 
 def _flush(

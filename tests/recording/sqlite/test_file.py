@@ -24,7 +24,7 @@ from tests.support.database import Table, query, read_table
 from tests.support.examples import CHILD_ROWS, COMMON, PROMPT, STARTED, STARTED_ROW, called, interceptions, started
 from tests.support.reading import NOON
 
-STEPS = ["001_initial", "002_continuations", "003_circumstances", "004_lineage"]
+STEPS = ["001_initial", "002_continuations", "003_circumstances", "004_threads"]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------

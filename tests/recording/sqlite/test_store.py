@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from aibridge_addon import records
-from aibridge_addon.recording.sqlite.store import CALLS_KEPT_FOR, FIND_THREAD, PURGE_INTERVAL, SqliteStore
+from aibridge_addon.recording.sqlite.store import FIND_THREAD, PURGE_INTERVAL, THREADS_KEPT_FOR, SqliteStore
 from tests.recording.sqlite.conftest import Open
 from tests.support.database import Table, query, read_table
 from tests.support.examples import (
@@ -24,7 +24,10 @@ from tests.support.examples import (
     STARTED_ROW,
     THOUGHT,
     TOOL,
+    answered,
+    brought,
     called,
+    continuing,
     interceptions,
     started,
 )
@@ -164,7 +167,7 @@ def test_the_most_exact_key_of_a_call_counts(path: Path, opened: Open) -> None:
     exact, broad = called("exact", "t1"), called("broad", "t2", seconds=9)
     chain = [started("exact"), started("broad"), exact, broad]
     nexts = [
-        replace(STARTED, id=name, client_session_id=None, result_keys=keys)
+        replace(STARTED, id=name, client_session_id=None, thread_keys=keys)
         for name, keys in {"one": ("ada t1", "ada t2"), "two": ("nothing", "ada t2"), "three": ("nothing",)}.items()
     ]
     opened().write([*chain, *nexts])
@@ -184,11 +187,11 @@ def test_calls_are_forgotten_after_a_while(path: Path) -> None:
     store = SqliteStore(path, durable=False, now=lambda: now[0])
     store.open()
     store.write([started("root"), called("root", "t1")])
-    assert len(query(path, "select * from aibridge_calls")) == 1
-    now[0] += CALLS_KEPT_FOR + PURGE_INTERVAL
+    assert len(query(path, "select * from aibridge_threads")) == 1
+    now[0] += THREADS_KEPT_FOR + PURGE_INTERVAL
     store.write([started("later")])
     store.close()
-    assert query(path, "select * from aibridge_calls") == [] and len(interceptions(path)) == 2
+    assert query(path, "select * from aibridge_threads") == [] and len(interceptions(path)) == 2
 
 
 def test_of_calls_with_the_same_id_the_latest_one_counts(path: Path, opened: Open) -> None:
@@ -202,3 +205,109 @@ def test_of_calls_with_the_same_id_the_latest_one_counts(path: Path, opened: Ope
         ]
     )
     assert interceptions(path)["next"]["thread_parent_id"] == "new"
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "in a batch each"])
+@pytest.mark.parametrize("session", [None, "mine"])
+def test_answers_that_continue_each_other_share_a_session(
+    path: Path, opened: Open, together: bool, session: str | None
+) -> None:
+    store = opened()
+    chain = [
+        started("root", session=session),
+        answered("root", "resp_1"),
+        continuing("second", "resp_1"),
+        answered("second", "resp_3"),
+        continuing("third", "resp_3"),
+    ]
+    for batch in [chain] if together else [[record] for record in chain]:
+        store.write(batch)
+    rows = interceptions(path)
+    threads = {name: (row["thread_parent_id"], row["thread_root_id"], row["session_id"]) for name, row in rows.items()}
+    assert threads == {
+        "root": (None, None, session or "root"),
+        "second": ("root", "root", session or "root"),
+        "third": ("second", "root", session or "root"),
+    }
+
+
+def test_an_answer_of_another_user_is_never_continued(path: Path, opened: Open) -> None:
+    opened().write([started("root"), answered("root", "resp_1"), continuing("second", "resp_1", who="eve")])
+    row = interceptions(path)["second"]
+    assert (row["thread_parent_id"], row["session_id"]) == (None, "second")
+
+
+# --- results ----------------------------------------------------------------------------------------------------
+
+
+def results(path: Path) -> dict[tuple[str, str], tuple[str | None, object]]:
+    rows = read_table(path, "aibridge_tool_usages")
+    return {(row["interception_id"], row["provider_tool_call_id"]): (row["result"], row["metadata"]) for row in rows}
+
+
+def own_call(name: str, call_id: str, *, injected: bool = False) -> records.Record:
+    """A call in Ada's conversation that begins with `root`, or in one of its own."""
+    keys = (f"{'ada' if name == 'root' else name} {call_id}",)
+    return replace(
+        TOOL,
+        interception_id=name,
+        provider_tool_call_id=call_id,
+        injected=injected,
+        result=None,
+        metadata={},
+        thread_keys=keys,
+    )
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "in a batch each"])
+def test_results_are_added_to_the_calls_of_the_threads_parent(path: Path, opened: Open, together: bool) -> None:
+    store = opened()
+    chain = [
+        started("root"),
+        own_call("root", "t1"),
+        own_call("root", "t2"),
+        started("other"),
+        own_call("other", "t1"),
+        own_call("other", "t9"),
+        started("second", after="t2"),
+        brought("second", "t1", "boom", is_error=True),
+        brought("second", "t2", "42"),
+        brought("second", "t9", "not its own"),
+    ]
+    for batch in [chain] if together else [[record] for record in chain]:
+        store.write(batch)
+    assert results(path) == {
+        ("root", "t1"): ("boom", {"result_is_error": True}),
+        ("root", "t2"): ("42", {}),
+        ("other", "t1"): (None, {}),
+        ("other", "t9"): (None, {}),
+    }
+
+
+def test_the_first_result_of_a_call_stays(path: Path, opened: Open) -> None:
+    store = opened()
+    store.write([started("root"), own_call("root", "t1"), own_call("root", "i1", injected=True)])
+    for number in ("second", "third"):
+        store.write([started(number, after="t1"), brought(number, "t1", number), brought(number, "i1", number)])
+    assert {name: result for (_, name), (result, _) in results(path).items()} == {"t1": "second", "i1": None}
+
+
+def test_a_result_that_is_not_to_be_recorded_is_null(path: Path, opened: Open) -> None:
+    store = opened()
+    store.write([started("root"), own_call("root", "t1"), started("second", after="t1")])
+    store.write([brought("second", "t1", None, is_error=True)])
+    assert results(path) == {("root", "t1"): (None, {"result_is_error": True})}
+
+
+@pytest.mark.parametrize("who", ["eve", "ada"])
+def test_a_result_of_no_thread_changes_nothing(path: Path, opened: Open, who: str) -> None:
+    opened().write(
+        [
+            started("root"),
+            own_call("root", "t1"),
+            started("second", who=who),
+            brought("second", "t1"),
+            brought("?", "t1"),
+        ]
+    )
+    assert results(path) == {("root", "t1"): (None, {})}
