@@ -6,22 +6,23 @@ one `Reading`, for streamed and for blocking answers.
 
 from __future__ import annotations
 
-import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from aibridge_addon.dialects.client_results import ClientResult
+from aibridge_addon.dialects.errors import AnswerError as AnswerError
+from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.dialects.history import History
 from aibridge_addon.dialects.place import NOWHERE, Place, Position
 from aibridge_addon.dialects.surroundings import UNSEEN, Surroundings
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire.framing import SERVER_SENT, Framing
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
-from aibridge_addon.wire.json_values import as_dict, as_list, as_text, is_count
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, decode_tolerantly
+from aibridge_addon.wire.json_values import as_dict, as_list
 
 DONE = b"[DONE]"
 """Data of the last event of an OpenAI stream."""
@@ -79,6 +80,9 @@ class Usage:
     cache_read_input_tokens: int = 0
     cache_write_input_tokens: int = 0
     extra: dict[str, Any] = field(default_factory=dict)
+    """Everything else that the provider reports about the usage, under its names."""
+    complete: bool = True
+    """False: a count could not be read."""
 
 
 @dataclass(slots=True)
@@ -86,7 +90,7 @@ class Iteration:
     """A part of an answer that is billed beside its usage, such as a compaction."""
 
     kind: str
-    """The provider's own name, such as `compaction`."""
+    """The provider's own name without `_message`, such as `compaction` or `advisor`."""
     model: str
     """Empty: the answer's model."""
     usage: Usage
@@ -118,14 +122,6 @@ class AnswerText:
 
 
 Output = ToolCall | Thought | AnswerText
-
-
-@dataclass(slots=True)
-class AnswerError:
-    type: str
-    message: str
-    details: Mapping[str, Any] = NOTHING
-    """The provider's own error object."""
 
 
 @dataclass(slots=True)
@@ -161,13 +157,18 @@ class AnswerReader(ABC):
     framings: ClassVar[Mapping[str, Framing]] = SERVER_SENT
     """Framings of streamed answers, by content type. An answer of any other type is one body."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, texts: bool = True) -> None:
+        """`texts`: keep the texts that the model writes for the user."""
         self.reading = Reading()
+        self._texts = texts
 
     @property
     @abstractmethod
     def skip(self) -> Callable[[bytes], object]:
-        """Return a function that is true for raw events that contain nothing to record. It does not decode them."""
+        """Return a function that takes a raw event, and is true if nothing else of it is to be read.
+
+        It keeps the text of an event that contains only text. All other events stay undecoded.
+        """
 
     def head(self, headers: Mapping[str, str]) -> None:  # noqa: B027 (most dialects need the body only)
         """Read the answer's headers. `headers` is case-insensitive."""
@@ -189,11 +190,7 @@ class AnswerReader(ABC):
 
     def failure(self, status: int, body: bytes) -> None:
         """Read the body of an answer with a status of 400 or above."""
-        try:
-            error = as_dict(decode(body)).get("error")
-        except (NotJSON, Unreadable):
-            error = None
-        self.reading.error = answer_error(error, default_type=f"http_{status}")
+        self.reading.error = error_of_body(body, default_type=f"http_{status}")
 
 
 class Dialect(ABC):
@@ -223,8 +220,8 @@ class Dialect(ABC):
         """Read the parts of a request that are recorded."""
 
     @abstractmethod
-    def answer_reader(self) -> AnswerReader:
-        """Return a new reader for the answer of one upstream turn."""
+    def answer_reader(self, *, texts: bool = True) -> AnswerReader:
+        """Return a new reader for the answer of one upstream turn. `texts`: keep the texts for the user."""
 
     @abstractmethod
     def error_body(self, status: int, message: str) -> bytes:
@@ -244,35 +241,13 @@ class Dialect(ABC):
 
 def decode_event(data: bytes) -> Any:
     """Decode the data of an event as JSON. OpenAI's `[DONE]` is returned unchanged."""
-    return DONE if data.strip() == DONE else decode(data)
+    return DONE if data.strip() == DONE else decode_tolerantly(data)
 
 
-def answer_error(error: object, *, default_type: str) -> AnswerError:
-    """Read the `error` member of an error body: `type` or else `code`, and `message`."""
-    if isinstance(error, str):
-        return AnswerError(default_type, error)
-    members = as_dict(error)
-    kind = members.get("type") or members.get("code")
-    message = members.get("message")
-    return AnswerError(kind if isinstance(kind, str) else default_type, as_text(message), members)
-
-
-MAX_COUNTS = 64
-"""Maximum number of additional counts kept of one usage object. The provider chooses their names."""
-
-
-def counts_beside(usage: Mapping[str, Any], known: frozenset[str]) -> dict[str, Any]:
-    """Return the other counts of a `usage` object. Names of nested counts are joined with dots."""
-    found = ((name, count) for name, count in _counts(usage, "", depth=4) if name not in known)
-    return dict(itertools.islice(found, MAX_COUNTS))
-
-
-def _counts(members: Mapping[str, Any], prefix: str, depth: int) -> Iterator[tuple[str, int]]:
-    for name, value in members.items():
-        if isinstance(value, dict) and depth:
-            yield from _counts(value, f"{prefix}{name}.", depth - 1)
-        elif is_count(value):
-            yield prefix + name, value
+def is_unknown(content: object, known: frozenset[str]) -> bool:
+    """Return whether a message's content consists of parts of unknown types only. Such messages are skipped."""
+    kinds = [as_dict(part).get("type") for part in as_list(content)]
+    return bool(kinds) and not any(isinstance(kind, str) and kind in known for kind in kinds)
 
 
 def prompt_in(content: object) -> str | None:
@@ -292,11 +267,16 @@ def written_by_person(text: str) -> bool:
     return bool(text.strip()) and not text.lstrip().startswith(REMINDER)
 
 
-def arguments(text: str) -> Any:
-    """Decode the arguments of a call. Empty text results in `{}`; text that is not JSON is returned unchanged."""
-    if not text.strip():
+def arguments(given: object) -> Any:
+    """Return the arguments of a call: the decoded text, or the object that some servers send instead.
+
+    Empty text results in `{}`; text that is not JSON is returned unchanged.
+    """
+    if not isinstance(given, str):
+        return {} if given is None else given
+    if not given.strip():
         return {}
     try:
-        return decode(text.encode())
+        return decode(given.encode("utf-8", "replace"))
     except (NotJSON, Unreadable):
-        return text
+        return given

@@ -68,8 +68,12 @@ class Exchange:
         now: Callable[[], datetime],
         attempts: Attempts | None = None,
         on_partial: OnPartial = ignore,
+        texts: bool = True,
     ) -> None:
-        """`now` is a clock in UTC. `on_partial` is called once for each answer that cannot be read in full."""
+        """`now` is a clock in UTC. `on_partial` is called once for each answer that cannot be read in full.
+
+        `texts`: record the texts that the model writes for the user.
+        """
         assert route.dialect is not None
         self.id = id
         self.route = route
@@ -98,6 +102,7 @@ class Exchange:
         self._limits = limits
         self._attempts = attempts or Attempts()
         self._on_partial = on_partial
+        self._texts = texts
         self._first_response_id: str | None = None
         self._http_status: int | None = None
         self._sequence = 0
@@ -182,7 +187,7 @@ class Exchange:
         on_event: OnEvent | None = None,
     ) -> None:
         """Begin to read the answer of a turn, after its head has arrived. `headers` ignores case."""
-        reader = self._dialect.answer_reader()
+        reader = self._dialect.answer_reader(texts=self._texts)
         reader.head(headers)
         self.turns += 1
         self._turn_open = True
@@ -333,7 +338,7 @@ class Exchange:
                 output_tokens=usage.output_tokens,
                 cache_read_input_tokens=usage.cache_read_input_tokens,
                 cache_write_input_tokens=usage.cache_write_input_tokens,
-                completeness="complete" if reading.finished and self.tap.complete else "partial",
+                completeness="complete" if reading.finished and usage.complete and self.tap.complete else "partial",
                 extra=usage.extra,
                 created_at=self.now(),
                 turn=self.turns,

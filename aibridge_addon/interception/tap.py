@@ -16,8 +16,9 @@ from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects.base import AnswerError, AnswerReader, decode_event
 from aibridge_addon.wire import codings
 from aibridge_addon.wire.aws_eventstream import CorruptEventStream, CutEventStream
+from aibridge_addon.wire.charset import to_utf8
 from aibridge_addon.wire.framing import SSE, framing_of
-from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
+from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode_tolerantly
 
 OnEvent = Callable[[bytes, str, Any], None]
 """Takes an event: its verbatim bytes, its name, and its decoded data; None if the event was not decoded."""
@@ -60,6 +61,7 @@ class Tap:
         framing = framing_of(status, content_type, reader.framings)
         self.streaming = framing is not None
         self._status = status
+        self._content_type = content_type
         self._limit = limits.decoded_body
         self._event_limit = limits.sse_event
         self._dropped = False
@@ -198,11 +200,12 @@ class Tap:
         return terminal
 
     def _whole_body(self, body: bytes) -> None:
+        body = to_utf8(body, self._content_type)
         if self._status >= 400:
             self.reader.failure(self._status, body)
             return
         try:
-            message = decode(body)
+            message = decode_tolerantly(body)
         except Unreadable as e:
             self._give_up(e)
             return

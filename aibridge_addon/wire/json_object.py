@@ -7,7 +7,8 @@ bytes until they are accessed. Splitting an object into members costs a tenth of
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -50,9 +51,40 @@ def decode(data: bytes | msgspec.Raw) -> Any:
         raise Unreadable("nested too deeply") from e
 
 
-def _decode_leniently(data: bytes) -> Any:
+MAX_TOLERATED = 16 * 1024 * 1024
+"""Bytes. Longer data that is not JSON is not decoded a second time, because that blocks the event loop."""
+
+
+def decode_tolerantly(data: bytes) -> Any:
+    """Decode one JSON value of a provider that breaks the rules. Raises as `decode` does.
+
+    `NaN`, `Infinity` and numbers out of range become texts. A byte order mark is skipped, and bytes that are not UTF-8
+    are replaced.
+    """
     try:
-        text = json.dumps(json.loads(data, parse_constant=_not_json), ensure_ascii=False)
+        return decode(data)
+    except (NotJSON, Unreadable):
+        if len(data) > MAX_TOLERATED:
+            raise
+    text = data.decode("utf-8", "replace").removeprefix("\ufeff")
+    return _decode_leniently(text, constant=str, number=_float_or_text)
+
+
+def _float_or_text(digits: str) -> float | str:
+    value = float(digits)
+    return value if math.isfinite(value) else digits
+
+
+def _decode_leniently(
+    data: bytes | str,
+    *,
+    constant: Callable[[str], Any] | None = None,
+    number: Callable[[str], Any] | None = None,
+) -> Any:
+    """`constant` converts `NaN` and `Infinity`, `number` converts numbers that are not integers."""
+    try:
+        value = json.loads(data, parse_constant=constant or _not_json, parse_float=number)
+        text = json.dumps(value, ensure_ascii=False)
     except (json.JSONDecodeError, UnicodeDecodeError, NotJSON) as e:
         raise NotJSON(str(e)) from e
     except (RecursionError, ValueError) as e:

@@ -45,6 +45,7 @@ def result(call_id: Any) -> dict[str, Any]:
     return {"type": "tool_result", "tool_use_id": call_id, "content": "ok"}
 
 
+NOVEL: dict[str, Any] = {"type": "novel", "level": "high"}
 ASSISTANT = {"role": "assistant", "content": "Hello."}
 SYSTEM = {"role": "system", "content": "Be brief."}
 
@@ -65,7 +66,18 @@ MESSAGES_CASES: dict[str, tuple[dict[str, Any], Ends]] = {
     "system entries only": ({"messages": [SYSTEM]}, Ends()),
     "a tool result": ({"messages": [user("old"), ASSISTANT, user([result("t1")])]}, Ends(tool="t1")),
     "parallel tool results: the last one": ({"messages": [user([result("t1"), result("t2")])]}, Ends(tool="t2")),
-    "text beside a tool result": ({"messages": [user([result("t1"), text("and?")])]}, Ends(tool="t1")),
+    "text beside a tool result": ({"messages": [user([result("t1"), text("and?")])]}, Ends("and?", "t1")),
+    "text before a tool result": ({"messages": [user([text("and?"), result("t1")])]}, Ends("and?", "t1")),
+    "a reminder beside a tool result": ({"messages": [user([result("t1"), text(REMINDER)])]}, Ends(tool="t1")),
+    "an unknown block after the text": ({"messages": [user([text("hi"), NOVEL])]}, Ends("hi")),
+    "an unknown block after a tool result": ({"messages": [user([result("t1"), NOVEL])]}, Ends(tool="t1")),
+    "a message of unknown blocks": ({"messages": [user("hi"), user([NOVEL])]}, Ends("hi")),
+    "a message of unknown blocks after a result": (
+        {"messages": [user([result("t1")]), user([NOVEL])]},
+        Ends(tool="t1"),
+    ),
+    "an unknown role after the prompt": ({"messages": [user("hi"), {"role": "novel", "content": "x"}]}, Ends("hi")),
+    "an entry that is no message": ({"messages": [user("hi"), 7, {}]}, Ends("hi")),
     "system entries after a tool result": ({"messages": [user([result("t1")]), SYSTEM]}, Ends(tool="t1")),
     "a tool result without an id": ({"messages": [user([{"type": "tool_result"}])]}, Ends()),
     "no messages": ({"messages": []}, Ends()),
@@ -100,6 +112,11 @@ CHAT_CASES: dict[str, tuple[dict[str, Any], Ends]] = {
     "system entries after a tool result": ({"messages": [TOOL, SYSTEM]}, Ends(tool="c1")),
     "a prompt after a tool result": ({"messages": [TOOL, user("and?")]}, Ends("and?")),
     "a tool result without an id": ({"messages": [{"role": "tool"}]}, Ends()),
+    "an unknown role after the prompt": ({"messages": [user("hi"), {"role": "novel", "content": "x"}]}, Ends("hi")),
+    "an unknown role after a tool result": ({"messages": [TOOL, {"role": "novel"}]}, Ends(tool="c1")),
+    "an unknown part after the text": ({"messages": [user([text("hi"), NOVEL])]}, Ends("hi")),
+    "a message of unknown parts": ({"messages": [user("hi"), user([NOVEL])]}, Ends("hi")),
+    "an entry that is no message": ({"messages": [TOOL, 7, {}]}, Ends(tool="c1")),
     "a function's result": ({"messages": [{"role": "function", "name": "f", "content": "1"}]}, Ends()),
     "no messages": ({"messages": []}, Ends()),
     "messages missing": ({}, Ends()),
@@ -112,6 +129,7 @@ def parts(*texts: Any) -> list[Any]:
     return [text(value, "input_text") for value in texts]
 
 
+CONFIGURATION = {"type": "configuration_update", "reasoning": {"effort": "high"}}
 OUTPUT = {"type": "function_call_output", "call_id": "c1", "output": "ok"}
 CALL = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
 
@@ -135,6 +153,17 @@ RESPONSES_CASES: dict[str, tuple[dict[str, Any], Ends]] = {
     "system entries after a tool result": ({"input": [OUTPUT, SYSTEM]}, Ends(tool="c1")),
     "a prompt after a tool result": ({"input": [OUTPUT, user("and?")]}, Ends("and?")),
     "a tool result without an id": ({"input": [{"type": "function_call_output"}]}, Ends()),
+    "a configuration update": ({"input": [user("hi"), CONFIGURATION]}, Ends("hi")),
+    "a configuration update after a result": ({"input": [CALL, OUTPUT, CONFIGURATION]}, Ends(tool="c1")),
+    "unknown items after the prompt": ({"input": [user("hi"), NOVEL, 7, CONFIGURATION]}, Ends("hi")),
+    "a message of unknown parts": ({"input": [user("hi"), user([NOVEL])]}, Ends("hi")),
+    "an unknown role after the prompt": ({"input": [user("hi"), {"role": "novel", "content": "x"}]}, Ends("hi")),
+    "the model's reasoning after the prompt": ({"input": [user("old"), {"type": "reasoning"}]}, Ends()),
+    "a compaction trigger before an unknown item": (
+        {"input": [user("old"), {"type": "compaction_trigger"}, CONFIGURATION]},
+        Ends(side_call=True),
+    ),
+    "a tool search's result": ({"input": [OUTPUT | {"type": "tool_search_output"}]}, Ends(tool="c1")),
     "a compaction": ({"input": [user("old"), {"type": "compaction_trigger"}]}, Ends(side_call=True)),
     "a prewarm": ({"input": [], "generate": False}, Ends(side_call=True)),
     "a prewarm with its input": ({"input": [user("hi")], "generate": False}, Ends("hi", side_call=True)),

@@ -29,6 +29,7 @@ TERMINALS = {
         b"response.incomplete",
         b"response.failed",
         b"response.cancelled",
+        b"response.done",
         b"error",
     },
 }

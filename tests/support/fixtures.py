@@ -83,13 +83,23 @@ def _as_invoke(messages: Case) -> Case:
         messages,
         dialect="invoke",
         request=json.dumps(request, ensure_ascii=False).encode(),
-        expected={**messages.expected, "model": BEDROCK_MODEL},
+        expected=_of_bedrock_model(messages.expected),
     )
     if not messages.is_event_stream:
         return case
     metrics = {"inputTokenCount": 1, "outputTokenCount": 1, "invocationLatency": 912, "firstByteLatency": 88}
     body = b"".join(aws_frames.invoke_frames(messages.body, metrics))
     return replace(case, content_type=aws_frames.CONTENT_TYPE, body=body)
+
+
+def _of_bedrock_model(expected: dict[str, Any]) -> dict[str, Any]:
+    changed = {**expected, "model": BEDROCK_MODEL}
+    if "iterations" in expected:
+        models = {expected["model"]: BEDROCK_MODEL}
+        changed["iterations"] = [
+            row | {"model": models.get(row["model"], row["model"])} for row in expected["iterations"]
+        ]
+    return changed
 
 
 def _case(path: Path, files: dict[str, bytes], mode: str) -> Case:

@@ -86,6 +86,9 @@ def rows_of(case: Case, chunks: Iterable[bytes]) -> dict[str, Any]:
     for name in ("client", "client_session_id", "correlating_tool_call_id", "http_status", "model"):
         if name not in expected:
             del told[name]
+    for name in ("answers", "iterations", "stop_reason", "error_message", "answered_by"):
+        if name not in expected:
+            del told[name]
     if "error_type" not in expected and told["status"] == "failed":
         del told["error_type"]
     for name in ("error_type", "response_id", "tokens", "tools", "thoughts", "prompt"):
@@ -114,7 +117,16 @@ def _told(emitted: list[Record]) -> dict[str, Any]:
         "correlating_tool_call_id": started.correlating_tool_call_id,
         "prompt": prompts[0].prompt if prompts else None,
         "response_id": next(iter(ids), None),
-        "tokens": [_tokens(r) for r in between if isinstance(r, records.TokenUsage)],
+        "error_message": ended.error_message,
+        "answered_by": ended.model,
+        "stop_reason": next((r.stop_reason for r in between if isinstance(r, records.TokenUsage)), None),
+        "tokens": [_tokens(r) for r in between if isinstance(r, records.TokenUsage) and r.kind == "answer"],
+        "iterations": [
+            {"kind": r.kind, "model": r.model} | _tokens(r)
+            for r in between
+            if isinstance(r, records.TokenUsage) and r.kind != "answer"
+        ],
+        "answers": [r.content for r in between if isinstance(r, records.Answer)],
         "tools": [_tool(r) for r in between if isinstance(r, records.ToolUsage)],
         "thoughts": [
             {"content": r.content, "source": r.source} for r in between if isinstance(r, records.ModelThought)

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from aibridge_addon.dialects.base import NOTHING, AnswerError, AnswerReader, Dialect, Usage
+from aibridge_addon.dialects.base import NOTHING, AnswerReader, Dialect, Usage
+from aibridge_addon.dialects.usage import read_counts
 from aibridge_addon.wire import aws_eventstream
 from aibridge_addon.wire.framing import BEDROCK_FRAMINGS, Framing
-from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode, encode
-from aibridge_addon.wire.json_values import as_count, as_dict, as_text
+from aibridge_addon.wire.json_object import encode
+from aibridge_addon.wire.json_values import as_count
 
 ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -69,8 +70,8 @@ class BedrockDialect(Dialect):
 class BedrockReader(AnswerReader):
     framings: ClassVar[Mapping[str, Framing]] = BEDROCK_FRAMINGS
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, texts: bool = True) -> None:
+        super().__init__(texts=texts)
         self.counted: Usage | None = None
         """The token counts in the headers."""
         self._error_type = ""
@@ -79,21 +80,18 @@ class BedrockReader(AnswerReader):
         self.reading.response_id = headers.get(REQUEST_ID, "")
         # `ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/`
         self._error_type = headers.get(ERROR_TYPE, "").partition(":")[0]
-        counts = {name: _count(headers.get(header, "")) for name, header in TOKEN_COUNTS.items()}
+        counts = {header: _count(headers.get(header, "")) for header in TOKEN_COUNTS.values()}
         if any(counts.values()):
-            tier = headers.get(SERVICE_TIER)
-            self.counted = Usage(**counts, extra={"service_tier": tier} if tier else {})
+            self.counted = read_counts(counts, TOKEN_COUNTS)
+            if tier := headers.get(SERVICE_TIER):
+                self.counted.extra["service_tier"] = tier
 
     def failure(self, status: int, body: bytes) -> None:
-        try:
-            members = as_dict(decode(body))
-        except (NotJSON, Unreadable):
-            members = {}
-        if "error" in members:  # a gateway before Bedrock, in another vendor's format
-            super().failure(status, body)
-            return
-        kind = self._error_type or as_text(members.get("__type")).rpartition("#")[2] or f"http_{status}"
-        self.reading.error = AnswerError(kind, as_text(members.get("message")) or as_text(members.get("Message")))
+        super().failure(status, body)
+        error = self.reading.error
+        # An error object is from a gateway before Bedrock, in another vendor's format.
+        if error is not None and self._error_type and not error.details:
+            error.type = self._error_type
 
 
 def _count(value: str) -> int:

@@ -7,26 +7,43 @@ A stream consists of `messageStart`, then for each content block `contentBlockSt
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 
-from aibridge_addon.dialects.base import (
-    RequestReading,
-    Thought,
-    ToolCall,
-    Usage,
-    answer_error,
-    arguments,
-    counts_beside,
-    written_by_person,
-)
+import msgspec
+
+from aibridge_addon.dialects.base import RequestReading, Thought, ToolCall, arguments, written_by_person
 from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
 from aibridge_addon.dialects.client_results import MAX_ENTRIES, ClientResult, client_result, newest
+from aibridge_addon.dialects.errors import answer_error, error_in
+from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.surroundings import surroundings
+from aibridge_addon.dialects.usage import facts_beside, facts_in, joined, read_counts
 from aibridge_addon.wire.json_object import JSONObject
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
-COLUMNS = frozenset(("inputTokens", "outputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"))
+COUNTS: Mapping[str, str] = MappingProxyType(
+    {
+        "input_tokens": "inputTokens",
+        "output_tokens": "outputTokens",
+        "cache_read_input_tokens": "cacheReadInputTokens",
+        "cache_write_input_tokens": "cacheWriteInputTokens",
+    }
+)
+USER_BLOCKS = frozenset(("text", "image", "document", "video", "audio", "guardContent", "toolResult"))
+"""Blocks in which a user or a client says something to the model."""
+
+
+class _Text(msgspec.Struct, gc=False):
+    text: str = ""
+
+
+class _TextDelta(msgspec.Struct, gc=False):
+    delta: _Text
+
+
+_text_delta = msgspec.json.Decoder(_TextDelta)
 
 
 class Converse(BedrockDialect):
@@ -45,24 +62,26 @@ class Converse(BedrockDialect):
             surroundings=surroundings(body.get("system")),
         )
 
-    def answer_reader(self) -> ConverseReader:
-        return ConverseReader()
+    def answer_reader(self, *, texts: bool = True) -> ConverseReader:
+        return ConverseReader(texts=texts)
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
-    """Return the user's prompt, or the id of the tool result, at the end of the conversation."""
+    """Return the user's prompt and the id of the last tool result at the end of the conversation.
+
+    A person can type a prompt beside tool results. Messages of other roles and messages of unknown blocks are skipped.
+    """
     for entry in body.elements_backwards("messages"):
         message = as_dict(entry)
-        if message.get("role") == "system":
-            continue
-        parts = [as_dict(part) for part in as_list(message.get("content"))]
-        results = [as_dict(part["toolResult"]) for part in parts if "toolResult" in part]
-        if results:
-            return None, as_text(results[-1].get("toolUseId")) or None
-        if message.get("role") != "user":
+        if message.get("role") == "assistant":
             return None, None
+        parts = [as_dict(part) for part in as_list(message.get("content"))]
+        if message.get("role") != "user" or (parts and not any(USER_BLOCKS.intersection(part) for part in parts)):
+            continue
+        results = [as_dict(part["toolResult"]) for part in parts if "toolResult" in part]
+        call_id = as_text(results[-1].get("toolUseId")) if results else ""
         texts = (as_text(part.get("text")) for part in reversed(parts))
-        return next(filter(written_by_person, texts), None), None
+        return next(filter(written_by_person, texts), None), call_id or None
     return None, None
 
 
@@ -80,24 +99,39 @@ def _results_backwards(body: JSONObject) -> Iterator[ClientResult]:
 class ConverseReader(BedrockReader):
     """Collects blocks by their index until they stop, so that no incomplete call is recorded."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, texts: bool = True) -> None:
+        super().__init__(texts=texts)
         self._open: dict[int, tuple[dict[str, Any], list[str], list[str]]] = {}
         """By block: the `toolUse` of its start, the pieces of the input, and the pieces of the reasoning."""
+        self._writer = OutputWriter(self.reading.output, texts=texts)
 
     @property
     def skip(self) -> Callable[[bytes], object]:
-        return _is_text_delta
+        return self._is_read if self._texts else _is_text_delta
+
+    def _is_read(self, raw: bytes) -> bool:
+        if not _is_text_delta(raw):
+            return False
+        if self._writer.full:
+            self._writer.drop_text()
+            return True
+        try:
+            self._writer.text(_text_delta.decode(_payload(raw)).delta.text)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return False
+        return True
 
     def read(self, name: str, event: Any) -> None:
         event = as_dict(event)
         index = as_count(event.get("contentBlockIndex"))
         if name == "contentBlockDelta":
             delta = as_dict(event.get("delta"))
+            self._writer.text(as_text(delta.get("text")))
             _, tool_input, reasoning = self._open.setdefault(index, ({}, [], []))
             tool_input.append(as_text(as_dict(delta.get("toolUse")).get("input")))
             reasoning.append(as_text(as_dict(delta.get("reasoningContent")).get("text")))
         elif name == "contentBlockStart":
+            self._writer.between()
             self._open[index] = (as_dict(as_dict(event.get("start")).get("toolUse")), [], [])
         elif name == "contentBlockStop":
             tool_use, tool_input, reasoning = self._open.pop(index, ({}, [], []))
@@ -105,39 +139,56 @@ class ConverseReader(BedrockReader):
                 self._call(tool_use, arguments("".join(tool_input)))
             self._think("".join(reasoning))
         elif name == "messageStop":
+            self.reading.stop_reason = as_text(event.get("stopReason"))
             self.reading.finished = True
         elif name == "metadata":
             self._count(event)
-            self.reading.ended = True
+            self._end()
         elif name == "error":
             self.reading.error = answer_error(event.get("error"), default_type="internalServerException")
-            self.reading.ended = True
+            self._end()
 
     def message(self, body: dict[str, Any]) -> None:
+        if "output" not in body and (error := error_in(body, default_type="internalServerException")):
+            self.reading.error = error
+            self._end()
+            return
         for block in map(as_dict, as_list(as_dict(as_dict(body.get("output")).get("message")).get("content"))):
             if tool_use := as_dict(block.get("toolUse")):
                 self._call(tool_use, tool_use.get("input"))
-            self._think(as_text(as_dict(as_dict(block.get("reasoningContent")).get("reasoningText")).get("text")))
+            elif "text" in block:
+                self._writer.text(as_text(block["text"]))
+            else:
+                self._writer.between()
+                text = as_dict(as_dict(block.get("reasoningContent")).get("reasoningText")).get("text")
+                self._think(as_text(text))
         self._count(body)
-        self.reading.finished = self.reading.ended = True
+        self.reading.stop_reason = as_text(body.get("stopReason"))
+        self.reading.finished = True
+        self._end()
 
     def stream_ended(self) -> None:
+        self._writer.between()
         if self.reading.finished:  # some compatible servers omit `metadata`
             self.reading.ended = True
 
+    def _end(self) -> None:
+        self._writer.between()
+        self.reading.ended = True
+
     def _call(self, tool_use: dict[str, Any], tool_input: Any) -> None:
-        self.reading.output.append(
+        self._writer.part(
             ToolCall(
                 call_id=as_text(tool_use.get("toolUseId")),
                 name=as_text(tool_use.get("name")),
-                input={} if tool_input is None else tool_input,
+                input=arguments(tool_input),
                 server_side=tool_use.get("type") == "server_tool_use",
             )
         )
 
     def _think(self, text: str) -> None:
         if text:
-            self.reading.output.append(Thought(text, "thinking"))
+            self._writer.part(Thought(text, "thinking"))
 
     def _count(self, members: dict[str, Any]) -> None:
         """Read the usage of a body or of `metadata`. Its input tokens do not include cached tokens."""
@@ -148,14 +199,21 @@ class ConverseReader(BedrockReader):
             as_text(d.get("ttl")): d.get("inputTokens") for d in map(as_dict, as_list(usage.get("cacheDetails")))
         }
         tier = as_dict(members.get("serviceTier")).get("type")
-        self.reading.usage = Usage(
-            input_tokens=as_count(usage.get("inputTokens")),
-            output_tokens=as_count(usage.get("outputTokens")),
-            cache_read_input_tokens=as_count(usage.get("cacheReadInputTokens")),
-            cache_write_input_tokens=as_count(usage.get("cacheWriteInputTokens")),
-            extra=counts_beside(usage | {"cacheDetails": details}, COLUMNS)
-            | ({"service_tier": tier} if isinstance(tier, str) else {}),
+        beside = facts_beside({name: value for name, value in members.items() if name != "serviceTier"})
+        self.reading.usage = read_counts(usage, COUNTS)
+        self.reading.usage.extra = joined(
+            beside,
+            facts_in(usage | {"cacheDetails": details}, COUNTS.values()),
+            {"service_tier": tier} if isinstance(tier, str) else {},
         )
+
+
+def _payload(raw: bytes) -> bytes:
+    """Return the JSON in a raw message of an AWS event stream, or in a server-sent event."""
+    if raw[:1] != b"\0":
+        return raw[raw.find(b"{") :]
+    # A message has a prelude of 12 bytes with the length of its headers, and a checksum of 4 bytes at its end.
+    return raw[12 + int.from_bytes(raw[4:8]) : -4]
 
 
 def _is_text_delta(raw: bytes) -> bool:

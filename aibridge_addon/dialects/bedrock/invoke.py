@@ -10,24 +10,34 @@ from __future__ import annotations
 import re
 from binascii import Error as NotBase64
 from binascii import a2b_base64
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
-from aibridge_addon.dialects.base import RequestReading, Usage, counts_beside, decode_event
+from aibridge_addon.dialects.base import RequestReading, Usage, decode_event
 from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
+from aibridge_addon.dialects.errors import answer_error
 from aibridge_addon.dialects.messages.reader import Messages, MessagesReader
+from aibridge_addon.dialects.usage import facts_in, read_counts
 from aibridge_addon.wire.json_object import JSONObject, NotJSON
-from aibridge_addon.wire.json_values import as_count, as_dict, as_text
+from aibridge_addon.wire.json_values import as_dict, as_text
 
 METRICS = "amazon-bedrock-invocationMetrics"
 NOT_TOKENS = frozenset(("invocationLatency", "firstByteLatency"))
 """Members of the metrics that are durations in milliseconds."""
-COLUMNS = frozenset(("inputTokenCount", "outputTokenCount", "cacheReadInputTokenCount", "cacheWriteInputTokenCount"))
+COUNTS: Mapping[str, str] = MappingProxyType(
+    {
+        "input_tokens": "inputTokenCount",
+        "output_tokens": "outputTokenCount",
+        "cache_read_input_tokens": "cacheReadInputTokenCount",
+        "cache_write_input_tokens": "cacheWriteInputTokenCount",
+    }
+)
 
-# As in Messages: these deltas contain nothing to record and are most of a stream.
+# As in Messages: these deltas are most of a stream, and only their text (group 1) is read.
 _skip = re.compile(
-    rb'\{"type": ?"content_block_delta"[^{]*\{"type": ?"(?:text|signature|citations)_delta"',
+    rb'\{"type": ?"content_block_delta"[^{]*\{"type": ?"(?:(text)|signature|citations)_delta"',
 ).match
 
 _messages = Messages()
@@ -39,8 +49,8 @@ class Invoke(BedrockDialect):
     def read_request(self, body: JSONObject) -> RequestReading:
         return replace(_messages.read_request(body), model="", streaming=self.streaming)
 
-    def answer_reader(self) -> InvokeReader:
-        return InvokeReader()
+    def answer_reader(self, *, texts: bool = True) -> InvokeReader:
+        return InvokeReader(texts=texts)
 
 
 class InvokeReader(BedrockReader, MessagesReader):
@@ -56,7 +66,8 @@ class InvokeReader(BedrockReader, MessagesReader):
             raw = a2b_base64(as_text(as_dict(event).get("bytes")))
         except (NotBase64, ValueError) as e:
             raise NotJSON("the bytes of a chunk are not base64") from e
-        if _skip(raw):
+        found = _skip(raw)
+        if found is not None and (found[1] is None or self._text_read(raw)):
             return
         members = as_dict(decode_event(raw))
         if isinstance(members.get("type"), str):
@@ -65,9 +76,12 @@ class InvokeReader(BedrockReader, MessagesReader):
             self._measured(metrics)
 
     def message(self, body: dict[str, Any]) -> None:
-        if body.get("type") == "message":
+        if body.get("type") in ("message", "error"):
             super().message(body)
-        self.reading.finished = self.reading.ended = True
+        elif body.get("error"):
+            self.reading.error = answer_error(body["error"], default_type="api_error")
+        self.reading.finished = self.reading.error is None
+        self.reading.ended = True
         self._complete(self.counted)
 
     def _head(self, message: dict[str, Any]) -> None:
@@ -81,13 +95,7 @@ class InvokeReader(BedrockReader, MessagesReader):
         """Read the metrics of the last chunk. They complete the vendor's usage."""
         self.reading.finished = self.reading.ended = True
         self._complete(
-            Usage(
-                input_tokens=as_count(metrics.get("inputTokenCount")),
-                output_tokens=as_count(metrics.get("outputTokenCount")),
-                cache_read_input_tokens=as_count(metrics.get("cacheReadInputTokenCount")),
-                cache_write_input_tokens=as_count(metrics.get("cacheWriteInputTokenCount")),
-                extra=counts_beside(metrics, COLUMNS | NOT_TOKENS),
-            )
+            replace(read_counts(metrics, COUNTS), extra=facts_in(metrics, (*COUNTS.values(), *NOT_TOKENS))),
         )
 
     def _complete(self, counted: Usage | None) -> None:

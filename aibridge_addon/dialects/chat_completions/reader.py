@@ -6,12 +6,15 @@ the usage depends on the provider. The last usage in the stream is the right one
 - OpenAI sends it in a last chunk without choices, if `include_usage` is set.
 - Copilot sends it in the chunk with the finish reason.
 - vLLM sends it in every chunk, cumulatively.
+- Groq sends it in `x_groq`, Moonshot in a choice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+import msgspec
 
 from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import (
@@ -19,16 +22,25 @@ from aibridge_addon.dialects.base import (
     NOTHING,
     AnswerReader,
     Dialect,
+    Output,
     RequestReading,
     ToolCall,
-    answer_error,
-    arguments,
+    is_unknown,
     prompt_in,
 )
+from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls
 from aibridge_addon.dialects.chat_completions.results import tool_results
+from aibridge_addon.dialects.errors import answer_error, error_in
+from aibridge_addon.dialects.output import MAX_THOUGHT, KeptText
 from aibridge_addon.dialects.surroundings import surroundings, system_messages
+from aibridge_addon.dialects.usage import facts_beside, joined
 from aibridge_addon.wire.json_object import JSONObject
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
+
+USER_PARTS = frozenset(("text", "image_url", "input_audio", "file", "video_url", "refusal"))
+"""Parts in which a user says something to the model."""
+THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text")
+"""Members with the model's reasoning in the answers of compatible servers."""
 
 
 class ChatCompletions(Dialect):
@@ -49,8 +61,8 @@ class ChatCompletions(Dialect):
             surroundings=surroundings(*system_messages(body, "messages", openai.SYSTEM_ROLES)),
         )
 
-    def answer_reader(self) -> ChatCompletionsReader:
-        return ChatCompletionsReader()
+    def answer_reader(self, *, texts: bool = True) -> ChatCompletionsReader:
+        return ChatCompletionsReader(texts=texts)
 
     def error_body(self, status: int, message: str) -> bytes:
         return openai.error_body(status, message)
@@ -60,28 +72,121 @@ class ChatCompletions(Dialect):
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
-    """Return the user's prompt, or the id of the tool result, at the end of the conversation."""
+    """Return the user's prompt, or the id of the tool result, at the end of the conversation.
+
+    Messages of other roles, such as `system` and `developer`, and messages of unknown parts are skipped.
+    """
     for entry in body.elements_backwards("messages"):
         message = as_dict(entry)
-        role, content = as_text(message.get("role")), message.get("content")
-        if role in openai.SYSTEM_ROLES:
-            continue
+        role, content = message.get("role"), message.get("content")
         if role == "tool":
             return None, as_text(message.get("tool_call_id")) or None
-        return (prompt_in(content) if role == "user" else None), None
+        if role == "user" and not is_unknown(content, USER_PARTS):
+            return prompt_in(content), None
+        if role in ("assistant", "function"):
+            return None, None
     return None, None
 
 
-class ChatCompletionsReader(AnswerReader):
-    """Collects tool calls by (choice, index). Providers interleave them, and some indexes start at 1."""
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    reasoning_text: str | None = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
+    delta: _Delta | None = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    choices: tuple[_Choice, ...] = ()
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+
+
+class _Message:
+    """The message of one choice, as far as it has arrived."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._calls: dict[tuple[int, int], tuple[ToolCall, list[str]]] = {}
+        self.text = KeptText()
+        self.thought = KeptText(MAX_THOUGHT)
+        self.calls = StreamedCalls(StreamedCall)
+        self.legacy = StreamedCall()
+        """The call of a server that still uses `function_call`."""
+        self.finished = False
+
+    def say(self, text: str | None, refusal: str | None, *thoughts: str | None) -> None:
+        """Add pieces. Some servers repeat a thought under several names: the first one counts."""
+        self.text.add(text or "")
+        self.text.add(refusal or "")
+        self.thought.add(next(filter(None, thoughts), None) or "")
+
+    def grow(self, members: dict[str, Any]) -> None:
+        """Add a delta or a whole message, except for its calls."""
+        content = members.get("content")
+        self.say(as_text(content), as_text(members.get("refusal")), *(as_text(members.get(n)) for n in THOUGHTS))
+        for part in map(as_dict, as_list(content)):
+            if part.get("type") == "thinking":
+                thinking = part.get("thinking")
+                self.thought.add(
+                    as_text(thinking) or "".join(as_text(as_dict(p).get("text")) for p in as_list(thinking))
+                )
+            else:
+                self.text.add(as_text(part.get("text")) or as_text(part.get("refusal")))
+        if members.get("function_call"):
+            self.legacy.grow({"function": members["function_call"]})
+
+    def output(self, *, texts: bool, calls: bool) -> Iterator[Output]:
+        thought, answer = self.thought.thought("thinking"), self.text.answer() if texts else None
+        yield from (part for part in (thought, answer) if part is not None)
+        if calls:
+            made = [*self.calls.all, *([self.legacy] if self.legacy.name else [])]
+            yield from (ToolCall(call.id, call.name, call.input) for call in made)
+
+
+class ChatCompletionsReader(AnswerReader):
+    """Collects the message of each choice. Providers interleave tool calls, and some indexes start at 1."""
+
+    def __init__(self, *, texts: bool = True) -> None:
+        super().__init__(texts=texts)
+        self._messages: dict[int, _Message] = {}
+        self._beside: dict[str, Any] = {}
+        self._goes_on = False
+        """A choice went on after its finish reason: this server sends one in every chunk."""
 
     @property
     def skip(self) -> Callable[[bytes], object]:
-        return self._carries_text_only
+        return self._is_read
+
+    def _is_read(self, raw: bytes) -> bool:
+        if not self._carries_text_only(raw):
+            return False
+        thinks = b'"reasoning' in raw
+        if not thinks and (not self._texts or self._full):
+            for message in self._messages.values():
+                message.text.truncated = True
+            return True
+        try:
+            chunk = _chunk.decode(raw[raw.find(b"{") :])
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return False
+        for choice in chunk.choices:
+            delta = choice.delta
+            if delta is not None:
+                message = self._messages.get(choice.index) or self._message(choice.index)
+                self._goes_on = self._goes_on or message.finished
+                message.say(
+                    delta.content, delta.refusal, delta.reasoning_content, delta.reasoning, delta.reasoning_text
+                )
+        return True
+
+    @property
+    def _full(self) -> bool:
+        return bool(self._messages) and all(message.text.full for message in self._messages.values())
 
     def _carries_text_only(self, raw: bytes) -> bool:
         # Quotes inside a JSON string are escaped, so these bytes can only be members of the chunk.
@@ -95,61 +200,85 @@ class ChatCompletionsReader(AnswerReader):
             and DONE not in raw
         )
 
+    def _message(self, index: int) -> _Message:
+        return self._messages.setdefault(index, _Message())
+
     def read(self, name: str, event: Any) -> None:
         if event == DONE:
+            self.reading.finished = self.reading.error is None
             self._end()
             return
         chunk = as_dict(event)
-        if chunk.get("error"):
-            self.reading.error = answer_error(chunk["error"], default_type="server_error")
         self._head(chunk)
+        if "choices" not in chunk and (error := error_in(chunk, default_type="server_error")):
+            self.reading.error = error
         for choice in map(as_dict, as_list(chunk.get("choices"))):
-            delta = as_dict(choice.get("delta"))
-            for call in map(as_dict, as_list(delta.get("tool_calls"))):
-                self._call_delta((as_count(choice.get("index")), as_count(call.get("index"))), call)
-            if delta.get("function_call"):
-                self._call_delta((as_count(choice.get("index")), -1), {"function": delta["function_call"]})
-            if choice.get("finish_reason"):
-                self.reading.finished = True
+            self._choice(choice, as_dict(choice.get("delta")))
+
+    def _choice(self, choice: dict[str, Any], delta: dict[str, Any]) -> None:
+        message = self._message(as_count(choice.get("index")))
+        self._goes_on = self._goes_on or (message.finished and any(delta.values()))
+        message.grow(delta)
+        for call in map(as_dict, as_list(delta.get("tool_calls"))):
+            message.calls.of(call)
+        self._finish(choice, message)
+
+    def _finish(self, choice: dict[str, Any], message: _Message) -> None:
+        if choice.get("error"):
+            self.reading.error = answer_error(choice["error"], default_type="server_error")
+        if reason := choice.get("finish_reason"):
+            message.finished = self.reading.finished = True
+            if as_count(choice.get("index")) == 0:
+                self.reading.stop_reason = as_text(reason)
 
     def message(self, body: dict[str, Any]) -> None:
         self._head(body)
+        if "choices" not in body and (error := error_in(body, default_type="server_error")):
+            self.reading.error = error
         for choice in map(as_dict, as_list(body.get("choices"))):
-            message = as_dict(choice.get("message"))
-            for number, call in enumerate(map(as_dict, as_list(message.get("tool_calls")))):
-                self._call_delta((as_count(choice.get("index")), number), call)
-            if message.get("function_call"):
-                self._call_delta((as_count(choice.get("index")), -1), {"function": message["function_call"]})
-        self.reading.finished = True
+            message = self._message(as_count(choice.get("index")))
+            members = as_dict(choice.get("message"))
+            message.grow(members)
+            for call in map(as_dict, as_list(members.get("tool_calls"))):
+                whole = StreamedCall()
+                whole.grow(call)
+                message.calls.all.append(whole)
+            self._finish(choice, message)
+        self.reading.finished = self.reading.error is None
         self._end()
 
     def stream_ended(self) -> None:
-        """End after a finish reason, since some servers send no `[DONE]`."""
-        if self.reading.finished and not self.reading.ended:
+        """End after a finish reason, since some servers send no `[DONE]`. A stream that was cut off has no calls."""
+        if self.reading.ended:
+            return
+        if self.reading.finished and (not self._goes_on or self.reading.usage is not None):
             self._end()
+        else:
+            self.reading.finished = False
+            self._write(calls=False)
 
     def _head(self, chunk: dict[str, Any]) -> None:
+        """Read the members that every chunk or body has, wherever its provider puts the usage."""
         reading = self.reading
         reading.response_id = reading.response_id or as_text(chunk.get("id"))
         reading.model = as_text(chunk.get("model")) or reading.model
-        usage = as_dict(chunk.get("usage"))
-        tier = chunk.get("service_tier")
-        if usage:
+        if chunk.get("error"):
+            reading.error = answer_error(chunk["error"], default_type="server_error")
+        choice = as_dict(next(iter(as_list(chunk.get("choices"))), None))
+        holders = (chunk, as_dict(chunk.get("x_groq")), choice)
+        beside = facts_beside(chunk) | facts_beside(choice)
+        self._beside |= beside
+        usage = next((usage for holder in holders if (usage := as_dict(holder.get("usage")))), None)
+        if usage is not None:
             reading.usage = openai.read_usage(usage, "prompt_tokens", "completion_tokens")
-        if reading.usage and isinstance(tier, str):
-            reading.usage.extra["service_tier"] = tier
-
-    def _call_delta(self, key: tuple[int, int], call: dict[str, Any]) -> None:
-        function = as_dict(call.get("function")) or as_dict(call.get("custom"))
-        tool_call, pieces = self._calls.setdefault(key, (ToolCall("", "", {}), []))
-        tool_call.call_id = tool_call.call_id or as_text(call.get("id"))
-        piece = as_text(function.get("name"))
-        tool_call.name += "" if piece == tool_call.name else piece  # some servers repeat the name in every delta
-        pieces.append(as_text(function.get("arguments")) or as_text(function.get("input")))
+        if reading.usage is not None and (usage is not None or beside):
+            reading.usage.extra = joined(self._beside, reading.usage.extra, beside)
 
     def _end(self) -> None:
-        for tool_call, pieces in self._calls.values():
-            tool_call.input = arguments("".join(pieces))
-            self.reading.output.append(tool_call)
-        self._calls.clear()
+        self._write(calls=True)
         self.reading.ended = True
+
+    def _write(self, *, calls: bool) -> None:
+        for _, message in sorted(self._messages.items()):
+            self.reading.output += message.output(texts=self._texts, calls=calls)
+        self._messages.clear()

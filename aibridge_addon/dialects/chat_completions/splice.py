@@ -19,6 +19,7 @@ from typing import Any
 
 from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import DONE, arguments
+from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls, function_of
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
@@ -31,35 +32,15 @@ HEAD = ("id", "created", "model")
 
 
 @dataclass(slots=True)
-class _StreamedCall:
-    """A tool call whose deltas are still arriving."""
+class _SplicedCall(StreamedCall):
+    """A tool call that the client sees or not."""
 
-    id: str = ""
-    name: str = ""
     hidden: bool | None = None
     """None: the name may still become that of an injected tool."""
     index: int | None = None
     """The call's index in the client's answer, once a delta was sent."""
     whole: dict[str, Any] = field(default_factory=dict)
     """All deltas, merged."""
-
-
-class _Calls:
-    """A turn's calls by their index. Some servers use one index for all calls, which then differ by their ids."""
-
-    def __init__(self) -> None:
-        self.all: list[_StreamedCall] = []
-        self._by_index: dict[int, _StreamedCall] = {}
-
-    def of(self, delta: dict[str, Any]) -> _StreamedCall:
-        """Return the call that the next delta belongs to."""
-        index, call_id = as_count(delta.get("index")), as_text(delta.get("id"))
-        call = self._by_index.get(index)
-        if call is None or (call_id and call.id not in ("", call_id) and _function(delta).get("name")):
-            self._by_index[index] = call = _StreamedCall()
-            self.all.append(call)
-        call.id = call.id or call_id
-        return call
 
 
 class ChatSplice(Splice):
@@ -85,8 +66,8 @@ class ChatSplice(Splice):
     def _reset(self) -> None:
         self._id = ""
         self._raw: list[bytes] = []
-        self._calls = _Calls()
-        self._waiting: list[tuple[bytes, Any, list[_StreamedCall]]] = []
+        self._calls = StreamedCalls(_SplicedCall)
+        self._waiting: list[tuple[bytes, Any, list[_SplicedCall]]] = []
         """Events held back until the name of a call is complete, each with the calls of its deltas."""
         self._tail: list[bytes] = []
         """The verbatim end of the turn, which passes unchanged if no other turn follows."""
@@ -118,7 +99,7 @@ class ChatSplice(Splice):
         waiting, self._waiting = self._waiting, []
         return b"".join(self._visible_event(*event) for event in waiting)
 
-    def _notice(self, chunk: dict[str, Any]) -> list[_StreamedCall]:
+    def _notice(self, chunk: dict[str, Any]) -> list[_SplicedCall]:
         """Read a chunk before it is decided what the client sees of it."""
         self._id = self._id or as_text(chunk.get("id"))
         if not self._first or (chunk.get("id") and not self._first.get("id")):  # Azure's first chunk has none
@@ -130,13 +111,11 @@ class ChatSplice(Splice):
             self._reason = as_text(choice.get("finish_reason")) or self._reason
         return [self._notice_call(delta) for delta in _call_deltas(chunk)]
 
-    def _notice_call(self, delta: dict[str, Any]) -> _StreamedCall:
-        call, function = self._calls.of(delta), _function(delta)
-        if call.hidden is None:
-            piece = as_text(function.get("name"))
-            call.name += "" if piece == call.name else piece  # some servers repeat the name in every delta
-            if function.get("arguments") or "custom" in delta or not self._may_become_injected(call.name):
-                self._settle(call, custom="custom" in delta)
+    def _notice_call(self, delta: dict[str, Any]) -> _SplicedCall:
+        call = self._calls.of(delta)
+        settled = function_of(delta).get("arguments") or "custom" in delta or not self._may_become_injected(call.name)
+        if call.hidden is None and settled:
+            self._settle(call, custom="custom" in delta)
         return call
 
     def _may_become_injected(self, name: str) -> bool:
@@ -148,11 +127,11 @@ class ChatSplice(Splice):
             if call.hidden is None:
                 self._settle(call)
 
-    def _settle(self, call: _StreamedCall, *, custom: bool = False) -> None:
+    def _settle(self, call: _SplicedCall, *, custom: bool = False) -> None:
         call.hidden = call.name in self.injected and not custom
         self._spliced = self._spliced or call.hidden
 
-    def _visible_event(self, raw: bytes, event: Any, calls: list[_StreamedCall]) -> bytes:
+    def _visible_event(self, raw: bytes, event: Any, calls: list[_SplicedCall]) -> bytes:
         """Return the bytes that the client sees of an event."""
         if event == DONE:
             self._done = True
@@ -187,7 +166,7 @@ class ChatSplice(Splice):
     def _head(self, members: Any) -> list[str]:
         return [name for name in HEAD if name in members and name in self._first]
 
-    def _visible_chunk(self, raw: bytes, chunk: dict[str, Any], calls: list[_StreamedCall]) -> bytes:
+    def _visible_chunk(self, raw: bytes, chunk: dict[str, Any], calls: list[_SplicedCall]) -> bytes:
         merged = chunk | {name: self._first[name] for name in self._head(chunk)}
         choices = as_list(chunk.get("choices"))
         if not choices:
@@ -209,7 +188,7 @@ class ChatSplice(Splice):
             return b""
         return sse.event("", encode(merged | {"choices": [choice | {"delta": delta, "finish_reason": None}]}))
 
-    def _visible_delta(self, choice: dict[str, Any], calls: list[_StreamedCall]) -> dict[str, Any]:
+    def _visible_delta(self, choice: dict[str, Any], calls: list[_SplicedCall]) -> dict[str, Any]:
         """Return the visible part of a choice's delta. Empty if nothing is visible."""
         delta = dict(as_dict(choice.get("delta")))
         deltas = zip(calls, map(as_dict, as_list(delta.pop("tool_calls", None))), strict=False)
@@ -222,7 +201,7 @@ class ChatSplice(Splice):
         self._role_sent = self._role_sent or "role" in delta
         return delta
 
-    def _index(self, call: _StreamedCall) -> int:
+    def _index(self, call: _SplicedCall) -> int:
         """Return the index in the client's answer of one of its own calls."""
         if call.index is None:
             call.index, self._next_call = self._next_call, self._next_call + 1
@@ -238,7 +217,7 @@ class ChatSplice(Splice):
     def _content(self) -> dict[str, Any]:
         """Return the turn's message, merged from its chunks."""
         message: dict[str, Any] = {"role": "assistant", "content": None}
-        calls = _Calls()
+        calls = StreamedCalls(_SplicedCall)
         for raw in self._raw:
             _, data = sse.parse(raw)
             try:
@@ -315,19 +294,24 @@ class ChatSplice(Splice):
     def _turn_end(self, response_id: str, message: dict[str, Any], *, whole: bool) -> TurnEnd:
         items = [_valid(as_dict(call)) for call in as_list(message.get("tool_calls"))]
         calls, client_calls = divide_calls(items, self._maybe_call, lambda call: as_text(call.get("id")))
-        said = {"role": "assistant"} | message | ({"tool_calls": items} if items else {})
+        said = {"role": "assistant"} | _for_request(message) | ({"tool_calls": items} if items else {})
         return TurnEnd(calls if whole else [], client_calls, [said], response_id)
 
     def _maybe_call(self, call: dict[str, Any], anchor: str | None) -> Call | None:
         if not _is_hidden(call, self.injected):
             return None
         function = as_dict(call.get("function"))
-        tool_input = arguments(as_text(function.get("arguments")))
+        tool_input = arguments(function.get("arguments"))
         return Call(as_text(call.get("id")), as_text(function.get("name")), tool_input, call, anchor)
 
 
-def _function(delta: dict[str, Any]) -> dict[str, Any]:
-    return as_dict(delta.get("function")) or as_dict(delta.get("custom"))
+def _for_request(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message as a request may contain it: only the id of its audio."""
+    if "audio" not in message:
+        return message
+    audio_id = as_text(as_dict(message["audio"]).get("id"))
+    rest = {name: value for name, value in message.items() if name != "audio"}
+    return rest | ({"audio": {"id": audio_id}} if audio_id else {})
 
 
 def _call_deltas(chunk: dict[str, Any]) -> list[dict[str, Any]]:
@@ -344,11 +328,13 @@ def _is_hidden(call: dict[str, Any], injected: Collection[str]) -> bool:
 
 
 def _valid(call: dict[str, Any]) -> dict[str, Any]:
-    """Return a call as the history must contain it: empty arguments become `{}`."""
+    """Return a call as the history must contain it: empty arguments become `{}`, an object becomes text."""
     function = as_dict(call.get("function"))
-    if not function or as_text(function.get("arguments")).strip():
+    given = function.get("arguments")
+    if not function or as_text(given).strip():
         return call
-    return call | {"function": function | {"arguments": "{}"}}
+    text = encode(given).decode() if isinstance(given, dict) else "{}"
+    return call | {"function": function | {"arguments": text}}
 
 
 def _grow(whole: dict[str, Any], delta: dict[str, Any]) -> None:

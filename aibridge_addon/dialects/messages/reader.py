@@ -12,21 +12,25 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
 from aibridge_addon.dialects.base import (
     NOTHING,
     AnswerReader,
     Dialect,
+    Iteration,
     RequestReading,
     Thought,
     ToolCall,
-    Usage,
-    answer_error,
     arguments,
-    counts_beside,
+    is_unknown,
     prompt_in,
 )
+from aibridge_addon.dialects.errors import answer_error, error_in
 from aibridge_addon.dialects.messages.results import tool_results
+from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.surroundings import surroundings
+from aibridge_addon.dialects.usage import facts_beside, facts_in, joined, read_counts
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
@@ -47,17 +51,44 @@ ERROR_TYPES: Mapping[int, str] = MappingProxyType(
 )
 """Error types by status (API reference, "Errors"). Any other status is an `api_error`."""
 
-COLUMNS = frozenset(
-    ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"),
+COUNTS: Mapping[str, str] = MappingProxyType(
+    {
+        "input_tokens": "input_tokens",
+        "output_tokens": "output_tokens",
+        "cache_read_input_tokens": "cache_read_input_tokens",
+        "cache_write_input_tokens": "cache_creation_input_tokens",
+    }
 )
+INPUT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+FULL_SET = frozenset(("input_tokens", "cache_read_input_tokens"))
+IN_TOP_LEVEL = frozenset(("message", "fallback_message"))
+"""Iterations whose tokens are in the top level already, or belong to a model that declined."""
+CONDITIONS = ("service_tier", "speed", "inference_geo")
+"""Members of the top level that decide the price of its iterations, too."""
+MAX_ITERATIONS = 64
+MAX_KIND = 64
+"""Characters of an iteration's type."""
+USER_BLOCKS = frozenset(("text", "image", "document", "search_result", "container_upload", "tool_result"))
+"""Blocks in which a user or a client says something to the model."""
 TOOL_BLOCKS = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
 
-# Deltas of text, signatures and citations contain nothing to record and are most of a stream. `[^{]*\{` skips from the
-# start of the event's object to the delta object. Events with another order of members are decoded instead.
+# Deltas of text, signatures and citations are most of a stream. Of these only the text is read. `[^{]*\{` skips from
+# the start of the event's object (group 1) to the delta object. Events with another order of members are decoded.
 _skip = re.compile(
-    rb"event: (?:ping\n|content_block_delta\r?\ndata: ?\{[^{]*\{"
-    rb'"type": ?"(?:text|signature|citations)_delta")'
+    rb"event: (?:ping\n|content_block_delta\r?\ndata: ?(\{)[^{]*\{"
+    rb'"type": ?"(?:(text)|signature|citations)_delta")'
 ).match
+
+
+class _Text(msgspec.Struct, gc=False):
+    text: str = ""
+
+
+class _TextDelta(msgspec.Struct, gc=False):
+    delta: _Text
+
+
+_text_delta = msgspec.json.Decoder(_TextDelta)
 
 
 class Messages(Dialect):
@@ -77,8 +108,8 @@ class Messages(Dialect):
             surroundings=surroundings(body.get("system")),
         )
 
-    def answer_reader(self) -> MessagesReader:
-        return MessagesReader()
+    def answer_reader(self, *, texts: bool = True) -> MessagesReader:
+        return MessagesReader(texts=texts)
 
     def error_body(self, status: int, message: str) -> bytes:
         return encode(_error(ERROR_TYPES.get(status, "api_error"), message))
@@ -92,19 +123,20 @@ def _error(kind: str, message: str, details: Mapping[str, Any] = NOTHING) -> dic
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
-    """Return the user's prompt, or the id of the tool result, at the end of the conversation.
+    """Return the user's prompt and the id of the last tool result at the end of the conversation.
 
-    `system` entries at the end are skipped. Claude Code adds reminders there.
+    A person can type a prompt beside tool results. Messages of other roles, such as `system` with Claude Code's
+    reminders, and messages of unknown blocks are skipped.
     """
     for entry in body.elements_backwards("messages"):
         message = as_dict(entry)
-        if message.get("role") == "system":
-            continue
-        content = message.get("content")
-        results = [b for b in map(as_dict, as_list(content)) if b.get("type") == "tool_result"]
-        if results:
-            return None, as_text(results[-1].get("tool_use_id")) or None
-        return (prompt_in(content) if message.get("role") == "user" else None), None
+        role, content = message.get("role"), message.get("content")
+        if role == "assistant":
+            return None, None
+        if role == "user" and not is_unknown(content, USER_BLOCKS):
+            results = [b for b in map(as_dict, as_list(content)) if b.get("type") == "tool_result"]
+            call_id = as_text(results[-1].get("tool_use_id")) if results else ""
+            return prompt_in(content), call_id or None
     return None, None
 
 
@@ -119,14 +151,31 @@ def _is_side_call(body: JSONObject) -> bool:
 class MessagesReader(AnswerReader):
     """Collects blocks by their index until they stop, so that no incomplete call is recorded."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, texts: bool = True) -> None:
+        super().__init__(texts=texts)
         self._open: dict[int, tuple[dict[str, Any], list[str]]] = {}
         self._usage: dict[str, Any] = {}
+        self._beside: dict[str, Any] = {}
+        self._writer = OutputWriter(self.reading.output, texts=texts)
 
     @property
     def skip(self) -> Callable[[bytes], object]:
-        return _skip
+        return self._is_read if self._texts else _skip
+
+    def _is_read(self, raw: bytes) -> bool:
+        found = _skip(raw)
+        return found is not None and (found[2] is None or self._text_read(raw[found.start(1) :]))
+
+    def _text_read(self, event: bytes) -> bool:
+        """Keep the text of a delta. Return whether it could be read."""
+        if self._writer.full:
+            self._writer.drop_text()
+            return True
+        try:
+            self._writer.text(_text_delta.decode(event).delta.text)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return False
+        return True
 
     def read(self, name: str, event: Any) -> None:
         event = as_dict(event)
@@ -134,45 +183,78 @@ class MessagesReader(AnswerReader):
         if kind == "content_block_delta":
             self._delta(event)
         elif kind == "content_block_start":
-            self._open[as_count(event.get("index"))] = (as_dict(event.get("content_block")), [])
+            self._start(as_count(event.get("index")), as_dict(event.get("content_block")))
         elif kind == "content_block_stop":
             self._stop(as_count(event.get("index")))
         elif kind == "message_start":
             self._head(as_dict(event.get("message")))
         elif kind == "message_delta":
+            delta = as_dict(event.get("delta"))
+            self._beside |= facts_beside(event) | facts_beside(delta)
             self._count(as_dict(event.get("usage")))
+            self.reading.stop_reason = as_text(delta.get("stop_reason")) or self.reading.stop_reason
             self.reading.finished = True
+            for index in list(self._open):  # the token limit cut them
+                self._stop(index)
         elif kind == "message_stop":
-            self.reading.ended = True
+            self._end()
         elif kind == "error":
             self.reading.error = answer_error(event.get("error"), default_type="api_error")
-            self.reading.ended = True
+            self._end()
 
     def message(self, body: dict[str, Any]) -> None:
+        if "content" not in body and (error := error_in(body, default_type="api_error")):
+            self.reading.error = error
+            self._end()
+            return
         self._head(body)
         for block in map(as_dict, as_list(body.get("content"))):
             self._block(block, block.get("input"), as_text(block.get("thinking")))
-        self.reading.finished = self.reading.ended = True
+        self.reading.stop_reason = as_text(body.get("stop_reason"))
+        self.reading.finished = True
+        self._end()
+
+    def stream_ended(self) -> None:
+        """Keep the text that was sent before a stream was cut off."""
+        self._writer.between()
+
+    def _end(self) -> None:
+        self._writer.between()
+        self.reading.ended = True
 
     def _head(self, message: dict[str, Any]) -> None:
         self.reading.response_id = as_text(message.get("id"))
         self.reading.model = as_text(message.get("model"))
+        self._beside |= facts_beside(message)
         self._count(as_dict(message.get("usage")))
+
+    def _start(self, index: int, block: dict[str, Any]) -> None:
+        if block.get("type") == "text":
+            self._writer.text(as_text(block.get("text")))
+        elif block.get("type") == "fallback":
+            self._fall_back(block)
+        else:
+            self._writer.between()
+        self._open[index] = (block, [])
 
     def _delta(self, event: dict[str, Any]) -> None:
         delta = as_dict(event.get("delta"))
+        if delta.get("type") == "text_delta":
+            self._writer.text(as_text(delta.get("text")))
+            return
         _, pieces = self._open.get(as_count(event.get("index")), ({}, []))
         pieces.append(as_text(delta.get("partial_json")) or as_text(delta.get("thinking")))
 
     def _stop(self, index: int) -> None:
         block, pieces = self._open.pop(index, ({}, []))
-        text = "".join(pieces)
-        self._block(block, arguments(text) if text else block.get("input"), as_text(block.get("thinking")) + text)
+        if block.get("type") not in ("text", "fallback"):
+            text = "".join(pieces)
+            self._block(block, arguments(text) if text else block.get("input"), as_text(block.get("thinking")) + text)
 
     def _block(self, block: dict[str, Any], tool_input: Any, thinking: str) -> None:
         kind = as_text(block.get("type"))
         if kind in TOOL_BLOCKS:
-            self.reading.output.append(
+            self._writer.part(
                 ToolCall(
                     call_id=as_text(block.get("id")),
                     name=as_text(block.get("name")),
@@ -182,26 +264,58 @@ class MessagesReader(AnswerReader):
                 )
             )
         elif kind == "thinking" and thinking:
-            self.reading.output.append(Thought(thinking, "thinking"))
+            self._writer.part(Thought(thinking, "thinking"))
+        elif kind == "text":
+            self._writer.text(as_text(block.get("text")))
+        elif kind == "fallback":
+            self._fall_back(block)
+        else:
+            self._writer.between()
+
+    def _fall_back(self, block: dict[str, Any]) -> None:
+        """Read where a model declined and another one continues. The client's calls before it are abandoned."""
+        self._writer.between()
+        self._open.clear()
+        output = self.reading.output
+        output[:] = [part for part in output if not isinstance(part, ToolCall) or part.server_side]
+        self.reading.model = as_text(as_dict(block.get("to")).get("model")) or self.reading.model
 
     def _count(self, usage: dict[str, Any]) -> None:
-        """Merge a usage object. Counts are cumulative: the last one is valid, and zeros do not replace a count."""
-        if not usage:
+        """Merge a usage object. Counts are cumulative: the last one is valid (see `fold`)."""
+        if usage:
+            fold(self._usage, usage)
+        if not self._usage:
             return
-        _fold(self._usage, usage)
-        tier = self._usage.get("service_tier")
-        self.reading.usage = Usage(
-            input_tokens=as_count(self._usage.get("input_tokens")),
-            output_tokens=as_count(self._usage.get("output_tokens")),
-            cache_read_input_tokens=as_count(self._usage.get("cache_read_input_tokens")),
-            cache_write_input_tokens=as_count(self._usage.get("cache_creation_input_tokens")),
-            extra=counts_beside(self._usage, COLUMNS) | ({"service_tier": tier} if isinstance(tier, str) else {}),
-        )
+        counted = read_counts(self._usage, COUNTS)
+        counted.extra = joined(self._beside, facts_in(self._usage, COUNTS.values()))
+        self.reading.usage = counted
+        self.reading.iterations = [
+            self._iteration(part)
+            for part in map(as_dict, as_list(self._usage.get("iterations"))[:MAX_ITERATIONS])
+            if (kind := as_text(part.get("type"))) and kind not in IN_TOP_LEVEL
+        ]
+
+    def _iteration(self, part: dict[str, Any]) -> Iteration:
+        kind = as_text(part.get("type")).removesuffix("_message")
+        usage = read_counts(part, COUNTS)
+        conditions = {name: self._usage[name] for name in CONDITIONS if name in self._usage}
+        usage.extra = joined(self._beside, facts_in(conditions), facts_in(part, (*COUNTS.values(), "type", "model")))
+        return Iteration(kind[:MAX_KIND], as_text(part.get("model")), usage)
 
 
-def _fold(known: dict[str, Any], usage: dict[str, Any]) -> None:
+def fold(known: dict[str, Any], usage: Mapping[str, Any]) -> None:
+    """Merge a later usage object of a stream into the known one.
+
+    Counts are cumulative, so the last one is valid. Some servers repeat counts of the input as zeros, which replace
+    nothing. The zeros of a full set are meant: of uncached tokens if other tokens are cached, and of cached tokens if
+    the whole input does not become smaller.
+    """
+    counts, before = [[as_count(members.get(name)) for name in INPUT] for members in (usage, known)]
+    meant: tuple[str, ...] = ()
+    if usage.keys() >= FULL_SET and any(counts):
+        meant = INPUT if sum(counts) >= sum(before) else INPUT[:1]
     for name, value in usage.items():
         if isinstance(value, dict) and isinstance(known.get(name), dict):
-            _fold(known[name], value)
-        elif value or name not in known:
-            known[name] = value
+            fold(known[name], value)
+        elif value or name not in known or (name in meant and value is not None):
+            known[name] = dict(value) if isinstance(value, dict) else value

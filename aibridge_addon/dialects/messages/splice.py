@@ -13,10 +13,12 @@ An answer of one turn without hidden calls passes byte for byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from aibridge_addon.dialects.base import arguments
+from aibridge_addon.dialects.messages.reader import fold
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, combined_usage, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
@@ -32,6 +34,18 @@ LASTING = ("container", "context_management")
 """Members that the merged answer has if any turn had them."""
 CUT_SHORT = frozenset(("max_tokens", "model_context_window_exceeded", "refusal", "pause_turn"))
 """Stop reasons of a message whose calls may be incomplete and are not to be run."""
+ABANDONED = ("tool_use", "thinking", "redacted_thinking")
+"""Blocks before a `fallback` block that must not be sent back."""
+MEMBERS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        "text": frozenset(("type", "text", "citations")),
+        "thinking": frozenset(("type", "thinking", "signature")),
+        "redacted_thinking": frozenset(("type", "data")),
+        "tool_use": frozenset(("type", "id", "name", "input", "caller")),
+        "server_tool_use": frozenset(("type", "id", "name", "input", "caller")),
+    }
+)
+"""Members of blocks in a request (API reference, "Messages"). Answers have more, such as `estimated_tokens`."""
 INVALID_INPUT = "INVALID_JSON"
 """Member that wraps an input that is not a JSON object (API reference, "Fine-grained tool streaming")."""
 
@@ -111,11 +125,10 @@ class MessagesSplice(Splice):
         return b"" if self._spliced else raw
 
     def _end(self, usage: dict[str, Any], members: dict[str, Any], *, anew: bool) -> None:
-        """Read the end of the turn. Counts are cumulative: the last one is valid, and zeros do not replace a count."""
+        """Read the end of the turn."""
         if not self._work:
             self._work.append({})
-        known = self._work[-1]
-        known |= {name: value for name, value in usage.items() if value or name not in known}
+        fold(self._work[-1], usage)
         if anew:
             self._ending = {name: value for name, value in self._ending.items() if name in LASTING}
         self._ending |= {name: members[name] for name in (*ENDING, *LASTING) if members.get(name) is not None}
@@ -125,6 +138,8 @@ class MessagesSplice(Splice):
             self._indexes[index] = None
             self._hides = self._spliced = True
             return
+        if block.get("type") == "fallback":
+            self._client_ids.clear()  # the model that made these calls has declined
         if (call_id := _maybe_client_call(block)) is not None:
             self._client_ids.append(call_id)
             self._client_calls = True
@@ -224,6 +239,7 @@ class MessagesSplice(Splice):
 
     def _turn_end(self, response_id: str, blocks: list[dict[str, Any]], ending: dict[str, Any] | None) -> TurnEnd:
         """`ending` has the stop reason. None: the turn was truncated."""
+        blocks = [_for_request(block) for block in _after_fallback(blocks)]
         calls, client_calls = divide_calls(blocks, self._maybe_call, _maybe_client_call)
         whole = ending is not None and ending.get("stop_reason") not in CUT_SHORT
         return TurnEnd(
@@ -251,8 +267,22 @@ def _maybe_client_call(block: dict[str, Any]) -> str | None:
     return as_text(block.get("id")) if block.get("type") == "tool_use" else None
 
 
+def _after_fallback(blocks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the blocks without those that a model that declined has abandoned ("Refusals and fallback")."""
+    last = next((place for place in range(len(blocks) - 1, -1, -1) if blocks[place].get("type") == "fallback"), 0)
+    return [block for place, block in enumerate(blocks) if place >= last or block.get("type") not in ABANDONED]
+
+
+def _for_request(block: dict[str, Any]) -> dict[str, Any]:
+    """Return a block with the members that a request may contain. Blocks of other types are not changed."""
+    members = MEMBERS.get(as_text(block.get("type")))
+    if members is None or block.keys() <= members:
+        return block
+    return {name: value for name, value in block.items() if name in members}
+
+
 def _grow(block: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Merge a delta into its block: text and lists are appended. Unknown members are kept."""
+    """Merge a delta into its block: text and lists are appended. `_for_request` removes what is not the block's own."""
     for name, value in delta.items():
         if name == "type":
             continue

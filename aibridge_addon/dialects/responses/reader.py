@@ -13,23 +13,30 @@ from typing import Any
 from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import (
     NOTHING,
+    AnswerError,
     AnswerReader,
     Dialect,
     RequestReading,
     Thought,
     ToolCall,
-    answer_error,
     arguments,
+    is_unknown,
     written_by_person,
 )
+from aibridge_addon.dialects.errors import answer_error, error_in
+from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.responses.results import tool_results
 from aibridge_addon.dialects.responses.session import client_metadata, conversation
 from aibridge_addon.dialects.surroundings import surroundings, system_messages
+from aibridge_addon.dialects.usage import facts_beside, joined
+from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
-TERMINAL = frozenset(("response.completed", "response.incomplete", "response.failed", "response.cancelled"))
+TERMINAL = frozenset(
+    ("response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done")
+)
 CLIENT_CALLS = frozenset(
     (
         "function_call",
@@ -40,13 +47,21 @@ CLIENT_CALLS = frozenset(
         "computer_call",
     )
 )
-"""Output items that the client executes. The provider executes every other `…_call`."""
+"""Output items that the client executes. The provider executes every other `…_call` without `execution: client`."""
+THOUGHT_PARTS = (None, "summary_text", "reasoning_text", "output_text", "text")
+
+RESULTS = ("_call_output", "tool_search_output")
+"""Ends of the types of items that contain a tool's result."""
+MODEL_ITEMS = frozenset(("reasoning", "compaction", "item_reference", "mcp_list_tools", "mcp_approval_request"))
+"""Items of the model that are neither messages nor calls."""
+USER_PARTS = frozenset(("input_text", "input_image", "input_file", "input_audio", "input_video", "text"))
+"""Parts in which a user says something to the model."""
 
 # All other events are parts of an item, which `output_item.done` contains completely. Over a WebSocket an event is its
 # data alone.
 _skip = re.compile(
     rb'(?:event: |(?:data: )?\{"type": ?")response\.'
-    rb"(?!(?:created|completed|incomplete|failed|cancelled|output_item\.done)\b)"
+    rb"(?!(?:created|completed|incomplete|failed|cancelled|done|output_item\.done)\b)"
 ).match
 
 
@@ -68,8 +83,8 @@ class Responses(Dialect):
             surroundings=surroundings(body.get("instructions"), *system_messages(body, "input", openai.SYSTEM_ROLES)),
         )
 
-    def answer_reader(self) -> ResponsesReader:
-        return ResponsesReader()
+    def answer_reader(self, *, texts: bool = True) -> ResponsesReader:
+        return ResponsesReader(texts=texts)
 
     def error_body(self, status: int, message: str) -> bytes:
         return openai.error_body(status, message)
@@ -86,7 +101,10 @@ def error_message(status: int, message: str) -> bytes:
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None, bool]:
-    """Return the user's prompt or the tool result's id at the end of the input, and whether this is a side call."""
+    """Return the user's prompt or the tool result's id at the end of the input, and whether this is a side call.
+
+    Instructions and unknown items, such as Codex's `configuration_update`, are skipped.
+    """
     text = body.get("input")
     if isinstance(text, str):
         return (text if written_by_person(text) else None), None, False
@@ -95,11 +113,12 @@ def _conversation_end(body: JSONObject) -> tuple[str | None, str | None, bool]:
         kind = as_text(item.get("type"))
         if kind == "compaction_trigger":
             return None, None, True
-        if as_text(item.get("role")) in openai.SYSTEM_ROLES:
-            continue
-        if kind.endswith("_call_output"):
+        if kind.endswith(RESULTS):
             return None, as_text(item.get("call_id")) or None, False
-        return (_prompt(item) if item.get("role") == "user" else None), None, False
+        if item.get("role") == "user" and not is_unknown(item.get("content"), USER_PARTS):
+            return _prompt(item), None, False
+        if item.get("role") == "assistant" or kind in MODEL_ITEMS or kind.endswith("_call"):
+            return None, None, False
     return None, None, False
 
 
@@ -114,9 +133,11 @@ def _prompt(item: dict[str, Any]) -> str | None:
 class ResponsesReader(AnswerReader):
     """Collects completed items. A non-empty list in the terminal event replaces them."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, *, texts: bool = True) -> None:
+        super().__init__(texts=texts)
         self._items: list[dict[str, Any]] = []
+        self._beside: dict[str, Any] = {}
+        self._writer = OutputWriter(self.reading.output, texts=texts)
 
     @property
     def skip(self) -> Callable[[bytes], object]:
@@ -125,10 +146,11 @@ class ResponsesReader(AnswerReader):
     def read(self, name: str, event: Any) -> None:
         event = as_dict(event)
         kind = as_text(event.get("type")) or name
+        self._beside |= facts_beside(event)
         if kind == "response.output_item.done":
             self._items.append(as_dict(event.get("item")))
         elif kind in TERMINAL:
-            self.message(as_dict(event.get("response")))
+            self._complete(as_dict(event.get("response")), status_of(kind, event.get("response")))
         elif kind == "response.created":
             self._head(as_dict(event.get("response")))
         elif kind == "error":
@@ -138,48 +160,72 @@ class ResponsesReader(AnswerReader):
             self.reading.ended = True
 
     def message(self, body: dict[str, Any]) -> None:
-        self._head(body)
+        if "output" not in body and (error := error_in(body, default_type="server_error")):
+            self.reading.error = error
+        self._complete(body, as_text(body.get("status")))
+
+    def _complete(self, response: dict[str, Any], status: str) -> None:
+        self._head(response)
         reading = self.reading
-        self._items = [*map(as_dict, as_list(body.get("output")))] or self._items
-        status = body.get("status")
-        if status == "failed":
-            error = as_dict(body.get("error"))
+        self._items = [*map(as_dict, as_list(response.get("output")))] or self._items
+        if status == "failed" or response.get("error"):
+            error = as_dict(response.get("error"))
+            kind = error.get("code") or error.get("type")
             reading.error = answer_error(
-                {"type": error.get("code"), "message": error.get("message")}, default_type="server_error"
+                {"type": kind, "message": error.get("message")} if error else response.get("error"),
+                default_type="server_error",
             )
         elif status == "cancelled":
-            reading.error = answer_error({"message": "the response was cancelled"}, default_type="response_cancelled")
+            reading.error = AnswerError("response_cancelled", "the response was cancelled")
+        reason = as_text(as_dict(response.get("incomplete_details")).get("reason"))
+        reading.stop_reason = reason or status or reading.stop_reason
         reading.finished = reading.ended = True
         self.stream_ended()
 
     def stream_ended(self) -> None:
-        """Read calls and thoughts from the completed items."""
+        """Read texts, calls and thoughts from the completed items."""
         for item in self._items:
             self._item(item)
         self._items = []
+        self._writer.between()
 
     def _head(self, response: dict[str, Any]) -> None:
         reading = self.reading
         reading.response_id = as_text(response.get("id")) or reading.response_id
         reading.model = as_text(response.get("model")) or reading.model
-        usage, tier = as_dict(response.get("usage")), response.get("service_tier")
-        if usage:
+        self._beside |= facts_beside(response)
+        if usage := as_dict(response.get("usage")):
             reading.usage = openai.read_usage(usage, "input_tokens", "output_tokens")
-            if isinstance(tier, str):
-                reading.usage.extra["service_tier"] = tier
+        if reading.usage is not None:
+            reading.usage.extra = joined(self._beside, reading.usage.extra, self._beside)
 
     def _item(self, item: dict[str, Any]) -> None:
         kind = as_text(item.get("type"))
-        if kind == "reasoning":
-            for part in map(as_dict, as_list(item.get("summary"))):
-                if text := as_text(part.get("text")):
-                    self.reading.output.append(Thought(text, "reasoning_summary"))
-        elif kind == "message" and item.get("phase") == "commentary":
+        if kind == "message" and item.get("phase") != "commentary":
             for part in map(as_dict, as_list(item.get("content"))):
-                if part.get("type") == "output_text" and (text := as_text(part.get("text"))):
-                    self.reading.output.append(Thought(text, "commentary"))
+                self._writer.text(as_text(part.get("text")) or as_text(part.get("refusal")))
+            return
+        self._writer.between()
+        if kind == "reasoning":
+            self._think(item.get("summary"), "reasoning_summary")
+            self._think(item.get("content"), "thinking")
+        elif kind == "message":
+            self._think(item.get("content"), "commentary")
         elif kind.endswith("_call"):
-            self.reading.output.append(read_call(item))
+            self._writer.part(read_call(item))
+
+    def _think(self, parts: object, source: ThoughtSource) -> None:
+        for part in map(as_dict, as_list(parts)):
+            if part.get("type") in THOUGHT_PARTS and (text := as_text(part.get("text"))):
+                self._writer.part(Thought(text, source))
+
+
+def status_of(kind: str, response: object) -> str:
+    """Return the status that a terminal event says. `response.done` of compatible servers says none itself."""
+    status = as_text(as_dict(response).get("status"))
+    if kind == "response.done":
+        return status or "completed"
+    return status or kind.removeprefix("response.")
 
 
 def read_call(item: dict[str, Any]) -> ToolCall:
@@ -189,14 +235,14 @@ def read_call(item: dict[str, Any]) -> ToolCall:
         call_id=as_text(item.get("call_id")) or as_text(item.get("id")),
         name=as_text(item.get("name")) or kind,
         input=_call_input(item),
-        server_side=kind not in CLIENT_CALLS,
+        server_side=kind not in CLIENT_CALLS and item.get("execution") != "client",
         server_name=as_text(item.get("server_label")) or None,
     )
 
 
 def _call_input(item: dict[str, Any]) -> Any:
     """Return the input of a call. The name of the member depends on the kind of call."""
-    if isinstance(item.get("arguments"), str):
+    if item.get("arguments") is not None:
         return arguments(item["arguments"])
     for name in ("input", "action", "operation"):
         if name in item:

@@ -19,7 +19,7 @@ from typing import Any
 
 from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import DONE, arguments
-from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL
+from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL, status_of
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, encode
@@ -30,6 +30,8 @@ _is_delta = re.compile(rb'(?:event: ?|data: ?\{"type": ?")response\.[a-z_.]+\.de
 
 FIRST_MEMBERS = ("id", "created_at", "previous_response_id", "conversation", "tool_choice", "parallel_tool_calls")
 """Members that the merged response takes from the first turn. Later requests were not the client's."""
+NOT_NULL = ("content", "status", "id")
+"""Members that an item in an answer may have as null, and an item in a request must not."""
 PREAMBLE = frozenset(("response.created", "response.in_progress", "response.queued"))
 
 
@@ -57,6 +59,8 @@ class ResponsesSplice(Splice):
         self._id = ""
         self._indexes: dict[int, int | None] = {}
         """The index in the client's answer of each item of the turn. None: hidden."""
+        self._unnumbered: dict[str, int] = {}
+        """The index of each item of the turn that came without one, by its id."""
         self._hidden_ids: set[str] = set()
         self._items: dict[int, dict[str, Any]] = {}
         """Completed items, by their index."""
@@ -89,14 +93,17 @@ class ResponsesSplice(Splice):
             return self._preamble(raw, name, members)
         if kind in TERMINAL:
             self._terminal = name, raw, members
-            self._take(as_dict(members.get("response")), kind.removeprefix("response."))
+            response = as_dict(members.get("response"))
+            self._take(response, status_of(kind, response) if kind == "response.done" else kind[len("response.") :])
             return b""
         if kind == "error":
             self._failed = True
         elif kind == "response.output_item.added":
-            self._open(as_count(members.get("output_index")), as_dict(members.get("item")))
+            item = as_dict(members.get("item"))
+            self._open(self._index(members, item), item)
         elif kind == "response.output_item.done":
-            index, item = as_count(members.get("output_index")), as_dict(members.get("item"))
+            item = as_dict(members.get("item"))
+            index = self._index(members, item)
             self._items[index] = item
             if index not in self._indexes:
                 self._open(index, item)
@@ -124,6 +131,17 @@ class ResponsesSplice(Splice):
         self._first = self._first or response
         return self._numbered(raw, name, members)
 
+    def _index(self, members: JSONObject, item: dict[str, Any]) -> int:
+        """Return the index of an item. Some servers send none: then its id names an item that has begun."""
+        if "output_index" in members:
+            return as_count(members.get("output_index"))
+        item_id = as_text(item.get("id"))
+        index = self._unnumbered.get(item_id) if item_id else None
+        if index is None:
+            index = max(self._indexes, default=-1) + 1
+            self._unnumbered[item_id] = index
+        return index
+
     def _open(self, index: int, item: dict[str, Any]) -> None:
         if _is_hidden(item, self.injected):
             self._indexes[index] = None
@@ -147,11 +165,17 @@ class ResponsesSplice(Splice):
             if (visible_index := self._indexes[index]) is None:
                 return b""
             changes["output_index"] = b"%d" % visible_index
-        elif members.text("item_id") in self._hidden_ids:
+        elif self._is_of_hidden_item(members):
             return b""
         if "sequence_number" in members:
             changes["sequence_number"] = b"%d" % self._next_number(members)
         return sse.event(name, members.replaced(changes)) if changes else raw
+
+    def _is_of_hidden_item(self, members: JSONObject) -> bool:
+        """Return whether an event without an index belongs to a hidden item."""
+        item = as_dict(members.get("item"))
+        item_id = members.text("item_id") or as_text(item.get("id"))
+        return _is_hidden(item, self.injected) or bool(item_id and item_id in self._hidden_ids)
 
     def _next_number(self, members: JSONObject) -> int:
         if self._unread is not None:
@@ -199,7 +223,8 @@ class ResponsesSplice(Splice):
         unanswered = [item for item in self._output if not _call_id(item) or _call_id(item) not in answered]
         calls, client_calls = divide_calls(unanswered, self._maybe_call, _maybe_client_call)
         whole = self._status == "completed" and not self._failed
-        return TurnEnd(calls if whole else [], client_calls, self._output, self._id)
+        content = [_for_request(item) for item in self._output]
+        return TurnEnd(calls if whole else [], client_calls, content, self._id)
 
     def finish(self) -> bytes:
         self._finished = self._ended = True
@@ -243,8 +268,16 @@ class ResponsesSplice(Splice):
     def _maybe_call(self, item: dict[str, Any], anchor: str | None) -> Call | None:
         if not _is_hidden(item, self.injected):
             return None
-        tool_input = arguments(as_text(item.get("arguments")))
+        tool_input = arguments(item.get("arguments"))
         return Call(_call_id(item), as_text(item.get("name")), tool_input, item, anchor)
+
+
+def _for_request(item: dict[str, Any]) -> dict[str, Any]:
+    """Return an item without the members that requests with it are refused for."""
+    refused = {"created_by"} | {name for name in NOT_NULL if name in item and item[name] is None}
+    if item.get("type") == "custom_tool_call_output":
+        refused.add("status")
+    return item if refused.isdisjoint(item) else {name: v for name, v in item.items() if name not in refused}
 
 
 def _is_hidden(item: dict[str, Any], injected: Collection[str]) -> bool:

@@ -106,6 +106,7 @@ def exchange_for(head: Head, reading: RequestReading, sender: clients.Sender, ho
         now=utc_now,
         attempts=head.dispatch.attempts,
         on_partial=partial(_log_partial, id),
+        texts=head.bridge.settings.recording.answers,
     )
 
 

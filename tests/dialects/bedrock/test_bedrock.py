@@ -109,7 +109,10 @@ ENDS: dict[str, tuple[dict[str, Any], tuple[str | None, str | None]]] = {
     "an image only": ({"messages": [user({"image": {"format": "png"}})]}, (None, None)),
     "a tool's result": ({"messages": [ASSISTANT, user(result("t1"))]}, (None, "t1")),
     "several results: the last one": ({"messages": [ASSISTANT, user(result("t1"), result("t2"))]}, (None, "t2")),
-    "a result, and text beside it": ({"messages": [ASSISTANT, user(result("t1"), TEXT)]}, (None, "t1")),
+    "a result, and text beside it": ({"messages": [ASSISTANT, user(result("t1"), TEXT)]}, ("hi", "t1")),
+    "a result, and a reminder beside it": ({"messages": [ASSISTANT, user(result("t1"), REMINDER)]}, (None, "t1")),
+    "a message of unknown blocks after it": ({"messages": [user(TEXT), user({"novel": {}})]}, ("hi", None)),
+    "an unknown role after a result": ({"messages": [user(result("t1")), {"role": "novel"}]}, (None, "t1")),
     "a system entry after it": (
         {"messages": [user(TEXT), {"role": "system", "content": [{"text": "Be brief."}]}]},
         ("hi", None),
