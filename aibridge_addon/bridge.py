@@ -15,6 +15,7 @@ from aibridge_addon.config.schema import Settings
 from aibridge_addon.config.system_user import operating_system_user
 from aibridge_addon.credentials.key_pool import KeyPool
 from aibridge_addon.credentials.redaction import Redactor
+from aibridge_addon.dialects.chat_completions.usage import UsageRefusals
 from aibridge_addon.interception.actors import ActorResolver
 from aibridge_addon.interception.breaker import Breakers, State
 from aibridge_addon.interception.continuations import Continuations
@@ -104,8 +105,8 @@ class Bridge:
         )
         """State that interceptions with tools keep for later requests. None without MCP servers."""
         self.dumper = _dumper(settings)
-        self.refuses_usage: set[str] = set()
-        """Names of providers that refused `stream_options.include_usage`."""
+        self.refuses_usage = UsageRefusals()
+        """The models that refused `stream_options.include_usage`."""
         self.ssl_insecure = False
         """Whether mitmproxy's option turns the verification of upstream certificates off."""
         self.draining = False

@@ -11,12 +11,14 @@ provider's content verbatim. An answer without calls of injected tools is not de
 
 from __future__ import annotations
 
+import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 IMAGE_TYPES = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
@@ -127,8 +129,14 @@ class FollowUp:
 class Splice(ABC):
     """Merge several upstream turns into one answer for the client."""
 
+    CALL_SIGN: ClassVar[bytes] = b'"(?:%s)"'
+    """Pattern of bytes that may belong to an injected call. `%s` stands for the names of the injected tools."""
+
     def __init__(self, injected: Collection[str]) -> None:
         self.injected = frozenset(injected)
+        names = b"|".join(re.escape(name.encode()) for name in sorted(self.injected))
+        self.shows_call = re.compile(self.CALL_SIGN % names).search
+        """Whether bytes of an event show a call that may be hidden. Quotes inside a JSON text are escaped."""
 
     @abstractmethod
     def begin_turn(self) -> None:
@@ -140,6 +148,17 @@ class Splice(ABC):
 
         `raw` are its verbatim bytes. `event` is its decoded data, or None if it was not decoded.
         """
+
+    @abstractmethod
+    def large_event(self, beginning: bytes) -> bytes | None:
+        """Take the beginning of an event that is too large to be read, and return the bytes for the client.
+
+        The rest of the event passes unchanged. Empty: the whole event is hidden. None: it may contain a hidden call.
+        """
+
+    @abstractmethod
+    def keep_large(self, raw: bytes) -> None:
+        """Keep a large event, which was not hidden, for the next turn's request."""
 
     @abstractmethod
     def end_turn(self) -> TurnEnd:
@@ -157,9 +176,25 @@ class Splice(ABC):
     def keepalive(self) -> bytes:
         """Return keep-alive bytes for a waiting client."""
 
+    @property
+    @abstractmethod
+    def spliced(self) -> bool:
+        """Whether the client's answer differs from the first turn."""
+
     @abstractmethod
     def take_body(self, body: dict[str, Any]) -> TurnEnd:
         """Take one blocking answer as a turn."""
+
+    @abstractmethod
+    def events_of(self, body: dict[str, Any], *, usage: bool) -> Iterable[tuple[str, Any]]:
+        """Return the events, each with its name, of a stream with this blocking answer.
+
+        `usage` says whether the client asked for usage (Chat Completions).
+        """
+
+    @abstractmethod
+    def body_of(self, events: Sequence[bytes]) -> dict[str, Any]:
+        """Return the blocking answer with the content of a whole stream of these raw events."""
 
     @abstractmethod
     def body(self) -> dict[str, Any]:
@@ -211,6 +246,11 @@ class Injection(ABC):
 
     @abstractmethod
     def splice(self, injected: Collection[str]) -> Splice: ...
+
+
+def call_id_for(response_id: str, place: int, call: Mapping[str, Any]) -> str:
+    """Return an id for a call that came without one. The same call in the same answer gets the same id."""
+    return f"call_{hashlib.blake2s(encode([response_id, place, call]), digest_size=12).hexdigest()}"
 
 
 def divide_calls(

@@ -22,9 +22,12 @@ from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.scope import Scope
-from aibridge_addon.interception.tap import OnEvent, OnPartial, Tap, ignore
+from aibridge_addon.interception.tap import OnEvent, OnPartial, OnPiece, Tap, ignore
 from aibridge_addon.records import Emit
 
+UNREAD_USAGE = "usage: not readable"
+"""Why a row has no cost if the answer may have had counts that could not be read."""
+CUT_OFF = "the answer was cut off before the call was complete"
 MAX_ERROR_LENGTH = 2000
 """Characters. Longer error messages of a provider are cut."""
 
@@ -88,6 +91,8 @@ class Exchange:
         self.tap: Tap | None = None
         self.hidden_calls: Collection[str] = ()
         """Names of tools whose calls are recorded after the invocation, not when the model makes them."""
+        self.hidden_calls_cut = False
+        """The turn's calls of these tools were cut off, so they are not invoked and are recorded with the turn."""
         self.last_records: Callable[[], Iterable[records.Record]] = tuple
         """Returns the records that are emitted right before the end."""
         self.time_to_first_byte_ms: int | None = None
@@ -99,7 +104,7 @@ class Exchange:
         self._origin = origin
         self._metadata = {**origin.details, **origin.actor.metadata}
         self._started_at: datetime | None = None
-        self._limits = limits
+        self.limits = limits
         self._attempts = attempts or Attempts()
         self._on_partial = on_partial
         self._texts = texts
@@ -185,6 +190,7 @@ class Exchange:
         content_encoding: str,
         headers: Mapping[str, str] = NOTHING,
         on_event: OnEvent | None = None,
+        on_piece: OnPiece | None = None,
     ) -> None:
         """Begin to read the answer of a turn, after its head has arrived. `headers` ignores case."""
         reader = self._dialect.answer_reader(texts=self._texts)
@@ -197,8 +203,10 @@ class Exchange:
             status=status,
             content_type=content_type,
             content_encoding=content_encoding,
-            limits=self._limits,
+            limits=self.limits,
+            streaming=self.request.streaming,
             on_event=on_event,
+            on_piece=on_piece,
             on_partial=self._on_partial,
         )
 
@@ -212,6 +220,11 @@ class Exchange:
     def streaming(self) -> bool:
         """Whether the current answer is a stream of events."""
         return self.tap is not None and self.tap.streaming
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the status of the current answer is no error."""
+        return self._http_status is not None and self._http_status < 400
 
     def discard_answer(self) -> None:
         """Drop an answer that refuses what the bridge added. The client's request has not been answered yet."""
@@ -318,13 +331,15 @@ class Exchange:
             self._first_response_id = response_id
         if reading.usage is not None:
             self._emit_usage("answer", reading.model or self.request.model, reading.usage)
+        elif not self.tap.complete and self.succeeded and (reading.ended or not self.tap.readable):
+            self._emit_usage("answer", reading.model or self.request.model, Usage(), unpriced=UNREAD_USAGE)
         for iteration in reading.iterations:
             self._emit_usage(iteration.kind, iteration.model or reading.model or self.request.model, iteration.usage)
         self._places = []
         for part in reading.output:
             self._emit_output(part, response_id, now)
 
-    def _emit_usage(self, kind: str, model: str, usage: Usage) -> None:
+    def _emit_usage(self, kind: str, model: str, usage: Usage, unpriced: str | None = None) -> None:
         assert self.tap is not None
         reading = self.tap.reader.reading
         self.emit(
@@ -345,6 +360,7 @@ class Exchange:
                 kind=kind,
                 stop_reason=reading.stop_reason or None,
                 vendor=self.route.type.vendor,
+                unpriced=unpriced,
             )
         )
 
@@ -354,9 +370,10 @@ class Exchange:
             self.emit(records.ModelThought(self.id, response_id, part.content, part.source, now, place))
         elif isinstance(part, AnswerText):
             self.emit(records.Answer(self.id, response_id, part.content, part.truncated, now, place))
-        elif part.name in self.hidden_calls:
+        elif part.name in self.hidden_calls and not self.hidden_calls_cut:
             self._places.append((part, place))
         else:
+            is_hidden = part.name in self.hidden_calls
             self.emit(
                 records.ToolUsage(
                     interception_id=self.id,
@@ -364,7 +381,8 @@ class Exchange:
                     provider_tool_call_id=part.call_id,
                     tool=part.name,
                     input=part.input,
-                    injected=False,
+                    injected=is_hidden,
+                    invocation_error=CUT_OFF if is_hidden else None,
                     server_name=part.server_name,
                     metadata={"server_side": True} if part.server_side else {},
                     created_at=now,

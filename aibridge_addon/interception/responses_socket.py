@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects import RESPONSES
 from aibridge_addon.dialects.base import UNREAD, RequestReading
+from aibridge_addon.dialects.errors import answer_error
 from aibridge_addon.dialects.responses.reader import TERMINAL
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
@@ -95,13 +96,16 @@ class ResponsesSocket:
         kind = _kind(data)
         if not self._open and kind != CREATED:
             return None
-        entry = self._entry(data, kind)
+        is_bare = not kind and self._is_bare_error(data)
+        entry = self._entry(data, ERROR if is_bare else kind)
         if entry is None:
             return None
         exchange = entry.exchange
         if not exchange.turns and kind == ERROR and (status := _status(data, self._limits.sse_event)):
             entry.open_answer(status, "application/json")
             exchange.feed(data, last=True)  # the same body as over HTTP, with its status inside
+        elif is_bare:
+            self._end_with(exchange, data)
         elif kind and kind != ERROR and not kind.startswith("response."):
             pass  # about the connection or the account (`codex.rate_limits`), not part of the answer
         else:
@@ -112,6 +116,20 @@ class ResponsesSocket:
             return None
         self._open.remove(entry)
         return exchange
+
+    def _is_bare_error(self, data: bytes) -> bool:
+        """Return whether a message is an error without a type: the body that an error has over HTTP."""
+        body = self._members(data)
+        return body is not None and "type" not in body and bool(body.get("error"))
+
+    def _end_with(self, exchange: Exchange, data: bytes) -> None:
+        """End an interception with an error without a type."""
+        if not exchange.turns:
+            exchange.open_answer(_status(data, self._limits.sse_event) or 200, "application/json", "")
+            exchange.feed(data, last=True)
+        else:
+            error = answer_error(JSONObject(data).get("error"), default_type="error")
+            exchange.end(error.type, error.message)
 
     def cut(self, error_type: str, message: str) -> list[Exchange]:
         """End all open interceptions, because the connection has ended. Return them."""
@@ -143,6 +161,8 @@ class ResponsesSocket:
         body = self._members(data) if self._has_lanes or not self._open else None
         lane = (body.text("stream_id") if body else None) or ""
         entry = next((entry for entry in self._open if entry.lane == lane), None)
+        if entry is None and kind == ERROR and not lane and self._open:
+            return self._open[0]  # about the connection: it ends the answers one after the other
         if entry is None and kind == CREATED and len(self._open) < MAX_OPEN:
             response = as_dict(body.get("response")) if body else {}
             reading = self._steered.pop(as_text(response.get("previous_response_id")), UNREAD)

@@ -9,21 +9,26 @@ An error here (a compression bomb, broken JSON, an oversized event) ends the rea
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects.base import AnswerError, AnswerReader, decode_event
+from aibridge_addon.dialects.excerpt import SIZE, Excerpt, excerpt
 from aibridge_addon.wire import codings
 from aibridge_addon.wire.aws_eventstream import CorruptEventStream, CutEventStream
 from aibridge_addon.wire.charset import to_utf8
-from aibridge_addon.wire.framing import SSE, framing_of
+from aibridge_addon.wire.framing import SSE, Form, Framing, form_of, framing_of
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode_tolerantly
+from aibridge_addon.wire.sse import Piece
 
 OnEvent = Callable[[bytes, str, Any], None]
 """Takes an event: its verbatim bytes, its name, and its decoded data; None if the event was not decoded."""
 OnPartial = Callable[[str, Exception | None], None]
 """Takes the reason why an answer cannot be read in full, and the exception if it is an error of ours."""
+OnPiece = Callable[[Piece, Excerpt | None], None]
+"""Takes a piece of an event that is too large, and with the last piece its excerpt."""
 OVERSIZED = "an event is larger than limits.sse_event"
 INTERNAL_ERROR = "an internal error"
 
@@ -41,12 +46,15 @@ class Tap:
         content_type: str,
         content_encoding: str,
         limits: Limits,
+        streaming: bool = False,
         on_event: OnEvent | None = None,
+        on_piece: OnPiece | None = None,
         on_partial: OnPartial = ignore,
     ) -> None:
         """Begin to read an answer.
 
-        `on_event` is called for each event of a stream, in order, after it has been read. `on_partial` is called once
+        `streaming` says whether a stream was requested. `on_event` is called for each event of a stream, in order,
+        after it has been read, and `on_piece` for each piece of an event that is too large. `on_partial` is called once
         when something cannot be read, and for each internal error.
         """
         self.reader = reader
@@ -55,21 +63,25 @@ class Tap:
         self.partial_reason: str | None = None
         """Why the answer could not be read in full; None: everything was read so far."""
         self._on_event = on_event
+        self._on_piece = on_piece
         self._on_partial = on_partial
         self.readable = True
         """False: nothing more can be read, so the end of the answer is unknown."""
-        framing = framing_of(status, content_type, reader.framings)
-        self.streaming = framing is not None
+        self._label = framing_of(content_type, reader.framings, streaming=streaming) if status < 400 else None
+        self.streaming = self._label is not None
+        """Whether the answer is a stream of events. Before its first bytes, this is a guess by its head."""
         self._status = status
         self._content_type = content_type
         self._limit = limits.decoded_body
         self._event_limit = limits.sse_event
         self._dropped = False
+        self._beginning: bytes | None = None
+        """The beginning of the event that is too large, until its end."""
+        self._ending = b""
         self._body = bytearray()
-        self._scanner = (framing or SSE).scanner(limits.sse_event)
-        self._scan = self._scanner.feed
-        self._parse = (framing or SSE).parse
+        self._use(self._label or SSE)
         self._skip = reader.skip
+        self._take: Callable[[bytes], int | None] = self._take_first if status < 400 else self._take_body
         self._decoder: codings.Decoder | None = None
         try:
             self._decoder = codings.decoder_for(content_encoding, limits.decoded_body)
@@ -84,7 +96,8 @@ class Tap:
     @property
     def at_event_boundary(self) -> bool:
         """Whether an event of our own may be inserted here: the stream has no coding, and no event is half sent."""
-        return self.streaming and self._decoder is None and self._scanner.at_boundary
+        between = self._scanner.at_boundary and not self._body.strip(b"\r\n")
+        return self.streaming and self._decoder is None and between
 
     @property
     def dropped(self) -> bool:
@@ -100,9 +113,7 @@ class Tap:
         if not self.readable:
             return None
         try:
-            if self._decoder is None and self.streaming:
-                return self._events(self._scan(data))
-            return self._decode(data)
+            return self._take(data) if self._decoder is None else self._decode(data)
         except CorruptEventStream as e:
             self._corrupt(e)
             return None
@@ -117,7 +128,7 @@ class Tap:
         reading = self.reader.reading
         try:
             if len(data) > self._event_limit:
-                self._dropped = True
+                self._read_excerpt(data[:SIZE], data[-SIZE:])
             elif not self._skip(data):
                 self.reader.event("", data)
         except (NotJSON, Unreadable) as e:
@@ -131,8 +142,9 @@ class Tap:
     def _decode(self, data: bytes) -> int | None:
         ended = self.reader.reading.ended
         try:
-            for piece in self._decoder.feed(data) if self._decoder else (data,):
-                self._decoded(piece)
+            for piece in self._decoder.feed(data) if self._decoder else ():
+                if self.readable:
+                    self._take(piece)
         except codings.CodingError as e:
             self._give_up(e)
         return 0 if self.reader.reading.ended and not ended else None
@@ -146,6 +158,11 @@ class Tap:
         self._body.clear()
 
     def _finish(self) -> None:
+        if self._take == self._take_first and self.readable:
+            try:
+                self._decide(Form.UNKNOWN, 0)
+            except CorruptEventStream as e:
+                self._corrupt(e)
         if self.streaming:
             try:
                 rest = self._scanner.finish()
@@ -156,6 +173,8 @@ class Tap:
                 rest = None
             if rest and self.readable:
                 self._events([(rest, 0)])
+            if self._beginning is not None:
+                self._read_excerpt(self._beginning, self._ending)
             self.reader.stream_ended()
             if self.dropped:
                 self._miss(OVERSIZED)
@@ -163,18 +182,52 @@ class Tap:
         elif self.readable:
             self._whole_body(bytes(self._body))
 
-    def _decoded(self, piece: bytes) -> None:
-        if self.streaming:
-            self._events(self._scan(piece))
-        elif len(self._body) + len(piece) > self._limit:
-            raise codings.OutputLimitExceeded(self._limit)
+    def _take_first(self, data: bytes) -> int | None:
+        """Take the first bytes of a body, until they show its form."""
+        self._body += data
+        form = form_of(bytes(self._body))
+        return None if form is Form.OPEN else self._decide(form, len(data))
+
+    def _decide(self, form: Form, size: int) -> int | None:
+        """Read the body in this form from now on. `size`: bytes of the current feed. Returns as `feed` does."""
+        framing = self._label if form is Form.UNKNOWN else form.framing
+        if framing is not None and framing not in self.reader.framings.values():
+            framing = self._label
+        self.streaming = framing is not None
+        held, self._body = bytes(self._body), bytearray()
+        if framing is None:
+            self._take = self._take_body
+            return self._take(held)
+        self._use(framing)
+        self._take = self._take_events
+        end = self._take(held)
+        return None if end is None else max(0, end - len(held) + size)
+
+    def _use(self, framing: Framing) -> None:
+        self._scanner = framing.scanner(self._event_limit)
+        self._scan = self._scanner.feed
+        self._parse = framing.parse
+
+    def _take_events(self, data: bytes) -> int | None:
+        return self._events(self._scan(data))
+
+    def _take_body(self, data: bytes) -> int | None:
+        if len(self._body) + len(data) > self._limit:
+            self._give_up(codings.OutputLimitExceeded(self._limit))
         else:
-            self._body += piece
+            self._body += data
+        return None
 
     def _events(self, events: Iterable[tuple[bytes, int]]) -> int | None:
         terminal: int | None = None
         reading = self.reader.reading
         for raw, start in events:
+            if isinstance(raw, Piece):
+                ended = reading.ended
+                self._take_piece(raw)
+                if reading.ended and not ended:
+                    terminal = start
+                continue
             if self._skip(raw):
                 if self._on_event is not None:
                     self._on_event(raw, "", None)
@@ -199,10 +252,33 @@ class Tap:
                     self._miss(OVERSIZED)
         return terminal
 
+    def _take_piece(self, piece: Piece) -> None:
+        """Read the next piece of an event that is too large. Only its beginning and its end are kept."""
+        if piece.first:
+            self._beginning, self._ending = piece[:SIZE], b""
+        self._ending = (self._ending + piece)[-SIZE:]
+        found = None
+        if piece.last and self._beginning is not None:
+            found = self._read_excerpt(self._beginning, self._ending)
+            self._beginning = None
+        if self._on_piece is not None:
+            self._on_piece(piece, found)
+
+    def _read_excerpt(self, beginning: bytes, ending: bytes) -> Excerpt | None:
+        data = beginning.find(b"data:") + len(b"data:") if not beginning.lstrip().startswith(b"{") else 0
+        found = excerpt(beginning[data:], ending)
+        if found is None:
+            self._dropped = True
+        else:
+            self.reader.read(found.name, found.event)
+        if found is None or not found.complete:
+            self._miss(OVERSIZED)
+        return found
+
     def _whole_body(self, body: bytes) -> None:
         body = to_utf8(body, self._content_type)
         if self._status >= 400:
-            self.reader.failure(self._status, body)
+            self._failure(body)
             return
         try:
             message = decode_tolerantly(body)
@@ -216,6 +292,17 @@ class Tap:
             self.reader.message(message)
         else:
             self.reader.reading.error = AnswerError("unreadable_answer", "the answer is not a JSON object")
+
+    def _failure(self, body: bytes) -> None:
+        """Read the body of an error. Some servers send it as the error event of a stream."""
+        framing = form_of(body).framing
+        if framing is not None and framing in self.reader.framings.values():
+            self._use(framing)
+            with contextlib.suppress(CorruptEventStream):
+                self._events(self._scan(body))
+                self._events([(self._scanner.finish() or b"", 0)])
+        if self.reader.reading.error is None:
+            self.reader.failure(self._status, body)
 
     def _corrupt(self, reason: CorruptEventStream) -> None:
         """Stop reading, and report the corrupt stream as the answer's error: the client cannot read it either."""

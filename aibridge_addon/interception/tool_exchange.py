@@ -4,7 +4,10 @@
     turn's end   ─▶ ToolLoop ─┬─ calls are `waiting` ─▶ tools_ran ─▶ the next turn's request
                               └─ the exchange ends    ─▶ ending: the held end of the answer
 
-A blocking answer goes through `take_body` instead. `merged_body` returns the answer of all turns together.
+A whole body goes through `take_body` instead. `merged_body` returns the answer of all turns together.
+
+The client gets the form that it asked for. A turn in the other form is converted: a body into the events of a stream,
+or a stream into a body. Only a single turn without injected calls is sent on as it came.
 """
 
 from __future__ import annotations
@@ -15,12 +18,22 @@ from typing import Any
 import msgspec
 
 from aibridge_addon import records
-from aibridge_addon.dialects.base import NOTHING, AnswerError
+from aibridge_addon.dialects.base import DONE, NOTHING, AnswerError
 from aibridge_addon.dialects.client_results import cut_text
-from aibridge_addon.dialects.turns import Invocation, Text
+from aibridge_addon.dialects.excerpt import Excerpt
+from aibridge_addon.dialects.turns import Invocation, Text, TurnEnd
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.tap import Tap
 from aibridge_addon.interception.tool_loop import ToolLoop
+from aibridge_addon.wire import sse
+from aibridge_addon.wire.json_object import encode
+from aibridge_addon.wire.sse import Piece
+
+INCOMPLETE = AnswerError("incomplete_stream", "the upstream's answer ended before its terminal event")
+UNDECODABLE = AnswerError("undecodable_answer", "the upstream's answer cannot be decoded")
+
+WINDOW = 256
+"""Bytes of the last piece that are searched again, since a name may be divided."""
 
 Keep = Callable[[ToolLoop], Iterable[records.Record]]
 """Keeps what the client's next requests need from a loop. Returns the records of it."""
@@ -34,15 +47,28 @@ class ToolExchange:
         self.loop = loop
         self.plain = False
         """The first answer is an error. It is sent on as if no tools were injected."""
+        self.streamed = False
+        """The client gets the answer as a stream, and it has begun. False: it gets one body."""
         self.waiting = False
         """The last turn has called injected tools, and their results are not complete."""
         self.error: AnswerError | None = None
-        """Error returned by a later upstream turn."""
+        """Why the client's answer cannot be completed. It has to be sent as an error."""
         self._keep = keep
         self._shown = bytearray()
         """Bytes for the client that were not returned yet."""
+        self._message: dict[str, Any] | None = None
+        """The last answer, if it is to be merged into one body."""
         self._names_ours = False
-        """The last blocking answer names an injected tool: OpenAI's responses repeat the request's tools."""
+        """The last body names an injected tool: OpenAI's responses repeat the request's tools."""
+        self._events: list[bytes] = []
+        """The raw events of a turn, for a client that asked for one body."""
+        self._body = bytearray()
+        """A turn's body so far, for a client that gets a stream."""
+        self._large = bytearray()
+        """An event that is too large to be read, as far as it has passed."""
+        self._large_size = 0
+        """Bytes of such events in this turn."""
+        self._passes = self._blocked = False
         exchange.hidden_calls = loop.splice.injected
         exchange.last_records = self._kept
 
@@ -51,8 +77,10 @@ class ToolExchange:
     ) -> None:
         """Begin to read the answer of a turn, as `Exchange.open_answer` does."""
         self.plain = status >= 400 and self.exchange.turns == 0
-        on_event = None if self.plain else self._show
-        self.exchange.open_answer(status, content_type, content_encoding, headers, on_event=on_event)
+        on_event = self._show if status < 400 else None
+        on_piece = self._show_piece if status < 400 else None
+        self._large_size = 0
+        self.exchange.open_answer(status, content_type, content_encoding, headers, on_event=on_event, on_piece=on_piece)
         if not self.plain:
             self.loop.splice.begin_turn()
 
@@ -70,20 +98,32 @@ class ToolExchange:
         """
         if self.waiting:
             return b""
-        if self._tap.feed(data) is not None and not self.exchange.ended:
-            self._turn_over(self._tap)
+        tap = self._tap
+        if tap.feed(data) is not None and not self.exchange.ended:
+            self._turn_over(tap)
+        if not tap.streaming and tap.readable:
+            self._body += data
         return self._taken()
 
     def stream_ended(self) -> bytes:
-        """Read the end of a stream. Return the remaining bytes for the client."""
+        """Read the end of a stream. Return the remaining bytes for the client. `error` may change."""
         if self.waiting:
             return b""
         tap = self._tap
         tap.finish()
-        if not self.exchange.ended and tap.reader.reading.ended:
+        if self.exchange.ended:
+            pass
+        elif not tap.streaming:
+            self._body_ended(tap, bytes(self._body))
+            self._body.clear()
+        elif not tap.readable:
+            self._undecodable()
+        elif tap.reader.reading.ended:
             self._turn_over(tap)
-        elif not self.exchange.ended:
+        else:
             self.exchange.conclude()
+            if tap.reader.reading.error is None and self.loop.splice.spliced:
+                self.error = INCOMPLETE
         return self._taken()
 
     @property
@@ -92,7 +132,40 @@ class ToolExchange:
         return self.exchange.tap
 
     def _show(self, raw: bytes, name: str, event: Any) -> None:
-        self._shown += self.loop.splice.event(raw, name, event)
+        if self.exchange.request.streaming:
+            self._shown += self.loop.splice.event(raw, name, event)
+        else:
+            self._events.append(raw)
+
+    def _show_piece(self, piece: Piece, found: Excerpt | None) -> None:
+        """Pass an event that is too large to be read, unless it is hidden or may contain a hidden call."""
+        splice = self.loop.splice
+        if not self.exchange.request.streaming:
+            if piece.first:
+                self._events.append(b"")
+            self._events[-1] += piece
+            return
+        shown: bytes | None = piece
+        if piece.first:
+            shown = splice.large_event(piece)
+            self._passes = bool(shown)
+            self._large.clear()
+        elif self._passes and splice.shows_call(bytes(self._large[-WINDOW:]) + piece):
+            shown = None
+        self._large_size += len(piece)
+        self._blocked = self._blocked or shown is None
+        is_kept = self._large_size <= self.exchange.limits.decoded_body
+        if self._passes and not self._blocked and shown:
+            self._shown += shown
+            self._large += piece
+            if not is_kept:
+                del self._large[:-WINDOW]
+        if piece.last and self._large and not self._blocked:
+            if is_kept:
+                splice.keep_large(bytes(self._large))
+            self._large.clear()
+        elif found is not None and "response" in found.event:
+            self._show(sse.event(found.name, encode(found.event)), found.name, found.event)
 
     def _taken(self) -> bytes:
         taken = bytes(self._shown)
@@ -103,9 +176,14 @@ class ToolExchange:
     def unreadable(self) -> str | None:
         """Why the stream cannot be spliced any further; None if it can. Part of it could not be read."""
         tap = self.exchange.tap
-        if tap is None or not tap.streaming or self.exchange.ended or (tap.readable and not tap.dropped):
+        if tap is None or self.exchange.ended or (tap.readable and not self._blocked):
             return None
         return "it cannot be decoded" if not tap.readable else "an event is too large"
+
+    @property
+    def within_event(self) -> bool:
+        """Whether the client has got the beginning of an event without its end."""
+        return bool(self._large)
 
     def ending(self) -> bytes:
         """Return the held end of the spliced answer."""
@@ -117,22 +195,64 @@ class ToolExchange:
 
     # --- one body ---------------------------------------------------------------------------------------------
 
-    def take_body(self, content: bytes) -> None:
-        """Read a whole blocking answer. `waiting` and `ended` may change."""
+    def take_body(self, content: bytes) -> bytes | None:
+        """Read a whole body. `waiting`, `ended` and `error` may change.
+
+        Returns:
+            The bytes for a client that gets a stream; None if it gets one body, see `merged_body`.
+        """
         tap = self._tap
         tap.feed(content)
         tap.finish()
+        self._body_ended(tap, content)
+        return self._taken() if self.streamed else None
+
+    def _body_ended(self, tap: Tap, content: bytes) -> None:
+        """End a turn that came as one body, or that becomes one. `streamed` may change."""
+        reading, events, self._events = tap.reader.reading, self._events, []
+        self._message = None
         if not tap.readable:
-            self.exchange.close("undecodable_answer", "the answer cannot be decoded")
+            self._undecodable()
             return
-        message = msgspec.json.encode(tap.message)
-        self._names_ours = any(name.encode() in message for name in self.loop.splice.injected)
-        self._turn_over(tap)
+        if tap.streaming:
+            message = self.loop.splice.body_of(events) if reading.ended and reading.error is None else None
+        else:
+            message = tap.message
+        if reading.error is not None or message is None:
+            self.exchange.conclude()
+            self._failed(tap, content)
+            return
+        self._names_ours = self._names_injected(encode(message))
+        if self.exchange.request.streaming and (self.streamed or self._names_ours):
+            self.streamed = True
+            for name, event in self.loop.splice.events_of(message, usage=self.exchange.request.wants_usage):
+                self._show(sse.event(name, event if event == DONE else encode(event)), name, event)
+            self._continue(self.loop.splice.end_turn())
+        else:
+            self._message = message
+            self._continue(self.loop.splice.take_body(message))
+
+    def _undecodable(self) -> None:
+        self.exchange.close(UNDECODABLE.type, UNDECODABLE.message)
+        self.error = UNDECODABLE
+
+    def _failed(self, tap: Tap, content: bytes) -> None:
+        """Decide what the client gets of a body that is no answer: an error of the provider, or nothing readable."""
+        error = tap.reader.reading.error
+        is_providers = tap.message is not None or not self.exchange.succeeded
+        is_first = self.exchange.turns == 1
+        if self.streamed and is_first:
+            self._shown += content
+        elif self.streamed or not (is_providers or (is_first and not self._names_injected(content))):
+            self.error = error or INCOMPLETE
+
+    def _names_injected(self, content: bytes) -> bool:
+        return any(name.encode() in content for name in self.loop.splice.injected)
 
     def merged_body(self) -> bytes | None:
         """Return the blocking answer of all turns together; None: the last upstream answer is sent on unchanged."""
-        loop, tap = self.loop, self.exchange.tap
-        if tap is None or tap.message is None:
+        loop = self.loop
+        if self._message is None:
             return None  # an error answer is sent on, also after several turns
         if not (self.exchange.turns > 1 or loop.calls_hidden or loop.mixed or self._names_ours):
             return None
@@ -149,13 +269,17 @@ class ToolExchange:
     # --- between two turns ------------------------------------------------------------------------------------
 
     def _turn_over(self, tap: Tap) -> None:
-        """Continue with a turn's injected calls, or end the exchange."""
-        loop = self.loop
-        if tap.reader.reading.error is not None or (not tap.streaming and tap.message is None):
+        """End the turn of a stream."""
+        if tap.reader.reading.error is not None:
             self.exchange.conclude()
-            return
-        loop.turn_ended(loop.splice.take_body(tap.message) if tap.message else loop.splice.end_turn())
-        if loop.pending:
+        else:
+            self._continue(self.loop.splice.end_turn())
+
+    def _continue(self, end: TurnEnd) -> None:
+        """Continue with a turn's injected calls, or end the exchange."""
+        self.loop.turn_ended(end)
+        self.exchange.hidden_calls_cut = not end.calls
+        if self.loop.pending:
             self.exchange.end_turn()
             self.waiting = True
         else:

@@ -15,7 +15,7 @@ import msgspec
 from aibridge_addon.dialects.messages.reader import Messages
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.aws_eventstream import CONTENT_TYPE, CorruptEventStream
-from aibridge_addon.wire.framing import AWS_EVENT_STREAM
+from aibridge_addon.wire.framing import AWS_EVENT_STREAM, Form, form_of, media_type
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
 from aibridge_addon.wire.json_values import as_dict, as_text
 
@@ -120,10 +120,36 @@ class ErrorToMessages:
         return _messages.error_body(self._status, message)
 
 
-def transcoder(status: int, content_type: str, *, max_event: int) -> Transcoder | None:
-    """Return a transcoder for an answer with this head, or None if it is already in Anthropic's format."""
+class ByFirstBytes:
+    """Convert the body if its first bytes are an AWS event stream. Else it is already in Anthropic's format."""
+
+    def __init__(self, max_event: int) -> None:
+        self._max_event = max_event
+        self._held = b""
+        self._open = True
+        self._events: EventsToSSE | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        if self._open:
+            data, self._held = self._held + data, b""
+            form = form_of(data)
+            if form is Form.OPEN:
+                self._held = data
+                return b""
+            self._open = False
+            if form is Form.AWS:
+                self._events = EventsToSSE(self._max_event)
+        return data if self._events is None else self._events.feed(data)
+
+    def finish(self) -> bytes:
+        return self._held if self._events is None else self._events.finish()
+
+
+def transcoder(status: int, content_type: str, *, max_event: int, streaming: bool = False) -> Transcoder | None:
+    """Return a transcoder for an answer with this head, or None if it is already in Anthropic's format.
+
+    `streaming` says whether a stream was requested.
+    """
     if status >= 400:
         return ErrorToMessages(status)
-    if content_type.partition(";")[0].strip().lower() == CONTENT_TYPE:
-        return EventsToSSE(max_event)
-    return None
+    return ByFirstBytes(max_event) if streaming or media_type(content_type) == CONTENT_TYPE else None

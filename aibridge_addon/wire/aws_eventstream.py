@@ -35,6 +35,7 @@ _CRC = struct.Struct(">I")
 _TEXT = 7
 """The type of a header with a text value."""
 _OVERHEAD = _PRELUDE.size + _CRC.size
+PRELUDE_SIZE = _PRELUDE.size
 
 
 class CorruptEventStream(Exception):
@@ -147,6 +148,12 @@ class EventStreamScanner:
         if crc32(memoryview(raw)[: -_CRC.size]) != crc:
             raise CorruptEventStream("the checksum of a message is wrong")
         return raw
+
+
+def is_prelude(data: bytes) -> bool:
+    """Return whether `data` begins with a prelude whose checksum is right."""
+    (crc,) = _CRC.unpack_from(data, _LENGTHS.size)
+    return bool(crc32(data[: _LENGTHS.size]) == crc)
 
 
 def parse(raw: bytes) -> Message:

@@ -327,9 +327,13 @@ def decode_all(data: bytes, content_encoding: str | None, max_output: int) -> by
     return body
 
 
+_IDENTITY = frozenset(("", "identity", "none", "utf-8", "utf8", "aws-chunked", "binary", "8bit", "7bit"))
+"""Names for no coding. Only `identity` is registered; servers also send the names of charsets and other encodings."""
+
+
 def _parse_codings(content_encoding: str | None) -> list[_Coding]:
     names = [name.strip().lower() for name in (content_encoding or "").split(",")]
-    names = [name for name in names if name not in ("", "identity")]
+    names = [name for name in names if name not in _IDENTITY]
     if len(names) > MAX_CODINGS:
         raise UnsupportedCoding(content_encoding or "")
     unknown = next((name for name in names if name not in _CODINGS), None)

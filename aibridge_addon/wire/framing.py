@@ -1,9 +1,16 @@
-"""Framings of streamed answers: server-sent events and AWS event streams. Sans-io."""
+"""Framings of streamed answers: server-sent events and AWS event streams. Sans-io.
+
+Servers mislabel answers, so the first bytes of a body decide about its form. The Content-Type counts only for bodies
+whose first bytes fit several forms or none.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
+from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
@@ -57,12 +64,67 @@ def _error(kind: str, message: object) -> bytes:
     return encode({"error": {"type": kind, "message": message}})
 
 
-def framing_of(status: int, content_type: str, framings: Mapping[str, Framing]) -> Framing | None:
-    """Return the framing of an answer with this head, or None if it is one body."""
-    return framings.get(content_type.partition(";")[0].strip().lower()) if status < 400 else None
+def media_type(content_type: str) -> str:
+    """Return the media type of a Content-Type header, without parameters and in lower case."""
+    return content_type.partition(";")[0].strip().lower()
 
 
-SSE = Framing(sse.SSEScanner, sse.parse)
+def framing_of(content_type: str, framings: Mapping[str, Framing], *, streaming: bool) -> Framing | None:
+    """Return the probable framing of an answer whose body has not begun, or None if it is probably one body.
+
+    `streaming` says whether a stream was requested. It decides if the type says nothing about the form.
+    """
+    label = media_type(content_type)
+    if label in framings:
+        return framings[label]
+    names_a_form = label.endswith(("/json", "+json", "/html"))
+    return SSE if streaming and not names_a_form else None
+
+
+class Form(Enum):
+    """The form of a body, as far as its first bytes show it."""
+
+    OPEN = auto()
+    """More bytes are needed."""
+    UNKNOWN = auto()
+    BODY = auto()
+    """JSON or HTML."""
+    SERVER_SENT = auto()
+    AWS = auto()
+
+    @property
+    def framing(self) -> Framing | None:
+        return {Form.SERVER_SENT: SSE, Form.AWS: AWS_EVENT_STREAM}.get(self)
+
+
+MAX_BLANK = 4096
+"""Bytes. Some servers send line ends while a client waits. After more of them, the Content-Type decides."""
+_BOM = b"\xef\xbb\xbf"
+_FIELDS = (b"data:", b"event:", b"id:", b"retry:", b":")
+"""Beginnings of an event: its fields, and a comment."""
+_not_blank = re.compile(rb"[^\t\n\r ]").search
+
+
+def form_of(beginning: bytes) -> Form:
+    """Return the form of a body that begins with these decoded bytes."""
+    if beginning[:1] == b"\0":
+        if len(beginning) < aws_eventstream.PRELUDE_SIZE:
+            return Form.OPEN
+        return Form.AWS if aws_eventstream.is_prelude(beginning) else Form.UNKNOWN
+    if len(beginning) < len(_BOM) and _BOM.startswith(beginning):
+        return Form.OPEN
+    first = _not_blank(beginning, len(_BOM) if beginning.startswith(_BOM) else 0)
+    if first is None:
+        return Form.OPEN if len(beginning) < MAX_BLANK else Form.UNKNOWN
+    line = beginning[first.start() : first.start() + 8]
+    if line[0] in b"{[<":
+        return Form.BODY
+    if line.startswith(_FIELDS):
+        return Form.SERVER_SENT
+    return Form.OPEN if any(field.startswith(line) for field in _FIELDS) else Form.UNKNOWN
+
+
+SSE = Framing(partial(sse.SSEScanner, pieces=True), sse.parse)
 AWS_EVENT_STREAM = Framing(aws_eventstream.EventStreamScanner, _aws_event)
 SERVER_SENT: Mapping[str, Framing] = MappingProxyType({"text/event-stream": SSE})
 """By content type. Most providers use server-sent events only."""

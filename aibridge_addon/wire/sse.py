@@ -30,7 +30,7 @@ import re
 #             beginning of a terminator ("\r\n" + "\n"), so the search resumes there (`_searched`) and reads
 #             no other byte twice.
 #   skipping  a block outgrew `max_event` (`_skipping`): as *inside* (or *leading*), but all that is held
-#             are the two bytes that the search needs.
+#             are the two bytes that the search needs. The block is dropped, or handed out in pieces.
 #
 # Nearly all chunks of a provider's stream are complete blocks with LF line ends that arrive in *idle*. They
 # bypass the buffer and cost one `find` and one slice each.
@@ -42,15 +42,30 @@ _COLON = 0x3A
 _BOM = b"\xef\xbb\xbf"
 
 
+class Piece(bytes):
+    """A part of a block that is larger than the limit. The first piece has the bytes up to the limit, or all."""
+
+    first = False
+    last = False
+
+
+def _piece(data: bytes, *, first: bool = False, last: bool = False) -> Piece:
+    piece = Piece(data)
+    piece.first, piece.last = first, last
+    return piece
+
+
 class SSEScanner:
     """Split a byte stream into server-sent events without decoding them.
 
-    A block larger than `max_event` bytes is dropped and counted in `oversized`. Scanning resumes after it.
+    A block larger than `max_event` bytes is handed out in pieces as it arrives, if `pieces` is set. Otherwise it is
+    dropped and counted in `oversized`. Scanning resumes after it.
     """
 
-    def __init__(self, max_event: int = 8 * 1024 * 1024) -> None:
+    def __init__(self, max_event: int = 8 * 1024 * 1024, *, pieces: bool = False) -> None:
         self.oversized = 0
         self._max_event = max_event
+        self._pieces = pieces
         self._held = bytearray()
         self._searched = 0
         self._held_cr = False
@@ -76,10 +91,10 @@ class SSEScanner:
             # Either is below 2 if there is no end.
             end = _block_end(data, start) if has_cr or data[start] == _LF else data.find(b"\n\n", start) + 2
             if end < 2:
-                self._hold(data[start:] if start else data, has_cr)
+                self._hold(data[start:] if start else data, has_cr, events, start)
                 break
             if end - start > self._max_event:
-                self.oversized += 1
+                self._outgrown(events, data[start:end], start, last=True)
             else:
                 events.append((data[start:end], start))
             start = end
@@ -101,23 +116,35 @@ class SSEScanner:
         self._held_cr = self._held_cr or b"\r" in data
         end = self._search_held()
         if end < 0:
-            self._shrink_if_oversized()
+            if self._skipping and self._pieces:
+                events.append((_piece(data), 0))
+            self._shrink_if_oversized(events, 0)
             return len(data)
-        if not self._skipping:
+        if self._skipping:
+            if self._pieces:
+                events.append((_piece(data[: end - before], last=True), 0))
+        else:
             if end > self._max_event:
-                self.oversized += 1
+                self._outgrown(events, bytes(memoryview(self._held)[:end]), 0, last=True)
             else:
                 events.append((bytes(memoryview(self._held)[:end]), 0))
         self._reset()
         return end - before
 
-    def _hold(self, rest: bytes, has_cr: bool) -> None:
+    def _outgrown(self, events: list[tuple[bytes, int]], block: bytes, start: int, *, last: bool) -> None:
+        """Hand out the beginning of a block that is too large, or count it."""
+        if self._pieces:
+            events.append((_piece(block, first=True, last=last), start))
+        else:
+            self.oversized += 1
+
+    def _hold(self, rest: bytes, has_cr: bool, events: list[tuple[bytes, int]], start: int) -> None:
         """Keep the beginning of a block whose end has not arrived."""
         self._held += rest
         self._held_cr = has_cr
         self._leading = _NOT_LINE_END.search(rest) is None
         self._searched = len(rest) if self._leading else max(0, len(rest) - 2)
-        self._shrink_if_oversized()
+        self._shrink_if_oversized(events, start)
 
     def _search_held(self) -> int:
         """Return the end of the held block, or -1. Only bytes that were not searched before are read."""
@@ -137,12 +164,12 @@ class SSEScanner:
         self._searched = max(self._searched, len(self._held) - 2)
         return end
 
-    def _shrink_if_oversized(self) -> None:
+    def _shrink_if_oversized(self, events: list[tuple[bytes, int]], start: int) -> None:
         if not self._skipping:
             if len(self._held) <= self._max_event:
                 return
             self._skipping = True
-            self.oversized += 1
+            self._outgrown(events, bytes(self._held), start, last=False)
         if self._leading:
             self._held.clear()
         else:

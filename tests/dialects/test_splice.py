@@ -386,6 +386,37 @@ class TestResponses:
 
 
 @pytest.mark.parametrize("dialect", FORMS)
+def test_hidden_calls_without_an_id_get_one_of_ours_that_is_the_same_in_the_next_request(dialect: str) -> None:
+    functions = [{"function": {"name": "bmcp_a_x", "arguments": f"{n}"}} for n in (1, 2)]
+    body: dict[str, Any] = {
+        "messages": {
+            "id": "msg_1",
+            "content": [{"type": "tool_use", "name": "bmcp_a_x", "input": {"n": n}} for n in (1, 2)],
+            "stop_reason": "tool_use",
+        },
+        "chat_completions": {
+            "id": "c1",
+            "choices": [
+                {
+                    "message": {"tool_calls": functions},
+                    "finish_reason": "tool_calls",
+                }
+            ],
+        },
+        "responses": {
+            "id": "resp_1",
+            "status": "completed",
+            "output": [{"type": "function_call", "name": "bmcp_a_x", "arguments": f"{n}"} for n in (1, 2)],
+        },
+    }[dialect]
+    ends = [splice_of(dialect).take_body(json.loads(json.dumps(body))) for _ in range(2)]
+    ids = [[call.id for call in ended.calls] for ended in ends]
+    assert ids[0] == ids[1] and len(set(ids[0])) == 2 and all(ids[0])
+    sent = json.dumps(ends[0].content)
+    assert all(id_ in sent for id_ in ids[0])
+
+
+@pytest.mark.parametrize("dialect", FORMS)
 def test_a_keep_alive_is_nothing_to_a_client(dialect: str) -> None:
     told = splice_of(dialect).keepalive()
     name, data = sse.parse(told)

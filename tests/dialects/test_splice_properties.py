@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from aibridge_addon.dialects.turns import Call, FollowUp, TurnEnd
-from aibridge_addon.wire.json_object import JSONObject
+from aibridge_addon.dialects.turns import Call, FollowUp, Splice, TurnEnd
+from aibridge_addon.wire import sse
+from aibridge_addon.wire.json_object import JSONObject, encode
 from tests.support.client_view import CLIENTS, View
 from tests.support.sdk_parsers import BODY_PARSERS, PARSERS
 from tests.support.soak import MANY, TIMEOUT
@@ -40,6 +41,9 @@ class Example:
         self.turns: tuple[Turn, ...] = self.conversation.turns
         self.hides = any(turn.has("injected") for turn in self.turns)
         self.echoes = self.conversation.style.usage == "ours echoed"
+        unknown = any(turn.has("unknown") for turn in self.conversation.turns)
+        self.has_unknown_items = unknown and self.form.dialect.name == "responses"
+        """The deltas of an item of an unknown type are not known, so a stream that is made of a body has none."""
 
     def play(self, seed: int = 0) -> Played:
         cuts = [chunks(turn.stream, self.conversation.style.seed + seed) for turn in self.written]
@@ -147,6 +151,42 @@ def without_additions(parsed: Any, told: Any) -> Any:
     if isinstance(parsed, list) and isinstance(told, list) and len(parsed) == len(told):
         return [without_additions(a, b) for a, b in zip(parsed, told, strict=True)]
     return parsed
+
+
+def as_stream(splice: Splice, body: dict[str, Any]) -> bytes:
+    """The stream with the content of a body."""
+    events = splice.events_of(body, usage=True)
+    return b"".join(sse.event(name, event if event == b"[DONE]" else encode(event)) for name, event in events)
+
+
+@example
+def test_a_body_and_the_stream_that_is_made_of_it_are_the_same_answer(example: Example) -> None:
+    assume(not example.hides and not example.echoes and not example.has_unknown_items)
+    splice = example.form.injection.splice(INJECTED)
+    for turn in example.written:
+        made = as_stream(splice, turn.body)
+        assert example.client.stream(made) == example.client.body(turn.body)
+        check_parsed(example.client.body(PARSERS[example.form.dialect.name](made)), example.client.stream(made))
+
+
+@example
+def test_a_stream_and_the_body_that_is_made_of_it_are_the_same_answer(example: Example) -> None:
+    assume(not example.hides and not example.echoes and example.conversation.style.usage != "zeros")
+    splice = example.form.injection.splice(INJECTED)
+    for turn in example.written:
+        made = splice.body_of([raw for raw, _ in sse.SSEScanner().feed(turn.stream)])
+        assert example.client.body(made) == example.client.body(turn.body)
+
+
+@example
+def test_turns_in_the_other_form_give_the_same_answer(example: Example) -> None:
+    assume(not example.has_unknown_items)
+    splice = example.form.injection.splice(INJECTED)
+    made = [[as_stream(splice, turn.body)] for turn in example.written]
+    told = play(example.form.dialect, example.form.injection.splice(INJECTED), made).client
+    body, _ = example.taken()
+    assert b"bmcp_" not in told
+    assert example.client.stream(told) == example.client.body(body)
 
 
 @example

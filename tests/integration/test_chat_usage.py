@@ -277,6 +277,34 @@ def test_a_400_that_names_the_option_is_retried_once_and_remembered(
     assert len(proxy.rows("aibridge_user_prompts")) == 2
 
 
+@pytest.mark.parametrize("status", [400, 404, 422])
+@pytest.mark.parametrize(
+    "error", [REFUSAL, b'{"detail":"Extra inputs are not permitted"}'], ids=["named", "other words"]
+)
+def test_a_refusal_is_remembered_for_its_model_only(
+    proxy: RunningProxy, upstream: ScriptedUpstream, status: int, error: bytes
+) -> None:
+    other = REQUEST.replace(b"gpt-4.1", b"gpt-5.5")
+    upstream.answer(Answer(status, [("content-type", "application/json")], error))
+    upstream.answer(*[Answer.event_stream(*UNASKED)] * 2, Answer.event_stream(*AS_ASKED))
+    for body in (REQUEST, REQUEST, other):
+        assert ask(proxy, body) == b"".join(UNASKED)
+    assert [ASKED in request.body for request in upstream.requests] == [True, False, False, True]
+    assert {row["status"] for row in wait_for_ended(proxy, 3)} == {"completed"}
+
+
+def test_a_refusal_in_other_words_that_a_second_try_repeats_is_not_remembered(
+    proxy: RunningProxy, upstream: ScriptedUpstream
+) -> None:
+    error = b'{"detail":"Extra inputs are not permitted"}'
+    upstream.answer(*[Answer(422, [("content-type", "application/json")], error)] * 2, Answer.event_stream(*AS_ASKED))
+    with Client(proxy, OPENAI) as client:
+        answer = client.post(PATH, REQUEST)
+    assert (answer.status, answer.body) == (422, error)
+    assert ask(proxy) == b"".join(UNASKED)
+    assert [ASKED in request.body for request in upstream.requests] == [True, False, True]
+
+
 def test_a_second_400_is_the_answer(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
     for http2 in (False, True):
         refusal = Answer(400, [("content-type", "application/json")], REFUSAL)

@@ -208,6 +208,37 @@ def test_what_is_kept_is_bounded() -> None:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
+BUSY = {"type": "server_error", "message": "Busy"}
+
+
+@pytest.mark.parametrize("begun", [0, 3])
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"error": BUSY},
+        {"status": 503, "error": BUSY},
+        {"type": "error", "status": 503, "error": BUSY},
+        {"status": 503, "type": "error", "error": BUSY},
+        {"event_id": "e", "type": "error", "error": BUSY},
+    ],
+)
+def test_an_error_of_any_shape_ends_its_row(error: dict[str, Any], begun: int) -> None:
+    socket = Socket()
+    asked = socket.reader.from_client(frames.create(SIMPLE))
+    socket.answer(*frames.events(SIMPLE)[:begun])
+    assert socket.answer(message(**error)) == [asked]
+    assert socket.ends == [("failed", "server_error")] and socket.reader.idle
+    [end] = socket.of(records.InterceptionEnded)
+    assert end.error_message == "Busy"
+
+
+def test_an_error_without_a_lane_ends_the_oldest_answer() -> None:
+    socket = Socket()
+    first = socket.reader.from_client(frames.create(SIMPLE, stream_id="a"))
+    socket.reader.from_client(frames.create(SIMPLE, stream_id="b"))
+    assert socket.answer(message(type="error", error=BUSY)) == [first]
+
+
 def test_an_error_before_the_answer_tells_its_status() -> None:
     socket = Socket()
     socket.reader.from_client(frames.create(SIMPLE))
@@ -295,7 +326,8 @@ def test_a_last_message_above_the_limit_ends_the_answer_all_the_same() -> None:
     socket = Socket(limits=Limits(sse_event=len(last) - 1))
     socket.reader.from_client(frames.create(SIMPLE))
     assert len(socket.answer(*events, last)) == 1
-    assert socket.of(records.TokenUsage) == []
+    [usage] = socket.of(records.TokenUsage)
+    assert usage.output_tokens and usage.completeness == "complete"  # its end says the tokens
     assert socket.ends == [("completed", None)]
 
 

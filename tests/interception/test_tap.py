@@ -35,6 +35,7 @@ TERMINALS = {
 }
 """Written down a second time, from the vendors' descriptions."""
 DIALECT_LIST = (MESSAGES, CHAT_COMPLETIONS, RESPONSES)
+SIMPLE = fixtures.case("messages/simple/streaming")
 
 
 def tap_for(
@@ -193,6 +194,74 @@ def test_a_coded_answer_reads_the_same_however_it_is_cut(coding: Coding) -> None
                 assert tap.complete and tap.reader.reading == read_whole(case)
 
 
+# --- wrong labels -----------------------------------------------------------------------------------------------
+
+LABELS = (
+    "",
+    "text/plain",
+    "application/json",
+    "application/octet-stream",
+    "text/event-stream",
+    "text/html",
+    "nonsense",
+)
+
+
+def mislabelled(case: Case, label: str, *, streaming: bool, status: int | None = None) -> Tap:
+    return Tap(
+        case.wire_format.answer_reader(),
+        status=case.status if status is None else status,
+        content_type=label,
+        content_encoding="",
+        limits=Limits(),
+        streaming=streaming,
+    )
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize("case", [case for case in CASES if case.status == 200 and case.body], ids=str)
+def test_the_first_bytes_decide_the_form_and_not_the_label(case: Case, label: str) -> None:
+    if case.dialect == "converse":
+        return  # `test_tap_aws.py`
+    is_stream = case in STREAMS
+    expected = read_whole(case)
+    for streaming in (True, False):
+        for chunks in chunkings(case.body)[:6]:
+            tap = mislabelled(case, label, streaming=streaming)
+            ends = [end for chunk in chunks if (end := tap.feed(chunk)) is not None]
+            assert len(ends) == (is_stream and terminal_of(case) is not None)
+            tap.finish()
+            assert tap.streaming is is_stream
+            assert tap.reader.reading == expected
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_an_empty_answer_has_the_form_of_its_label_or_else_the_form_that_was_requested(streaming: bool) -> None:
+    for label, is_stream in (("text/event-stream", True), ("application/json", False), ("", streaming)):
+        tap = mislabelled(SIMPLE, label, streaming=streaming)
+        tap.finish()
+        assert tap.streaming is is_stream and not tap.reader.reading.ended
+
+
+@pytest.mark.parametrize("label", ["text/event-stream", "application/json", ""])
+@pytest.mark.parametrize("dialect", DIALECT_LIST, ids=lambda dialect: str(dialect.name))
+def test_an_error_that_comes_as_an_event_keeps_its_words(dialect: Dialect, label: str) -> None:
+    tap = tap_for(dialect, status=400, content_type=label, limits=Limits())
+    assert tap.feed(b'event: error\ndata: {"type":"error","error":{"type":"bad","message":"Too') is None
+    assert tap.feed(b' long"}}\n\n') is None
+    tap.finish()
+    error = tap.reader.reading.error
+    assert error is not None and (error.type, error.message) == ("bad", "Too long")
+    assert not tap.streaming
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "UTF-8", "none", "identity", "aws-chunked", "", ", identity,"])
+def test_names_that_are_no_codings_mean_no_coding(coding: str) -> None:
+    tap = case_tap(SIMPLE, coding)
+    assert tap.feed(SIMPLE.body) is not None
+    assert tap.complete and tap.reader.reading == read_whole(SIMPLE)
+
+
 # --- what can be put in between ---------------------------------------------------------------------------------
 
 
@@ -234,7 +303,6 @@ def test_an_answer_streams_by_its_type_unless_it_is_an_error(status: int, conten
 
 # --- what can go wrong ------------------------------------------------------------------------------------------
 
-SIMPLE = fixtures.case("messages/simple/streaming")
 SMALL = Limits(decoded_body=100_000, sse_event=2_000)
 
 

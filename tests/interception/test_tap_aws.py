@@ -202,3 +202,25 @@ def test_a_server_that_answers_invoke_in_server_sent_events_is_read_too() -> Non
 
 def test_other_dialects_do_not_take_an_aws_event_stream_for_one_of_theirs() -> None:
     assert not tap_for(MESSAGES).streaming
+
+
+@pytest.mark.parametrize(
+    "label", ["", "text/plain", "application/json", "application/octet-stream", "text/event-stream"]
+)
+@BY_SIMPLE
+def test_an_event_stream_is_recognised_by_its_first_message_whatever_its_label(case: Case, label: str) -> None:
+    _, expected = read(case, case.body)
+    for chunks in chunkings(case.body)[:6]:
+        tap = tap_for(case.wire_format, content_type=label)
+        ends = [end for chunk in chunks if (end := tap.feed(chunk)) is not None]
+        tap.finish()
+        assert len(ends) == 1 and tap.streaming and tap.complete
+        assert tap.reader.reading == expected
+
+
+@BY_SIMPLE
+def test_a_body_with_the_label_of_an_event_stream_is_a_body(case: Case) -> None:
+    tap = tap_for(case.wire_format)
+    tap.feed(b'{"message": "no"}')
+    tap.finish()
+    assert not tap.streaming and tap.message == {"message": "no"}

@@ -13,20 +13,24 @@ The name of a call may arrive in pieces. Events are held back while the name may
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import DONE, arguments
 from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls, function_of
-from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divide_calls
+from aibridge_addon.dialects.chat_completions.events import chunks_of
+from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 CUT_SHORT = frozenset(("length", "content_filter"))
 """Finish reasons of a message whose calls may be incomplete."""
+HEAD_SIZE = 4096
+"""Bytes. Size of the beginning of a large chunk in which these members are searched."""
 HEAD = ("id", "created", "model")
 """Members that every chunk of a completion repeats."""
 
@@ -44,6 +48,8 @@ class _SplicedCall(StreamedCall):
 
 
 class ChatSplice(Splice):
+    CALL_SIGN = b'"(?:%s)"|"tool_calls"\\s*:\\s*[^n\\s]'
+
     def __init__(self, injected: Collection[str]) -> None:
         super().__init__(injected)
         self._first: dict[str, Any] = {}
@@ -73,6 +79,10 @@ class ChatSplice(Splice):
         """The verbatim end of the turn, which passes unchanged if no other turn follows."""
         self._reason = ""
         self._over = False
+
+    @property
+    def spliced(self) -> bool:
+        return self._spliced
 
     def begin_turn(self) -> None:
         self._spliced = self._spliced or bool(self._first)
@@ -104,7 +114,7 @@ class ChatSplice(Splice):
         self._id = self._id or as_text(chunk.get("id"))
         if not self._first or (chunk.get("id") and not self._first.get("id")):  # Azure's first chunk has none
             self._first = chunk
-        self._failed = self._failed or bool(chunk.get("error"))
+        self._failed = self._failed or _fails(chunk)
         if usage := as_dict(chunk.get("usage")):
             self._work[-1] = usage
         for choice in map(as_dict, as_list(chunk.get("choices"))):
@@ -184,7 +194,7 @@ class ChatSplice(Splice):
                 self._finish_chunk["usage"] = chunk["usage"]
             if delta and "logprobs" in choice:
                 self._finish_chunk["choices"][0]["logprobs"] = None
-        if not delta:
+        if not delta and not choice.get("error"):
             return b""
         return sse.event("", encode(merged | {"choices": [choice | {"delta": delta, "finish_reason": None}]}))
 
@@ -207,29 +217,28 @@ class ChatSplice(Splice):
             call.index, self._next_call = self._next_call, self._next_call + 1
         return call.index
 
+    def large_event(self, beginning: bytes) -> bytes | None:
+        choices = beginning.find(b'"choices"', 0, HEAD_SIZE)
+        if choices < 0 or self.shows_call(beginning) or self._waiting:
+            return None
+        if not self._spliced or self._finished or self._over:
+            return b"" if self._spliced else beginning
+        head = beginning[:choices]
+        for name in self._head(self._first):
+            found = re.search(rb'"%s"\s*:\s*("[^"]*"|\d+)' % name.encode(), head)
+            if found is not None:
+                head = head[: found.start(1)] + encode(self._first[name]) + head[found.end(1) :]
+        return head + beginning[choices:]
+
+    def keep_large(self, raw: bytes) -> None:
+        self._raw.append(raw)
+
     def end_turn(self) -> TurnEnd:
         self._decide()
         if not self._hides:
             client_calls = [call.id for call in self._calls.all]
             return TurnEnd(client_calls=client_calls, response_id=self._id)
-        return self._turn_end(self._id, self._content(), whole=not self._failed and self._reason not in CUT_SHORT)
-
-    def _content(self) -> dict[str, Any]:
-        """Return the turn's message, merged from its chunks."""
-        message: dict[str, Any] = {"role": "assistant", "content": None}
-        calls = StreamedCalls(_SplicedCall)
-        for raw in self._raw:
-            _, data = sse.parse(raw)
-            try:
-                chunk = as_dict(decode(data or b"null"))
-            except (NotJSON, Unreadable):
-                continue
-            for delta in _call_deltas(chunk):
-                _grow(calls.of(delta).whole, {name: value for name, value in delta.items() if name != "index"})
-            for choice in map(as_dict, as_list(chunk.get("choices"))):
-                _grow(message, {n: value for n, value in as_dict(choice.get("delta")).items() if n != "tool_calls"})
-        said = {name: value for name, value in message.items() if value != ""} | {"content": message["content"] or None}
-        return said | ({"tool_calls": [call.whole for call in calls.all]} if calls.all else {})
+        return self._turn_end(self._id, _content(self._raw), whole=not self._failed and self._reason not in CUT_SHORT)
 
     def finish(self) -> bytes:
         self._finished = True
@@ -288,11 +297,28 @@ class ChatSplice(Splice):
         merged |= {name: self._last[name] for name in ("system_fingerprint",) if name in self._last}
         return merged | ({"usage": usage} if (usage := self._usage()) else {})
 
+    def events_of(self, body: dict[str, Any], *, usage: bool) -> Iterable[tuple[str, Any]]:
+        return (("", chunk) for chunk in chunks_of(body, usage=usage))
+
+    def body_of(self, events: Sequence[bytes]) -> dict[str, Any]:
+        body: dict[str, Any] = {}
+        choice: dict[str, Any] = {"index": 0, "message": _content(events), "finish_reason": None}
+        for chunk in _decoded(events):
+            beside = {name: value for name, value in chunk.items() if name not in ("choices", "obfuscation")}
+            body |= {name: value for name, value in beside.items() if value or name not in body}
+            for part in map(as_dict, as_list(chunk.get("choices"))):
+                _grow(choice, {name: value for name, value in part.items() if name in ("logprobs", "error")})
+                choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
+        return body | {"object": "chat.completion", "choices": [choice]}
+
     def _usage(self) -> dict[str, Any]:
         return openai.usage_of_turns(self._work, "prompt_tokens", "completion_tokens")
 
     def _turn_end(self, response_id: str, message: dict[str, Any], *, whole: bool) -> TurnEnd:
         items = [_valid(as_dict(call)) for call in as_list(message.get("tool_calls"))]
+        for place, item in enumerate(items):
+            if _is_hidden(item, self.injected) and not as_text(item.get("id")):
+                items[place] = item | {"id": call_id_for(response_id, place, item)}
         calls, client_calls = divide_calls(items, self._maybe_call, lambda call: as_text(call.get("id")))
         said = {"role": "assistant"} | _for_request(message) | ({"tool_calls": items} if items else {})
         return TurnEnd(calls if whole else [], client_calls, [said], response_id)
@@ -314,6 +340,29 @@ def _for_request(message: dict[str, Any]) -> dict[str, Any]:
     return rest | ({"audio": {"id": audio_id}} if audio_id else {})
 
 
+def _decoded(events: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+    """Yield the chunks in raw events. Unreadable ones and `[DONE]` are skipped."""
+    for raw in events:
+        _, data = sse.parse(raw)
+        try:
+            yield as_dict(decode(data or b"null"))
+        except (NotJSON, Unreadable):
+            continue
+
+
+def _content(events: Iterable[bytes]) -> dict[str, Any]:
+    """Return a turn's message, merged from its chunks."""
+    message: dict[str, Any] = {"role": "assistant", "content": None}
+    calls = StreamedCalls(_SplicedCall)
+    for chunk in _decoded(events):
+        for delta in _call_deltas(chunk):
+            _grow(calls.of(delta).whole, {name: value for name, value in delta.items() if name != "index"})
+        for choice in map(as_dict, as_list(chunk.get("choices"))):
+            _grow(message, {n: value for n, value in as_dict(choice.get("delta")).items() if n != "tool_calls"})
+    said = {name: value for name, value in message.items() if value != ""} | {"content": message["content"] or None}
+    return said | ({"tool_calls": [call.whole for call in calls.all]} if calls.all else {})
+
+
 def _call_deltas(chunk: dict[str, Any]) -> list[dict[str, Any]]:
     deltas = (as_dict(as_dict(choice).get("delta")) for choice in as_list(chunk.get("choices")))
     return [as_dict(call) for delta in deltas for call in as_list(delta.get("tool_calls"))]
@@ -321,6 +370,11 @@ def _call_deltas(chunk: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _finishes(chunk: dict[str, Any]) -> bool:
     return any(as_dict(choice).get("finish_reason") for choice in as_list(chunk.get("choices")))
+
+
+def _fails(chunk: dict[str, Any]) -> bool:
+    """Return whether a chunk reports an error: of the whole answer, or of a choice (OpenRouter)."""
+    return bool(chunk.get("error")) or any(as_dict(choice).get("error") for choice in as_list(chunk.get("choices")))
 
 
 def _is_hidden(call: dict[str, Any], injected: Collection[str]) -> bool:

@@ -13,18 +13,22 @@ An answer of one turn without hidden calls passes byte for byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from aibridge_addon.dialects.base import arguments
+from aibridge_addon.dialects.messages.events import events_of
 from aibridge_addon.dialects.messages.reader import fold
-from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, combined_usage, divide_calls
+from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, combined_usage, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 _INDEX = re.compile(rb'(data: ?\{"type": ?"content_block_(?:start|delta|stop)", ?"index": ?)(\d+)')
+_block_type = re.compile(rb'\s*,\s*"content_block"\s*:\s*\{\s*"type"\s*:\s*"(\w{1,80})"').match
+HEAD_SIZE = 4096
+"""Bytes. Size of the beginning of a large event in which its type and index are searched."""
 BLOCK_EVENTS = frozenset(("content_block_start", "content_block_delta", "content_block_stop"))
 CONVERSATION = ("input_tokens", "cache_")
 """Prefixes of `usage` members that describe the input."""
@@ -77,6 +81,10 @@ class MessagesSplice(Splice):
         """The index in the client's answer of each block of the turn. None: hidden."""
         self._client_ids: list[str] = []
         self._hides = self._stopped = False
+
+    @property
+    def spliced(self) -> bool:
+        return self._spliced
 
     def begin_turn(self) -> None:
         self._reset()
@@ -170,27 +178,26 @@ class MessagesSplice(Splice):
         index = self._indexes.get(as_count(members.get("index")), self._next_index)
         return b"" if index is None else sse.event(name, members.replaced({"index": b"%d" % index}))
 
+    def large_event(self, beginning: bytes) -> bytes | None:
+        found = _INDEX.search(beginning, 0, HEAD_SIZE)
+        if found is None or self.shows_call(beginning):
+            return None
+        if b"content_block_start" in found[1]:
+            kind = _block_type(beginning, found.end(), HEAD_SIZE)
+            if kind is None or kind[1] == b"tool_use":
+                return None
+            self._open(int(found[2]), {"type": kind[1].decode()})
+        return self._passed(self._renumbered(beginning))
+
+    def keep_large(self, raw: bytes) -> None:
+        self._raw.append(raw)
+
     def end_turn(self) -> TurnEnd:
         if not self._hides:
             return TurnEnd(client_calls=self._client_ids, response_id=self._id)
-        return self._turn_end(self._id, self._content(), self._ending if self._stopped and not self._failed else None)
-
-    def _content(self) -> list[dict[str, Any]]:
-        """Return the turn's blocks, merged from its events."""
-        blocks: dict[int, dict[str, Any]] = {}
-        for raw in self._raw:
-            name, data = sse.parse(raw)
-            try:
-                event = as_dict(decode(data or b"null"))
-            except (NotJSON, Unreadable):
-                continue
-            index = as_count(event.get("index"))
-            match as_text(event.get("type")) or name:
-                case "content_block_start":
-                    blocks[index] = as_dict(event.get("content_block"))
-                case "content_block_delta":
-                    _grow(blocks.setdefault(index, {}), as_dict(event.get("delta")))
-        return [_grown(block) for block in blocks.values()]
+        return self._turn_end(
+            self._id, _content(self._raw), self._ending if self._stopped and not self._failed else None
+        )
 
     def finish(self) -> bytes:
         self._finished = True
@@ -237,9 +244,27 @@ class MessagesSplice(Splice):
             return self._first
         return self._first | {"content": self._visible} | self._ended() | self._usage()
 
+    def events_of(self, body: dict[str, Any], *, usage: bool) -> Iterable[tuple[str, Any]]:
+        return ((as_text(event["type"]), event) for event in events_of(body))
+
+    def body_of(self, events: Sequence[bytes]) -> dict[str, Any]:
+        body: dict[str, Any] = {}
+        usage: dict[str, Any] = {}
+        for kind, event in _decoded(events):
+            if kind == "message_start":
+                body = dict(as_dict(event.get("message")))
+                usage = dict(as_dict(body.get("usage")))
+            elif kind == "message_delta":
+                body |= as_dict(event.get("delta")) | {name: event[name] for name in LASTING if name in event}
+                fold(usage, as_dict(event.get("usage")))
+        return body | {"content": _content(events), "usage": usage}
+
     def _turn_end(self, response_id: str, blocks: list[dict[str, Any]], ending: dict[str, Any] | None) -> TurnEnd:
         """`ending` has the stop reason. None: the turn was truncated."""
         blocks = [_for_request(block) for block in _after_fallback(blocks)]
+        for place, block in enumerate(blocks):
+            if _is_hidden(block, self.injected) and not as_text(block.get("id")):
+                blocks[place] = block | {"id": call_id_for(response_id, place, block)}
         calls, client_calls = divide_calls(blocks, self._maybe_call, _maybe_client_call)
         whole = ending is not None and ending.get("stop_reason") not in CUT_SHORT
         return TurnEnd(
@@ -279,6 +304,30 @@ def _for_request(block: dict[str, Any]) -> dict[str, Any]:
     if members is None or block.keys() <= members:
         return block
     return {name: value for name, value in block.items() if name in members}
+
+
+def _decoded(events: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the type and the data of raw events. Unreadable ones are skipped."""
+    for raw in events:
+        name, data = sse.parse(raw)
+        try:
+            event = as_dict(decode(data or b"null"))
+        except (NotJSON, Unreadable):
+            continue
+        yield as_text(event.get("type")) or name, event
+
+
+def _content(events: Iterable[bytes]) -> list[dict[str, Any]]:
+    """Return a turn's blocks, merged from its events."""
+    blocks: dict[int, dict[str, Any]] = {}
+    for kind, event in _decoded(events):
+        index = as_count(event.get("index"))
+        match kind:
+            case "content_block_start":
+                blocks[index] = as_dict(event.get("content_block"))
+            case "content_block_delta":
+                _grow(blocks.setdefault(index, {}), as_dict(event.get("delta")))
+    return [_grown(block) for block in blocks.values()]
 
 
 def _grow(block: dict[str, Any], delta: dict[str, Any]) -> None:

@@ -14,13 +14,14 @@ without hidden calls passes byte for byte.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import DONE, arguments
+from aibridge_addon.dialects.responses.events import events_of
 from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL, status_of
-from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, divide_calls
+from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
@@ -28,6 +29,12 @@ from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 _is_delta = re.compile(rb'(?:event: ?|data: ?\{"type": ?")response\.[a-z_.]+\.delta\b').match
 """Matches deltas of an item. They are most of a stream, and only their numbers may change."""
 
+_kind_in = re.compile(rb'data: ?\{\s*"type"\s*:\s*"([a-z_.]{1,80})"').search
+_item_type_in = re.compile(rb'"item"\s*:\s*\{[^{]*?"type"\s*:\s*"(\w{1,80})"').search
+_OUTPUT_INDEX = re.compile(rb'("output_index"\s*:\s*)(\d{1,9})')
+_NUMBER = re.compile(rb'("sequence_number"\s*:\s*)(\d{1,9})')
+HEAD_SIZE = 4096
+"""Bytes. Size of the beginning of a large event in which its type and numbers are searched."""
 FIRST_MEMBERS = ("id", "created_at", "previous_response_id", "conversation", "tool_choice", "parallel_tool_calls")
 """Members that the merged response takes from the first turn. Later requests were not the client's."""
 NOT_NULL = ("content", "status", "id")
@@ -70,6 +77,10 @@ class ResponsesSplice(Splice):
         """Events after the turn's terminal event, which pass if no other turn follows."""
         self._ended = False
 
+    @property
+    def spliced(self) -> bool:
+        return self._spliced
+
     def begin_turn(self) -> None:
         self._spliced = self._spliced or self._begun
         self._work.append({})
@@ -92,6 +103,9 @@ class ResponsesSplice(Splice):
         if kind in PREAMBLE:
             return self._preamble(raw, name, members)
         if kind in TERMINAL:
+            if "output" not in as_dict(members.get("response")):  # an excerpt of an event that is too large
+                members = self._completed(kind, members)
+                raw = sse.event(name, members.replaced({}))
             self._terminal = name, raw, members
             response = as_dict(members.get("response"))
             self._take(response, status_of(kind, response) if kind == "response.done" else kind[len("response.") :])
@@ -108,6 +122,13 @@ class ResponsesSplice(Splice):
             if index not in self._indexes:
                 self._open(index, item)
         return self._numbered(raw, name, members)
+
+    def _completed(self, kind: str, members: JSONObject) -> JSONObject:
+        """Return a terminal event with the members of the response that earlier events had."""
+        done = [item for _, item in sorted(self._items.items())]
+        response = self._first | {"output": done} | as_dict(members.get("response"))
+        number = {"sequence_number": members.get("sequence_number")} if "sequence_number" in members else {}
+        return JSONObject(encode({"type": kind} | number | {"response": response}))
 
     def _trailing(self, raw: bytes, event: Any) -> bytes:
         """Handle an event after the terminal event. Some servers end with `[DONE]`, which is kept."""
@@ -215,10 +236,47 @@ class ResponsesSplice(Splice):
         done = [item for _, item in sorted(self._items.items())]
         self._output = [as_dict(item) for item in as_list(response.get("output"))] or done
 
+    def large_event(self, beginning: bytes) -> bytes | None:
+        head = beginning[:HEAD_SIZE]
+        kind, index = _kind_in(head), _OUTPUT_INDEX.search(head)
+        if kind is None:
+            return None
+        if self._ended or kind[1].decode() in TERMINAL:
+            return b""  # `event` gets the excerpt of a terminal event
+        found = _item_type_in(head)
+        if index is None or self.shows_call(beginning) or (found is not None and found[1] == b"function_call"):
+            return None
+        place = int(index[2])
+        if place not in self._indexes:
+            self._open(place, {})
+        number = _NUMBER.search(head)
+        if not self._spliced:
+            self._pass(sse.event("", b'{"sequence_number":%s}' % number[2]) if number is not None else b"")
+            return beginning
+        if (visible := self._indexes[place]) is None:
+            return b""
+        head = _OUTPUT_INDEX.sub(rb"\g<1>%d" % visible, head, count=1)
+        if number is not None:
+            next_number = self._next_number(JSONObject(b'{"sequence_number":%s}' % number[2]))
+            head = _NUMBER.sub(rb"\g<1>%d" % next_number, head, count=1)
+        return head + beginning[HEAD_SIZE:]
+
+    def keep_large(self, raw: bytes) -> None:
+        _, data = sse.parse(raw)
+        try:
+            members = _members(data)
+        except (NotJSON, Unreadable):
+            return
+        if members.text("type") == "response.output_item.done":
+            self._items[as_count(members.get("output_index"))] = as_dict(members.get("item"))
+
     def end_turn(self) -> TurnEnd:
         visible = [item for item in self._output if not _is_hidden(item, self.injected)]
         self._spliced = self._spliced or len(visible) < len(self._output)
         self._visible += visible
+        for place, item in enumerate(self._output):
+            if _is_hidden(item, self.injected) and not _call_id(item):
+                self._output[place] = item | {"call_id": call_id_for(self._id, place, item)}
         answered = {_call_id(item) for item in self._output if as_text(item.get("type")).endswith("_output")}
         unanswered = [item for item in self._output if not _call_id(item) or _call_id(item) not in answered]
         calls, client_calls = divide_calls(unanswered, self._maybe_call, _maybe_client_call)
@@ -251,6 +309,26 @@ class ResponsesSplice(Splice):
 
     def body(self) -> dict[str, Any]:
         return self._merged() if self._spliced else self._without_tools(self._last)
+
+    def events_of(self, body: dict[str, Any], *, usage: bool) -> Iterable[tuple[str, Any]]:
+        return ((as_text(event["type"]), event) for event in events_of(body))
+
+    def body_of(self, events: Sequence[bytes]) -> dict[str, Any]:
+        items: dict[int, dict[str, Any]] = {}
+        body: dict[str, Any] = {}
+        for raw in events:
+            name, data = sse.parse(raw)
+            try:
+                members = _members(data)
+            except (NotJSON, Unreadable):
+                continue
+            kind = members.text("type") or name
+            if kind == "response.output_item.done":
+                items[as_count(members.get("output_index"))] = as_dict(members.get("item"))
+            elif kind in TERMINAL:
+                body = as_dict(members.get("response"))
+        done = [item for _, item in sorted(items.items())]
+        return body | {"output": as_list(body.get("output")) or done}
 
     def _merged(self) -> dict[str, Any]:
         merged = {name: value for name, value in self._last.items() if name not in FIRST_MEMBERS or name in self._first}

@@ -11,9 +11,9 @@ from typing import assert_never
 from mitmproxy import http
 
 from aibridge_addon import records
-from aibridge_addon.dialects.chat_completions.usage import refuses_usage
+from aibridge_addon.dialects.chat_completions.usage import REFUSALS, may_refuse_usage, refuses_usage
 from aibridge_addon.interception.exchange import Exchange
-from aibridge_addon.proxy.flow.bedrock import from_bedrock
+from aibridge_addon.proxy.flow.bedrock import Translation, from_bedrock
 from aibridge_addon.proxy.flow.http1 import frame_answer
 from aibridge_addon.proxy.flow.state import (
     RETRY_BODY_LIMIT,
@@ -29,7 +29,7 @@ from aibridge_addon.proxy.flow.state import (
 )
 from aibridge_addon.records import FirstByte, Headers, Overhead
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
-from aibridge_addon.wire.framing import SERVER_SENT, framing_of
+from aibridge_addon.wire.framing import SERVER_SENT, Form, form_of, media_type
 from aibridge_addon.wire.json_object import JSONObject
 
 logger = logging.getLogger(__name__)
@@ -55,29 +55,73 @@ def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bo
     """Start reading a bridged answer. Returns whether it is streamed to the client."""
     response, translation = flow.response, state.head.dispatch.translation
     assert response is not None
-    if translation is not None and from_bedrock(response, translation, state.head.bridge.settings.limits.sse_event):
-        _unframe(flow)
     headers, status = response.headers, response.status_code
-    content_type = headers.get("content-type", "")
-    if state.usage is not None and state.tools is None and framing_of(status, content_type, SERVER_SENT) is not None:
+    state.undecided = False
+    if translation is not None:
+        _open_translated(flow, state, translation, streaming=exchange.request.streaming)
+    if state.usage is not None and state.tools is None and status < 400:
         state.usage = _with_room(flow, state.usage)
     opened = exchange if state.tools is None else state.tools.exchange
-    opened.open_answer(status, content_type, headers.get("content-encoding", ""), headers)
+    opened.open_answer(status, headers.get("content-type", ""), headers.get("content-encoding", ""), headers)
     if exchange.turns == 1:
         _measure_first_byte(flow, state, exchange)
+    if state.usage_withdrawn and status < 400:
+        _remember_refusal(state, exchange)
     if state.splicing is not None:
         if state.usage is not None:
             state.usage.original = None
-        if exchange.streaming:
-            _unframe(flow)
-        return exchange.streaming  # a JSON body or an error is buffered
+        return _open_spliced(flow, state, streaming=status < 400 and exchange.request.streaming)
     if state.usage is not None and state.usage.original is not None:
-        if status == 400:
+        if status in REFUSALS:
             return False  # buffered: if it is about the added option, the client does not get it
         state.usage.original = None
-        if not exchange.streaming:
-            state.usage = None
-    return True
+    return not state.undecided
+
+
+def _open_spliced(flow: http.HTTPFlow, state: Bridged, *, streaming: bool) -> bool:
+    """Prepare the answer of a turn. Returns whether it is streamed to the client at once.
+
+    It is not if its label is not that of a stream: its first bytes then decide. A body or an error is buffered.
+    """
+    assert flow.response is not None
+    if streaming and media_type(flow.response.headers.get("content-type", "")) in SERVER_SENT:
+        _unframe(flow)
+        return True
+    state.undecided = streaming
+    return False
+
+
+def _open_translated(flow: http.HTTPFlow, state: Bridged, translation: Translation, *, streaming: bool) -> None:
+    """Prepare an answer of Bedrock. The first bytes of a stream with an unfitting label decide about its form."""
+    response = flow.response
+    assert response is not None
+    from_bedrock(response, translation, state.head.bridge.settings.limits.sse_event, streaming=streaming)
+    is_stream = media_type(response.headers.get("content-type", "")) in SERVER_SENT
+    if response.status_code >= 400 or is_stream:
+        _unframe(flow)
+    state.undecided = streaming and response.status_code < 400 and not is_stream
+
+
+def is_streamed(flow: http.HTTPFlow, state: Bridged, beginning: bytes) -> bool:
+    """Decide by its first bytes whether an undecided answer is streamed to the client, and prepare its head."""
+    assert flow.response is not None
+    try:
+        decoder = decoder_for(flow.response.headers.get("content-encoding"), sys.maxsize)
+        form = form_of(b"".join(decoder.feed(beginning)) if decoder is not None else beginning)
+    except CodingError:
+        form = Form.UNKNOWN
+    state.undecided = form is Form.OPEN
+    if form is Form.SERVER_SENT:
+        stream_answer(flow)
+    # With tools, a body is buffered up to its end, because it may show an injected call.
+    return form is Form.SERVER_SENT or (state.tools is None and not state.undecided)
+
+
+def stream_answer(flow: http.HTTPFlow) -> None:
+    """Prepare the head of an answer that the client gets as a stream of events, whatever the upstream sent."""
+    assert flow.response is not None
+    _unframe(flow)
+    flow.response.headers["content-type"] = "text/event-stream; charset=utf-8"
 
 
 def _measure_first_byte(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> None:
@@ -114,9 +158,9 @@ def _unframe(flow: http.HTTPFlow) -> None:
 
 
 async def first_turn_refused(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> None:
-    """Handle a 400 to a request with an added option.
+    """Handle an error to a request with an added option.
 
-    If the error is about that option, `flow.response` is set to None and the client's own request is sent again.
+    If the error may be about that option, `flow.response` is set to None and the client's own request is sent again.
     """
     usage, state.usage = state.usage, None
     assert flow.response is not None
@@ -125,13 +169,15 @@ async def first_turn_refused(flow: http.HTTPFlow, state: Bridged, exchange: Exch
         error = decode_all(body, flow.response.headers.get("content-encoding"), RETRY_BODY_LIMIT)
     except CodingError:
         error = b""
-    if usage is None or usage.original is None or not refuses_usage(error):
+    names_it = refuses_usage(error)
+    if usage is None or usage.original is None or not (names_it or may_refuse_usage(error)):
         exchange.feed(body, last=True)
         await commit(flow, state)
         return
-    provider_name = state.head.route.provider.name
-    logger.info("%s refuses stream_options; the option is not added any more", provider_name)
-    state.head.bridge.refuses_usage.add(provider_name)
+    if names_it:
+        _remember_refusal(state, exchange)
+    else:  # the second try decides
+        state.usage_withdrawn = True
     set_body(flow.request, usage.original)
     if state.tools is not None:
         state.tools.exchange.loop.replace_request(JSONObject(usage.original))
@@ -140,6 +186,14 @@ async def first_turn_refused(flow: http.HTTPFlow, state: Bridged, exchange: Exch
         _restore_accept_encoding(flow.request, state.head.headers)
         exchange.discard_answer()
     flow.response = None
+
+
+def _remember_refusal(state: Bridged, exchange: Exchange) -> None:
+    """Do not add the option to requests for this model any more."""
+    provider_name, model = state.head.route.provider.name, exchange.request.model
+    logger.info("%s refuses stream_options for %s; the option is not added any more", provider_name, model or "a model")
+    state.head.bridge.refuses_usage.add(provider_name, model)
+    state.usage_withdrawn = False
 
 
 def _restore_accept_encoding(request: http.Request, headers: Headers) -> None:

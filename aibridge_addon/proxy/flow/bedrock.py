@@ -17,7 +17,9 @@ from aibridge_addon.dialects.bedrock.common import REQUEST_ID
 from aibridge_addon.messages_on_bedrock.answer import Transcoder, transcoder
 from aibridge_addon.messages_on_bedrock.request import choose_model, translate
 from aibridge_addon.messages_on_bedrock.signing import NoCredentials, Signer
+from aibridge_addon.wire.aws_eventstream import CONTENT_TYPE
 from aibridge_addon.wire.codings import CodingError, decode_all
+from aibridge_addon.wire.framing import media_type
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
 
@@ -85,13 +87,14 @@ def _translate(request: http.Request, translation: Translation, limit: int) -> N
     request.raw_content = made.body
 
 
-def from_bedrock(response: http.Response, translation: Translation, max_event: int) -> bool:
-    """Prepare an answer whose head has arrived. Returns whether its body will be converted."""
-    headers = response.headers
+def from_bedrock(response: http.Response, translation: Translation, max_event: int, *, streaming: bool) -> None:
+    """Prepare an answer whose head has arrived. `streaming` says whether a stream was requested."""
+    headers, status = response.headers, response.status_code
     if REQUEST_ID in headers:
         headers.setdefault("request-id", headers[REQUEST_ID])
-    translation.transcoder = transcoder(response.status_code, headers.get("content-type", ""), max_event=max_event)
-    if translation.transcoder is None:
-        return False
-    headers["content-type"] = "application/json" if response.status_code >= 400 else "text/event-stream; charset=utf-8"
-    return True
+    content_type = headers.get("content-type", "")
+    translation.transcoder = transcoder(status, content_type, max_event=max_event, streaming=streaming)
+    if status >= 400:
+        headers["content-type"] = "application/json"
+    elif media_type(content_type) == CONTENT_TYPE:
+        headers["content-type"] = "text/event-stream; charset=utf-8"

@@ -149,19 +149,19 @@ async def _begin_with_tools(
 
 def _begin(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject | None) -> Awaitable[None] | None:
     if not exchange.request.wants_usage and body is not None:
-        _ask_for_usage(flow, state, body)
+        _ask_for_usage(flow, state, body, exchange.request.model)
     exchange.start()
     return admit(state.head.bridge, exchange, partial(refuse, flow, state))
 
 
-def _ask_for_usage(flow: http.HTTPFlow, state: Bridged, body: JSONObject) -> None:
-    """Add `include_usage` to a chat stream, if it is configured and the provider accepts the option."""
+def _ask_for_usage(flow: http.HTTPFlow, state: Bridged, body: JSONObject, model: str) -> None:
+    """Add `include_usage` to a chat stream, if it is configured and the model accepts the option."""
     route, bridge, request = state.head.route, state.head.bridge, flow.request
     if (
         route.dialect is not CHAT_COMPLETIONS
         or not bridge.settings.recording.ask_chat_usage
         or signs_request(state.head.headers)
-        or route.provider.name in bridge.refuses_usage
+        or (route.provider.name, model) in bridge.refuses_usage
         or not route.type.may_ask_chat_usage(route.query)
         or "content-encoding" in request.headers
         or (asking := ask_for_usage(body)) is None

@@ -150,7 +150,11 @@ class Bridged(_Uncopied):
     exchange: Exchange | None = None
     """Set once the request has been read."""
     usage: UsageAsk | None = None
+    usage_withdrawn: bool = False
+    """An error may have been about the added option. Without it, the request was sent again."""
     tools: ToolRun | None = None
+    undecided: bool = False
+    """The answer is buffered until its first bytes decide whether it is streamed to the client."""
     rows: Rows = Rows.PENDING
     cut_by: Literal["client", "upstream"] = "client"
     """Which side ended a flow that ends in the error hook."""

@@ -8,6 +8,7 @@ from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow import answer
 from aibridge_addon.proxy.flow.state import Bridged, ToolRun, error_response, set_body
 from aibridge_addon.tools.calls import RunningCalls
+from aibridge_addon.wire.framing import SERVER_SENT, media_type
 
 
 async def turn_ended(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> None:
@@ -17,16 +18,13 @@ async def turn_ended(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> Non
     """
     response, exchange = flow.response, tools.exchange.exchange
     assert response is not None
-    if not exchange.streaming and not tools.exchange.waiting and not exchange.ended:
-        tools.exchange.take_body(response.raw_content or b"")
     if tools.exchange.waiting:
         await _run_tools(flow, state, tools)
-    if exchange.ended and not exchange.streaming:
-        if exchange.tap is not None and exchange.tap.readable:
+    if exchange.ended and not tools.exchange.streamed:
+        if (error := tools.exchange.error) is None:
             _merge(response, tools.exchange)
-        else:  # forwarded unread, it might show the client an injected call
-            message = "the upstream's answer cannot be decoded"
-            flow.response = error_response(state.head.route.errors, 502, message)
+        else:  # forwarded, it might show the client an injected call, or look like a whole answer
+            flow.response = error_response(state.head.route.errors, 502, error.message or "the upstream failed")
         await answer.commit(flow, state)
 
 
@@ -57,5 +55,7 @@ def _merge(response: http.Response, exchange: ToolExchange) -> None:
         return
     for name in ("content-encoding", "transfer-encoding", "content-length"):
         response.headers.pop(name, None)
+    if media_type(response.headers.get("content-type", "")) in SERVER_SENT:
+        response.headers["content-type"] = "application/json"
     response.raw_content = body
     response.headers["content-length"] = str(len(body))

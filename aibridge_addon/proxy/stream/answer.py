@@ -30,6 +30,8 @@ class Output:
     """The answer's end, to send when the rows are committed. It may be empty. None: not reached yet."""
     unreadable: str | None = None
     """Why the answer cannot be continued. None: it can."""
+    error: AnswerError | None = None
+    """The error with which the answer ends, although its terminal event was not sent."""
 
 
 class Tapped:
@@ -52,6 +54,11 @@ class Tapped:
         """Whether an error event can be appended: the stream is between two events and has no fixed length."""
         tap = self.exchange.tap
         return tap is not None and self._unread is None and tap.at_event_boundary
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the client gets a stream of events."""
+        return self.exchange.streaming
 
     def on_data(self, data: bytes) -> Output:
         last = False
@@ -86,10 +93,24 @@ class Spliced:
         self._silent = True
         """Whether nothing was sent to the client since the last call of `due_keepalive`."""
 
+    def begin(self) -> None:
+        """Note that the client's answer begins, as a stream."""
+        self._tools.streamed = True
+
     @property
     def can_append(self) -> bool:
-        """As `Tapped.can_append`. The splice shows whole events only, so the stream is always between two events."""
-        return self._turn_ended or self.exchange.streaming
+        """As `Tapped.can_append`. Only a large event is shown in pieces; otherwise the stream is between two events."""
+        return self._tools.streamed and not self._tools.within_event
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether the client gets a stream of events."""
+        return self._tools.streamed
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a turn has called injected tools, and their results are not complete."""
+        return self._tools.waiting
 
     def on_data(self, data: bytes) -> Output:
         shown = self._shown(self._tools.feed(data))
@@ -98,9 +119,19 @@ class Spliced:
 
     def on_end(self) -> Output:
         self._turn_ended = True
-        shown = self._shown(self._tools.stream_ended())
+        return self._ended(self._shown(self._tools.stream_ended()))
+
+    def on_body(self, content: bytes) -> Output | None:
+        """Read a whole body. Returns None if the client does not get it as a part of a stream."""
+        self._turn_ended = True
+        shown = self._tools.take_body(content)
+        return None if shown is None else self._ended(self._shown(shown))
+
+    def _ended(self, shown: bytes) -> Output:
         if self.end_sent:
             return Output(shown + self._outgoing.finish())
+        if self._tools.error is not None:
+            return Output(shown + self._outgoing.finish(), error=self._tools.error)
         return Output(shown, self._maybe_end())
 
     def _maybe_end(self) -> bytes | None:
@@ -130,7 +161,7 @@ class Spliced:
     def due_keepalive(self) -> bytes:
         """Return keep-alive bytes if nothing was sent to the client since the last call."""
         silent, self._silent = self._silent, True
-        return self.keepalive() if silent else b""
+        return self.keepalive() if silent and not self._tools.within_event else b""
 
 
 def answer_for(state: Bridged, exchange: Exchange, response: http.Response) -> Tapped | Spliced:

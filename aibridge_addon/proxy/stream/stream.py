@@ -7,7 +7,7 @@ that take events and yield commands. The subclass differs from it as follows:
 - A request is prepared before each attempt (`aibridge_dispatch` hook). A failed answer may be dropped.
 - The terminal event of a bridged answer is held until its rows are committed (`aibridge_commit` hook).
 - A complete answer may be followed by another turn (`aibridge_turn` hook), on a new stream id over the same upstream
-  connection. The client gets keep-alives while tools run or a pause lasts.
+  connection. Tools run at the terminal event. The client gets keep-alives while they run or a pause lasts.
 - If the upstream cannot be reached or breaks off, the client gets an error in the provider's shape.
 
     upstream ─▶ attempts ─┬─ dropped ─▶ start_turn
@@ -17,19 +17,15 @@ that take events and yield commands. The subclass differs from it as follows:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-from mitmproxy import flow as mitm_flow
-from mitmproxy import http
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, context, events, layer
-from mitmproxy.proxy.layers.http import DropStream, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
-from mitmproxy.proxy.layers.http import _hooks as http_hooks
 
-from aibridge_addon.dialects.base import NOTHING
 from aibridge_addon.proxy.flow import dispatch
+from aibridge_addon.proxy.flow.answer import is_streamed, stream_answer
 from aibridge_addon.proxy.flow.http1 import frame_request
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
@@ -38,20 +34,19 @@ from aibridge_addon.proxy.flow.state import (
     Bridged,
     FlowState,
     Foreign,
-    Refusal,
     Refused,
     Rows,
     Served,
     json_response,
-    refuse,
-    route_of,
     state_of,
 )
 from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, content_length
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
 from aibridge_addon.proxy.stream.client_side import ClientSide
+from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
+from aibridge_addon.proxy.stream.next_turn import NextTurn
 from aibridge_addon.proxy.stream.request import bring_flow
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
@@ -64,6 +59,8 @@ class BridgeHttpStream(HttpStream):
         self.turns = UpstreamTurns(self, parent)
         self.client = ClientSide(ctx.client, stream_id)
         self.attempts = UpstreamAttempts(self)
+        self.next_turn = NextTurn(self)
+        self.early_end = EarlyEnd(self)
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
         """Turns the upstream answer into the client's. None before its head, and if the flow is not bridged."""
@@ -74,7 +71,6 @@ class BridgeHttpStream(HttpStream):
         self.held = b""
         """The end of a body, to send when its rows are committed."""
         self.awake: commands.RequestWakeup | None = None
-        """The timer for the next keep-alive."""
 
     @property
     def state(self) -> FlowState:
@@ -98,10 +94,15 @@ class BridgeHttpStream(HttpStream):
             limit = state.head.bridge.settings.limits.request_body
             if size > limit:
                 message = f"the request body is larger than {limit} bytes"
-                yield from self._run_error_hook(message)
-                yield from self._respond(413, message)
+                yield from self.early_end.run_error_hook(message)
+                yield from self.early_end.refuse(413, message)
                 return True
         elif not request and not isinstance(state, Foreign) and self.response_body_buf:
+            if isinstance(state, Bridged) and state.undecided:
+                beginning = bytes(self.response_body_buf)
+                if is_streamed(self.flow, state, beginning):
+                    yield from self._stream_buffered(beginning)
+                return False
             answer = self._opened()
             if len(self.response_body_buf) > (RETRY_BODY_LIMIT if answer is None else answer.limit):
                 yield from self._outgrown(answer)
@@ -122,12 +123,12 @@ class BridgeHttpStream(HttpStream):
         return connected
 
     def _refused(self, refused: Refused) -> layer.CommandGenerator[None]:
-        """Answer a request that `aibridge_dispatch` has refused. mitmproxy runs no other hook for this flow."""
-        yield from self._run_error_hook(refused.message)
+        """Answer a request that `aibridge_dispatch` has refused."""
+        yield from self.early_end.run_error_hook(refused.message)
         if self.answer_begun or self.flow.response is None:
-            yield from self._break_off(refused.message)
+            yield from self.early_end.break_off(refused.message)
         else:
-            yield from self._send_whole(self.flow.response)
+            yield from self.early_end.send_whole(self.flow.response)
 
     @property
     def is_repeatable(self) -> bool:
@@ -186,6 +187,7 @@ class BridgeHttpStream(HttpStream):
         yield from super().start_response_stream()
         self.answer_begun = True
         if isinstance(answer, Spliced):
+            answer.begin()
             # From here on the client waits for bytes, so timers and its disconnection have to be handled at any time.
             self.watch()
             yield from self._keep_awake()
@@ -210,7 +212,9 @@ class BridgeHttpStream(HttpStream):
         answer = self.answer
         assert answer is not None
         if isinstance(event, http_events.ResponseData):
-            yield from self._send(answer.on_data(event.data))
+            sent = yield from self._send(answer.on_data(event.data))
+            if sent and isinstance(answer, Spliced) and answer.waiting:
+                yield from self._is_last_turn(already_streamed=True, body_ended=False)
         elif isinstance(event, http_events.ResponseTrailers) and isinstance(answer, Tapped):
             assert self.flow.response is not None
             self.flow.response.trailers = event.trailers
@@ -220,6 +224,9 @@ class BridgeHttpStream(HttpStream):
     def _send(self, output: Output) -> layer.CommandGenerator[bool]:
         """Send the output of an answer. Returns False if the stream has ended."""
         yield from self.client.maybe_data(output.now)
+        if output.error is not None:
+            yield from self.early_end.fail(output.error)
+            return False
         if output.unreadable is not None:
             yield from self._unreadable("undecodable_answer", output.unreadable)
             return False
@@ -228,15 +235,15 @@ class BridgeHttpStream(HttpStream):
     def _send_end(self, end: bytes) -> layer.CommandGenerator[bool]:
         """Send the answer's end when its rows are committed. Returns False if the stream has ended."""
         assert self.answer is not None
-        if not self.answer.exchange.streaming:
+        if not self.answer.is_stream:
             self.held = end  # sent after the `response` hook, which waits for the rows
             return True
         yield AibridgeCommitHook(self.flow)
         if (yield from self.check_killed(True)):
             return False
         if self._is_lost:
-            yield from self._run_error_hook(NOT_RECORDED)
-            yield from self._break_off(NOT_RECORDED)
+            yield from self.early_end.run_error_hook(NOT_RECORDED)
+            yield from self.early_end.break_off(NOT_RECORDED)
             return False
         yield from self.client.maybe_data(end)
         return True
@@ -252,15 +259,20 @@ class BridgeHttpStream(HttpStream):
             # Forwarded unread, it might show the client an injected call.
             message = f"the upstream's answer is larger than {answer.limit} bytes"
             answer.exchange.end("answer_too_large", message)
-            yield from self._run_error_hook(message)
+            yield from self.early_end.run_error_hook(message)
             yield from self.cancel_upstream(message)
-            yield from (self._break_off(message) if self.answer_begun else self._respond(502, message))
+            yield from (
+                self.early_end.break_off(message) if self.answer_begun else self.early_end.respond(502, message)
+            )
             return
         # It is too large to be a refusal of the added option, so it is forwarded.
-        body = bytes(self.response_body_buf)
-        self.response_body_buf.clear()
         if isinstance(state := self.state, Bridged):
             state.usage = self.answer = None
+        yield from self._stream_buffered(bytes(self.response_body_buf))
+
+    def _stream_buffered(self, body: bytes) -> layer.CommandGenerator[None]:
+        """Stream an answer that was buffered so far."""
+        self.response_body_buf.clear()
         yield from self.start_response_stream()
         yield from self.server_state(http_events.ResponseData(self.turns.id, body))
 
@@ -268,9 +280,9 @@ class BridgeHttpStream(HttpStream):
         """End an answer that cannot be decoded, although the client needs it decoded."""
         if isinstance(state := self.state, Bridged) and state.exchange is not None:
             state.exchange.end(error_type, reason)
-        yield from self._run_error_hook(f"the answer cannot be decoded: {reason}")
+        yield from self.early_end.run_error_hook(f"the answer cannot be decoded: {reason}")
         yield from self.cancel_upstream(reason)
-        yield from self._break_off("the upstream's answer cannot be decoded")
+        yield from self.early_end.break_off("the upstream's answer cannot be decoded")
 
     def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]:
         """Cancel the rest of the upstream's answer."""
@@ -281,31 +293,50 @@ class BridgeHttpStream(HttpStream):
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         if self.flow.response is not None and not (self.flow.request.is_http2 or self.flow.request.is_http3):
             self.flow.response.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
+        answer = self._opened()
+        if not already_streamed and isinstance(answer, Spliced) and not self._is_later_error(answer):
+            content = (self.flow.response and self.flow.response.raw_content) or b""
+            if (output := answer.on_body(content)) is not None:
+                already_streamed = True
+                if not self.answer_begun:
+                    stream_answer(self.flow)
+                    yield from self.start_response_stream()
+                if not (yield from self._send(output)):
+                    return
         if (yield from self._is_last_turn(already_streamed)):
             yield from super().send_response(already_streamed)
 
-    def _is_last_turn(self, already_streamed: bool) -> layer.CommandGenerator[bool]:
-        """Let the addon decide about a complete answer. Returns False if it is not the last, or the stream is over."""
+    def _is_later_error(self, answer: Spliced) -> bool:
+        """Whether a later turn was answered with an error status, after the client's answer has begun."""
+        return self.answer_begun and not answer.exchange.succeeded
+
+    def _is_last_turn(self, already_streamed: bool, body_ended: bool = True) -> layer.CommandGenerator[bool]:
+        """Let the addon decide about a complete answer. Returns False if it is not the last, or the stream is over.
+
+        `body_ended`: false if only the terminal event was read.
+        """
         state, answer = self.state, self._opened()
         if not isinstance(state, Bridged) or answer is None:
             return True
         if isinstance(answer, Tapped):
-            undecided = state.usage is not None and state.usage.original is not None and not already_streamed
-            return not undecided or (yield from self._turn_over())
+            if not already_streamed and state.usage is not None and state.usage.original is not None:
+                return (yield from self._turn_over())
+            if not already_streamed and self.flow.response is not None:
+                answer.exchange.feed(self.flow.response.raw_content or b"", last=True)
+            return True
         if answer.exchange.ended and already_streamed:
             return True
-        if self.answer_begun and not already_streamed:
-            # A later turn failed with a buffered error. The client has the headers, so it gets an error event.
-            error = answer.failed_turn((self.flow.response and self.flow.response.raw_content) or b"")
-            yield from self._run_error_hook(error.message)
-            yield from self._break_off(error.message, error.details)
+        if self._is_later_error(answer) and not already_streamed:
+            # The client has the headers, so it gets an error event.
+            content = (self.flow.response and self.flow.response.raw_content) or b""
+            yield from self.early_end.fail(answer.failed_turn(content))
             return False
         self.watch()
-        if not (yield from self._turn_over()):
+        if not (yield from self._turn_over(body_ended)):
             return False
         return not already_streamed or answer.end_sent or (yield from self._send_end(answer.end()))
 
-    def _turn_over(self) -> layer.CommandGenerator[bool]:
+    def _turn_over(self, body_ended: bool = True) -> layer.CommandGenerator[bool]:
         """Run the `aibridge_turn` hook. Returns False if another turn follows or the client has disconnected."""
         # The hook also gives mitmproxy's Http1Client time to free its stream: see `UpstreamAttempts.repeat`.
         while True:
@@ -318,7 +349,12 @@ class BridgeHttpStream(HttpStream):
             yield from self.keep_client_waiting()
         if self.flow.response is not None:
             return True
-        yield from self.start_turn()
+        if body_ended:
+            yield from self.start_turn()
+        else:
+            self.incoming = Pipe()
+            self.server_state = self.next_turn.state_leave
+            yield from self.next_turn.leave()
         return False
 
     def start_turn(self) -> layer.CommandGenerator[None]:
@@ -374,6 +410,8 @@ class BridgeHttpStream(HttpStream):
             return
         if command is self.attempts.timeout:
             yield from self.attempts.stop_reading()
+        elif command is self.next_turn.timer:
+            yield from self.next_turn.start()
         elif command is self.awake and isinstance(answer := self.answer, Spliced) and not answer.exchange.ended:
             yield from self.client.maybe_data(answer.due_keepalive())
             yield from self._keep_awake()
@@ -392,7 +430,7 @@ class BridgeHttpStream(HttpStream):
 
     def flow_done(self) -> layer.CommandGenerator[None]:
         if self._is_lost:
-            yield from self._break_off(NOT_RECORDED)
+            yield from self.early_end.break_off(NOT_RECORDED)
             return
         yield from self.client.maybe_data(self.held)
         yield from self.turns.drop()
@@ -412,6 +450,8 @@ class BridgeHttpStream(HttpStream):
             event = http_events.RequestProtocolError(self.turns.id, event.message, event.code)
             yield from self.turns.drop()
             yield from super().handle_protocol_error(event)
+        elif self.server_state == self.next_turn.state_leave:
+            yield from self.next_turn.state_leave(event)
         elif isinstance(state, Served) and self._is_repeated(state, event.message):
             yield from self.attempts.repeat()
         else:
@@ -437,16 +477,12 @@ class BridgeHttpStream(HttpStream):
             return
         if isinstance(state, Bridged):
             state.cut_by = "upstream"
-        if self.answer_begun and (exchange is None or exchange.ended or not self._can_append):
+        if self.answer_begun and (exchange is None or exchange.ended or not self.can_append):
             yield from self._forward_error(event)
             return
-        yield from self._run_error_hook(event.message)
-        if (yield from self.check_killed(False)):
-            return
-        if self.answer_begun:
-            yield from self._break_off("the upstream broke off")
-        else:
-            yield from self._respond(502, "the upstream could not be reached or broke off")
+        yield from self.early_end.run_error_hook(event.message)
+        if not (yield from self.check_killed(False)):
+            yield from self.early_end.refuse(502, "the upstream could not be reached or broke off")
 
     def _forward_error(self, event: http_events.ResponseProtocolError) -> layer.CommandGenerator[None]:
         yield from self.turns.drop()
@@ -455,45 +491,8 @@ class BridgeHttpStream(HttpStream):
         )
 
     @property
-    def _can_append(self) -> bool:
+    def can_append(self) -> bool:
         return self.answer is not None and self.answer.can_append
 
-    def _break_off(self, message: str, members: Mapping[str, Any] = NOTHING) -> layer.CommandGenerator[None]:
-        """End an answer that has begun and cannot be completed: with the dialect's error event, else by cutting it.
-
-        `members`: further members of the error event.
-        """
-        state = self.state
-        assert not isinstance(state, Foreign)
-        self.flow.live = False
-        end = self.client.cut(message)
-        if self._can_append:
-            yield self.client.data(route_of(state).errors.error_event(message, members))
-            end = self.client.end()
-        yield from self._finish()
-        yield end
-
-    def _run_error_hook(self, message: str) -> layer.CommandGenerator[None]:
-        """Run the `error` hook. mitmproxy runs no further hook for this flow."""
-        self.flow.error = mitm_flow.Error(message)
-        yield http_hooks.HttpErrorHook(self.flow)
-
-    def _respond(self, status: int, message: str) -> layer.CommandGenerator[None]:
-        """Answer with an error in the provider's shape. The rest of the request is not read."""
-        state = self.state
-        assert not isinstance(state, Foreign)
-        yield from self._send_whole(refuse(self.flow, state, Refusal(status, message)))
-
-    def _send_whole(self, response: http.Response) -> layer.CommandGenerator[None]:
-        """Send a complete answer of the bridge itself, whatever state the request is in."""
-        self.flow.live = False
-        self.request_body_buf.clear()
-        yield self.client.head(response)
-        yield self.client.data(response.raw_content or b"")
-        yield from self._finish()
-        yield self.client.end()
-
-    def _finish(self) -> layer.CommandGenerator[None]:
+    def ignore_events(self) -> None:
         self.client_state = self.server_state = self.state_errored
-        yield from self.turns.drop()
-        yield DropStream(self.stream_id)

@@ -12,7 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter, ask_for_usage, refuses_usage
+from aibridge_addon.dialects.chat_completions.usage import (
+    UsageChunkFilter,
+    UsageRefusals,
+    ask_for_usage,
+    may_refuse_usage,
+    refuses_usage,
+)
 from aibridge_addon.wire.json_object import JSONObject
 from aibridge_addon.wire.sse import SSEScanner, parse
 from tests.support import fixtures
@@ -65,6 +71,39 @@ def test_a_request_that_cannot_be_kept_as_it_is_or_is_wrong_by_itself_is_left_al
 )
 def test_a_refusal_names_what_was_added(error: bytes, refuses: bool) -> None:
     assert refuses_usage(error) is refuses
+
+
+@pytest.mark.parametrize(
+    ("error", "may_refuse"),
+    [
+        (b'{"detail":"Extra inputs are not permitted"}', True),
+        (b'{"error":{"message":"Unknown parameter"}}', True),
+        (b'{"error":"Unrecognized request argument"}', True),
+        (b'{"message":"additional properties are not allowed"}', True),
+        (b'{"error":{"message":"no such model"}}', False),
+        (b'{"error":{"message":"max_tokens is too large"}}', False),
+        (b"", False),
+    ],
+)
+def test_a_refusal_in_other_words_is_about_an_unknown_member(error: bytes, may_refuse: bool) -> None:
+    assert may_refuse_usage(error) is may_refuse
+
+
+def test_refusals_are_remembered_by_provider_and_model_up_to_a_limit() -> None:
+    refusals = UsageRefusals(limit=2)
+    for model in ("a", "b", "b", "c"):
+        refusals.add("openai", model)
+    assert [("openai", model) in refusals for model in "abc"] == [False, True, True]
+    assert ("azure", "b") not in refusals
+
+
+@pytest.mark.parametrize("choices", ["", '"choices":null,', '"choices":[],'])
+def test_a_chunk_of_nothing_but_usage_is_taken_out_with_or_without_choices(choices: str) -> None:
+    usage = f'data: {{{choices}"id":"c","usage":{{"prompt_tokens":1}}}}\n\n'.encode()
+    text = b'data: {"id":"c","choices":[{"delta":{}}],"usage":{"prompt_tokens":1}}\n\n'
+    error = b'data: {"error":{"message":"no"},"usage":{"prompt_tokens":1}}\n\n'
+    filter = UsageChunkFilter(1000)
+    assert filter.feed(text + usage + error) + filter.finish() == text + error
 
 
 # --- the answer -------------------------------------------------------------------------------------------------
@@ -148,7 +187,6 @@ def test_bytes_that_name_no_usage_pass_as_they_are(data: list[bytes]) -> None:
         b'data: {"choices":[{"index":0,"delta":{"content":"a"}}],"usage":{"prompt_tokens":7}}\n\n',
         b'data: {"choices":[],"usage":{}}\n\n',
         b'data: {"choices":[],"prompt_filter_results":[]}\n\n',
-        b'data: {"usage":{"prompt_tokens":7}}\n\n',
         b'data: {"choices":[{"delta":{"content":"say \\"usage\\" or ,\\"usage\\":null"}}]}\n\n',
         b'data: {"error":{"message":"no \\"usage\\""}}\n\n',
         b'data: "usage"\n\n',
