@@ -23,7 +23,7 @@ from aibridge_addon.proxy.connection import exposure
 from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
-from aibridge_addon.proxy.flow import answer, dispatch, request, tool_turn, websocket
+from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded
 from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
@@ -162,7 +162,8 @@ class AIBridge:
         if not isinstance(state, Bridged) or flow.response is not None:
             return None
         began = time.perf_counter()
-        waiting = request.read_request(flow, state)
+        read = request.read_request if state.head.route.results is None else results.begin
+        waiting = read(flow, state)
         state.overhead += time.perf_counter() - began
         return waiting
 

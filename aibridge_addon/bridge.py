@@ -22,7 +22,7 @@ from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.in_flight import InFlight
 from aibridge_addon.interception.routing import Router
 from aibridge_addon.messages_on_bedrock.signing import INSTALL, BotocoreMissing, Signer
-from aibridge_addon.recording.database import continuation_reader, database_sink
+from aibridge_addon.recording.database import continuation_reader, database_sink, result_ledger
 from aibridge_addon.recording.preparation import Preparation
 from aibridge_addon.recording.stream import RecordStream
 from aibridge_addon.records import Ask, BreakerChanged, DatabaseUnavailable, Readiness, Sink, utc_now
@@ -104,6 +104,8 @@ class Bridge:
             else None
         )
         """State that interceptions with tools keep for later requests. None without MCP servers."""
+        self.ledger = result_ledger(settings)
+        """What is known of results that are fetched later: background responses and batches."""
         self.dumper = _dumper(settings)
         self.refuses_usage = UsageRefusals()
         """The models that refused `stream_options.include_usage`."""
@@ -127,7 +129,7 @@ class Bridge:
         They end in reverse order, so the record stream still writes the last records of the others.
         """
         stream = self.stream
-        parts = [Part(stream.close, stream.start, stream.retire, stream.drain)]
+        parts = [Part(stream.close, stream.start, stream.retire, stream.drain), Part(lambda _: self.ledger.close())]
         if (continuations := self.continuations) is not None:
             parts.append(Part(lambda _: continuations.close()))
         if self.dumper is not None:

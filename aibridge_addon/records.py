@@ -111,13 +111,13 @@ class TokenUsage:
     vendor: str | None = None
     """Who bills, under the name that the price list has. None: not known."""
     cost_usd: float | None = None
-    """US dollars, set by the preparation. None: no price is known. It does not mean free."""
+    """US dollars, set by the preparation if it is None. None: no price is known. It does not mean free."""
     cost_source: CostSource | None = None
-    """Set by the preparation."""
+    """Set with the cost."""
     price_list: str | None = None
     """Version of the price list behind `cost_usd`. Set by the preparation."""
     unpriced: str | None = None
-    """Why `cost_usd` is None. Set by the preparation."""
+    """Why `cost_usd` is None. Set by the preparation, unless it is known before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +208,8 @@ class Passthrough:
     route: str
     method: str
     initiator_id: str
+    billable: bool = False
+    """The request may cost money, which no row shows."""
 
 
 @dataclass(frozen=True, slots=True)

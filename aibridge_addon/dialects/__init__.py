@@ -4,6 +4,7 @@ To add a dialect, add one folder beside this file and one row here.
 """
 
 from aibridge_addon.dialects.base import Dialect
+from aibridge_addon.dialects.batches.reader import BatchResults, FileOfResultsReader, MessageBatchReader
 from aibridge_addon.dialects.bedrock.converse import Converse
 from aibridge_addon.dialects.bedrock.invoke import Invoke
 from aibridge_addon.dialects.chat_completions.history import ChatHistory
@@ -15,6 +16,7 @@ from aibridge_addon.dialects.messages.reader import Messages
 from aibridge_addon.dialects.responses.history import ResponsesHistory
 from aibridge_addon.dialects.responses.inject import ResponsesInjection
 from aibridge_addon.dialects.responses.reader import Responses
+from aibridge_addon.dialects.usage_only.reader import Completions, Images, Moderations, Speech, UsageOnly
 
 MESSAGES: Dialect = Messages(injection=MessagesInjection(), history=MessagesHistory())
 CHAT_COMPLETIONS: Dialect = ChatCompletions(injection=ChatInjection(), history=ChatHistory())
@@ -23,3 +25,11 @@ INVOKE: Dialect = Invoke(streaming=False)
 INVOKE_STREAM: Dialect = Invoke(streaming=True)
 CONVERSE: Dialect = Converse(streaming=False)
 CONVERSE_STREAM: Dialect = Converse(streaming=True)
+USAGE_ONLY: Dialect = UsageOnly()
+COMPACT: Dialect = UsageOnly(side_call=True)
+COMPLETIONS: Dialect = Completions()
+IMAGES: Dialect = Images()
+SPEECH: Dialect = Speech()
+MODERATIONS: Dialect = Moderations()
+MESSAGE_BATCH: Dialect = BatchResults(MESSAGES, MessageBatchReader)
+FILE_OF_RESULTS: Dialect = BatchResults(RESPONSES, FileOfResultsReader)

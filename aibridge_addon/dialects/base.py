@@ -60,6 +60,10 @@ class RequestReading:
     """Texts of `client_metadata`, in which Codex repeats its headers."""
     surroundings: Surroundings = UNSEEN
     """What the system prompt says about the client's working directory."""
+    background: bool = False
+    """The provider may answer later, to another request (Responses API, "Background mode")."""
+    billed_by: Mapping[str, Any] = NOTHING
+    """What the request says about its price beside the model, such as the number of images. Part of token rows."""
 
     @property
     def answered_call_id(self) -> str | None:
@@ -83,6 +87,10 @@ class Usage:
     """Everything else that the provider reports about the usage, under its names."""
     complete: bool = True
     """False: a count could not be read."""
+    cost_usd: float | None = None
+    """US dollars, if the reader knows what the answer costs."""
+    unpriced: str | None = None
+    """Why these counts have no price, such as an answer that is not billed by tokens."""
 
 
 @dataclass(slots=True)
@@ -141,6 +149,10 @@ class Reading:
     finished: bool = False
     """The model has finished its output. If the stream ends here, nothing is lost."""
     error: AnswerError | None = None
+    running: bool = False
+    """The provider still works on the answer, as far as it has been read (Responses API, "Background mode")."""
+    foreign: bool = False
+    """The answer is of another kind than the dialect reads, so nothing is recorded of it."""
 
     @property
     def tool_calls(self) -> list[ToolCall]:
@@ -156,6 +168,9 @@ class AnswerReader(ABC):
 
     framings: ClassVar[Mapping[str, Framing]] = SERVER_SENT
     """Framings of streamed answers, by content type. An answer of any other type is one body."""
+
+    in_pieces: ClassVar[bool] = False
+    """Whether `piece` reads a successful blocking answer, which is not kept. Otherwise `message` gets the whole."""
 
     def __init__(self, *, texts: bool = True) -> None:
         """`texts`: keep the texts that the model writes for the user."""
@@ -185,6 +200,12 @@ class AnswerReader(ABC):
     def message(self, body: dict[str, Any]) -> None:
         """Read the body of a successful blocking answer."""
 
+    def piece(self, data: bytes) -> None:  # noqa: B027 (only for readers with `in_pieces`)
+        """Read the next bytes of the body of a successful blocking answer."""
+
+    def body_ended(self, *, cut: bool) -> None:  # noqa: B027 (only for readers with `in_pieces`)
+        """Complete the reading after the last piece. `cut`: the body ended before its end, or cannot be decoded."""
+
     def stream_ended(self) -> None:  # noqa: B027 (most dialects have nothing to settle)
         """Complete the reading after the last event. If it has not `ended` by then, the answer was cut off."""
 
@@ -199,6 +220,8 @@ class Dialect(ABC):
     name: ClassVar[str]
     tools_member: ClassVar[str] = "tools"
     """The member of a request that contains the client's tools."""
+    takes_forms: ClassVar[bool] = False
+    """Whether requests may be forms (`multipart/form-data`). Such a request is forwarded even if it cannot be read."""
 
     def __init__(self, *, injection: Injection | None = None, history: History | None = None) -> None:
         self.injection = injection
@@ -218,6 +241,10 @@ class Dialect(ABC):
     @abstractmethod
     def read_request(self, body: JSONObject) -> RequestReading:
         """Read the parts of a request that are recorded."""
+
+    def read_form(self, fields: Mapping[str, str]) -> RequestReading:
+        """Read the parts of a form that are recorded. Only for dialects that take forms."""
+        return UNREAD
 
     @abstractmethod
     def answer_reader(self, *, texts: bool = True) -> AnswerReader:

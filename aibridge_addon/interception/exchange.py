@@ -96,6 +96,8 @@ class Exchange:
         self.last_records: Callable[[], Iterable[records.Record]] = tuple
         """Returns the records that are emitted right before the end."""
         self.time_to_first_byte_ms: int | None = None
+        self.when_pending: Callable[[str], None] | None = None
+        """Called if the provider goes on in the background, with the response's id. Another request brings the end."""
         self.when_ended: Callable[[int | None, str | None], None] | None = None
         """Called once at the end, with the last answer's status and the error type."""
         self._turn_open = False
@@ -267,8 +269,8 @@ class Exchange:
         if self.ended:
             return
         if self.tap is not None and self._turn_open:
-            self.tap.finish()
-            if self.tap.reader.reading.ended:
+            self.tap.finish(cut=True)
+            if self.tap.reader.reading.ended or self._is_pending:
                 self.conclude()
                 return
         self.close(error_type, message)
@@ -279,16 +281,40 @@ class Exchange:
         reading = self.tap.reader.reading
         if reading.error is not None:
             self.close(reading.error.type, reading.error.message)
+        elif self._is_pending:
+            self._suspend()
         elif reading.ended or not self.tap.readable:
             self.close(None, None)
         else:
             self.close("incomplete_stream", "the answer ended before its terminal event")
 
+    @property
+    def _is_pending(self) -> bool:
+        """Whether the provider goes on in the background, so that this answer is not the end."""
+        if self.tap is None or self.when_pending is None:
+            return False
+        reading = self.tap.reader.reading
+        in_background = self.request.background or not self.tap.streaming
+        return in_background and reading.running and bool(reading.response_id)
+
+    def _suspend(self) -> None:
+        """Leave the interception open. A later request will read the rest of it and its end."""
+        assert self.tap is not None and self.when_pending is not None
+        self.ended = True
+        self._turn_open = False
+        self._emit_prompt()
+        self.when_pending(self.tap.reader.reading.response_id)
+        if self.when_ended is not None:
+            self.when_ended(self._http_status, None)
+
+    def _emit_prompt(self) -> None:
+        if self._origin.prompt is not None:
+            self.emit(records.UserPrompt(self.id, self._first_id(), self._origin.prompt, self.now()))
+
     def close(self, error_type: str | None, message: str | None) -> None:
         """Emit the remaining records and the end."""
         self.ended = True
-        if self._origin.prompt is not None:
-            self.emit(records.UserPrompt(self.id, self._first_id(), self._origin.prompt, self.now()))
+        self._emit_prompt()
         if self.tap is not None and self._turn_open:
             self.end_turn()
         for record in self.last_records():
@@ -332,14 +358,14 @@ class Exchange:
         if reading.usage is not None:
             self._emit_usage("answer", reading.model or self.request.model, reading.usage)
         elif not self.tap.complete and self.succeeded and (reading.ended or not self.tap.readable):
-            self._emit_usage("answer", reading.model or self.request.model, Usage(), unpriced=UNREAD_USAGE)
+            self._emit_usage("answer", reading.model or self.request.model, Usage(unpriced=UNREAD_USAGE))
         for iteration in reading.iterations:
             self._emit_usage(iteration.kind, iteration.model or reading.model or self.request.model, iteration.usage)
         self._places = []
         for part in reading.output:
             self._emit_output(part, response_id, now)
 
-    def _emit_usage(self, kind: str, model: str, usage: Usage, unpriced: str | None = None) -> None:
+    def _emit_usage(self, kind: str, model: str, usage: Usage) -> None:
         assert self.tap is not None
         reading = self.tap.reader.reading
         self.emit(
@@ -354,13 +380,15 @@ class Exchange:
                 cache_read_input_tokens=usage.cache_read_input_tokens,
                 cache_write_input_tokens=usage.cache_write_input_tokens,
                 completeness="complete" if reading.finished and usage.complete and self.tap.complete else "partial",
-                extra=usage.extra,
+                extra={**self.request.billed_by, **usage.extra},
                 created_at=self.now(),
                 turn=self.turns,
                 kind=kind,
                 stop_reason=reading.stop_reason or None,
                 vendor=self.route.type.vendor,
-                unpriced=unpriced,
+                cost_usd=usage.cost_usd,
+                cost_source="price_list" if usage.cost_usd is not None else None,
+                unpriced=usage.unpriced,
             )
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -16,11 +16,13 @@ from aibridge_addon.config.providers import Provider
 from aibridge_addon.dialects import RESPONSES
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.providers import TYPES
-from aibridge_addon.providers.base import BaseUrl, ProviderType
+from aibridge_addon.providers.base import BaseUrl, ProviderType, ResultOf
 
 OTHER = "other"
 WEBSOCKET = "GET with Upgrade: websocket"
 """Replaces the method of a request for a WebSocket."""
+FREE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+"""Requests with these methods read or remove something, which providers do not bill."""
 GATEWAY_PREFIX = "/api/v2/aibridge"
 """Optional prefix of gateway paths."""
 
@@ -45,6 +47,14 @@ class Route:
     """A central key may be used: the path and the method are in the provider type's table."""
     model: str = ""
     """The model in the path, decoded; empty if the body has it."""
+    result_of: ResultOf | None = None
+    """The earlier work whose result the answer may bring. The request itself is passthrough."""
+    result_id: str = ""
+    """The id of that work."""
+    results: Dialect | None = None
+    """The dialect that reads such an answer."""
+    billable: bool = False
+    """A passthrough request may cost money, which no row shows."""
 
     @property
     def query(self) -> str:
@@ -116,35 +126,47 @@ def _below(prefix: str, path: str) -> str | None:
 
 def _route(provider: Provider, method: str, below: str | None, target: str, base: BaseUrl | None = None) -> Route:
     kind = TYPES[provider.type]
-    dialect, template, known, model = _match(kind, method, below)
-    over_socket = method == WEBSOCKET and dialect is not None
-    return Route(
-        provider,
-        kind,
-        None if over_socket else dialect,
-        template,
-        base or provider.base_url,
-        target,
-        websocket=dialect if over_socket else None,
-        known=known,
-        model=model,
-    )
+    route = Route(provider, kind, None, OTHER, base or provider.base_url, target, billable=method not in FREE_METHODS)
+    return route if below is None else _matched(route, method, below)
 
 
-def _match(kind: ProviderType, method: str, below: str | None) -> tuple[Dialect | None, str, bool, str]:
-    if below is None:
-        return None, OTHER, False, ""
+def _matched(unknown: Route, method: str, below: str) -> Route:
+    """Return the route of a path below the API's base URL. `unknown` is the route if no table has it."""
+    kind = unknown.type
+    for result in kind.results:
+        if method == result.method and (found := result.pattern.fullmatch(below)):
+            return replace(
+                unknown,
+                template=result.template,
+                known=result.central_key and _is_clean(below),
+                result_of=result.result_of,
+                result_id=unquote(found[1], errors="replace"),
+                results=result.dialect,
+                billable=False,
+            )
     for route in kind.bridged:
-        if found := route.pattern.fullmatch(below):
-            # A GET would list stored objects of other users of the key, so it is not a bridged request.
-            is_bridged = method == "POST" or (method == WEBSOCKET and route.dialect is RESPONSES)
-            dialect = route.dialect if is_bridged else None
-            model = unquote(found[1], errors="replace") if route.names_model else ""
-            return dialect, route.template, is_bridged and _is_clean(below), model
+        # A GET would list stored objects of other users of the key, so it is not a bridged request.
+        over_socket = method == WEBSOCKET and route.dialect is RESPONSES
+        if (method == "POST" or over_socket) and (found := route.pattern.fullmatch(below)):
+            return replace(
+                unknown,
+                dialect=None if over_socket else route.dialect,
+                websocket=route.dialect if over_socket else None,
+                template=route.template,
+                known=route.central_key and _is_clean(below),
+                model=unquote(found[1], errors="replace") if route.names_model else "",
+                billable=False,
+            )
     for known in kind.passthrough:
         if known.pattern.fullmatch(below):
-            return None, known.template, _is_clean(below), ""
-    return None, OTHER, False, ""
+            return replace(
+                unknown,
+                template=known.template,
+                known=known.central_key and _is_clean(below),
+                billable=known.billable and unknown.billable,
+            )
+    template = next((route.template for route in kind.bridged if route.pattern.fullmatch(below)), OTHER)
+    return replace(unknown, template=template)
 
 
 def _is_clean(path: str) -> bool:

@@ -10,6 +10,7 @@ An error here (a compression bomb, broken JSON, an oversized event) ends the rea
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -81,10 +82,13 @@ class Tap:
         self._body = bytearray()
         self._use(self._label or SSE)
         self._skip = reader.skip
+        self._in_pieces = reader.in_pieces and status < 400
         self._take: Callable[[bytes], int | None] = self._take_first if status < 400 else self._take_body
         self._decoder: codings.Decoder | None = None
+        # A body that is read in pieces is not kept, so only the limit of each feed applies to it.
+        most = sys.maxsize if self._in_pieces else limits.decoded_body
         try:
-            self._decoder = codings.decoder_for(content_encoding, limits.decoded_body)
+            self._decoder = codings.decoder_for(content_encoding, most)
         except codings.CodingError as e:
             self._give_up(e)
 
@@ -149,15 +153,15 @@ class Tap:
             self._give_up(e)
         return 0 if self.reader.reading.ended and not ended else None
 
-    def finish(self) -> None:
-        """Read what is left. Call this when no more bytes will come."""
+    def finish(self, *, cut: bool = False) -> None:
+        """Read what is left. Call this when no more bytes will come. `cut`: the answer ended before its end."""
         try:
-            self._finish()
+            self._finish(cut=cut)
         except Exception as e:  # noqa: BLE001 (as in `feed`)
             self._fail(e)
         self._body.clear()
 
-    def _finish(self) -> None:
+    def _finish(self, *, cut: bool) -> None:
         if self._take == self._take_first and self.readable:
             try:
                 self._decide(Form.UNKNOWN, 0)
@@ -179,6 +183,8 @@ class Tap:
             if self.dropped:
                 self._miss(OVERSIZED)
                 self.readable = self.readable and self.reader.reading.ended  # the terminal event may have been dropped
+        elif self._in_pieces:
+            self.reader.body_ended(cut=cut or not self.readable)
         elif self.readable:
             self._whole_body(bytes(self._body))
 
@@ -196,7 +202,7 @@ class Tap:
         self.streaming = framing is not None
         held, self._body = bytes(self._body), bytearray()
         if framing is None:
-            self._take = self._take_body
+            self._take = self._take_pieces if self._in_pieces else self._take_body
             return self._take(held)
         self._use(framing)
         self._take = self._take_events
@@ -210,6 +216,10 @@ class Tap:
 
     def _take_events(self, data: bytes) -> int | None:
         return self._events(self._scan(data))
+
+    def _take_pieces(self, data: bytes) -> int | None:
+        self.reader.piece(data)
+        return None
 
     def _take_body(self, data: bytes) -> int | None:
         if len(self._body) + len(data) > self._limit:

@@ -1,7 +1,7 @@
 """Anthropic: `api.anthropic.com`."""
 
-from aibridge_addon.dialects import MESSAGES
-from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, https, passthrough
+from aibridge_addon.dialects import MESSAGE_BATCH, MESSAGES
+from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, https, others, passthrough, result
 
 ANTHROPIC = ProviderType(
     name="anthropic",
@@ -12,7 +12,10 @@ ANTHROPIC = ProviderType(
         passthrough("/v1/models"),
         passthrough("/v1/models/*"),
         passthrough("/api/event_logging/*"),
+        *others("/api/*", "/v1/files", "/v1/files/*", "/v1/messages/batches/*", "/v1/organizations/*", "/v1/skills*"),
+        *others("/v1/messages/batches", billable=True),
     ),
+    results=(result("GET", "/v1/messages/batches/{id}/results", "batch", MESSAGE_BATCH, central_key=False),),
     error_dialect=MESSAGES,
     defaults=(DefaultProvider("anthropic", ("api.anthropic.com",), https("api.anthropic.com")),),
     vendor="anthropic",

@@ -3,8 +3,18 @@
 import re
 
 from aibridge_addon.credentials.identity import Login, jwt_person
-from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
-from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, passthrough, query_value
+from aibridge_addon.dialects import CHAT_COMPLETIONS, COMPACT, FILE_OF_RESULTS, MESSAGES, RESPONSES
+from aibridge_addon.providers.base import (
+    DefaultProvider,
+    ProviderType,
+    background_routes,
+    bridged,
+    others,
+    passthrough,
+    query_value,
+    result,
+    usage_routes,
+)
 
 STREAM_OPTIONS_SINCE = "2024-09-01"
 """The first `api-version` that supports `stream_options` (Azure OpenAI, "API version lifecycle")."""
@@ -36,12 +46,27 @@ AZURE = ProviderType(
         bridged("/openai/responses", RESPONSES),
         bridged("/openai/v1/responses", RESPONSES),
         bridged("/anthropic/v1/messages", MESSAGES),
+        bridged("/openai/responses/compact", COMPACT),
+        bridged("/openai/v1/responses/compact", COMPACT),
+        *usage_routes(path="/openai/deployments/{id}", names_model=True),
+        *usage_routes(path="/openai/v1"),
     ),
     passthrough=(
         passthrough("/openai/models"),
         passthrough("/openai/v1/models"),
         passthrough("/openai/responses/*"),
         passthrough("/openai/v1/responses/*"),
+        *others(
+            *("/openai/files", "/openai/files/*", "/openai/v1/files", "/openai/v1/files/*"),
+            *("/openai/batches/*", "/openai/v1/batches/*", "/anthropic/v1/messages/count_tokens"),
+        ),
+        *others("/openai/batches", "/openai/v1/batches", billable=True),
+    ),
+    results=(
+        *background_routes(path="/openai"),
+        *background_routes(path="/openai/v1"),
+        result("GET", "/openai/files/{id}/content", "batch", FILE_OF_RESULTS, central_key=False),
+        result("GET", "/openai/v1/files/{id}/content", "batch", FILE_OF_RESULTS, central_key=False),
     ),
     error_dialect=RESPONSES,
     defaults=(

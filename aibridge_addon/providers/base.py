@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import parse_qs
 
 from aibridge_addon.credentials.identity import Login
+from aibridge_addon.dialects import COMPLETIONS, IMAGES, MODERATIONS, RESPONSES, SPEECH, USAGE_ONLY
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.records import Billing
+
+ResultOf = Literal["background", "batch"]
+"""Earlier work whose result an answer may bring: a background response, or a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,8 @@ class BridgedRoute:
     dialect: Dialect
     names_model: bool = False
     """The first group of the pattern is the model's id, which may be percent-encoded."""
+    central_key: bool = True
+    """Whether a central key may be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +38,23 @@ class PassthroughRoute:
 
     pattern: re.Pattern[str]
     template: str
+    billable: bool = False
+    """Whether requests that change something (not GET or DELETE) may cost money that no row shows."""
+    central_key: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ResultRoute:
+    """A route whose answer may bring the result of earlier work. The request itself is a passthrough."""
+
+    method: str
+    pattern: re.Pattern[str]
+    """The first group is the id of that work."""
+    template: str
+    result_of: ResultOf
+    dialect: Dialect
+    """Reads the answer."""
+    central_key: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,18 +124,60 @@ class ProviderType:
     """Why the configuration may not set an `api_key`. None: it may."""
     answers_on_bedrock: bool = False
     """The configuration may have a `bedrock` block, which sends Messages requests to Bedrock."""
+    results: tuple[ResultRoute, ...] = ()
     may_ask_chat_usage: Callable[[str], bool] = always
     """Returns whether chat requests with this query string may have `stream_options`. Old Azure versions refuse it."""
 
 
-def bridged(path: str, dialect: Dialect, *, prefix: str = "", names_model: bool = False) -> BridgedRoute:
+def bridged(
+    path: str, dialect: Dialect, *, prefix: str = "", names_model: bool = False, central_key: bool = True
+) -> BridgedRoute:
     """Return a bridged route. `{id}` in `path` matches one segment."""
-    return BridgedRoute(_pattern(path), prefix + path, dialect, names_model)
+    return BridgedRoute(_pattern(path), prefix + path, dialect, names_model, central_key)
 
 
-def passthrough(path: str, *, prefix: str = "") -> PassthroughRoute:
+def passthrough(path: str, *, prefix: str = "", billable: bool = False, central_key: bool = True) -> PassthroughRoute:
     """Return a passthrough route. A `*` at the end of `path` matches any rest."""
-    return PassthroughRoute(_pattern(path), prefix + path)
+    return PassthroughRoute(_pattern(path), prefix + path, billable, central_key)
+
+
+def others(*paths: str, prefix: str = "", billable: bool = False) -> tuple[PassthroughRoute, ...]:
+    """Return passthrough routes that are known only for their share of the bill. They get no central key."""
+    return tuple(passthrough(path, prefix=prefix, billable=billable, central_key=False) for path in paths)
+
+
+def usage_routes(prefix: str = "", path: str = "", *, names_model: bool = False) -> tuple[BridgedRoute, ...]:
+    """Return OpenAI's routes of which only the usage is recorded, below `path`.
+
+    `names_model`: `path` has the model's id, which the answers of some of these routes do not have.
+    """
+    routes = (
+        (IMAGES, names_model, ("/images/generations", "/images/edits", "/images/variations")),
+        (SPEECH, names_model, ("/audio/speech",)),
+        (USAGE_ONLY, names_model, ("/audio/transcriptions", "/audio/translations")),
+        (USAGE_ONLY, False, ("/embeddings",)),
+        (COMPLETIONS, False, ("/completions",)),
+        (MODERATIONS, False, ("/moderations",)),
+    )
+    return tuple(
+        bridged(path + end, dialect, prefix=prefix, names_model=named, central_key=False)
+        for dialect, named, ends in routes
+        for end in ends
+    )
+
+
+def background_routes(prefix: str = "", path: str = "") -> tuple[ResultRoute, ...]:
+    """Return the routes of the Responses API that may bring the end of a background response."""
+    return (
+        result("GET", f"{path}/responses/{{id}}", "background", RESPONSES, prefix=prefix),
+        result("POST", f"{path}/responses/{{id}}/cancel", "background", RESPONSES, prefix=prefix),
+    )
+
+
+def result(
+    method: str, path: str, result_of: ResultOf, dialect: Dialect, *, prefix: str = "", central_key: bool = True
+) -> ResultRoute:
+    return ResultRoute(method, _pattern(path), prefix + path, result_of, dialect, central_key)
 
 
 def _pattern(path: str) -> re.Pattern[str]:

@@ -1,7 +1,7 @@
 """AWS Bedrock: its own routes (`bedrock-runtime`), and Mantle's Messages and Responses (`bedrock-mantle`)."""
 
 from aibridge_addon.dialects import CONVERSE, CONVERSE_STREAM, INVOKE, INVOKE_STREAM, MESSAGES, RESPONSES
-from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, passthrough
+from aibridge_addon.providers.base import DefaultProvider, ProviderType, background_routes, bridged, others, passthrough
 
 BEDROCK = ProviderType(
     name="bedrock",
@@ -14,7 +14,11 @@ BEDROCK = ProviderType(
         bridged("/anthropic/v1/messages", MESSAGES),
         bridged("/openai/v1/responses", RESPONSES),
     ),
-    passthrough=(passthrough("/model/{id}/count-tokens"),),
+    passthrough=(
+        passthrough("/model/{id}/count-tokens"),
+        *others("/anthropic/v1/messages/count_tokens", "/openai/v1/responses/*"),
+    ),
+    results=background_routes(path="/openai/v1"),
     error_dialect=INVOKE,
     defaults=(DefaultProvider("bedrock", ("bedrock-runtime.*.amazonaws.com", "bedrock-mantle.*.api.aws")),),
     vendor="aws",

@@ -3,8 +3,15 @@
 import re
 
 from aibridge_addon.credentials.identity import Login, field_person
-from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
-from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, passthrough
+from aibridge_addon.dialects import CHAT_COMPLETIONS, COMPACT, COMPLETIONS, MESSAGES, RESPONSES, USAGE_ONLY
+from aibridge_addon.providers.base import (
+    DefaultProvider,
+    ProviderType,
+    background_routes,
+    bridged,
+    others,
+    passthrough,
+)
 
 SESSION_TOKEN = Login(re.compile(r"api\.(?:[a-z]+\.)?githubcopilot\.com"), field_person("tid"))
 """The token of an editor, which is valid for less than an hour. `tid` is the user's tracking id."""
@@ -16,16 +23,21 @@ COPILOT = ProviderType(
         bridged("/chat/completions", CHAT_COMPLETIONS),
         bridged("/responses", RESPONSES),
         bridged("/v1/messages", MESSAGES),
+        bridged("/responses/compact", COMPACT, central_key=False),
+        bridged("/embeddings", USAGE_ONLY, central_key=False),
+        bridged("/completions", COMPLETIONS, central_key=False),
     ),
     passthrough=(
         passthrough("/models"),
         passthrough("/models/*"),
-        passthrough("/agents/*"),
+        passthrough("/agents/*", billable=True),
         passthrough("/mcp/*"),
         passthrough("/.well-known/*"),
         passthrough("/_ping"),
         passthrough("/auto"),
+        *others("/v1/messages/count_tokens", "/responses/*", "/telemetry"),
     ),
+    results=background_routes(),
     error_dialect=RESPONSES,
     defaults=(
         DefaultProvider("copilot", ("api.individual.githubcopilot.com", "api.githubcopilot.com")),

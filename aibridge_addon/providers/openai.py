@@ -3,8 +3,18 @@
 import re
 
 from aibridge_addon.credentials.identity import Login, jwt_person
-from aibridge_addon.dialects import CHAT_COMPLETIONS, RESPONSES
-from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, https, passthrough
+from aibridge_addon.dialects import CHAT_COMPLETIONS, COMPACT, FILE_OF_RESULTS, RESPONSES
+from aibridge_addon.providers.base import (
+    DefaultProvider,
+    ProviderType,
+    background_routes,
+    bridged,
+    https,
+    others,
+    passthrough,
+    result,
+    usage_routes,
+)
 
 CHATGPT = Login(
     re.compile(r"chatgpt\.com"),
@@ -22,6 +32,8 @@ OPENAI = ProviderType(
     bridged=(
         bridged("/chat/completions", CHAT_COMPLETIONS, prefix="/v1"),
         bridged("/responses", RESPONSES, prefix="/v1"),
+        bridged("/responses/compact", COMPACT, prefix="/v1"),
+        *usage_routes("/v1"),
     ),
     passthrough=(
         passthrough("/conversations", prefix="/v1"),
@@ -29,6 +41,31 @@ OPENAI = ProviderType(
         passthrough("/models", prefix="/v1"),
         passthrough("/models/*", prefix="/v1"),
         passthrough("/responses/*", prefix="/v1"),
+        *others(
+            *("/files", "/files/*", "/uploads", "/uploads/*", "/batches/*", "/organization/*"),
+            *("/assistants", "/assistants/*", "/realtime/client_secrets", "/realtime/sessions"),
+            prefix="/v1",
+        ),
+        *others(
+            *(
+                "/batches",
+                "/fine_tuning/*",
+                "/videos",
+                "/videos/*",
+                "/realtime",
+                "/realtime/*",
+                "/threads",
+                "/threads/*",
+            ),
+            *("/vector_stores", "/vector_stores/*", "/containers", "/containers/*"),
+            *("/evals", "/evals/*"),
+            prefix="/v1",
+            billable=True,
+        ),
+    ),
+    results=(
+        *background_routes("/v1"),
+        result("GET", "/files/{id}/content", "batch", FILE_OF_RESULTS, prefix="/v1", central_key=False),
     ),
     error_dialect=RESPONSES,
     defaults=(

@@ -7,6 +7,7 @@ from pathlib import Path
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.recording.recorder import Recorder
+from aibridge_addon.recording.sqlite.claims import SqliteLedger
 from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader
 from aibridge_addon.recording.sqlite.store import SqliteStore
 from aibridge_addon.records import Ask, Sink
@@ -22,6 +23,11 @@ def database_sink(settings: Settings, _whole: Ask) -> Sink:
 def continuation_reader(settings: Settings) -> AsyncReader:
     """Create the reader of continuations. Raises ConfigError."""
     return AsyncReader(SqliteReader(_path(settings)))
+
+
+def result_ledger(settings: Settings) -> SqliteLedger:
+    """Create what shows whether a result was recorded before. Raises ConfigError."""
+    return SqliteLedger(_path(settings))
 
 
 def _path(settings: Settings) -> Path:

@@ -70,6 +70,8 @@ class Preparation:
         return (None, False) if text is None else cut(self._redact.text(text), limit)
 
     def _priced(self, record: TokenUsage) -> TokenUsage:
+        if record.cost_usd is not None or record.unpriced is not None:
+            return record  # the reader of the answer has decided about its price
         if record.vendor is None:
             return replace(record, cost_usd=None, unpriced=NO_PRICE_LIST)
         if self._price is None:

@@ -56,7 +56,10 @@ def cost_usd(record: TokenUsage) -> float | None:
     if thresholds is None:
         return None
     read, written = record.cache_read_input_tokens, record.cache_write_input_tokens
-    total = record.input_tokens + read + written
+    requests = record.extra.get("requests")
+    is_sum = isinstance(requests, int) and requests > 1
+    # Each request in the sum of a batch is below the thresholds. Longer ones have rows of their own.
+    total = 0 if is_sum else record.input_tokens + read + written
     rates = _rates(model, max((threshold for threshold in thresholds if threshold < total), default=0))
     cost = record.input_tokens * rates.input + record.output_tokens * rates.output + read * rates.cache_read
     long_lived = next((record.extra[name] for name in LONG_LIVED if name in record.extra), None)

@@ -127,8 +127,8 @@ interceptions_inflight{{{G},{RESPONSES_ROUTE}}} 0
 interceptions_duration_seconds_count{{{A}}} 2
 interceptions_duration_seconds_count{{{M}}} 1
 interceptions_duration_seconds_count{{{G}}} 2
-passthrough_total{{provider="anthropic",route="/v1/models",method="GET"}} 1
-passthrough_total{{provider="openai",route="other",method="other"}} 1
+passthrough_total{{provider="anthropic",route="/v1/models",method="GET",billable="false"}} 1
+passthrough_total{{provider="openai",route="other",method="other",billable="true"}} 1
 prompts_total{{{A},{ADA},{CLAUDE}}} 2
 prompts_total{{{M},{ADA},{UN}}} 1
 prompts_total{{{G},{ADA},{UN}}} 1

@@ -70,8 +70,10 @@ PASSTHROUGH = (
     ("api.anthropic.com", "POST", "//v1/messages", "other"),
     ("api.anthropic.com", "GET", "/", "other"),
     ("api.openai.com", "GET", "/v1/models", "/v1/models"),
-    ("api.openai.com", "GET", "/v1/responses/resp_1", "/v1/responses/*"),
-    ("api.openai.com", "POST", "/v1/embeddings", "other"),
+    ("api.openai.com", "GET", "/v1/responses/resp_1", "/v1/responses/{id}"),
+    ("api.openai.com", "GET", "/v1/responses/resp_1/input_items", "/v1/responses/*"),
+    ("api.openai.com", "POST", "/v1/responses/input_tokens", "/v1/responses/*"),
+    ("api.openai.com", "GET", "/v1/embeddings", "/v1/embeddings"),
     ("api.openai.com", "POST", "/chat/completions", "other"),
     ("api.openai.com", "POST", "/v1chat/completions", "other"),
     ("chatgpt.com", "GET", "/", "other"),
@@ -79,10 +81,10 @@ PASSTHROUGH = (
     ("api.githubcopilot.com", "GET", "/_ping", "/_ping"),
     ("api.githubcopilot.com", "POST", "/auto", "/auto"),
     ("api.githubcopilot.com", "POST", "/mcp/readonly", "/mcp/*"),
-    ("api.githubcopilot.com", "POST", "/embeddings", "other"),
+    ("api.githubcopilot.com", "POST", "/images/generations", "other"),
     (AZURE_HOST, "POST", "/openai/deployments/a/b/chat/completions", "other"),
     (AZURE_HOST, "POST", "/openai/deployments//chat/completions", "other"),
-    (AZURE_HOST, "GET", "/openai/v1/responses/resp_1", "/openai/v1/responses/*"),
+    (AZURE_HOST, "GET", "/openai/v1/responses/resp_1", "/openai/v1/responses/{id}"),
     (BEDROCK_HOST, "POST", "/model/m/count-tokens", "/model/{id}/count-tokens"),
     (BEDROCK_HOST, "POST", "/model/m/invoke-with-bidirectional-stream", "other"),
     (BEDROCK_HOST, "GET", "/model/m/invoke", "/model/{id}/invoke"),
@@ -199,7 +201,7 @@ GATEWAY = (
         "/v1/messages",
     ),
     ("/openai/v1/responses", "openai", "https://api.openai.com", "/v1/responses", "/v1/responses"),
-    ("/openai/v1/embeddings", "openai", "https://api.openai.com", "/v1/embeddings", "other"),
+    ("/openai/v1/embeddings", "openai", "https://api.openai.com", "/v1/embeddings", "/v1/embeddings"),
     ("/chatgpt/v1/responses", "chatgpt", "https://chatgpt.com", "/backend-api/codex/responses", "/v1/responses"),
     (
         "/copilot-business/chat/completions",
@@ -294,12 +296,104 @@ def test_a_proxied_target_that_is_not_rewritten_passes_as_it_is(rest: str) -> No
 def test_templates_are_bounded(rest: str) -> None:
     known = {OTHER}
     for kind in TYPES.values():
-        known |= {route.template for route in kind.bridged} | {route.template for route in kind.passthrough}
+        for routes in (kind.bridged, kind.passthrough, kind.results):
+            known |= {route.template for route in routes}
     for provider in DEFAULT_PROVIDERS:
         for host in provider.hosts:
             name = host.replace("*", "x")
             assert proxied(name, "POST", "/v1/" + rest).template in known
             assert proxied(name, "POST", "/openai/deployments/" + rest + "/chat/completions").template in known
+
+
+# --- bills ------------------------------------------------------------------------------------------------------------
+
+# host, method, path; a passthrough whose cost no row shows
+BILLABLE = (
+    ("api.openai.com", "POST", "/v1/fine_tuning/jobs"),
+    ("api.openai.com", "POST", "/v1/videos"),
+    ("api.openai.com", "POST", "/v1/videos/video_1/remix"),
+    ("api.openai.com", "POST", "/v1/threads/thread_1/runs"),
+    ("api.openai.com", "POST", "/v1/vector_stores"),
+    ("api.openai.com", "POST", "/v1/containers"),
+    ("api.openai.com", "POST", "/v1/batches"),
+    ("api.openai.com", "POST", "/v1/realtime/calls"),
+    ("api.openai.com", WEBSOCKET, "/v1/realtime"),
+    ("api.openai.com", "POST", "/v1/made/up"),
+    ("api.openai.com", "PUT", "/v1/made/up"),
+    ("api.openai.com", "BREW", "/v1/made/up"),
+    ("api.openai.com", WEBSOCKET, "/v1/chat/completions"),
+    ("api.openai.com", "POST", "/outside"),
+    ("api.anthropic.com", "POST", "/v1/complete"),
+    ("api.anthropic.com", "POST", "/v1/messages/batches"),
+    ("api.githubcopilot.com", "POST", "/agents/swe/jobs"),
+    ("bedrock-runtime.us-east-1.amazonaws.com", "POST", "/async-invoke"),
+    (AZURE_HOST, "POST", "/openai/deployments/a/extensions/chat/completions"),
+)
+
+# host, method, path; free, or recorded
+NOT_BILLABLE = (
+    ("api.openai.com", "GET", "/v1/fine_tuning/jobs"),
+    ("api.openai.com", "DELETE", "/v1/containers/c"),
+    ("api.openai.com", "HEAD", "/v1/made/up"),
+    ("api.openai.com", "OPTIONS", "/v1/chat/completions"),
+    ("api.openai.com", "POST", "/v1/files"),
+    ("api.openai.com", "POST", "/v1/batches/batch_1/cancel"),
+    ("api.openai.com", "POST", "/v1/responses/input_tokens"),
+    ("api.openai.com", "POST", "/v1/responses/resp_1/cancel"),
+    ("api.openai.com", "POST", "/v1/conversations"),
+    ("api.openai.com", "POST", "/v1/responses"),
+    ("api.openai.com", WEBSOCKET, "/v1/responses"),
+    ("api.openai.com", "POST", "/v1/embeddings"),
+    ("api.anthropic.com", "POST", "/v1/messages/count_tokens"),
+    ("api.anthropic.com", "POST", "/v1/messages/batches/msgbatch_1/cancel"),
+    ("api.anthropic.com", "POST", "/api/event_logging/batch"),
+    ("api.githubcopilot.com", "POST", "/models/session"),
+    (AZURE_HOST, "POST", "/anthropic/v1/messages/count_tokens"),
+    ("bedrock-runtime.us-east-1.amazonaws.com", "POST", "/model/m/count-tokens"),
+)
+
+
+@pytest.mark.parametrize(("host", "method", "path"), BILLABLE)
+def test_a_request_that_may_cost_money_and_is_not_read_is_billable(host: str, method: str, path: str) -> None:
+    route = proxied(host, method, path)
+    assert (route.dialect, route.billable) == (None, True)
+
+
+@pytest.mark.parametrize(("host", "method", "path"), NOT_BILLABLE)
+def test_a_request_that_is_free_or_recorded_is_not_billable(host: str, method: str, path: str) -> None:
+    assert not proxied(host, method, path).billable
+
+
+@pytest.mark.parametrize(
+    ("host", "method", "path", "result_of", "result_id"),
+    [
+        ("api.openai.com", "GET", "/v1/responses/resp_1?stream=true", "background", "resp_1"),
+        ("api.openai.com", "POST", "/v1/responses/resp_1/cancel", "background", "resp_1"),
+        ("api.openai.com", "POST", "/v1/responses/resp_1", None, ""),
+        ("api.openai.com", "DELETE", "/v1/responses/resp_1", None, ""),
+        ("api.openai.com", "GET", "/v1/files/file-1/content", "batch", "file-1"),
+        ("api.openai.com", "GET", "/v1/files/file-1", None, ""),
+        ("api.anthropic.com", "GET", "/v1/messages/batches/msgbatch_1/results", "batch", "msgbatch_1"),
+        ("api.anthropic.com", "GET", "/v1/messages/batches/msgbatch_1", None, ""),
+        (AZURE_HOST, "GET", "/openai/v1/responses/resp_1", "background", "resp_1"),
+        (AZURE_HOST, "GET", "/openai/files/file-1/content?api-version=2024-10-21", "batch", "file-1"),
+        ("bedrock-mantle.eu-west-1.api.aws", "GET", "/openai/v1/responses/resp_1", "background", "resp_1"),
+        ("api.githubcopilot.com", "GET", "/responses/resp_1", "background", "resp_1"),
+    ],
+)
+def test_a_route_may_bring_the_result_of_earlier_work(
+    host: str, method: str, path: str, result_of: str | None, result_id: str
+) -> None:
+    route = proxied(host, method, path)
+    assert (route.dialect, route.result_of, route.result_id) == (None, result_of, result_id)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/embeddings", "/v1/images/generations", "/v1/files/file-1/content", "/v1/batches", "/v1/videos"]
+)
+def test_a_central_key_is_not_used_on_routes_that_the_original_does_not_have(path: str) -> None:
+    for method in ("GET", "POST"):
+        assert not proxied("api.openai.com", method, path).known
 
 
 # --- WebSockets -------------------------------------------------------------------------------------------------------

@@ -57,6 +57,10 @@ COSTS: dict[str, tuple[Mapping[str, Any], float]] = {
         10 * 3e-6 + 0.015 + 0.03 + 0.006 + 3_000 * 3.75e-6,
     ),
     "a long context": ({**SONNET, IN: 300_000, OUT: 1_000}, 300_000 * 6e-6 + 1_000 * 22.5e-6),
+    "the sum of a batch, whose requests are short": (
+        {**SONNET, IN: 300_000, OUT: 1_000, "extra": {"requests": 100}},
+        300_000 * 3e-6 + 1_000 * 15e-6,
+    ),
     "what was cached counts for the length of the context": (
         {**SONNET, IN: 1_000, READ: 299_000},
         1_000 * 6e-6 + 299_000 * 0.6e-6,

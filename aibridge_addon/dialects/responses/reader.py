@@ -37,6 +37,8 @@ from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 TERMINAL = frozenset(
     ("response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done")
 )
+RUNNING = ("queued", "in_progress")
+"""Values of `status` of a response that the provider still works on."""
 CLIENT_CALLS = frozenset(
     (
         "function_call",
@@ -81,6 +83,7 @@ class Responses(Dialect):
             conversation=conversation(body),
             client_metadata=client_metadata(body),
             surroundings=surroundings(body.get("instructions"), *system_messages(body, "input", openai.SYSTEM_ROLES)),
+            background=body.get("background") is True,
         )
 
     def answer_reader(self, *, texts: bool = True) -> ResponsesReader:
@@ -179,7 +182,7 @@ class ResponsesReader(AnswerReader):
             reading.error = AnswerError("response_cancelled", "the response was cancelled")
         reason = as_text(as_dict(response.get("incomplete_details")).get("reason"))
         reading.stop_reason = reason or status or reading.stop_reason
-        reading.finished = reading.ended = True
+        reading.finished, reading.ended = not reading.running, True
         self.stream_ended()
 
     def stream_ended(self) -> None:
@@ -193,6 +196,7 @@ class ResponsesReader(AnswerReader):
         reading = self.reading
         reading.response_id = as_text(response.get("id")) or reading.response_id
         reading.model = as_text(response.get("model")) or reading.model
+        reading.running = response.get("status") in RUNNING
         self._beside |= facts_beside(response)
         if usage := as_dict(response.get("usage")):
             reading.usage = openai.read_usage(usage, "input_tokens", "output_tokens")

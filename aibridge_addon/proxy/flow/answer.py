@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 import time
@@ -13,6 +14,8 @@ from mitmproxy import http
 from aibridge_addon import records
 from aibridge_addon.dialects.chat_completions.usage import REFUSALS, may_refuse_usage, refuses_usage
 from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.once import Once
+from aibridge_addon.proxy.flow import results
 from aibridge_addon.proxy.flow.bedrock import Translation, from_bedrock
 from aibridge_addon.proxy.flow.http1 import frame_answer
 from aibridge_addon.proxy.flow.state import (
@@ -46,6 +49,7 @@ def open_answer(flow: http.HTTPFlow) -> None:
             flow.response.stream = True
         case Bridged() as state:
             frame_answer(flow)
+            results.opened(flow, state)
             flow.response.stream = state.exchange is None or _open_bridged(flow, state, state.exchange)
         case state:
             assert_never(state)
@@ -63,7 +67,9 @@ def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bo
         state.usage = _with_room(flow, state.usage)
     opened = exchange if state.tools is None else state.tools.exchange
     opened.open_answer(status, headers.get("content-type", ""), headers.get("content-encoding", ""), headers)
-    if exchange.turns == 1:
+    if state.once is not None and exchange.tap is not None:
+        exchange.tap.reader.reading.response_id = state.head.route.result_id
+    elif exchange.turns == 1:
         _measure_first_byte(flow, state, exchange)
     if state.usage_withdrawn and status < 400:
         _remember_refusal(state, exchange)
@@ -208,6 +214,10 @@ async def commit(flow: http.HTTPFlow, state: Bridged) -> None:
     """Wait until the rows of an answer are committed. Its end is sent after that."""
     bridge = state.head.bridge
     recording = bridge.settings.recording
+    if state.once is not None:
+        await state.once.settle()
+        if not state.once.emitted:
+            return
     if recording.durable:
         began = time.perf_counter()
         committed = await bridge.committed()
@@ -229,6 +239,8 @@ def answered(flow: http.HTTPFlow) -> Awaitable[None] | None:
         case Bridged(exchange=exchange) as state:
             assert exchange is not None
             exchange.answer_ended()
+            if state.once is not None:
+                return _settled(flow, state, state.once)
             if state.rows is Rows.PENDING and state.head.bridge.settings.recording.durable:
                 return _committed(flow, state)
             _measure(state)
@@ -236,6 +248,15 @@ def answered(flow: http.HTTPFlow) -> Awaitable[None] | None:
             assert_never(state)
     state.left()
     return None
+
+
+async def _settled(flow: http.HTTPFlow, state: Bridged, once: Once) -> None:
+    """End the fetch of a result. It is counted as a passthrough, unless it is an interception of its own."""
+    if state.rows is Rows.PENDING:
+        await commit(flow, state)
+    if state.head.route.result_of != "batch" or not once.emitted:
+        _count_passthrough(flow, state.head)
+    state.left()
 
 
 async def _committed(flow: http.HTTPFlow, state: Bridged) -> None:
@@ -261,6 +282,9 @@ def failed(flow: http.HTTPFlow) -> None:
             if state.exchange is not None:
                 message = flow.error.msg if flow.error is not None else ""
                 state.exchange.end(_end_of(state, state.exchange), message)
+                if state.once is not None:
+                    state.settling = asyncio.ensure_future(_settled(flow, state, state.once))
+                    return
         case state:
             assert_never(state)
     state.left()
@@ -280,5 +304,6 @@ def _count_passthrough(flow: http.HTTPFlow, head: Head) -> None:
             route=head.route.template,
             method=flow.request.method,
             initiator_id=head.actor.id,
+            billable=head.route.billable,
         )
     )

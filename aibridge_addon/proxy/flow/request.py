@@ -11,19 +11,21 @@ from functools import partial
 from mitmproxy import http
 
 from aibridge_addon.credentials.client import client_credential, mask, signs_request
-from aibridge_addon.dialects import CHAT_COMPLETIONS
+from aibridge_addon.dialects import CHAT_COMPLETIONS, COMPLETIONS, RESPONSES
 from aibridge_addon.dialects.base import UNREAD, RequestReading
 from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter, ask_for_usage
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.billing import billing
 from aibridge_addon.interception.exchange import Exchange, Origin
+from aibridge_addon.interception.once import pending_record, result_key
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import inject_tools
 from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.state import Bridged, Dispatch, Head, Refusal, UsageAsk, refuse, set_body
-from aibridge_addon.records import Billing, utc_now
+from aibridge_addon.records import Billing, Emit, utc_now
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+from aibridge_addon.wire.multipart import form_fields
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +46,17 @@ def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
     try:
         coding = head.headers.get(b"content-encoding", b"").decode("latin-1")
         limit = head.bridge.settings.limits.decoded_body
-        body = JSONObject(decode_all(flow.request.raw_content or b"", coding or None, limit))
-        reading = dialect.read(body)
+        content = decode_all(flow.request.raw_content or b"", coding or None, limit)
+        content_type = head.headers.get(b"content-type", b"").decode("latin-1")
+        if dialect.takes_forms and (fields := form_fields(content_type, content)) is not None:
+            reading = dialect.read_form(fields)
+        else:
+            body = JSONObject(content)
+            reading = dialect.read(body)
     except NotJSON:
-        refuse(flow, state, NOT_JSON)
-        return None
+        if not dialect.takes_forms:
+            refuse(flow, state, NOT_JSON)
+            return None
     except (CodingError, Unreadable):
         pass
     if head.route.model:
@@ -57,6 +65,8 @@ def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
         reading = replace(reading, model=head.dispatch.translation.choose(reading.model))
     sender = clients.sender(head.headers, reading, has_tools=body is not None and dialect.tools_member in body)
     exchange = state.exchange = exchange_for(head, reading, sender, upstream_host(flow, head))
+    if dialect is RESPONSES:
+        exchange.when_pending = partial(remember, head, exchange)
     if body is not None and head.bridge.continuations is not None and _takes_tools(head):
         return _begin_with_tools(flow, state, exchange, body, sender)
     return _begin(flow, state, exchange, body)
@@ -74,8 +84,13 @@ def upstream_host(flow: http.HTTPFlow, head: Head) -> str:
     return name.lower().rstrip(".")[:MAX_HOST]
 
 
-def exchange_for(head: Head, reading: RequestReading, sender: clients.Sender, host: str) -> Exchange:
-    """Create the interception for a request of this flow, which goes to `host`."""
+def exchange_for(
+    head: Head, reading: RequestReading, sender: clients.Sender, host: str, *, emit: Emit | None = None
+) -> Exchange:
+    """Create the interception for a request of this flow, which goes to `host`.
+
+    `emit` takes its records. None: the bridge does.
+    """
     central = _central_hint(head.dispatch)
     credential = client_credential(head.headers, head.route.type.credential_headers)
     agent = head.headers.get(b"user-agent")
@@ -101,16 +116,27 @@ def exchange_for(head: Head, reading: RequestReading, sender: clients.Sender, ho
             details=sender.details,
             credential=head.credential,
         ),
-        emit=head.bridge.emit,
+        emit=emit or head.bridge.emit,
         limits=head.bridge.settings.limits,
         now=utc_now,
         attempts=head.dispatch.attempts,
-        on_partial=partial(_log_partial, id),
+        on_partial=partial(log_partial, id),
         texts=head.bridge.settings.recording.answers,
     )
 
 
-def _log_partial(id: str, reason: str, error: Exception | None) -> None:
+def remember(head: Head, exchange: Exchange, response_id: str) -> None:
+    """Keep an interception for the request that will bring the end of its response."""
+    head.bridge.emit(pending_record(exchange, background_key(head, response_id)))
+
+
+def background_key(head: Head, response_id: str) -> str:
+    """Return the key under which an interception is kept for the end of its background response."""
+    return result_key("background", head.route, f"{head.actor.id} {head.credential}", response_id)
+
+
+def log_partial(id: str, reason: str, error: Exception | None) -> None:
+    """Log why an answer cannot be read in full."""
     level = logging.ERROR if error is not None else logging.WARNING
     message = "an answer cannot be read in full, its record is partial: %s (interception=%s)"
     logger.log(level, message, reason, id, exc_info=error)
@@ -158,7 +184,7 @@ def _ask_for_usage(flow: http.HTTPFlow, state: Bridged, body: JSONObject, model:
     """Add `include_usage` to a chat stream, if it is configured and the model accepts the option."""
     route, bridge, request = state.head.route, state.head.bridge, flow.request
     if (
-        route.dialect is not CHAT_COMPLETIONS
+        route.dialect not in (CHAT_COMPLETIONS, COMPLETIONS)
         or not bridge.settings.recording.ask_chat_usage
         or signs_request(state.head.headers)
         or (route.provider.name, model) in bridge.refuses_usage

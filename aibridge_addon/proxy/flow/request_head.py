@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import assert_never
 from weakref import WeakKeyDictionary
@@ -121,10 +122,15 @@ class RequestClassifier:
             flow.response = websocket.upgrade_required(route)
             return None
         head = Head(route, self._bridge, headers, actor, chosen, _identity(flow.request, route, headers, chosen))
-        if route.dialect is None:
+        if route.results is not None:
+            return Bridged(replace(head, route=replace(route, dialect=route.results)), left)
+        too_large = int(headers.get(b"content-length", b"0") or b"0") > self._bridge.settings.limits.request_body
+        if route.dialect is not None and route.dialect.takes_forms and too_large:
+            head = replace(head, route=replace(route, dialect=None, billable=True))  # an upload: forwarded unread
+        if head.route.dialect is None:
             flow.request.stream = True
             return Passthrough(head, left)
-        if int(headers.get(b"content-length", b"0") or b"0") > self._bridge.settings.limits.request_body:
+        if too_large:
             flow.request.headers.pop("expect", None)  # the body will be refused, so do not send 100 Continue
         return Bridged(head, left)
 

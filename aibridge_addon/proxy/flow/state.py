@@ -24,6 +24,7 @@ from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.once import Once
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow.bedrock import Translation
@@ -158,6 +159,10 @@ class Bridged(_Uncopied):
     rows: Rows = Rows.PENDING
     cut_by: Literal["client", "upstream"] = "client"
     """Which side ended a flow that ends in the error hook."""
+    once: Once | None = None
+    """Set if the answer may bring the result of earlier work. The request itself is a passthrough."""
+    settling: asyncio.Future[None] | None = None
+    """Set while the records of such an answer are emitted after the client has disconnected."""
     overhead: float = 0.0
     """Seconds that the bridge itself has used so far: reading the request, and waiting for the rows."""
 

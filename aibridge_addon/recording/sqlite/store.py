@@ -65,7 +65,15 @@ on conflict (key) do update set value = excluded.value, expires_at = excluded.ex
 PURGE = """
 delete from aibridge_continuations
 where key in (select key from aibridge_continuations where expires_at <= ? order by expires_at limit ?)
+returning case when value like '{"background":%' then json_extract(value, '$.background') end
 """
+FAIL_UNFINISHED = """
+update aibridge_interceptions
+set ended_at = ?, status = 'failed', error_type = ?, error_message = ?
+where id = ? and ended_at is null
+"""
+BACKGROUND_UNFINISHED = "background_unfinished"
+UNFINISHED = "the end of the background response was not read in time"
 PURGE_INTERVAL = timedelta(minutes=10)
 PURGE_BATCH = 100
 """Maximum number of rows that one transaction deletes. A row may have 2 MiB."""
@@ -156,12 +164,19 @@ class SqliteStore:
         _flush(db, started, ended, children)
 
     def _purge(self, db: sqlite3.Connection) -> None:
-        """Delete what has expired every `PURGE_INTERVAL`, and with every batch while there is more of it."""
+        """Delete what has expired every `PURGE_INTERVAL`, and with every batch while there is more of it.
+
+        Background responses among it have failed.
+        """
         now = self._now()
         if now >= self._purge_at:
-            expired = db.execute(PURGE, (timestamp(now), PURGE_BATCH)).rowcount
+            deleted = db.execute(PURGE, (timestamp(now), PURGE_BATCH)).fetchall()
+            unfinished = [
+                (timestamp(now), BACKGROUND_UNFINISHED, UNFINISHED, id) for (id,) in deleted if id is not None
+            ]
+            db.executemany(FAIL_UNFINISHED, unfinished)
             old = db.execute(FORGET_THREADS, (timestamp(now - THREADS_KEPT_FOR), PURGE_BATCH)).rowcount
-            self._purge_at = now if PURGE_BATCH in (expired, old) else now + PURGE_INTERVAL
+            self._purge_at = now if PURGE_BATCH in (len(deleted), old) else now + PURGE_INTERVAL
 
 
 def _enable_wal(db: Database) -> None:

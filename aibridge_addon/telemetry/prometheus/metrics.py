@@ -79,9 +79,9 @@ class Metrics:
         self._inflight = self._gauge(
             "interceptions_inflight", "Interceptions under way.", ("provider", "model", "route")
         )
-        # 10·P·R
+        # 20·P·R
         self._passthroughs = self._counter(
-            "passthrough_total", "Requests not bridged.", ("provider", "route", "method")
+            "passthrough_total", "Requests not bridged.", ("provider", "route", "method", "billable")
         )
         # At most MAX_SERIES + P
         self._prompts = self._counter("prompts_total", "Prompts that a person wrote.", ("provider", "model", *who))
@@ -142,7 +142,8 @@ class Metrics:
                     self._prompts[begun.provider, begun.model, *begun.who].inc()
             case records.Passthrough():
                 method = record.method if record.method in METHODS else OTHER
-                self._passthroughs[record.provider_name, record.route, method].inc()
+                billable = "true" if record.billable else "false"
+                self._passthroughs[record.provider_name, record.route, method, billable].inc()
             case records.FirstByte():
                 self._first_bytes[record.provider_name, self._model(record.model)].observe(record.seconds)
             case records.Overhead():

@@ -202,6 +202,11 @@ def test_passthrough_requests_are_counted_and_odd_methods_are_other() -> None:
     assert by("method", found["passthrough_total"]) == {"GET": 1, "other": 2}
 
 
+def test_passthrough_requests_that_may_cost_money_are_counted_apart() -> None:
+    found = scrape(make(PASSTHROUGH, replace(PASSTHROUGH, billable=True), replace(PASSTHROUGH, billable=True)))
+    assert by("billable", found["passthrough_total"]) == {"false": 1, "true": 2}
+
+
 def test_thoughts_are_not_counted() -> None:
     assert scrape(make(examples.THOUGHT)) == scrape(make())
 
