@@ -85,6 +85,29 @@ class InterceptionEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class PriceTerms:
+    """What decides the price of an answer and is not in its usage: from the request, the host and the configuration.
+
+    They are part of the row's metadata, so that a row can be priced again. Empty members are left out there.
+    """
+
+    price_as: str | None = None
+    """The vendor, if neither the host nor the type of provider gives it. `none`: no price is wanted."""
+    model: str = ""
+    """The model whose price applies, if the row's model is a name of the operator's own."""
+    region: str | None = None
+    azure_scope: str | None = None
+    requested: Mapping[str, str] = field(default_factory=dict)
+    """What the request asked for and the answer does not mention, such as `service_tier`."""
+    hosted_tools: tuple[str, ...] = ()
+    """Types of the hosted tools that the request offers, if their calls cannot be counted."""
+    tool_calls: Mapping[str, int] = field(default_factory=dict)
+    """The answer's calls of hosted tools, counted by type."""
+    batch: bool = False
+    """The answer is part of a batch."""
+
+
+@dataclass(frozen=True, slots=True)
 class TokenUsage:
     """The provider's final numbers for one upstream turn, or for an iteration beside it; counts are tokens."""
 
@@ -110,6 +133,7 @@ class TokenUsage:
     """Why the answer ended, in the provider's word."""
     vendor: str | None = None
     """Who bills, under the name that the price list has. None: not known."""
+    terms: PriceTerms = PriceTerms()
     cost_usd: float | None = None
     """US dollars, set by the preparation if it is None. None: no price is known. It does not mean free."""
     cost_source: CostSource | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
@@ -13,6 +14,18 @@ from aibridge_addon.config.errors import rejected
 from aibridge_addon.config.values import Section
 from aibridge_addon.providers import TYPES
 from aibridge_addon.providers.base import BaseUrl, DefaultProvider
+from aibridge_addon.providers.vendors import ALIASES, NONE, VENDORS
+
+AzureScope = Literal["global", "data_zone", "regional"]
+
+
+def _vendor(value: object) -> str | None:
+    """Check the name of a vendor of the price list."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str) or value not in {NONE, *VENDORS, *ALIASES}:
+        raise rejected(f"none, or a vendor of the price list: {', '.join(sorted({*VENDORS, *ALIASES}))}")
+    return value
 
 
 class CircuitBreaker(Section):
@@ -56,6 +69,8 @@ def _with_addresses(given: dict[str, Any]) -> dict[str, Any]:
     kind = given.get("type")
     if not isinstance(kind, str) or kind not in TYPES or not (defaults := TYPES[kind].defaults):
         return given
+    if given.get("openai_compatible") is True:
+        return given
     named = next((default for default in defaults if default.name == given.get("name")), None)
     default = named or defaults[0]
     return {
@@ -70,17 +85,22 @@ def _default_hosts(given: object, default: DefaultProvider, *, named: bool) -> t
         base_url = values.parse_base_url(given) if given else None
     except PydanticCustomError:
         return default.hosts  # the field's own validator reports the error
-    # One address can replace a single vendor host, but not every host that a wildcard matches.
-    redirects = named and not any("*" in host for host in default.hosts)
-    if base_url is None or base_url == default.base_url or redirects:
+    if base_url is None or base_url == default.base_url:
         return default.hosts
-    return (base_url.host,)
+    # One address can replace a vendor's named hosts, but not every host that a wildcard matches.
+    redirected = tuple(host for host in default.hosts if "*" not in host) if named else ()
+    return redirected or (base_url.host,)
 
 
 def _default_base_url(given: object, default: DefaultProvider) -> BaseUrl | None:
-    hosts = given if isinstance(given, list | tuple) else default.hosts
-    vendors = all(isinstance(host, str) and host.lower() in default.hosts for host in hosts)
-    return default.base_url if vendors else None
+    if not isinstance(given, list | tuple):
+        return default.base_url
+    hosts = [host.lower() if isinstance(host, str) else "" for host in given]
+    if default.base_url is None or not all(host in default.hosts for host in hosts):
+        return None
+    if not hosts or default.base_url.host in hosts:
+        return default.base_url
+    return replace(default.base_url, host=hosts[0]) if len(hosts) == 1 and "*" not in hosts[0] else None
 
 
 def _provider_type(value: object) -> str:
@@ -109,6 +129,11 @@ class Provider(Section):
     circuit_breaker: CircuitBreaker | None = None
     send_actor_headers: bool = False
     inject_tools: bool = True
+    region: values.OptionalLine = None
+    azure_scope: Annotated[AzureScope | None, values.EmptyIsNull] = None
+    models: Annotated[dict[values.Line, values.Line], values.NullIsEmpty] = Field(default_factory=dict)
+    price_as: Annotated[str | None, PlainValidator(_vendor)] = None
+    openai_compatible: bool = False
     bedrock: Bedrock | None = None
 
     @model_validator(mode="before")
@@ -126,6 +151,11 @@ class Provider(Section):
         if self.api_key and self.base_url is None and all("*" in host for host in self.hosts):
             expected = "a base_url, or a host without *: a key is never sent to a host that matches only a wildcard"
             raise rejected(expected, found="no such address", at=("api_key",))
+        if self.openai_compatible and self.type != "openai":
+            raise rejected("true for type openai only", found="true for another type", at=("openai_compatible",))
+        if self.openai_compatible and self.base_url is not None:
+            expected = "no base_url: each of the hosts is reached where the client asks for it"
+            raise rejected(expected, found="a base_url", at=("openai_compatible",))
         if self.bedrock is not None and not kind.answers_on_bedrock:
             allowed = " or ".join(name for name, other in TYPES.items() if other.answers_on_bedrock)
             raise rejected(f"a bedrock block for type {allowed} only", found="one for another type", at=("bedrock",))
@@ -133,15 +163,28 @@ class Provider(Section):
             raise rejected("no api_key beside a bedrock block", found="both", at=("api_key",))
         return self
 
+    def stays(self, pattern: str) -> bool:
+        """Return whether requests to one of the hosts stay there although there is a base URL.
+
+        A vendor's regional hosts do: the vendor's default base URL does not replace them.
+        """
+        base = self.base_url
+        return (
+            base is not None
+            and pattern != base.host
+            and any(default.base_url == base and pattern in default.hosts for default in TYPES[self.type].defaults)
+        )
+
     def owns(self, scheme: str, host: str, port: int) -> bool:
         """Return whether a central key may be sent to this address.
 
         Hosts that match a wildcard are excluded: anyone may be able to register one.
         """
         base = self.base_url
-        if base is not None:
-            return (scheme, host, port) == (base.scheme, base.host, base.port)
-        return scheme == "https" and port == 443 and host in self.hosts and "*" not in host
+        if base is not None and (scheme, host, port) == (base.scheme, base.host, base.port):
+            return True
+        own = host in self.hosts and "*" not in host and (base is None or self.stays(host))
+        return own and scheme == "https" and port == 443
 
     @property
     def gateway_url(self) -> BaseUrl | None:

@@ -261,10 +261,10 @@ def _or_null(parse: Callable[[object], Any]) -> PlainValidator:
 
 
 NullIsEmpty = BeforeValidator(lambda value: {} if value is None else value)
-_EmptyIsNull = BeforeValidator(lambda value: None if value == "" else value)
+EmptyIsNull = BeforeValidator(lambda value: None if value == "" else value)
 
 Line = Annotated[str, AfterValidator(_plain_line), AfterValidator(_not_blank)]
-OptionalLine = Annotated[Line | None, _EmptyIsNull]
+OptionalLine = Annotated[Line | None, EmptyIsNull]
 PlainText = Annotated[str, AfterValidator(_plain_line)]
 Whole = Annotated[int, BeforeValidator(_not_boolean)]
 Positive = Annotated[Whole, Field(gt=0, le=2**31 - 1)]
@@ -298,5 +298,5 @@ HeaderName = Annotated[
         _matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "a valid header name: letters, digits and !#$%&'*+.^_`|~-")
     ),
 ]
-OptionalHeaderName = Annotated[HeaderName | None, _EmptyIsNull]
+OptionalHeaderName = Annotated[HeaderName | None, EmptyIsNull]
 VariableName = Annotated[str, AfterValidator(_matching(r"[^=\0]+", "a name without = and NUL"))]

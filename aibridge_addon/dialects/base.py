@@ -6,11 +6,14 @@ one `Reading`, for streamed and for blocking answers.
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, ClassVar
+
+import msgspec
 
 from aibridge_addon.dialects.client_results import ClientResult
 from aibridge_addon.dialects.errors import AnswerError as AnswerError
@@ -22,7 +25,7 @@ from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire.framing import SERVER_SENT, Framing
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, decode_tolerantly
-from aibridge_addon.wire.json_values import as_dict, as_list
+from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 DONE = b"[DONE]"
 """Data of the last event of an OpenAI stream."""
@@ -64,6 +67,10 @@ class RequestReading:
     """The provider may answer later, to another request (Responses API, "Background mode")."""
     billed_by: Mapping[str, Any] = NOTHING
     """What the request says about its price beside the model, such as the number of images. Part of token rows."""
+    requested: Mapping[str, str] = NOTHING
+    """Members that may decide the price, such as `service_tier`, under the names that answers use."""
+    hosted_tools: tuple[str, ...] = ()
+    """Types of the offered tools that the provider runs, such as `web_search_20250305`."""
 
     @property
     def answered_call_id(self) -> str | None:
@@ -222,6 +229,8 @@ class Dialect(ABC):
     """The member of a request that contains the client's tools."""
     takes_forms: ClassVar[bool] = False
     """Whether requests may be forms (`multipart/form-data`). Such a request is forwarded even if it cannot be read."""
+    lists_hosted_calls: ClassVar[bool] = True
+    """Whether an answer contains the calls of tools that the provider ran."""
 
     def __init__(self, *, injection: Injection | None = None, history: History | None = None) -> None:
         self.injection = injection
@@ -275,6 +284,40 @@ def is_unknown(content: object, known: frozenset[str]) -> bool:
     """Return whether a message's content consists of parts of unknown types only. Such messages are skipped."""
     kinds = [as_dict(part).get("type") for part in as_list(content)]
     return bool(kinds) and not any(isinstance(kind, str) and kind in known for kind in kinds)
+
+
+MAX_WISH = 64
+"""Characters of a requested value and of a tool's type. No provider has longer names."""
+MAX_HOSTED_TOOLS = 32
+"""Maximum number of types of hosted tools that are kept of a request."""
+
+
+class _Tool(msgspec.Struct):
+    type: str = ""
+
+
+_tools = msgspec.json.Decoder(list[_Tool])
+
+
+def requested(body: JSONObject, *names: str) -> dict[str, str]:
+    """Return those members of a request that are texts. Longer ones are cut."""
+    return {name: value[:MAX_WISH] for name in names if (value := body.text(name))}
+
+
+def hosted_tools(body: JSONObject, own: Collection[str]) -> tuple[str, ...]:
+    """Return the types of a request's tools that the provider runs. `own` are the types of tools that clients run."""
+    if "tools" not in body:
+        return ()
+    try:
+        types = [tool.type for tool in _tools.decode(body.raw("tools"))]
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        types = [as_text(as_dict(tool).get("type")) for tool in as_list(body.get("tools"))]
+    return hosted_types(type_ for type_ in types if type_ not in own)
+
+
+def hosted_types(types: Iterable[str]) -> tuple[str, ...]:
+    """Return the types of hosted tools, each once, within the bounds."""
+    return tuple(itertools.islice(dict.fromkeys(type_[:MAX_WISH] for type_ in types if type_), MAX_HOSTED_TOOLS))
 
 
 def prompt_in(content: object) -> str | None:

@@ -12,6 +12,8 @@ from aibridge_addon.dialects.usage import are_counts, facts_in
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_count, as_dict
 
+CLIENT_TOOLS = frozenset(("", "function", "custom", "namespace"))
+"""Types of tools that are the client's own."""
 SYSTEM_ROLES = frozenset(("system", "developer"))
 CACHE_READ = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
 """Names of cached input tokens at DeepSeek, at Moonshot and in gateways before Anthropic's models."""

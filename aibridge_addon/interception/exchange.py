@@ -21,6 +21,7 @@ from aibridge_addon.dialects.place import ANY, Place, call_digest
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import Route
+from aibridge_addon.interception.sale import Sale
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tap import OnEvent, OnPartial, OnPiece, Tap, ignore
 from aibridge_addon.records import Emit
@@ -107,6 +108,7 @@ class Exchange:
         self._metadata = {**origin.details, **origin.actor.metadata}
         self._started_at: datetime | None = None
         self.limits = limits
+        self._sale = Sale(route, origin.upstream_host)
         self._attempts = attempts or Attempts()
         self._on_partial = on_partial
         self._texts = texts
@@ -355,12 +357,13 @@ class Exchange:
         response_id = reading.response_id
         if self._first_response_id is None:
             self._first_response_id = response_id
+        model = self._sale.model(self.request.model, reading.model)
         if reading.usage is not None:
-            self._emit_usage("answer", reading.model or self.request.model, reading.usage)
+            self._emit_usage("answer", model, reading.usage)
         elif not self.tap.complete and self.succeeded and (reading.ended or not self.tap.readable):
-            self._emit_usage("answer", reading.model or self.request.model, Usage(unpriced=UNREAD_USAGE))
+            self._emit_usage("answer", model, Usage(unpriced=UNREAD_USAGE))
         for iteration in reading.iterations:
-            self._emit_usage(iteration.kind, iteration.model or reading.model or self.request.model, iteration.usage)
+            self._emit_usage(iteration.kind, iteration.model or model, iteration.usage)
         self._places = []
         for part in reading.output:
             self._emit_output(part, response_id, now)
@@ -368,6 +371,11 @@ class Exchange:
     def _emit_usage(self, kind: str, model: str, usage: Usage) -> None:
         assert self.tap is not None
         reading = self.tap.reader.reading
+        whole = reading.finished and self.tap.complete
+        if usage is reading.usage:
+            terms = self._sale.terms(self.request, model, usage, reading.tool_calls if whole else None)
+        else:
+            terms = self._sale.terms_beside(self.request, model, usage, reading.usage)
         self.emit(
             records.TokenUsage(
                 interception_id=self.id,
@@ -379,13 +387,14 @@ class Exchange:
                 output_tokens=usage.output_tokens,
                 cache_read_input_tokens=usage.cache_read_input_tokens,
                 cache_write_input_tokens=usage.cache_write_input_tokens,
-                completeness="complete" if reading.finished and usage.complete and self.tap.complete else "partial",
+                completeness="complete" if whole and usage.complete else "partial",
                 extra={**self.request.billed_by, **usage.extra},
                 created_at=self.now(),
                 turn=self.turns,
                 kind=kind,
                 stop_reason=reading.stop_reason or None,
-                vendor=self.route.type.vendor,
+                vendor=self._sale.vendor,
+                terms=terms,
                 cost_usd=usage.cost_usd,
                 cost_source="price_list" if usage.cost_usd is not None else None,
                 unpriced=usage.unpriced,

@@ -23,6 +23,8 @@ WEBSOCKET = "GET with Upgrade: websocket"
 """Replaces the method of a request for a WebSocket."""
 FREE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 """Requests with these methods read or remove something, which providers do not bill."""
+MAX_DEPTH = 8
+"""Segments of a path below which the API of an OpenAI-compatible server is looked for."""
 GATEWAY_PREFIX = "/api/v2/aibridge"
 """Optional prefix of gateway paths."""
 
@@ -55,6 +57,8 @@ class Route:
     """The dialect that reads such an answer."""
     billable: bool = False
     """A passthrough request may cost money, which no row shows."""
+    deployment: str = ""
+    """The name in the path of an Azure deployment, decoded."""
 
     @property
     def query(self) -> str:
@@ -70,27 +74,26 @@ class Router:
 
     def __init__(self, providers: Iterable[Provider]) -> None:
         self._by_name = {provider.name: provider for provider in providers}
-        self._patterns = [(host_pattern(h), p) for p in self._by_name.values() for h in p.hosts]
-        self.provider_for_host = lru_cache(maxsize=1024)(self._provider_for_host)
+        self._patterns = [(host_pattern(h), p, p.stays(h)) for p in self._by_name.values() for h in p.hosts]
+        self._owner_of_host = lru_cache(maxsize=1024)(self._find_owner_of_host)
 
-    def _provider_for_host(self, host: str) -> Provider | None:
+    def provider_for_host(self, host: str) -> Provider | None:
+        """Return the provider that a host belongs to."""
+        return self._owner_of_host(host)[0]
+
+    def _find_owner_of_host(self, host: str) -> tuple[Provider | None, bool]:
+        """Return the provider of a host, and whether its requests stay there in spite of the base URL."""
         host = host.lower().rstrip(".")
-        return next((provider for pattern, provider in self._patterns if pattern.fullmatch(host)), None)
+        found = ((provider, stays) for pattern, provider, stays in self._patterns if pattern.fullmatch(host))
+        return next(found, (None, False))
 
     def proxied(self, host: str, method: str, target: str) -> Route | None:
         """Return the route of a request to `host`; None if no provider has this host."""
-        provider = self.provider_for_host(host)
+        provider, stays = self._owner_of_host(host)
         if provider is None:
             return None
-        base_path = provider.base_url.path if provider.base_url else TYPES[provider.type].prefix
-        path = target.partition("?")[0]
-        below = _below(base_path, path)
-        if below is not None:
-            return _route(provider, method, below, target)
-        below = _below(TYPES[provider.type].prefix, path)
-        if below is not None:
-            return _route(provider, method, below, base_path + target[len(path) - len(below) :])
-        return _route(provider, method, None, target)
+        route = _proxied(provider, method, target)
+        return replace(route, base=None) if stays else route
 
     def gateway(self, method: str, target: str) -> Route | None:
         """Return the route of a gateway request; None if its path has no provider, or is not below its API's prefix."""
@@ -106,7 +109,8 @@ class Router:
         below = _below(TYPES[provider.type].prefix, path)
         if below is None or not path:
             return None
-        upstream = base.path + remainder[len(path) - len(below) :]
+        base_path = base.path if provider.base_url else TYPES[provider.type].prefix
+        upstream = base_path + remainder[len(path) - len(below) :]
         return _route(provider, method, below, upstream, base)
 
 
@@ -122,6 +126,31 @@ def _below(prefix: str, path: str) -> str | None:
         return None
     rest = path[len(prefix) :]
     return rest if not rest or rest.startswith("/") or not prefix else None
+
+
+def _proxied(provider: Provider, method: str, target: str) -> Route:
+    base_path = provider.base_url.path if provider.base_url else TYPES[provider.type].prefix
+    path = target.partition("?")[0]
+    below = _below(base_path, path)
+    route = _route(provider, method, below, target)
+    if route.template != OTHER:
+        return route
+    if provider.openai_compatible:
+        return _below_any_path(provider, method, target)
+    below_prefix = _below(TYPES[provider.type].prefix, path)
+    if below_prefix is None or (below is not None and base_path):
+        return route
+    # A server without a path in its base URL, such as DeepSeek's, has the same routes with and without the prefix.
+    moved = target if below is not None else base_path + target[len(path) - len(below_prefix) :]
+    return _route(provider, method, below_prefix, moved)
+
+
+def _below_any_path(provider: Provider, method: str, target: str) -> Route:
+    """Return the route of a server that may have its API below any path, such as `/serve/llm/v1/chat/completions`."""
+    path = target.partition("?")[0]
+    starts = [at for at, character in enumerate(path) if character == "/"][:MAX_DEPTH]
+    routes = (_route(provider, method, path[start:], target) for start in starts)
+    return next((route for route in routes if route.template != OTHER), _route(provider, method, None, target))
 
 
 def _route(provider: Provider, method: str, below: str | None, target: str, base: BaseUrl | None = None) -> Route:
@@ -148,13 +177,15 @@ def _matched(unknown: Route, method: str, below: str) -> Route:
         # A GET would list stored objects of other users of the key, so it is not a bridged request.
         over_socket = method == WEBSOCKET and route.dialect is RESPONSES
         if (method == "POST" or over_socket) and (found := route.pattern.fullmatch(below)):
+            name = unquote(found[1], errors="replace") if found.re.groups else ""
             return replace(
                 unknown,
                 dialect=None if over_socket else route.dialect,
                 websocket=route.dialect if over_socket else None,
                 template=route.template,
                 known=route.central_key and _is_clean(below),
-                model=unquote(found[1], errors="replace") if route.names_model else "",
+                model=name if route.names_model else "",
+                deployment="" if route.names_model else name,
                 billable=False,
             )
     for known in kind.passthrough:

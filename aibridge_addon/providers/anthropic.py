@@ -1,4 +1,4 @@
-"""Anthropic: `api.anthropic.com`."""
+"""Anthropic: `api.anthropic.com`, and Claude Platform on AWS."""
 
 from aibridge_addon.dialects import MESSAGE_BATCH, MESSAGES
 from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, https, others, passthrough, result
@@ -17,8 +17,14 @@ ANTHROPIC = ProviderType(
     ),
     results=(result("GET", "/v1/messages/batches/{id}/results", "batch", MESSAGE_BATCH, central_key=False),),
     error_dialect=MESSAGES,
-    defaults=(DefaultProvider("anthropic", ("api.anthropic.com",), https("api.anthropic.com")),),
-    vendor="anthropic",
+    defaults=(
+        DefaultProvider(
+            "anthropic",
+            ("api.anthropic.com", "aws-external-anthropic.*.api.aws"),
+            https("api.anthropic.com"),
+        ),
+    ),
+    vendor=None,  # anyone may serve this format
     # Claude Code sends both if a key and a login exist. Anthropic then bills the key.
     credential_headers=(b"x-api-key", b"authorization"),
     answers_on_bedrock=True,

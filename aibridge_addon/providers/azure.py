@@ -70,7 +70,14 @@ AZURE = ProviderType(
     ),
     error_dialect=RESPONSES,
     defaults=(
-        DefaultProvider("azure", ("*.openai.azure.com", "*.cognitiveservices.azure.com", "*.services.ai.azure.com")),
+        DefaultProvider(
+            "azure",
+            (
+                *("*.openai.azure.com", "*.cognitiveservices.azure.com", "*.services.ai.azure.com"),
+                # Azure Government
+                *("*.openai.azure.us", "*.cognitiveservices.azure.us", "*.services.ai.azure.us"),
+            ),
+        ),
     ),
     vendor="azure",
     credential_headers=(b"api-key", b"x-api-key", b"authorization"),

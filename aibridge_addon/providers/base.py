@@ -109,7 +109,7 @@ class ProviderType:
     defaults: tuple[DefaultProvider, ...]
     """The addresses of the first one are the defaults of configured providers of this type."""
     vendor: str | None
-    """The vendor's name in `genai-prices`. None: there are no prices."""
+    """Who bills if the host is not known, under the name in the price list. None: not known either."""
     credential_headers: tuple[bytes, ...]
     """Headers with a client's credential, in order of precedence, in lower case."""
     logins: tuple[Login, ...] = ()

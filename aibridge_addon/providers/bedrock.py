@@ -20,7 +20,20 @@ BEDROCK = ProviderType(
     ),
     results=background_routes(path="/openai/v1"),
     error_dialect=INVOKE,
-    defaults=(DefaultProvider("bedrock", ("bedrock-runtime.*.amazonaws.com", "bedrock-mantle.*.api.aws")),),
+    defaults=(
+        DefaultProvider(
+            "bedrock",
+            (
+                *("bedrock-runtime.*.amazonaws.com", "bedrock-mantle.*.api.aws"),
+                *("bedrock-runtime-fips.*.amazonaws.com", "bedrock-runtime.*.amazonaws.com.cn"),
+                # Dual stack
+                *("bedrock-runtime.*.api.aws", "bedrock-runtime-fips.*.api.aws"),
+                # Interface endpoints of a VPC: `vpce-0a1b-2c3d.bedrock-runtime.us-east-1.vpce.amazonaws.com`
+                *("*.bedrock-runtime.*.vpce.amazonaws.com", "*.bedrock-runtime-fips.*.vpce.amazonaws.com"),
+                *("*.bedrock-mantle.*.vpce.amazonaws.com", "*.bedrock-runtime.*.vpce.amazonaws.com.cn"),
+            ),
+        ),
+    ),
     vendor="aws",
     credential_headers=(b"authorization", b"x-api-key"),
     billing="api",

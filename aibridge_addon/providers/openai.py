@@ -1,4 +1,4 @@
-"""OpenAI: `api.openai.com/v1`, and ChatGPT's Codex backend under another base URL."""
+"""OpenAI, ChatGPT's Codex backend, and other vendors with OpenAI's API under base URLs of their own."""
 
 import re
 
@@ -25,6 +25,9 @@ CHATGPT = Login(
     ),
 )
 """A ChatGPT login of Codex. Its account is the workspace that pays."""
+
+REGIONAL = tuple(f"{region}.api.openai.com" for region in ("eu", "us", "in", "jp", "au", "ae"))
+"""Hosts of OpenAI's data residency (API documentation, "Data residency")."""
 
 OPENAI = ProviderType(
     name="openai",
@@ -69,10 +72,24 @@ OPENAI = ProviderType(
     ),
     error_dialect=RESPONSES,
     defaults=(
-        DefaultProvider("openai", ("api.openai.com",), https("api.openai.com", "/v1")),
+        DefaultProvider("openai", ("api.openai.com", *REGIONAL), https("api.openai.com", "/v1")),
         DefaultProvider("chatgpt", ("chatgpt.com",), https("chatgpt.com", "/backend-api/codex")),
+        DefaultProvider(
+            "openrouter",
+            ("openrouter.ai", "eu.openrouter.ai", "us.openrouter.ai"),
+            https("openrouter.ai", "/api/v1"),
+        ),
+        DefaultProvider("xai", ("api.x.ai", "us.api.x.ai"), https("api.x.ai", "/v1")),
+        DefaultProvider("mistral", ("api.mistral.ai", "api.eu.mistral.ai"), https("api.mistral.ai", "/v1")),
+        DefaultProvider("deepseek", ("api.deepseek.com",), https("api.deepseek.com")),
+        DefaultProvider("groq", ("api.groq.com",), https("api.groq.com", "/openai/v1")),
+        DefaultProvider(
+            "gemini",
+            ("generativelanguage.googleapis.com",),
+            https("generativelanguage.googleapis.com", "/v1beta/openai"),
+        ),
     ),
-    vendor="openai",
+    vendor=None,  # anyone may serve this format
     credential_headers=(b"authorization",),
     logins=(CHATGPT,),
 )

@@ -17,8 +17,6 @@ MAX_ANSWER = 64 * 1024
 """Bytes. A longer text of an answer is cut."""
 MAX_RESULT = 16 * 1024
 """Bytes. A longer result of a tool is cut."""
-NO_PRICE_LIST = "no price list for this type of provider"
-NO_PRICE = "no price known for this model"
 
 
 class Preparation:
@@ -27,13 +25,14 @@ class Preparation:
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._redact = Redactor(recording.redact)
-        self._price: Callable[[TokenUsage], float | None] | None = None
+        self._price: Callable[[TokenUsage], TokenUsage] | None = None
 
     def load(self) -> None:
-        """Import the price lists. This is the slowest import at the start."""
-        from aibridge_addon.recording.pricing import cost_usd
+        """Read the price lists. This is the slowest part of the start."""
+        from aibridge_addon.recording import pricing
 
-        self._price = cost_usd
+        pricing.load()
+        self._price = pricing.priced
 
     def __call__(self, record: Record) -> Record:
         recording, redact = self._recording, self._redact
@@ -72,13 +71,10 @@ class Preparation:
     def _priced(self, record: TokenUsage) -> TokenUsage:
         if record.cost_usd is not None or record.unpriced is not None:
             return record  # the reader of the answer has decided about its price
-        if record.vendor is None:
-            return replace(record, cost_usd=None, unpriced=NO_PRICE_LIST)
         if self._price is None:
             self.load()
         assert self._price is not None
-        cost = self._price(record)
-        return replace(record, cost_usd=cost, unpriced=NO_PRICE if cost is None else None)
+        return self._price(record)
 
 
 def cut(text: str, limit: int) -> tuple[str, bool]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +15,10 @@ from aibridge_addon import records
 Row = dict[str, Any]
 KEPT = frozenset({"credential_hint", "metadata"})
 """Columns that an interception's end leaves unchanged if its value is null."""
+
+
+PRICE_TERMS = "price_terms"
+"""Key in the metadata of a token row: the members of `PriceTerms` that are not empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def ended(record: records.InterceptionEnded) -> Row:
 
 
 def token_usage(record: records.TokenUsage) -> Row:
-    return _child(record, record.extra) | {
+    return _child(record, _with_terms(record)) | {
         "model": record.model,
         "input_tokens": record.input_tokens,
         "output_tokens": record.output_tokens,
@@ -87,6 +91,12 @@ def token_usage(record: records.TokenUsage) -> Row:
         "price_list": record.price_list,
         "unpriced": record.unpriced,
     }
+
+
+def _with_terms(record: records.TokenUsage) -> Mapping[str, Any]:
+    """Return what the provider said of usage, and what else decided the price."""
+    terms = {name: value for name, value in asdict(record.terms).items() if value}
+    return {**record.extra, PRICE_TERMS: terms} if terms else record.extra
 
 
 def user_prompt(record: records.UserPrompt) -> Row:

@@ -105,6 +105,11 @@ def test_defaults_are_those_of_the_contract(path: str, expected: object) -> None
     assert value_at(Settings(), path) == expected
 
 
+ANTHROPIC_HOSTS = ("api.anthropic.com", "aws-external-anthropic.*.api.aws")
+OPENAI_HOSTS = ("api.openai.com", *(f"{region}.api.openai.com" for region in ("eu", "us", "in", "jp", "au", "ae")))
+GEMINI = "https://generativelanguage.googleapis.com/v1beta/openai"
+
+
 @pytest.mark.parametrize(
     ("name", "type_", "base_url", "gateway_url"),
     [
@@ -121,6 +126,12 @@ def test_defaults_are_those_of_the_contract(path: str, expected: object) -> None
         ("copilot-enterprise", "copilot", None, "https://api.enterprise.githubcopilot.com"),
         ("azure", "azure", None, None),
         ("bedrock", "bedrock", None, None),
+        ("openrouter", "openai", "https://openrouter.ai/api/v1", "https://openrouter.ai/api/v1"),
+        ("xai", "openai", "https://api.x.ai/v1", "https://api.x.ai/v1"),
+        ("mistral", "openai", "https://api.mistral.ai/v1", "https://api.mistral.ai/v1"),
+        ("deepseek", "openai", "https://api.deepseek.com", "https://api.deepseek.com"),
+        ("groq", "openai", "https://api.groq.com/openai/v1", "https://api.groq.com/openai/v1"),
+        ("gemini", "openai", GEMINI, GEMINI),
     ],
 )
 def test_the_default_set_has_each_provider(
@@ -505,15 +516,16 @@ def test_a_wrong_option_is_reported_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("text", "hosts", "base_url"),
     [
-        ("type: anthropic", ("api.anthropic.com",), "https://api.anthropic.com"),
-        ("type: openai", ("api.openai.com",), "https://api.openai.com/v1"),
+        ("type: anthropic", ANTHROPIC_HOSTS, "https://api.anthropic.com"),
+        ("type: openai", OPENAI_HOSTS, "https://api.openai.com/v1"),
         ("type: copilot", ("api.individual.githubcopilot.com", "api.githubcopilot.com"), None),
-        ("type: bedrock", ("bedrock-runtime.*.amazonaws.com", "bedrock-mantle.*.api.aws"), None),
-        ("type: anthropic, base_url: null", ("api.anthropic.com",), None),
-        ("type: anthropic, base_url: ''", ("api.anthropic.com",), None),
+        ("type: anthropic, base_url: null", ANTHROPIC_HOSTS, None),
+        ("type: anthropic, base_url: ''", ANTHROPIC_HOSTS, None),
         ("type: anthropic, hosts: []", (), "https://api.anthropic.com"),
         ("type: anthropic, hosts: [API.Anthropic.com]", ("api.anthropic.com",), "https://api.anthropic.com"),
-        ("type: openai, base_url: https://api.openai.com/v1/", ("api.openai.com",), "https://api.openai.com/v1"),
+        ("type: openai, base_url: https://api.openai.com/v1/", OPENAI_HOSTS, "https://api.openai.com/v1"),
+        ("type: openai, hosts: [eu.api.openai.com]", ("eu.api.openai.com",), "https://eu.api.openai.com/v1"),
+        ("type: openai, hosts: [us.api.x.ai, api.x.ai]", ("us.api.x.ai", "api.x.ai"), None),
         ("type: openai, hosts: [llm.corp], base_url: http://10.0.0.1:8000", ("llm.corp",), "http://10.0.0.1:8000"),
     ],
 )  # fmt: skip
@@ -620,6 +632,15 @@ def test_host_patterns_may_hold_wildcard_labels(configure: Write, host: str) -> 
         ("type: openai, base_url: 'https://[::1'", "base_url", "https://"),
         ("type: google", "type", "'anthropic', 'openai', 'copilot', 'azure' or 'bedrock'"),
         ("hosts: [a.com]", "type", "required"),
+        ("type: openai, price_as: vllm", "price_as", "a vendor of the price list: anthropic, "),
+        ("type: openai, price_as: 5", "price_as", "none, or a vendor"),
+        ("type: azure, azure_scope: europe", "azure_scope", "'global', 'data_zone' or 'regional'"),
+        ("type: azure, models: [a]", "models", "a mapping"),
+        ("type: azure, models: {a: ''}", "models.a", "not blank"),
+        ("type: azure, region: ' '", "region", "not blank"),
+        ("type: anthropic, openai_compatible: true, hosts: [a.com]", "openai_compatible", "type openai only"),
+        ("type: openai, openai_compatible: true", "hosts", "at least one host"),
+        ("type: openai, openai_compatible: true, hosts: [a.com], base_url: http://b", "openai_compatible", "no base"),
         ("type: openai, api_key: 'two words'", "api_key", "without blanks"),
         ("type: openai, max_retries: -1", "max_retries", "at least 0"),
         ("type: openai, circuit_breaker: {interval: 0}", "circuit_breaker.interval", "greater than 0"),
@@ -834,7 +855,9 @@ def test_the_documented_examples_load(configure: Write, name: str) -> None:
 
 def test_the_default_providers_are_documented() -> None:
     text = DOCUMENT.read_text("utf-8")
+    words = " ".join(text.split())
     for known in DEFAULT_PROVIDERS:
         hosts = ", ".join(f"`{host}`" for host in known.hosts)
         base_url = f" `{known.base_url}` " if known.base_url else " "
-        assert f"| `{known.name}` | {known.type} | {hosts} |{base_url}|" in text
+        assert f"| `{known.name}` | {known.type} |{base_url}|" in text
+        assert f"- `{known.name}`: {hosts}." in words

@@ -11,7 +11,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from tests.support import fixtures
 from tests.support.client import trust
-from tests.support.database import Row
+from tests.support.database import Row, said_of_usage
 from tests.support.fixtures import Case
 from tests.support.running import RunningProxy
 from tests.support.upstream import Answer, ScriptedUpstream
@@ -177,7 +177,7 @@ def last_recorded(process: RunningProxy) -> dict[str, Any]:
         "streaming": interception["streaming"],
         "response_id": {row["provider_response_id"] for row in (*tokens, *prompts, *tools, *thoughts)},
         "prompt": [row["prompt"] for row in prompts],
-        "tokens": [{name: row[name] for name in counts} | {"extra": row["metadata"]} for row in tokens],
+        "tokens": [{name: row[name] for name in counts} | {"extra": said_of_usage(row)} for row in tokens],
         "tools": [(row["tool"], row["provider_tool_call_id"], row["input"]) for row in tools],
         "thoughts": [(row["content"], row["metadata"]["source"]) for row in thoughts],
     }

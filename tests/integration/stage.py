@@ -22,7 +22,7 @@ import pytest
 from tests.support.authority import Authority
 from tests.support.client import RawHttp1, connect_through
 from tests.support.client_h2 import RawHttp2
-from tests.support.database import Row, Table
+from tests.support.database import Row, Table, said_of_usage
 from tests.support.in_process import InProcessProxy
 from tests.support.mitmdump import Mitmdump
 from tests.support.running import RunningProxy
@@ -268,7 +268,7 @@ def _interception(row: Row, children: dict[str, list[Row]]) -> dict[str, Any]:
 
 def _tokens(row: Row) -> dict[str, Any]:
     names = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens", "completeness")
-    return {name: row[name] for name in names} | {"extra": row["metadata"]}
+    return {name: row[name] for name in names} | {"extra": said_of_usage(row)}
 
 
 def _tool(row: Row) -> dict[str, Any]:

@@ -29,6 +29,11 @@ CODEX = ("user-agent", "codex_cli_rs/0.87.0 (Mac OS 26.2.0; arm64)")
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
+def priced(config: str) -> str:
+    """Give each provider the prices of the vendor that its type is named after, since the upstream is no vendor's."""
+    return re.sub(r"type: (anthropic|openai),", r"type: \1, price_as: \1,", config)
+
+
 class Scraped:
     """A proxy whose metrics are read as Prometheus reads them."""
 
@@ -36,7 +41,7 @@ class Scraped:
         self.upstream = upstream
         self.port = unused_port()
         more = f"actor: {{default: ada}}\nmetrics: {{listen: '127.0.0.1:{self.port}'{metrics}}}"
-        self.proxy: RunningProxy = start(config=configuration(upstream.url, mcp, more))
+        self.proxy: RunningProxy = start(config=priced(configuration(upstream.url, mcp, more)))
 
     def get(self, path: str) -> tuple[int, str]:
         try:

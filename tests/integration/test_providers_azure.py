@@ -36,9 +36,12 @@ FOUNDRY_HOST = "ours.services.ai.azure.com"
 REAL_MODEL = "gpt-4.1-2025-04-14"
 
 
+PRICED = "azure_scope: global"
+
+
 def config(upstream: ScriptedUpstream, key: str = "", more: str = "") -> str:
     hosts = f"[{OPENAI_HOST}, {FOUNDRY_HOST}]"
-    azure = f"{{name: azure, type: azure, base_url: '{upstream.url}', hosts: {hosts}, api_key: '{key}'}}"
+    azure = f"{{name: azure, type: azure, base_url: '{upstream.url}', hosts: {hosts}, api_key: '{key}', {PRICED}}}"
     return f"providers: [{azure}]\n{more}"
 
 

@@ -25,6 +25,8 @@ HOSTS = (
     ("ours.openai.azure.com", DEPLOYMENT, "azure", "azure"),
     ("ours.cognitiveservices.azure.com", DEPLOYMENT, "azure", "azure"),
     ("ours.services.ai.azure.com", "/openai/v1/chat/completions", "azure", "azure"),
+    ("ours.openai.azure.us", "/openai/v1/chat/completions", "azure", "azure"),
+    ("eu.api.openai.com", "/v1/chat/completions", "openai", "openai"),
 )
 NAMES = [host for host, *_ in HOSTS]
 

@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import StartProxy
 from tests.support import fixtures
 from tests.support.client import gateway_client
-from tests.support.database import Row, Table, query
+from tests.support.database import Row, Table, query, said_of_usage
 from tests.support.fixtures import Case
 from tests.support.running import RunningProxy
 from tests.support.upstream import Answer, ScriptedUpstream, unused_port
@@ -54,7 +54,7 @@ FORWARDED = "X-Forwarded-User"
 def config(upstream: ScriptedUpstream, **sections: str) -> str:
     return "".join(f"{name}: {section}\n" for name, section in sections.items()) + (
         "providers:\n"
-        f"  - {{name: anthropic, type: anthropic, base_url: '{upstream.url}'}}\n"
+        f"  - {{name: anthropic, type: anthropic, base_url: '{upstream.url}', price_as: anthropic}}\n"
         f"  - {{name: openai, type: openai, base_url: '{upstream.url}/v1'}}\n"
         f"  - {{name: my-azure, type: azure, base_url: '{upstream.url}'}}\n"
         f"  - {{name: nobody, type: anthropic, base_url: 'https://localhost:{unused_port()}'}}\n"
@@ -158,7 +158,7 @@ def test_the_other_rows_hang_on_their_interception(process: RunningProxy, upstre
             assert moment(interception["started_at"]) <= moment(row["created_at"]) <= moment(interception["ended_at"])
     [tokens], [prompt], [tool] = (of(process, table, interception) for table in (TOKENS, PROMPTS, TOOLS))
     [counts] = case.expected["tokens"]
-    assert {**{name: tokens[name] for name in counts if name != "extra"}, "extra": tokens["metadata"]} == counts
+    assert {**{name: tokens[name] for name in counts if name != "extra"}, "extra": said_of_usage(tokens)} == counts
     assert prompt["prompt"] == "What have I changed?"
     assert (tool["tool"], tool["input"]) == ("exec_command", {"cmd": "git status --short", "workdir": "/repo"})
     assert tool["injected"] == 0

@@ -57,6 +57,31 @@ PROXIED_BRIDGED: tuple[tuple[str, str, Dialect, str], ...] = (
     ),
     ("bedrock-mantle.eu-west-1.api.aws", "/anthropic/v1/messages", MESSAGES, "/anthropic/v1/messages"),
     ("bedrock-mantle.eu-west-1.api.aws", "/openai/v1/responses", RESPONSES, "/openai/v1/responses"),
+    ("aws-external-anthropic.us-west-2.api.aws", "/v1/messages", MESSAGES, "/v1/messages"),
+    ("eu.api.openai.com", "/v1/responses", RESPONSES, "/v1/responses"),
+    ("au.api.openai.com", "/v1/chat/completions", CHAT_COMPLETIONS, "/v1/chat/completions"),
+    ("ours.openai.azure.us", "/openai/v1/responses", RESPONSES, "/openai/v1/responses"),
+    ("bedrock-runtime-fips.us-gov-west-1.amazonaws.com", f"/model/{CLAUDE}/invoke", INVOKE, "/model/{id}/invoke"),
+    ("bedrock-runtime.cn-north-1.amazonaws.com.cn", f"/model/{CLAUDE}/converse", CONVERSE, "/model/{id}/converse"),
+    (
+        "vpce-0a1b-2c3d.bedrock-runtime.us-east-1.vpce.amazonaws.com",
+        f"/model/{CLAUDE}/converse",
+        CONVERSE,
+        "/model/{id}/converse",
+    ),
+    ("openrouter.ai", "/api/v1/chat/completions", CHAT_COMPLETIONS, "/v1/chat/completions"),
+    ("openrouter.ai", "/api/v1/responses", RESPONSES, "/v1/responses"),
+    ("api.x.ai", "/v1/responses", RESPONSES, "/v1/responses"),
+    ("api.mistral.ai", "/v1/chat/completions", CHAT_COMPLETIONS, "/v1/chat/completions"),
+    ("api.deepseek.com", "/chat/completions", CHAT_COMPLETIONS, "/v1/chat/completions"),
+    ("api.deepseek.com", "/v1/chat/completions", CHAT_COMPLETIONS, "/v1/chat/completions"),
+    ("api.groq.com", "/openai/v1/chat/completions", CHAT_COMPLETIONS, "/v1/chat/completions"),
+    (
+        "generativelanguage.googleapis.com",
+        "/v1beta/openai/chat/completions",
+        CHAT_COMPLETIONS,
+        "/v1/chat/completions",
+    ),
 )
 
 # host, method, path, template; none is bridged
@@ -432,3 +457,79 @@ def test_an_upgrade_on_a_route_of_the_responses_api_is_passthrough_that_opens_a_
 def test_no_other_request_opens_one(host: str, method: str, target: str) -> None:
     route = DEFAULTS.proxied(host, method, target)
     assert route is not None and route.websocket is None
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "upstream"),
+    [
+        ("openrouter", "/v1/chat/completions", "https://openrouter.ai/api/v1/chat/completions"),
+        ("xai", "/v1/responses", "https://api.x.ai/v1/responses"),
+        ("mistral", "/v1/chat/completions", "https://api.mistral.ai/v1/chat/completions"),
+        ("deepseek", "/v1/chat/completions", "https://api.deepseek.com/chat/completions"),
+        ("groq", "/v1/chat/completions", "https://api.groq.com/openai/v1/chat/completions"),
+        (
+            "gemini",
+            "/v1/chat/completions",
+            "https://generativelanguage.googleapis.com/v1beta/openai/chat/completions",
+        ),
+    ],
+)
+def test_gateway_paths_are_alike_for_all_vendors(name: str, path: str, upstream: str) -> None:
+    route = DEFAULTS.gateway("POST", f"/{name}{path}")
+    assert route is not None and route.base is not None and route.dialect is not None
+    assert route.base.origin + route.target == upstream
+
+
+@pytest.mark.parametrize("host", ["eu.api.openai.com", "aws-external-anthropic.eu-west-1.api.aws", "us.api.x.ai"])
+def test_a_regional_host_is_reached_where_the_client_asks(host: str) -> None:
+    route = DEFAULTS.proxied(host, "POST", "/v1/messages")
+    assert route is not None and route.base is None and route.target == "/v1/messages"
+
+
+def test_a_base_url_of_the_operators_own_takes_the_place_of_regional_hosts() -> None:
+    provider = Provider.model_validate({"name": "openai", "type": "openai", "base_url": "http://gateway:1/v1"})
+    route = Router([provider]).proxied("eu.api.openai.com", "POST", "/v1/responses")
+    assert route is not None and route.base == parse_base_url("http://gateway:1/v1")
+
+
+def test_a_central_key_goes_to_regional_hosts_that_are_named() -> None:
+    [openai] = [provider for provider in DEFAULT_PROVIDERS if provider.name == "openai"]
+    assert openai.owns("https", "eu.api.openai.com", 443)
+    assert not openai.owns("http", "eu.api.openai.com", 443)
+    assert not openai.owns("https", "evil.api.openai.com", 443)
+    [anthropic] = [provider for provider in DEFAULT_PROVIDERS if provider.name == "anthropic"]
+    assert not anthropic.owns("https", "aws-external-anthropic.evil.api.aws", 443)
+
+
+COMPATIBLE = Router(
+    [Provider.model_validate({"name": "a", "type": "openai", "openai_compatible": True, "hosts": ["a.b"]})]
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "dialect"),
+    [
+        ("/v1/chat/completions", CHAT_COMPLETIONS),
+        ("/chat/completions", CHAT_COMPLETIONS),
+        ("/api/v1/chat/completions?x=/1", CHAT_COMPLETIONS),
+        ("/serve/llm-1/v1/responses", RESPONSES),
+        ("/" * 50 + "chat/completions", None),
+        ("/health", None),
+        ("/v1/xchat/completions", None),
+    ],
+)
+def test_an_openai_compatible_server_has_its_api_below_any_path(path: str, dialect: Dialect | None) -> None:
+    route = COMPATIBLE.proxied("a.b", "POST", path)
+    assert route is not None
+    assert (route.dialect, route.base, route.target) == (dialect, None, path)
+    assert (route.template == OTHER) is (dialect is None)
+
+
+def test_a_gateway_provider_without_a_base_url_keeps_its_types_prefix() -> None:
+    route = COMPATIBLE.gateway("POST", "/a/v1/chat/completions")
+    assert route is not None and route.target == "/v1/chat/completions"
+
+
+def test_a_deployments_name_is_read_from_the_path() -> None:
+    route = DEFAULTS.proxied(AZURE_HOST, "POST", "/openai/deployments/our%20gpt/chat/completions")
+    assert route is not None and (route.deployment, route.model) == ("our gpt", "")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aibridge_addon.config.schema import Recording
-from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_RESULT, NO_PRICE, NO_PRICE_LIST, Preparation
+from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_RESULT, Preparation
 from aibridge_addon.records import Continuation, Record, ToolResult
 from tests.support.examples import ANSWER, ENDED, PASSTHROUGH, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 
@@ -98,10 +98,11 @@ def test_a_price_is_put_into_the_record() -> None:
             cache_write_input_tokens=0,
         )
     )
-    assert (priced.cost_usd, priced.unpriced) == (pytest.approx(0.002), None)
+    assert (priced.cost_usd, priced.cost_source, priced.unpriced) == (pytest.approx(0.002), "price_list", None)
+    assert priced.price_list.startswith("genai-prices ")
 
 
-@pytest.mark.parametrize(("vendor", "reason"), [("anthropic", NO_PRICE), (None, NO_PRICE_LIST)])
+@pytest.mark.parametrize(("vendor", "reason"), [("anthropic", "model: no-such-model"), (None, "vendor: unknown")])
 def test_without_a_price_the_record_says_why(vendor: str | None, reason: str) -> None:
     priced = prepare(replace(TOKENS, vendor=vendor))
     assert (priced.cost_usd, priced.unpriced) == (None, reason)

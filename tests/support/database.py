@@ -7,6 +7,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from aibridge_addon.recording.rows import PRICE_TERMS
+
 Table = Literal[
     "aibridge_interceptions",
     "aibridge_token_usages",
@@ -50,3 +52,8 @@ def locked(database: Path) -> Iterator[None]:
         connection.execute("begin exclusive")
         yield
         connection.execute("rollback")
+
+
+def said_of_usage(row: Row) -> Any:
+    """What the provider said of usage: the metadata of a token row without the terms of its price."""
+    return {name: value for name, value in row["metadata"].items() if name != PRICE_TERMS}

@@ -13,7 +13,15 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from aibridge_addon.dialects.base import RequestReading, Thought, ToolCall, arguments, written_by_person
+from aibridge_addon.dialects.base import (
+    MAX_WISH,
+    RequestReading,
+    Thought,
+    ToolCall,
+    arguments,
+    hosted_types,
+    written_by_person,
+)
 from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
 from aibridge_addon.dialects.client_results import MAX_ENTRIES, ClientResult, client_result, newest
 from aibridge_addon.dialects.errors import answer_error, error_in
@@ -60,10 +68,25 @@ class Converse(BedrockDialect):
             side_call=as_dict(body.get("inferenceConfig")).get("maxTokens") == 1,
             tool_results=newest(_results_backwards(body)),
             surroundings=surroundings(body.get("system")),
+            requested=_requested(body),
+            hosted_tools=_hosted_tools(body),
         )
 
     def answer_reader(self, *, texts: bool = True) -> ConverseReader:
         return ConverseReader(texts=texts)
+
+
+def _requested(body: JSONObject) -> dict[str, str]:
+    wishes = {
+        "service_tier": as_text(as_dict(body.get("serviceTier")).get("type")),
+        "performanceConfig.latency": as_text(as_dict(body.get("performanceConfig")).get("latency")),
+    }
+    return {name: value[:MAX_WISH] for name, value in wishes.items() if value}
+
+
+def _hosted_tools(body: JSONObject) -> tuple[str, ...]:
+    tools = map(as_dict, as_list(as_dict(body.get("toolConfig")).get("tools")))
+    return hosted_types(as_text(as_dict(tool.get("systemTool")).get("name")) for tool in tools)
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:

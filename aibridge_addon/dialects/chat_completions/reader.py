@@ -12,6 +12,7 @@ the usage depends on the provider. The last usage in the stream is the right one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -25,8 +26,11 @@ from aibridge_addon.dialects.base import (
     Output,
     RequestReading,
     ToolCall,
+    hosted_tools,
+    hosted_types,
     is_unknown,
     prompt_in,
+    requested,
 )
 from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls
 from aibridge_addon.dialects.chat_completions.results import tool_results
@@ -41,10 +45,15 @@ USER_PARTS = frozenset(("text", "image_url", "input_audio", "file", "video_url",
 """Parts in which a user says something to the model."""
 THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text")
 """Members with the model's reasoning in the answers of compatible servers."""
+SEARCHES: Mapping[str, str] = MappingProxyType(
+    {"web_search_options": "web_search", "search_parameters": "live_search", "plugins": "plugins"}
+)
+"""Members of a request that let the provider search, and how the tool is called: OpenAI, xAI, OpenRouter."""
 
 
 class ChatCompletions(Dialect):
     name = "chat_completions"
+    lists_hosted_calls = False
 
     def read_request(self, body: JSONObject) -> RequestReading:
         prompt, tool_call_id = _conversation_end(body)
@@ -59,6 +68,8 @@ class ChatCompletions(Dialect):
             wants_usage=include_usage or not streaming,
             tool_results=tool_results(body),
             surroundings=surroundings(*system_messages(body, "messages", openai.SYSTEM_ROLES)),
+            requested=requested(body, "service_tier", "prompt_cache_retention"),
+            hosted_tools=_hosted_tools(body),
         )
 
     def answer_reader(self, *, texts: bool = True) -> ChatCompletionsReader:
@@ -69,6 +80,11 @@ class ChatCompletions(Dialect):
 
     def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
         return b"data: " + openai.error_body(500, message, details) + b"\n\ndata: [DONE]\n\n"
+
+
+def _hosted_tools(body: JSONObject) -> tuple[str, ...]:
+    searching = [tool for member, tool in SEARCHES.items() if body.get(member)]
+    return hosted_types((*searching, *hosted_tools(body, openai.CLIENT_TOOLS)))
 
 
 def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:

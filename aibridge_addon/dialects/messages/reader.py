@@ -23,8 +23,10 @@ from aibridge_addon.dialects.base import (
     Thought,
     ToolCall,
     arguments,
+    hosted_tools,
     is_unknown,
     prompt_in,
+    requested,
 )
 from aibridge_addon.dialects.errors import answer_error, error_in
 from aibridge_addon.dialects.messages.results import tool_results
@@ -70,6 +72,8 @@ MAX_KIND = 64
 """Characters of an iteration's type."""
 USER_BLOCKS = frozenset(("text", "image", "document", "search_result", "container_upload", "tool_result"))
 """Blocks in which a user or a client says something to the model."""
+CLIENT_TOOLS = frozenset(("", "custom"))
+"""Types of tools that are the client's own. The first is that of a tool without a type."""
 TOOL_BLOCKS = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
 
 # Deltas of text, signatures and citations are most of a stream. Of these only the text is read. `[^{]*\{` skips from
@@ -106,6 +110,8 @@ class Messages(Dialect):
             metadata_user_id=user_id if isinstance(user_id, str) else None,
             tool_results=tool_results(body),
             surroundings=surroundings(body.get("system")),
+            requested=requested(body, "service_tier", "speed", "inference_geo"),
+            hosted_tools=hosted_tools(body, CLIENT_TOOLS),
         )
 
     def answer_reader(self, *, texts: bool = True) -> MessagesReader:

@@ -20,7 +20,9 @@ from aibridge_addon.dialects.base import (
     Thought,
     ToolCall,
     arguments,
+    hosted_tools,
     is_unknown,
+    requested,
     written_by_person,
 )
 from aibridge_addon.dialects.errors import answer_error, error_in
@@ -84,6 +86,8 @@ class Responses(Dialect):
             client_metadata=client_metadata(body),
             surroundings=surroundings(body.get("instructions"), *system_messages(body, "input", openai.SYSTEM_ROLES)),
             background=body.get("background") is True,
+            requested=requested(body, "service_tier", "prompt_cache_retention"),
+            hosted_tools=hosted_tools(body, openai.CLIENT_TOOLS),
         )
 
     def answer_reader(self, *, texts: bool = True) -> ResponsesReader:

@@ -18,6 +18,7 @@ from aibridge_addon.interception import clients
 from aibridge_addon.interception.billing import billing
 from aibridge_addon.interception.exchange import Exchange, Origin
 from aibridge_addon.interception.once import pending_record, result_key
+from aibridge_addon.interception.sale import requested_in
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import inject_tools
 from aibridge_addon.proxy.flow.admission import admit
@@ -91,6 +92,8 @@ def exchange_for(
 
     `emit` takes its records. None: the bridge does.
     """
+    if requested := requested_in(head.headers):
+        reading = replace(reading, requested={**reading.requested, **requested})
     central = _central_hint(head.dispatch)
     credential = client_credential(head.headers, head.route.type.credential_headers)
     agent = head.headers.get(b"user-agent")
