@@ -260,7 +260,7 @@ def _interception(row: Row, children: dict[str, list[Row]]) -> dict[str, Any]:
         **row,
         "prompt": prompt,
         "response_ids": ids,
-        "tokens": [_tokens(child) for child in children["tokens"]],
+        "tokens": [_tokens(child) for child in children["tokens"] if child["kind"] == "answer"],
         "tools": [_tool(child) for child in children["tools"]],
         "thoughts": [{"content": c["content"], "source": c["metadata"]["source"]} for c in children["thoughts"]],
     }

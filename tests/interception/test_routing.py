@@ -515,7 +515,7 @@ COMPATIBLE = Router(
         ("/serve/llm-1/v1/responses", RESPONSES),
         ("/" * 50 + "chat/completions", None),
         ("/health", None),
-        ("/v1/xchat/completions", None),
+        ("/v1/xchat/completion", None),
     ],
 )
 def test_an_openai_compatible_server_has_its_api_below_any_path(path: str, dialect: Dialect | None) -> None:

@@ -89,6 +89,7 @@ def test_a_price_is_put_into_the_record() -> None:
     priced = prepare(
         replace(
             TOKENS,
+            unpriced=None,
             vendor="openai",
             model="gpt-4.1",
             input_tokens=1_000,
@@ -104,7 +105,7 @@ def test_a_price_is_put_into_the_record() -> None:
 
 @pytest.mark.parametrize(("vendor", "reason"), [("anthropic", "model: no-such-model"), (None, "vendor: unknown")])
 def test_without_a_price_the_record_says_why(vendor: str | None, reason: str) -> None:
-    priced = prepare(replace(TOKENS, vendor=vendor))
+    priced = prepare(replace(TOKENS, vendor=vendor, unpriced=None))
     assert (priced.cost_usd, priced.unpriced) == (None, reason)
 
 

@@ -78,8 +78,8 @@ async def test_a_new_sink_gets_redacted_texts_prices_and_no_continuation(tmp_pat
     file = tmp_path / "records.jsonl"
     made = bridge(tmp_path, lambda _settings, _whole: JsonLines(file), recording={"thoughts": False})
     made.start()
-    tokens = replace(TOKENS, vendor="anthropic", model="claude-sonnet-4-5", cache_write_input_tokens=0)
-    for record in (STARTED, PROMPT, tokens, replace(TOKENS, vendor=None), TOOL, THOUGHT, KEPT):
+    tokens = replace(TOKENS, unpriced=None, vendor="anthropic", model="claude-sonnet-4-5", cache_write_input_tokens=0)
+    for record in (STARTED, PROMPT, tokens, replace(TOKENS, unpriced=None, vendor=None), TOOL, THOUGHT, KEPT):
         made.emit(record)
     assert await made.committed()
     await made.close(10)

@@ -79,6 +79,7 @@ class ChatSplice(Splice):
         """The verbatim end of the turn, which passes unchanged if no other turn follows."""
         self._reason = ""
         self._over = False
+        """The turn's `[DONE]` has been read."""
 
     @property
     def spliced(self) -> bool:
@@ -246,7 +247,7 @@ class ChatSplice(Splice):
             return b"".join(self._tail)
         done = sse.event("", DONE) if self._done else b""
         if self._failed or self._finish_chunk is None:
-            return done
+            return done if self._over else b""  # not after an error if only an earlier turn has sent it
         merged = dict(self._finish_chunk)
         choice = as_dict(as_list(merged["choices"])[0])
         merged["choices"] = [choice | {"finish_reason": self._visible_reason(choice.get("finish_reason"))}]

@@ -175,14 +175,14 @@ class ResponsesReader(AnswerReader):
         self._head(response)
         reading = self.reading
         self._items = [*map(as_dict, as_list(response.get("output")))] or self._items
-        if status == "failed" or response.get("error"):
+        if reading.error is None and (status == "failed" or response.get("error")):
             error = as_dict(response.get("error"))
             kind = error.get("code") or error.get("type")
             reading.error = answer_error(
                 {"type": kind, "message": error.get("message")} if error else response.get("error"),
                 default_type="server_error",
             )
-        elif status == "cancelled":
+        elif reading.error is None and status == "cancelled":
             reading.error = AnswerError("response_cancelled", "the response was cancelled")
         reason = as_text(as_dict(response.get("incomplete_details")).get("reason"))
         reading.stop_reason = reason or status or reading.stop_reason
