@@ -49,7 +49,7 @@ def process(start_proxy: StartProxy, upstream: ScriptedUpstream) -> RunningProxy
 
 def config(upstream: ScriptedUpstream, more: str = "") -> str:
     return (
-        f"providers:\n  - {{name: openai, type: openai, base_url: '{upstream.url}/v1'}}\n"
+        f"providers:\n  - {{name: openai, type: openai, price_as: openai, base_url: '{upstream.url}/v1'}}\n"
         f"  - {{name: other, type: openai, base_url: '{upstream.url}/v1'}}\n{more}"
     )
 

@@ -28,7 +28,7 @@ def test_the_option_wins_over_the_environment(start_proxy: StartProxy, tmp_path:
     proxy = start_proxy(config="database: sqlite:///mine.db", env=env)
     assert (proxy.folder / "mine.db").is_file()
     proxy.wait_for_log(
-        r"aibridge: configuration \S+/aibridge\.yaml, 8 providers, 0 MCP servers, "
+        r"aibridge: configuration \S+/aibridge\.yaml, 14 providers, 0 MCP servers, "
         r"rows in sqlite:///mine\.db, metrics on no port"
     )
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 def begin(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
     """Prepare for an answer that may bring a result."""
     if state.head.route.result_of == "background":
-        return _resume(state)
+        return _resume(flow, state)
     _fetch(flow, state)
     return None
 
@@ -38,7 +38,7 @@ def opened(flow: http.HTTPFlow, state: Bridged) -> None:
         state.exchange = state.once = None
 
 
-async def _resume(state: Bridged) -> None:
+async def _resume(flow: http.HTTPFlow, state: Bridged) -> None:
     """Read the answer for the interception that a background response has left open, if there is one."""
     head = state.head
     bridge = head.bridge
@@ -53,15 +53,15 @@ async def _resume(state: Bridged) -> None:
     pending = read_pending(stored.get(key))
     if pending is not None:
         once = state.once = _once(head, f"{key} ended")
-        state.exchange = once.exchange = _continued(head, pending, once)
+        state.exchange = once.exchange = _continued(head, pending, once, upstream_host(flow, head))
 
 
-def _continued(head: Head, pending: Pending, once: Once) -> Exchange:
+def _continued(head: Head, pending: Pending, once: Once, host: str) -> Exchange:
     exchange = Exchange(
         pending.background,
         head.route,
         replace(UNREAD, model=pending.model, background=True),
-        Origin(head.actor, UNKNOWN, None, None, "byok", "", prompt=None),
+        Origin(head.actor, UNKNOWN, None, None, "byok", "", prompt=None, upstream_host=host),
         emit=once.records.append,
         limits=head.bridge.settings.limits,
         now=utc_now,
