@@ -347,7 +347,8 @@ class _Completion:
                     continue
                 if not here.isdisjoint(those.call_ids):
                     self._followed.add(name)
-                elif not self._goes_on_after_a_call(place):
+                    break  # all up to that call is of the turn that has it
+                if not self._goes_on_after_a_call(place):
                     self._followed.add(name)
                     self._splits.setdefault(place, {})[self._end(message, index, those.visible)] = those
 

@@ -157,6 +157,11 @@ def test_a_thread_that_is_continued_has_the_calls() -> None:
     assert followed([[ONE, use("x")]], [assistant(ONE, TWO), ASK], thread=thread) is None
 
 
+def test_a_turn_that_has_its_call_is_not_split_at_the_thinking_before_it() -> None:
+    hidden = followers([REDACTED, use("y")], [ONE, use("x")])
+    assert resumed([assistant(REDACTED, ONE, use("y"))], [], hidden) is None
+
+
 def test_between_a_call_of_the_clients_and_its_result_nothing_is_put() -> None:
     """An assistant's message may go on in a further one."""
     hidden = followers([ONE, use("x")])
