@@ -75,8 +75,10 @@ def open_stage(
         for way, upstream in stage.upstreams.items():
             for type_, path in (("anthropic", ""), ("openai", "/v1"), ("bedrock", "")):
                 name = f"{type_}-{way}"
+                price_as = "" if type_ == "bedrock" else f", price_as: {type_}"
                 lines.append(
-                    f"- {{name: {name}, type: {type_}, hosts: [{name}.test], base_url: '{upstream.url}{path}'}}"
+                    f"- {{name: {name}, type: {type_}, hosts: [{name}.test],"
+                    f" base_url: '{upstream.url}{path}'{price_as}}}"
                 )
         config = "\n".join(lines) + "\n"
         stage.proxy = stack.enter_context(kind(folder, config=config, upstream_ca=ca.pem, mitmproxy_ca=mitmproxy_ca))
@@ -237,6 +239,7 @@ _CHILDREN: dict[str, Table] = {
     "tokens": "aibridge_token_usages",
     "tools": "aibridge_tool_usages",
     "thoughts": "aibridge_model_thoughts",
+    "answers": "aibridge_answers",
 }
 
 
@@ -261,9 +264,24 @@ def _interception(row: Row, children: dict[str, list[Row]]) -> dict[str, Any]:
         "prompt": prompt,
         "response_ids": ids,
         "tokens": [_tokens(child) for child in children["tokens"] if child["kind"] == "answer"],
+        "iterations": [
+            {"kind": child["kind"], "model": child["model"]} | _tokens(child)
+            for child in children["tokens"]
+            if child["kind"] != "answer"
+        ],
+        "answered_by": next((child["model"] for child in children["tokens"] if child["kind"] == "answer"), None),
+        "stop_reason": next((child["stop_reason"] for child in children["tokens"]), None),
+        "cost_usd": _cost(children["tokens"]),
+        "answers": [child["content"] for child in children["answers"]],
         "tools": [_tool(child) for child in children["tools"]],
         "thoughts": [{"content": c["content"], "source": c["metadata"]["source"]} for c in children["thoughts"]],
     }
+
+
+def _cost(rows: list[Row]) -> float | None:
+    """The sum of the rows' costs, exact to a billionth of a dollar. None: one of them has no price."""
+    costs = [row["cost_usd"] for row in rows]
+    return None if None in costs else round(sum(costs), 9)
 
 
 def _tokens(row: Row) -> dict[str, Any]:

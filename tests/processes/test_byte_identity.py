@@ -171,15 +171,12 @@ def _difference(exchange: Exchange, received: Request, seen: Seen) -> dict[str, 
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-COMPARED_ELSEWHERE = {"answers", "iterations", "stop_reason", "answered_by", "error_message"}
-"""Parts of a fixture that `tests/dialects` compares."""
-
-
 def _wrongly_recorded(exchange: Exchange, recorded: dict[str, Any]) -> dict[str, Any]:
     expected = {"prompt": None, "tokens": [], "tools": [], "thoughts": [], **exchange.case.expected}
     response_id = expected.pop("response_id", None)
-    names = expected.keys() - COMPARED_ELSEWHERE
-    wrong = {name: (expected[name], recorded[name]) for name in names if recorded[name] != expected[name]}
+    wrong = {name: (told, recorded[name]) for name, told in expected.items() if recorded[name] != told}
+    if exchange.case.cost and recorded["cost_usd"] != fixtures.cost_usd(exchange.case):
+        wrong["cost_usd"] = (exchange.case.cost, recorded["cost_usd"])
     if response_id is not None and recorded["response_ids"] - {response_id}:
         wrong["response_id"] = (response_id, recorded["response_ids"])
     if bool(recorded["streaming"]) != exchange.case.streaming:

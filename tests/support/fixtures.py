@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,8 @@ class Case:
     expected: dict[str, Any]
     answer_headers: Mapping[str, str] = field(default_factory=dict)
     """By lower-case name; those of a full response only."""
+    cost: tuple[str, ...] = ()
+    """Lines of a number and its price, and the sum. Empty: not checked."""
 
     @property
     def wire_format(self) -> Dialect:
@@ -68,6 +71,16 @@ def invoke_cases() -> Iterator[Case]:
             yield _as_invoke(found)
 
 
+def cost_usd(case: Case) -> float | None:
+    """What a case costs by its own lines; None: they leave it open."""
+    if not case.cost:
+        return None
+    *lines, total = case.cost
+    terms = (Decimal(number) * Decimal(price) for number, price in map(str.split, lines))
+    assert sum(terms) / 1_000_000 == Decimal(total.removeprefix("= ")), f"{case}: the lines add up to something else"
+    return float(total.removeprefix("= "))
+
+
 def case(name: str) -> Case:
     """The case of this name: `messages/simple/streaming`."""
     every = invoke_cases() if name.startswith("invoke/") else cases()
@@ -84,6 +97,7 @@ def _as_invoke(messages: Case) -> Case:
         dialect="invoke",
         request=json.dumps(request, ensure_ascii=False).encode(),
         expected=_of_bedrock_model(messages.expected),
+        cost=(),  # AWS has prices of its own
     )
     if not messages.is_event_stream:
         return case
@@ -125,6 +139,7 @@ def _case(path: Path, files: dict[str, bytes], mode: str) -> Case:
         body=body,
         expected=json.loads(files.get(f"expect.{mode}") or files["expect"]),
         answer_headers=headers,
+        cost=tuple(files.get("cost", b"").decode().splitlines()),
     )
 
 
