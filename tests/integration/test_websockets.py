@@ -108,21 +108,23 @@ def test_fragments_pass_as_they_were_cut(start_proxy: StartProxy, provider: Prov
     assert row["thoughts"] == THINKING.expected["thoughts"]
 
 
+@pytest.mark.parametrize("store", [True, False])
 def test_a_message_that_continues_an_answer_brings_the_results_of_its_calls(
-    start_proxy: StartProxy, provider: Provider
+    start_proxy: StartProxy, provider: Provider, store: bool
 ) -> None:
+    """Codex stores nothing, and names the connection's last answer all the same."""
     process = start_proxy(config=config(provider.port))
     calls = [str(call["provider_tool_call_id"]) for call in TOOLS.expected["tools"]]
     output = [{"type": "function_call_output", "call_id": call, "output": f"of {call}"} for call in calls]
     following = {"type": "response.create", "model": "m", "previous_response_id": TOOLS.expected["response_id"]}
     with through(process) as client:
         for request, case in (
-            (frames.create(TOOLS).decode(), TOOLS),
-            (json.dumps(following | {"input": output}), SIMPLE),
+            (json.loads(frames.create(TOOLS)), TOOLS),
+            (following | {"input": output}, SIMPLE),
         ):
             events = text(*frames.events(case))
             provider.answer(*events)
-            client.send(request)
+            client.send(json.dumps(request | {"store": store}))
             read(client, len(events))
     first, second = sorted(process.rows("aibridge_interceptions"), key=lambda row: str(row["started_at"]))
     assert (second["thread_parent_id"], second["request_class"]) == (first["id"], "tool_result")

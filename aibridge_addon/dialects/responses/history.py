@@ -143,7 +143,8 @@ def _conversation(body: JSONObject) -> str:
 
 
 def _position(body: JSONObject, digest: After | None) -> Position:
-    return Position(digest, _conversation(body), named=body.get("store") is not False)
+    # Without `store`, too: on a WebSocket, the server has the connection's last answer (guide "WebSocket mode").
+    return Position(digest, _conversation(body), named=True)
 
 
 def _opening(body: JSONObject) -> Iterator[str]:
