@@ -99,6 +99,13 @@ class Usage:
     unpriced: str | None = None
     """Why these counts have no price, such as an answer that is not billed by tokens."""
 
+    @property
+    def any(self) -> bool:
+        """Whether a count is not zero."""
+        return bool(
+            self.input_tokens or self.output_tokens or self.cache_read_input_tokens or self.cache_write_input_tokens
+        )
+
 
 @dataclass(slots=True)
 class Iteration:

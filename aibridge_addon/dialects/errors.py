@@ -63,6 +63,27 @@ def error_in(value: object, *, default_type: str, depth: int = MAX_DEPTH) -> Ans
     return None
 
 
+def error_of_event(event: Mapping[str, Any], *, default_type: str) -> AnswerError | None:
+    """Return the error in an event or a chunk that says that it is one, or None."""
+    says_so = is_error(event) or event.get("detail") or event.get("errors")
+    return (error_in(event, default_type=default_type) or AnswerError(default_type, "")) if says_so else None
+
+
+def error_instead(body: Mapping[str, Any], *output: str, default_type: str) -> AnswerError | None:
+    """Return the error in a successful body, or None. `output` names the members of an answer's output.
+
+    A body without output is an error if it has one of the shapes of an error.
+    """
+    if is_error(body):
+        return error_in(body, default_type=default_type) or AnswerError(default_type, "")
+    return None if any(map(body.get, output)) else error_in(body, default_type=default_type)
+
+
+def is_error(members: Mapping[str, Any]) -> bool:
+    """Return whether a body or an event says that it is an error, whatever else it has."""
+    return bool(members.get("error")) or "error" in (members.get("type"), members.get("object"))
+
+
 def error_of_body(body: bytes, *, default_type: str) -> AnswerError:
     """Read the body of an answer with an error status: JSON, server-sent events, HTML or plain text, in UTF-8."""
     try:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from aibridge_addon.dialects.base import NOTHING, Usage
 from aibridge_addon.dialects.turns import combined_usage
 from aibridge_addon.dialects.usage import are_counts, facts_in
 from aibridge_addon.wire.json_object import JSONObject, encode
-from aibridge_addon.wire.json_values import as_count, as_dict
+from aibridge_addon.wire.json_values import as_count, as_dict, maybe_count
 
 CLIENT_TOOLS = frozenset(("", "function", "custom", "namespace"))
 """Types of tools that are the client's own."""
 SYSTEM_ROLES = frozenset(("system", "developer"))
+NAMES = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
+"""Names of the input and the output count in Chat Completions and in Responses."""
 CACHE_READ = ("prompt_cache_hit_tokens", "cached_tokens", "cache_read_input_tokens")
 """Names of cached input tokens at DeepSeek, at Moonshot and in gateways before Anthropic's models."""
 CACHE_WRITE = ("cache_creation_input_tokens",)
@@ -48,39 +50,80 @@ def auto_if_forced(body: JSONObject) -> dict[str, bytes]:
     return {"tool_choice": b'"auto"'} if choice == "required" or isinstance(choice, dict) else {}
 
 
+class _Beside(NamedTuple):
+    """What a usage object does not include in its two counts."""
+
+    reasoning: int
+    """Tokens that the model wrote beside the output count."""
+    cached: bool
+    """Cached tokens are not part of the input count."""
+    plain: bool
+    """False: the counts contradict each other."""
+
+
 def read_usage(usage: Mapping[str, Any], inputs: str, outputs: str) -> Usage:
-    """Read a `usage` object. `inputs` and `outputs` name its counts; the input count includes cached tokens."""
+    """Read a `usage` object. `inputs` and `outputs` name its counts.
+
+    The input count includes cached tokens, and the output count includes reasoning, unless the total says otherwise.
+    """
+    inputs, outputs = _names(usage, inputs, outputs)
     details = as_dict(usage.get(f"{inputs}_details"))
     counts = {f"{inputs}_details.{name}": details.get(name) for name in ("cached_tokens", "cache_write_tokens")}
     counts |= {name: usage.get(name) for name in (inputs, outputs, *CACHE_READ, *CACHE_WRITE)}
-    cached = next((n for name in (f"{inputs}_details.cached_tokens", *CACHE_READ) if (n := as_count(counts[name]))), 0)
-    written = next(
-        (n for name in (f"{inputs}_details.cache_write_tokens", *CACHE_WRITE) if (n := as_count(counts[name]))), 0
-    )
+    cached, written = _cached(usage, inputs)
+    beside = _beside(usage, inputs, outputs)
     return Usage(
-        input_tokens=max(0, as_count(usage.get(inputs)) - cached - written),
-        output_tokens=as_count(usage.get(outputs)) + reasoning_beside(usage, inputs, outputs),
+        input_tokens=max(0, as_count(usage.get(inputs)) - (0 if beside.cached else cached + written)),
+        output_tokens=as_count(usage.get(outputs)) + beside.reasoning,
         cache_read_input_tokens=cached,
         cache_write_input_tokens=written,
         extra=facts_in(usage, (*counts, CACHE_MISS)),
-        complete=are_counts(counts.values()),
+        complete=are_counts(counts.values()) and beside.plain and (inputs in usage or outputs in usage),
     )
 
 
-def reasoning_beside(usage: Mapping[str, Any], inputs: str, outputs: str) -> int:
-    """Return the reasoning tokens if the output count does not include them.
+def _names(usage: Mapping[str, Any], inputs: str, outputs: str) -> tuple[str, str]:
+    """Return the names of the two counts. Some gateways use those of OpenAI's other dialect."""
+    for names in ((inputs, outputs), *NAMES):
+        if names[0] in usage or names[1] in usage:
+            return names
+    return inputs, outputs
 
-    xAI and Gemini's compatible endpoint count them only in the total.
+
+def _cached(usage: Mapping[str, Any], inputs: str) -> tuple[int, int]:
+    """Return the input tokens that were read from a cache, and those that were written to it."""
+    details = as_dict(usage.get(f"{inputs}_details"))
+    read = (details.get("cached_tokens"), *map(usage.get, CACHE_READ))
+    written = (details.get("cache_write_tokens"), *map(usage.get, CACHE_WRITE))
+    return next(filter(None, map(as_count, read)), 0), next(filter(None, map(as_count, written)), 0)
+
+
+def _beside(usage: Mapping[str, Any], inputs: str, outputs: str) -> _Beside:
+    """Find out by the total what the two counts do not include.
+
+    xAI counts reasoning only in the total. Gemini's compatible endpoint does so, too, and does not name it. Gateways
+    before other vendors' models count cached tokens beside the prompt.
     """
+    read, cached = as_count(usage.get(inputs)), _cached(usage, inputs)
+    stored, apart = sum(cached), cached[0] > read
+    total = as_count(usage.get("total_tokens"))
+    rest = total - read - as_count(usage.get(outputs))
+    if rest <= 0:
+        return _Beside(0, apart, stored <= read or (apart and total > 0))
     reasoning = as_count(as_dict(usage.get(f"{outputs}_details")).get("reasoning_tokens"))
-    counted = as_count(usage.get(inputs)) + as_count(usage.get(outputs))
-    return reasoning if as_count(usage.get("total_tokens")) == counted + reasoning else 0
+    if rest == reasoning:
+        return _Beside(reasoning, apart, stored <= read or apart)
+    if stored and rest in (stored, stored + reasoning):
+        return _Beside(rest - stored, cached=True, plain=True)
+    if reasoning or stored > read or maybe_count(usage.get(outputs)) is None or maybe_count(usage.get(inputs)) is None:
+        return _Beside(0, apart, plain=False)
+    return _Beside(rest, cached=False, plain=True)
 
 
 def usage_of_turns(turns: Sequence[Mapping[str, Any]], inputs: str, outputs: str) -> dict[str, Any]:
     """Return the `usage` of an answer of several turns: the first turn's input, and the output of all."""
     usage = combined_usage(turns, (inputs.removesuffix("tokens"),), outputs)
     if "total_tokens" in usage:
-        beside = sum(reasoning_beside(turn, inputs, outputs) for turn in turns)
+        beside = sum(_beside(turn, inputs, outputs).reasoning for turn in turns)
         usage["total_tokens"] = as_count(usage.get(inputs)) + as_count(usage.get(outputs)) + beside
     return usage

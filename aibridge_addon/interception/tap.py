@@ -16,6 +16,7 @@ from typing import Any
 
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects.base import AnswerError, AnswerReader, decode_event
+from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.dialects.excerpt import SIZE, Excerpt, excerpt
 from aibridge_addon.wire import codings
 from aibridge_addon.wire.aws_eventstream import CorruptEventStream, CutEventStream
@@ -301,7 +302,9 @@ class Tap:
             self.message = message
             self.reader.message(message)
         else:
-            self.reader.reading.error = AnswerError("unreadable_answer", "the answer is not a JSON object")
+            error = error_of_body(body, default_type="unreadable_answer")
+            error.message = error.message or "the answer is not a JSON object"
+            self.reader.reading.error = error
 
     def _failure(self, body: bytes) -> None:
         """Read the body of an error. Some servers send it as the error event of a stream."""

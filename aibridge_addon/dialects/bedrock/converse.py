@@ -24,7 +24,7 @@ from aibridge_addon.dialects.base import (
 )
 from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
 from aibridge_addon.dialects.client_results import MAX_ENTRIES, ClientResult, client_result, newest
-from aibridge_addon.dialects.errors import answer_error, error_in
+from aibridge_addon.dialects.errors import error_instead, error_of_event
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.surroundings import surroundings
 from aibridge_addon.dialects.usage import facts_beside, facts_in, joined, read_counts
@@ -167,12 +167,14 @@ class ConverseReader(BedrockReader):
         elif name == "metadata":
             self._count(event)
             self._end()
-        elif name == "error":
-            self.reading.error = answer_error(event.get("error"), default_type="internalServerException")
-            self._end()
+        elif name in ("error", ""):
+            event = event | {"type": name or event.get("type")}
+            if error := error_of_event(event, default_type="internalServerException"):
+                self.reading.error = error
+                self._end()
 
     def message(self, body: dict[str, Any]) -> None:
-        if "output" not in body and (error := error_in(body, default_type="internalServerException")):
+        if error := error_instead(body, "output", default_type="internalServerException"):
             self.reading.error = error
             self._end()
             return

@@ -17,7 +17,7 @@ from typing import Any
 
 from aibridge_addon.dialects.base import RequestReading, Usage, decode_event
 from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
-from aibridge_addon.dialects.errors import answer_error
+from aibridge_addon.dialects.errors import error_of_event
 from aibridge_addon.dialects.messages.reader import Messages, MessagesReader
 from aibridge_addon.dialects.usage import facts_in, read_counts
 from aibridge_addon.wire.json_object import JSONObject, NotJSON
@@ -78,8 +78,8 @@ class InvokeReader(BedrockReader, MessagesReader):
     def message(self, body: dict[str, Any]) -> None:
         if body.get("type") in ("message", "error"):
             super().message(body)
-        elif body.get("error"):
-            self.reading.error = answer_error(body["error"], default_type="api_error")
+        else:
+            self.reading.error = error_of_event(body, default_type="api_error")
         self.reading.finished = self.reading.error is None
         self.reading.ended = True
         self._complete(self.counted)

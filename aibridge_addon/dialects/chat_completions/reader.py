@@ -34,7 +34,7 @@ from aibridge_addon.dialects.base import (
 )
 from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls
 from aibridge_addon.dialects.chat_completions.results import tool_results
-from aibridge_addon.dialects.errors import answer_error, error_in
+from aibridge_addon.dialects.errors import AnswerError, answer_error, error_in, error_instead, error_of_event
 from aibridge_addon.dialects.output import MAX_THOUGHT, KeptText
 from aibridge_addon.dialects.surroundings import surroundings, system_messages
 from aibridge_addon.dialects.usage import facts_beside, joined
@@ -171,6 +171,8 @@ class ChatCompletionsReader(AnswerReader):
         super().__init__(texts=texts)
         self._messages: dict[int, _Message] = {}
         self._beside: dict[str, Any] = {}
+        self._remark: AnswerError | None = None
+        """The words of the first chunk that has words instead of choices."""
         self._goes_on = False
         """A choice went on after its finish reason: this server sends one in every chunk."""
 
@@ -212,7 +214,8 @@ class ChatCompletionsReader(AnswerReader):
             and (b'"finish_reason":null' in raw or b"finish_reason" not in raw)
             and (b'"usage":null' in raw or b'"usage"' not in raw)
             and b"_call" not in raw
-            and b'"error"' not in raw
+            and b'"error' not in raw
+            and b'"detail"' not in raw
             and DONE not in raw
         )
 
@@ -221,15 +224,22 @@ class ChatCompletionsReader(AnswerReader):
 
     def read(self, name: str, event: Any) -> None:
         if event == DONE:
+            self._settle_error()
             self.reading.finished = self.reading.error is None
             self._end()
             return
         chunk = as_dict(event)
         self._head(chunk)
-        if "choices" not in chunk and (error := error_in(chunk, default_type="server_error")):
-            self.reading.error = error
+        if not chunk.get("choices"):
+            self._words_beside(chunk)
         for choice in map(as_dict, as_list(chunk.get("choices"))):
             self._choice(choice, as_dict(choice.get("delta")))
+
+    def _words_beside(self, chunk: dict[str, Any]) -> None:
+        """Read the error in a chunk without choices. Words such as a status are one if no choices follow."""
+        if self.reading.error is None:
+            self.reading.error = error_of_event(chunk, default_type="server_error")
+        self._remark = self._remark or error_in(chunk, default_type="server_error")
 
     def _choice(self, choice: dict[str, Any], delta: dict[str, Any]) -> None:
         message = self._message(as_count(choice.get("index")))
@@ -249,8 +259,8 @@ class ChatCompletionsReader(AnswerReader):
 
     def message(self, body: dict[str, Any]) -> None:
         self._head(body)
-        if "choices" not in body and (error := error_in(body, default_type="server_error")):
-            self.reading.error = error
+        if self.reading.error is None:
+            self.reading.error = error_instead(body, "choices", default_type="server_error")
         for choice in map(as_dict, as_list(body.get("choices"))):
             message = self._message(as_count(choice.get("index")))
             members = as_dict(choice.get("message"))
@@ -267,26 +277,38 @@ class ChatCompletionsReader(AnswerReader):
         """End after a finish reason, since some servers send no `[DONE]`. A stream that was cut off has no calls."""
         if self.reading.ended:
             return
-        if self.reading.finished and (not self._goes_on or self.reading.usage is not None):
+        self._settle_error()
+        finished = self.reading.finished and self.reading.error is None
+        if finished and (not self._goes_on or self.reading.usage is not None):
             self._end()
         else:
             self.reading.finished = False
             self._write(calls=False)
+
+    def _settle_error(self) -> None:
+        """Read the words of a stream without any choice."""
+        if self.reading.error is None and not self._messages and self.reading.usage is None:
+            self.reading.error = self._remark
 
     def _head(self, chunk: dict[str, Any]) -> None:
         """Read the members that every chunk or body has, wherever its provider puts the usage."""
         reading = self.reading
         reading.response_id = reading.response_id or as_text(chunk.get("id"))
         reading.model = as_text(chunk.get("model")) or reading.model
+        x_groq = as_dict(chunk.get("x_groq"))
+        if x_groq.get("error"):
+            reading.error = answer_error(x_groq["error"], default_type="server_error")
         if chunk.get("error"):
-            reading.error = answer_error(chunk["error"], default_type="server_error")
-        choice = as_dict(next(iter(as_list(chunk.get("choices"))), None))
-        holders = (chunk, as_dict(chunk.get("x_groq")), choice)
-        beside = facts_beside(chunk) | facts_beside(choice)
+            reading.error = error_of_event(chunk, default_type="server_error")
+        choices = [*map(as_dict, as_list(chunk.get("choices")))]
+        holders = (chunk, x_groq, *choices)
+        beside = facts_beside(chunk) | (facts_beside(choices[0]) if choices else {})
         self._beside |= beside
         usage = next((usage for holder in holders if (usage := as_dict(holder.get("usage")))), None)
         if usage is not None:
-            reading.usage = openai.read_usage(usage, "prompt_tokens", "completion_tokens")
+            counted = openai.read_usage(usage, "prompt_tokens", "completion_tokens")
+            if reading.usage is None or counted.any or not counted.complete:  # zeros replace nothing
+                reading.usage = counted
         if reading.usage is not None and (usage is not None or beside):
             reading.usage.extra = joined(self._beside, reading.usage.extra, beside)
 

@@ -8,7 +8,7 @@ occur anywhere.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -28,14 +28,14 @@ from aibridge_addon.dialects.base import (
     prompt_in,
     requested,
 )
-from aibridge_addon.dialects.errors import answer_error, error_in
+from aibridge_addon.dialects.errors import error_instead, error_of_event
 from aibridge_addon.dialects.messages.results import tool_results
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.surroundings import surroundings
 from aibridge_addon.dialects.usage import facts_beside, facts_in, joined, read_counts
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, encode
-from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
+from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text, maybe_count
 
 ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -62,7 +62,11 @@ COUNTS: Mapping[str, str] = MappingProxyType(
     }
 )
 INPUT = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
-FULL_SET = frozenset(("input_tokens", "cache_read_input_tokens"))
+FULL_SET = ("input_tokens", "cache_read_input_tokens")
+"""Members of a full set of input counts. Servers without caches of their own omit the count of written tokens."""
+WRITTEN = "cache_creation_input_tokens"
+LIFETIMES = "cache_creation"
+"""The written tokens by the lifetime of the cache."""
 IN_TOP_LEVEL = frozenset(("message", "fallback_message"))
 """Iterations whose tokens are in the top level already, or belong to a model that declined."""
 CONDITIONS = ("service_tier", "speed", "inference_geo")
@@ -185,7 +189,7 @@ class MessagesReader(AnswerReader):
 
     def read(self, name: str, event: Any) -> None:
         event = as_dict(event)
-        kind = event.get("type", name)
+        kind = as_text(event.get("type")) or name
         if kind == "content_block_delta":
             self._delta(event)
         elif kind == "content_block_start":
@@ -198,18 +202,18 @@ class MessagesReader(AnswerReader):
             delta = as_dict(event.get("delta"))
             self._beside |= facts_beside(event) | facts_beside(delta)
             self._count(as_dict(event.get("usage")))
-            self.reading.stop_reason = as_text(delta.get("stop_reason")) or self.reading.stop_reason
-            self.reading.finished = True
-            for index in list(self._open):  # the token limit cut them
-                self._stop(index)
+            if delta.get("stop_reason"):  # a delta without one only reports progress
+                self.reading.stop_reason = as_text(delta["stop_reason"])
+                self._finish()
         elif kind == "message_stop":
+            self._finish()
             self._end()
-        elif kind == "error":
-            self.reading.error = answer_error(event.get("error"), default_type="api_error")
+        elif kind in ("error", "") and (error := error_of_event(event | {"type": kind}, default_type="api_error")):
+            self.reading.error = error
             self._end()
 
     def message(self, body: dict[str, Any]) -> None:
-        if "content" not in body and (error := error_in(body, default_type="api_error")):
+        if error := error_instead(body, "content", default_type="api_error"):
             self.reading.error = error
             self._end()
             return
@@ -223,6 +227,11 @@ class MessagesReader(AnswerReader):
     def stream_ended(self) -> None:
         """Keep the text that was sent before a stream was cut off."""
         self._writer.between()
+
+    def _finish(self) -> None:
+        self.reading.finished = True
+        for index in list(self._open):  # the token limit cut them
+            self._stop(index)
 
     def _end(self) -> None:
         self._writer.between()
@@ -248,7 +257,9 @@ class MessagesReader(AnswerReader):
         if delta.get("type") == "text_delta":
             self._writer.text(as_text(delta.get("text")))
             return
-        _, pieces = self._open.get(as_count(event.get("index")), ({}, []))
+        block, pieces = self._open.get(as_count(event.get("index")), ({}, []))
+        if isinstance(delta.get("partial_json"), dict):
+            block["input"] = delta["partial_json"]  # some servers send the object instead of its text
         pieces.append(as_text(delta.get("partial_json")) or as_text(delta.get("thinking")))
 
     def _stop(self, index: int) -> None:
@@ -264,7 +275,7 @@ class MessagesReader(AnswerReader):
                 ToolCall(
                     call_id=as_text(block.get("id")),
                     name=as_text(block.get("name")),
-                    input={} if tool_input is None else tool_input,
+                    input=arguments(tool_input),
                     server_side=kind != "tool_use",
                     server_name=as_text(block.get("server_name")) or None,
                 )
@@ -313,15 +324,29 @@ def fold(known: dict[str, Any], usage: Mapping[str, Any]) -> None:
     """Merge a later usage object of a stream into the known one.
 
     Counts are cumulative, so the last one is valid. Some servers repeat counts of the input as zeros, which replace
-    nothing. The zeros of a full set are meant: of uncached tokens if other tokens are cached, and of cached tokens if
-    the whole input does not become smaller.
+    nothing. The zeros of a full set are meant if one of its counts of the input is not zero.
     """
-    counts, before = [[as_count(members.get(name)) for name in INPUT] for members in (usage, known)]
-    meant: tuple[str, ...] = ()
-    if usage.keys() >= FULL_SET and any(counts):
-        meant = INPUT if sum(counts) >= sum(before) else INPUT[:1]
-    for name, value in usage.items():
-        if isinstance(value, dict) and isinstance(known.get(name), dict):
-            fold(known[name], value)
-        elif value or name not in known or (name in meant and value is not None):
+    meant = _meant_zeros(known, usage)
+    _merge(known, usage, meant)
+    if WRITTEN in meant and not as_count(known.get(WRITTEN)) and LIFETIMES in known:
+        known[LIFETIMES] = dict.fromkeys(as_dict(known[LIFETIMES]), 0)
+
+
+def _meant_zeros(known: Mapping[str, Any], usage: Mapping[str, Any]) -> Collection[str]:
+    """Return the names of counts that a later usage object replaces even if they are zero."""
+    counts = {name: as_count(usage.get(name)) for name in INPUT}
+    if not any(counts.values()) or any(usage.get(name) is None for name in FULL_SET):
+        return ()
+    if counts[WRITTEN] and counts[WRITTEN] == as_count(known.get(WRITTEN)):
+        # A cache is written behind what is read from it, so the same write follows the same read.
+        return ("input_tokens", "output_tokens")
+    return (*INPUT, "output_tokens")
+
+
+def _merge(known: dict[str, Any], later: Mapping[str, Any], meant: Collection[str]) -> None:
+    for name, value in later.items():
+        before = known.get(name)
+        if isinstance(value, dict) and isinstance(before, dict):
+            _merge(before, value, value.keys() if any(map(as_count, value.values())) else ())
+        elif (value and maybe_count(value) != 0) or before is None or (name in meant and value is not None):
             known[name] = dict(value) if isinstance(value, dict) else value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from aibridge_addon.dialects import openai
@@ -20,12 +21,13 @@ from aibridge_addon.dialects.base import (
     Thought,
     ToolCall,
     arguments,
+    decode_event,
     hosted_tools,
     is_unknown,
     requested,
     written_by_person,
 )
-from aibridge_addon.dialects.errors import answer_error, error_in
+from aibridge_addon.dialects.errors import answer_error, error_instead, error_of_event
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.responses.results import tool_results
 from aibridge_addon.dialects.responses.session import client_metadata, conversation
@@ -33,7 +35,7 @@ from aibridge_addon.dialects.surroundings import surroundings, system_messages
 from aibridge_addon.dialects.usage import facts_beside, joined
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire import sse
-from aibridge_addon.wire.json_object import JSONObject, encode
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, encode
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 TERMINAL = frozenset(
@@ -67,6 +69,12 @@ _skip = re.compile(
     rb'(?:event: |(?:data: )?\{"type": ?")response\.'
     rb"(?!(?:created|completed|incomplete|failed|cancelled|done|output_item\.done)\b)"
 ).match
+
+
+# Parts of a text for the user. They are read only if the answer is cut off before their item is done.
+_part = re.compile(rb'(?:event: |(?:data: )?\{"type": ?")response\.(?:output_text|refusal)\.delta\b').match
+MAX_PARTS = 256 * 1024
+"""Bytes of events with parts of the current item. Later ones are not kept."""
 
 
 class Responses(Dialect):
@@ -143,12 +151,23 @@ class ResponsesReader(AnswerReader):
     def __init__(self, *, texts: bool = True) -> None:
         super().__init__(texts=texts)
         self._items: list[dict[str, Any]] = []
+        self._parts: list[bytes] = []
+        """Events with parts of a text, since an item was done last."""
+        self._left = MAX_PARTS
         self._beside: dict[str, Any] = {}
         self._writer = OutputWriter(self.reading.output, texts=texts)
 
     @property
     def skip(self) -> Callable[[bytes], object]:
-        return _skip
+        return self._is_skipped if self._writer.texts else _skip
+
+    def _is_skipped(self, raw: bytes) -> bool:
+        if not _skip(raw):
+            return False
+        if self._left > 0 and _part(raw):
+            self._parts.append(bytes(raw))
+            self._left -= len(raw)
+        return True
 
     def read(self, name: str, event: Any) -> None:
         event = as_dict(event)
@@ -156,8 +175,10 @@ class ResponsesReader(AnswerReader):
         self._beside |= facts_beside(event)
         if kind == "response.output_item.done":
             self._items.append(as_dict(event.get("item")))
+            self._drop_parts()
         elif kind in TERMINAL:
-            self._complete(as_dict(event.get("response")), status_of(kind, event.get("response")))
+            status = status_of(kind, event.get("response"))
+            self._complete(as_dict(event.get("response")) | {"status": status}, status)
         elif kind == "response.created":
             self._head(as_dict(event.get("response")))
         elif kind == "error":
@@ -165,10 +186,16 @@ class ResponsesReader(AnswerReader):
             if self.reading.error.type == "error":  # the type of the event, not of the error
                 self.reading.error.type = as_text(event.get("code")) or "server_error"
             self.reading.ended = True
+        elif not kind and (error := error_of_event(event, default_type="server_error")):
+            self.reading.error = error
+            self.reading.ended = True
 
     def message(self, body: dict[str, Any]) -> None:
-        if "output" not in body and (error := error_in(body, default_type="server_error")):
-            self.reading.error = error
+        if body.get("object") != "response":
+            self.reading.error = error_instead(body, "output", "status", default_type="server_error")
+        if self.reading.error is not None:
+            self.reading.ended = True
+            return
         self._complete(body, as_text(body.get("status")))
 
     def _complete(self, response: dict[str, Any], status: str) -> None:
@@ -187,14 +214,29 @@ class ResponsesReader(AnswerReader):
         reason = as_text(as_dict(response.get("incomplete_details")).get("reason"))
         reading.stop_reason = reason or status or reading.stop_reason
         reading.finished, reading.ended = not reading.running, True
+        self._drop_parts()
         self.stream_ended()
 
+    def _drop_parts(self) -> None:
+        self._parts.clear()
+        self._left = MAX_PARTS
+
     def stream_ended(self) -> None:
-        """Read texts, calls and thoughts from the completed items."""
+        """Read texts, calls and thoughts from the completed items, and the text of an item that was cut off."""
         for item in self._items:
             self._item(item)
         self._items = []
+        for raw in self._parts:
+            self._cut_text(raw)
+        if self._left <= 0:
+            self._writer.drop_text()
+        self._drop_parts()
         self._writer.between()
+
+    def _cut_text(self, raw: bytes) -> None:
+        data = raw if raw.startswith(b"{") else sse.parse(raw)[1]
+        with suppress(NotJSON, Unreadable):
+            self._writer.text(as_text(as_dict(decode_event(data or b"")).get("delta")))
 
     def _head(self, response: dict[str, Any]) -> None:
         reading = self.reading
@@ -229,11 +271,14 @@ class ResponsesReader(AnswerReader):
 
 
 def status_of(kind: str, response: object) -> str:
-    """Return the status that a terminal event says. `response.done` of compatible servers says none itself."""
+    """Return the status that a terminal event says.
+
+    The name of the event is right if the response still has the status of one that runs. `response.done` of compatible
+    servers names no status.
+    """
     status = as_text(as_dict(response).get("status"))
-    if kind == "response.done":
-        return status or "completed"
-    return status or kind.removeprefix("response.")
+    named = "completed" if kind == "response.done" else kind.removeprefix("response.")
+    return named if not status or status in RUNNING else status
 
 
 def read_call(item: dict[str, Any]) -> ToolCall:

@@ -9,11 +9,18 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
+from aibridge_addon.dialects.errors import AnswerError, error_in, error_instead, error_of_body
 from aibridge_addon.wire.body_edges import BodyEdges
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
 from aibridge_addon.wire.json_values import maybe_count
 
-NAMES = ("id", "model", "usage", "error", "duration", "size", "quality", "output_format", "service_tier")
+NAMES = ("id", "model", "usage", "duration", "size", "quality", "output_format", "service_tier")
+ERROR_NAMES = ("error", "errors", "detail", "message", "msg", "code", "type", "object", "status")
+OUTPUT = ("data", "results", "text", "choices", "segments")
+"""Members with what the model made. An answer with one of them is no error."""
+EMPTY = (b"[]", b"null", b'""')
+BLANK = b"\xef\xbb\xbf \t\r\n"
+PAGES = (b"<!doctype html", b"<html")
 MAX_TEXT = 256
 """Characters. Longer texts are not kept."""
 MAX_MEMBERS = 64
@@ -36,6 +43,33 @@ def members_of(edges: BodyEdges) -> dict[str, Any]:
         else:
             return {name: value for name in NAMES if (value := body.get(name)) is not None}
     return members_in(*edges.windows)
+
+
+def error_in_edges(edges: BodyEdges, *, default_type: str) -> AnswerError | None:
+    """Return the error in a body that should be an answer: an object, a list of them, or a page. None: it has none."""
+    whole = edges.whole
+    if whole is None:
+        return None
+    beginning = whole[:64].lstrip(BLANK).lower()
+    if beginning.startswith(PAGES):
+        return error_of_body(whole, default_type=default_type)
+    if beginning.startswith(b"["):
+        return _error_in_list(whole, default_type)
+    try:
+        body = JSONObject(whole)
+    except (NotJSON, Unreadable):
+        return None
+    if any(name in body and bytes(body.raw(name)) not in EMPTY for name in OUTPUT):
+        return None
+    return error_instead({name: body.get(name) for name in ERROR_NAMES}, default_type=default_type)
+
+
+def _error_in_list(body: bytes, default_type: str) -> AnswerError | None:
+    try:
+        value = decode(body)
+    except (NotJSON, Unreadable):
+        return None
+    return error_in(value, default_type=default_type) if isinstance(value, list) else None
 
 
 def members_in(*windows: bytes) -> dict[str, Any]:

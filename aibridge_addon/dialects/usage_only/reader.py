@@ -22,8 +22,8 @@ from aibridge_addon.dialects.base import (
     RequestReading,
     Usage,
 )
-from aibridge_addon.dialects.errors import answer_error
-from aibridge_addon.dialects.usage_only.members import members_of, plain
+from aibridge_addon.dialects.errors import error_of_event
+from aibridge_addon.dialects.usage_only.members import error_in_edges, members_of, plain
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.body_edges import BodyEdges
 from aibridge_addon.wire.json_object import JSONObject
@@ -33,6 +33,8 @@ UNCOUNTED = "the answer has no token counts"
 """Value of `unpriced`."""
 CIRCUMSTANCES = ("size", "quality", "output_format", "service_tier")
 """Members of an answer on which its price may depend."""
+READ = (b'"usage"', b'"error', b"event: error", b'"detail"', b".completed", b".done", DONE)
+"""Parts of the events that are read."""
 END_OF_STREAM = (".completed", ".done")
 """Suffixes of the last event's type."""
 
@@ -124,12 +126,13 @@ class UsageReader(AnswerReader):
     def read(self, name: str, event: Any) -> None:
         reading = self.reading
         if event == DONE:
-            reading.finished = reading.ended = True
+            reading.finished = reading.error is None
+            reading.ended = True
             return
         members = as_dict(event)
         kind = as_text(members.get("type")) or name
-        if members.get("error") or kind == "error":
-            reading.error = answer_error(members.get("error") or members, default_type="server_error")
+        if error := error_of_event(members | {"type": kind}, default_type="server_error"):
+            reading.error = error
             reading.ended = True
             return
         self._members(members)
@@ -148,8 +151,9 @@ class UsageReader(AnswerReader):
 
     def body_ended(self, *, cut: bool) -> None:
         members = members_of(self._edges) if self._edges.is_object else {}
-        if members.get("error") and not members.get("usage"):
-            self.reading.error = answer_error(members["error"], default_type="server_error")
+        if not members.get("usage") and (error := error_in_edges(self._edges, default_type="server_error")):
+            self.reading.error = error
+            self.reading.ended = True
             return
         self.message(members)
         self.reading.finished = self.reading.ended = not cut
@@ -182,4 +186,4 @@ class UsageReader(AnswerReader):
 
 def _has_no_usage(raw: bytes) -> bool:
     # Quotes inside a JSON string are escaped, so these bytes can only be names of members.
-    return not any(name in raw for name in (b'"usage"', b'"error"', b".completed", b".done", DONE))
+    return not any(name in raw for name in READ)
