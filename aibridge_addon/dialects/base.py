@@ -24,7 +24,7 @@ from aibridge_addon.dialects.surroundings import UNSEEN, Surroundings
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire.framing import SERVER_SENT, Framing
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, decode_tolerantly
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, decode_tolerantly, encode
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 DONE = b"[DONE]"
@@ -285,6 +285,19 @@ class Dialect(ABC):
 def decode_event(data: bytes) -> Any:
     """Decode the data of an event as JSON. OpenAI's `[DONE]` is returned unchanged."""
     return DONE if data.strip() == DONE else decode_tolerantly(data)
+
+
+def event_members(data: bytes) -> JSONObject:
+    """Split the data of an event into members. Data that only `decode_event` can decode is encoded anew.
+
+    Raises NotJSON or Unreadable if `decode_event` does.
+    """
+    data = data.replace(b"\n", b" ")  # it can only separate tokens, and would end the `data` line of an event
+    try:
+        decode(data)  # members are decoded on access, which must not fail
+    except (NotJSON, Unreadable):
+        data = encode(as_dict(decode_event(data)))
+    return JSONObject(data)
 
 
 def is_unknown(content: object, known: frozenset[str]) -> bool:

@@ -18,6 +18,7 @@ SIZE = 64 * 1024
 """Bytes. Size of the beginning and of the end that are read."""
 
 _type = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z_.]{1,80})"').match
+_name = re.compile(rb"^event: ?([a-z_.]{1,80})[\r\n]", re.MULTILINE).search
 _chunk = re.compile(rb'"(?:object"\s*:\s*"chat\.completion\.chunk"|choices"\s*:\s*\[)').search
 _index = re.compile(rb'"index"\s*:\s*(\d{1,9})').search
 _usage = re.compile(rb'"usage"\s*:\s*(?=\{)')
@@ -32,9 +33,12 @@ class Excerpt:
     """Whether everything of the event that is recorded is in the excerpt."""
 
 
-def excerpt(beginning: bytes, ending: bytes) -> Excerpt | None:
-    """Return an excerpt of the event whose data begins and ends with these bytes. None: its kind is unknown."""
-    found = _type(beginning)
+def excerpt(beginning: bytes, ending: bytes, before: bytes = b"") -> Excerpt | None:
+    """Return an excerpt of the event whose data begins and ends with these bytes. None: its kind is unknown.
+
+    `before`: the lines before the data. They name the event if its type is not the first member.
+    """
+    found = _type(beginning) or _name(before)
     kind = found[1].decode() if found is not None else ""
     if kind in TERMINAL:
         return _terminal(kind, beginning, ending)
@@ -51,7 +55,8 @@ def _terminal(kind: str, beginning: bytes, ending: bytes) -> Excerpt:
     head = beginning[: beginning.find(b'"output"')]
     usage = usage_in(ending)
     response = _texts(head[head.find(b'"response"') :], "id", "model", "service_tier")
-    response |= {"status": kind.removeprefix("response.")} | ({"usage": usage} if usage else {})
+    status = "completed" if kind == "response.done" else kind.removeprefix("response.")
+    response |= {"status": status} | ({"usage": usage} if usage else {})
     return Excerpt(kind, {"type": kind, "response": response}, complete=bool(usage))
 
 

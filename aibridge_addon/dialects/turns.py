@@ -168,8 +168,8 @@ class Splice(ABC):
     def finish(self) -> bytes:
         """Return the end of the merged answer.
 
-        Hidden calls that were not run are not visible in it. If the next turn has begun but got no answer, it is the
-        end of the previous turn. It is empty if the turn ended in an error event.
+        Hidden calls that were not run are not visible in it. It is the end that the current turn has sent, and empty
+        if the turn has sent none or ended in an error event.
         """
 
     @abstractmethod
@@ -180,6 +180,11 @@ class Splice(ABC):
     @abstractmethod
     def spliced(self) -> bool:
         """Whether the client's answer differs from the first turn."""
+
+    @property
+    def ends_without_reason(self) -> bool:
+        """Whether the turn has ended properly although it has no stop reason."""
+        return False
 
     @abstractmethod
     def take_body(self, body: dict[str, Any]) -> TurnEnd:

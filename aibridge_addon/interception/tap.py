@@ -277,7 +277,7 @@ class Tap:
 
     def _read_excerpt(self, beginning: bytes, ending: bytes) -> Excerpt | None:
         data = beginning.find(b"data:") + len(b"data:") if not beginning.lstrip().startswith(b"{") else 0
-        found = excerpt(beginning[data:], ending)
+        found = excerpt(beginning[data:], ending, beginning[:data])
         if found is None:
             self._dropped = True
         else:

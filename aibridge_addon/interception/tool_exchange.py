@@ -30,6 +30,7 @@ from aibridge_addon.wire.json_object import encode
 from aibridge_addon.wire.sse import Piece
 
 INCOMPLETE = AnswerError("incomplete_stream", "the upstream's answer ended before its terminal event")
+UNFINISHED = AnswerError("incomplete_answer", "the upstream's answer ended without a stop reason")
 UNDECODABLE = AnswerError("undecodable_answer", "the upstream's answer cannot be decoded")
 
 WINDOW = 256
@@ -276,14 +277,23 @@ class ToolExchange:
             self._continue(self.loop.splice.end_turn())
 
     def _continue(self, end: TurnEnd) -> None:
-        """Continue with a turn's injected calls, or end the exchange."""
+        """Continue with a turn's injected calls, or end the exchange. `error` may change."""
         self.loop.turn_ended(end)
         self.exchange.hidden_calls_cut = not end.calls
+        reading = self._tap.reader.reading
         if self.loop.pending:
             self.exchange.end_turn()
             self.waiting = True
+        elif self.loop.splice.spliced and not (reading.finished and self._has_reason):
+            # The client would see the end of an earlier turn, or one that no turn has sent.
+            self.exchange.close(UNFINISHED.type, UNFINISHED.message)
+            self.error = UNFINISHED
         else:
             self.exchange.conclude()
+
+    @property
+    def _has_reason(self) -> bool:
+        return bool(self._tap.reader.reading.stop_reason) or self.loop.splice.ends_without_reason
 
     def tools_ran(self, invocations: Sequence[Invocation]) -> bytes | None:
         """Record the turn's invocations. Return the next turn's request; None if the answer ends."""

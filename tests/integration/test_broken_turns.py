@@ -28,7 +28,7 @@ from tests.integration.turns import (
 )
 from tests.support.mcp_servers import HttpMcp
 from tests.support.running import RunningProxy
-from tests.support.upstream import Answer, ScriptedUpstream
+from tests.support.upstream import Answer, Gate, Pause, ScriptedUpstream
 
 TERMINALS: dict[str, tuple[bytes, ...]] = {
     "messages": (b"message_stop", b'stop_reason":"', b'stop_reason": "'),
@@ -264,3 +264,32 @@ def test_a_hidden_call_that_was_cut_off_leaves_a_row(
     assert rows.outcome == ("completed", 1, None)
     [row] = rows.injected
     assert row["input"] == {"text": "hi"} and "cut off" in row["invocation_error"]
+
+
+@VERSIONS
+@BY_DIALECT
+def test_a_later_stream_whose_end_says_nothing_is_an_error_although_its_body_is_held_open(
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, http2: bool
+) -> None:
+    turns = loop(dialect)
+    end = {
+        "messages": b'event: message_stop\ndata: {"type":"message_stop"}\n\n',
+        "chat_completions": b"data: [DONE]\n\n",
+        "responses": b'data: {"type":"response.done","response":{"id":"r","status":"in_progress"}}\n\n',
+    }
+    gate = Gate()
+    upstream.answer(turns.answers(streaming=True)[0], Answer.event_stream(end[dialect], Pause(gate)))
+    check_broken(turns, ask(proxy, turns, streaming=True, http2=http2).body)
+    gate.open()
+    wait_for_ended(proxy, 1)
+    assert recorded(proxy).outcome == ("failed", 2, "incomplete_answer")
+
+
+@BY_DIALECT
+def test_a_later_body_that_says_nothing_is_an_error_for_a_blocking_client(
+    proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str
+) -> None:
+    turns = loop(dialect)
+    upstream.answer(turns.answers(streaming=False)[0], Answer.json({}))
+    answer = ask(proxy, turns, streaming=False)
+    assert answer.status == 502 and "stop reason" in json.loads(answer.body)["error"]["message"]

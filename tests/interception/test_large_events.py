@@ -244,3 +244,24 @@ def hidden_turn(dialect: str) -> list[bytes]:
         {"type": "response.output_item.done", "output_index": 0, "item": item, "sequence_number": 2},
         {"type": "response.completed", "sequence_number": 3, "response": ended},
     )
+
+
+@pytest.mark.parametrize("order", ["type last", "type second"])
+def test_a_large_event_is_known_by_its_event_line(order: str) -> None:
+    """Its type is behind what is read of it, or not its first member."""
+    *events, _ = LARGE["responses"]
+    response = RESPONSE | {"status": "completed", "output": [ITEM], "usage": USAGE}
+    kind = {"type": "response.completed"}
+    data: dict[str, Any] = {"sequence_number": 4, **kind, "response": response}
+    if order == "type last":
+        data = {"sequence_number": 4, "response": response} | kind
+    last = sse.event("response.completed", json.dumps(data).encode())
+    for chunks in ([*events, last], [b"".join([*events, last])]):
+        emitted: list[Record] = []
+        tools = spliced("responses", emitted)
+        shown = b"".join(map(tools.feed, chunks))
+        assert tools.unreadable is None and tools.exchange.ended
+        ended = json.loads((shown + tools.ending()).rsplit(b"data: ", 1)[1])
+        assert ended["type"] == "response.completed" and ended["response"]["usage"] == USAGE
+        [usage] = [record for record in emitted if isinstance(record, TokenUsage)]
+        assert (usage.output_tokens, usage.completeness) == (5, "complete")

@@ -41,27 +41,47 @@ class StreamedCall:
 class StreamedCalls[Kind: StreamedCall]:
     """The calls of one message, in the order in which they begin.
 
-    The index of a delta names its call. Some servers use one index for all calls, or send none. Then a delta belongs
-    to the call with its id, or else to the last call, unless it begins another one.
+    An id that is known names the call of a delta. Otherwise its index does, since most servers send the id only once.
+    Some servers use one index for all calls, or send none. Then a delta belongs to the last call, unless it begins
+    another one.
     """
 
     def __init__(self, new: Callable[[], Kind]) -> None:
         self.all: list[Kind] = []
+        """The calls that have an id or a name."""
         self._new = new
         self._by_index: dict[int, Kind] = {}
+        self._by_id: dict[str, Kind] = {}
+        self._last: Kind | None = None
+        self._listed: set[int] = set()
+        """Identities of the calls in `all`."""
 
     def of(self, delta: dict[str, Any]) -> Kind:
-        """Add the next delta to the call that it belongs to, and return that call."""
-        index, call_id = delta.get("index"), as_text(delta.get("id"))
-        place = as_count(index)
-        call = self._by_index.get(place)
-        if index is None and call_id:
-            call = next((known for known in reversed(self.all) if known.id == call_id), call)
+        """Add the next delta to the call that it belongs to, and return that call. An empty delta belongs to none."""
+        if not delta:
+            return self._new()
+        call = self._known(delta)
         if call is None or _begins_another(call, delta):
             call = self._new()
-            self.all.append(call)
-        self._by_index[place] = call
         call.grow(delta)
+        if (call.id or call.name) and id(call) not in self._listed:
+            self._listed.add(id(call))
+            self.all.append(call)
+        if call.id:
+            self._by_id.setdefault(call.id, call)
+        if delta.get("index") is not None:
+            self._by_index[as_count(delta["index"])] = call
+        self._last = call
+        return call
+
+    def _known(self, delta: dict[str, Any]) -> Kind | None:
+        """Return the call whose place or id a delta has, if there is one."""
+        index, call_id = delta.get("index"), as_text(delta.get("id"))
+        if call_id in self._by_id:
+            return self._by_id[call_id]
+        call = self._last if index is None else self._by_index.get(as_count(index))
+        if call is None and not call_id and not function_of(delta).get("name"):
+            return self._last
         return call
 
 

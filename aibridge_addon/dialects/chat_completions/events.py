@@ -20,7 +20,7 @@ def chunks_of(body: dict[str, Any], *, usage: bool) -> Iterator[dict[str, Any] |
             message["tool_calls"] = [{"index": number} | as_dict(call) for number, call in enumerate(calls)]
         beside = {name: value for name, value in choice.items() if name not in ("index", "message", "finish_reason")}
         yield head | {"choices": [index | {"delta": message, "finish_reason": None} | beside]}
-        yield head | {"choices": [index | {"delta": {}, "finish_reason": choice.get("finish_reason") or "stop"}]}
+        yield head | {"choices": [index | {"delta": {}, "finish_reason": choice.get("finish_reason")}]}
     if usage and as_dict(body.get("usage")):
         yield head | {"choices": [], "usage": body["usage"]}
     yield DONE

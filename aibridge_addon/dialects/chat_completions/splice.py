@@ -14,17 +14,17 @@ The name of a call may arrive in pieces. Events are held back while the name may
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aibridge_addon.dialects import openai
-from aibridge_addon.dialects.base import DONE, arguments
+from aibridge_addon.dialects.base import DONE, arguments, decode_event, event_members
 from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls, function_of
 from aibridge_addon.dialects.chat_completions.events import chunks_of
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, divide_calls
 from aibridge_addon.wire import sse
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
+from aibridge_addon.wire.json_object import NotJSON, Unreadable, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 CUT_SHORT = frozenset(("length", "content_filter"))
@@ -47,6 +47,10 @@ class _SplicedCall(StreamedCall):
     """All deltas, merged."""
 
 
+_Event = tuple[bytes, Any, list[_SplicedCall]]
+"""An event: its verbatim bytes, its decoded data if it was decoded, and the calls of its deltas."""
+
+
 class ChatSplice(Splice):
     CALL_SIGN = b'"(?:%s)"|"tool_calls"\\s*:\\s*[^n\\s]'
 
@@ -64,26 +68,34 @@ class ChatSplice(Splice):
         """Whether the client's answer differs from the first turn."""
         self._work: list[dict[str, Any]] = [{}]
         """The final usage of each turn."""
-        self._finish_chunk: dict[str, Any] | None = None
         self._usage_chunk: dict[str, Any] | None = None
-        self._done = self._failed = self._finished = False
+        self._failed = self._finished = False
         self._reset()
 
     def _reset(self) -> None:
         self._id = ""
         self._raw: list[bytes] = []
         self._calls = StreamedCalls(_SplicedCall)
-        self._waiting: list[tuple[bytes, Any, list[_SplicedCall]]] = []
-        """Events held back until the name of a call is complete, each with the calls of its deltas."""
-        self._tail: list[bytes] = []
-        """The verbatim end of the turn, which passes unchanged if no other turn follows."""
+        self._waiting: list[_Event] = []
+        """Events held back until the name of a call is complete."""
+        self._unsettled: dict[int, _SplicedCall] = {}
+        """Calls in them whose names may still become those of injected tools, by their identity."""
+        self._tail: list[_Event] = []
+        """The end of the turn, which passes unchanged if no other turn follows."""
         self._reason = ""
+        self._finish_chunk: dict[str, Any] | None = None
         self._over = False
         """The turn's `[DONE]` has been read."""
+        self._says_something = False
 
     @property
     def spliced(self) -> bool:
         return self._spliced
+
+    @property
+    def ends_without_reason(self) -> bool:
+        """Some servers send `[DONE]` without a finish reason."""
+        return self._over and self._says_something
 
     def begin_turn(self) -> None:
         self._spliced = self._spliced or bool(self._first)
@@ -102,12 +114,17 @@ class ChatSplice(Splice):
         self._over = self._over or event == DONE
         self._raw.append(raw)
         calls = [] if event is None or event == DONE else self._notice(as_dict(event))
+        self._waiting.append((raw, event, calls))
+        self._unsettled.update({id(call): call for call in calls})
         if event == DONE or self._reason:
             self._decide()
-        self._waiting.append((raw, event, calls))
-        if any(call.hidden is None for call in self._calls.all):
+        if self._unsettled:
+            self._unsettled = {key: call for key, call in self._unsettled.items() if call.hidden is None}
+        if self._unsettled:
             return b""
         waiting, self._waiting = self._waiting, []
+        if self._spliced:  # what was held as the end came before a hidden call
+            waiting, self._tail = self._tail + waiting, []
         return b"".join(self._visible_event(*event) for event in waiting)
 
     def _notice(self, chunk: dict[str, Any]) -> list[_SplicedCall]:
@@ -120,11 +137,13 @@ class ChatSplice(Splice):
             self._work[-1] = usage
         for choice in map(as_dict, as_list(chunk.get("choices"))):
             self._reason = as_text(choice.get("finish_reason")) or self._reason
+            self._says_something = self._says_something or _says_something(as_dict(choice.get("delta")))
         return [self._notice_call(delta) for delta in _call_deltas(chunk)]
 
     def _notice_call(self, delta: dict[str, Any]) -> _SplicedCall:
         call = self._calls.of(delta)
-        settled = function_of(delta).get("arguments") or "custom" in delta or not self._may_become_injected(call.name)
+        complete = function_of(delta).get("arguments") or "custom" in delta or not delta
+        settled = complete or not self._may_become_injected(call.name)
         if call.hidden is None and settled:
             self._settle(call, custom="custom" in delta)
         return call
@@ -134,7 +153,7 @@ class ChatSplice(Splice):
 
     def _decide(self) -> None:
         """Decide about the calls whose names are still open: no further piece will arrive."""
-        for call in self._calls.all:
+        for call in self._unsettled.values():
             if call.hidden is None:
                 self._settle(call)
 
@@ -145,8 +164,7 @@ class ChatSplice(Splice):
     def _visible_event(self, raw: bytes, event: Any, calls: list[_SplicedCall]) -> bytes:
         """Return the bytes that the client sees of an event."""
         if event == DONE:
-            self._done = True
-            self._tail.append(raw)
+            self._tail.append((raw, event, calls))
             return b""
         if self._spliced:
             return self._visible_text(raw) if event is None else self._visible_chunk(raw, as_dict(event), calls)
@@ -155,21 +173,26 @@ class ChatSplice(Splice):
                 call.index = as_count(delta.get("index"))
                 self._next_call = call.index + 1
         self._role_sent = self._role_sent or b'"role"' in raw
+        passed = self._released() if _says_more(raw, event) else b""
         if self._tail or _finishes(as_dict(event)):
-            self._tail.append(raw)
-            return b""
-        return raw
+            self._tail.append((raw, event, calls))
+            return passed
+        return passed + raw
+
+    def _released(self) -> bytes:
+        """Return what was held as the end. Some servers send a finish reason in every chunk."""
+        held, self._tail = self._tail, []
+        return b"".join(raw for raw, _, _ in held)
 
     def _visible_text(self, raw: bytes) -> bytes:
         """Return the client's bytes for a comment, or for a chunk that contains only text."""
         _, data = sse.parse(raw)
         if data is None:
             return raw
-        data = data.replace(b"\n", b" ")
         try:
             if b'"role"' in raw:
-                return self._visible_chunk(raw, as_dict(decode(data)), [])
-            members = JSONObject(data)
+                return self._visible_chunk(raw, as_dict(decode_event(data)), [])
+            members = event_members(data)
         except (NotJSON, Unreadable):
             return raw
         return sse.event("", members.replaced({name: encode(self._first[name]) for name in self._head(members)}))
@@ -203,7 +226,7 @@ class ChatSplice(Splice):
         """Return the visible part of a choice's delta. Empty if nothing is visible."""
         delta = dict(as_dict(choice.get("delta")))
         deltas = zip(calls, map(as_dict, as_list(delta.pop("tool_calls", None))), strict=False)
-        if own := [delta | {"index": self._index(call)} for call, delta in deltas if not call.hidden]:
+        if own := [delta | {"index": self._index(call)} for call, delta in deltas if delta and not call.hidden]:
             delta["tool_calls"] = own
         if self._role_sent:
             delta.pop("role", None)
@@ -223,7 +246,7 @@ class ChatSplice(Splice):
         if choices < 0 or self.shows_call(beginning) or self._waiting:
             return None
         if not self._spliced or self._finished or self._over:
-            return b"" if self._spliced else beginning
+            return b"" if self._spliced else (b"" if self._over else self._released()) + beginning
         head = beginning[:choices]
         for name in self._head(self._first):
             found = re.search(rb'"%s"\s*:\s*("[^"]*"|\d+)' % name.encode(), head)
@@ -244,10 +267,10 @@ class ChatSplice(Splice):
     def finish(self) -> bytes:
         self._finished = True
         if not self._spliced:
-            return b"".join(self._tail)
-        done = sse.event("", DONE) if self._done else b""
+            return self._released()
+        done = sse.event("", DONE) if self._over else b""
         if self._failed or self._finish_chunk is None:
-            return done if self._over else b""  # not after an error if only an earlier turn has sent it
+            return done
         merged = dict(self._finish_chunk)
         choice = as_dict(as_list(merged["choices"])[0])
         merged["choices"] = [choice | {"finish_reason": self._visible_reason(choice.get("finish_reason"))}]
@@ -271,6 +294,7 @@ class ChatSplice(Splice):
     def take_body(self, body: dict[str, Any]) -> TurnEnd:
         self._first = self._first or body
         self._last = body
+        self._choice.pop("finish_reason", None)
         self._work.append(as_dict(body.get("usage")))
         message: dict[str, Any] = {}
         reasons = []
@@ -280,6 +304,7 @@ class ChatSplice(Splice):
             logprobs = {name: choice[name] for name in ("logprobs",) if name in choice}
             self._choice |= {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
             _grow(self._choice, logprobs)
+        self._over, self._says_something = True, _says_something(message)
         end = self._turn_end(as_text(body.get("id")), message, whole=not CUT_SHORT.intersection(map(as_text, reasons)))
         visible = {name: value for name, value in message.items() if name != "tool_calls"}
         calls = as_list(message.get("tool_calls"))
@@ -346,7 +371,7 @@ def _decoded(events: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for raw in events:
         _, data = sse.parse(raw)
         try:
-            yield as_dict(decode(data or b"null"))
+            yield as_dict(decode_event(data or b"null"))
         except (NotJSON, Unreadable):
             continue
 
@@ -367,6 +392,19 @@ def _content(events: Iterable[bytes]) -> dict[str, Any]:
 def _call_deltas(chunk: dict[str, Any]) -> list[dict[str, Any]]:
     deltas = (as_dict(as_dict(choice).get("delta")) for choice in as_list(chunk.get("choices")))
     return [as_dict(call) for delta in deltas for call in as_list(delta.get("tool_calls"))]
+
+
+def _says_something(message: Mapping[str, Any]) -> bool:
+    """Return whether a message or a delta has more than a role."""
+    return any(value for name, value in message.items() if name != "role")
+
+
+def _says_more(raw: bytes, event: Any) -> bool:
+    """Return whether an event carries a part of the message. An event that was not decoded is text or a comment."""
+    if event is None:
+        return sse.parse(raw)[1] is not None
+    choices = as_list(as_dict(event).get("choices"))
+    return any(value for choice in choices for value in as_dict(as_dict(choice).get("delta")).values())
 
 
 def _finishes(chunk: dict[str, Any]) -> bool:

@@ -17,12 +17,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from aibridge_addon.dialects.base import arguments
+from aibridge_addon.dialects.base import arguments, decode_event, event_members
 from aibridge_addon.dialects.messages.events import events_of
 from aibridge_addon.dialects.messages.reader import fold
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, combined_usage, divide_calls
 from aibridge_addon.wire import sse
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
+from aibridge_addon.wire.json_object import NotJSON, Unreadable, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 _INDEX = re.compile(rb'(data: ?\{"type": ?"content_block_(?:start|delta|stop)", ?"index": ?)(\d+)')
@@ -67,8 +67,7 @@ class MessagesSplice(Splice):
         self._work: list[dict[str, Any]] = []
         """The final usage of each turn."""
         self._ending: dict[str, Any] = {}
-        self._last_delta: dict[str, Any] = {}
-        """The last `message_delta` of all turns."""
+        """How the turn has ended, and members of earlier turns that last."""
         self._failed = self._finished = False
         self._reset()
 
@@ -80,6 +79,8 @@ class MessagesSplice(Splice):
         self._indexes: dict[int, int | None] = {}
         """The index in the client's answer of each block of the turn. None: hidden."""
         self._client_ids: list[str] = []
+        self._last_delta: dict[str, Any] = {}
+        """The turn's last `message_delta`."""
         self._hides = self._stopped = False
 
     @property
@@ -87,20 +88,25 @@ class MessagesSplice(Splice):
         return self._spliced
 
     def begin_turn(self) -> None:
+        self._forget_ending()
         self._reset()
+
+    def _forget_ending(self) -> None:
+        self._ending = {name: value for name, value in self._ending.items() if name in LASTING}
 
     # --- a stream ---------------------------------------------------------------------------------------------
 
     def event(self, raw: bytes, name: str, event: Any) -> bytes:
         self._raw.append(raw)
         if event is None:
-            return self._passed(self._renumbered(raw) if b"content_block_" in raw else raw)
+            is_block = b"content_block_" in raw
+            return self._passed(self._renumbered(raw) if is_block else raw, is_block=is_block)
         members = as_dict(event)
         kind = as_text(members.get("type")) or name
         if kind == "content_block_start":
             self._open(as_count(members.get("index")), as_dict(members.get("content_block")))
         if kind in BLOCK_EVENTS:
-            return self._passed(self._renumbered(raw))
+            return self._passed(self._renumbered(raw), is_block=True)
         if kind == "message_start":
             return self._start(raw, as_dict(members.get("message")))
         if kind == "message_delta":
@@ -118,11 +124,17 @@ class MessagesSplice(Splice):
             return b"".join(held) + raw if not self._spliced else raw
         return self._passed(raw)
 
-    def _passed(self, raw: bytes) -> bytes:
-        """Return the bytes that pass at once. After the held end, events are held as well to keep the order."""
+    def _passed(self, raw: bytes, *, is_block: bool = False) -> bytes:
+        """Return the bytes that pass at once. After the held end, events are held as well to keep the order.
+
+        `is_block`: a block goes on, so a held `message_delta` was not the end.
+        """
         if self._finished or (self._stopped and self._spliced):
             return b"" if self._spliced else raw
         if self._tail and not self._spliced:
+            if is_block and not self._stopped:
+                held, self._tail = self._tail, []
+                return b"".join(held) + raw
             self._tail.append(raw)
             return b""
         return raw
@@ -138,7 +150,7 @@ class MessagesSplice(Splice):
             self._work.append({})
         fold(self._work[-1], usage)
         if anew:
-            self._ending = {name: value for name, value in self._ending.items() if name in LASTING}
+            self._forget_ending()
         self._ending |= {name: members[name] for name in (*ENDING, *LASTING) if members.get(name) is not None}
 
     def _open(self, index: int, block: dict[str, Any]) -> None:
@@ -170,7 +182,7 @@ class MessagesSplice(Splice):
         """Renumber an event whose members have another order or spacing."""
         name, data = sse.parse(raw)
         try:
-            members = JSONObject((data or b"").replace(b"\n", b" "))
+            members = event_members(data or b"")
         except (NotJSON, Unreadable):
             return raw
         if (as_text(members.get("type")) or name) not in BLOCK_EVENTS:
@@ -187,7 +199,7 @@ class MessagesSplice(Splice):
             if kind is None or kind[1] == b"tool_use":
                 return None
             self._open(int(found[2]), {"type": kind[1].decode()})
-        return self._passed(self._renumbered(beginning))
+        return self._passed(self._renumbered(beginning), is_block=True)
 
     def keep_large(self, raw: bytes) -> None:
         self._raw.append(raw)
@@ -242,7 +254,8 @@ class MessagesSplice(Splice):
     def body(self) -> dict[str, Any]:
         if not self._spliced:
             return self._first
-        return self._first | {"content": self._visible} | self._ended() | self._usage()
+        earlier = dict.fromkeys(name for name in ENDING if name in self._first)
+        return self._first | earlier | {"content": self._visible} | self._ended() | self._usage()
 
     def events_of(self, body: dict[str, Any], *, usage: bool) -> Iterable[tuple[str, Any]]:
         return ((as_text(event["type"]), event) for event in events_of(body))
@@ -266,7 +279,7 @@ class MessagesSplice(Splice):
             if _is_hidden(block, self.injected) and not as_text(block.get("id")):
                 blocks[place] = block | {"id": call_id_for(response_id, place, block)}
         calls, client_calls = divide_calls(blocks, self._maybe_call, _maybe_client_call)
-        whole = ending is not None and ending.get("stop_reason") not in CUT_SHORT
+        whole = ending is not None and as_text(ending.get("stop_reason")) not in CUT_SHORT
         return TurnEnd(
             calls=calls if whole else [],
             client_calls=client_calls,
@@ -311,7 +324,7 @@ def _decoded(events: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
     for raw in events:
         name, data = sse.parse(raw)
         try:
-            event = as_dict(decode(data or b"null"))
+            event = as_dict(decode_event(data or b"null"))
         except (NotJSON, Unreadable):
             continue
         yield as_text(event.get("type")) or name, event

@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from aibridge_addon.dialects import openai
-from aibridge_addon.dialects.base import DONE, arguments
+from aibridge_addon.dialects.base import DONE, arguments, event_members
 from aibridge_addon.dialects.responses.events import events_of
 from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL, status_of
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, divide_calls
@@ -30,6 +30,7 @@ _is_delta = re.compile(rb'(?:event: ?|data: ?\{"type": ?")response\.[a-z_.]+\.de
 """Matches deltas of an item. They are most of a stream, and only their numbers may change."""
 
 _kind_in = re.compile(rb'data: ?\{\s*"type"\s*:\s*"([a-z_.]{1,80})"').search
+_name_in = re.compile(rb"^event: ?([a-z_.]{1,80})[\r\n]", re.MULTILINE).search
 _item_type_in = re.compile(rb'"item"\s*:\s*\{[^{]*?"type"\s*:\s*"(\w{1,80})"').search
 _OUTPUT_INDEX = re.compile(rb'("output_index"\s*:\s*)(\d{1,9})')
 _NUMBER = re.compile(rb'("sequence_number"\s*:\s*)(\d{1,9})')
@@ -39,6 +40,7 @@ FIRST_MEMBERS = ("id", "created_at", "previous_response_id", "conversation", "to
 """Members that the merged response takes from the first turn. Later requests were not the client's."""
 NOT_NULL = ("content", "status", "id")
 """Members that an item in an answer may have as null, and an item in a request must not."""
+ARGUMENTS = "response.function_call_arguments."
 PREAMBLE = frozenset(("response.created", "response.in_progress", "response.queued"))
 
 
@@ -58,8 +60,6 @@ class ResponsesSplice(Splice):
         self._work: list[dict[str, Any]] = [{}]
         self._last: dict[str, Any] = {}
         """The response of the last turn that ended."""
-        self._terminal: tuple[str, bytes, JSONObject] | None = None
-        """Its terminal event."""
         self._reset()
 
     def _reset(self) -> None:
@@ -73,9 +73,15 @@ class ResponsesSplice(Splice):
         """Completed items, by their index."""
         self._output: list[dict[str, Any]] = []
         self._status = ""
+        self._terminal: tuple[str, bytes, JSONObject] | None = None
+        """The turn's terminal event."""
         self._tail: list[bytes] = []
         """Events after the turn's terminal event, which pass if no other turn follows."""
         self._ended = False
+        self._is_excerpt = False
+        """The turn's terminal event is too large, so `event` gets an excerpt of it."""
+        self._hides_last = False
+        """Whether the item that began last is hidden."""
 
     @property
     def spliced(self) -> bool:
@@ -96,14 +102,14 @@ class ResponsesSplice(Splice):
             return raw
         name, data = sse.parse(raw)
         try:
-            members = _members(data)
+            members = event_members(data or b"")
         except (NotJSON, Unreadable):
             return raw
         kind = members.text("type") or name
         if kind in PREAMBLE:
             return self._preamble(raw, name, members)
         if kind in TERMINAL:
-            if "output" not in as_dict(members.get("response")):  # an excerpt of an event that is too large
+            if self._is_excerpt:
                 members = self._completed(kind, members)
                 raw = sse.event(name, members.replaced({}))
             self._terminal = name, raw, members
@@ -160,11 +166,13 @@ class ResponsesSplice(Splice):
         index = self._unnumbered.get(item_id) if item_id else None
         if index is None:
             index = max(self._indexes, default=-1) + 1
-            self._unnumbered[item_id] = index
+            if item_id:
+                self._unnumbered[item_id] = index
         return index
 
     def _open(self, index: int, item: dict[str, Any]) -> None:
-        if _is_hidden(item, self.injected):
+        self._hides_last = _is_hidden(item, self.injected)
+        if self._hides_last:
             self._indexes[index] = None
             self._hidden_ids.add(as_text(item.get("id")))
             self._spliced = True
@@ -186,23 +194,27 @@ class ResponsesSplice(Splice):
             if (visible_index := self._indexes[index]) is None:
                 return b""
             changes["output_index"] = b"%d" % visible_index
-        elif self._is_of_hidden_item(members):
+        elif self._is_of_hidden_item(members.text("type") or name, members):
             return b""
         if "sequence_number" in members:
             changes["sequence_number"] = b"%d" % self._next_number(members)
         return sse.event(name, members.replaced(changes)) if changes else raw
 
-    def _is_of_hidden_item(self, members: JSONObject) -> bool:
-        """Return whether an event without an index belongs to a hidden item."""
+    def _is_of_hidden_item(self, kind: str, members: JSONObject) -> bool:
+        """Return whether an event without an index belongs to a hidden item: by its id, or by its place."""
         item = as_dict(members.get("item"))
         item_id = members.text("item_id") or as_text(item.get("id"))
-        return _is_hidden(item, self.injected) or bool(item_id and item_id in self._hidden_ids)
+        if _is_hidden(item, self.injected) or (item_id and item_id in self._hidden_ids):
+            return True
+        if not kind.startswith(ARGUMENTS) or item_id in self._unnumbered:
+            return False
+        return self._hides_last or members.text("name") in self.injected
 
     def _next_number(self, members: JSONObject) -> int:
         if self._unread is not None:
-            _, data = sse.parse(self._unread)
+            found = _NUMBER.search(self._unread)
             self._unread = None
-            self._sequence = as_count(_members(data).get("sequence_number"))
+            self._sequence = int(found[2]) if found is not None else self._sequence
         own = as_count(members.get("sequence_number"))
         self._sequence = own if self._sequence is None else self._sequence + 1
         return self._sequence
@@ -238,11 +250,12 @@ class ResponsesSplice(Splice):
 
     def large_event(self, beginning: bytes) -> bytes | None:
         head = beginning[:HEAD_SIZE]
-        kind, index = _kind_in(head), _OUTPUT_INDEX.search(head)
+        kind, index = _kind_in(head) or _name_in(head), _OUTPUT_INDEX.search(head)
         if kind is None:
             return None
         if self._ended or kind[1].decode() in TERMINAL:
-            return b""  # `event` gets the excerpt of a terminal event
+            self._is_excerpt = not self._ended
+            return b""
         found = _item_type_in(head)
         if index is None or self.shows_call(beginning) or (found is not None and found[1] == b"function_call"):
             return None
@@ -264,7 +277,7 @@ class ResponsesSplice(Splice):
     def keep_large(self, raw: bytes) -> None:
         _, data = sse.parse(raw)
         try:
-            members = _members(data)
+            members = event_members(data or b"")
         except (NotJSON, Unreadable):
             return
         if members.text("type") == "response.output_item.done":
@@ -319,7 +332,7 @@ class ResponsesSplice(Splice):
         for raw in events:
             name, data = sse.parse(raw)
             try:
-                members = _members(data)
+                members = event_members(data or b"")
             except (NotJSON, Unreadable):
                 continue
             kind = members.text("type") or name
@@ -372,8 +385,3 @@ def _maybe_client_call(item: dict[str, Any]) -> str | None:
     if kind == "mcp_approval_request":
         return as_text(item.get("id"))
     return _call_id(item) if kind in CLIENT_CALLS or (_call_id(item) and kind.endswith("_call")) else None
-
-
-def _members(data: bytes | None) -> JSONObject:
-    # In JSON a line end can only separate tokens. In an event it would end the `data` line.
-    return JSONObject((data or b"").replace(b"\n", b" "))

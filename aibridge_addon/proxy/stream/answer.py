@@ -32,6 +32,8 @@ class Output:
     """Why the answer cannot be continued. None: it can."""
     error: AnswerError | None = None
     """The error with which the answer ends, although its terminal event was not sent."""
+    cancels: bool = False
+    """Whether the rest of the upstream's answer is not read, because of `error`."""
 
 
 class Tapped:
@@ -114,6 +116,8 @@ class Spliced:
 
     def on_data(self, data: bytes) -> Output:
         shown = self._shown(self._tools.feed(data))
+        if (error := self._tools.error) is not None:
+            return Output(shown, error=error, cancels=True)
         reason = self._tools.unreadable
         return Output(shown, None if reason else self._maybe_end(), reason)
 

@@ -225,6 +225,8 @@ class BridgeHttpStream(HttpStream):
         """Send the output of an answer. Returns False if the stream has ended."""
         yield from self.client.maybe_data(output.now)
         if output.error is not None:
+            if output.cancels:
+                yield from self.cancel_upstream(output.error.message)
             yield from self.early_end.fail(output.error)
             return False
         if output.unreadable is not None:

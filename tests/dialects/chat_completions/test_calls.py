@@ -46,6 +46,33 @@ TABLE: dict[str, tuple[list[dict[str, Any]], Made]] = {
         ],
         [("1", "f", A), ("2", "f", B)],
     ),
+    "one index, ids in turn": (
+        [
+            delta(0, "1", "f", '{"p":'),
+            delta(0, "2", "f", '{"p":'),
+            delta(0, "1", arguments='"a"}'),
+            delta(0, "2", arguments='"b"}'),
+        ],
+        [("1", "f", A), ("2", "f", B)],
+    ),
+    "one index, ids and names in turn": (
+        [
+            delta(0, "1", "f", '{"p":'),
+            delta(0, "2", "f", '{"p":'),
+            delta(0, "1", "f", '"a"}'),
+            delta(0, "2", "f", '"b"}'),
+        ],
+        [("1", "f", A), ("2", "f", B)],
+    ),
+    "other indexes, one id": (
+        [delta(0, "1", "f", '{"p":'), delta(3, "1", arguments='"a"}')],
+        [("1", "f", A)],
+    ),
+    "an index at the beginning only": (
+        [delta(1, "1", "f", '{"p":'), delta(None, arguments='"a"}')],
+        [("1", "f", A)],
+    ),
+    "nothing before a call": ([{}, delta(0, "1", "f", "{}")], [("1", "f", {})]),
     "one index, no ids": (
         [delta(0, name="f", arguments='{"p":"a"}'), delta(0, name="f", arguments='{"p":"b"}')],
         [("", "f", A), ("", "f", B)],
@@ -76,7 +103,9 @@ def test_a_delta_belongs_to_the_call_that_the_table_says(name: str) -> None:
     assert [(call.id, call.name, call.input) for call in calls.all] == made
 
 
-@pytest.mark.parametrize("name", [name for name in TABLE if not name.startswith(("a name in pieces", "cut"))])
+@pytest.mark.parametrize(
+    "name", [name for name in TABLE if not name.startswith(("a name in pieces", "cut", "nothing"))]
+)
 def test_hidden_calls_are_put_together_by_the_same_rule(name: str) -> None:
     deltas, made = TABLE[name]
     splice = ChatSplice({"f", "g"})

@@ -1,4 +1,4 @@
-"""Responses: what a terminal event says, whatever status the response in it still has."""
+"""Responses: what a terminal event says, and what is read of an answer without one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from aibridge_addon.dialects import RESPONSES
-from aibridge_addon.dialects.base import Reading
+from aibridge_addon.dialects.base import AnswerText, Output, Reading
+from aibridge_addon.dialects.responses.reader import MAX_PARTS
 
 USAGE = {"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}
 
@@ -48,3 +49,39 @@ def test_a_whole_body_that_runs_is_not_finished(status: str) -> None:
     reader = RESPONSES.answer_reader()
     reader.message({"id": "r", "object": "response", "status": status, "output": []})
     assert reader.reading.running and not reader.reading.finished
+
+
+def cut_text(*deltas: dict[str, Any], before: tuple[dict[str, Any], ...] = (), texts: bool = True) -> list[Output]:
+    """What is read of an answer that ends after these events, each with its data alone."""
+    reader = RESPONSES.answer_reader(texts=texts)
+    for event in (*before, *deltas):
+        data = json.dumps(event).encode()
+        if not reader.skip(data):
+            reader.event("", data)
+    reader.stream_ended()
+    return reader.reading.output
+
+
+def delta(text: str, kind: str = "output_text") -> dict[str, Any]:
+    return {"type": f"response.{kind}.delta", "output_index": 0, "delta": text}
+
+
+def done(text: str) -> dict[str, Any]:
+    item = {"type": "message", "content": [{"type": "output_text", "text": text}]}
+    return {"type": "response.output_item.done", "item": item}
+
+
+def test_the_text_of_an_answer_that_is_cut_off_is_read() -> None:
+    assert cut_text(delta("Hel"), delta("lo.", "refusal")) == [AnswerText("Hello.")]
+    assert cut_text(delta("Again."), before=(delta("Hello. "), done("Hello. "))) == [AnswerText("Hello. Again.")]
+    assert cut_text(delta("Hello."), texts=False) == []
+
+
+def test_reasoning_and_arguments_that_are_cut_off_are_not_read() -> None:
+    assert cut_text(delta("{", "function_call_arguments"), delta("Hm.", "reasoning_summary_text")) == []
+
+
+def test_a_cut_text_is_kept_within_a_bound_and_a_delta_that_cannot_be_read_is_left_out() -> None:
+    [text] = cut_text(*[delta("x" * 1000)] * 1000)
+    assert isinstance(text, AnswerText) and text.truncated and len(text.content) <= MAX_PARTS
+    assert cut_text(delta("a"), {"type": "response.output_text.delta", "delta": 1}, delta("b")) == [AnswerText("ab")]
