@@ -187,9 +187,13 @@ def _expected(details: ErrorDetails, root: type[BaseModel]) -> str:
 
 def _allowed_keys(location: Location, root: type[BaseModel]) -> str:
     allowed = sorted({key for model in _models_at(location[:-1], root) for key in model.model_fields})
-    nearest = difflib.get_close_matches(str(location[-1]).lower(), allowed, n=1)
-    hint = f' (did you mean "{nearest[0]}"?)' if nearest else ""
-    return f"one of {', '.join(allowed)}{hint}"
+    return f"one of {', '.join(allowed)}{did_you_mean(str(location[-1]), allowed)}"
+
+
+def did_you_mean(name: str, allowed: Sequence[str]) -> str:
+    """Return a hint at the most similar name, or "" if none is similar."""
+    nearest = difflib.get_close_matches(name.lower(), allowed, n=1)
+    return f' (did you mean "{nearest[0]}"?)' if nearest else ""
 
 
 def _models_at(location: Location, root: type[BaseModel]) -> Sequence[type[BaseModel]]:

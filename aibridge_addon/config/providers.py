@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PlainValidator, model_validator
 from pydantic_core import PydanticCustomError
 
 from aibridge_addon.config import values as values
-from aibridge_addon.config.errors import rejected
+from aibridge_addon.config.errors import did_you_mean, rejected
 from aibridge_addon.config.values import Section
 from aibridge_addon.providers import TYPES
 from aibridge_addon.providers.base import BaseUrl, DefaultProvider
@@ -23,8 +23,10 @@ def _vendor(value: object) -> str | None:
     """Check the name of a vendor of the price list."""
     if value is None or value == "":
         return None
-    if not isinstance(value, str) or value not in {NONE, *VENDORS, *ALIASES}:
-        raise rejected(f"none, or a vendor of the price list: {', '.join(sorted({*VENDORS, *ALIASES}))}")
+    names = sorted({*VENDORS, *ALIASES})
+    if not isinstance(value, str) or value not in (NONE, *names):
+        expected = f"none, or a vendor of the price list: {', '.join(names)}"
+        raise rejected(expected + did_you_mean(str(value)[:64], names))
     return value
 
 

@@ -166,6 +166,11 @@ class Attempts:
     _retries: int = 0
     _refused: list[Key] = field(default_factory=list)
 
+    @property
+    def last_status(self) -> int | None:
+        """Status of the last answer that was not shown to the client. None: there was none."""
+        return next((status for step in reversed(self.reported) if (status := step["status"]) is not None), None)
+
     def choose_key(self) -> Key | None:
         """Choose the key for the next attempt."""
         self.key = self.pool.choose(but=self._refused) if self.pool is not None else None

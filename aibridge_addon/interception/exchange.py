@@ -328,7 +328,7 @@ class Exchange:
                 interception_id=self.id,
                 status="completed" if error_type is None else "failed",
                 model=self._model,
-                http_status=self._http_status,
+                http_status=self._attempts.last_status if self._http_status is None else self._http_status,
                 error_type=error_type,
                 error_message=message[:MAX_ERROR_LENGTH] if message else None,
                 turns=self.turns,

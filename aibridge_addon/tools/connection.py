@@ -261,7 +261,8 @@ class Connection:
                     self._client, self._was_up = client, True
                     self._up.set()
                     self._publish_tools(tools)
-                    self._log_state(logging.INFO, f"connected, {len(tools)} tools")
+                    selected = sum(self.listing.selects(tool.name) for tool in tools)
+                    self._log_state(logging.INFO, f"connected, {selected} tools")
                     await self._woken(self.refreshed_every)
             tasks.cancel_scope.cancel()
         self._allow(GRACE)

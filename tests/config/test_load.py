@@ -634,6 +634,7 @@ def test_host_patterns_may_hold_wildcard_labels(configure: Write, host: str) -> 
         ("hosts: [a.com]", "type", "required"),
         ("type: openai, price_as: vllm", "price_as", "a vendor of the price list: anthropic, "),
         ("type: openai, price_as: 5", "price_as", "none, or a vendor"),
+        ("type: openai, price_as: OpnAI", "price_as", '(did you mean "openai"?)'),
         ("type: azure, azure_scope: europe", "azure_scope", "'global', 'data_zone' or 'regional'"),
         ("type: azure, models: [a]", "models", "a mapping"),
         ("type: azure, models: {a: ''}", "models.a", "not blank"),

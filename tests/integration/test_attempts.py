@@ -152,6 +152,7 @@ def test_when_all_keys_are_limited_the_client_is_told_when_the_first_comes_back(
     assert len(upstream.requests) == 2, "the second time, nobody is asked"
     rows = wait_for_ended(proxy, 2)
     assert [(row["status"], row["error_type"]) for row in rows] == [("failed", "keys_exhausted")] * 2
+    assert [row["http_status"] for row in rows] == [429, None], "the status of the last answer, where there was one"
 
 
 def test_when_no_key_is_accepted_that_is_not_the_clients_fault(start: Start, upstream: ScriptedUpstream) -> None:

@@ -74,11 +74,12 @@ async def test_configured_headers_are_sent(start: StartServers, ours: HttpMcp) -
     assert '"x-token": "t0ken"' in await stage.call("bmcp_ours_headers")
 
 
-async def test_allow_and_deny_of_each_server_are_kept(start: StartServers, ours: HttpMcp) -> None:
+async def test_allow_and_deny_of_each_server_are_kept(start: StartServers, ours: HttpMcp, log: Log) -> None:
     some = ours.settings(allow=("^a", "echo"), deny=("area",))
     stage = start({"some": some, "none": ours.settings(deny=(".",)), "one": ours.settings(allow=("^add$",))})
     await stage.until(lambda catalog: len(catalog.tools) == 4)
     assert stage.catalog.names == {"bmcp_some_add", "bmcp_some_audio", "bmcp_some_echo", "bmcp_one_add"}
+    assert log.said("some") == ["MCP server some: connected, 3 tools"]
 
 
 async def test_a_dead_server_is_logged_once_and_retried_and_others_work(
