@@ -105,6 +105,8 @@ class PriceTerms:
     """The answer's calls of hosted tools, counted by type."""
     batch: bool = False
     """The answer is part of a batch."""
+    unpriced: str = ""
+    """Why the counts alone have no price, such as an answer without any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +137,13 @@ class TokenUsage:
     """Who bills, under the name that the price list has. None: not known."""
     terms: PriceTerms = PriceTerms()
     cost_usd: float | None = None
-    """US dollars, set by the preparation if it is None. None: no price is known. It does not mean free."""
+    """US dollars, set by the preparation. None: no price is known. It does not mean free."""
     cost_source: CostSource | None = None
     """Set with the cost."""
     price_list: str | None = None
     """Version of the price list behind `cost_usd`. Set by the preparation."""
     unpriced: str | None = None
-    """Why `cost_usd` is None. Set by the preparation, unless it is known before."""
+    """Why `cost_usd` is None. Set by the preparation. Before, it is what the reader of the answer found."""
 
 
 @dataclass(frozen=True, slots=True)

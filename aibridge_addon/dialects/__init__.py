@@ -16,7 +16,7 @@ from aibridge_addon.dialects.messages.reader import Messages
 from aibridge_addon.dialects.responses.history import ResponsesHistory
 from aibridge_addon.dialects.responses.inject import ResponsesInjection
 from aibridge_addon.dialects.responses.reader import Responses
-from aibridge_addon.dialects.usage_only.reader import Completions, Images, Moderations, Speech, UsageOnly
+from aibridge_addon.dialects.usage_only.reader import Completions, Images, Speech, UsageOnly
 
 MESSAGES: Dialect = Messages(injection=MessagesInjection(), history=MessagesHistory())
 CHAT_COMPLETIONS: Dialect = ChatCompletions(injection=ChatInjection(), history=ChatHistory())
@@ -30,6 +30,5 @@ COMPACT: Dialect = UsageOnly(side_call=True)
 COMPLETIONS: Dialect = Completions()
 IMAGES: Dialect = Images()
 SPEECH: Dialect = Speech()
-MODERATIONS: Dialect = Moderations()
 MESSAGE_BATCH: Dialect = BatchResults(MESSAGES, MessageBatchReader)
 FILE_OF_RESULTS: Dialect = BatchResults(RESPONSES, FileOfResultsReader)

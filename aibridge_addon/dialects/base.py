@@ -30,8 +30,8 @@ from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 DONE = b"[DONE]"
 """Data of the last event of an OpenAI stream."""
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-REMINDER = "<system-reminder>"
-"""Coding agents such as Claude Code wrap text that they add to a user message in this tag."""
+UNREAD_USAGE = "usage: not readable"
+"""Why a row has no cost if the answer may have had counts that could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +45,16 @@ class RequestReading:
     correlating_tool_call_id: str | None
     side_call: bool
     """The client sent the request on its own behalf: a probe, a prewarm, a title or a compaction."""
+    notice: bool = False
+    """Without a prompt, the client lets the model go on: a task in the background answers, or after a summary."""
     metadata_user_id: str | None = None
     """Anthropic's `metadata.user_id`. Claude Code sends its session id in it."""
     wants_usage: bool = True
     """False for a streamed chat completion without `include_usage`: its answer has no usage."""
     position: Position = NOWHERE
     """What stands before the answer: the opening of the conversation, or what the provider has of it."""
-    result_of: Place | None = None
-    """The place of the call in `answered_call_id`. None: unknown, the request has only the result."""
+    result_of: tuple[Place, ...] = ()
+    """Where the call in `answered_call_id` may be, the most exact place first. Empty: the request has only results."""
     tool_results: tuple[ClientResult, ...] = ()
     """The results of the client's own calls at the end of the request."""
     previous_response_id: str | None = None
@@ -94,10 +96,10 @@ class Usage:
     """Everything else that the provider reports about the usage, under its names."""
     complete: bool = True
     """False: a count could not be read."""
-    cost_usd: float | None = None
-    """US dollars, if the reader knows what the answer costs."""
     unpriced: str | None = None
     """Why these counts have no price, such as an answer that is not billed by tokens."""
+    hosted_calls: dict[str, int] = field(default_factory=dict)
+    """Calls of hosted tools by type, if the reader counts them. Otherwise they are in the reading's output."""
 
     @property
     def any(self) -> bool:
@@ -232,8 +234,6 @@ class Dialect(ABC):
     """A wire format of AI providers."""
 
     name: ClassVar[str]
-    tools_member: ClassVar[str] = "tools"
-    """The member of a request that contains the client's tools."""
     takes_forms: ClassVar[bool] = False
     """Whether requests may be forms (`multipart/form-data`). Such a request is forwarded even if it cannot be read."""
     lists_hosted_calls: ClassVar[bool] = True
@@ -251,8 +251,12 @@ class Dialect(ABC):
         if self.history is None:
             return reading
         position, call_id = self.history.opening(body), reading.answered_call_id
-        result_of = self.history.place_of_result(body, position, call_id) if call_id else None
+        result_of = self.history.place_by_opening(body, position, call_id) if call_id else ()
         return replace(reading, position=position, result_of=result_of)
+
+    def has_tools(self, body: JSONObject) -> bool:
+        """Return whether a request offers tools. An empty list offers none."""
+        return body.has_elements("tools")
 
     @abstractmethod
     def read_request(self, body: JSONObject) -> RequestReading:
@@ -300,12 +304,6 @@ def event_members(data: bytes) -> JSONObject:
     return JSONObject(data)
 
 
-def is_unknown(content: object, known: frozenset[str]) -> bool:
-    """Return whether a message's content consists of parts of unknown types only. Such messages are skipped."""
-    kinds = [as_dict(part).get("type") for part in as_list(content)]
-    return bool(kinds) and not any(isinstance(kind, str) and kind in known for kind in kinds)
-
-
 MAX_WISH = 64
 """Characters of a requested value and of a tool's type. No provider has longer names."""
 MAX_HOSTED_TOOLS = 32
@@ -338,23 +336,6 @@ def hosted_tools(body: JSONObject, own: Collection[str]) -> tuple[str, ...]:
 def hosted_types(types: Iterable[str]) -> tuple[str, ...]:
     """Return the types of hosted tools, each once, within the bounds."""
     return tuple(itertools.islice(dict.fromkeys(type_[:MAX_WISH] for type_ in types if type_), MAX_HOSTED_TOOLS))
-
-
-def prompt_in(content: object) -> str | None:
-    """Return the last text of a user message that a person wrote. Reminders added by the client are skipped."""
-    if isinstance(content, str):
-        return content if written_by_person(content) else None
-    for part in reversed(as_list(content)):
-        members = as_dict(part)
-        text = members.get("text")
-        if members.get("type") == "text" and isinstance(text, str) and written_by_person(text):
-            return text
-    return None
-
-
-def written_by_person(text: str) -> bool:
-    """Return whether a text is neither blank nor a reminder added by the client."""
-    return bool(text.strip()) and not text.lstrip().startswith(REMINDER)
 
 
 def arguments(given: object) -> Any:

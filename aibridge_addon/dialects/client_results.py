@@ -52,14 +52,17 @@ def cut_text(pieces: Iterable[str]) -> tuple[str, bool]:
 
 
 def newest(results: Iterable[ClientResult]) -> tuple[ClientResult, ...]:
-    """Return the results that have a call, in the order of the conversation. `results` has the last one first."""
-    kept: list[ClientResult] = []
+    """Return the results that have a call, in the order of the conversation. `results` has the last one first.
+
+    Ids of calls repeat. An earlier result with the same id belongs to an earlier call.
+    """
+    kept: dict[str, ClientResult] = {}
     for result in results:
         if result.call_id:
-            kept.append(result)
+            kept.setdefault(result.call_id, result)
         if len(kept) == MAX_RESULTS:
             break
-    return tuple(reversed(kept))
+    return tuple(reversed(kept.values()))
 
 
 def _part(part: object) -> str:

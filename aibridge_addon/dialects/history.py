@@ -27,7 +27,7 @@ from typing import Any
 
 import msgspec
 
-from aibridge_addon.dialects.place import After, Place, Position, call_digest
+from aibridge_addon.dialects.place import ANY, After, Place, Position, call_digest
 from aibridge_addon.dialects.turns import Result
 from aibridge_addon.wire.json_object import JSONObject, array, encode
 from aibridge_addon.wire.json_values import as_dict
@@ -109,11 +109,20 @@ class Found:
         return bool(self.aliases or self.turns or self.followers)
 
 
+_anything: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
 class RequestHistory(ABC):
     """The history in one request."""
 
     position: Position
     """Of the answer to the request."""
+    results_alone: bool
+    """The request has results of calls with nothing before them."""
+
+    @abstractmethod
+    def calls(self) -> Iterable[tuple[Place, bytes]]:
+        """Yield the places of calls, the last one first, each with the element of the history that has the call."""
 
     @abstractmethod
     def references(self) -> References:
@@ -131,8 +140,11 @@ class History(ABC):
     """Reads and completes the history in a dialect's requests."""
 
     @abstractmethod
-    def read(self, body: JSONObject) -> RequestHistory:
-        """Read a request. Never raises."""
+    def read(self, body: JSONObject, *, whole: bool = False) -> RequestHistory:
+        """Read a request. Never raises.
+
+        `whole`: system prompts and results of tools stand before an answer, too. For requests without a session.
+        """
 
     @abstractmethod
     def result(self, result: Result) -> dict[str, Any]:
@@ -164,16 +176,37 @@ class History(ABC):
     def member(self) -> str:
         """The member of a request that contains the history."""
 
-    def place_of_result(self, body: JSONObject, opening: Position, call_id: str) -> Place | None:
-        """Return the place of the call whose result is at the end. None: the request has nothing before it."""
+    def place_by_opening(self, body: JSONObject, opening: Position, call_id: str) -> tuple[Place, ...]:
+        """Return the place of the call whose result is at the end. Empty: the request has nothing before it."""
         if (held := self.held(body)) is not None:
-            return Place(held, call_id)
-        if opening.digest is None:
-            return None
+            return (Place(held, call_id),)
         for element in islice(body.elements_backwards(self.member), MAX_OPENING):
             if (call := self.maybe_call(as_dict(element), call_id)) is not None:
-                return Place(opening.digest, call_id, call_digest(*call))
-        return Place(opening.digest, call_id)
+                return (Place(opening.digest or ANY, call_id, call_digest(*call)),)
+        return () if opening.digest is None else (Place(opening.digest, call_id),)
+
+    def places_by_trail(self, body: JSONObject, history: RequestHistory, call_ids: Sequence[str]) -> tuple[Place, ...]:
+        """Return the places of the calls whose results are at the end, the last one first.
+
+        Calls of one answer are at one place. If a client puts each result directly after its call, each call may be
+        an answer of its own.
+        """
+        if (held := self.held(body)) is not None:
+            return (Place(held, call_ids[-1]),)
+        if history.results_alone:
+            return ()
+        places: dict[After, Place] = {}
+        left = list(call_ids)
+        for place, element in history.calls():
+            if place.call_id not in left:
+                continue
+            left.remove(place.call_id)
+            call = self.maybe_call(as_dict(maybe_decode(element, _anything)), place.call_id)
+            if call is not None:
+                places.setdefault(place.after, Place(place.after, place.call_id, call_digest(*call)))
+            if not left:
+                break
+        return tuple(places.values()) or (Place(history.position.digest or ANY, call_ids[-1]),)
 
     @abstractmethod
     def call_places(
@@ -200,9 +233,9 @@ class History(ABC):
         }
 
 
-def opening_of(texts: Iterable[str]) -> After | None:
-    """Return the digest of these texts of the user; None if a person wrote none of them."""
-    said = [text.strip() for text in texts]
+def opening_of(parts: Iterable[str | bytes]) -> After | None:
+    """Return the digest of what the user said: texts, and digests of attachments. None if a person said nothing."""
+    said = [part.strip() if isinstance(part, str) else part for part in parts]
     return ("opening", hashlib.sha256(encode(said)).hexdigest()) if said else None
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from aibridge_addon.dialects.base import NOTHING, Usage
+from aibridge_addon.dialects.base import MAX_WISH, NOTHING, Usage
 from aibridge_addon.dialects.turns import combined_usage
-from aibridge_addon.dialects.usage import are_counts, facts_in
+from aibridge_addon.dialects.usage import facts_in, unread
 from aibridge_addon.wire.json_object import JSONObject, encode
-from aibridge_addon.wire.json_values import as_count, as_dict, maybe_count
+from aibridge_addon.wire.json_values import as_count, as_dict, as_text, maybe_count
 
 CLIENT_TOOLS = frozenset(("", "function", "custom", "namespace"))
 """Types of tools that are the client's own."""
@@ -61,6 +61,20 @@ class _Beside(NamedTuple):
     """False: the counts contradict each other."""
 
 
+def cache_lifetime(body: JSONObject) -> dict[str, str]:
+    """Return for how long a request wants its prompt to be cached (`prompt_cache_options`, since GPT-5.6)."""
+    ttl = as_text(as_dict(body.get("prompt_cache_options")).get("ttl"))
+    return {"prompt_cache_options.ttl": ttl[:MAX_WISH]} if ttl else {}
+
+
+def modality_in(body: JSONObject, member: str) -> dict[str, str]:
+    """Return whether a request contains audio, which may be billed otherwise than text.
+
+    Quotes inside a JSON string are escaped, so these bytes can only be the type of a part.
+    """
+    return {"modality": "audio"} if b'"input_audio"' in body.raw(member) else {}
+
+
 def read_usage(usage: Mapping[str, Any], inputs: str, outputs: str) -> Usage:
     """Read a `usage` object. `inputs` and `outputs` name its counts.
 
@@ -77,8 +91,8 @@ def read_usage(usage: Mapping[str, Any], inputs: str, outputs: str) -> Usage:
         output_tokens=as_count(usage.get(outputs)) + beside.reasoning,
         cache_read_input_tokens=cached,
         cache_write_input_tokens=written,
-        extra=facts_in(usage, (*counts, CACHE_MISS)),
-        complete=are_counts(counts.values()) and beside.plain and (inputs in usage or outputs in usage),
+        extra=facts_in(usage, (*counts, CACHE_MISS)) | unread(counts),
+        complete=not unread(counts) and beside.plain and (inputs in usage or outputs in usage),
     )
 
 

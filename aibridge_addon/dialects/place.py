@@ -2,12 +2,12 @@
 
 A call is the same call only if it has the same id, name and arguments, and the same things stand before its answer:
 
-- in a complete history: a digest of its texts and calls (`Trail`);
+- in a complete history: a digest of what was said and called in it (`Trail`);
 - if the provider has the history: the id of the answer, or of the conversation, that the request continues;
 - if a request only refers to the call: the id of the item.
 
 Digests ignore what clients change between two requests: the order of members and the form of numbers in arguments,
-reminders, cache markers, reasoning, results of tools, system prompts.
+reminders, cache markers, reasoning; in a session also results of tools and system prompts.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Find the directory and the branch in which a coding agent works. Its system prompt names them. Sans-io.
+"""Find the directory and the branch in which a coding agent works. Sans-io.
 
-Claude Code writes ` - Primary working directory: /src/app` and, from git, `Current branch: main`. Older versions and
-OpenCode write `Working directory: /src/app`, Copilot `* Current working directory: /src/app`.
+Most agents name them in the system prompt. Claude Code writes ` - Primary working directory: /src/app` and, from git,
+`Current branch: main`. Older versions and OpenCode write `Working directory: /src/app`, Copilot
+`* Current working directory: /src/app`. Codex writes `<cwd>/src/app</cwd>` in one of the user's first messages.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from aibridge_addon.dialects.words import persons_words
 from aibridge_addon.wire.json_object import JSONObject
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
@@ -18,6 +20,7 @@ DIRECTORY = "orking directory: "
 DIRECTORY_NAMES = frozenset(("Primary working directory", "Working directory", "Current working directory"))
 BRANCH = "Current branch: "
 BRANCH_NAMES = frozenset(("Current branch",))
+ENVIRONMENT, CWD, END_OF_CWD = "<environment_context>", "<cwd>", "</cwd>"
 MAX_TEXTS = 16
 """Maximum number of texts of a system prompt that are searched."""
 MAX_TEXT = 256 * 1024
@@ -37,15 +40,19 @@ class Surroundings:
 UNSEEN = Surroundings()
 
 
-def surroundings(*contents: object) -> Surroundings:
-    """Read a system prompt: texts, or lists of blocks with a text."""
-    directory = branch = None
+def surroundings(*contents: object, directory: str | None = None) -> Surroundings:
+    """Read a system prompt: texts, or lists of blocks with a text.
+
+    `directory` is used if the system prompt names none.
+    """
+    otherwise, directory, branch = directory, None, None
     for text in itertools.islice(_texts(contents), MAX_TEXTS):
         text = text[:MAX_TEXT]
         if directory is None and DIRECTORY in text:
             directory = _value(text, DIRECTORY_NAMES)
         if branch is None and BRANCH in text:
             branch = _value(text, BRANCH_NAMES)
+    directory = directory or otherwise
     return Surroundings(directory, branch) if directory or branch else UNSEEN
 
 
@@ -57,6 +64,19 @@ def system_messages(body: JSONObject, name: str, roles: frozenset[str]) -> list[
             break
         found.append(message.get("content"))
     return found
+
+
+def codex_directory(body: JSONObject, name: str) -> str | None:
+    """Return the directory in Codex's `environment_context`, one of the first messages of a conversation."""
+    for message in map(as_dict, body.beginning(name, MAX_TEXTS)):
+        if message.get("role") != "user":
+            continue
+        for text in itertools.islice(_texts((message.get("content"),)), MAX_TEXTS):
+            _, found, environment = text.partition(ENVIRONMENT)
+            value, closed, _ = environment.partition(CWD)[2].partition(END_OF_CWD)
+            if found and closed and value.strip() and not persons_words(text):
+                return value.strip()[:MAX_VALUE]
+    return None
 
 
 def _texts(contents: Iterable[object]) -> Iterable[str]:

@@ -98,7 +98,7 @@ def sender(headers: Headers, reading: RequestReading, *, has_tools: bool) -> Sen
         program=client,
         session_id=session_id(client, headers, reading),
         request_class=_request_class(client, said, reading, has_tools=has_tools),
-        agent_id=said.agent_id(client),
+        agent_id=said.agent_id,
         prompt_id=said.prompt_id(client),
         project=said.project(),
         details=said.details(),
@@ -197,13 +197,19 @@ class _Said:
     def is_codex_subagent(self) -> bool:
         return bool(self.codex_parent or self.codex_subagent or self.turn("thread_source") == "subagent")
 
-    def agent_id(self, client: Program) -> str | None:
+    @property
+    def is_copilot_subagent(self) -> bool:
+        return bool(self.get("x-parent-agent-id") or (self.get("x-interaction-type") or "").endswith("-subagent"))
+
+    @property
+    def agent_id(self) -> str | None:
+        """The subagent's id. None for the main agent."""
         if agent := self.get("x-claude-code-agent-id"):
             return agent
         if self.is_codex_subagent:
             thread = self.turn("thread_id") or clean(self._body.get("thread_id")) or self.get("thread-id")
             return thread or self.codex_subagent
-        if client.name == COPILOT_CLI or self.get("x-parent-agent-id"):
+        if self.is_copilot_subagent:  # the main agent has a task id, too
             return self.get("x-agent-task-id")
         return self.get("x-session-id") if self.get("x-parent-session-id") else None
 
@@ -259,7 +265,7 @@ def _request_class(client: Program, said: _Said, reading: RequestReading, *, has
         return "auxiliary"
     if marked != b"main" and (marked is not None or _is_subagent(said)):
         return "subagent"  # every other class of Claude Code is a subagent's
-    brings_result = reading.correlating_tool_call_id is not None or bool(reading.tool_results)
+    brings_result = reading.answered_call_id is not None or reading.notice
     if said.get("x-initiator") == "agent":  # a text at the end is the program's own
         return "tool_result" if brings_result else "subagent"
     return "tool_result" if brings_result and reading.prompt is None else "prompt"
@@ -285,7 +291,6 @@ def _is_subagent(said: _Said) -> bool:
     return bool(
         said.get("x-claude-code-agent-id")
         or said.is_codex_subagent
-        or (said.get("x-interaction-type") or "").endswith("-subagent")
-        or said.get("x-parent-agent-id")
+        or said.is_copilot_subagent
         or said.get("x-parent-session-id")
     )

@@ -16,7 +16,17 @@ from datetime import datetime, timedelta
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
-from aibridge_addon.dialects.base import NOTHING, AnswerText, Output, RequestReading, Thought, ToolCall, Usage
+from aibridge_addon.dialects.base import (
+    NOTHING,
+    UNREAD_USAGE,
+    AnswerText,
+    Output,
+    RequestReading,
+    Thought,
+    ToolCall,
+    Usage,
+)
+from aibridge_addon.dialects.history import History, RequestHistory
 from aibridge_addon.dialects.place import ANY, Place, call_digest
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
@@ -25,9 +35,8 @@ from aibridge_addon.interception.sale import Sale
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tap import OnEvent, OnPartial, OnPiece, Tap, ignore
 from aibridge_addon.records import Emit
+from aibridge_addon.wire.json_object import JSONObject
 
-UNREAD_USAGE = "usage: not readable"
-"""Why a row has no cost if the answer may have had counts that could not be read."""
 CUT_OFF = "the answer was cut off before the call was complete"
 MAX_ERROR_LENGTH = 2000
 """Characters. Longer error messages of a provider are cut."""
@@ -83,7 +92,12 @@ class Exchange:
         self.route = route
         self.request = request
         self.scope = Scope(
-            route.provider.name, origin.actor.id, route.dialect, origin.credential, origin.client_session_id or ""
+            route.provider.name,
+            origin.actor.id,
+            route.dialect,
+            origin.credential,
+            session=origin.client_session_id or "",
+            agent=origin.agent_id or "",
         )
         self.emit = emit
         self.now = now
@@ -162,18 +176,38 @@ class Exchange:
             )
         self.request = replace(self.request, tool_results=())  # an answer may take long, and the texts are not small
 
+    @property
+    def history(self) -> History | None:
+        """Reads the history in the dialect's requests."""
+        return self._dialect.history
+
+    @property
+    def needs_history(self) -> bool:
+        """Whether only the complete history separates conversations, because the client names no session."""
+        return self.history is not None and not self.scope.session
+
+    def trace(self, body: JSONObject, history: RequestHistory) -> None:
+        """Take the request's place in its conversation from its complete history. Call it before `start`."""
+        if not self.needs_history or self.history is None:
+            return
+        results = self.request.tool_results
+        call_ids = [result.call_id for result in results] or list(filter(None, [self.request.answered_call_id]))
+        result_of = self.history.places_by_trail(body, history, call_ids) if call_ids else ()
+        self.request = replace(self.request, position=history.position, result_of=result_of)
+
     def _thread_keys(self) -> tuple[str, ...]:
         """Return the keys of what the request continues, the most exact one first: an answer, or a call."""
         continued = self.request.previous_response_id
         keys = [self._answer_key(continued)] if continued else []
-        call_id, place = self.request.answered_call_id, self.request.result_of
+        call_id, places = self.request.answered_call_id, list(self.request.result_of)
         if not call_id:
             return tuple(keys)
-        keys += [] if place is None else [self.scope.place_key("lineage", place)]
-        if place is None or (self.scope.session and place.after[0] == "opening"):
-            # The session is the conversation. Some clients change its opening, or a call's arguments.
-            keys.append(self.scope.place_key("lineage", Place(ANY, call_id)))
-        return tuple(keys)
+        if not places:
+            places.append(Place(ANY, call_id))
+        elif self.scope.session and places[0].call:
+            # The session is the conversation. Some clients change its opening.
+            places.append(Place(ANY, call_id, places[0].call))
+        return (*keys, *(self.scope.place_key("lineage", place) for place in places))
 
     def _answer_key(self, response_id: str) -> str:
         return self.scope.place_key("lineage", Place(("answer", response_id), ""))
@@ -184,7 +218,10 @@ class Exchange:
             return ()
         digest = call_digest(call.name, call.input)
         after = self.request.position.after(self._first_response_id or "")
-        places = [Place(before, call.call_id, digest if before[0] == "opening" else "") for before in (*after, ANY)]
+        in_request = ("opening", "history")
+        places = [Place(before, call.call_id, digest if before[0] in in_request else "") for before in (*after, ANY)]
+        if self.scope.session:
+            places.append(Place(ANY, call.call_id, digest))
         return tuple(self.scope.place_key("lineage", place) for place in places)
 
     def open_answer(
@@ -375,7 +412,7 @@ class Exchange:
         if usage is reading.usage:
             terms = self._sale.terms(self.request, model, usage, reading.tool_calls if whole else None)
         else:
-            terms = self._sale.terms_beside(self.request, model, usage, reading.usage)
+            terms = self._sale.terms_beside(self.request, model, usage)
         self.emit(
             records.TokenUsage(
                 interception_id=self.id,
@@ -395,8 +432,6 @@ class Exchange:
                 stop_reason=reading.stop_reason or None,
                 vendor=self._sale.vendor,
                 terms=terms,
-                cost_usd=usage.cost_usd,
-                cost_source="price_list" if usage.cost_usd is not None else None,
                 unpriced=usage.unpriced,
             )
         )

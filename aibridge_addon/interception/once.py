@@ -11,18 +11,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import msgspec
 
+from aibridge_addon.dialects.base import UNREAD, RequestReading
+from aibridge_addon.dialects.place import NOWHERE, Position
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.records import Continuation, DatabaseUnavailable, Emit, Record, Stored
 
 PENDING_FOR = timedelta(days=2)
 """A background response whose end is not read within this time has failed."""
+MAX_CONVERSATION = 256
+"""Characters. A longer id of a conversation is not kept."""
 CLAIMED_FOR = timedelta(days=60)
 """Longer than providers keep results: Anthropic 29 days, OpenAI 30 days."""
 
@@ -47,6 +51,25 @@ class Pending(msgspec.Struct, frozen=True):
     """The interception's id."""
     model: str
     time_to_first_byte_ms: int | None
+    session: str = ""
+    agent: str = ""
+    position: Position = NOWHERE
+    """What stands before the answer, for the threads that continue from it."""
+    requested: dict[str, str] = msgspec.field(default_factory=dict)
+    """What the request asked for, and the hosted tools that it offered: they decide the price of the end."""
+    hosted_tools: tuple[str, ...] = ()
+
+    @property
+    def request(self) -> RequestReading:
+        """What of the request is needed to read the end."""
+        return replace(
+            UNREAD,
+            model=self.model,
+            background=True,
+            position=self.position,
+            requested=self.requested,
+            hosted_tools=self.hosted_tools,
+        )
 
 
 _pending = msgspec.json.Decoder(Pending)
@@ -60,10 +83,18 @@ def result_key(kind: str, route: Route, owner: str, result_id: str) -> str:
 
 def pending_record(exchange: Exchange, key: str) -> Continuation:
     """Return the record that keeps a background response for the request that will bring its end."""
+    position = exchange.request.position
+    if len(position.conversation) > MAX_CONVERSATION:
+        position = replace(position, conversation="")
     pending = Pending(
         background=exchange.id,
         model=exchange.request.model,
         time_to_first_byte_ms=exchange.time_to_first_byte_ms,
+        session=exchange.scope.session,
+        agent=exchange.scope.agent,
+        position=position,
+        requested=dict(exchange.request.requested),
+        hosted_tools=exchange.request.hosted_tools,
     )
     return Continuation(key, msgspec.to_builtins(pending), exchange.now() + PENDING_FOR)
 

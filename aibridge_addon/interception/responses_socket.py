@@ -13,17 +13,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects import RESPONSES
 from aibridge_addon.dialects.base import UNREAD, RequestReading
-from aibridge_addon.dialects.errors import answer_error
+from aibridge_addon.dialects.errors import error_in
 from aibridge_addon.dialects.responses.reader import TERMINAL
 from aibridge_addon.interception.exchange import Exchange
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode_tolerantly, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
 CREATE, STEER, CREATED, ERROR = "response.create", "response.steer", "response.created", "error"
+ERRORS = (ERROR, "response.error")
+STATUSES = ("status", "status_code", "code")
+"""Members of an error, or of the message around it, that may contain the HTTP status."""
 EVENT_STREAM = "text/event-stream"
 """The content type of the same answer over HTTP."""
 MAX_OPEN = 64
@@ -34,7 +38,7 @@ MAX_STEERED = 16
 Begin = Callable[[RequestReading, bool], Exchange]
 """Begins an interception. The second argument says whether its request has tools."""
 
-# Every message of OpenAI begins with its type, so that most messages need no decoding.
+# Nearly every message of OpenAI begins with its type, so that most messages need no decoding.
 _type = re.compile(rb'\s{0,8}\{\s{0,8}"type"\s{0,8}:\s{0,8}"([a-z_.]{1,80})"').match
 
 
@@ -69,7 +73,7 @@ class ResponsesSocket:
     def from_client(self, data: bytes) -> Exchange | None:
         """Read a text message of the client. Return the interception that begins with it, if any."""
         body: JSONObject | None = None
-        kind = _kind(data)
+        kind = _leading_type(data)
         reading = UNREAD
         if len(data) <= self._limits.request_body:
             try:
@@ -86,50 +90,64 @@ class ResponsesSocket:
         if kind != CREATE or len(self._open) >= MAX_OPEN:
             return None
         lane = (body.text("stream_id") if body is not None else None) or ""
-        return self._start(lane, reading, has_tools=body is not None and "tools" in body, requested=True)
+        has_tools = body is not None and RESPONSES.has_tools(body)
+        return self._start(lane, reading, body, has_tools=has_tools, requested=True)
 
     def from_server(self, data: bytes) -> Exchange | None:
         """Read a text message of the server. Return the interception that ends with it, if any.
 
         Its records have been emitted by then.
         """
-        kind = _kind(data)
+        kind = self._kind(data)
         if not self._open and kind != CREATED:
             return None
-        is_bare = not kind and self._is_bare_error(data)
-        entry = self._entry(data, ERROR if is_bare else kind)
+        entry = self._entry(data, kind)
         if entry is None:
             return None
         exchange = entry.exchange
-        if not exchange.turns and kind == ERROR and (status := _status(data, self._limits.sse_event)):
-            entry.open_answer(status, "application/json")
-            exchange.feed(data, last=True)  # the same body as over HTTP, with its status inside
-        elif is_bare:
-            self._end_with(exchange, data)
-        elif kind and kind != ERROR and not kind.startswith("response."):
+        if kind == ERROR:
+            self._fail(entry, data)
+        elif kind and not kind.startswith("response."):
             pass  # about the connection or the account (`codex.rate_limits`), not part of the answer
         else:
             if not exchange.turns:
                 entry.open_answer(200, EVENT_STREAM)
-            exchange.feed_event(data, terminal=kind in TERMINAL or kind == ERROR)
+            exchange.feed_event(data, terminal=kind in TERMINAL)
         if not exchange.ended:
             return None
         self._open.remove(entry)
         return exchange
 
-    def _is_bare_error(self, data: bytes) -> bool:
-        """Return whether a message is an error without a type: the body that an error has over HTTP."""
-        body = self._members(data)
-        return body is not None and "type" not in body and bool(body.get("error"))
+    def _kind(self, data: bytes) -> str:
+        """Return the type of a message of the server. An empty string: it has none, or cannot be read.
 
-    def _end_with(self, exchange: Exchange, data: bytes) -> None:
-        """End an interception with an error without a type."""
+        An error without a type, such as the body that an error has over HTTP, is of the type `error`, too.
+        """
+        if not (kind := _leading_type(data)):
+            value = self._decoded(data)
+            kind = as_text(as_dict(value).get("type"))
+            if not kind and error_in(value, default_type=ERROR) is not None:
+                return ERROR
+        return ERROR if kind in ERRORS else kind
+
+    def _fail(self, entry: _Open, data: bytes) -> None:
+        """End an interception with the error in a message."""
+        exchange, value = entry.exchange, self._decoded(data)
+        if not exchange.turns and (status := _status(value)):
+            entry.open_answer(status, "application/json")
+            exchange.feed(data, last=True)  # the same body as over HTTP, with its status inside
+            return
         if not exchange.turns:
-            exchange.open_answer(_status(data, self._limits.sse_event) or 200, "application/json", "")
-            exchange.feed(data, last=True)
-        else:
-            error = answer_error(JSONObject(data).get("error"), default_type="error")
-            exchange.end(error.type, error.message)
+            entry.open_answer(200, EVENT_STREAM)
+        if as_dict(value).get("type") != ERROR and (error := error_in(value, default_type="server_error")):
+            data = encode({"type": ERROR, "error": {"type": error.type, "message": error.message}})
+        exchange.feed_event(data, terminal=True)
+
+    def _decoded(self, data: bytes) -> Any:
+        try:
+            return decode_tolerantly(data) if len(data) <= self._limits.sse_event else None
+        except (NotJSON, Unreadable):
+            return None
 
     def cut(self, error_type: str, message: str) -> list[Exchange]:
         """End all open interceptions, because the connection has ended. Return them."""
@@ -143,8 +161,12 @@ class ResponsesSocket:
         """Forget an interception whose request is not sent on."""
         self._open = [entry for entry in self._open if entry.exchange is not exchange]
 
-    def _start(self, lane: str, reading: RequestReading, *, has_tools: bool, requested: bool) -> Exchange:
+    def _start(
+        self, lane: str, reading: RequestReading, body: JSONObject | None, *, has_tools: bool, requested: bool
+    ) -> Exchange:
         exchange = self._begin(replace(reading, streaming=True), has_tools)
+        if body is not None and exchange.needs_history and exchange.history is not None:
+            exchange.trace(body, exchange.history.read(body, whole=True))
         exchange.start()
         self._open.append(_Open(lane, exchange, requested))
         self._has_lanes = self._has_lanes or lane != ""
@@ -167,7 +189,7 @@ class ResponsesSocket:
             response = as_dict(body.get("response")) if body else {}
             reading = self._steered.pop(as_text(response.get("previous_response_id")), UNREAD)
             reading = replace(reading, model=as_text(response.get("model")))
-            self._start(lane, reading, has_tools=False, requested=False)
+            self._start(lane, reading, None, has_tools=False, requested=False)
             entry = self._open[-1]
         return entry
 
@@ -180,16 +202,16 @@ class ResponsesSocket:
             return None
 
 
-def _kind(data: bytes) -> str:
+def _leading_type(data: bytes) -> str:
     """Return a message's type if the message begins with it; else an empty string."""
     match = _type(data)
     return match[1].decode() if match else ""
 
 
-def _status(data: bytes, limit: int) -> int:
+def _status(value: object) -> int:
     """Return the HTTP status in an error message; 0 if it has none."""
-    try:
-        status = as_count(JSONObject(data).get("status")) if len(data) <= limit else 0
-    except (NotJSON, Unreadable):
-        return 0
-    return status if 400 <= status <= 599 else 0
+    for members in (as_dict(value), as_dict(as_dict(value).get("error"))):
+        for name in STATUSES:
+            if 400 <= (status := as_count(members.get(name))) <= 599:
+                return status
+    return 0

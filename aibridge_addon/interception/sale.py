@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import MappingProxyType
 
 from aibridge_addon.dialects import MESSAGES
-from aibridge_addon.dialects.base import MAX_HOSTED_TOOLS, MAX_WISH, RequestReading, ToolCall, Usage
+from aibridge_addon.dialects.base import MAX_WISH, RequestReading, ToolCall, Usage
+from aibridge_addon.dialects.hosted_calls import count_hosted
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.providers import vendor_of
 from aibridge_addon.providers.vendors import ALIASES, seller_at
 from aibridge_addon.records import Headers, PriceTerms
 
+CACHE_LIFETIMES = ("prompt_cache_options.ttl", "prompt_cache_retention")
+"""OpenAI's names of the lifetime of a cache, in requests and in answers."""
 ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "service_tier": ("service_tier", "serviceTier.type", "serviceTier"),
         "speed": ("speed",),
         "inference_geo": ("inference_geo",),
         "performanceConfig.latency": ("performanceConfig.latency",),
+        **dict.fromkeys(CACHE_LIFETIMES, CACHE_LIFETIMES),
     }
 )
 """What a request may ask for, and the names under which answers say what was served."""
-CACHE_LIFETIME = "prompt_cache_retention"
-"""Requested lifetime of a cache. No answer mentions it."""
 WISHES: Mapping[bytes, str] = MappingProxyType(
     {
         b"x-amzn-bedrock-service-tier": "service_tier",
@@ -30,8 +32,8 @@ WISHES: Mapping[bytes, str] = MappingProxyType(
     }
 )
 """Headers of an InvokeModel request that decide the price (Amazon Bedrock API reference, "InvokeModel")."""
-FREE_ACTIONS = frozenset(("open_page", "find_in_page", "find"))
-"""Actions of OpenAI's web search that are not billed (API documentation, "Web search")."""
+NOT_SENT_TO_BEDROCK = ("service_tier", "inference_geo")
+"""Members of a Messages request that its translation for Bedrock removes."""
 
 
 def requested_in(headers: Headers) -> dict[str, str]:
@@ -49,6 +51,8 @@ class Sale:
         provider = route.provider
         seller = seller_at(host) if host else None
         self._route = route
+        self._dropped: Collection[str] = ()
+        """Members that are not sent on, so the answer is not served by them."""
         self._region = (seller.region if seller else None) or provider.region
         known = vendor_of(route.type.name, host)
         self.vendor = known
@@ -57,6 +61,7 @@ class Sale:
         elif provider.bedrock is not None and route.dialect is MESSAGES:
             self.vendor = "aws"
             self._region = self._region or provider.bedrock.region
+            self._dropped = NOT_SENT_TO_BEDROCK
         self._price_as = self.vendor if self.vendor != known else None
 
     def model(self, requested: str, answered: str) -> str:
@@ -71,26 +76,25 @@ class Sale:
             model=self._model_behind(model, request.model, self._route.deployment),
             region=self._region,
             azure_scope=self._route.provider.azure_scope,
-            requested=_unanswered(request.requested, usage),
+            requested=_unanswered(self._sent(request), usage),
             hosted_tools=() if counted else request.hosted_tools,
-            tool_calls=_count(calls, request.hosted_tools) if calls is not None and counted else {},
+            tool_calls=_hosted_calls(request, usage, calls if counted else None),
         )
 
-    def terms_beside(self, request: RequestReading, model: str, usage: Usage, answer: Usage | None) -> PriceTerms:
-        """Return the terms of an iteration beside an answer. It is served like the answer, unless it says otherwise."""
-        extra = answer.extra if answer is not None else {}
-        served = {
-            name: value[:MAX_WISH]
-            for name, names in ANSWERS.items()
-            if (value := next((extra[n] for n in names if isinstance(extra.get(n), str)), None))
-        }
+    def terms_beside(self, request: RequestReading, model: str, usage: Usage) -> PriceTerms:
+        """Return the terms of an iteration beside an answer."""
         return PriceTerms(
             price_as=self._price_as,
             model=self._model_behind(model),
             region=self._region,
             azure_scope=self._route.provider.azure_scope,
-            requested=_unanswered({**request.requested, **served}, usage),
+            requested=_unanswered(self._sent(request), usage),
+            tool_calls=usage.hosted_calls,
         )
+
+    def _sent(self, request: RequestReading) -> dict[str, str]:
+        """Return what was requested, without the members that a translation removes."""
+        return {name: value for name, value in request.requested.items() if name not in self._dropped}
 
     @property
     def _lists_calls(self) -> bool:
@@ -102,43 +106,19 @@ class Sale:
         return next((models[name] for name in names if name in models), "")
 
 
+def _hosted_calls(request: RequestReading, usage: Usage, calls: Iterable[ToolCall] | None) -> Mapping[str, int]:
+    """Count the calls of hosted tools, unless the reader has counted them."""
+    return usage.hosted_calls or ({} if calls is None else count_hosted(calls, request.hosted_tools))
+
+
 def _unanswered(requested: Mapping[str, str], usage: Usage) -> dict[str, str]:
     """Return what was requested and the answer does not mention."""
     return {
         name: value
         for name, value in requested.items()
-        if (usage.cache_write_input_tokens if name == CACHE_LIFETIME else not _answers(usage, name))
+        if not _answers(usage, name) and (usage.cache_write_input_tokens or name not in CACHE_LIFETIMES)
     }
 
 
 def _answers(usage: Usage, name: str) -> bool:
     return any(usage.extra.get(answer) is not None for answer in ANSWERS.get(name, ()))
-
-
-def _count(calls: Iterable[ToolCall], offered: tuple[str, ...]) -> dict[str, int]:
-    """Count the calls of hosted tools. A call of a remote MCP server's tool costs tokens only."""
-    counts: dict[str, int] = {}
-    for call in calls:
-        if not call.server_side or call.server_name is not None or _is_free(call):
-            continue
-        name = _offered_as(call.name, offered)
-        if name in counts or len(counts) < MAX_HOSTED_TOOLS:
-            counts[name] = counts.get(name, 0) + 1
-    return counts
-
-
-def _is_free(call: ToolCall) -> bool:
-    return isinstance(call.input, dict) and call.name == "web_search_call" and _action(call.input) in FREE_ACTIONS
-
-
-def _action(members: Mapping[str, object]) -> str:
-    kind = members.get("type")
-    return kind if isinstance(kind, str) else ""
-
-
-def _offered_as(name: str, offered: tuple[str, ...]) -> str:
-    """Return the tool that a call belongs to. `web_search_call` may also be that of `web_search_preview`."""
-    name = name.removesuffix("_call")[:MAX_WISH]
-    if name in offered:
-        return name
-    return next((type_ for type_ in offered if type_.startswith(f"{name}_preview")), name)

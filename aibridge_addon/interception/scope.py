@@ -26,6 +26,8 @@ class Scope:
     """What distinguishes the credential from all others; see `credentials/identity.py`."""
     session: str = ""
     """The client's own id of the conversation, if it has one. Answer ids and reasoning are unique without it."""
+    agent: str = ""
+    """The agent within the session. A main agent and its subagents share a session, and their calls may share ids."""
 
     def key(self, kind: Kind, *names: str) -> str:
         session = self.session if kind in ("call", "lineage") else ""
@@ -33,4 +35,5 @@ class Scope:
         return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()
 
     def place_key(self, kind: Kind, place: Place) -> str:
-        return self.key(kind, *place.after, place.call_id, place.call)
+        by_agent = kind == "lineage" and self.agent and place.after[0] in ("opening", "any")
+        return self.key(kind, *place.after, place.call_id, place.call, *([self.agent] if by_agent else ()))

@@ -9,7 +9,7 @@ from typing import Literal
 from urllib.parse import parse_qs
 
 from aibridge_addon.credentials.identity import Login
-from aibridge_addon.dialects import COMPLETIONS, IMAGES, MODERATIONS, RESPONSES, SPEECH, USAGE_ONLY
+from aibridge_addon.dialects import COMPLETIONS, IMAGES, RESPONSES, SPEECH, USAGE_ONLY
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.records import Billing
 
@@ -155,9 +155,8 @@ def usage_routes(prefix: str = "", path: str = "", *, names_model: bool = False)
         (IMAGES, names_model, ("/images/generations", "/images/edits", "/images/variations")),
         (SPEECH, names_model, ("/audio/speech",)),
         (USAGE_ONLY, names_model, ("/audio/transcriptions", "/audio/translations")),
-        (USAGE_ONLY, False, ("/embeddings",)),
+        (USAGE_ONLY, False, ("/embeddings", "/moderations")),
         (COMPLETIONS, False, ("/completions",)),
-        (MODERATIONS, False, ("/moderations",)),
     )
     return tuple(
         bridged(path + end, dialect, prefix=prefix, names_model=named, central_key=False)

@@ -69,8 +69,6 @@ class Preparation:
         return (None, False) if text is None else cut(self._redact.text(text), limit)
 
     def _priced(self, record: TokenUsage) -> TokenUsage:
-        if record.cost_usd is not None or record.unpriced is not None:
-            return record  # the reader of the answer has decided about its price
         if self._price is None:
             self.load()
         assert self._price is not None

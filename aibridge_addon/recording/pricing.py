@@ -15,6 +15,8 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import msgspec
+
 from aibridge_addon.providers import vendor_of
 from aibridge_addon.providers.vendors import ALIASES, NONE
 from aibridge_addon.recording.prices import Supplement, models, price_list, supplement, usage, vendors
@@ -27,6 +29,10 @@ NIL = Decimal(0)
 COUNTS = ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens")
 MAX_REASON = 120
 """Characters of `unpriced`; it may quote what the provider sent."""
+MODALITY = "modality"
+"""What a request asks for with more than text."""
+LIFETIMES = ("prompt_cache_options.ttl", "prompt_cache_retention")
+"""OpenAI's names of the lifetime of a cache, in answers and in requests."""
 MAX_VALUE = 64
 """Characters of one circumstance. No vendor's names are longer."""
 
@@ -51,7 +57,8 @@ class Circumstances(NamedTuple):
     requested: Mapping[str, Any] = NOTHING
     """What the request asked for, under the names of `usage`. It counts where the answer does not say what was served.
 
-    `service_tier`, `speed`, `inference_geo`, `performanceConfig.latency`, and `prompt_cache_retention`.
+    `service_tier`, `speed`, `inference_geo`, `performanceConfig.latency`, the names in `LIFETIMES`, and
+    `modality`: audio or pictures in the request, which are priced where the answer counts them.
     """
     tools: Collection[str] = ()
     """Types of the hosted tools that the request offers (`web_search_20250305`, `file_search` …), not functions."""
@@ -63,6 +70,8 @@ class Circumstances(NamedTuple):
     """`global`, `data_zone` or `regional`."""
     batch: bool = False
     """Whether the answer is a batch's."""
+    unpriced: str = ""
+    """Why the counts alone have no price; empty if they do. A stated cost counts all the same."""
 
 
 class Price(NamedTuple):
@@ -122,18 +131,32 @@ def _listed(asked: Circumstances, vendor: str) -> Decimal:
             asked.moment.replace(second=0, microsecond=0),
         )
     )
+    if asked.unpriced and (isinstance(found, str) or not found.costs_nothing):
+        raise Unpriced(asked.unpriced)
     if isinstance(found, str):
         raise Unpriced(found)
     lifetimes = _lifetimes(asked, said, data)
     total = asked.input_tokens + asked.cache_read_input_tokens + asked.cache_write_input_tokens
     if said.beside and not total + asked.output_tokens:
         raise Unpriced(f"usage: {said.beside}")
-    # Each request in the sum of a batch is below the thresholds. Longer ones have rows of their own.
-    rates = found.at(0 if _is_sum(asked.usage) else total)
-    cost = NIL if found.free else _tokens(asked, said, rates, lifetimes)
+    rates = _rates(asked, found, total)
+    cost = NIL if found.free else _tokens(asked, _with_media(asked, said, found, rates), rates, lifetimes)
     if asked.tools or asked.tool_calls or said.tools or found.always:
         cost += _tools(asked, said, found, data)
     return cost
+
+
+def _rates(asked: Circumstances, found: Rule, total: int) -> Mapping[str, Decimal]:
+    """Return the rates for the length of each request, which is less than the row's where the row is a sum."""
+    if _is_sum(asked.usage):
+        return found.at(0)  # each request of a batch is below the thresholds; longer ones have rows of their own
+    lengths = usage.message_lengths(asked.usage) if found.thresholds else ()
+    if len(lengths) < 2 or sum(lengths) != total:
+        return found.at(total)
+    shortest, longest = found.at(min(lengths)), found.at(max(lengths))
+    if shortest is not longest:
+        raise Unpriced("usage: iterations below and above a threshold")
+    return shortest
 
 
 def _is_sum(said: Mapping[str, Any]) -> bool:
@@ -173,7 +196,8 @@ def _lifetimes(asked: Circumstances, said: usage.Said, data: Supplement) -> Mapp
     written = asked.cache_write_input_tokens
     if not written and not said.lifetimes:
         return {}
-    wish = asked.requested.get("prompt_cache_retention")
+    named = (_member(source, name) for source in (asked.usage, asked.requested) for name in LIFETIMES)
+    wish = next(filter(None, named), None)
     lifetimes: Mapping[str, int] = said.lifetimes or {str(wish) if wish else "": written}
     if sum(lifetimes.values()) != written:
         raise Unpriced("usage: cache lifetimes and cache writes disagree")
@@ -186,7 +210,7 @@ def _lifetimes(asked: Circumstances, said: usage.Said, data: Supplement) -> Mapp
 
 
 def _tokens(
-    asked: Circumstances, said: usage.Said, rates: Mapping[str, Decimal], lifetimes: Mapping[str, int]
+    asked: Circumstances, modalities: Mapping[str, int], rates: Mapping[str, Decimal], lifetimes: Mapping[str, int]
 ) -> Decimal:
     """Return what the tokens cost."""
     counts = {
@@ -195,14 +219,14 @@ def _tokens(
         "cache_read": asked.cache_read_input_tokens,
         **lifetimes,
     }
-    for kind, count in said.modalities.items() if said.modalities else ():
+    for kind, count in modalities.items():
         # The provider counts a modality within its side of the usage, cached tokens of it within the cached ones.
         side, medium = kind.removesuffix("_read").split("_")
         if side == "cache":
             counts["cache_read"] -= count
         else:
-            count -= said.modalities.get(f"cache_{medium}_read", 0) if side == "input" else 0
-            if side == "input" and asked.cache_read_input_tokens and f"cache_{medium}_read" not in said.modalities:
+            count -= modalities.get(f"cache_{medium}_read", 0) if side == "input" else 0
+            if side == "input" and asked.cache_read_input_tokens and f"cache_{medium}_read" not in modalities:
                 count = _uncached(kind, count, asked, rates)
             counts[side] -= count
         counts[kind] = count
@@ -215,6 +239,22 @@ def _tokens(
                 raise Unpriced(_no_rate(kind))
             cost += count * rates[kind]
     return cost
+
+
+def _with_media(asked: Circumstances, said: usage.Said, found: Rule, rates: Mapping[str, Decimal]) -> Mapping[str, int]:
+    """Return the tokens of each modality. An answer that does not count a modality may still be billed for it."""
+    wish = asked.requested.get(MODALITY)
+    kind = f"input_{wish}"
+    if wish and asked.input_tokens and kind not in said.counted and rates.get(kind) != rates.get("input"):
+        raise Unpriced(f"modality: {kind} without a count")
+    if not asked.output_tokens or any(kind.startswith("output_") for kind in said.counted):
+        return said.modalities
+    if found.pictures:
+        return {**said.modalities, "output_image": asked.output_tokens}
+    for kind, rate in rates.items():
+        if kind.startswith("output_") and rate != rates.get("output"):
+            raise Unpriced(f"modality: {kind} without a count")
+    return said.modalities
 
 
 def _uncached(kind: str, count: int, asked: Circumstances, rates: Mapping[str, Decimal]) -> int:
@@ -238,9 +278,8 @@ def _no_rate(kind: str) -> str:
 def _tools(asked: Circumstances, said: usage.Said, found: Rule, data: Supplement) -> Decimal:
     """Return what the uses of hosted tools cost."""
     # Calls that failed may not be billed, so the provider's own count wins.
-    used = {usage.tool_name(tool): count for tool, count in said.tools.items()}
-    for tool, count in (asked.tool_calls or {}).items():
-        used.setdefault(usage.tool_name(tool), count)
+    called = {usage.tool_name(tool): count for tool, count in (asked.tool_calls or {}).items()}
+    used = called | _used(said, {*called, *map(usage.tool_name, asked.tools)})
     for tool in asked.tools if asked.tool_calls is None else ():
         name = usage.tool_name(tool)
         fee = found.fees.get(name)
@@ -257,6 +296,20 @@ def _tools(asked: Circumstances, said: usage.Said, found: Rule, data: Supplement
                 raise Unpriced(f"tool: {name}")
             cost += count * fee
     return cost
+
+
+def _used(said: usage.Said, known: Collection[str]) -> dict[str, int]:
+    """Return how often each tool ran, as the provider counts it: a preview of a tool under the name of the tool."""
+    used: dict[str, int] = {}
+    for tool, count in said.tools.items():
+        name = usage.tool_name(tool)
+        preview = f"{name}_preview"
+        if preview not in known:
+            used[name] = count
+        elif name not in known:
+            used[preview] = count
+        # Both were offered: only the calls say how often each ran.
+    return used
 
 
 def _number(value: object) -> Decimal | None:
@@ -314,6 +367,8 @@ def load() -> None:
 
 def priced(record: TokenUsage) -> TokenUsage:
     """Return the record with its cost, or with the reason why it has none."""
+    terms = replace(record.terms, unpriced=record.unpriced) if record.unpriced else record.terms
+    record = replace(record, terms=terms)
     found = price(_of_record(record))
     return replace(
         record,
@@ -327,7 +382,7 @@ def priced(record: TokenUsage) -> TokenUsage:
 def price_of_row(tokens: Mapping[str, Any], interception: Mapping[str, Any]) -> Price:
     """Return what a stored row costs by the present price list. Its metadata is a decoded object."""
     metadata = dict(tokens["metadata"])
-    terms = PriceTerms(**metadata.pop(PRICE_TERMS, {}))
+    terms = _stored_terms(metadata.pop(PRICE_TERMS, {}))
     moment = tokens["created_at"]
     return price(
         Circumstances(
@@ -339,6 +394,14 @@ def price_of_row(tokens: Mapping[str, Any], interception: Mapping[str, Any]) -> 
             **_terms(terms),
         )
     )
+
+
+def _stored_terms(value: object) -> PriceTerms:
+    """Return the terms in a row's metadata. What a provider put under this name is not terms."""
+    try:
+        return msgspec.convert(value, PriceTerms)
+    except msgspec.ValidationError:
+        return PriceTerms()
 
 
 def _of_record(record: TokenUsage) -> Circumstances:
@@ -365,4 +428,5 @@ def _terms(terms: PriceTerms) -> dict[str, Any]:
         "region": terms.region,
         "azure_scope": terms.azure_scope,
         "batch": terms.batch,
+        "unpriced": terms.unpriced,
     }

@@ -96,7 +96,8 @@ def token_usage(record: records.TokenUsage) -> Row:
 def _with_terms(record: records.TokenUsage) -> Mapping[str, Any]:
     """Return what the provider said of usage, and what else decided the price."""
     terms = {name: value for name, value in asdict(record.terms).items() if value}
-    return {**record.extra, PRICE_TERMS: terms} if terms else record.extra
+    said = {name: value for name, value in record.extra.items() if name != PRICE_TERMS}
+    return {**said, PRICE_TERMS: terms} if terms else said
 
 
 def user_prompt(record: records.UserPrompt) -> Row:

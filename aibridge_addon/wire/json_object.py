@@ -135,6 +135,14 @@ class JSONObject:
     def __contains__(self, name: str) -> bool:
         return name in self._members
 
+    def has_elements(self, name: str) -> bool:
+        """Return whether a member is an array or object with elements, without decoding them."""
+        value = self._members.get(name)
+        if isinstance(value, msgspec.Raw):
+            data = bytes(value)
+            return data[:1] in (b"[", b"{") and bool(data[1:-1].strip())
+        return isinstance(value, list | dict) and bool(value)
+
     def get(self, name: str) -> Any:
         """Return the member's decoded value, or None if it is absent, null or unreadable."""
         return _value(self._members.get(name))
@@ -188,7 +196,10 @@ class JSONObject:
 
     def text(self, name: str) -> str | None:
         """Return the member's value if it is a string, or else None."""
-        value = self.get(name)
+        member = self._members.get(name)
+        if isinstance(member, msgspec.Raw) and bytes(memoryview(member)[:1]) != b'"':
+            return None  # a history is not decoded for it
+        value = _value(member)
         return value if isinstance(value, str) else None
 
     def beginning(self, name: str, count: int) -> list[Any]:
@@ -196,7 +207,7 @@ class JSONObject:
         value = self._members.get(name)
         if isinstance(value, msgspec.Raw):
             try:
-                value = _elements.decode(value)
+                value = self._elements(name, value)
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 value = _value(value)
         return [_value(element) for element in value[:count]] if isinstance(value, list) else []

@@ -117,6 +117,24 @@ CASES: dict[str, tuple[Dialect, str, list[Any], list[ClientResult]]] = {
         [USER, REASONING, CALL | {"call_id": "c1"}, of_responses("c1", "42"), CALL, of_responses("c2", "42"), USER],
         [ok("c1"), ok("c2")],
     ),
+    "messages: an id twice": (
+        MESSAGES,
+        "messages",
+        [of_messages("t1", "one"), of_messages("t1", "two")],
+        [ok("t1", "two")],
+    ),
+    "chat: an id twice": (
+        CHAT_COMPLETIONS,
+        "messages",
+        [of_chat("t1", "one"), of_chat("t1", "two")],
+        [ok("t1", "two")],
+    ),
+    "responses: an id twice": (
+        RESPONSES,
+        "input",
+        [CALL, of_responses("c2", "one"), CALL, of_responses("c2", "two")],
+        [ok("c2", "two")],
+    ),
     "responses: only the newest": (
         RESPONSES,
         "input",

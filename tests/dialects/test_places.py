@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from aibridge_addon.dialects.history import Found, KeptTurn
+from aibridge_addon.dialects.history import Found, KeptTurn, RequestHistory
 from aibridge_addon.dialects.place import ANY, Place, Position
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject
@@ -21,14 +21,39 @@ INPUT = {"path": "a", "n": 1.0, "deep": {"b": 2, "a": [1e3]}}
 
 
 class Talk:
-    """A conversation in the form of a dialect."""
+    """A conversation in the form of a dialect. `whole`: its client names no session."""
 
-    def __init__(self, dialect: str) -> None:
+    def __init__(self, dialect: str, *, whole: bool = False) -> None:
         self.dialect = dialect
+        self.whole = whole
         self.items: list[Item] = []
 
     def asks(self, text: str) -> Talk:
         self.items.append({"role": "user", "content": text})
+        return self
+
+    def shows(self, name: str) -> Talk:
+        """The user sends only an image."""
+        url = f"https://images.example/{name}.png"
+        part: Item = {"type": "image_url", "image_url": {"url": url}}
+        if self.dialect == "messages":
+            part = {"type": "image", "source": {"type": "url", "url": url}}
+        elif self.dialect == "responses":
+            part = {"type": "input_image", "image_url": url}
+        self.items.append({"role": "user", "content": [part]})
+        return self
+
+    def is_instructed(self, text: object, role: str = "system") -> Talk:
+        self.items.append({"role": role, "content": text})
+        return self
+
+    def gets(self, result: object) -> Talk:
+        """The last result is this one."""
+        last = self.items[-1]
+        if self.dialect == "messages":
+            last["content"][0]["content"] = result
+        else:
+            last["output" if self.dialect == "responses" else "content"] = result
         return self
 
     def calls(self, said: str = "I read it.", name: str = "read", given: object = INPUT, id_: str = ID) -> Talk:
@@ -64,8 +89,11 @@ class Talk:
     def body(self, **more: Any) -> JSONObject:
         return JSONObject(msgspec.json.encode({HISTORIES[self.dialect].member: self.items} | more))
 
+    def read(self, **more: Any) -> RequestHistory:
+        return HISTORIES[self.dialect].read(self.body(**more), whole=self.whole)
+
     def position(self, **more: Any) -> Position:
-        return HISTORIES[self.dialect].read(self.body(**more)).position
+        return self.read(**more).position
 
     def kept_at(self, **more: Any) -> Place:
         """The place of the next turn's call."""
@@ -73,7 +101,7 @@ class Talk:
         return HISTORIES[self.dialect].call_places(self.content(), [ID], after)[0]
 
     def places(self, **more: Any) -> frozenset[Place]:
-        return HISTORIES[self.dialect].read(self.body(**more)).references().calls
+        return self.read(**more).references().calls
 
 
 BY_DIALECT = pytest.mark.parametrize("dialect", list(HISTORIES))
@@ -108,6 +136,80 @@ def test_what_was_said_earlier_stands_before_a_call(dialect: str) -> None:
     kept = Talk(dialect).asks("Hi.").calls(said="One.", id_="x").kept_at()
     assert kept in Talk(dialect).asks("Hi.").calls(said="One.", id_="x").calls().places()
     assert kept not in Talk(dialect).asks("Hi.").calls(said="Two.", id_="x").calls().places()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@BY_DIALECT
+def test_what_a_person_shows_stands_before_a_call(dialect: str, whole: bool) -> None:
+    kept = Talk(dialect, whole=whole).shows("a").kept_at()
+    assert kept in Talk(dialect, whole=whole).shows("a").calls().places()
+    assert kept not in Talk(dialect, whole=whole).shows("b").calls().places()
+    marked = Talk(dialect, whole=whole).shows("a").calls()
+    marked.items[0]["content"][0]["cache_control"] = {"type": "ephemeral"}
+    assert kept in marked.places()
+
+
+@pytest.mark.parametrize("role", ["system", "developer"])
+@pytest.mark.parametrize("whole", [False, True])
+@BY_DIALECT
+def test_instructions_stand_before_a_call_outside_of_a_session(dialect: str, whole: bool, role: str) -> None:
+    def talk(number: int, form: Callable[[str], object] = str) -> Talk:
+        return Talk(dialect, whole=whole).is_instructed(form(f"The user is {number}."), role).asks("Read.")
+
+    kept = talk(1).kept_at()
+    assert kept in talk(1).calls().places()
+    assert (kept in talk(2).calls().places()) == (not whole)
+    assert kept in talk(1, lambda text: [{"type": "text", "text": text, "cache_control": {}}]).calls().places()
+
+
+BESIDE = [
+    ("messages", "system", "The user is 1.", "The user is 2."),
+    ("messages", "system", [{"type": "text", "text": "1"}], [{"type": "text", "text": "2"}]),
+    ("messages", "metadata", {"user_id": "1"}, {"user_id": "2"}),
+    ("chat_completions", "user", "1", "2"),
+    ("chat_completions", "safety_identifier", "1", "2"),
+    ("responses", "instructions", "The user is 1.", "The user is 2."),
+    ("responses", "prompt", {"id": "p", "variables": {"user": "1"}}, {"id": "p", "variables": {"user": "2"}}),
+    ("responses", "user", "1", "2"),
+    ("responses", "safety_identifier", "1", "2"),
+]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("dialect", "name", "one", "two"), BESIDE)
+def test_members_beside_the_history_stand_before_a_call_outside_of_a_session(
+    dialect: str, name: str, one: object, two: object, whole: bool
+) -> None:
+    kept = Talk(dialect, whole=whole).asks("Read.").kept_at(**{name: one})
+    later = Talk(dialect, whole=whole).asks("Read.").calls()
+    assert kept in later.places(**{name: one})
+    assert (kept in later.places(**{name: two})) == (not whole)
+    assert (kept in later.places()) == (not whole)
+
+
+RESULTS: list[tuple[object, object]] = [
+    ("a", "b"),
+    ([{"type": "text", "text": "a"}], [{"type": "text", "text": "b"}]),
+    ([{"type": "image", "source": {"data": "a"}}], [{"type": "image", "source": {"data": "b"}}]),
+    ({"a": 1}, {"a": 2}),
+    (None, 1),
+]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize(("one", "two"), RESULTS)
+@BY_DIALECT
+def test_earlier_results_stand_before_a_call_outside_of_a_session(
+    dialect: str, one: object, two: object, whole: bool
+) -> None:
+    def talk(result: object) -> Talk:
+        return Talk(dialect, whole=whole).asks("Read.").calls(id_="x").gets(result)
+
+    kept = talk(one).kept_at()
+    assert kept in talk(one).calls().places()
+    assert (kept in talk(two).calls().places()) == (not whole)
+    if isinstance(one, str):
+        assert kept in talk([{"type": "text", "text": one, "cache_control": {}}]).calls().places()
 
 
 def changed(dialect: str, items: list[Item]) -> list[Item]:
@@ -197,11 +299,43 @@ def test_an_item_that_is_only_referred_to_is_found_by_its_id() -> None:
 @BY_DIALECT
 def test_a_result_is_traced_by_its_conversations_opening(dialect: str) -> None:
     reading = DIALECTS[dialect].read(Talk(dialect).asks("Read.").body())
-    place = DIALECTS[dialect].read(Talk(dialect).asks("Read.").calls().body()).result_of
-    assert place is not None and place.after in reading.position.after("answer_1")
+    [place] = DIALECTS[dialect].read(Talk(dialect).asks("Read.").calls().body()).result_of
+    assert place.after in reading.position.after("answer_1")
     for other in (Talk(dialect).asks("Write.").calls(), Talk(dialect).asks("Read.").calls(given={})):
-        assert DIALECTS[dialect].read(other.body()).result_of not in (place, None)
+        assert place not in DIALECTS[dialect].read(other.body()).result_of
     only = Talk(dialect).calls()
     only.items = only.items[-1:]
-    assert DIALECTS[dialect].read(only.body()).result_of is None
-    assert place.after != ANY
+    assert DIALECTS[dialect].read(only.body()).result_of == ()
+
+
+@BY_DIALECT
+def test_an_opening_without_a_word_counts_by_what_it_shows(dialect: str) -> None:
+    one, two = (DIALECTS[dialect].read(Talk(dialect).shows(name).calls().body()).result_of for name in ("a", "b"))
+    assert one != two
+    nothing = DIALECTS[dialect].read(Talk(dialect).calls().body()).result_of
+    assert [place.after for place in nothing] == [ANY] and nothing[0].call, "name and arguments count"
+
+
+def traced(talk: Talk, *call_ids: str) -> tuple[Place, ...]:
+    return HISTORIES[talk.dialect].places_by_trail(talk.body(), talk.read(), call_ids)
+
+
+@BY_DIALECT
+def test_outside_of_a_session_a_result_is_traced_by_all_that_stands_before_its_call(dialect: str) -> None:
+    def talk(result: str) -> Talk:
+        return Talk(dialect, whole=True).asks("Read.").calls(id_="x").gets(result)
+
+    after = talk("1").position().after("")
+    assert [place.after in after for place in traced(talk("1").calls(), ID)] == [True]
+    assert [place.after in after for place in traced(talk("2").calls(), ID)] == [False]
+    only = talk("1").calls()
+    only.items = only.items[-1:]
+    assert traced(only, ID) == ()
+
+
+def test_results_between_the_calls_of_one_answer_are_traced_to_it() -> None:
+    asked = Talk("responses", whole=True).asks("Read.")
+    answered = Talk("responses", whole=True).asks("Read.")
+    for id_ in ("x", "y"):
+        answered.items += Talk("responses").calls(id_=id_).items[1:]
+    assert traced(answered, "x", "y")[-1].after == asked.position().digest

@@ -198,6 +198,31 @@ def test_model_and_streaming_are_what_the_request_says(dialect: Dialect) -> None
 
 
 @pytest.mark.parametrize(
+    ("tools", "offered"),
+    [
+        ([{"name": "f"}], True),
+        ({"f": {}}, True),
+        ([], False),
+        ({}, False),
+        (None, False),
+        ("f", False),
+        (7, False),
+    ],
+)
+def test_an_empty_list_of_tools_offers_none(tools: object, offered: bool) -> None:
+    for dialect in (MESSAGES, INVOKE, CHAT_COMPLETIONS, RESPONSES):
+        assert dialect.has_tools(JSONObject(json.dumps({"tools": tools}, indent=1).encode())) is offered
+        assert not dialect.has_tools(JSONObject(b"{}"))
+    as_list = tools if isinstance(tools, list) else []
+    assert CONVERSE.has_tools(JSONObject(json.dumps({"toolConfig": {"tools": tools}}).encode())) is bool(as_list)
+
+
+def test_a_request_that_was_decoded_leniently_offers_its_tools() -> None:
+    assert MESSAGES.has_tools(JSONObject(b'{"x":"\\ud83d","tools":[{"name":"\\ud83d"}]}'))
+    assert not MESSAGES.has_tools(JSONObject(b'{"x":"\\ud83d","tools":[ ]}'))
+
+
+@pytest.mark.parametrize(
     ("body", "wants_usage"),
     [
         ({}, True),

@@ -45,6 +45,8 @@ TEXTS: dict[str, tuple[object, Surroundings]] = {
     "blocks without text": ([7, None, {"text": []}], UNSEEN),
 }
 
+ENVIRONMENT = "<environment_context>\n  <cwd>/src/app</cwd>\n  <shell>bash</shell>\n</environment_context>"
+AGENTS = "# AGENTS.md instructions for /src/app\n\n<INSTRUCTIONS>\nBe kind.\n</INSTRUCTIONS>"
 USER = {"role": "user", "content": CLAUDE}
 REQUESTS: dict[str, tuple[Dialect, dict[str, Any], bool]] = {
     "messages, a text": (MESSAGES, {"system": CLAUDE}, True),
@@ -83,6 +85,48 @@ def test_only_a_system_prompt_is_searched(case: str) -> None:
     dialect, body, found = REQUESTS[case]
     reading = dialect.read_request(JSONObject(json.dumps(body).encode()))
     assert reading.surroundings == (Surroundings("/src/app", "feature/x") if found else UNSEEN)
+
+
+def user(*texts: str, kind: str = "input_text") -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": kind, "text": text} for text in texts]}
+
+
+PROMPT = user("Fix it.")
+DEVELOPER = {"role": "developer", "content": [{"type": "input_text", "text": "Be brief."}]}
+
+CODEX: dict[str, tuple[dict[str, Any], str | None]] = {
+    "a message of its own": ({"input": [user(ENVIRONMENT), PROMPT]}, "/src/app"),
+    "after instructions": ({"input": [DEVELOPER, user(AGENTS, ENVIRONMENT), PROMPT]}, "/src/app"),
+    "instructions in the same text": ({"input": [user(f"{AGENTS}\n{ENVIRONMENT}"), PROMPT]}, "/src/app"),
+    "a content that is a text": ({"input": [{"role": "user", "content": ENVIRONMENT}, PROMPT]}, "/src/app"),
+    "beside a system prompt": ({"instructions": OLDER, "input": [user(ENVIRONMENT.replace("app", "b"))]}, "/src/app"),
+    "a directory after the surroundings": ({"input": [user("<environment_context></cwd>"), PROMPT]}, None),
+    "instructions with a directory": (
+        {"input": [user(f"{AGENTS[:-15]}</cwd>{AGENTS[-15:]}\n{ENVIRONMENT}")]},
+        "/src/app",
+    ),
+    "without a directory": ({"input": [user("<environment_context>x</environment_context>")]}, None),
+    "without an end": ({"input": [user("<environment_context><cwd>/src/app")]}, None),
+    "a blank directory": ({"input": [user("<environment_context><cwd> </cwd></environment_context>")]}, None),
+    "a directory that a person quotes": ({"input": [user("what is <cwd>/src/app</cwd>?")]}, None),
+    "surroundings that a person quotes": ({"input": [user(f"what is {ENVIRONMENT}")]}, None),
+    "a tool's result": ({"input": [{"type": "function_call_output", "output": ENVIRONMENT}]}, None),
+    "late in a conversation": ({"input": [PROMPT] * MAX_TEXTS + [user(ENVIRONMENT)]}, None),
+    "an input that is a text": ({"input": ENVIRONMENT}, None),
+}
+
+
+@pytest.mark.parametrize("case", CODEX)
+def test_codex_names_its_directory_in_a_message_of_the_user(case: str) -> None:
+    body, directory = CODEX[case]
+    reading = RESPONSES.read_request(JSONObject(json.dumps(body).encode()))
+    assert reading.surroundings.directory == directory
+
+
+def test_codex_names_its_directory_in_a_chat_as_well() -> None:
+    body = {"messages": [{"role": "system", "content": "x"}, user(ENVIRONMENT, kind="text"), user("hi", kind="text")]}
+    reading = CHAT_COMPLETIONS.read_request(JSONObject(json.dumps(body).encode()))
+    assert reading.surroundings == Surroundings("/src/app")
 
 
 def test_what_a_responses_request_says_of_its_session_is_read() -> None:

@@ -91,6 +91,44 @@ def test_a_background_response_stays_open_until_a_poll_brings_its_end(
     assert [prompt["prompt"] for prompt in process.rows(PROMPTS)] == ["Think long"]
 
 
+@pytest.mark.parametrize(
+    ("wish", "answer", "cost"),
+    [
+        # gpt-6-sol writes to its cache for 2.50, and for twice that if the entry lives for 12 hours.
+        (
+            {"model": "gpt-6-sol", "prompt_cache_retention": "12h"},
+            {
+                "model": "gpt-6-sol",
+                "usage": {"input_tokens": 10_000, "input_tokens_details": {"cache_write_tokens": 10_000}},
+            },
+            0.05,
+        ),
+        (
+            {"model": "gpt-5.5", "service_tier": "flex"},
+            {"model": "gpt-5.5", "usage": {"input_tokens": 100_000, "output_tokens": 10_000}},
+            0.4,
+        ),
+        # gpt-4o: 0.25 and 0.1 for the tokens, and 0.025 for a search of the preview tool.
+        (
+            {"model": "gpt-4o", "tools": [{"type": "web_search_preview"}]},
+            {
+                "model": "gpt-4o-2024-08-06",
+                "usage": {"input_tokens": 100_000, "output_tokens": 10_000},
+                "output": [{"type": "web_search_call", "id": "ws", "action": {"type": "search"}}],
+            },
+            0.375,
+        ),
+    ],
+)
+def test_the_end_has_the_price_of_what_the_first_request_asked_for(
+    process: RunningProxy, upstream: ScriptedUpstream, wish: dict[str, Any], answer: dict[str, Any], cost: float
+) -> None:
+    create(process, upstream, **wish)
+    poll(process, upstream, response("completed", **answer))
+    [tokens] = process.rows(TOKENS)
+    assert (tokens["cost_usd"], tokens["unpriced"]) == (pytest.approx(cost), None)
+
+
 def test_further_polls_record_nothing(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     create(process, upstream)
     for _ in range(3):
@@ -232,3 +270,23 @@ def test_a_running_answer_to_a_plain_request_is_cut_as_before(
     ask(process, "POST", "/v1/responses", {"model": "gpt-5.1", "input": "a", "stream": True})
     [row] = process.rows(INTERCEPTIONS)
     assert (row["status"], row["error_type"]) == ("failed", "incomplete_stream")
+
+
+OUTPUT = {"type": "function_call_output", "call_id": "call_1", "output": "42"}
+LATER: dict[str, dict[str, Any]] = {
+    "by the response's id": {"previous_response_id": ID, "input": [OUTPUT]},
+    "by its history": {"input": [{"role": "user", "content": "Think long"}, CALL, OUTPUT]},
+}
+
+
+@pytest.mark.parametrize("later", LATER)
+def test_a_thread_continues_from_a_background_response(
+    process: RunningProxy, upstream: ScriptedUpstream, later: str
+) -> None:
+    begun = create(process, upstream)
+    poll(process, upstream, COMPLETED)
+    upstream.answer(Answer.json(response("completed") | {"id": "resp_2"}))
+    ask(process, "POST", "/v1/responses", {"model": "gpt-5.1", **LATER[later]})
+    row = process.rows(INTERCEPTIONS)[-1]
+    assert (row["thread_parent_id"], row["session_id"]) == (begun["id"], begun["session_id"])
+    assert process.rows(TOOLS)[0]["result"] == "42"

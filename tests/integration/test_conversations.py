@@ -29,6 +29,7 @@ from tests.support.upstream import HTTP1, ScriptedUpstream
 
 Headers = dict[str, str]
 ADA: Headers = {"x-user": "ada", "authorization": "Bearer sk-one", "user-agent": "opencode/1", "x-session-id": "s1"}
+SESSIONLESS: Headers = {"x-user": "ada", "authorization": "Bearer sk-one"}
 OTHERS: dict[str, Headers] = {
     "another credential": {"authorization": "Bearer sk-two"},
     "another kind of credential": {"authorization": "", "x-api-key": "sk-two"},
@@ -97,6 +98,67 @@ def test_a_call_with_the_same_id_in_another_conversation_is_another_call(
     turns, sent = began(proxy, upstream, dialect)
     post(proxy, turns, CHANGES[change](sent), ADA)
     assert results(upstream.requests[1]) == [CLIENTS_RESULT]
+
+
+def image(dialect: str, name: int) -> dict[str, object]:
+    url = f"https://images.example/{name}.png"
+    if dialect == "messages":
+        return {"type": "image", "source": {"type": "url", "url": url}}
+    if dialect == "responses":
+        return {"type": "input_image", "image_url": url}
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def earlier(dialect: str, result: str) -> list[dict[str, object]]:
+    """A call with its result, before the call of the mixed turn."""
+    name = "functions.ls:0"
+    if dialect == "messages":
+        used: list[object] = [{"type": "tool_use", "id": name, "name": "ls", "input": {}}]
+        returned: list[object] = [{"type": "tool_result", "tool_use_id": name, "content": result}]
+        return [{"role": "assistant", "content": used}, {"role": "user", "content": returned}]
+    if dialect == "responses":
+        call_: dict[str, object] = {"type": "function_call", "call_id": name, "name": "ls", "arguments": "{}"}
+        return [call_, {"type": "function_call_output", "call_id": name, "output": result}]
+    made = {"id": name, "type": "function", "function": {"name": "ls", "arguments": "{}"}}
+    called: dict[str, object] = {"role": "assistant", "content": None, "tool_calls": [made]}
+    return [called, {"role": "tool", "tool_call_id": name, "content": result}]
+
+
+def conversation(dialect: str, sent: bytes, difference: str, number: int) -> bytes:
+    """The same request in conversation 1 or 2, which differ in one thing before the call."""
+    body = json.loads(sent)
+    history = body["input" if dialect == "responses" else "messages"]
+    if difference == "only an image":
+        history[0]["content"] = [image(dialect, number)]
+    elif difference == "an image beside a text":
+        kind = "input_text" if dialect == "responses" else "text"
+        history[0]["content"] = [{"type": kind, "text": "What is it?"}, image(dialect, number)]
+    elif difference == "a result before it":
+        history[1:1] = earlier(dialect, f"the files of repository {number}")
+    elif dialect == "chat_completions":
+        history.insert(0, {"role": "system", "content": f"You speak with user {number}."})
+    else:
+        body["system" if dialect == "messages" else "instructions"] = f"You speak with user {number}."
+    return json.dumps(body).encode()
+
+
+@pytest.mark.parametrize(
+    "difference", ["only an image", "an image beside a text", "a result before it", "instructions"]
+)
+@BY_DIALECT
+def test_without_a_session_all_that_stands_before_a_call_separates_conversations(
+    proxy: InProcessProxy, upstream: ScriptedUpstream, dialect: str, difference: str
+) -> None:
+    turns = Turns(dialect, MIXED)
+    upstream.answer(*turns.answers(streaming=False), *Turns(dialect, DONE).answers(streaming=False) * 2)
+    first = conversation(dialect, turns.request(streaming=False), difference, 1)
+    later = turns.next_request(post(proxy, turns, first, SESSIONLESS), streaming=False)
+    for number in (2, 1):
+        post(proxy, turns, conversation(dialect, later, difference, number), SESSIONLESS)
+    before = ["the files of repository 2"] if difference == "a result before it" else []
+    assert results(upstream.requests[1]) == [*before, CLIENTS_RESULT]
+    assert results(upstream.requests[2])[-2:] == ["hi", CLIENTS_RESULT]
+    assert parents(proxy) == [None, None, 0]
 
 
 @pytest.mark.parametrize("other", OTHERS)
@@ -169,3 +231,33 @@ def test_each_result_belongs_to_the_thread_of_its_own_conversation(
     post(proxy, turns, second.replace(b"path", b"way"), one)
     post(proxy, turns, first, ADA | {"x-session-id": "s2"})
     assert parents(proxy) == [None] * 5 + [0, 1, None, None]
+
+
+@pytest.mark.parametrize("session", ["s1", ""])
+@BY_DIALECT
+def test_an_id_alone_does_not_identify_a_call_that_the_request_has(
+    proxy: InProcessProxy, upstream: ScriptedUpstream, dialect: str, session: str
+) -> None:
+    turns = Turns(dialect, [own(path="a")])
+    upstream.answer(*turns.answers(streaming=False) * 2)
+    headers = ADA | {"x-session-id": session}
+    later = turns.next_request(post(proxy, turns, turns.request(streaming=False), headers), streaming=False)
+    post(proxy, turns, conversation(dialect, later.replace(b"path", b"way"), "only an image", 2), headers)
+    assert parents(proxy) == [None, None]
+
+
+@BY_DIALECT
+def test_a_result_belongs_to_the_agent_that_has_made_the_call(
+    proxy: InProcessProxy, upstream: ScriptedUpstream, dialect: str
+) -> None:
+    """A main agent and its subagent share a session. The main agent's client has changed the opening."""
+    main = SESSIONLESS | {"user-agent": "claude-cli/2.1.329 (external, cli)", "x-claude-code-session-id": "s1"}
+    subagent = main | {"x-claude-code-agent-id": "a1"}
+    turns = Turns(dialect, [own(path="a")])
+    upstream.answer(*turns.answers(streaming=False) * 4)
+    later = turns.next_request(post(proxy, turns, turns.request(streaming=False), main), streaming=False)
+    post(proxy, turns, turns.request(streaming=False).replace(PROMPT.encode(), b"A task."), subagent)
+    changed = later.replace(PROMPT.encode(), b"Another opening.")
+    post(proxy, turns, changed, main)
+    post(proxy, turns, changed, subagent)
+    assert parents(proxy) == [None, None, 0, 1]

@@ -20,7 +20,7 @@ from tests.support.upstream import Answer, ScriptedUpstream
 INTERCEPTIONS: Table = "aibridge_interceptions"
 TOKENS: Table = "aibridge_token_usages"
 TEXTS: tuple[Table, ...] = ("aibridge_user_prompts", "aibridge_answers", "aibridge_tool_usages")
-UNCOUNTED = "the answer has no token counts"
+UNCOUNTED = "usage: no token counts"
 KEY = "sk-0123456789-abcdefghijkl"
 BOUNDARY = "----formdata-7f3a"
 
@@ -173,7 +173,7 @@ CASES = {
         (0, 0),
         {"seconds": 12.5},
         model="whisper-1",
-        unpriced=UNCOUNTED,
+        unpriced="usage: seconds",
     ),
     "subtitles": Case(
         "/audio/translations",
@@ -219,7 +219,7 @@ CASES = {
 def process(start_proxy: StartProxy, upstream: ScriptedUpstream) -> RunningProxy:
     return start_proxy(
         config="providers:\n"
-        f"  - {{name: openai, type: openai, base_url: '{upstream.url}/v1'}}\n"
+        f"  - {{name: openai, type: openai, base_url: '{upstream.url}/v1', price_as: openai}}\n"
         f"  - {{name: my-azure, type: azure, base_url: '{upstream.url}'}}\n"
         f"  - {{name: copilot, type: copilot, base_url: '{upstream.url}'}}\n"
         "limits: {request_body: 2MiB}\n"

@@ -106,6 +106,8 @@ CLASSES: dict[str, tuple[str, Headers, RequestReading, bool, str]] = {
     "a tool's result": ("Unknown", {}, TOOL_RESULT, True, "tool_result"),
     "a prompt beside a tool's result": ("Unknown", {}, BESIDE, True, "prompt"),
     "a side call": ("Unknown", {}, SIDE_CALL, True, "auxiliary"),
+    "the answer of a task in the background": ("Claude Code", {}, replace(UNREAD, notice=True), True, "tool_result"),
+    "Claude Code's summary in the main loop": ("Claude Code", MAIN, SIDE_CALL, True, "auxiliary"),
     "Claude Code's main loop": ("Claude Code", MAIN, PROMPT, True, "prompt"),
     "Claude Code's main loop with a result": ("Claude Code", MAIN, TOOL_RESULT, True, "tool_result"),
     "Claude Code's probe in the main loop": ("Claude Code", MAIN, SIDE_CALL, True, "auxiliary"),
@@ -233,7 +235,25 @@ SAID: dict[str, tuple[str, Headers, RequestReading, str | None, str | None, str 
         None,
         {},
     ),
-    "Copilot on the command line": (
+    "Copilot's main agent": (
+        COPILOT,
+        {b"x-agent-task-id": b"task-0", b"x-interaction-type": b"conversation-agent", b"x-initiator": b"agent"},
+        UNREAD,
+        None,
+        None,
+        None,
+        {},
+    ),
+    "Copilot's subagent by its type": (
+        COPILOT,
+        {b"x-agent-task-id": b"task-1", b"x-interaction-type": b"conversation-subagent"},
+        UNREAD,
+        "task-1",
+        None,
+        None,
+        {},
+    ),
+    "Copilot's subagent by its parent": (
         COPILOT,
         {
             b"x-agent-task-id": b"task-1",

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from aibridge_addon import records
+from aibridge_addon.dialects import CHAT_COMPLETIONS, RESPONSES
 from aibridge_addon.records import Record
 from tests.support import fixtures
 from tests.support.fixtures import Case
@@ -56,6 +57,61 @@ def test_places_are_consecutive_and_the_prompt_is_first(case: Case) -> None:
     begin = 0 if any(kind == "prompt" for _, kind, _ in ordered) else 1
     assert [number for number, _, _ in ordered] == list(range(begin, begin + len(ordered)))
     assert [kind for number, kind, _ in ordered if number == 0] == ["prompt"][begin:]
+
+
+def item(call_id: str) -> dict[str, Any]:
+    return {"type": "function_call", "call_id": call_id, "name": "f", "arguments": "{}"}
+
+
+def done(call_id: str, index: Any = None) -> dict[str, Any]:
+    event = {"type": "response.output_item.done", "item": item(call_id)}
+    return event if index is None else event | {"output_index": index}
+
+
+RESPONSES_CALLS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
+    "in order": ([done("a", 0), done("b", 1)], ["a", "b"]),
+    "out of order": ([done("c", 2), done("a", 0), done("b", 1)], ["a", "b", "c"]),
+    "without an index": ([done("a"), done("b"), done("c")], ["a", "b", "c"]),
+    "with one index": ([done("a", 0), done("b", 0)], ["a", "b"]),
+    "with indexes as texts": ([done("b", "1"), done("a", "0")], ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("case", RESPONSES_CALLS)
+def test_items_of_a_response_are_in_the_order_of_its_output(case: str, cut: bool) -> None:
+    events, order = RESPONSES_CALLS[case]
+    reader = RESPONSES.answer_reader()
+    for event in [*events, *([] if cut else [{"type": "response.completed", "response": {"output": []}}])]:
+        reader.read("", event)
+    reader.stream_ended()
+    assert [call.call_id for call in reader.reading.tool_calls] == order
+
+
+def begun(call_id: str, index: Any = None) -> dict[str, Any]:
+    call = {"id": call_id, "function": {"name": "f", "arguments": "{}"}}
+    return call if index is None else call | {"index": index}
+
+
+CHAT_CALLS: dict[str, tuple[list[dict[str, Any]], list[str]]] = {
+    "in order": ([begun("a", 0), begun("b", 1)], ["a", "b"]),
+    "out of order": ([begun("c", 2), begun("b", 1), begun("a", 0)], ["a", "b", "c"]),
+    "from one on": ([begun("b", 2), begun("a", 1)], ["a", "b"]),
+    "without an index": ([begun("a"), begun("b"), begun("c")], ["a", "b", "c"]),
+    "with one index": ([begun("a", 0), begun("b", 0)], ["a", "b"]),
+    "without an index after one with": ([begun("a", 3), begun("b")], ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("case", CHAT_CALLS)
+def test_calls_of_a_chat_message_are_in_the_order_of_their_indexes(case: str) -> None:
+    deltas, order = CHAT_CALLS[case]
+    reader = CHAT_COMPLETIONS.answer_reader()
+    for delta in deltas:
+        reader.read("", {"id": "c", "choices": [{"index": 0, "delta": {"tool_calls": [delta]}}]})
+    reader.read("", {"id": "c", "choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
+    reader.stream_ended()
+    assert [call.call_id for call in reader.reading.tool_calls] == order
 
 
 def test_there_are_pairs_in_every_dialect() -> None:

@@ -232,6 +232,64 @@ def test_an_error_of_any_shape_ends_its_row(error: dict[str, Any], begun: int) -
     assert end.error_message == "Busy"
 
 
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        ({"status": 429, "type": "error", "error": BUSY}, 429),
+        ({"event_id": "e", "type": "error", "status": 429, "error": BUSY}, 429),
+        ({"type": "error", "status_code": 429, "error": BUSY}, 429),
+        ({"type": "error", "status": "429", "error": BUSY}, 429),
+        ({"type": "error", "error": {**BUSY, "status": 429}}, 429),
+        ({"type": "error", "error": {**BUSY, "code": 429}}, 429),
+        ({"error": BUSY, "status_code": 429}, 429),
+        ({"type": "response.error", "status": 429, "error": BUSY}, 429),
+        ({"type": "error", "status": 200, "error": BUSY}, 200),
+        ({"type": "error", "status": [], "error": BUSY}, 200),
+    ],
+    ids=repr,
+)
+def test_the_status_in_an_error_is_found_wherever_it_stands(error: dict[str, Any], status: int) -> None:
+    socket = Socket()
+    asked = socket.reader.from_client(frames.create(SIMPLE))
+    assert socket.answer(message(**error)) == [asked]
+    [end] = socket.of(records.InterceptionEnded)
+    assert (end.http_status, end.error_type, end.error_message) == (status, "server_error", "Busy")
+
+
+@pytest.mark.parametrize("begun", [0, 3])
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ({"detail": "Unauthorized"}, "Unauthorized"),
+        ({"detail": [{"loc": ["body", "model"], "msg": "required"}]}, "body.model: required"),
+        ({"message": "Unauthorized"}, "Unauthorized"),
+        ({"error": "Unauthorized"}, "Unauthorized"),
+        ([{"error": {"message": "Unauthorized"}}], "Unauthorized"),
+        ({"type": "response.error", "error": {"message": "Unauthorized"}}, "Unauthorized"),
+        ({"sequence_number": 3, "type": "response.error", "message": "Unauthorized"}, "Unauthorized"),
+        ({"sequence_number": 3, "type": "error", "message": "Unauthorized"}, "Unauthorized"),
+    ],
+    ids=repr,
+)
+def test_an_error_in_the_words_of_any_server_ends_its_row(error: Any, words: str, begun: int) -> None:
+    socket = Socket()
+    asked = socket.reader.from_client(frames.create(SIMPLE))
+    socket.answer(*frames.events(SIMPLE)[:begun])
+    assert socket.answer(json.dumps(error).encode()) == [asked]
+    [end] = socket.of(records.InterceptionEnded)
+    assert (end.status, end.error_message) == ("failed", words)
+
+
+def test_events_whose_type_is_not_their_first_member_are_read_alike() -> None:
+    socket = Socket()
+    asked = socket.reader.from_client(frames.create(SIMPLE))
+    last_first = [dict(reversed(json.loads(raw).items())) for raw in frames.events(SIMPLE)]
+    assert socket.answer(message(rate_limits={}, type="codex.rate_limits")) == []
+    assert socket.answer(*(message(**event) for event in last_first)) == [asked]
+    assert socket.ends == [("completed", None)]
+    assert [usage.completeness for usage in socket.of(records.TokenUsage)] == ["complete"]
+
+
 def test_an_error_without_a_lane_ends_the_oldest_answer() -> None:
     socket = Socket()
     first = socket.reader.from_client(frames.create(SIMPLE, stream_id="a"))

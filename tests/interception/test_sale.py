@@ -9,7 +9,8 @@ import pytest
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider
 from aibridge_addon.dialects.base import UNREAD, ToolCall, Usage
 from aibridge_addon.interception.routing import Route, Router
-from aibridge_addon.interception.sale import Sale, requested_in
+from aibridge_addon.interception.sale import NOT_SENT_TO_BEDROCK, Sale, requested_in
+from aibridge_addon.messages_on_bedrock.models import UNSUPPORTED
 from aibridge_addon.providers.vendors import Seller, seller_at
 
 SELLERS = [
@@ -149,3 +150,7 @@ def test_the_headers_of_a_bedrock_request_are_wishes() -> None:
     headers = {b"x-amzn-bedrock-service-tier": b"flex", b"x-amzn-bedrock-performanceconfig-latency": b"optimized"}
     assert requested_in(headers) == {"service_tier": "flex", "performanceConfig.latency": "optimized"}
     assert requested_in({b"accept": b"*/*"}) == {}
+
+
+def test_what_is_not_sent_to_bedrock_is_what_the_translation_removes() -> None:
+    assert set(NOT_SENT_TO_BEDROCK) <= set(UNSUPPORTED)

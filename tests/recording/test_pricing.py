@@ -62,6 +62,10 @@ def openai(model: str, **more: Any) -> dict[str, Any]:
     return {"vendor": "openai", "model": model, **more}
 
 
+def google(model: str, **more: Any) -> dict[str, Any]:
+    return {"vendor": "google", "model": model, **more}
+
+
 def bedrock(model: str, **more: Any) -> dict[str, Any]:
     return {"vendor": "aws", "model": model, **more}
 
@@ -69,6 +73,13 @@ def bedrock(model: str, **more: Any) -> dict[str, Any]:
 def azure(model: str, scope: str = "global", **more: Any) -> dict[str, Any]:
     return {"vendor": "azure", "model": model, "azure_scope": scope, **more}
 
+
+def message(read: int, cached: int = 0) -> dict[str, Any]:
+    """Return an iteration of an answer of Anthropic's."""
+    return {"type": "message", "input_tokens": read, "cache_read_input_tokens": cached, "output_tokens": 1_000}
+
+
+COMPACTED = [message(60_000), {"type": "compaction", "input_tokens": 90_000, "output_tokens": 100}, message(60_000)]
 
 CASES = [
     # Sonnet 4.5: 3 and 15; cache read 0.30; cache write 3.75 for 5 minutes, 6 for an hour; double beyond 200,000.
@@ -130,6 +141,29 @@ CASES = [
         ANTHROPIC_PRICING + "#long-context-pricing",
         anthropic("claude-haiku-5-5", input_tokens=100_001, output_tokens=1_000),
         "0.0525005",  # 100,001 * 0.5 + 1,000 * 2.5
+    ),
+    Case(
+        "the length of each inference counts, not that of their sum",
+        ANTHROPIC_PRICING + "#long-context-pricing",
+        anthropic("claude-haiku-5-5", input_tokens=120_000, output_tokens=2_000, usage={"iterations": COMPACTED}),
+        "0.013",  # 120,000 * 0.1 + 2,000 * 0.5
+    ),
+    Case(
+        "inferences that are all long",
+        ANTHROPIC_PRICING + "#long-context-pricing",
+        anthropic(
+            "claude-haiku-5-5",
+            input_tokens=220_000,
+            cache_read_input_tokens=20_000,
+            usage={"iterations": [message(110_000, 10_000)] * 2},
+        ),
+        "0.111",  # 220,000 * 0.5 + 20,000 * 0.05
+    ),
+    Case(
+        "a top level that is not the sum of its iterations",
+        ANTHROPIC_PRICING + "#long-context-pricing",
+        anthropic("claude-haiku-5-5", input_tokens=100_001, usage={"iterations": COMPACTED}),
+        "0.0500005",
     ),
     # Opus 4.6: 5 and 25, whatever the length.
     Case(
@@ -448,7 +482,72 @@ CASES = [
         ),
         "0.0388",  # 400 * 5 + 600 * 8 + 1,000 * 32
     ),
+    *(
+        Case(
+            f"output of {model} that the answer does not count by modality is pictures",
+            OPENAI_PRICING,
+            openai(
+                model, input_tokens=1_000, output_tokens=4_000, usage={"input_tokens_details": {"image_tokens": 400}}
+            ),
+            cost,
+        )
+        for model, cost in (
+            ("gpt-image-1.5", "0.1342"),  # 600 * 5 + 400 * 8 + 4,000 * 32
+            ("chatgpt-image-latest", "0.1342"),
+            ("gpt-image-1", "0.167"),  # 600 * 5 + 400 * 10 + 4,000 * 40
+            ("gpt-image-1-mini", "0.0342"),  # 600 * 2 + 400 * 2.5 + 4,000 * 8
+            ("gpt-image-2", "0.1262"),  # 600 * 5 + 400 * 8 + 4,000 * 30
+        )
+    ),
+    *(
+        Case(
+            f"the one output price of {model} is that of pictures",
+            OPENAI_PRICING,
+            openai(model, output_tokens=4_000, usage={"output_tokens_details": {"image_tokens": 4_000}}),
+            cost,
+        )
+        for model, cost in (("gpt-image-1", "0.16"), ("gpt-image-1-mini", "0.032"), ("gpt-image-2", "0.12"))
+    ),
+    Case(
+        "text of an image model: gpt-image-1.5 at 10",
+        OPENAI_PRICING,
+        openai(
+            "gpt-image-1.5",
+            output_tokens=4_000,
+            usage={"output_tokens_details": {"image_tokens": 3_900, "text_tokens": 100}},
+        ),
+        "0.1258",  # 3,900 * 32 + 100 * 10
+    ),
+    Case(
+        "audio that the answer counts: Gemini 2.5 Flash at 1, text at 0.3",
+        GEMINI_PRICING,
+        google(
+            "gemini-2.5-flash",
+            input_tokens=1_000,
+            output_tokens=10,
+            requested={"modality": "audio"},
+            usage={"prompt_tokens_details": {"audio_tokens": 1_000}},
+        ),
+        "0.001025",
+    ),
+    Case(
+        "audio of which the answer says that there was none",
+        GEMINI_PRICING,
+        google(
+            "gemini-2.5-flash",
+            input_tokens=1_000,
+            requested={"modality": "audio"},
+            usage={"prompt_tokens_details": {"audio_tokens": 0}},
+        ),
+        "0.0003",
+    ),
     Case("an embedding", OPENAI_PRICING, openai("text-embedding-3-small", input_tokens=1_000), "0.00002"),
+    Case(
+        "an embedding in a batch",
+        OPENAI_PRICING,
+        openai("text-embedding-3-small", input_tokens=1_000, batch=True),
+        "0.00001",
+    ),
     Case("moderation is free", OPENAI_PRICING, openai("omni-moderation", input_tokens=1_000), "0"),
     Case(
         "a fine-tuned model",
@@ -729,6 +828,10 @@ UNPRICED: Mapping[str, tuple[Mapping[str, Any], str]] = {
         anthropic("claude-opus-5", batch=True, usage={"speed": "fast"}),
         "combination: processing batch, speed fast",
     ),
+    "inferences below and above a threshold": (
+        anthropic("claude-haiku-5-5", input_tokens=160_000, usage={"iterations": [message(50_000), message(110_000)]}),
+        "usage: iterations below and above a threshold",
+    ),
     "an unknown geography": (anthropic("claude-opus-4-6", usage={"inference_geo": "eu"}), "inference_geo: eu"),
     "a cache lifetime without a price": (
         anthropic("claude-opus-5", cache_write_input_tokens=5, usage={"cache_creation.ephemeral_12h_input_tokens": 5}),
@@ -751,6 +854,30 @@ UNPRICED: Mapping[str, tuple[Mapping[str, Any], str]] = {
             "gpt-realtime", input_tokens=9, cache_read_input_tokens=9, usage={"input_token_details.audio_tokens": 5}
         ),
         "modality: cached input_audio",
+    ),
+    "audio that the answer does not count": (
+        google("gemini-2.5-flash", input_tokens=1_000, output_tokens=10, requested={"modality": "audio"}),
+        "modality: input_audio without a count",
+    ),
+    "speech that the answer does not count": (
+        openai("gpt-4o-transcribe", input_tokens=1_000, output_tokens=100, requested={"modality": "audio"}),
+        "modality: input_audio without a count",
+    ),
+    "pictures that the answer does not count": (
+        openai("gpt-image-2", input_tokens=1_000, output_tokens=100, requested={"modality": "image"}),
+        "modality: input_image without a count",
+    ),
+    "output that is text, pictures or both": (
+        google("gemini-2.5-flash-image", input_tokens=9, output_tokens=1_290),
+        "modality: output_image without a count",
+    ),
+    "output that is text, audio or both": (
+        openai("gpt-audio", input_tokens=9, output_tokens=9),
+        "modality: output_audio without a count",
+    ),
+    "text of a model that has a price of pictures only": (
+        openai("gpt-image-1", output_tokens=100, usage={"output_tokens_details": {"image_tokens": 90}}),
+        "rate: output",
     ),
     "more audio than input": (
         openai("gpt-audio", input_tokens=4, usage={"prompt_tokens_details": {"audio_tokens": 5}}),
@@ -799,6 +926,12 @@ UNPRICED: Mapping[str, tuple[Mapping[str, Any], str]] = {
         "tool: image_gen",
     ),
     "a model that always searches": (openai("gpt-5-search-api", input_tokens=9), "tool: web_search"),
+    "a model that always searches, on Azure": (azure("gpt-5-search-api", input_tokens=9), "tool: web_search"),
+    "a dated one on Azure": (azure("gpt-4o-mini-search-preview-2025-03-11", input_tokens=9), "tool: web_search"),
+    "a model that always searches, at OpenRouter": (
+        {"vendor": "openrouter", "model": "openai/gpt-4o-mini-search-preview", IN: 9},
+        "tool: web_search",
+    ),
     "xAI's searches without a stated cost": (
         {"vendor": "x-ai", "model": "grok-4.7", "usage": {"server_side_tool_usage_details": {"x_search_calls": 2}}},
         "tool: x_search",
@@ -905,7 +1038,7 @@ def test_a_row_of_an_unknown_model_has_no_cost(vendor: str, model: str) -> None:
 def test_a_row_has_the_cost_of_its_counts() -> None:
     terms = PriceTerms(azure_scope="global", model="gpt-4o-2024-11-20")
     row = replace(TOKENS, vendor="azure", model="ours", terms=terms, input_tokens=1_000, output_tokens=1_000, extra={})
-    row = priced(replace(row, cache_read_input_tokens=0, cache_write_input_tokens=0))
+    row = priced(replace(row, cache_read_input_tokens=0, cache_write_input_tokens=0, unpriced=None))
     assert row.cost_usd == pytest.approx(0.0125)
     assert (row.cost_source, row.price_list, row.unpriced) == ("price_list", price_list(), None)
 

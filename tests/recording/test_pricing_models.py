@@ -63,6 +63,17 @@ def test_every_exact_name_of_the_list_is_found(vendor: str) -> None:
             assert name in set(exact_names(found.model.match))
 
 
+@pytest.mark.parametrize("end", ["-v2", "-v9:0", ":9"])
+def test_only_bedrock_numbers_the_versions_of_a_model(end: str) -> None:
+    exact = set(LISTED) | set(BEGINNINGS)
+    for vendor, name in LISTED + BEGINNINGS:
+        longer = name.rstrip("-@.") + end
+        if vendor == "aws" or (vendor, longer) in exact or name.startswith("ft:"):
+            continue
+        found = models.find(vendor, longer)
+        assert found is None or longer in set(exact_names(found.model.match)), (vendor, longer)
+
+
 @pytest.mark.parametrize("end", ANOTHER)
 def test_a_longer_name_is_another_model(end: str) -> None:
     exact = set(LISTED) | set(BEGINNINGS)
@@ -82,6 +93,7 @@ SAME = {
     "the day with dashes": ("openai", "gpt-5.2-2025-12-11", "gpt-5.2"),
     "the day without dashes": ("openai", "gpt-5.2-20251211", "gpt-5.2"),
     "a day that the list does not have": ("openai", "gpt-5.4-2026-08-01", "gpt-5.4"),
+    "the day after a colon": ("openai", "gpt-3.5-turbo-instruct:20230824-v2", "gpt-3.5-turbo-instruct"),
     "capitals": ("openai", "GPT-4.1", "gpt-4.1"),
     "Bedrock's version": (
         "aws",

@@ -30,7 +30,9 @@ def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None
     reading = case.wire_format.read(body)
     if case.dialect in OF_BEDROCK:
         reading = replace(reading, model=BEDROCK_MODEL)
-    exchange = exchange_of(case, reading, emitted, limits, has_tools=case.wire_format.tools_member in body)
+    exchange = exchange_of(case, reading, emitted, limits, has_tools=case.wire_format.has_tools(body))
+    if exchange.history is not None and exchange.needs_history:
+        exchange.trace(body, exchange.history.read(body, whole=True))
     exchange.start()
     return exchange
 

@@ -9,20 +9,38 @@ No line is kept. Of a line too long to be kept for the moment, the usage is sear
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aibridge_addon.dialects.base import NOTHING, UNREAD, AnswerReader, Dialect, RequestReading
+from aibridge_addon.dialects.base import (
+    NOTHING,
+    UNREAD,
+    UNREAD_USAGE,
+    AnswerReader,
+    Dialect,
+    Reading,
+    RequestReading,
+    Usage,
+    hosted_types,
+)
 from aibridge_addon.dialects.batches.sums import Sums
 from aibridge_addon.dialects.chat_completions.reader import ChatCompletionsReader
+from aibridge_addon.dialects.hosted_calls import count_hosted
 from aibridge_addon.dialects.messages.reader import MessagesReader
 from aibridge_addon.dialects.responses.reader import ResponsesReader
 from aibridge_addon.dialects.usage_only.members import members_in
 from aibridge_addon.dialects.usage_only.reader import UsageReader
 from aibridge_addon.wire.body_edges import BodyEdges
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode
-from aibridge_addon.wire.json_values import as_dict, as_text
+from aibridge_addon.wire.json_values import as_dict, as_list, as_text
+
+UNREAD_CALLS = "tool: calls not readable"
+"""Why a line has no cost that is too long to be kept and contains a call of a hosted tool."""
+_hosted_call = re.compile(
+    rb'"type"\s*:\s*"(?!function_call|custom_tool_call)\w{1,64}_call"|"name"\s*:\s*"\w{0,64}code_execution"'
+).search
 
 
 class BatchReader(AnswerReader):
@@ -105,19 +123,30 @@ class BatchReader(AnswerReader):
             self.reading.foreign = True
         elif "usage" in found:
             self._is_first = False
-            self._add(found)
+            self._add(found, UNREAD_CALLS if _hosted_call(tail) or _hosted_call(head) else None)
         else:
             self._unreadable()
 
     def _unreadable(self) -> None:
         if self._is_first:
             self.reading.foreign = True
+            return
         self._missed = True
+        self._sums.add(Reading(usage=Usage(unpriced=UNREAD_USAGE, complete=False)))
 
-    def _add(self, answer: Mapping[str, Any]) -> None:
+    def _add(self, answer: Mapping[str, Any], unpriced: str | None = None) -> None:
+        """Add an answer. `unpriced`: why it has no price."""
         reader = self.reader_of(answer)
         reader.message(dict(answer))
-        if not self._sums.add(reader.reading):
+        reading = reader.reading
+        if reading.usage is not None:
+            offered = [as_text(as_dict(tool).get("type")) for tool in as_list(answer.get("tools"))]
+            reading.usage.hosted_calls = count_hosted(reading.tool_calls, hosted_types(offered))
+            if unpriced is not None:
+                reading.usage.unpriced = reading.usage.unpriced or unpriced
+        elif reading.error is None:
+            reading.usage = Usage(unpriced=UNREAD_USAGE, complete=False)
+        if not self._sums.add(reading):
             self._missed = True
 
 

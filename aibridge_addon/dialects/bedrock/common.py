@@ -10,11 +10,11 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from aibridge_addon.dialects.base import NOTHING, AnswerReader, Dialect, Usage
-from aibridge_addon.dialects.usage import read_counts
+from aibridge_addon.dialects.usage import MAX_TEXT, read_counts
 from aibridge_addon.wire import aws_eventstream
 from aibridge_addon.wire.framing import BEDROCK_FRAMINGS, Framing
 from aibridge_addon.wire.json_object import encode
-from aibridge_addon.wire.json_values import as_count
+from aibridge_addon.wire.json_values import maybe_count
 
 ERROR_TYPES: Mapping[int, str] = MappingProxyType(
     {
@@ -74,17 +74,19 @@ class BedrockReader(AnswerReader):
         super().__init__(texts=texts)
         self.counted: Usage | None = None
         """The token counts in the headers."""
+        self.tier: Mapping[str, str] = NOTHING
+        """The service tier in the headers, as a fact about the answer. AWS bills it, so it replaces the body's."""
         self._error_type = ""
 
     def head(self, headers: Mapping[str, str]) -> None:
         self.reading.response_id = headers.get(REQUEST_ID, "")
         # `ThrottlingException:http://internal.amazon.com/coral/com.amazon.bedrock/`
         self._error_type = headers.get(ERROR_TYPE, "").partition(":")[0]
-        counts = {header: _count(headers.get(header, "")) for header in TOKEN_COUNTS.values()}
-        if any(counts.values()):
+        if tier := headers.get(SERVICE_TIER):
+            self.tier = {"service_tier": tier[:MAX_TEXT]}
+        counts = {name: count for name in TOKEN_COUNTS.values() if maybe_count(count := headers.get(name) or None) != 0}
+        if any(count is not None for count in counts.values()):
             self.counted = read_counts(counts, TOKEN_COUNTS)
-            if tier := headers.get(SERVICE_TIER):
-                self.counted.extra["service_tier"] = tier
 
     def failure(self, status: int, body: bytes) -> None:
         super().failure(status, body)
@@ -92,7 +94,3 @@ class BedrockReader(AnswerReader):
         # An error object is from a gateway before Bedrock, in another vendor's format.
         if error is not None and self._error_type and not error.details:
             error.type = self._error_type
-
-
-def _count(value: str) -> int:
-    return as_count(int(value)) if value.isascii() and value.isdigit() and len(value) < 20 else 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
 
@@ -20,7 +20,6 @@ from aibridge_addon.dialects.base import (
     ToolCall,
     arguments,
     hosted_types,
-    written_by_person,
 )
 from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
 from aibridge_addon.dialects.client_results import MAX_ENTRIES, ClientResult, client_result, newest
@@ -28,6 +27,7 @@ from aibridge_addon.dialects.errors import error_instead, error_of_event
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.surroundings import surroundings
 from aibridge_addon.dialects.usage import facts_beside, facts_in, joined, read_counts
+from aibridge_addon.dialects.words import Said, conversation_end
 from aibridge_addon.wire.json_object import JSONObject
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
@@ -39,8 +39,6 @@ COUNTS: Mapping[str, str] = MappingProxyType(
         "cache_write_input_tokens": "cacheWriteInputTokens",
     }
 )
-USER_BLOCKS = frozenset(("text", "image", "document", "video", "audio", "guardContent", "toolResult"))
-"""Blocks in which a user or a client says something to the model."""
 
 
 class _Text(msgspec.Struct, gc=False):
@@ -56,16 +54,19 @@ _text_delta = msgspec.json.Decoder(_TextDelta)
 
 class Converse(BedrockDialect):
     name = "converse"
-    tools_member: ClassVar[str] = "toolConfig"
+
+    def has_tools(self, body: JSONObject) -> bool:
+        return bool(as_list(as_dict(body.get("toolConfig")).get("tools")))
 
     def read_request(self, body: JSONObject) -> RequestReading:
-        prompt, tool_call_id = _conversation_end(body)
+        end = conversation_end(_said(body))
         return RequestReading(
             model="",
             streaming=self.streaming,
-            prompt=prompt,
-            correlating_tool_call_id=tool_call_id,
-            side_call=as_dict(body.get("inferenceConfig")).get("maxTokens") == 1,
+            prompt=end.prompt,
+            correlating_tool_call_id=end.call_id,
+            notice=end.notice,
+            side_call=end.side_call or as_dict(body.get("inferenceConfig")).get("maxTokens") == 1,
             tool_results=newest(_results_backwards(body)),
             surroundings=surroundings(body.get("system")),
             requested=_requested(body),
@@ -89,23 +90,16 @@ def _hosted_tools(body: JSONObject) -> tuple[str, ...]:
     return hosted_types(as_text(as_dict(tool.get("systemTool")).get("name")) for tool in tools)
 
 
-def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
-    """Return the user's prompt and the id of the last tool result at the end of the conversation.
-
-    A person can type a prompt beside tool results. Messages of other roles and messages of unknown blocks are skipped.
-    """
-    for entry in body.elements_backwards("messages"):
-        message = as_dict(entry)
+def _said(body: JSONObject) -> Iterator[Said]:
+    """Yield the user's messages after the model's last answer, the last one first."""
+    for message in map(as_dict, itertools.islice(body.elements_backwards("messages"), MAX_ENTRIES)):
         if message.get("role") == "assistant":
-            return None, None
-        parts = [as_dict(part) for part in as_list(message.get("content"))]
-        if message.get("role") != "user" or (parts and not any(USER_BLOCKS.intersection(part) for part in parts)):
-            continue
-        results = [as_dict(part["toolResult"]) for part in parts if "toolResult" in part]
-        call_id = as_text(results[-1].get("toolUseId")) if results else ""
-        texts = (as_text(part.get("text")) for part in reversed(parts))
-        return next(filter(written_by_person, texts), None), call_id or None
-    return None, None
+            return
+        if message.get("role") == "user":
+            parts = [as_dict(part) for part in as_list(message.get("content"))]
+            results = [as_dict(part["toolResult"]) for part in parts if "toolResult" in part]
+            call_id = as_text(results[-1].get("toolUseId")) if results else ""
+            yield Said([as_text(part.get("text")) for part in parts], call_id)
 
 
 def _results_backwards(body: JSONObject) -> Iterator[ClientResult]:
@@ -229,7 +223,8 @@ class ConverseReader(BedrockReader):
         self.reading.usage.extra = joined(
             beside,
             facts_in(usage | {"cacheDetails": details}, COUNTS.values()),
-            {"service_tier": tier} if isinstance(tier, str) else {},
+            {"service_tier": tier} if isinstance(tier, str) else self.tier,
+            self.reading.usage.extra,
         )
 
 

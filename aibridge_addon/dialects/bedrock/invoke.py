@@ -94,14 +94,19 @@ class InvokeReader(BedrockReader, MessagesReader):
     def _measured(self, metrics: dict[str, Any]) -> None:
         """Read the metrics of the last chunk. They complete the vendor's usage."""
         self.reading.finished = self.reading.ended = True
-        self._complete(
-            replace(read_counts(metrics, COUNTS), extra=facts_in(metrics, (*COUNTS.values(), *NOT_TOKENS))),
-        )
+        counted = read_counts(metrics, COUNTS)
+        counted.extra = facts_in(metrics, (*COUNTS.values(), *NOT_TOKENS)) | counted.extra
+        self._complete(counted)
+
+    def _count(self, usage: dict[str, Any]) -> None:
+        super()._count({**usage, **self.tier} if usage else usage)
 
     def _complete(self, counted: Usage | None) -> None:
         usage = self.reading.usage
         if usage is None or counted is None:
-            self.reading.usage = usage or counted
+            usage = self.reading.usage = usage or counted
+            if usage is not None:
+                usage.extra |= self.tier
             return
         usage.cache_read_input_tokens = usage.cache_read_input_tokens or counted.cache_read_input_tokens
         usage.cache_write_input_tokens = usage.cache_write_input_tokens or counted.cache_write_input_tokens

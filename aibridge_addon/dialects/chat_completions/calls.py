@@ -21,6 +21,8 @@ class StreamedCall:
     """The text of the arguments so far."""
     given: Any = None
     """The arguments of a server that sends them as an object instead of text."""
+    place: int = 0
+    """Its index in the message, or that of the call before it if it has none."""
 
     @property
     def input(self) -> Any:
@@ -56,6 +58,11 @@ class StreamedCalls[Kind: StreamedCall]:
         self._listed: set[int] = set()
         """Identities of the calls in `all`."""
 
+    @property
+    def in_order(self) -> list[Kind]:
+        """The calls in the order of their indexes, as a blocking answer has them."""
+        return sorted(self.all, key=lambda call: call.place)
+
     def of(self, delta: dict[str, Any]) -> Kind:
         """Add the next delta to the call that it belongs to, and return that call. An empty delta belongs to none."""
         if not delta:
@@ -63,6 +70,9 @@ class StreamedCalls[Kind: StreamedCall]:
         call = self._known(delta)
         if call is None or _begins_another(call, delta):
             call = self._new()
+            index = delta.get("index")
+            last = self.all[-1].place if self.all else 0
+            call.place = last if index is None else as_count(index)
         call.grow(delta)
         if (call.id or call.name) and id(call) not in self._listed:
             self._listed.add(id(call))

@@ -27,12 +27,14 @@ from aibridge_addon.dialects.history import (
     opening_of,
 )
 from aibridge_addon.dialects.place import After, Place, Position, call_digest
-from aibridge_addon.dialects.trail import Trail, by_a_person, texts
+from aibridge_addon.dialects.trail import Trail, said_in, texts
 from aibridge_addon.dialects.turns import Result
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 EMPTY = msgspec.Raw(b"null")
+BESIDE = ("user", "safety_identifier")
+"""Members beside the messages that belong to a whole trail."""
 
 
 class _Function(msgspec.Struct, frozen=True, gc=False):
@@ -57,6 +59,7 @@ class _Message(msgspec.Struct, frozen=True, gc=False):
     content: msgspec.Raw = EMPTY
     tool_calls: list[_ToolCall] | None = None
     tool_call_id: str | None = None
+    name: Any = None
 
     @property
     def calls(self) -> Sequence[_ToolCall]:
@@ -70,8 +73,8 @@ _message = msgspec.json.Decoder(_Message)
 class ChatHistory(History):
     member = "messages"
 
-    def read(self, body: JSONObject) -> RequestHistory:
-        return _ChatRequest(body)
+    def read(self, body: JSONObject, *, whole: bool = False) -> RequestHistory:
+        return _ChatRequest(body, whole=whole)
 
     def result(self, result: Result) -> dict[str, Any]:
         return tool_message(result)
@@ -97,26 +100,30 @@ class ChatHistory(History):
         return []
 
 
-def _opening(messages: Iterable[bytes]) -> Iterator[str]:
+def _opening(messages: Iterable[bytes]) -> Iterator[str | bytes]:
     for raw in messages:
         message = maybe_decode(raw, _message)
         if message is not None and message.role in ("assistant", "tool"):
             return
         if message is not None and message.role == "user":
-            yield from by_a_person(texts(message.content))
+            yield from said_in(message.content)
 
 
 class _ChatRequest(RequestHistory):
-    def __init__(self, body: JSONObject) -> None:
+    def __init__(self, body: JSONObject, *, whole: bool) -> None:
         self._body = body
         self._messages = body.elements("messages")
         self._places: deque[tuple[Place, int]] = deque(maxlen=MAX_CALLS)
         """The calls, each with the index of its message."""
-        trail = Trail()
+        trail = Trail(whole=whole)
+        trail.opened(body, BESIDE)
         for index, raw in enumerate(self._messages):
             message = maybe_decode(raw, _message)
             if message is not None:
                 self._follow(trail, index, message)
+            else:
+                trail.stated("", msgspec.Raw(raw))
+        self.results_alone = trail.results_alone
         self.position = Position(trail.before)
 
     def _follow(self, trail: Trail, index: int, message: _Message) -> None:
@@ -129,10 +136,14 @@ class _ChatRequest(RequestHistory):
                 if call.id:
                     self._places.append((Place(before, call.id, digest), index))
         elif message.role == "user":
-            for text in texts(message.content):
-                trail.asked(text)
-        elif message.role == "tool":
-            trail.interrupted()
+            trail.asked(said_in(message.content))
+        elif message.role in ("tool", "function"):
+            trail.returned(message.tool_call_id or as_text(message.name), message.content)
+        else:
+            trail.stated(message.role, message.content)
+
+    def calls(self) -> Iterable[tuple[Place, bytes]]:
+        return ((place, self._messages[index]) for place, index in reversed(self._places))
 
     def references(self) -> References:
         return References(calls=frozenset(place for place, _ in self._places))

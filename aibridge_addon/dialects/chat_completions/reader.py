@@ -12,6 +12,7 @@ the usage depends on the provider. The last usage in the stream is the right one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -28,21 +29,21 @@ from aibridge_addon.dialects.base import (
     ToolCall,
     hosted_tools,
     hosted_types,
-    is_unknown,
-    prompt_in,
     requested,
 )
 from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls
 from aibridge_addon.dialects.chat_completions.results import tool_results
+from aibridge_addon.dialects.client_results import MAX_ENTRIES
 from aibridge_addon.dialects.errors import AnswerError, answer_error, error_in, error_instead, error_of_event
 from aibridge_addon.dialects.output import MAX_THOUGHT, KeptText
-from aibridge_addon.dialects.surroundings import surroundings, system_messages
+from aibridge_addon.dialects.surroundings import codex_directory, surroundings, system_messages
 from aibridge_addon.dialects.usage import facts_beside, joined
-from aibridge_addon.wire.json_object import JSONObject
+from aibridge_addon.dialects.words import Said, conversation_end, texts_of
+from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
-USER_PARTS = frozenset(("text", "image_url", "input_audio", "file", "video_url", "refusal"))
-"""Parts in which a user says something to the model."""
+NO_TIER = b'"service_tier":?'
+"""In no chunk, since it is no JSON."""
 THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text")
 """Members with the model's reasoning in the answers of compatible servers."""
 SEARCHES: Mapping[str, str] = MappingProxyType(
@@ -56,19 +57,24 @@ class ChatCompletions(Dialect):
     lists_hosted_calls = False
 
     def read_request(self, body: JSONObject) -> RequestReading:
-        prompt, tool_call_id = _conversation_end(body)
+        end = conversation_end(_said(body))
         streaming = body.get("stream") is True
         include_usage = as_dict(body.get("stream_options")).get("include_usage") is True
         return RequestReading(
             model=body.text("model") or "",
             streaming=streaming,
-            prompt=prompt,
-            correlating_tool_call_id=tool_call_id,
-            side_call=1 in (body.get("max_tokens"), body.get("max_completion_tokens")),
+            prompt=end.prompt,
+            correlating_tool_call_id=end.call_id,
+            side_call=end.side_call or 1 in (body.get("max_tokens"), body.get("max_completion_tokens")),
+            notice=end.notice,
             wants_usage=include_usage or not streaming,
             tool_results=tool_results(body),
-            surroundings=surroundings(*system_messages(body, "messages", openai.SYSTEM_ROLES)),
-            requested=requested(body, "service_tier", "prompt_cache_retention"),
+            surroundings=surroundings(
+                *system_messages(body, "messages", openai.SYSTEM_ROLES), directory=codex_directory(body, "messages")
+            ),
+            requested=requested(body, "service_tier", "prompt_cache_retention")
+            | openai.cache_lifetime(body)
+            | openai.modality_in(body, "messages"),
             hosted_tools=_hosted_tools(body),
         )
 
@@ -83,25 +89,28 @@ class ChatCompletions(Dialect):
 
 
 def _hosted_tools(body: JSONObject) -> tuple[str, ...]:
-    searching = [tool for member, tool in SEARCHES.items() if body.get(member)]
+    searching = [tool for member, tool in SEARCHES.items() if _is_on(body.get(member))]
     return hosted_types((*searching, *hosted_tools(body, openai.CLIENT_TOOLS)))
 
 
-def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
-    """Return the user's prompt, or the id of the tool result, at the end of the conversation.
+def _is_on(option: object) -> bool:
+    """Return whether a search may run. xAI's `search_parameters` switch it off with `"mode": "off"`."""
+    return bool(option) and as_dict(option).get("mode") != "off"
 
-    Messages of other roles, such as `system` and `developer`, and messages of unknown parts are skipped.
+
+def _said(body: JSONObject) -> Iterator[Said]:
+    """Yield the user's messages and the results after the model's last answer, the last one first.
+
+    Messages of other roles are left out, such as `system` and `developer`.
     """
-    for entry in body.elements_backwards("messages"):
-        message = as_dict(entry)
-        role, content = message.get("role"), message.get("content")
-        if role == "tool":
-            return None, as_text(message.get("tool_call_id")) or None
-        if role == "user" and not is_unknown(content, USER_PARTS):
-            return prompt_in(content), None
+    for message in map(as_dict, islice(body.elements_backwards("messages"), MAX_ENTRIES)):
+        role = message.get("role")
         if role in ("assistant", "function"):
-            return None, None
-    return None, None
+            return
+        if role == "tool":
+            yield Said(call_id=as_text(message.get("tool_call_id")))
+        elif role == "user":
+            yield Said(texts_of(message.get("content")))
 
 
 class _Delta(msgspec.Struct, gc=False):
@@ -160,7 +169,7 @@ class _Message:
         thought, answer = self.thought.thought("thinking"), self.text.answer() if texts else None
         yield from (part for part in (thought, answer) if part is not None)
         if calls:
-            made = [*self.calls.all, *([self.legacy] if self.legacy.name else [])]
+            made = [*self.calls.in_order, *([self.legacy] if self.legacy.name else [])]
             yield from (ToolCall(call.id, call.name, call.input) for call in made)
 
 
@@ -173,6 +182,8 @@ class ChatCompletionsReader(AnswerReader):
         self._beside: dict[str, Any] = {}
         self._remark: AnswerError | None = None
         """The words of the first chunk that has words instead of choices."""
+        self._tier = NO_TIER
+        """The service tier as chunks contain it, since OpenAI repeats it in each."""
         self._goes_on = False
         """A choice went on after its finish reason: this server sends one in every chunk."""
 
@@ -213,6 +224,14 @@ class ChatCompletionsReader(AnswerReader):
             bool(self.reading.response_id)
             and (b'"finish_reason":null' in raw or b"finish_reason" not in raw)
             and (b'"usage":null' in raw or b'"usage"' not in raw)
+            and (b'"service_tier"' not in raw or b'"service_tier":null' in raw or self._tier in raw)
+            # The other members of `usage.BESIDE`.
+            and b'"cost' not in raw
+            and b'_usage"' not in raw
+            and b'"speed"' not in raw
+            and b'"inference_geo"' not in raw
+            and b'"serviceTier"' not in raw
+            and b'"performanceConfig"' not in raw
             and b"_call" not in raw
             and b'"error' not in raw
             and b'"detail"' not in raw
@@ -303,7 +322,9 @@ class ChatCompletionsReader(AnswerReader):
         choices = [*map(as_dict, as_list(chunk.get("choices")))]
         holders = (chunk, x_groq, *choices)
         beside = facts_beside(chunk) | (facts_beside(choices[0]) if choices else {})
-        self._beside |= beside
+        if tier := as_text(chunk.get("service_tier")):
+            self._tier = b'"service_tier":' + encode(tier)
+        self._beside = joined(self._beside, beside)
         usage = next((usage for holder in holders if (usage := as_dict(holder.get("usage")))), None)
         if usage is not None:
             counted = openai.read_usage(usage, "prompt_tokens", "completion_tokens")

@@ -37,16 +37,20 @@ from aibridge_addon.dialects.history import (
 )
 from aibridge_addon.dialects.messages.inject import tool_result
 from aibridge_addon.dialects.place import After, Place, Position, call_digest
-from aibridge_addon.dialects.trail import Trail, by_a_person
+from aibridge_addon.dialects.trail import TEXTS, Trail, attachments, by_a_person
 from aibridge_addon.dialects.turns import Result
 from aibridge_addon.wire.json_object import JSONObject, array, encode
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 NAMING = ("thread", "diagnostics")
 """Members whose `previous_message_id` refers to an answer."""
+BESIDE = ("system", "metadata")
+"""Members beside the messages that belong to a whole trail."""
 MAX_RUN = 20
 """Number of messages after a call that are searched for its result. Usually the next one has it."""
 EMPTY = msgspec.Raw(b"null")
+NO_ATTACHMENTS = frozenset((*TEXTS, "tool_result"))
+"""Types of the blocks of a user message that are not attachments."""
 
 
 class _Block(msgspec.Struct, frozen=True, gc=False):
@@ -58,6 +62,7 @@ class _Block(msgspec.Struct, frozen=True, gc=False):
     text: Any = None
     signature: Any = None
     data: Any = None
+    content: msgspec.Raw = EMPTY
 
     @property
     def thinking(self) -> str | None:
@@ -94,8 +99,25 @@ class _Message(msgspec.Struct, frozen=True, gc=False):
         return [block.tool_use_id for block in self.blocks if block.type == "tool_result" and block.tool_use_id]
 
 
+class _RawMessage(msgspec.Struct, frozen=True, gc=False):
+    content: msgspec.Raw = EMPTY
+
+
 _block = msgspec.json.Decoder(_Block)
 _message = msgspec.json.Decoder(_Message)
+_raw_message = msgspec.json.Decoder(_RawMessage)
+
+
+def _content(raw: bytes) -> msgspec.Raw:
+    message = maybe_decode(raw, _raw_message)
+    return EMPTY if message is None else message.content
+
+
+def _said(message: _Message, raw: bytes) -> Iterator[str | bytes]:
+    """Yield the texts by a person in a user message, and digests of its attachments."""
+    yield from by_a_person(message.texts)
+    if any(block.type not in NO_ATTACHMENTS for block in message.blocks):
+        yield from attachments(_content(raw), NO_ATTACHMENTS)
 
 
 def _thinking(kind: str, signature: object, data: object) -> str | None:
@@ -106,8 +128,8 @@ def _thinking(kind: str, signature: object, data: object) -> str | None:
 class MessagesHistory(History):
     member = "messages"
 
-    def read(self, body: JSONObject) -> RequestHistory:
-        return _MessagesRequest(body, self.held(body))
+    def read(self, body: JSONObject, *, whole: bool = False) -> RequestHistory:
+        return _MessagesRequest(body, self.held(body), whole=whole)
 
     def result(self, result: Result) -> dict[str, Any]:
         return tool_result(result)
@@ -158,13 +180,13 @@ class MessagesHistory(History):
         return [Place(before, first.id, first.digest if before[0] == "history" else "") for before in after]
 
 
-def _opening(messages: Iterable[bytes]) -> Iterator[str]:
+def _opening(messages: Iterable[bytes]) -> Iterator[str | bytes]:
     for raw in messages:
         message = maybe_decode(raw, _message)
         if message is not None and (message.role == "assistant" or message.results):
             return
         if message is not None and message.role == "user":
-            yield from by_a_person(message.texts)
+            yield from _said(message, raw)
 
 
 def _renamed(body: JSONObject, aliases: Mapping[str, str]) -> dict[str, bytes]:
@@ -177,7 +199,7 @@ def _renamed(body: JSONObject, aliases: Mapping[str, str]) -> dict[str, bytes]:
 
 
 class _MessagesRequest(RequestHistory):
-    def __init__(self, body: JSONObject, held: After | None) -> None:
+    def __init__(self, body: JSONObject, held: After | None, *, whole: bool) -> None:
         self._body = body
         self._messages = body.elements("messages")
         self._held = held
@@ -186,13 +208,17 @@ class _MessagesRequest(RequestHistory):
         """The client's calls, each with the index of its message; of a thread that is continued, also its results."""
         self._thinking: deque[tuple[int, _Message]] = deque(maxlen=MAX_ELEMENTS)
         """The messages with thinking, each with its index."""
-        trail = Trail()
+        trail = Trail(whole=whole)
+        trail.opened(body, BESIDE)
         for index, raw in enumerate(self._messages):
             message = maybe_decode(raw, _message)
             if message is not None and message.role == "assistant":
                 self._follow(trail, index, message)
             elif message is not None and message.role == "user":
-                self._follow_user(trail, index, message)
+                self._follow_user(trail, index, message, raw)
+            else:
+                trail.stated(message.role if message is not None else "", _content(raw))
+        self.results_alone = trail.results_alone
         self.position = Position(trail.before if held is None else None, named="thread" in body)
 
     def _follow(self, trail: Trail, index: int, message: _Message) -> None:
@@ -207,12 +233,16 @@ class _MessagesRequest(RequestHistory):
         if self._held is None and any(block.thinking is not None for block in message.blocks):
             self._thinking.append((index, message))
 
-    def _follow_user(self, trail: Trail, index: int, message: _Message) -> None:
-        trail.interrupted()
-        for text in message.texts:
-            trail.asked(text)
+    def _follow_user(self, trail: Trail, index: int, message: _Message, raw: bytes) -> None:
+        for block in message.blocks:
+            if block.type == "tool_result":
+                trail.returned(block.tool_use_id, block.content)
+        trail.asked(_said(message, raw))
         if self._held is not None:
             self._places += [(Place(self._held, call_id), index) for call_id in message.results]
+
+    def calls(self) -> Iterable[tuple[Place, bytes]]:
+        return ((place, self._messages[index]) for place, index in reversed(self._places))
 
     def references(self) -> References:
         named = (as_text(as_dict(self._body.get(member)).get("previous_message_id")) for member in NAMING)

@@ -7,8 +7,10 @@ occur anywhere.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -22,17 +24,18 @@ from aibridge_addon.dialects.base import (
     RequestReading,
     Thought,
     ToolCall,
+    Usage,
     arguments,
     hosted_tools,
-    is_unknown,
-    prompt_in,
     requested,
 )
+from aibridge_addon.dialects.client_results import MAX_ENTRIES
 from aibridge_addon.dialects.errors import error_instead, error_of_event
 from aibridge_addon.dialects.messages.results import tool_results
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.surroundings import surroundings
-from aibridge_addon.dialects.usage import facts_beside, facts_in, joined, read_counts
+from aibridge_addon.dialects.usage import LEFT_OUT, facts_beside, facts_in, facts_of_iteration, joined, read_counts
+from aibridge_addon.dialects.words import Said, conversation_end, texts_of
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text, maybe_count
@@ -69,15 +72,15 @@ LIFETIMES = "cache_creation"
 """The written tokens by the lifetime of the cache."""
 IN_TOP_LEVEL = frozenset(("message", "fallback_message"))
 """Iterations whose tokens are in the top level already, or belong to a model that declined."""
-CONDITIONS = ("service_tier", "speed", "inference_geo")
-"""Members of the top level that decide the price of its iterations, too."""
 MAX_ITERATIONS = 64
+REST = "rest"
+"""Kind of the row for all further iterations. Their models may differ, so it has no price."""
 MAX_KIND = 64
 """Characters of an iteration's type."""
-USER_BLOCKS = frozenset(("text", "image", "document", "search_result", "container_upload", "tool_result"))
-"""Blocks in which a user or a client says something to the model."""
 CLIENT_TOOLS = frozenset(("", "custom"))
 """Types of tools that are the client's own. The first is that of a tool without a type."""
+CONTAINER = "container"
+"""Member of an answer whose code ran in a container. Its time is billed, and in no answer."""
 TOOL_BLOCKS = frozenset(("tool_use", "server_tool_use", "mcp_tool_use"))
 
 # Deltas of text, signatures and citations are most of a stream. Of these only the text is read. `[^{]*\{` skips from
@@ -103,14 +106,15 @@ class Messages(Dialect):
     name = "messages"
 
     def read_request(self, body: JSONObject) -> RequestReading:
-        prompt, tool_call_id = _conversation_end(body)
+        end = conversation_end(_said(body))
         user_id = as_dict(body.get("metadata")).get("user_id")
         return RequestReading(
             model=body.text("model") or "",
             streaming=body.get("stream") is True,
-            prompt=prompt,
-            correlating_tool_call_id=tool_call_id,
-            side_call=_is_side_call(body),
+            prompt=end.prompt,
+            correlating_tool_call_id=end.call_id,
+            side_call=end.side_call or _is_side_call(body),
+            notice=end.notice,
             metadata_user_id=user_id if isinstance(user_id, str) else None,
             tool_results=tool_results(body),
             surroundings=surroundings(body.get("system")),
@@ -132,22 +136,18 @@ def _error(kind: str, message: str, details: Mapping[str, Any] = NOTHING) -> dic
     return {"type": "error", "error": {"type": kind, "message": message, **details}}
 
 
-def _conversation_end(body: JSONObject) -> tuple[str | None, str | None]:
-    """Return the user's prompt and the id of the last tool result at the end of the conversation.
+def _said(body: JSONObject) -> Iterator[Said]:
+    """Yield the user's messages after the model's last answer, the last one first.
 
-    A person can type a prompt beside tool results. Messages of other roles, such as `system` with Claude Code's
-    reminders, and messages of unknown blocks are skipped.
+    Messages of other roles are left out, such as `system` with Claude Code's reminders.
     """
-    for entry in body.elements_backwards("messages"):
-        message = as_dict(entry)
+    for message in map(as_dict, islice(body.elements_backwards("messages"), MAX_ENTRIES)):
         role, content = message.get("role"), message.get("content")
         if role == "assistant":
-            return None, None
-        if role == "user" and not is_unknown(content, USER_BLOCKS):
+            return
+        if role == "user":
             results = [b for b in map(as_dict, as_list(content)) if b.get("type") == "tool_result"]
-            call_id = as_text(results[-1].get("tool_use_id")) if results else ""
-            return prompt_in(content), call_id or None
-    return None, None
+            yield Said(texts_of(content), as_text(results[-1].get("tool_use_id")) if results else "")
 
 
 def _is_side_call(body: JSONObject) -> bool:
@@ -200,7 +200,7 @@ class MessagesReader(AnswerReader):
             self._head(as_dict(event.get("message")))
         elif kind == "message_delta":
             delta = as_dict(event.get("delta"))
-            self._beside |= facts_beside(event) | facts_beside(delta)
+            self._beside = joined(self._beside, facts_beside(event), facts_beside(delta))
             self._count(as_dict(event.get("usage")))
             if delta.get("stop_reason"):  # a delta without one only reports progress
                 self.reading.stop_reason = as_text(delta["stop_reason"])
@@ -240,7 +240,7 @@ class MessagesReader(AnswerReader):
     def _head(self, message: dict[str, Any]) -> None:
         self.reading.response_id = as_text(message.get("id"))
         self.reading.model = as_text(message.get("model"))
-        self._beside |= facts_beside(message)
+        self._beside = joined(self._beside, facts_beside(message))
         self._count(as_dict(message.get("usage")))
 
     def _start(self, index: int, block: dict[str, Any]) -> None:
@@ -270,6 +270,9 @@ class MessagesReader(AnswerReader):
 
     def _block(self, block: dict[str, Any], tool_input: Any, thinking: str) -> None:
         kind = as_text(block.get("type"))
+        if _shows_container(kind, block) and CONTAINER not in self._beside:
+            self._beside[CONTAINER] = True
+            self._count({})
         if kind in TOOL_BLOCKS:
             self._writer.part(
                 ToolCall(
@@ -304,20 +307,45 @@ class MessagesReader(AnswerReader):
         if not self._usage:
             return
         counted = read_counts(self._usage, COUNTS)
-        counted.extra = joined(self._beside, facts_in(self._usage, COUNTS.values()))
+        counted.extra = joined(self._beside, facts_in(self._usage, COUNTS.values()), counted.extra)
         self.reading.usage = counted
-        self.reading.iterations = [
-            self._iteration(part)
-            for part in map(as_dict, as_list(self._usage.get("iterations"))[:MAX_ITERATIONS])
-            if (kind := as_text(part.get("type"))) and kind not in IN_TOP_LEVEL
-        ]
+        self.reading.iterations = _iterations(self._usage.get("iterations"), counted.extra)
 
-    def _iteration(self, part: dict[str, Any]) -> Iteration:
-        kind = as_text(part.get("type")).removesuffix("_message")
-        usage = read_counts(part, COUNTS)
-        conditions = {name: self._usage[name] for name in CONDITIONS if name in self._usage}
-        usage.extra = joined(self._beside, facts_in(conditions), facts_in(part, (*COUNTS.values(), "type", "model")))
-        return Iteration(kind[:MAX_KIND], as_text(part.get("model")), usage)
+
+def _iterations(parts: object, answer: Mapping[str, Any]) -> list[Iteration]:
+    """Read the iterations that are billed beside the top level. The last row has the sum of those beyond the bound."""
+    billed = (
+        part
+        for part in map(as_dict, as_list(parts))
+        if (kind := as_text(part.get("type"))) and kind not in IN_TOP_LEVEL
+    )
+    found = [_iteration(part, answer) for part in itertools.islice(billed, MAX_ITERATIONS)]
+    rest = [read_counts(part, COUNTS) for part in billed]
+    if rest:
+        total = Usage(
+            input_tokens=sum(usage.input_tokens for usage in rest),
+            output_tokens=sum(usage.output_tokens for usage in rest),
+            cache_read_input_tokens=sum(usage.cache_read_input_tokens for usage in rest),
+            cache_write_input_tokens=sum(usage.cache_write_input_tokens for usage in rest),
+            extra=facts_of_iteration(answer, {LEFT_OUT: len(rest)}),
+            complete=False,
+        )
+        found.append(Iteration(REST, "", total))
+    return found
+
+
+def _iteration(part: dict[str, Any], answer: Mapping[str, Any]) -> Iteration:
+    """Read an iteration. `answer` has the facts about the whole answer."""
+    kind = as_text(part.get("type")).removesuffix("_message")
+    usage = read_counts(part, COUNTS)
+    usage.extra = facts_of_iteration(answer, facts_in(part, (*COUNTS.values(), "type", "model")) | usage.extra)
+    return Iteration(kind[:MAX_KIND], as_text(part.get("model")), usage)
+
+
+def _shows_container(kind: str, block: Mapping[str, Any]) -> bool:
+    """Return whether a block is of code that runs in a container of Anthropic's, or a call that such code made."""
+    caller = as_text(as_dict(block.get("caller")).get("type"))
+    return kind.endswith("code_execution_tool_result") or caller.startswith("code_execution")
 
 
 def fold(known: dict[str, Any], usage: Mapping[str, Any]) -> None:

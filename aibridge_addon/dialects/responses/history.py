@@ -36,13 +36,15 @@ from aibridge_addon.dialects.history import (
 from aibridge_addon.dialects.place import After, Place, Position, call_digest
 from aibridge_addon.dialects.responses.inject import function_call_output
 from aibridge_addon.dialects.responses.reader import read_call
-from aibridge_addon.dialects.trail import Trail, by_a_person, texts
+from aibridge_addon.dialects.trail import Trail, by_a_person, said_in, texts
 from aibridge_addon.dialects.turns import Result
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_dict, as_text
 
 CALL, OUTPUT, REASONING, REFERENCE = "_call", "_call_output", "reasoning", "item_reference"
 EMPTY = msgspec.Raw(b"null")
+BESIDE = ("instructions", "prompt", "user", "safety_identifier")
+"""Members beside the input that belong to a whole trail."""
 
 
 class _Item(msgspec.Struct, frozen=True, gc=False):
@@ -58,6 +60,7 @@ class _Item(msgspec.Struct, frozen=True, gc=False):
     input: Any = None
     action: Any = None
     operation: Any = None
+    output: msgspec.Raw = EMPTY
     encrypted_content: str | None = None
 
     @property
@@ -85,8 +88,8 @@ _item = msgspec.json.Decoder(_Item)
 class ResponsesHistory(History):
     member = "input"
 
-    def read(self, body: JSONObject) -> RequestHistory:
-        return _ResponsesRequest(body, self.held(body))
+    def read(self, body: JSONObject, *, whole: bool = False) -> RequestHistory:
+        return _ResponsesRequest(body, self.held(body), whole=whole)
 
     def result(self, result: Result) -> dict[str, Any]:
         return function_call_output(result)
@@ -147,7 +150,7 @@ def _position(body: JSONObject, digest: After | None) -> Position:
     return Position(digest, _conversation(body), named=True)
 
 
-def _opening(body: JSONObject) -> Iterator[str]:
+def _opening(body: JSONObject) -> Iterator[str | bytes]:
     if (text := body.text("input")) is not None:
         yield from by_a_person((text,))
     for raw in body.elements("input", MAX_OPENING):
@@ -155,25 +158,29 @@ def _opening(body: JSONObject) -> Iterator[str]:
         if item is not None and (item.role == "assistant" or item.is_call or item.is_output or item.type == REASONING):
             return
         if item is not None and item.role == "user":
-            yield from by_a_person(texts(item.content))
+            yield from said_in(item.content)
 
 
 class _ResponsesRequest(RequestHistory):
-    def __init__(self, body: JSONObject, held: After | None) -> None:
+    def __init__(self, body: JSONObject, held: After | None, *, whole: bool) -> None:
         self._body = body
         self._items = body.elements("input")
         self._places: deque[tuple[Place, int]] = deque(maxlen=MAX_CALLS)
         """The calls and references, each with its index; if the server has the calls, also the outputs."""
         self._reasonings: deque[tuple[int, _Item]] = deque(maxlen=MAX_ELEMENTS)
         self._refers: deque[tuple[int, _Item]] = deque(maxlen=MAX_ELEMENTS)
-        trail = Trail()
+        trail = Trail(whole=whole)
+        trail.opened(body, BESIDE)
         if (text := body.text("input")) is not None:
-            trail.asked(text)
+            trail.asked(by_a_person((text,)))
         self._server_has_calls = body.get("previous_response_id") is not None or body.get("conversation") is not None
         for index, raw in enumerate(self._items):
             item = maybe_decode(raw, _item)
             if item is not None:
                 self._follow(trail, index, item, held)
+            else:
+                trail.stated("", msgspec.Raw(raw))
+        self.results_alone = trail.results_alone
         self.position = _position(body, trail.before if held is None else None)
 
     def _follow(self, trail: Trail, index: int, item: _Item, held: After | None) -> None:
@@ -182,7 +189,7 @@ class _ResponsesRequest(RequestHistory):
             before = trail.called(call_id, digest)
             self._places.append((Place(before, call_id, digest) if held is None else Place(held, call_id), index))
         elif item.is_output:
-            trail.interrupted()
+            trail.returned(item.call_id, item.output)
             if held is not None:
                 self._places.append((Place(held, item.call_id or ""), index))
         elif item.type == REASONING:
@@ -195,8 +202,12 @@ class _ResponsesRequest(RequestHistory):
             for text in texts(item.content):
                 trail.answered(text)
         elif item.role == "user":
-            for text in texts(item.content):
-                trail.asked(text)
+            trail.asked(said_in(item.content))
+        elif item.role is not None:
+            trail.stated(as_text(item.role), item.content)
+
+    def calls(self) -> Iterable[tuple[Place, bytes]]:
+        return ((place, self._items[index]) for place, index in reversed(self._places))
 
     def references(self) -> References:
         named = self._body.text("previous_response_id")

@@ -7,8 +7,9 @@ of `response.completed`, `response.incomplete` or `response.failed` with the com
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from aibridge_addon.dialects import openai
@@ -23,20 +24,20 @@ from aibridge_addon.dialects.base import (
     arguments,
     decode_event,
     hosted_tools,
-    is_unknown,
     requested,
-    written_by_person,
 )
+from aibridge_addon.dialects.client_results import MAX_ENTRIES
 from aibridge_addon.dialects.errors import answer_error, error_instead, error_of_event
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.responses.results import tool_results
 from aibridge_addon.dialects.responses.session import client_metadata, conversation
-from aibridge_addon.dialects.surroundings import surroundings, system_messages
+from aibridge_addon.dialects.surroundings import codex_directory, surroundings, system_messages
 from aibridge_addon.dialects.usage import facts_beside, joined
+from aibridge_addon.dialects.words import Said, conversation_end, texts_of
 from aibridge_addon.records import ThoughtSource
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, encode
-from aibridge_addon.wire.json_values import as_dict, as_list, as_text
+from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 TERMINAL = frozenset(
     ("response.completed", "response.incomplete", "response.failed", "response.cancelled", "response.done")
@@ -53,15 +54,19 @@ CLIENT_CALLS = frozenset(
         "computer_call",
     )
 )
-"""Output items that the client executes. The provider executes every other `…_call` without `execution: client`."""
+"""Output items that the client executes, unless they run in a container or the answer has their output.
+
+The provider executes every other `…_call` without `execution: client`.
+"""
+CONTAINERS = ("container_reference", "container_auto")
+"""Environments of a `shell_call` in which the provider executes it (API documentation, "Shell")."""
 THOUGHT_PARTS = (None, "summary_text", "reasoning_text", "output_text", "text")
 
 RESULTS = ("_call_output", "tool_search_output")
 """Ends of the types of items that contain a tool's result."""
 MODEL_ITEMS = frozenset(("reasoning", "compaction", "item_reference", "mcp_list_tools", "mcp_approval_request"))
 """Items of the model that are neither messages nor calls."""
-USER_PARTS = frozenset(("input_text", "input_image", "input_file", "input_audio", "input_video", "text"))
-"""Parts in which a user says something to the model."""
+USER_TEXTS = ("input_text", "text")
 
 # All other events are parts of an item, which `output_item.done` contains completely. Over a WebSocket an event is its
 # data alone.
@@ -81,20 +86,27 @@ class Responses(Dialect):
     name = "responses"
 
     def read_request(self, body: JSONObject) -> RequestReading:
-        prompt, tool_call_id, side_call = _conversation_end(body)
+        end = conversation_end(_said(body), joined=True)
         return RequestReading(
             model=body.text("model") or "",
             streaming=body.get("stream") is True,
-            prompt=prompt,
-            correlating_tool_call_id=tool_call_id,
-            side_call=side_call or body.get("generate") is False,
+            prompt=end.prompt,
+            correlating_tool_call_id=end.call_id,
+            side_call=end.side_call or body.get("generate") is False,
+            notice=end.notice,
             tool_results=tool_results(body),
             previous_response_id=body.text("previous_response_id") or None,
             conversation=conversation(body),
             client_metadata=client_metadata(body),
-            surroundings=surroundings(body.get("instructions"), *system_messages(body, "input", openai.SYSTEM_ROLES)),
+            surroundings=surroundings(
+                body.get("instructions"),
+                *system_messages(body, "input", openai.SYSTEM_ROLES),
+                directory=codex_directory(body, "input"),
+            ),
             background=body.get("background") is True,
-            requested=requested(body, "service_tier", "prompt_cache_retention"),
+            requested=requested(body, "service_tier", "prompt_cache_retention")
+            | openai.cache_lifetime(body)
+            | openai.modality_in(body, "input"),
             hosted_tools=hosted_tools(body, openai.CLIENT_TOOLS),
         )
 
@@ -115,34 +127,25 @@ def error_message(status: int, message: str) -> bytes:
     return b'{"type":"error","status":%d,' % status + openai.error_body(status, message)[1:]
 
 
-def _conversation_end(body: JSONObject) -> tuple[str | None, str | None, bool]:
-    """Return the user's prompt or the tool result's id at the end of the input, and whether this is a side call.
+def _said(body: JSONObject) -> Iterator[Said]:
+    """Yield the user's messages and the results after the model's last answer, the last one first.
 
-    Instructions and unknown items, such as Codex's `configuration_update`, are skipped.
+    Instructions and unknown items are left out, such as Codex's `configuration_update`.
     """
     text = body.get("input")
     if isinstance(text, str):
-        return (text if written_by_person(text) else None), None, False
-    for entry in body.elements_backwards("input"):
-        item = as_dict(entry)
+        yield Said((text,))
+        return
+    for item in map(as_dict, islice(body.elements_backwards("input"), MAX_ENTRIES)):
         kind = as_text(item.get("type"))
         if kind == "compaction_trigger":
-            return None, None, True
-        if kind.endswith(RESULTS):
-            return None, as_text(item.get("call_id")) or None, False
-        if item.get("role") == "user" and not is_unknown(item.get("content"), USER_PARTS):
-            return _prompt(item), None, False
-        if item.get("role") == "assistant" or kind in MODEL_ITEMS or kind.endswith("_call"):
-            return None, None, False
-    return None, None, False
-
-
-def _prompt(item: dict[str, Any]) -> str | None:
-    content = item.get("content")
-    if isinstance(content, str):
-        return content if written_by_person(content) else None
-    parts = [as_text(p.get("text")) for p in map(as_dict, as_list(content)) if p.get("type") == "input_text"]
-    return "\n".join(filter(written_by_person, parts)) or None
+            yield Said(compaction=True)
+        elif kind.endswith(RESULTS):
+            yield Said(call_id=as_text(item.get("call_id")))
+        elif item.get("role") == "user":
+            yield Said(texts_of(item.get("content"), USER_TEXTS))
+        elif item.get("role") == "assistant" or kind in MODEL_ITEMS or kind.endswith("_call"):
+            return
 
 
 class ResponsesReader(AnswerReader):
@@ -150,7 +153,8 @@ class ResponsesReader(AnswerReader):
 
     def __init__(self, *, texts: bool = True) -> None:
         super().__init__(texts=texts)
-        self._items: list[dict[str, Any]] = []
+        self._items: list[tuple[int, dict[str, Any]]] = []
+        """Items by their index in the output. Without an index: after those that are already complete."""
         self._parts: list[bytes] = []
         """Events with parts of a text, since an item was done last."""
         self._left = MAX_PARTS
@@ -172,9 +176,11 @@ class ResponsesReader(AnswerReader):
     def read(self, name: str, event: Any) -> None:
         event = as_dict(event)
         kind = as_text(event.get("type")) or name
-        self._beside |= facts_beside(event)
+        self._beside = joined(self._beside, facts_beside(event))
         if kind == "response.output_item.done":
-            self._items.append(as_dict(event.get("item")))
+            index = event.get("output_index")
+            place = len(self._items) if index is None else as_count(index)
+            self._items.append((place, as_dict(event.get("item"))))
             self._drop_parts()
         elif kind in TERMINAL:
             status = status_of(kind, event.get("response"))
@@ -201,7 +207,7 @@ class ResponsesReader(AnswerReader):
     def _complete(self, response: dict[str, Any], status: str) -> None:
         self._head(response)
         reading = self.reading
-        self._items = [*map(as_dict, as_list(response.get("output")))] or self._items
+        self._items = [*enumerate(map(as_dict, as_list(response.get("output"))))] or self._items
         if reading.error is None and (status == "failed" or response.get("error")):
             error = as_dict(response.get("error"))
             kind = error.get("code") or error.get("type")
@@ -223,8 +229,10 @@ class ResponsesReader(AnswerReader):
 
     def stream_ended(self) -> None:
         """Read texts, calls and thoughts from the completed items, and the text of an item that was cut off."""
-        for item in self._items:
-            self._item(item)
+        items = [item for _, item in sorted(self._items, key=lambda placed: placed[0])]
+        done = {as_text(item.get("call_id")) for item in items if as_text(item.get("type")).endswith("_call_output")}
+        for item in items:
+            self._item(item, done)
         self._items = []
         for raw in self._parts:
             self._cut_text(raw)
@@ -243,13 +251,14 @@ class ResponsesReader(AnswerReader):
         reading.response_id = as_text(response.get("id")) or reading.response_id
         reading.model = as_text(response.get("model")) or reading.model
         reading.running = response.get("status") in RUNNING
-        self._beside |= facts_beside(response)
+        self._beside = joined(self._beside, facts_beside(response))
         if usage := as_dict(response.get("usage")):
             reading.usage = openai.read_usage(usage, "input_tokens", "output_tokens")
         if reading.usage is not None:
             reading.usage.extra = joined(self._beside, reading.usage.extra, self._beside)
 
-    def _item(self, item: dict[str, Any]) -> None:
+    def _item(self, item: dict[str, Any], done: Collection[str]) -> None:
+        """Read an item. `done`: ids of the calls whose output the answer has."""
         kind = as_text(item.get("type"))
         if kind == "message" and item.get("phase") != "commentary":
             for part in map(as_dict, as_list(item.get("content"))):
@@ -262,7 +271,9 @@ class ResponsesReader(AnswerReader):
         elif kind == "message":
             self._think(item.get("content"), "commentary")
         elif kind.endswith("_call"):
-            self._writer.part(read_call(item))
+            call = read_call(item)
+            call.server_side = call.server_side or call.call_id in done
+            self._writer.part(call)
 
     def _think(self, parts: object, source: ThoughtSource) -> None:
         for part in map(as_dict, as_list(parts)):
@@ -288,9 +299,15 @@ def read_call(item: dict[str, Any]) -> ToolCall:
         call_id=as_text(item.get("call_id")) or as_text(item.get("id")),
         name=as_text(item.get("name")) or kind,
         input=_call_input(item),
-        server_side=kind not in CLIENT_CALLS and item.get("execution") != "client",
+        server_side=_is_hosted(kind, item),
         server_name=as_text(item.get("server_label")) or None,
     )
+
+
+def _is_hosted(kind: str, item: dict[str, Any]) -> bool:
+    if kind == "shell_call" and as_dict(item.get("environment")).get("type") in CONTAINERS:
+        return True
+    return kind not in CLIENT_CALLS and item.get("execution") != "client"
 
 
 def _call_input(item: dict[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from aibridge_addon.dialects import openai
@@ -212,9 +213,10 @@ class ResponsesSplice(Splice):
 
     def _next_number(self, members: JSONObject) -> int:
         if self._unread is not None:
-            found = _NUMBER.search(self._unread)
+            _, data = sse.parse(self._unread)
             self._unread = None
-            self._sequence = int(found[2]) if found is not None else self._sequence
+            with suppress(NotJSON, Unreadable):
+                self._sequence = as_count(event_members(data or b"").get("sequence_number"))
         own = as_count(members.get("sequence_number"))
         self._sequence = own if self._sequence is None else self._sequence + 1
         return self._sequence

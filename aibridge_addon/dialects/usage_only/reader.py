@@ -11,11 +11,13 @@ Their answers have no token counts. The token row then says what is known in its
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import (
     DONE,
+    MAX_WISH,
     NOTHING,
     AnswerReader,
     Dialect,
@@ -23,14 +25,17 @@ from aibridge_addon.dialects.base import (
     Usage,
 )
 from aibridge_addon.dialects.errors import error_of_event
+from aibridge_addon.dialects.usage import facts_in, joined
 from aibridge_addon.dialects.usage_only.members import error_in_edges, members_of, plain
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.body_edges import BodyEdges
 from aibridge_addon.wire.json_object import JSONObject
 from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
-UNCOUNTED = "the answer has no token counts"
-"""Value of `unpriced`."""
+UNCOUNTED = "usage: no token counts"
+"""Why an answer has no price, unless it states its cost or its model is free."""
+WISHES = ("service_tier", "prompt_cache_retention")
+"""Members of a request that may decide the price. `/v1/responses/compact` has both."""
 CIRCUMSTANCES = ("size", "quality", "output_format", "service_tier")
 """Members of an answer on which its price may depend."""
 READ = (b'"usage"', b'"error', b"event: error", b'"detail"', b".completed", b".done", DONE)
@@ -44,8 +49,7 @@ class UsageOnly(Dialect):
     takes_forms = True
     may_stream_without_usage: ClassVar[bool] = False
     """Streams have usage only if the request asks for it, as for chat completions."""
-    free: ClassVar[bool] = False
-    """OpenAI does not bill these requests."""
+    file_modality: ClassVar[str] = "audio"
 
     def __init__(self, *, side_call: bool = False) -> None:
         super().__init__()
@@ -55,7 +59,9 @@ class UsageOnly(Dialect):
         return self._read(body.get)
 
     def read_form(self, fields: Mapping[str, str]) -> RequestReading:
-        return self._read(fields.get)
+        """Read a form. Its file is audio or a picture, which may be billed otherwise than text."""
+        reading = self._read(fields.get)
+        return replace(reading, requested={**reading.requested, "modality": self.file_modality})
 
     def _read(self, member: Callable[[str], Any]) -> RequestReading:
         streaming = member("stream") in (True, "true") or member("stream_format") == "sse"
@@ -68,6 +74,7 @@ class UsageOnly(Dialect):
             side_call=self._side_call,
             wants_usage=asked or not (streaming and self.may_stream_without_usage),
             billed_by=self.billed_by(member),
+            requested={name: value[:MAX_WISH] for name in WISHES if (value := as_text(member(name)))},
         )
 
     def billed_by(self, member: Callable[[str], Any]) -> Mapping[str, Any]:
@@ -75,7 +82,7 @@ class UsageOnly(Dialect):
         return NOTHING
 
     def answer_reader(self, *, texts: bool = True) -> AnswerReader:
-        return UsageReader(free=self.free)
+        return UsageReader()
 
     def error_body(self, status: int, message: str) -> bytes:
         return openai.error_body(status, message)
@@ -90,11 +97,15 @@ class Completions(UsageOnly):
     may_stream_without_usage = True
 
 
-class Moderations(UsageOnly):
-    free = True
-
-
 class Images(UsageOnly):
+    file_modality = "image"
+
+    def read_request(self, body: JSONObject) -> RequestReading:
+        reading = super().read_request(body)
+        if "image" not in body and "images" not in body:
+            return reading
+        return replace(reading, requested={**reading.requested, "modality": self.file_modality})
+
     def billed_by(self, member: Callable[[str], Any]) -> Mapping[str, Any]:
         count = member("n")  # a text in a form
         if isinstance(count, str):
@@ -110,10 +121,9 @@ class Speech(UsageOnly):
 class UsageReader(AnswerReader):
     in_pieces = True
 
-    def __init__(self, *, free: bool = False) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self._edges = BodyEdges()
-        self._free = free
         self._body_is_text = True
 
     def head(self, headers: Mapping[str, str]) -> None:
@@ -171,17 +181,15 @@ class UsageReader(AnswerReader):
             reading.usage = openai.read_usage(usage, "input_tokens", "output_tokens")
         elif usage or "duration" in members:
             seconds = usage.get("seconds", members.get("duration"))
-            reading.usage = Usage(unpriced=UNCOUNTED, extra=plain({**usage, "seconds": seconds}))
+            reading.usage = Usage(unpriced=UNCOUNTED, extra=joined(facts_in(usage), plain({"seconds": seconds})))
         if reading.usage is not None:
             reading.usage.extra.update(circumstances)
 
     def _settle(self) -> None:
-        """Complete the usage of an answer without any, or without a price."""
+        """Complete the usage of an answer without any."""
         reading = self.reading
         if reading.usage is None and reading.error is None:
             reading.usage = Usage(unpriced=UNCOUNTED)
-        if self._free and reading.usage is not None:
-            reading.usage.unpriced, reading.usage.cost_usd = None, 0.0
 
 
 def _has_no_usage(raw: bytes) -> bool:

@@ -9,6 +9,7 @@ from functools import partial
 
 from mitmproxy import http
 
+from aibridge_addon.dialects.history import RequestHistory
 from aibridge_addon.dialects.place import NOWHERE, Position
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.continuations import Continuations
@@ -24,16 +25,27 @@ LARGE = 256 * 1024
 """Bytes. The history of a larger request is read on a worker thread, because it takes more than a millisecond."""
 
 
+async def read_history(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject) -> RequestHistory:
+    """Read the complete history of a request. In a session, only what its client does not change counts."""
+    assert exchange.history is not None
+    read = partial(exchange.history.read, body, whole=not _scope(state.head, exchange).session)
+    large = len(flow.request.raw_content or b"") > LARGE or "content-encoding" in flow.request.headers
+    return await asyncio.to_thread(read) if large else read()
+
+
 async def resume_and_inject(
-    flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, request_class: RequestClass
+    flow: http.HTTPFlow,
+    state: Bridged,
+    exchange: Exchange,
+    body: JSONObject,
+    history: RequestHistory | None,
+    request_class: RequestClass,
 ) -> JSONObject:
     """Insert hidden turns that were kept for this request, then the tools. Returns the resulting body."""
-    continuations, dialect = state.head.bridge.continuations, state.head.route.dialect
-    assert continuations is not None and dialect is not None
+    continuations = state.head.bridge.continuations
+    assert continuations is not None
     position = NOWHERE
-    if dialect.history is not None:
-        large = len(flow.request.raw_content or b"") > LARGE or "content-encoding" in flow.request.headers
-        history = await asyncio.to_thread(dialect.history.read, body) if large else dialect.history.read(body)
+    if history is not None:
         position = history.position
         completed = await continuations.completed(_scope(state.head, exchange), history)
         if completed is not None:

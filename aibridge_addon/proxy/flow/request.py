@@ -23,7 +23,7 @@ from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import inject_tools
 from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.state import Bridged, Dispatch, Head, Refusal, UsageAsk, refuse, set_body
-from aibridge_addon.records import Billing, Emit, utc_now
+from aibridge_addon.records import Billing, Emit, RequestClass, utc_now
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 from aibridge_addon.wire.multipart import form_fields
@@ -64,12 +64,13 @@ def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
         reading = replace(reading, model=head.route.model)
     elif head.dispatch.translation is not None:
         reading = replace(reading, model=head.dispatch.translation.choose(reading.model))
-    sender = clients.sender(head.headers, reading, has_tools=body is not None and dialect.tools_member in body)
+    sender = clients.sender(head.headers, reading, has_tools=body is not None and dialect.has_tools(body))
     exchange = state.exchange = exchange_for(head, reading, sender, upstream_host(flow, head))
     if dialect is RESPONSES:
         exchange.when_pending = partial(remember, head, exchange)
-    if body is not None and head.bridge.continuations is not None and _takes_tools(head):
-        return _begin_with_tools(flow, state, exchange, body, sender)
+    takes_tools = body is not None and head.bridge.continuations is not None and _takes_tools(head)
+    if body is not None and (takes_tools or exchange.needs_history):
+        return _begin_with_history(flow, state, exchange, body, sender.request_class if takes_tools else None)
     return _begin(flow, state, exchange, body)
 
 
@@ -168,10 +169,16 @@ def _takes_tools(head: Head) -> bool:
     return head.route.dialect.injection is not None and not signs_request(head.headers)
 
 
-async def _begin_with_tools(
-    flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, sender: clients.Sender
+async def _begin_with_history(
+    flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, request_class: RequestClass | None
 ) -> None:
-    body = await inject_tools.resume_and_inject(flow, state, exchange, body, sender.request_class)
+    """Begin a request whose history is read. `request_class`: None if it takes no tools."""
+    history = None
+    if exchange.history is not None:
+        history = await inject_tools.read_history(flow, state, exchange, body)
+        exchange.trace(body, history)
+    if request_class is not None:
+        body = await inject_tools.resume_and_inject(flow, state, exchange, body, history, request_class)
     if (waiting := _begin(flow, state, exchange, body)) is not None:
         await waiting
 

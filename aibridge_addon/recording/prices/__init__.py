@@ -9,7 +9,8 @@ A file may contain:
 - `[[lifetime]]`: a factor on the price of a token that is written to a cache for longer.
 - `[[long_context]]`: factors for requests with more input tokens than `above`; without factors: no price for them.
 - `[[unlisted]]`: models whose price in `genai-prices` is not this vendor's.
-- `[[always]]`: models that use a hosted tool for every request.
+- `[[always]]`: models that use a hosted tool for every request, with whatever vendor.
+- `[[pictures]]`: models whose output is pictures, except for what the answer counts as text.
 - `[absent]`: what a missing price means.
 
 What is neither here nor in `genai-prices` has no price.
@@ -121,6 +122,8 @@ class Supplement:
     unlisted: frozenset[str]
     always: Mapping[str, frozenset[str]]
     """Hosted tools that a model uses whether they are asked for or not."""
+    pictures: frozenset[str]
+    """Models whose output is pictures. Where the list has one price of output only, it is that of pictures."""
 
 
 STANDARD = MappingProxyType({"service_tier": frozenset({"default", "standard"}), "cache_lifetime": frozenset({"5m"})})
@@ -137,6 +140,14 @@ def price_list() -> str:
 def vendors() -> frozenset[str]:
     """Return the vendors that have a file here."""
     return frozenset(found.name.removesuffix(".toml") for found in files(__name__).iterdir() if ".toml" in found.name)
+
+
+@lru_cache(maxsize=1)
+def always() -> Mapping[str, frozenset[str]]:
+    """Return the hosted tools that models use unasked. They do so with every vendor."""
+    return MappingProxyType(
+        {model: tools for vendor in vendors() for model, tools in supplement(vendor).always.items()}
+    )
 
 
 @lru_cache(maxsize=64)
@@ -171,6 +182,7 @@ def supplement(vendor: str) -> Supplement:
         always=MappingProxyType(
             {model: frozenset(raw["tools"]) for raw in content.get("always", ()) for model in raw["models"]}
         ),
+        pictures=frozenset(name for raw in content.get("pictures", ()) for name in raw["models"]),
     )
 
 

@@ -34,11 +34,14 @@ MAX_NAME = 256
 DATE = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d)$")
 _DATED = re.compile(
     r"(?:[-@]?(?:20\d{6}|20\d\d-\d\d-\d\d)|-latest)?"  # the vendor's date, or its name for the newest one
-    r"(?:-v\d+)?(?::\d+)?(?:@default)?"  # Bedrock's and Vertex's versions
+    r"(?:@default)?"  # Vertex's version
 )
+_BEDROCK_DATED = re.compile(_DATED.pattern + r"(?:-v\d+)?(?::\d+)?")
 _GOOGLE_DATED = re.compile(r"-\d{3}|-\d\d-\d{4}|-\d\d-\d\d|-preview-\d\d-\d{4}|-preview-\d\d-\d\d")
 _DATE_CUT_SHORT = re.compile(r"20\d{2,4}-?$")
 """A beginning that ends within a date, such as `claude-sonnet-4-2025`."""
+_COLON_DATE = re.compile(r":20\d{6}(?:-v\d+)?$")
+"""How OpenAI's answers date `gpt-3.5-turbo-instruct`: `:20230824-v2`."""
 _COMPACT = re.compile(r"-(20\d\d)(\d\d)(\d\d)$")
 _FINE_TUNED = re.compile(r"(?:\d\d-\d\d|\d{4}|\d{4}-\d\d-\d\d)?(?::[\w-]*){1,4}")
 _GEOGRAPHY = r"(?:us|eu|apac|jp|au|ca|in|us-gov)\."
@@ -84,6 +87,8 @@ def _spellings(vendor: str, name: str) -> Iterator[str]:
     """Yield the names under which a list may have a model: as it is, its date spelled otherwise, without a date."""
     if vendor == "google":
         name = name.removeprefix("models/").removeprefix("google/")
+    if vendor == "openai":
+        name = _COLON_DATE.sub("", name)
     yield name
     if _COMPACT.search(name):
         yield _COMPACT.sub(r"-\1-\2-\3", name)
@@ -134,11 +139,16 @@ def _rest(literal: str, rest: str, vendor: str) -> int:
     if literal.startswith("ft:") or literal.endswith(".ft-"):
         return len(literal) if _FINE_TUNED.fullmatch(rest) else 0
     if cut := _DATE_CUT_SHORT.search(literal):
-        return len(literal) if _DATED.fullmatch("-" + cut.group() + rest) else 0
+        return len(literal) if _dated(vendor).fullmatch("-" + cut.group() + rest) else 0
     if literal.endswith(("-", "@")):
         rest = literal[-1] + rest
-    is_dated = _DATED.fullmatch(rest) or (vendor == "google" and _GOOGLE_DATED.fullmatch(rest))
+    is_dated = _dated(vendor).fullmatch(rest) or (vendor == "google" and _GOOGLE_DATED.fullmatch(rest))
     return len(literal) if is_dated else 0
+
+
+def _dated(vendor: str) -> re.Pattern[str]:
+    """Return what may follow a model's name. Only Bedrock numbers the versions of a model."""
+    return _BEDROCK_DATED if vendor == "aws" else _DATED
 
 
 class BedrockModel(NamedTuple):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from genai_prices.types import ModelInfo, ModelPrice, TieredPrices
 
-from aibridge_addon.recording.prices import Factor, Fee, Rates, Supplement, models, supplement, vendors
+from aibridge_addon.recording.prices import Factor, Fee, Rates, Supplement, always, models, supplement, vendors
 
 CACHED = 4096
 """Rules. Models are named by clients."""
@@ -81,6 +81,13 @@ class Rule:
     """What one use of a hosted tool costs. None: not known."""
     always: frozenset[str]
     """Hosted tools that this model uses unasked."""
+    pictures: bool
+    """Output is pictures, unless the answer counts it as something else."""
+
+    @property
+    def costs_nothing(self) -> bool:
+        """Whether no token costs anything, so that no count is needed."""
+        return self.free or not any(rate for rates in self.rates for rate in rates.values())
 
     def at(self, input_tokens: int) -> Mapping[str, Decimal]:
         return self.rates[bisect_left(self.thresholds, input_tokens)]
@@ -110,18 +117,23 @@ def _rule(asked: Question) -> Rule:
         raise Unpriced("combination: " + ", ".join(f"{name} {open_[name]}" for name in chosen))
     base = _base(asked, data, place, open_)
     base = _long(base, data, dict(asked.circumstances), asked.moment)
+    pictures = not data.pictures.isdisjoint(base.names)
     factor = Decimal(1)
     for name, value in open_.items():
         factor *= _factor(data, base.names, name, value, asked.moment)
     return Rule(
         thresholds=base.thresholds,
         rates=tuple(
-            {unit: rate * factor / MILLION for unit, rate in _complete(rates, data, base.names, asked.moment).items()}
+            {
+                unit: rate * factor / MILLION
+                for unit, rate in _complete(rates, data, base.names, asked.moment, pictures).items()
+            }
             for rates in base.rates
         ),
         free=base.free,
         fees=_fees(data.fees, base, asked.moment),
-        always=frozenset(tool for name in place.names for tool in data.always.get(name, ())),
+        always=frozenset(tool for name in place.names for tool in always().get(name.rpartition("/")[2], ())),
+        pictures=pictures,
     )
 
 
@@ -199,10 +211,12 @@ def _factor(data: Supplement, names: tuple[str, ...], name: str, value: str, mom
 
 
 def _complete(
-    rates: Mapping[str, Decimal], data: Supplement, names: tuple[str, ...], moment: datetime
+    rates: Mapping[str, Decimal], data: Supplement, names: tuple[str, ...], moment: datetime, pictures: bool
 ) -> dict[str, Decimal]:
     """Add the kinds of tokens whose price follows from another kind's."""
     all_ = dict(rates)
+    if pictures and "output" in all_ and "output_image" not in all_:
+        all_["output_image"] = all_.pop("output")
     for kind, units in (("input", data.as_input), ("output", data.as_output)):
         if kind in rates:
             all_ |= {unit: rates[kind] for unit in units if unit not in rates}
@@ -273,11 +287,12 @@ def _one_price(asked: Question, data: Supplement) -> _Place:
 def _azure(asked: Question, data: Supplement) -> _Place:
     """A deployment is global, in a data zone (of the EU or the US), or in one region."""
     scope = asked.azure_scope
-    if asked.region and asked.region.startswith(SEPARATE_CLOUDS):
+    region = (asked.region or "").replace(" ", "").lower()  # Azure's portal writes "East US 2"
+    if region.startswith(SEPARATE_CLOUDS):
         raise Unpriced(f"region: {asked.region}")
     where: dict[str, str] = {}
     if scope == "data_zone":
-        zones = [zone for zone, regions in data.groups.items() if asked.region in regions]
+        zones = [zone for zone, regions in data.groups.items() if region in regions]
         where = {"data_zone": zones[0] if zones else "unknown"}
     elif scope != "global":
         raise Unpriced(f"azure_scope: {scope or 'unknown'}")

@@ -20,7 +20,9 @@ MAX_NAMES = 512
 
 TOO_MANY = "more_names_than_are_read_tokens"
 
-Kind = Literal["ignored", "circumstance", "modality", "tool", "lifetime", "beside", "unknown"]
+CONTAINER = re.compile(r"container(?:\.id)?")
+"""Anthropic's sign of code that ran in a container, also where no use of a tool is counted."""
+Kind = Literal["ignored", "container", "circumstance", "modality", "tool", "lifetime", "beside", "unknown"]
 REQUESTS = "requests"
 """How many requests of a batch a row is the sum of."""
 BESIDE_TOKENS = frozenset((REQUESTS, "images", "input_characters"))
@@ -38,6 +40,8 @@ class Said:
 
     circumstances: dict[str, str] = field(default_factory=dict)
     modalities: dict[str, int] = field(default_factory=dict)
+    counted: set[str] = field(default_factory=set)
+    """Modalities that the answer counts, those with a count of 0 included."""
     tools: dict[str, int] = field(default_factory=dict)
     lifetimes: dict[str, int] = field(default_factory=dict)
     """Tokens written to a cache, by the lifetime's name: `5m`, `1h` …"""
@@ -68,8 +72,11 @@ KNOWN_TOKENS = frozenset(
 )
 """The four counts under their other names, sums of them, and parts of them that cost what they cost."""
 
+LENGTH = ("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens")
+"""What the length of a request is, in Anthropic's names."""
+
 _COUNT = re.compile(
-    r"tokens|token_count|requests|calls|seconds|images|characters|searches|queries|pages|sources_used"
+    r"tokens|token[_-]count|requests|calls|seconds|images|characters|searches|queries|pages|sources_used"
     r"|(?<=[a-z])(?:Tokens|TokenCount|Requests|Calls|Seconds)"
 )
 _LIFETIME = re.compile(r"cache_creation\.ephemeral_(\w+)_input_tokens|cacheDetails\.(\w+)")
@@ -98,7 +105,15 @@ def read(usage: Mapping[str, Any]) -> Said:
 
 def _sort(said: Said, name: str, value: object) -> None:
     kind, what = meaning(name)
-    if kind == "ignored" or value is None:
+    if value is None:
+        return
+    if kind == "ignored":
+        # A text is a count that could not be read.
+        if isinstance(value, str) and name.rpartition(".")[2] in KNOWN_TOKENS:
+            said.unknown = said.unknown or name
+        return
+    if kind == "container":
+        said.tools.setdefault("code_execution", 1)
         return
     if kind == "circumstance":
         said.circumstances[what] = value if isinstance(value, str) else repr(value)[:32]
@@ -108,12 +123,14 @@ def _sort(said: Said, name: str, value: object) -> None:
         said.unknown = said.unknown or name
     elif kind == "tool":
         said.tools[what] = max(said.tools.get(what, 0), count)
+    elif kind == "modality":
+        said.counted.add(what)
+        if count:
+            said.modalities[what] = said.modalities.get(what, 0) + count
     elif count == 0:
         return
     elif kind == "beside":
         said.beside = name
-    elif kind == "modality":
-        said.modalities[what] = said.modalities.get(what, 0) + count
     elif kind == "lifetime":
         said.lifetimes[what] = said.lifetimes.get(what, 0) + count
     else:
@@ -125,6 +142,8 @@ def meaning(name: str) -> Meaning:
     """Return what a name, its parts joined with dots, means for the price."""
     if name in CIRCUMSTANCES:
         return Meaning("circumstance", CIRCUMSTANCES[name])
+    if CONTAINER.fullmatch(name):
+        return Meaning("container")
     if found := _LIFETIME.fullmatch(name):
         return Meaning("lifetime", found[1] or found[2])
     if found := _MODALITY.fullmatch(name):
@@ -164,10 +183,22 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
+def message_lengths(usage: Mapping[str, Any]) -> list[int]:
+    """Return the input of each inference that Anthropic's top level is the sum of: its iterations of type `message`."""
+    iterations = usage.get("iterations")
+    return [
+        sum(_count(part.get(name, 0)) or 0 for name in LENGTH)
+        for part in (iterations[:MAX_NAMES] if isinstance(iterations, list) else ())
+        if isinstance(part, Mapping) and part.get("type") == "message"
+    ]
+
+
 def _count(value: object) -> int | None:
     """Return a count; None where it is not one."""
     if isinstance(value, bool):
         return None
+    if isinstance(value, int):
+        return value if value >= 0 else None
     if isinstance(value, float) and math.isfinite(value) and value >= 0:
         return math.ceil(value)
     return None

@@ -202,8 +202,14 @@ def test_a_message_in_one_body_takes_the_headers_for_what_it_leaves_out() -> Non
     assert read_body(INVOKE, {**body, "usage": None}, COUNTS).usage == Usage(7, 11)
 
 
-@pytest.mark.parametrize("count", ["", "-1", "seven", "1.5", "²", "9" * 30, str(2**63)])
-def test_a_count_in_a_header_that_is_none_counts_for_nothing(count: str) -> None:
+@pytest.mark.parametrize("count", ["-1", "seven", "1.5", "²", "9" * 30, str(2**63)])
+def test_a_count_in_a_header_that_is_none_makes_the_usage_incomplete(count: str) -> None:
+    name = "x-amzn-bedrock-input-token-count"
+    assert read_body(INVOKE, {}, {name: count}).usage == Usage(extra={name: count}, complete=False)
+
+
+@pytest.mark.parametrize("count", ["", "0"])
+def test_a_header_without_tokens_is_no_usage(count: str) -> None:
     assert read_body(INVOKE, {}, {"x-amzn-bedrock-input-token-count": count}).usage is None
 
 
