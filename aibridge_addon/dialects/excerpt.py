@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from aibridge_addon.dialects.messages.reader import TOOL_BLOCKS
-from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL
+from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL, status_of
 
 SIZE = 64 * 1024
 """Bytes. Size of the beginning and of the end that are read."""
 
 _type = re.compile(rb'\s*\{\s*"type"\s*:\s*"([a-z_.]{1,80})"').match
-_name = re.compile(rb"^event: ?([a-z_.]{1,80})[\r\n]", re.MULTILINE).search
+name_in = re.compile(rb"^event: ?([a-z_.]{1,80})[\r\n]", re.MULTILINE).search
+"""Find the name of an event in the lines before its data."""
 _chunk = re.compile(rb'"(?:object"\s*:\s*"chat\.completion\.chunk"|choices"\s*:\s*\[)').search
 _index = re.compile(rb'"index"\s*:\s*(\d{1,9})').search
 _usage = re.compile(rb'"usage"\s*:\s*(?=\{)')
@@ -38,7 +39,7 @@ def excerpt(beginning: bytes, ending: bytes, before: bytes = b"") -> Excerpt | N
 
     `before`: the lines before the data. They name the event if its type is not the first member.
     """
-    found = _type(beginning) or _name(before)
+    found = _type(beginning) or name_in(before)
     kind = found[1].decode() if found is not None else ""
     if kind in TERMINAL:
         return _terminal(kind, beginning, ending)
@@ -55,8 +56,7 @@ def _terminal(kind: str, beginning: bytes, ending: bytes) -> Excerpt:
     head = beginning[: beginning.find(b'"output"')]
     usage = usage_in(ending)
     response = _texts(head[head.find(b'"response"') :], "id", "model", "service_tier")
-    status = "completed" if kind == "response.done" else kind.removeprefix("response.")
-    response |= {"status": status} | ({"usage": usage} if usage else {})
+    response |= {"status": status_of(kind, response)} | ({"usage": usage} if usage else {})
     return Excerpt(kind, {"type": kind, "response": response}, complete=bool(usage))
 
 

@@ -50,17 +50,6 @@ def auto_if_forced(body: JSONObject) -> dict[str, bytes]:
     return {"tool_choice": b'"auto"'} if choice == "required" or isinstance(choice, dict) else {}
 
 
-class _Beside(NamedTuple):
-    """What a usage object does not include in its two counts."""
-
-    reasoning: int
-    """Tokens that the model wrote beside the output count."""
-    cached: bool
-    """Cached tokens are not part of the input count."""
-    plain: bool
-    """False: the counts contradict each other."""
-
-
 def cache_lifetime(body: JSONObject) -> dict[str, str]:
     """Return for how long a request wants its prompt to be cached (`prompt_cache_options`, since GPT-5.6)."""
     ttl = as_text(as_dict(body.get("prompt_cache_options")).get("ttl"))
@@ -86,13 +75,14 @@ def read_usage(usage: Mapping[str, Any], inputs: str, outputs: str) -> Usage:
     counts |= {name: usage.get(name) for name in (inputs, outputs, *CACHE_READ, *CACHE_WRITE)}
     cached, written = _cached(usage, inputs)
     beside = _beside(usage, inputs, outputs)
+    not_read = unread(counts)
     return Usage(
         input_tokens=max(0, as_count(usage.get(inputs)) - (0 if beside.cached else cached + written)),
         output_tokens=as_count(usage.get(outputs)) + beside.reasoning,
         cache_read_input_tokens=cached,
         cache_write_input_tokens=written,
-        extra=facts_in(usage, (*counts, CACHE_MISS)) | unread(counts),
-        complete=not unread(counts) and beside.plain and (inputs in usage or outputs in usage),
+        extra=facts_in(usage, (*counts, CACHE_MISS)) | not_read,
+        complete=not not_read and beside.plain and (inputs in usage or outputs in usage),
     )
 
 
@@ -110,6 +100,17 @@ def _cached(usage: Mapping[str, Any], inputs: str) -> tuple[int, int]:
     read = (details.get("cached_tokens"), *map(usage.get, CACHE_READ))
     written = (details.get("cache_write_tokens"), *map(usage.get, CACHE_WRITE))
     return next(filter(None, map(as_count, read)), 0), next(filter(None, map(as_count, written)), 0)
+
+
+class _Beside(NamedTuple):
+    """What a usage object does not include in its two counts."""
+
+    reasoning: int
+    """Tokens that the model wrote beside the output count."""
+    cached: bool
+    """Cached tokens are not part of the input count."""
+    plain: bool
+    """False: the counts contradict each other."""
 
 
 def _beside(usage: Mapping[str, Any], inputs: str, outputs: str) -> _Beside:

@@ -215,8 +215,8 @@ class TestChat:
     def test_interim_usage_of_a_later_turn_is_not_sent(self) -> None:
         usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
         first = [ROLE, chunk(called(0, "a", "bmcp_a_x", "{}")), chunk({}, "tool_calls", usage=usage), "[DONE]"]
-        told, _ = played("chat_completions", first, [*(event | {"usage": usage} for event in SECOND[:-1]), "[DONE]"])
-        assert [event["usage"] for event in told[1:-1]] == [None, usage | {"completion_tokens": 8, "total_tokens": 11}]
+        seen, _ = played("chat_completions", first, [*(event | {"usage": usage} for event in SECOND[:-1]), "[DONE]"])
+        assert [event["usage"] for event in seen[1:-1]] == [None, usage | {"completion_tokens": 8, "total_tokens": 11}]
 
     def test_a_custom_tool_is_never_ours(self) -> None:
         call = {"index": 0, "id": "a", "type": "custom", "custom": {"name": "bmcp_a_x", "input": ""}}

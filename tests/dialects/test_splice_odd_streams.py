@@ -41,9 +41,9 @@ def mangled(event: bytes, odd: bytes, place: str) -> bytes:
 @pytest.mark.parametrize("dialect", FORMS)
 def test_a_hidden_call_in_odd_json_is_run_and_not_shown(dialect: str, odd: bytes, place: str) -> None:
     given = [mangled(event, odd, place) for event in written(dialect, *BLOCKS)]
-    told = play(FORMS[dialect].dialect, splice_of(dialect), [given])
-    assert [(call.name, call.input) for call in told.ends[0].calls] == [(INJECTED[0], {"n": 1})]
-    assert b"bmcp_" not in told.client
+    seen = play(FORMS[dialect].dialect, splice_of(dialect), [given])
+    assert [(call.name, call.input) for call in seen.ends[0].calls] == [(INJECTED[0], {"n": 1})]
+    assert b"bmcp_" not in seen.client
 
 
 @pytest.mark.parametrize("place", ["first", "last", "within"])
@@ -75,16 +75,16 @@ def shown_at_once(given: list[bytes]) -> list[bytes]:
 
 def test_chunks_that_all_have_a_finish_reason_are_streamed_one_behind() -> None:
     assert shown_at_once([*SAID, DONE]) == [b"", SAID[0], SAID[1], b""]
-    told = play(FORMS["chat_completions"].dialect, splice_of("chat_completions"), [[*SAID, DONE]])
-    assert told.client == b"".join([*SAID, DONE])
+    seen = play(FORMS["chat_completions"].dialect, splice_of("chat_completions"), [[*SAID, DONE]])
+    assert seen.client == b"".join([*SAID, DONE])
 
 
 def test_text_before_a_hidden_call_is_shown_if_all_chunks_have_a_finish_reason() -> None:
     first = [*SAID, chunk({"tool_calls": [CALL]}, "tool_calls"), DONE]
     second = [chunk({"content": "d"}), DONE]
-    told = play(FORMS["chat_completions"].dialect, splice_of("chat_completions"), [first, second])
-    chunks = [data["choices"][0]["delta"].get("content", "") for data in read(told.client) if data != "[DONE]"]
-    assert "".join(chunks) == "abcd" and b"bmcp_" not in told.client and len(told.ends[0].calls) == 1
+    seen = play(FORMS["chat_completions"].dialect, splice_of("chat_completions"), [first, second])
+    chunks = [data["choices"][0]["delta"].get("content", "") for data in read(seen.client) if data != "[DONE]"]
+    assert "".join(chunks) == "abcd" and b"bmcp_" not in seen.client and len(seen.ends[0].calls) == 1
 
 
 # --- Messages
@@ -101,8 +101,8 @@ def test_an_early_message_delta_is_not_the_end() -> None:
     at_once = [splice.event(stream_of(event), event["type"], event) for event in given]
     assert at_once[2] == stream_of(early, given[2]) and all(at_once[3:5])
     use = block(1, {"type": "tool_use", "id": "t", "name": INJECTED[0], "input": {}})
-    told, ends = played("messages", [start(), early, *words, *use, *end("tool_use")], [start(2), *end("end_turn")])
-    assert [event["type"] for event in told].count("content_block_delta") == 1 and len(ends[0].calls) == 1
+    seen, ends = played("messages", [start(), early, *words, *use, *end("tool_use")], [start(2), *end("end_turn")])
+    assert [event["type"] for event in seen].count("content_block_delta") == 1 and len(ends[0].calls) == 1
 
 
 # --- Responses
@@ -130,13 +130,13 @@ def test_arguments_of_a_hidden_item_without_number_and_id_are_hidden(names: tupl
         {"type": f"{kind}.done", **place, "name": INJECTED[0], "arguments": '{"secret":1}'},
     ]
     first[4:4] = pieces
-    told, ends = played("responses", [without(event, *names) for event in first], answer(2, message(2)))
-    assert "secret" not in json.dumps(told) and "bmcp_" not in json.dumps(told) and len(ends[0].calls) == 1
+    seen, ends = played("responses", [without(event, *names) for event in first], answer(2, message(2)))
+    assert "secret" not in json.dumps(seen) and "bmcp_" not in json.dumps(seen) and len(ends[0].calls) == 1
 
 
 def test_arguments_of_the_clients_own_item_after_a_hidden_one_are_shown() -> None:
     first = answer(1, call(1), call(2, "Read"))
     kind = "response.function_call_arguments.delta"
     first.insert(4, {"type": kind, "item_id": "fc_2", "delta": "{}"})
-    told, _ = played("responses", [without(event, "output_index") for event in first])
-    assert kind in [event["type"] for event in told]
+    seen, _ = played("responses", [without(event, "output_index") for event in first])
+    assert kind in [event["type"] for event in seen]

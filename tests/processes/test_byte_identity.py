@@ -174,7 +174,7 @@ def _difference(exchange: Exchange, received: Request, seen: Seen) -> dict[str, 
 def _wrongly_recorded(exchange: Exchange, recorded: dict[str, Any]) -> dict[str, Any]:
     expected = {"prompt": None, "tokens": [], "tools": [], "thoughts": [], **exchange.case.expected}
     response_id = expected.pop("response_id", None)
-    wrong = {name: (told, recorded[name]) for name, told in expected.items() if recorded[name] != told}
+    wrong = {name: (value, recorded[name]) for name, value in expected.items() if recorded[name] != value}
     if exchange.case.cost and recorded["cost_usd"] != fixtures.cost_usd(exchange.case):
         wrong["cost_usd"] = (exchange.case.cost, recorded["cost_usd"])
     if response_id is not None and recorded["response_ids"] - {response_id}:

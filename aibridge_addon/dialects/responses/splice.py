@@ -20,6 +20,7 @@ from typing import Any
 
 from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import DONE, arguments, event_members
+from aibridge_addon.dialects.excerpt import name_in
 from aibridge_addon.dialects.responses.events import events_of
 from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL, status_of
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, divide_calls
@@ -31,7 +32,6 @@ _is_delta = re.compile(rb'(?:event: ?|data: ?\{"type": ?")response\.[a-z_.]+\.de
 """Matches deltas of an item. They are most of a stream, and only their numbers may change."""
 
 _kind_in = re.compile(rb'data: ?\{\s*"type"\s*:\s*"([a-z_.]{1,80})"').search
-_name_in = re.compile(rb"^event: ?([a-z_.]{1,80})[\r\n]", re.MULTILINE).search
 _item_type_in = re.compile(rb'"item"\s*:\s*\{[^{]*?"type"\s*:\s*"(\w{1,80})"').search
 _OUTPUT_INDEX = re.compile(rb'("output_index"\s*:\s*)(\d{1,9})')
 _NUMBER = re.compile(rb'("sequence_number"\s*:\s*)(\d{1,9})')
@@ -252,7 +252,7 @@ class ResponsesSplice(Splice):
 
     def large_event(self, beginning: bytes) -> bytes | None:
         head = beginning[:HEAD_SIZE]
-        kind, index = _kind_in(head) or _name_in(head), _OUTPUT_INDEX.search(head)
+        kind, index = _kind_in(head) or name_in(head), _OUTPUT_INDEX.search(head)
         if kind is None:
             return None
         if self._ended or kind[1].decode() in TERMINAL:
