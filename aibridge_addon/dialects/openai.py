@@ -73,16 +73,24 @@ def read_usage(usage: Mapping[str, Any], inputs: str, outputs: str) -> Usage:
     details = as_dict(usage.get(f"{inputs}_details"))
     counts = {f"{inputs}_details.{name}": details.get(name) for name in ("cached_tokens", "cache_write_tokens")}
     counts |= {name: usage.get(name) for name in (inputs, outputs, *CACHE_READ, *CACHE_WRITE)}
-    cached, written = _cached(usage, inputs)
-    beside = _beside(usage, inputs, outputs)
-    not_read = unread(counts)
+    cache = _cached(usage, inputs)
+    beside = _beside(usage, inputs, outputs, cache)
+    not_read = unread(counts, () if _totals(usage, inputs, outputs) else (inputs, outputs))
     return Usage(
-        input_tokens=max(0, as_count(usage.get(inputs)) - (0 if beside.cached else cached + written)),
+        input_tokens=max(0, as_count(usage.get(inputs)) - (0 if beside.cached else sum(cache))),
         output_tokens=as_count(usage.get(outputs)) + beside.reasoning,
-        cache_read_input_tokens=cached,
-        cache_write_input_tokens=written,
+        cache_read_input_tokens=cache.read,
+        cache_write_input_tokens=cache.written,
         extra=facts_in(usage, (*counts, CACHE_MISS)) | not_read,
-        complete=not not_read and beside.plain and (inputs in usage or outputs in usage),
+        complete=not not_read and beside.plain,
+    )
+
+
+def _totals(usage: Mapping[str, Any], inputs: str, outputs: str) -> bool:
+    """Return whether the total confirms one count alone: embeddings have no output."""
+    given = usage.get(inputs), usage.get(outputs)
+    return (
+        None in given and any(map(as_count, given)) and sum(map(as_count, given)) == as_count(usage.get("total_tokens"))
     )
 
 
@@ -94,12 +102,18 @@ def _names(usage: Mapping[str, Any], inputs: str, outputs: str) -> tuple[str, st
     return inputs, outputs
 
 
-def _cached(usage: Mapping[str, Any], inputs: str) -> tuple[int, int]:
-    """Return the input tokens that were read from a cache, and those that were written to it."""
+class _Cache(NamedTuple):
+    """Input tokens that were read from a cache, and those that were written to it."""
+
+    read: int
+    written: int
+
+
+def _cached(usage: Mapping[str, Any], inputs: str) -> _Cache:
     details = as_dict(usage.get(f"{inputs}_details"))
     read = (details.get("cached_tokens"), *map(usage.get, CACHE_READ))
     written = (details.get("cache_write_tokens"), *map(usage.get, CACHE_WRITE))
-    return next(filter(None, map(as_count, read)), 0), next(filter(None, map(as_count, written)), 0)
+    return _Cache(next(filter(None, map(as_count, read)), 0), next(filter(None, map(as_count, written)), 0))
 
 
 class _Beside(NamedTuple):
@@ -113,14 +127,14 @@ class _Beside(NamedTuple):
     """False: the counts contradict each other."""
 
 
-def _beside(usage: Mapping[str, Any], inputs: str, outputs: str) -> _Beside:
+def _beside(usage: Mapping[str, Any], inputs: str, outputs: str, cache: _Cache) -> _Beside:
     """Find out by the total what the two counts do not include.
 
     xAI counts reasoning only in the total. Gemini's compatible endpoint does so, too, and does not name it. Gateways
     before other vendors' models count cached tokens beside the prompt.
     """
-    read, cached = as_count(usage.get(inputs)), _cached(usage, inputs)
-    stored, apart = sum(cached), cached[0] > read
+    read = as_count(usage.get(inputs))
+    stored, apart = sum(cache), cache.read > read
     total = as_count(usage.get("total_tokens"))
     rest = total - read - as_count(usage.get(outputs))
     if rest <= 0:
@@ -139,6 +153,6 @@ def usage_of_turns(turns: Sequence[Mapping[str, Any]], inputs: str, outputs: str
     """Return the `usage` of an answer of several turns: the first turn's input, and the output of all."""
     usage = combined_usage(turns, (inputs.removesuffix("tokens"),), outputs)
     if "total_tokens" in usage:
-        beside = sum(_beside(turn, inputs, outputs).reasoning for turn in turns)
+        beside = sum(_beside(turn, inputs, outputs, _cached(turn, inputs)).reasoning for turn in turns)
         usage["total_tokens"] = as_count(usage.get(inputs)) + as_count(usage.get(outputs)) + beside
     return usage

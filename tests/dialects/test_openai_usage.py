@@ -83,6 +83,12 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, int, int, int], bool]] = {
     "a total that is too small says nothing": ({"i": 8, "o": 9, "total_tokens": 8}, (8, 9, 0, 0), True),
     "a total with tokens that are neither": ({"i": 8, "total_tokens": 20}, (8, 0, 0, 0), False),
     "no output": ({"i": 8, "total_tokens": 8}, (8, 0, 0, 0), True),
+    "no output, and no total": ({"i": 8}, (8, 0, 0, 0), False),
+    "no input, and no total": ({"o": 9}, (0, 9, 0, 0), False),
+    "no input, confirmed by the total": ({"o": 9, "total_tokens": 9}, (0, 9, 0, 0), True),
+    "an output of null": ({"i": 8, "o": None}, (8, 0, 0, 0), False),
+    "zeros": ({"i": 0, "o": 0}, (0, 0, 0, 0), True),
+    "a total alone": ({"total_tokens": 8}, (0, 0, 0, 0), False),
     "a total that cannot be read": ({"i": 8, "o": 9, "total_tokens": "NaN"}, (8, 9, 0, 0), True),
     "texts and floats": (
         {"i": "8", "o": 9.0, "total_tokens": "117.0", "o_details": {"reasoning_tokens": 100.0}},

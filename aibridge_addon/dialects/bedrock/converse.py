@@ -26,7 +26,7 @@ from aibridge_addon.dialects.client_results import MAX_ENTRIES, ClientResult, cl
 from aibridge_addon.dialects.errors import error_instead, error_of_event
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.surroundings import surroundings
-from aibridge_addon.dialects.usage import facts_beside, facts_in, joined, read_counts
+from aibridge_addon.dialects.usage import INPUT_AND_OUTPUT, facts_beside, facts_in, joined, read_counts
 from aibridge_addon.dialects.words import Said, conversation_end
 from aibridge_addon.wire.json_object import JSONObject
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
@@ -219,7 +219,7 @@ class ConverseReader(BedrockReader):
         }
         tier = as_dict(members.get("serviceTier")).get("type")
         beside = facts_beside({name: value for name, value in members.items() if name != "serviceTier"})
-        self.reading.usage = read_counts(usage, COUNTS)
+        self.reading.usage = read_counts(usage, COUNTS, INPUT_AND_OUTPUT)
         self.reading.usage.extra = joined(
             beside,
             facts_in(usage | {"cacheDetails": details}, COUNTS.values()),

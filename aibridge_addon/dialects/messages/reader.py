@@ -34,7 +34,15 @@ from aibridge_addon.dialects.errors import error_instead, error_of_event
 from aibridge_addon.dialects.messages.results import tool_results
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.surroundings import surroundings
-from aibridge_addon.dialects.usage import LEFT_OUT, facts_beside, facts_in, facts_of_iteration, joined, read_counts
+from aibridge_addon.dialects.usage import (
+    INPUT_AND_OUTPUT,
+    LEFT_OUT,
+    facts_beside,
+    facts_in,
+    facts_of_iteration,
+    joined,
+    read_counts,
+)
 from aibridge_addon.dialects.words import Said, conversation_end, texts_of
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, encode
@@ -306,7 +314,7 @@ class MessagesReader(AnswerReader):
             fold(self._usage, usage)
         if not self._usage:
             return
-        counted = read_counts(self._usage, COUNTS)
+        counted = read_counts(self._usage, COUNTS, INPUT_AND_OUTPUT)
         counted.extra = joined(self._beside, facts_in(self._usage, COUNTS.values()), counted.extra)
         self.reading.usage = counted
         self.reading.iterations = _iterations(self._usage.get("iterations"), counted.extra)
@@ -320,7 +328,7 @@ def _iterations(parts: object, answer: Mapping[str, Any]) -> list[Iteration]:
         if (kind := as_text(part.get("type"))) and kind not in IN_TOP_LEVEL
     )
     found = [_iteration(part, answer) for part in itertools.islice(billed, MAX_ITERATIONS)]
-    rest = [read_counts(part, COUNTS) for part in billed]
+    rest = [read_counts(part, COUNTS, INPUT_AND_OUTPUT) for part in billed]
     if rest:
         total = Usage(
             input_tokens=sum(usage.input_tokens for usage in rest),
@@ -337,7 +345,7 @@ def _iterations(parts: object, answer: Mapping[str, Any]) -> list[Iteration]:
 def _iteration(part: dict[str, Any], answer: Mapping[str, Any]) -> Iteration:
     """Read an iteration. `answer` has the facts about the whole answer."""
     kind = as_text(part.get("type")).removesuffix("_message")
-    usage = read_counts(part, COUNTS)
+    usage = read_counts(part, COUNTS, INPUT_AND_OUTPUT)
     usage.extra = facts_of_iteration(answer, facts_in(part, (*COUNTS.values(), "type", "model")) | usage.extra)
     return Iteration(kind[:MAX_KIND], as_text(part.get("model")), usage)
 

@@ -280,3 +280,8 @@ def test_no_chunk_makes_reading_fail_otherwise(inner: bytes) -> None:
         reader.event(name, data)
     except (NotJSON, Unreadable):
         pass
+
+
+def test_a_count_that_converse_leaves_out_is_not_zero() -> None:
+    found = read_body(CONVERSE, {"stopReason": "end_turn", "usage": {"inputTokens": 9, "outputTokens": None}}).usage
+    assert found is not None and not found.complete and found.extra["outputTokens"] == "missing"

@@ -157,3 +157,20 @@ def test_a_usage_that_is_null_at_first_counts_when_it_comes() -> None:
     start = {"type": "message_start", "message": {"id": "msg_1", "model": "m", "usage": None}}
     found = read(start, END | {"usage": dict(zip(NAMES, (5, 0, 3, 7), strict=True))}, STOP).usage
     assert found is not None and (found.input_tokens, found.cache_read_input_tokens, found.output_tokens) == (5, 3, 7)
+
+
+@pytest.mark.parametrize(
+    ("usage", "expected"),
+    [
+        ({"input_tokens": 9}, {"output_tokens": "missing"}),
+        ({"output_tokens": 7}, {"input_tokens": "missing"}),
+        ({"input_tokens": None, "output_tokens": 7}, {"input_tokens": "missing"}),
+        ({"input_tokens": 0, "output_tokens": 0}, {}),
+    ],
+)
+def test_a_count_that_is_missing_is_not_zero(usage: dict[str, Any], expected: dict[str, Any]) -> None:
+    reader = MESSAGES.answer_reader()
+    reader.message({"type": "message", "content": [], "stop_reason": "end_turn", "usage": usage})
+    found = reader.reading.usage
+    assert found is not None
+    assert ({name: found.extra[name] for name in expected}, found.complete) == (expected, not expected)
