@@ -75,23 +75,22 @@ def read_usage(usage: Mapping[str, Any], inputs: str, outputs: str) -> Usage:
     counts |= {name: usage.get(name) for name in (inputs, outputs, *CACHE_READ, *CACHE_WRITE)}
     cache = _cached(usage, inputs)
     beside = _beside(usage, inputs, outputs, cache)
-    not_read = unread(counts, () if _totals(usage, inputs, outputs) else (inputs, outputs))
+    not_read = unread(counts)
     return Usage(
         input_tokens=max(0, as_count(usage.get(inputs)) - (0 if beside.cached else sum(cache))),
         output_tokens=as_count(usage.get(outputs)) + beside.reasoning,
         cache_read_input_tokens=cache.read,
         cache_write_input_tokens=cache.written,
         extra=facts_in(usage, (*counts, CACHE_MISS)) | not_read,
-        complete=not not_read and beside.plain,
+        complete=not not_read and beside.plain and _has_both(usage, inputs, outputs),
     )
 
 
-def _totals(usage: Mapping[str, Any], inputs: str, outputs: str) -> bool:
-    """Return whether the total confirms one count alone: embeddings have no output."""
+def _has_both(usage: Mapping[str, Any], inputs: str, outputs: str) -> bool:
+    """Return whether both counts are there, or the total says that the other one is 0: embeddings have no output."""
     given = usage.get(inputs), usage.get(outputs)
-    return (
-        None in given and any(map(as_count, given)) and sum(map(as_count, given)) == as_count(usage.get("total_tokens"))
-    )
+    one = sum(map(as_count, given))
+    return None not in given or (one > 0 and one == as_count(usage.get("total_tokens")))
 
 
 def _names(usage: Mapping[str, Any], inputs: str, outputs: str) -> tuple[str, str]:

@@ -16,8 +16,6 @@ MAX_COUNTS = 64
 """Maximum number of additional members kept of one answer. The provider chooses their names."""
 LEFT_OUT = "more_names_than_are_read_tokens"
 """A count in place of members that were dropped. A row with it has no price."""
-MISSING = "missing"
-"""What `extra` says of a count that an answer should have."""
 INPUT_AND_OUTPUT = ("input_tokens", "output_tokens")
 """The fields of `Usage` that each answer of a model has."""
 MAX_DEPTH = 4
@@ -44,28 +42,24 @@ DECISIVE = frozenset((*CONDITIONS, *AMOUNTS))
 def read_counts(members: Mapping[str, Any], names: Mapping[str, str], required: Collection[str] = ()) -> Usage:
     """Return the counts of a usage object. `names` has the member's name for each field of `Usage`.
 
-    A count that cannot be read is 0. Its value is in `extra`, and the usage is not complete. The same holds for a
-    count that is missing if its field is `required`.
+    A count that cannot be read is 0. Its value is in `extra`, and the usage is not complete. It is not complete either
+    if a count is missing whose field is `required`.
     """
     given = {field: members.get(name) for field, name in names.items()}
-    extra = unread({name: members.get(name) for name in names.values()}, [names[field] for field in required])
+    extra = unread({name: members.get(name) for name in names.values()})
     return Usage(
         input_tokens=as_count(given.get("input_tokens")),
         output_tokens=as_count(given.get("output_tokens")),
         cache_read_input_tokens=as_count(given.get("cache_read_input_tokens")),
         cache_write_input_tokens=as_count(given.get("cache_write_input_tokens")),
         extra=extra,
-        complete=not extra,
+        complete=not extra and all(given[field] is not None for field in required),
     )
 
 
-def unread(counts: Mapping[str, object], required: Collection[str] = ()) -> dict[str, Any]:
+def unread(counts: Mapping[str, object]) -> dict[str, Any]:
     """Return the values that should be counts and are none, as texts. A row with one of them has no price."""
-    return {
-        name: MISSING if value is None else _shown(value)
-        for name, value in counts.items()
-        if maybe_count(value) is None and (value is not None or name in required)
-    }
+    return {name: _shown(value) for name, value in counts.items() if value is not None and maybe_count(value) is None}
 
 
 def _shown(value: object) -> str:
