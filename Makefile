@@ -19,7 +19,7 @@ $(BUILT): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.13 is needed ($(PYTHON) was not found). Install it, or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }
 	rm -rf .venv
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bedrock]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bedrock,postgres]'
 	@touch $(BUILT)
 
 run: $(BUILT) ## Start the proxy on 127.0.0.1:8080 with no configuration (more options: MITMDUMP_ARGS=…)
@@ -50,7 +50,8 @@ $(OLDER)/.built: $(BUILT)
 mutants: $(BUILT) ## Break the package in a copy, one place at a time: each time a test has to fail (minutes)
 	$(BIN)/python -m tests.support.mutants
 
-soak: $(BUILT) ## Generate 10,000 answers and histories for each property of each dialect (more than an hour)
+soak: $(BUILT) ## Kill processes under load 100 times, and generate 10,000 answers for each property (hours)
+	SOAK_KILLS=25 $(BIN)/python -m pytest -n auto tests/processes/test_crash.py tests/processes/test_crash_postgres.py
 	SOAK_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py tests/dialects/test_history_properties.py tests/dialects/messages/test_history_thinking.py
 
 bench: $(BUILT) ## Measure against bare mitmdump, in one run

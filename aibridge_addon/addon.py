@@ -73,6 +73,7 @@ class AIBridge:
             if self._drain is not None:
                 self._drain.add(self._bridge)
             self._classifier = RequestClassifier(self._bridge)
+            self._bridge.listening = ctx.master.addons.get("proxyserver").is_running
         elif updated & exposure.OPTIONS:
             try:
                 exposure.check_exposure(self._bridge.settings, ctx.options, _path())
@@ -82,6 +83,8 @@ class AIBridge:
         self._guard = guard_for(self._bridge.settings, ctx.options)
 
     def running(self) -> None:
+        if self._bridge is not None:
+            self._bridge.listening = True
         if ctx.options.ssl_insecure:
             logger.warning("ssl_insecure is set: UPSTREAM CERTIFICATES ARE NOT VERIFIED, keys and prompts are exposed")
         if threading.current_thread() is not threading.main_thread():
@@ -125,12 +128,18 @@ class AIBridge:
             self._bridge.emit(Tunnelled())
 
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if self._classifier is not None:
-            self._classifier.connect(flow)
-        return self._guarded(flow)
+        return self._guarded_after(None if self._classifier is None else self._classifier.connect(flow), flow)
+
+    def _guarded_after(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        return self._guarded(flow) if waiting is None else self._wait_and_guard(waiting, flow)
 
     def _guarded(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return None if self._guard is None or flow.response is not None else guarded(self._guard, flow)
+
+    async def _wait_and_guard(self, waiting: Awaitable[None], flow: http.HTTPFlow) -> None:
+        await waiting
+        if (guarding := self._guarded(flow)) is not None:
+            await guarding
 
     async def server_connect(self, data: ServerConnectionHookData) -> None:
         if self._guard is not None:
@@ -153,9 +162,7 @@ class AIBridge:
     # A flow keeps the bridge with which it began. After a reload, that is not `self._bridge`.
 
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        if self._classifier is not None:
-            self._classifier.request_head(flow)
-        return self._guarded(flow)
+        return self._guarded_after(None if self._classifier is None else self._classifier.request_head(flow), flow)
 
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         state = state_of(flow)

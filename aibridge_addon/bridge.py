@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,17 +17,28 @@ from aibridge_addon.config.system_user import operating_system_user
 from aibridge_addon.credentials.key_pool import KeyPool
 from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.dialects.chat_completions.usage import UsageRefusals
+from aibridge_addon.interception.accounts import Sums
 from aibridge_addon.interception.actors import ActorResolver
 from aibridge_addon.interception.breaker import Breakers, State
+from aibridge_addon.interception.budgets import Budgets
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.in_flight import InFlight
 from aibridge_addon.interception.routing import Router
 from aibridge_addon.messages_on_bedrock.signing import INSTALL, BotocoreMissing, Signer
-from aibridge_addon.recording.database import continuation_reader, database_sink, result_ledger
+from aibridge_addon.recording.budgets import BudgetSink, BudgetSync
+from aibridge_addon.recording.database import (
+    budget_store,
+    continuation_reader,
+    database_sink,
+    pruner,
+    result_ledger,
+    token_cache,
+)
 from aibridge_addon.recording.preparation import Preparation
 from aibridge_addon.recording.stream import RecordStream
 from aibridge_addon.records import Ask, BreakerChanged, DatabaseUnavailable, Readiness, Sink, utc_now
 from aibridge_addon.telemetry.dump.dumper import Dumper
+from aibridge_addon.telemetry.log.redaction import RedactedLog
 from aibridge_addon.telemetry.prometheus.sink import prometheus_sink
 
 if TYPE_CHECKING:
@@ -76,6 +88,13 @@ def _logged(part: Part) -> Iterator[None]:
         logger.exception("aibridge: %s cannot be closed", part)
 
 
+@dataclass(frozen=True, slots=True)
+class SharedBudgets:
+    accounts: Budgets
+    sync: BudgetSync[Sums]
+    """Keeps the accounts up to date with other processes."""
+
+
 class Bridge:
     """Used on one event loop."""
 
@@ -106,6 +125,10 @@ class Bridge:
         """State that interceptions with tools keep for later requests. None without MCP servers."""
         self.ledger = result_ledger(settings)
         """What is known of results that are fetched later: background responses and batches."""
+        self._pruner = pruner(settings)
+        """Deletes what is older than `recording.retention`."""
+        self.tokens = token_cache(settings)
+        """Checks tokens of the bridge, with which clients authenticate."""
         self.dumper = _dumper(settings)
         self.refuses_usage = UsageRefusals()
         """The models that refused `stream_options.include_usage`."""
@@ -113,8 +136,15 @@ class Bridge:
         """Whether mitmproxy's option turns the verification of upstream certificates off."""
         self.draining = False
         """Whether a stop waits for the last answers. `/readyz` then reports that no new request should come."""
+        self.listening = False
+        """Whether the proxy's ports are open. Until then, `/readyz` reports that no request can come."""
         self._sinks = [sink for make in sinks if (sink := make(settings, self._readiness)) is not None]
+        self._log = RedactedLog(Redactor(settings.recording.redact).text)
         preparation = Preparation(settings.recording)
+        self.priced = preparation.priced
+        """Return a token row with its cost."""
+        self.budgets = self._budgets() if settings.budgets else None
+        """What requests may use. None: no budgets are configured."""
         self.stream = RecordStream(self._sinks, preparation, load=preparation.load)
         self.emit = self.stream.emit
         """Send a record to every sink. Never blocks and never raises."""
@@ -123,13 +153,36 @@ class Bridge:
         self._parts = self._ordered_parts()
         self._ending: asyncio.Future[None] | None = None
 
+    def _budgets(self) -> SharedBudgets:
+        settings = self.settings
+        accounts = Budgets(
+            settings.budgets,
+            self.actors.groups_of,
+            now=utc_now,
+            emit=lambda record: self.emit(record),
+            warn=_log_budget,
+        )
+        instance_id = next((sink.instance_id for sink in self._sinks if sink.instance_id), str(uuid.uuid4()))
+        store = budget_store(settings, instance_id)
+        groups = any(budget.per == "group" or budget.match.groups for budget in settings.budgets)
+        self._sinks.append(BudgetSink(accounts))
+        return SharedBudgets(accounts, BudgetSync(accounts, store, groups=groups, now=utc_now))
+
     def _ordered_parts(self) -> Sequence[Part]:
         """Return the parts in the order of their start.
 
         They end in reverse order, so the record stream still writes the last records of the others.
         """
-        stream = self.stream
-        parts = [Part(stream.close, stream.start, stream.retire, stream.drain), Part(lambda _: self.ledger.close())]
+        stream, log = self.stream, self._log
+        parts = [
+            Part(lambda _: log.stop(), log.start),
+            Part(stream.close, stream.start, stream.retire, stream.drain),
+            Part(lambda _: self.ledger.close()),
+            Part(lambda _: self.tokens.close()),
+            Part(self._pruner.close, self._pruner.start, self._pruner.stop),
+        ]
+        if (budgets := self.budgets) is not None:
+            parts.append(Part(budgets.sync.close, budgets.sync.start))
         if (continuations := self.continuations) is not None:
             parts.append(Part(lambda _: continuations.close()))
         if self.dumper is not None:
@@ -151,15 +204,21 @@ class Bridge:
     def _readiness(self) -> Readiness:
         """Combine the states of all sinks. May be called on any thread."""
         sinks = [sink.readiness() for sink in self._sinks]
+        degraded = tuple(name for sink in sinks for name in sink.degraded)
         return Readiness(
-            ready=all(sink.ready for sink in sinks) and not self.draining,
+            ready=all(sink.ready for sink in sinks) and self.listening and not self.draining,
             details={
                 **{name: detail for sink in sinks for name, detail in sink.details.items()},
+                "degraded": degraded,
+                "listening": self.listening,
                 "draining": self.draining,
                 "ssl_insecure": self.ssl_insecure,
             },
             waiting=self.stream.depth,
             lost=self.stream.lost,
+            spooled_bytes=sum(sink.spooled_bytes for sink in sinks),
+            expired=self._pruner.backlog,
+            degraded=degraded,
         )
 
     # --- life -------------------------------------------------------------------------------------------------
@@ -214,6 +273,10 @@ def _log_too_large(size: int) -> None:
 
 def _log_unreadable(error: DatabaseUnavailable) -> None:
     logger.error("kept turns cannot be read, continuing without them: %s", error)
+
+
+def _log_budget(event: str, state: str) -> None:
+    logger.warning("budget %s: %s", event, state)
 
 
 def _dumper(settings: Settings) -> Dumper | None:

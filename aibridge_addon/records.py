@@ -58,6 +58,8 @@ class InterceptionStarted:
     """Whether an API key or a subscription's login pays. None: not known."""
     thread_keys: tuple[str, ...] = ()
     """Keys under which what the request continues may have been recorded, the most exact one first."""
+    instance_id: str | None = None
+    """The instance that handles the request. The recorder sets it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,10 @@ class TokenUsage:
     """Version of the price list behind `cost_usd`. Set by the preparation."""
     unpriced: str | None = None
     """Why `cost_usd` is None. Set by the preparation. Before, it is what the reader of the answer found."""
+    dialect: str | None = None
+    """The wire format of the answer."""
+    id: str = field(default="", compare=False)
+    """Of the row. The recorder sets it, so that a record that is written twice is one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +163,8 @@ class UserPrompt:
     created_at: datetime
     sequence: int = 0
     """Place in the order of the interception's prompt, answers, thoughts and calls."""
+    id: str = field(default="", compare=False)
+    """Of the row. The recorder sets it, so that a record that is written twice is one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +189,8 @@ class ToolUsage:
     """The text of the result. None: not seen, or `recording.tool_results` is off."""
     thread_keys: tuple[str, ...] = ()
     """Keys under which the request that brings the result finds the call. Digests that name only its own actor."""
+    id: str = field(default="", compare=False)
+    """Of the row. The recorder sets it, so that a record that is written twice is one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +221,8 @@ class Answer:
     """The text was longer than what is kept of it."""
     created_at: datetime
     sequence: int = 0
+    id: str = field(default="", compare=False)
+    """Of the row. The recorder sets it, so that a record that is written twice is one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +236,8 @@ class ModelThought:
     source: ThoughtSource
     created_at: datetime
     sequence: int = 0
+    id: str = field(default="", compare=False)
+    """Of the row. The recorder sets it, so that a record that is written twice is one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +302,26 @@ class BreakerRejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The bridge has refused a request by a rule of its operator."""
+
+    reason: str
+    """The interception's `error_type`, such as `budget_exceeded`."""
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetUsed:
+    """A budget's used share has changed."""
+
+    name: str
+    subject: str
+    """What the budget is counted for, such as an actor's id; `all` for a budget of all requests."""
+    names_actor: bool
+    ratio: float
+    """What was spent, as a share of the limit."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tunnelled:
     """A connection to a host of no provider was relayed without decryption."""
 
@@ -303,6 +337,8 @@ class Continuation:
     value: Mapping[str, Any]
     """A JSON object."""
     expires_at: datetime
+    interception_id: str | None = None
+    """An interception that a later request ends. If none does until then, it has failed."""
 
 
 Record = (
@@ -320,6 +356,8 @@ Record = (
     | UpstreamAttempt
     | BreakerChanged
     | BreakerRejected
+    | Refused
+    | BudgetUsed
     | Tunnelled
     | Continuation
 )
@@ -354,6 +392,24 @@ class Stored:
     expires_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What the requests of one actor to one model of one provider have used."""
+
+    actor: str
+    groups: str | None
+    """The groups that the requests named, separated by commas. None: only those of the configuration."""
+    provider: str
+    """The configured instance."""
+    model: str
+    """The model of the request."""
+    usd: float = 0.0
+    tokens: int = 0
+    requests: int = 0
+    unpriced: int = 0
+    """Number of token rows without a cost."""
+
+
 Emit = Callable[[Record], None]
 """Send a record to every sink. Never blocks and never raises."""
 
@@ -378,6 +434,12 @@ class Readiness:
     """Number of records that were received and not processed yet."""
     lost: int = 0
     """Number of records that were dropped."""
+    spooled_bytes: int = 0
+    """Size of the files in which records wait for the database."""
+    expired: int = 0
+    """Number of interceptions that are older than the retention allows, when they were last counted."""
+    degraded: tuple[str, ...] = ()
+    """Names of what does not work, although new requests can be accepted."""
 
 
 Ask = Callable[[], Readiness]
@@ -391,6 +453,8 @@ class Sink:
     event loop's thread, `emit` and `flush` on the record stream's thread, `readiness` and `ended` on any thread.
     """
 
+    instance_id = ""
+    """Of a database: the instance under which it writes rows."""
     durable = False
     """Whether this is a database. Answers wait for its `flush`. Only durable sinks receive continuations."""
 

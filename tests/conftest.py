@@ -5,14 +5,16 @@ import os
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Protocol, Unpack
+from typing import Protocol, Unpack, cast
 
 import pytest
 from hypothesis import settings
 
 from tests.support.authority import Authority
+from tests.support.databases import Database, PostgresDatabase, SqliteDatabase
 from tests.support.in_process import InProcessProxy
 from tests.support.mitmdump import Mitmdump, make_mitmproxy_ca
+from tests.support.postgres import PostgresServer, running_server
 from tests.support.running import Exit, ProxyOptions, RunningProxy
 from tests.support.upstream import ScriptedUpstream, UpstreamOptions
 
@@ -70,6 +72,32 @@ def ca(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 @pytest.fixture(scope="session")
 def mitmproxy_ca(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_mitmproxy_ca(tmp_path_factory.mktemp("mitmproxy-ca"))
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for the whole session. A test that stops it starts it again."""
+    with running_server() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres(
+    postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[PostgresDatabase]:
+    """An empty PostgreSQL database. Its spool is in the test's folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    name = postgres_server.take_database()
+    yield PostgresDatabase(postgres_server, name)
+    postgres_server.give_back(name)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
+    """Each database in turn, empty."""
+    if request.param == "sqlite":
+        return SqliteDatabase(tmp_path / "aibridge.db")
+    return cast(PostgresDatabase, request.getfixturevalue("postgres"))
 
 
 @pytest.fixture

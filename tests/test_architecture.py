@@ -88,7 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "telemetry": {"config", "credentials", "records", "wire"},
     # The rims: tools, command line, mitmproxy.
     "tools": {"config", "dialects", "records", "wire"},
-    "cli": {"config", "records", "recording"},
+    "cli": {"config", "credentials", "interception", "records", "recording"},
     "bridge": DOMAIN | {"interception", "messages_on_bedrock", "recording", "telemetry", "tools"},
     "proxy.connection": DOMAIN | {"interception"},
     "proxy.flow": DOMAIN | {"interception", "messages_on_bedrock", "tools", "bridge", "proxy.connection"},

@@ -2,6 +2,7 @@
 
 import pytest
 
+from benchmarks.stored_rows import COLUMNS, stored
 from benchmarks.traffic import SMALL
 from benchmarks.turns import one_turn, two_turns
 from tests.integration.turns import DIALECTS
@@ -31,3 +32,10 @@ def test_the_upstream_goes_on_when_the_calls_result_is_there(dialect: str) -> No
     second = two.answer_to(two.turns.call_ids(0)[0].encode())
     assert first == two.answer
     assert first != second and b"bmcp_" in first.body and b"bmcp_" not in second.body
+
+
+def test_the_rows_of_the_database_benchmark_are_the_same_each_time() -> None:
+    once, again = list(stored(300)), list(stored(300))
+    assert once == again
+    assert 3.3 < sum(map(len, once)) / len(once) < 3.8
+    assert all(len(row) == len(COLUMNS[table]) for rows in once for table, row in rows)

@@ -15,7 +15,7 @@ from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.records import Sink
 from tests.support.database import read_table
-from tests.support.examples import ENDED, STARTED, interceptions
+from tests.support.examples import ENDED, ID, STARTED, interceptions
 from tests.support.upstream import unused_port
 
 
@@ -62,7 +62,7 @@ async def test_a_request_that_began_before_a_retirement_is_recorded_to_its_end(t
     bridge.emit(ENDED)
     left()
     await ended(bridge)
-    assert interceptions(tmp_path / "aibridge.db")["i1"]["status"] == "failed"
+    assert interceptions(tmp_path / "aibridge.db")[ID]["status"] == "failed"
     assert bridge.stream.lost == 0
 
 
@@ -74,6 +74,18 @@ async def test_what_is_emitted_after_a_retired_bridge_has_ended_is_lost_and_coun
     bridge.emit(STARTED)
     assert bridge.stream.lost == 1
     assert read_table(tmp_path / "aibridge.db", "aibridge_interceptions") == []
+
+
+async def test_a_bridge_is_ready_while_the_ports_are_open_and_no_stop_has_begun(tmp_path: Path) -> None:
+    bridge = make(tmp_path)
+    bridge.start()
+    states = [bridge._readiness().ready]
+    bridge.listening = True
+    states.append(bridge._readiness().ready)
+    bridge.draining = True
+    states.append(bridge._readiness().ready)
+    assert states == [False, True, False]
+    await bridge.close(10)
 
 
 async def test_a_bridge_may_be_closed_twice(tmp_path: Path) -> None:

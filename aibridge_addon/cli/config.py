@@ -18,14 +18,13 @@ from typing import Any, TextIO
 from pydantic import BaseModel, SecretStr
 from ruamel.yaml import YAML
 
-from aibridge_addon.config.errors import ConfigError
+from aibridge_addon.config.budgets import Groups
 from aibridge_addon.config.load import load
-from aibridge_addon.config.schema import HttpServer, Settings, StdioServer
+from aibridge_addon.config.schema import HttpServer, Retention, StdioServer
 from aibridge_addon.config.values import Listen
 
 CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
 MASK = "***"
-WRONG_CONFIGURATION = 2
 
 DESCRIPTION = """Print the configuration in effect as YAML, with defaults and with secrets masked.
 Each problem is one line on stderr, and the exit code is 2."""
@@ -45,11 +44,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    try:
-        settings = load(Path(arguments.config) if arguments.config else None, environ=os.environ)
-    except ConfigError as e:
-        print(e, file=sys.stderr)
-        return WRONG_CONFIGURATION
+    settings = load(Path(arguments.config) if arguments.config else None, environ=os.environ)
     if arguments.check:
         return 0
     values = plain(settings)
@@ -72,6 +67,9 @@ def write_yaml(values: dict[str, Any], stream: TextIO) -> None:
 def plain(value: Any) -> Any:
     """Convert settings to the values of a configuration file, in the order of the schema."""
     match value:
+        case Retention():
+            lifetimes = {name: plain(lifetime) or 0 for name, lifetime in value}  # 0: for ever
+            return lifetimes["rows"] if value.content == value.rows else lifetimes
         case BaseModel():
             return _members(value)
         case Mapping():
@@ -99,9 +97,9 @@ def plain(value: Any) -> Any:
 def _members(section: BaseModel) -> dict[str, Any]:
     members = {name: plain(getattr(section, name)) for name in type(section).model_fields}
     match section:
-        case Settings():
-            if section.recording.retention is None:
-                members["recording"]["retention"] = 0  # 0 means no limit; the key does not accept null
+        case Groups():
+            options = {name: value for name in ("header", "file") if (value := members[name]) is not None}
+            members = options | members["patterns"]
         case HttpServer():
             members["url"] = section.public_url
         case StdioServer():

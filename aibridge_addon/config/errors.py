@@ -125,6 +125,8 @@ def problems_from(
     """Convert pydantic's errors."""
     problems = []
     for details in error.errors(include_url=False):
+        if details["type"] == "default_factory_not_called":
+            continue  # the key that this default depends on has a problem of its own
         location = prefix + _real(details["loc"])
         location += details.get("ctx", {}).get("at", ())
         hidden = not SECRET_KEYS.isdisjoint(location) or from_environment(location)

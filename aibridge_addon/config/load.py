@@ -31,6 +31,7 @@ def load(path: Path | None, *, environ: Mapping[str, str], database: str | None 
     document = expand(raw, file=str(path or "configuration"), environ=environ)
     problems += document.problems
     _merge_mcp_file(document, environ, problems)
+    _merge_groups_file(document, problems)
     settings = _validated(document, problems)
     if problems or settings is None:
         raise ConfigError(problems)
@@ -68,6 +69,22 @@ def _merge_mcp_file(document: Document, environ: Mapping[str, str], problems: li
         return  # the field's own validator reports the error
     try:
         mcp["servers"] = {**_servers_of_file(name, document, environ, own=set(own)), **own}
+    except ConfigError as error:
+        problems += error.problems
+
+
+def _merge_groups_file(document: Document, problems: list[Problem]) -> None:
+    """Add the groups of `actor.groups.file`. Groups of the configuration itself take precedence."""
+    actor = document.values.get("actor")
+    groups = actor.get("groups") if isinstance(actor, dict) else None
+    name = groups.get("file") if isinstance(groups, dict) else None
+    if not isinstance(actor, dict) or not isinstance(groups, dict) or not isinstance(name, str) or not name:
+        return
+    try:
+        path = Path(document.file).parent / values.parse_path(name)
+        actor["groups"] = {**read_yaml(path), **groups}
+    except PydanticCustomError:
+        pass  # the field's own validator reports the error
     except ConfigError as error:
         problems += error.problems
 

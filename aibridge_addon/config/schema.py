@@ -5,17 +5,51 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import timedelta
 from ipaddress import ip_network
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Discriminator, Field, PlainValidator, Tag, model_validator
 
 from aibridge_addon.config import values
+from aibridge_addon.config.budgets import Budget, Groups, unique_budgets
+from aibridge_addon.config.errors import rejected
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider, unique_or_default
 from aibridge_addon.config.urls import DatabaseUrl
 from aibridge_addon.config.values import Listen
 
 MIB = 1 << 20
+GIB = 1 << 30
+
+
+class Spool(values.Section):
+    path: values.OptionalPath = None
+    max_bytes: values.Size = GIB
+
+
+class Retention(values.Section):
+    """How long records are kept. None: for ever. `60d` is short for `{rows: 60d}`."""
+
+    rows: values.Lifetime = timedelta(days=60)
+    content: values.Lifetime = Field(default_factory=lambda data: data.get("rows"))
+    """How long texts are kept. They are deleted with their rows at the latest."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_one_lifetime(cls, data: Any) -> Any:
+        if isinstance(data, dict | cls):
+            return data
+        values.parse_lifetime(data)
+        return {"rows": data}
+
+    @model_validator(mode="after")
+    def _texts_end_with_their_rows(self) -> Self:
+        if self.rows is not None and (self.content is None or self.content > self.rows):
+            raise rejected(
+                "a lifetime up to that of the rows, because texts are deleted with their rows",
+                found="a longer lifetime than that of recording.retention.rows",
+                at=("content",),
+            )
+        return self
 
 
 class Recording(values.Section):
@@ -26,9 +60,10 @@ class Recording(values.Section):
     tool_results: bool = True
     ask_chat_usage: bool = True
     redact: tuple[values.Redaction, ...] = ()
-    retention: values.Retention = timedelta(days=60)
+    retention: Retention = Retention()
     durable: bool = True
     on_failure: Literal["open", "closed"] = "open"
+    spool: Annotated[Spool, values.NullIsEmpty] = Spool()
 
 
 class Actor(values.Section):
@@ -38,6 +73,7 @@ class Actor(values.Section):
     trusted_sources: tuple[values.Network, ...] = (ip_network("127.0.0.1/32"),)
     # Sent if `send_actor_headers` is on. Each key is the suffix of a header name.
     metadata: Mapping[values.HeaderName, values.PlainText] = Field(default_factory=dict)
+    groups: Annotated[Groups, values.NullIsEmpty] = Groups()
 
 
 class _Server(values.Section):
@@ -117,6 +153,7 @@ class Settings(values.Section):
     dump_dir: values.OptionalPath = None
     websockets: Literal["record", "upgrade_required", "auto"] = "auto"
     limits: Limits = Limits()
+    budgets: Annotated[tuple[Budget, ...], AfterValidator(unique_budgets)] = ()
     drain_timeout: values.SecondsFromZero = 30
     egress: Egress = Egress()
 

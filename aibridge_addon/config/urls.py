@@ -15,9 +15,10 @@ _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 # A wildcard as the last label would send a provider's credentials to `api.openai.<anything>`.
 _HOST_PATTERN = re.compile(rf"(?:(?:\*|{_LABEL})\.)*{_LABEL}")
+_POSTGRES_HOST = r"(?:[A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
+# Several hosts are a primary and its standbys, one of which may become the primary.
 _POSTGRES = re.compile(
-    r"postgres(?:ql)?://(?:[^@/?#\s]*@)?(?:[A-Za-z0-9_.-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?"
-    r"/[^/?#\s]+(?:\?[^#\s]*)?"
+    rf"postgres(?:ql)?://(?:[^@/?#\s]*@)?{_POSTGRES_HOST}(?:,{_POSTGRES_HOST})*/[^/?#\s]+(?:\?[^#\s]*)?"
 )
 
 
@@ -47,6 +48,13 @@ class DatabaseUrl:
         if not text.isprintable() or not _POSTGRES.fullmatch(text):
             raise rejected("sqlite:///file or postgresql://user:password@host:port/name (percent-encode /, ?, # and @)")
         return cls(text, None)
+
+    @property
+    def place(self) -> str:
+        """Where the database is: the absolute path, or the hosts and the name, without user and parameters."""
+        if self.sqlite_path is not None:
+            return str(self.sqlite_path.resolve())
+        return self._url.partition("?")[0].partition("://")[2].rpartition("@")[2]
 
     def get_secret_value(self) -> str:
         """Return the URL including the password."""

@@ -40,12 +40,12 @@ from aibridge_addon.config.urls import (
 from aibridge_addon.providers.base import BaseUrl
 
 MAX_PATTERN = 1000
-MAX_RETENTION = timedelta(days=36_500)
-"""A hundred years. For much longer times `now - retention` exceeds the range of datetime."""
+MAX_LIFETIME = timedelta(days=36_500)
+"""A hundred years. For much longer times `now - lifetime` exceeds the range of datetime."""
 
 _SIZE = re.compile(r"([0-9]{1,15}) ?(KiB|MiB|GiB)?", re.IGNORECASE)
 _byte_size = TypeAdapter(ByteSize)  # accepts 32MB and 1.5MiB, too, which read like 32MiB but mean another size
-_RETENTION = re.compile(r"([0-9]{1,6}) ?([dwh])")
+_LIFETIME = re.compile(r"([0-9]{1,6}) ?([dwh])")
 _LISTEN = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^:\s\[\]]+)):([0-9]{1,5})")
 
 
@@ -74,7 +74,7 @@ def parse_size(value: object) -> int:
     return size
 
 
-def parse_retention(value: object) -> timedelta | None:
+def parse_lifetime(value: object) -> timedelta | None:
     """Parse a duration such as `60d`. 0, with or without a unit, is None and means for ever."""
     expected = "a whole number of d, w or h, such as 60d; or 0 for ever; at most 36500d"
     if isinstance(value, timedelta):
@@ -83,12 +83,14 @@ def parse_retention(value: object) -> timedelta | None:
         raise rejected(expected)
     if value in (0, "0"):
         return None
-    match = _RETENTION.fullmatch(value) if isinstance(value, str) else None
+    if re.fullmatch(r"[0-9]{1,5}", str(value)):
+        raise rejected(f"a unit behind the number: {value}d for days, {value}w or {value}h; or 0 for ever")
+    match = _LIFETIME.fullmatch(value) if isinstance(value, str) else None
     if not match:
         raise rejected(expected)
     unit = {"d": timedelta(days=1), "w": timedelta(weeks=1), "h": timedelta(hours=1)}[match[2]]
     # Compared before the multiplication, which may exceed the range of timedelta.
-    if int(match[1]) > MAX_RETENTION // unit:
+    if int(match[1]) > MAX_LIFETIME // unit:
         raise rejected(expected)
     return int(match[1]) * unit or None
 
@@ -244,7 +246,7 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _not_boolean(value: object) -> object:
+def not_boolean(value: object) -> object:
     # Python treats true as 1, but `max_turns: true` is a mistake.
     if isinstance(value, bool):
         raise rejected("a number")
@@ -266,13 +268,13 @@ EmptyIsNull = BeforeValidator(lambda value: None if value == "" else value)
 Line = Annotated[str, AfterValidator(_plain_line), AfterValidator(_not_blank)]
 OptionalLine = Annotated[Line | None, EmptyIsNull]
 PlainText = Annotated[str, AfterValidator(_plain_line)]
-Whole = Annotated[int, BeforeValidator(_not_boolean)]
+Whole = Annotated[int, BeforeValidator(not_boolean)]
 Positive = Annotated[Whole, Field(gt=0, le=2**31 - 1)]
 Port = Annotated[Whole, Field(gt=0, le=65535)]
-Seconds = Annotated[float, BeforeValidator(_not_boolean), Field(gt=0, le=86_400, allow_inf_nan=False)]
-SecondsFromZero = Annotated[float, BeforeValidator(_not_boolean), Field(ge=0, le=86_400, allow_inf_nan=False)]
+Seconds = Annotated[float, BeforeValidator(not_boolean), Field(gt=0, le=86_400, allow_inf_nan=False)]
+SecondsFromZero = Annotated[float, BeforeValidator(not_boolean), Field(ge=0, le=86_400, allow_inf_nan=False)]
 Size = Annotated[int, PlainValidator(parse_size)]
-Retention = Annotated[timedelta | None, PlainValidator(parse_retention)]
+Lifetime = Annotated[timedelta | None, PlainValidator(parse_lifetime)]
 Regex = Annotated[re.Pattern[str], PlainValidator(parse_regex)]
 Redaction = Annotated[str, PlainValidator(parse_redaction)]
 Regexes = Annotated[tuple[Regex, ...], BeforeValidator(_one_or_many)]

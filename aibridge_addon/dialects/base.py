@@ -271,8 +271,8 @@ class Dialect(ABC):
         """Return a new reader for the answer of one upstream turn. `texts`: keep the texts for the user."""
 
     @abstractmethod
-    def error_body(self, status: int, message: str) -> bytes:
-        """Return an error body in the provider's format, as JSON."""
+    def error_body(self, status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        """Return an error body in the provider's format, as JSON. `details`: further members of the error."""
 
     def error_headers(self, status: int) -> Mapping[str, str]:
         """Return the headers that belong to an error body."""

@@ -37,10 +37,14 @@ ERROR_TYPES: Mapping[int, tuple[str, str | None]] = MappingProxyType(
 )
 """(type, code) by status. Any other status is a `server_error`."""
 
+TYPES_OF_CODES: Mapping[str, str] = MappingProxyType({"budget_exceeded": "insufficient_quota"})
+"""Types of errors that their code decides, whatever the status."""
+
 
 def error_body(status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
     """Return `{"error": {message, type, param, code}}` as JSON. See `Dialect.error_event` for `details`."""
     kind, code = ERROR_TYPES.get(status, ("server_error", None))
+    kind = TYPES_OF_CODES.get(as_text(details.get("code")), kind)
     return encode({"error": {"message": message, "type": kind, "param": None, "code": code, **details}})
 
 

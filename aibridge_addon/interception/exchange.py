@@ -30,6 +30,7 @@ from aibridge_addon.dialects.history import History, RequestHistory
 from aibridge_addon.dialects.place import ANY, Place, call_digest
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
+from aibridge_addon.interception.budgets import GROUPS
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.sale import Sale
 from aibridge_addon.interception.scope import Scope
@@ -117,12 +118,13 @@ class Exchange:
         """Called once at the end, with the last answer's status and the error type."""
         self._turn_open = False
         """An answer has begun, and its records have not been emitted yet."""
+        self.actor = origin.actor
         self._dialect = route.dialect
         self._origin = origin
-        self._metadata = {**origin.details, **origin.actor.metadata}
+        self._metadata = {**origin.details, **origin.actor.metadata, **_groups(origin.actor)}
         self._started_at: datetime | None = None
         self.limits = limits
-        self._sale = Sale(route, origin.upstream_host)
+        self.sale = Sale(route, origin.upstream_host)
         self._attempts = attempts or Attempts()
         self._on_partial = on_partial
         self._texts = texts
@@ -394,7 +396,7 @@ class Exchange:
         response_id = reading.response_id
         if self._first_response_id is None:
             self._first_response_id = response_id
-        model = self._sale.model(self.request.model, reading.model)
+        model = self.sale.model(self.request.model, reading.model)
         if reading.usage is not None:
             self._emit_usage("answer", model, reading.usage)
         elif not self.tap.complete and self.succeeded and (reading.ended or not self.tap.readable):
@@ -410,9 +412,9 @@ class Exchange:
         reading = self.tap.reader.reading
         whole = reading.finished and self.tap.complete
         if usage is reading.usage:
-            terms = self._sale.terms(self.request, model, usage, reading.tool_calls if whole else None)
+            terms = self.sale.terms(self.request, model, usage, reading.tool_calls if whole else None)
         else:
-            terms = self._sale.terms_beside(self.request, model, usage)
+            terms = self.sale.terms_beside(self.request, model, usage)
         self.emit(
             records.TokenUsage(
                 interception_id=self.id,
@@ -430,9 +432,10 @@ class Exchange:
                 turn=self.turns,
                 kind=kind,
                 stop_reason=reading.stop_reason or None,
-                vendor=self._sale.vendor,
+                vendor=self.sale.vendor,
                 terms=terms,
                 unpriced=usage.unpriced,
+                dialect=self._dialect.name,
             )
         )
 
@@ -475,3 +478,8 @@ class Exchange:
         """Return the next place in the sequence of the interception's rows. The prompt has place 0."""
         self._sequence += 1
         return self._sequence
+
+
+def _groups(actor: Actor) -> dict[str, str]:
+    """Return the metadata with the groups that the request names. Those of the configuration are known by the actor."""
+    return {GROUPS: ",".join(actor.named_groups)} if actor.named_groups else {}

@@ -45,7 +45,7 @@ class Ledger(Protocol):
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """An interception whose end a later request will bring. `background` is the first member of the stored JSON."""
+    """An interception whose end a later request will bring."""
 
     background: str
     """The interception's id."""
@@ -96,7 +96,7 @@ def pending_record(exchange: Exchange, key: str) -> Continuation:
         requested=dict(exchange.request.requested),
         hosted_tools=exchange.request.hosted_tools,
     )
-    return Continuation(key, msgspec.to_builtins(pending), exchange.now() + PENDING_FOR)
+    return Continuation(key, msgspec.to_builtins(pending), exchange.now() + PENDING_FOR, exchange.id)
 
 
 def read_pending(stored: Stored | None) -> Pending | None:

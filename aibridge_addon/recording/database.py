@@ -1,37 +1,230 @@
-"""Create the sink and the reader of the configured database."""
+"""Create what writes to and reads from the configured database."""
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.config.schema import Settings
-from aibridge_addon.recording.recorder import Recorder
-from aibridge_addon.recording.sqlite.claims import SqliteLedger
-from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader
-from aibridge_addon.recording.sqlite.store import SqliteStore
-from aibridge_addon.records import Ask, Sink
+from aibridge_addon.recording.budgets import BudgetStore
+from aibridge_addon.recording.export import Importer
+from aibridge_addon.recording.instances import Instance
+from aibridge_addon.recording.pruning import Prunable
+from aibridge_addon.recording.queries import Queries
+from aibridge_addon.recording.reader import AsyncLedger, AsyncReader, BlockingLedger, BlockingReader
+from aibridge_addon.recording.recorder import Recorder, Store
+from aibridge_addon.recording.retention import Pruner
+from aibridge_addon.recording.spool import Spool, remove_old
+from aibridge_addon.recording.tokens import TokenCache, TokenStore
+from aibridge_addon.records import Ask, Sink, utc_now
+
+if TYPE_CHECKING:
+    from aibridge_addon.recording.repricing import Prices
+
+INSTALL = "pip install 'aibridge-mitmproxy[postgres]'"
+COMMAND_TIMEOUT = 10.0
+"""Seconds that a command waits for the lock of an SQLite file."""
 
 
 def database_sink(settings: Settings, _whole: Ask) -> Sink:
     """Create the sink that writes rows. Raises ConfigError."""
     recording = settings.recording
-    store = SqliteStore(_path(settings), durable=recording.durable)
-    return Recorder(store, required=recording.on_failure == "closed")
+    return Recorder(
+        _store(settings),
+        _spool(settings),
+        Instance.of_this_process(utc_now()),
+        required=recording.on_failure == "closed",
+        needed_at_start=settings.database.sqlite_path is not None,  # a path that cannot be used is a mistake
+        spool_needed=recording.spool.path is not None,
+    )
 
 
 def continuation_reader(settings: Settings) -> AsyncReader:
     """Create the reader of continuations. Raises ConfigError."""
-    return AsyncReader(SqliteReader(_path(settings)))
+    return AsyncReader(_reader(settings))
 
 
-def result_ledger(settings: Settings) -> SqliteLedger:
+def result_ledger(settings: Settings) -> AsyncLedger:
     """Create what shows whether a result was recorded before. Raises ConfigError."""
-    return SqliteLedger(_path(settings))
+    return AsyncLedger(_ledger(settings))
 
 
-def _path(settings: Settings) -> Path:
-    path = settings.database.sqlite_path
-    if path is None:
-        raise ConfigError([Problem("database", str(settings.database), "sqlite:///file in this version")])
-    return path
+def budget_store(settings: Settings, instance_id: str) -> BudgetStore:
+    """Create what budgets read and publish. Raises ConfigError."""
+    url = settings.database
+    if url.sqlite_path is not None:
+        from aibridge_addon.recording.sqlite.budgets import SqliteBudgets
+
+        return SqliteBudgets(url.sqlite_path, instance_id)
+    _check_driver(settings)
+    from aibridge_addon.recording.postgres.budgets import PostgresBudgets
+
+    return PostgresBudgets(url.get_secret_value(), instance_id)
+
+
+def token_cache(settings: Settings) -> TokenCache:
+    """Create what checks tokens of the bridge. Raises ConfigError."""
+    return TokenCache(_tokens(settings))
+
+
+def token_store(settings: Settings) -> TokenStore:
+    """Open the tokens of a database, which is created if there is none. Raises ConfigError and DatabaseUnavailable."""
+    store = _store(settings)
+    store.open()
+    store.close()
+    return _tokens(settings, timeout=COMMAND_TIMEOUT)
+
+
+def queries(settings: Settings) -> Queries:
+    """Open the database to read rows. Raises ConfigError and DatabaseUnavailable."""
+    url = settings.database
+    if url.sqlite_path is not None:
+        from aibridge_addon.recording.sqlite.queries import SqliteQueries
+
+        return SqliteQueries(url.sqlite_path)
+    _check_driver(settings)
+    from aibridge_addon.recording.postgres.queries import PostgresQueries
+
+    return PostgresQueries(url.get_secret_value())
+
+
+def importer(settings: Settings) -> Importer:
+    """Create what imports rows. Raises ConfigError."""
+    url = settings.database
+    if url.sqlite_path is not None:
+        from aibridge_addon.recording.sqlite.importer import SqliteImporter
+
+        return SqliteImporter(url.sqlite_path, durable=True)
+    _check_driver(settings)
+    from aibridge_addon.recording.postgres.importer import PostgresImporter
+
+    return PostgresImporter(url.get_secret_value(), durable=True)
+
+
+def prices(settings: Settings) -> Prices:
+    """Open the database to change prices. Raises ConfigError and DatabaseUnavailable."""
+    url = settings.database
+    if url.sqlite_path is not None:
+        from aibridge_addon.recording.sqlite.repricing import SqlitePrices
+
+        return SqlitePrices(url.sqlite_path)
+    _check_driver(settings)
+    from aibridge_addon.recording.postgres.repricing import PostgresPrices
+
+    return PostgresPrices(url.get_secret_value())
+
+
+def prunable(settings: Settings) -> Prunable:
+    """Open the database to delete rows. Raises ConfigError and DatabaseUnavailable."""
+    url = settings.database
+    if url.sqlite_path is not None:
+        from aibridge_addon.recording.sqlite.pruning import SqlitePrunable
+
+        return SqlitePrunable(url.sqlite_path)
+    _check_driver(settings)
+    from aibridge_addon.recording.postgres.pruning import PostgresPrunable
+
+    return PostgresPrunable(url.get_secret_value())
+
+
+def pruner(settings: Settings) -> Pruner:
+    """Create what deletes expired rows in the background. Raises ConfigError."""
+    remove_old_spools = partial(remove_old, spool_folder(settings), settings.database.place)
+    return Pruner(settings.recording.retention, partial(prunable, settings), remove_old_spools)
+
+
+def _spool(settings: Settings) -> Spool:
+    recording = settings.recording
+    return Spool(
+        spool_folder(settings),
+        settings.database.place,
+        max_bytes=recording.spool.max_bytes,
+        durable=recording.durable,
+    )
+
+
+def spool_folder(settings: Settings) -> Path:
+    """Return the folder of the spool. Raises ConfigError."""
+    file = settings.database.sqlite_path
+    if settings.recording.spool.path is not None:
+        return settings.recording.spool.path
+    return _state_folder() if file is None else file.with_name("aibridge-spool")
+
+
+def _state_folder() -> Path:
+    """Return the folder for data that a program keeps between two runs (XDG Base Directory Specification)."""
+    state = os.environ.get("XDG_STATE_HOME", "")
+    try:
+        return (Path(state) if os.path.isabs(state) else Path.home() / ".local/state") / "aibridge"
+    except RuntimeError:
+        found, allowed = "null, and no home folder is known", "a folder that can be written to"
+        raise ConfigError([Problem("recording.spool.path", found, allowed)]) from None
+
+
+# The driver and the SQLite library are imported only where they are used.
+
+
+def _store(settings: Settings) -> Store:
+    url, durable = settings.database, settings.recording.durable
+    if url.sqlite_path is not None:
+        from aibridge_addon.recording.sqlite.store import SqliteStore
+
+        return SqliteStore(url.sqlite_path, durable=durable)
+    _check_driver(settings)
+    from aibridge_addon.recording.postgres.store import PostgresStore
+
+    return PostgresStore(url.get_secret_value(), durable=durable)
+
+
+def _reader(settings: Settings) -> BlockingReader:
+    url = settings.database
+    if url.sqlite_path is not None:
+        from aibridge_addon.recording.sqlite.reader import SqliteReader
+
+        return SqliteReader(url.sqlite_path)
+    _check_driver(settings)
+    from aibridge_addon.recording.postgres.reader import PostgresReader
+
+    return PostgresReader(url.get_secret_value())
+
+
+def _ledger(settings: Settings) -> BlockingLedger:
+    url = settings.database
+    if url.sqlite_path is not None:
+        from aibridge_addon.recording.sqlite.claims import SqliteLedger
+
+        return SqliteLedger(url.sqlite_path)
+    _check_driver(settings)
+    from aibridge_addon.recording.postgres.claims import PostgresLedger
+
+    return PostgresLedger(url.get_secret_value())
+
+
+def _tokens(settings: Settings, *, timeout: float | None = None) -> TokenStore:
+    url = settings.database
+    if url.sqlite_path is not None:
+        from aibridge_addon.recording.sqlite.tokens import SqliteTokens
+
+        return SqliteTokens(url.sqlite_path, timeout=timeout)
+    _check_driver(settings)
+    from aibridge_addon.recording.postgres.tokens import PostgresTokens
+
+    return PostgresTokens(url.get_secret_value())
+
+
+def _check_driver(settings: Settings) -> None:
+    """Check that psycopg is installed and accepts the URL. Raises ConfigError."""
+    try:
+        import psycopg
+
+        from aibridge_addon.recording.postgres.connection import parse
+    except ImportError as e:
+        raise ConfigError([Problem("database", "psycopg is not installed", f"what needs it: {INSTALL}")]) from e
+    try:
+        parse(settings.database.get_secret_value())
+    except psycopg.ProgrammingError:  # its message may contain the password
+        expected = "a URL that libpq accepts: postgresql://user:password@host:port/name?sslmode=verify-full"
+        raise ConfigError([Problem("database", str(settings.database), expected)]) from None

@@ -1,18 +1,45 @@
-"""Prepare records for the sinks: redact texts, remove texts that are not to be recorded, and price tokens.
+"""Prepare records for the sinks: remove texts that are not to be recorded, price tokens, and redact every text.
 
-Continuations are not changed, because they go back to the provider. Only the database receives them.
+All records go through `Preparation`, and each of their members through `_redacted`. A member that is added later is
+redacted without a change here. Three kinds of members are special:
+
+- `NAMES` are our own words, ids and digests, and names of the configuration. Secrets are redacted in them, too, but the
+  operator's patterns do not apply: `\\d+` must not change an id of a row.
+- `LINKS` connect rows. Different values stay different: the mark has a digest of the whole value.
+- Continuations are not changed, because they go back to the provider. Only the database receives them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Recording
 from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.records import Record, TokenUsage
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+PLAIN = frozenset({type(None), bool, int, float, datetime})
+"""Types of values without a text."""
+NAMES = frozenset(
+    {
+        *("id", "interception_id", "instance_id", "thread_keys", "initiator_id"),
+        *("provider", "provider_name", "route", "method", "step", "client", "dialect", "vendor", "source", "kind"),
+        *("status", "completeness", "credential_kind", "request_class", "billing", "cost_source", "price_list"),
+    }
+)
+LINKS = frozenset(
+    {
+        *("id", "interception_id", "instance_id", "thread_keys", "initiator_id"),
+        *("provider_response_id", "provider_tool_call_id", "correlating_tool_call_id"),
+        *("client_session_id", "agent_id", "prompt_id"),
+    }
+)
 MAX_ANSWER = 64 * 1024
 """Bytes. A longer text of an answer is cut."""
 MAX_RESULT = 16 * 1024
@@ -25,6 +52,7 @@ class Preparation:
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
         self._redact = Redactor(recording.redact)
+        self._redact_secrets = Redactor() if recording.redact else self._redact
         self._price: Callable[[TokenUsage], TokenUsage] | None = None
 
     def load(self) -> None:
@@ -35,40 +63,66 @@ class Preparation:
         self._price = pricing.priced
 
     def __call__(self, record: Record) -> Record:
-        recording, redact = self._recording, self._redact
+        if isinstance(record, records.Continuation):
+            return record
+        return self._cut(self._redacted(self._wanted(record)))
+
+    def _wanted(self, record: Record) -> Record:
+        """Remove texts that are not to be recorded, and add the price."""
+        recording = self._recording
         match record:
-            case records.InterceptionEnded():
-                return replace(record, error_message=redact.maybe_text(record.error_message))
             case records.TokenUsage():
-                return self._priced(record)
-            case records.UserPrompt() if record.prompt:
-                return replace(record, prompt=redact.text(record.prompt) if recording.prompts else None)
+                return self.priced(record)  # it depends on names that the operator's patterns may change
+            case records.UserPrompt() if record.prompt and not recording.prompts:
+                return replace(record, prompt=None)
             case records.ToolUsage():
-                result, truncated = self._kept(record.result if recording.tool_results else None, MAX_RESULT)
                 return replace(
                     record,
-                    input=redact.value(record.input) if recording.tool_inputs else None,
-                    invocation_error=redact.maybe_text(record.invocation_error),
-                    result=result,
-                    metadata={**record.metadata, "result_truncated": True} if truncated else record.metadata,
+                    input=record.input if recording.tool_inputs else None,
+                    result=record.result if recording.tool_results else None,
                 )
-            case records.ToolResult():
-                if not recording.tool_results:
-                    return replace(record, result=None, truncated=False)
-                result, truncated = self._kept(record.result, MAX_RESULT)
-                return replace(record, result=result, truncated=truncated or record.truncated)
-            case records.Answer():
-                content, truncated = self._kept(record.content if recording.answers else None, MAX_ANSWER)
-                return replace(record, content=content, truncated=truncated or record.truncated)
-            case records.ModelThought():
-                return replace(record, content=redact.maybe_text(record.content) if recording.thoughts else None)
+            case records.ToolResult() if not recording.tool_results:
+                return replace(record, result=None, truncated=False)
+            case records.Answer() if not recording.answers:
+                return replace(record, content=None)
+            case records.ModelThought() if not recording.thoughts:
+                return replace(record, content=None)
         return record
 
-    def _kept(self, text: str | None, limit: int) -> tuple[str | None, bool]:
-        """Return a text redacted and cut to `limit` bytes, and whether it was cut."""
-        return (None, False) if text is None else cut(self._redact.text(text), limit)
+    def _redacted[Value: DataclassInstance](self, record: Value) -> Value:
+        """Redact every text of a record, at any depth. Returns the record itself if nothing changes."""
+        changed = {}
+        for field in fields(record):
+            before = getattr(record, field.name)
+            if before.__class__ not in PLAIN and (after := self._member(field.name, before)) != before:
+                changed[field.name] = after
+        return replace(record, **changed) if changed else record
 
-    def _priced(self, record: TokenUsage) -> TokenUsage:
+    def _member(self, name: str, value: Any) -> Any:
+        redact = self._redact_secrets if name in NAMES else self._redact
+        if is_dataclass(value) and not isinstance(value, type):
+            return self._redacted(value)
+        if name not in LINKS:
+            return redact.value(value)
+        return redact.link(value) if isinstance(value, str) else tuple(map(redact.link, value))
+
+    def _cut(self, record: Record) -> Record:
+        """Cut long texts, after secrets at their borders were redacted."""
+        match record:
+            case records.ToolUsage(result=str(text)):
+                text, truncated = cut(text, MAX_RESULT)
+                metadata = {**record.metadata, "result_truncated": True} if truncated else record.metadata
+                return replace(record, result=text, metadata=metadata)
+            case records.ToolResult(result=str(text)):
+                text, truncated = cut(text, MAX_RESULT)
+                return replace(record, result=text, truncated=truncated or record.truncated)
+            case records.Answer(content=str(text)):
+                text, truncated = cut(text, MAX_ANSWER)
+                return replace(record, content=text, truncated=truncated or record.truncated)
+        return record
+
+    def priced(self, record: TokenUsage) -> TokenUsage:
+        """Return the record with its cost. It takes less than a millisecond after `load`."""
         if self._price is None:
             self.load()
         assert self._price is not None

@@ -1,4 +1,4 @@
-"""Convert prepared records to rows. All databases use the same rows."""
+"""Convert prepared records to rows. All databases use the same rows: ids, times and JSON are text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def started(record: records.InterceptionStarted, thread: Thread) -> Row:
         "session_id": record.client_session_id or thread.session_id or thread.root_id or record.id,
         "user_agent": record.user_agent,
         "route": record.route,
-        "streaming": int(record.streaming),
+        "streaming": record.streaming,
         "started_at": timestamp(record.started_at),
         "credential_kind": record.credential_kind,
         "credential_hint": record.credential_hint,
@@ -57,6 +57,7 @@ def started(record: records.InterceptionStarted, thread: Thread) -> Row:
         "project": record.project,
         "request_class": record.request_class,
         "billing": record.billing,
+        "instance_id": record.instance_id,
     }
 
 
@@ -111,7 +112,7 @@ def tool_usage(record: records.ToolUsage) -> Row:
         "server_name": record.server_name,
         "server_url": record.server_url,
         "input": None if record.input is None else _json(record.input),
-        "injected": int(record.injected),
+        "injected": record.injected,
         "invocation_error": record.invocation_error,
         "duration_ms": record.duration_ms,
         "sequence": record.sequence,
@@ -134,7 +135,7 @@ def tool_result(record: records.ToolResult, parent_id: str | None) -> Row:
 def answer(record: records.Answer) -> Row:
     return _child(record) | {
         "content": record.content,
-        "truncated": int(record.truncated),
+        "truncated": record.truncated,
         "sequence": record.sequence,
     }
 
@@ -148,7 +149,12 @@ def model_thought(record: records.ModelThought) -> Row:
 
 def continuation(record: records.Continuation) -> Row:
     """Return the row without redaction: its value goes back to the provider, for the same user."""
-    return {"key": record.key, "value": _json(record.value), "expires_at": timestamp(record.expires_at)}
+    return {
+        "key": record.key,
+        "value": _json(record.value),
+        "expires_at": timestamp(record.expires_at),
+        "interception_id": record.interception_id,
+    }
 
 
 def _child(
@@ -157,7 +163,7 @@ def _child(
 ) -> Row:
     """Return the columns that all tables of an interception's details have."""
     return {
-        "id": str(uuid.uuid4()),
+        "id": record.id or str(uuid.uuid4()),
         "interception_id": record.interception_id,
         "provider_response_id": record.provider_response_id,
         "metadata": _json(metadata) if metadata else "{}",

@@ -112,7 +112,7 @@ def array(elements: Iterable[bytes]) -> bytes:
 class JSONObject:
     """A JSON object; `get` decodes one member."""
 
-    __slots__ = ("_members", "_split")
+    __slots__ = ("_members", "_split", "size")
 
     def __init__(self, data: bytes) -> None:
         """Split `data` into members.
@@ -121,6 +121,7 @@ class JSONObject:
             NotJSON: the data is not JSON.
             Unreadable: the data is JSON but not an object, or exceeds the limits of the decoder.
         """
+        self.size = len(data)
         self._members: dict[str, Any]
         self._split: dict[str, list[msgspec.Raw]] = {}
         """Arrays that were split into their elements."""

@@ -109,8 +109,13 @@ def test_a_wrong_command_line_is_an_error(arguments: list[str], capsys: pytest.C
 
 @pytest.mark.parametrize(
     "text",
-    ["", EVERY_KIND_OF_VALUE, "recording: {retention: 0}\nmetrics: {listen: null}\n"],
-    ids=["none", "all", "null"],
+    [
+        "",
+        EVERY_KIND_OF_VALUE,
+        "recording: {retention: 0}\nmetrics: {listen: null}\n",
+        "recording: {retention: {content: 12h, rows: 0}}\n",
+    ],
+    ids=["none", "all", "null", "two lifetimes"],
 )
 def test_what_is_printed_loads_to_the_same_settings(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

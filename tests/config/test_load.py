@@ -82,7 +82,8 @@ def test_a_file_that_says_nothing_gives_the_defaults(configure: Write, text: str
     ("path", "expected"),
     [
         ("database", DatabaseUrl.parse("sqlite:///aibridge.db")),
-        ("recording.retention", timedelta(days=60)),
+        ("recording.retention.rows", timedelta(days=60)),
+        ("recording.retention.content", timedelta(days=60)),
         ("recording.on_failure", "open"),
         ("actor.default", None),
         ("actor.trusted_sources", (ip_network("127.0.0.1/32"),)),
@@ -161,11 +162,15 @@ def test_default_providers_take_no_key_from_the_environment(configure: Write) ->
         ("limits: {request_body: 4096}", "limits.request_body", 4096),
         ("limits: {request_body: '4096'}", "limits.request_body", 4096),
         ("mcp: {max_result_bytes: 1MiB}", "mcp.max_result_bytes", 1 << 20),
-        ("recording: {retention: 12h}", "recording.retention", timedelta(hours=12)),
-        ("recording: {retention: 2w}", "recording.retention", timedelta(weeks=2)),
-        ("recording: {retention: 0}", "recording.retention", None),
-        ("recording: {retention: '0'}", "recording.retention", None),
-        ("recording: {retention: 0d}", "recording.retention", None),
+        ("recording: {retention: 12h}", "recording.retention.rows", timedelta(hours=12)),
+        ("recording: {retention: 2w}", "recording.retention.content", timedelta(weeks=2)),
+        ("recording: {retention: 0}", "recording.retention.rows", None),
+        ("recording: {retention: '0'}", "recording.retention.rows", None),
+        ("recording: {retention: 0d}", "recording.retention.content", None),
+        ("recording: {retention: {content: 30d, rows: 400d}}", "recording.retention.content", timedelta(days=30)),
+        ("recording: {retention: {content: 30d, rows: 0}}", "recording.retention.rows", None),
+        ("recording: {retention: {content: 30d}}", "recording.retention.rows", timedelta(days=60)),
+        ("recording: {retention: {rows: 30d}}", "recording.retention.content", timedelta(days=30)),
         ("recording: {redact: ['sk-[a-z]+']}", "recording.redact", ("sk-[a-z]+",)),
         ("recording: {prompts: off}", "recording.prompts", False),
         ("recording: {on_failure: closed}", "recording.on_failure", "closed"),
@@ -192,6 +197,10 @@ def test_default_providers_take_no_key_from_the_environment(configure: Write) ->
         ("database: sqlite:///rows/a.db", "database.sqlite_path", Path("rows/a.db")),
         ("database: sqlite:////var/lib/a.db", "database.sqlite_path", Path("/var/lib/a.db")),
         ("database: postgresql://host/name", "database.sqlite_path", None),
+        ("database: 'postgresql://u:p@one,two:5433,[::1]:5434/name'", "database.sqlite_path", None),
+        ("database: 'postgresql://u:p@one,two:5433/name?sslmode=require'", "database.place", "one,two:5433/name"),
+        ("database: postgres://one/name", "database.place", "one/name"),
+        ("database: sqlite:////var/lib/a.db", "database.place", "/var/lib/a.db"),
     ],
 )  # fmt: skip
 def test_a_value_is_parsed_once(configure: Write, text: str, path: str, expected: object) -> None:
@@ -207,7 +216,14 @@ def test_a_value_is_parsed_once(configure: Write, text: str, path: str, expected
         ("limits: {request_body: true}", "limits.request_body", "a size"),
         ("limits: {request_body: 1.5}", "limits.request_body", "a size"),
         ("limits: {request_body: 999999999999999GiB}", "limits.request_body", "a size"),
-        ("recording: {retention: 60}", "recording.retention", "60d"),
+        ("recording: {retention: 60}", "recording.retention", "60d for days"),
+        ("recording: {retention: '45'}", "recording.retention", "45d for days"),
+        ("recording: {retention: {rows: 60}}", "recording.retention.rows", "60d for days"),
+        ("recording: {retention: {content: 7, rows: 30d}}", "recording.retention.content", "7d for days"),
+        ("recording: {retention: {content: 31d, rows: 30d}}", "recording.retention.content", "up to that of the rows"),
+        ("recording: {retention: {content: 0, rows: 30d}}", "recording.retention.content", "up to that of the rows"),
+        ("recording: {retention: {texts: 30d}}", "recording.retention.texts", "one of content, rows"),
+        ("recording: {retention: [60d]}", "recording.retention", "60d"),
         ("recording: {retention: 60 days}", "recording.retention", "60d"),
         ("recording: {retention: false}", "recording.retention", "60d"),
         ("recording: {retention: null}", "recording.retention", "0 for ever"),
@@ -259,10 +275,11 @@ def test_a_value_is_parsed_once(configure: Write, text: str, path: str, expected
         ("database: sqlite:///a.db?mode=ro", "database", "sqlite:///file"),
         ("database: mysql://host/name", "database", "postgresql://"),
         ("database: postgresql://host", "database", "postgresql://"),
+        ("database: 'postgresql://one;two/name'", "database", "postgresql://"),
         ("database: 5", "database", "a URL"),
         ("databse: sqlite:///a.db", "databse", 'did you mean "database"?'),
         ("recording: {promts: true}", "recording.promts", 'did you mean "prompts"?'),
-        ("zzz: 1", "zzz", "one of actor, database, drain_timeout"),
+        ("zzz: 1", "zzz", "one of actor, budgets, database, drain_timeout"),
     ],
 )  # fmt: skip
 def test_a_wrong_value_is_reported_with_its_key_and_what_is_allowed(
@@ -815,14 +832,16 @@ def test_the_servers_of_settings_may_be_built_in_code() -> None:
 def key_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         nested = models_in(field.annotation)
+        name = field.alias or name
         yield prefix + name
-        suffix = {"providers": "[]", "servers": ".<name>"}.get(name, "")
+        suffix = {"providers": "[]", "budgets": "[]", "servers": ".<name>"}.get(name, "")
         for inner in nested:
             yield from key_paths(inner, f"{prefix}{name}{suffix}.")
 
 
 def sections(model: type[BaseModel]) -> set[str]:
-    return {name for name, field in model.model_fields.items() if models_in(field.annotation)}
+    keys = list(key_paths(model))
+    return {key for key in keys if any(other.startswith((f"{key}.", f"{key}[")) for other in keys)}
 
 
 def examples() -> dict[str, str]:
@@ -845,7 +864,7 @@ def test_the_documented_defaults_are_the_defaults(configure: Write) -> None:
     assert configure(text) == Settings()
     written = YAML(typ="safe", pure=True).load(text)
     assert written.keys() == Settings.model_fields.keys()
-    for name in sections(Settings) - {"providers"}:
+    for name in (key for key in sections(Settings) - {"providers", "budgets"} if "." not in key):
         assert written[name].keys() == type(getattr(Settings(), name)).model_fields.keys()
 
 

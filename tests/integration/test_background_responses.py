@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import StartProxy
 from tests.support.client import RawHttp1, gateway_client
 from tests.support.database import Row, Table
+from tests.support.databases import Database
+from tests.support.in_process import InProcessProxy
 from tests.support.running import RunningProxy
 from tests.support.upstream import Answer, Gate, Pause, ScriptedUpstream
 
@@ -62,10 +64,14 @@ def ask(process: RunningProxy, method: str, path: str, body: Any = None, key: st
 
 
 def create(process: RunningProxy, upstream: ScriptedUpstream, **members: Any) -> Row:
+    begin(process, upstream, **members)
+    return process.rows(INTERCEPTIONS)[-1]
+
+
+def begin(process: RunningProxy, upstream: ScriptedUpstream, **members: Any) -> None:
     upstream.answer(Answer.json(response("queued")))
     body = {"model": "gpt-5.1", "input": "Think long", "background": True, **members}
     assert ask(process, "POST", "/v1/responses", body)["status"] == "queued"
-    return process.rows(INTERCEPTIONS)[-1]
 
 
 def poll(process: RunningProxy, upstream: ScriptedUpstream, answer: dict[str, Any], key: str = KEY) -> None:
@@ -237,18 +243,23 @@ def test_a_response_of_another_beginning_is_not_recorded(process: RunningProxy, 
     assert process.rows(INTERCEPTIONS) == []
 
 
-def test_another_process_brings_the_end(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
-    first = start_proxy(config=config(upstream))
-    create(first, upstream)
+def test_another_process_brings_the_end(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, database: Database
+) -> None:
+    def start() -> InProcessProxy:
+        return start_proxy(config=config(upstream, f"database: {database.url}\n"))
+
+    first = start()
+    begin(first, upstream)
     first.close()
-    second = start_proxy(config=config(upstream), folder=first.folder)
+    second = start()
     poll(second, upstream, COMPLETED)
-    [row] = second.rows(INTERCEPTIONS)
-    assert (row["status"], len(second.rows(TOKENS))) == ("completed", 1)
+    [row] = database.rows(INTERCEPTIONS)
+    assert (row["status"], len(database.rows(TOKENS))) == ("completed", 1)
     second.close()
-    third = start_proxy(config=config(upstream), folder=first.folder)
+    third = start()
     poll(third, upstream, COMPLETED)
-    assert len(third.rows(TOKENS)) == 1
+    assert len(database.rows(TOKENS)) == 1
 
 
 def test_without_durable_rows_a_poll_right_after_the_beginning_finds_it(

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import RunToExit, StartProxy
@@ -15,8 +16,9 @@ from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ende
 from tests.support.client import RawHttp1
 from tests.support.database import Table, locked, query
 from tests.support.fixtures import case
+from tests.support.polling import poll_until
 from tests.support.running import RunningProxy
-from tests.support.upstream import Answer, Gate, Pause, ScriptedUpstream
+from tests.support.upstream import Answer, Gate, Pause, ScriptedUpstream, unused_port
 
 PATH = "/v1/messages"
 SIMPLE = case("messages/simple/streaming")
@@ -110,6 +112,77 @@ def test_the_end_of_an_answer_is_kept_back_where_its_rows_cannot_be_written(
     assert end.startswith(b"event: error\n") and b"message_stop" not in end
     [row] = wait_for_ended(proxy, 1, LONG)
     assert row["status"] == "completed", "the provider has answered, and has to be paid"
+
+
+@pytest.mark.parametrize(("on_failure", "status"), [("open", 200), ("closed", 503)])
+def test_readiness_and_metrics_show_that_the_database_is_away(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, on_failure: str, status: int
+) -> None:
+    address = f"127.0.0.1:{unused_port()}"
+    more = f"metrics: {{listen: '{address}'}}\n"
+    proxy = start_proxy(config=more + config(upstream.port, f"{{on_failure: {on_failure}}}"))
+
+    def state() -> tuple[int, object]:
+        answer = httpx.get(f"http://{address}/readyz", trust_env=False)
+        return answer.status_code, answer.json()["degraded"]
+
+    def spooled() -> float:
+        text = httpx.get(f"http://{address}/metrics", trust_env=False).text
+        [line] = [line for line in text.splitlines() if line.startswith("aibridge_recorder_spooled_bytes ")]
+        return float(line.split()[1])
+
+    assert (state(), spooled()) == ((200, []), 0)
+    upstream.answer(*[Answer.event_stream(SIMPLE.body)] * 2)
+    with locked(proxy.database):
+        with Client(proxy, ANTHROPIC) as client:
+            client.post(PATH, REQUEST)
+        assert state() == (status, ["database"])
+        assert spooled() == sum(file.stat().st_size for file in (proxy.folder / "aibridge-spool").glob("*.log")) > 0
+    proxy.wait_for_log("can be written to again")
+    assert (state(), spooled()) == ((200, []), 0)
+    ask(proxy)
+
+
+def test_what_exceeds_the_spool_is_lost_and_counted(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    proxy = start_proxy(config=config(upstream.port, "{spool: {path: small-spool, max_bytes: 4KiB}}"))
+    upstream.answer(*[Answer.event_stream(SIMPLE.body)] * 12)
+    ask(proxy)
+    wait_for_ended(proxy, 1)
+    with locked(proxy.database):
+        ask(proxy, 10)
+        proxy.wait_for_log("records lost so far: the spool is full")
+        spool = proxy.folder / "small-spool"
+        assert 0 < sum(file.stat().st_size for file in spool.iterdir()) <= 4096
+    proxy.wait_for_log("can be written to again")
+    ask(proxy)
+    assert 2 < len(wait_for_ended(proxy, 3)) < 12
+
+
+def test_a_spool_that_cannot_be_made_stops_the_start(run_to_exit: RunToExit, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.write_text("no folder")
+    code, output = run_to_exit(config=f"recording: {{spool: {{path: '{place}'}}}}\nmetrics: {{listen: null}}\n")
+    assert code == 1
+    [message] = [line for line in output.splitlines() if "cannot start" in line]
+    assert "recording.spool.path" in message and str(place) in message
+
+
+@pytest.mark.parametrize("files", ["aibridge.db", "aibridge.db*"])
+def test_a_file_that_is_deleted_while_it_is_in_use_is_made_anew(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, files: str
+) -> None:
+    proxy = start_proxy(config=config(upstream.port, "{}"))
+    upstream.answer(*[Answer.event_stream(SIMPLE.body)] * 4)
+    ask(proxy)
+    wait_for_ended(proxy, 1)
+    for file in proxy.folder.glob(files):
+        file.unlink()
+    ask(proxy, 3)
+    proxy.wait_for_log("deleted or replaced")
+    poll_until(proxy.database.exists, what="a new file")
+    rows = wait_for_ended(proxy, 3, LONG)
+    assert [row["status"] for row in rows] == ["completed"] * 3
+    assert len(proxy.rows("aibridge_token_usages")) == 3
 
 
 # --- when it starts

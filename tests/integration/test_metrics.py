@@ -174,6 +174,8 @@ upstream_attempts_total{{provider="openai",{CHAT_ROUTE},step="show"}} 1
 upstream_attempts_total{{provider="openai",{RESPONSES_ROUTE},step="show"}} 1
 upstream_attempts_total{{provider="openai",route="other",step="show"}} 1
 recorder_queue_depth 0
+recorder_spooled_bytes 0
+retention_backlog 0
 recorder_lost_records_total 0
 tunnels_total 1
 """

@@ -33,7 +33,8 @@ COLUMNS: dict[Table, str] = {
     INTERCEPTIONS: "id initiator_id provider provider_name model client client_session_id session_id user_agent route "
     "streaming started_at ended_at status http_status error_type error_message credential_kind credential_hint "
     "correlating_tool_call_id thread_parent_id thread_root_id turns metadata "
-    "upstream_host agent_id prompt_id project request_class billing time_to_first_byte_ms",
+    "upstream_host agent_id prompt_id project request_class billing time_to_first_byte_ms instance_id "
+    "content_deleted_at",
     TOKENS: CHILD + "model input_tokens output_tokens cache_read_input_tokens cache_write_input_tokens completeness "
     "cost_usd turn kind stop_reason cost_source price_list unpriced",
     PROMPTS: CHILD + "prompt sequence",
@@ -102,14 +103,15 @@ def test_the_tables_have_exactly_the_columns_of_the_contract(process: RunningPro
         found = [row["name"] for row in query(process.database, f"PRAGMA table_info({table})")]
         assert sorted(found) == sorted(columns.split()), table
     tables = query(process.database, "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'aibridge%'")
-    assert {row["name"] for row in tables} == set(COLUMNS) | {"aibridge_continuations", "aibridge_threads"}
+    others = ("continuations", "instances", "threads", "hourly_usage", "budget_reservations", "tokens", "token_key")
+    assert {row["name"] for row in tables} == {*COLUMNS, *(f"aibridge_{name}" for name in others)}
     assert query(process.database, "PRAGMA journal_mode") == [{"journal_mode": "wal"}]
 
 
 def test_an_interception_says_who_asked_what_of_which_model(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     began = datetime.now(UTC)
     row = play(process, upstream, fixtures.case("messages/simple/streaming"))
-    assert uuid.UUID(row["id"])
+    assert uuid.UUID(row["id"]) and uuid.UUID(row.pop("instance_id"))
     started, ended = moment(row.pop("started_at")), moment(row.pop("ended_at"))
     assert row.pop("time_to_first_byte_ms") >= 0
     assert began <= started <= ended <= datetime.now(UTC)
@@ -131,6 +133,7 @@ def test_an_interception_says_who_asked_what_of_which_model(process: RunningProx
         "error_message": None,
         "credential_kind": "byok",
         "credential_hint": "sk-a...ijkl",
+        "content_deleted_at": None,
         "correlating_tool_call_id": None,
         "thread_parent_id": None,
         "thread_root_id": None,

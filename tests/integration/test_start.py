@@ -53,7 +53,7 @@ WRONG = {
     "duplicate name": (f"providers: [{PROVIDER}, {PROVIDER}]", "providers[1].name"),
     "unset variable": ("actor: {default: '${AIBRIDGE_TESTS_ABSENT}'}", "actor.default"),
     "database": ("database: mysql://localhost/x", "database"),
-    "another database": ("database: postgresql://ann:hunter2@localhost/x", "database"),
+    "another database": ("database: postgresql://ann:hunter2@localhost/x?unknown=1", "database"),
     "address": ("metrics: {listen: nowhere}", "metrics.listen"),
     "syntax": ("actor: {default: 'x", "line 1"),
     "duplicate key": ("actor: {}\nactor: {}\n", "line 2"),

@@ -82,15 +82,31 @@ def test_the_headers_value_is_the_name(value: bytes, name: str | None) -> None:
 
 def test_without_a_configured_header_none_is_believed() -> None:
     who = resolver()
-    assert who.header is None
+    assert who.headers == ()
     assert who.trusted_name({b"x-forwarded-user": b"ada", b"": b"ada"}, "127.0.0.1") is None
 
 
 def test_the_headers_name_is_compared_in_lower_case() -> None:
-    assert resolver(header="X-Forwarded-User").header == b"x-forwarded-user"
+    assert resolver(header="X-Forwarded-User").headers == (b"x-forwarded-user",)
 
 
 @given(value=st.binary(max_size=30), peer=st.text(max_size=30))
 def test_no_header_and_no_peer_make_it_fail(value: bytes, peer: str) -> None:
     who = resolver(header="x-user", trusted_sources=["0.0.0.0/0", "::/0"])
     who.resolve(None, who.trusted_name({b"x-user": value}, peer))
+
+
+def test_groups_are_those_whose_patterns_match_and_those_that_a_trusted_header_names() -> None:
+    who = ActorResolver(
+        ActorSettings.model_validate({"groups": {"red": ["a*"], "blue": ["bob"], "header": "X-Groups"}}),
+        system_user="root",
+    )
+    headers = {b"x-groups": b" green, red,,green "}
+    assert who.headers == (b"x-groups",)
+    assert who.trusted_groups(headers, "127.0.0.1") == ("green", "red")
+    assert who.trusted_groups(headers, "10.0.0.1") == ()
+    assert who.trusted_groups({}, "127.0.0.1") == ()
+    assert who.trusted_groups({b"x-groups": b"x," * 10_000}, "127.0.0.1") == ("x",)
+    actor = who.resolve("ada", None, ("green", "red"))
+    assert actor is not None
+    assert (actor.groups, actor.named_groups) == (("red", "green"), ("green", "red"))

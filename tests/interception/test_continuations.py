@@ -25,12 +25,14 @@ from aibridge_addon.interception import continuations
 from aibridge_addon.interception.continuations import ALIASES_KEPT_FOR, RESULTS_KEPT_FOR, Continuations
 from aibridge_addon.interception.scope import Kind, Scope
 from aibridge_addon.interception.tool_loop import MixedTurn
+from aibridge_addon.recording.reader import AsyncReader
 from aibridge_addon.recording.sqlite import reader, store
-from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader
-from aibridge_addon.recording.sqlite.store import PURGE_BATCH, PURGE_INTERVAL, SqliteStore
+from aibridge_addon.recording.sqlite.reader import SqliteReader
+from aibridge_addon.recording.sqlite.store import SqliteStore
 from aibridge_addon.records import DatabaseUnavailable, Stored
 from aibridge_addon.wire.json_object import JSONObject
 from tests.support.database import query
+from tests.support.databases import SqliteDatabase, prune
 from tests.support.examples import STARTED
 from tests.support.reading import NOON
 
@@ -157,7 +159,8 @@ async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Co
     program = (
         "import sys; from pathlib import Path\n"
         "from aibridge_addon.interception.continuations import Continuations\n"
-        "from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader\n"
+        "from aibridge_addon.recording.reader import AsyncReader\n"
+        "from aibridge_addon.recording.sqlite.reader import SqliteReader\n"
         "from aibridge_addon.recording.sqlite.store import SqliteStore\n"
         "from tests.interception.test_continuations import ADA, NOON, START, mixed\n"
         "path = Path(sys.argv[1]); store = SqliteStore(path, durable=True, now=lambda: NOON)\n"
@@ -291,21 +294,14 @@ async def test_it_expires_in_memory_and_in_the_database(
         assert not await place.find(ADA, NAMED)
 
 
-async def test_expired_rows_are_deleted_now_and_then_a_few_at_a_time(
-    path: Path, one: Continuations, write: Write, clock: Clock
+async def test_expired_rows_are_deleted_and_aliases_are_kept_for_longer(
+    path: Path, one: Continuations, write: Write
 ) -> None:
-    many = [one.remember(ADA, position=START, mixed=mixed(client_call=f"c{n}"))[0] for n in range(PURGE_BATCH + 10)]
-    write(*many, *one.remember(ADA, alias=("msg_1", "msg_2")))
-    clock.now = NOON + RESULTS_KEPT_FOR
-    write(STARTED)
-    assert rows(path) == 11
-    write(replace(STARTED, id="i2"))
-    assert rows(path) == 1
-    write(*[replace(record, expires_at=clock.now) for record in many[:3]])
-    assert rows(path) == 4, "not at every write"
-    clock.now += PURGE_INTERVAL
-    write(replace(STARTED, id="i3"))
-    assert rows(path) == 1
+    write(*one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2")))
+    assert rows(path) == 2
+    for lifetime, left in ((RESULTS_KEPT_FOR, 1), (ALIASES_KEPT_FOR, 0)):
+        prune(SqliteDatabase(path), NOON + lifetime, rows=timedelta(hours=1))
+        assert rows(path) == left
 
 
 # --- how much ---------------------------------------------------------------------------------------------------

@@ -115,6 +115,8 @@ def test_other_records_stay_as_they_are(record: Record) -> None:
 
 
 def test_what_imports_slowly_is_not_imported_with_the_addon() -> None:
-    program = "import sys, aibridge_addon.addon; print(*sys.modules.keys() & {'genai_prices', 'sqlite_utils'})"
+    program = (
+        "import sys, aibridge_addon.addon; print(*sys.modules.keys() & {'genai_prices', 'psycopg', 'sqlite_utils'})"
+    )
     imported = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, check=True)
     assert imported.stdout.split() == []

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aibridge_addon.recording.recorder import MAX_QUEUED, MAX_TRANSACTION, Recorder
+from aibridge_addon.recording.spool import Spool
 from aibridge_addon.recording.stream import COMMIT_TIMEOUT, LINGER, RecordStream
-from aibridge_addon.records import DatabaseUnavailable, ModelThought, Record
+from aibridge_addon.records import DatabaseUnavailable, ModelThought, Readiness, Record
+from tests.support.examples import INSTANCE, STARTED
 from tests.support.reading import NOON
 from tests.support.stores import PATIENCE, MemoryStore
 
@@ -22,9 +26,17 @@ def unchanged(record: Record) -> Record:
     return record
 
 
-def stream_to(store: MemoryStore, *, commit_timeout: float = COMMIT_TIMEOUT, **options: Any) -> RecordStream:
-    """A stream with one sink, which writes to that store."""
-    return RecordStream([Recorder(store, **options)], unchanged, commit_timeout=commit_timeout)
+def stream_to(
+    store: MemoryStore,
+    folder: Path,
+    *,
+    commit_timeout: float = COMMIT_TIMEOUT,
+    max_bytes: int = 2**30,
+    **options: Any,
+) -> RecordStream:
+    """A stream with one sink, which writes to that store. `folder`: of the spool."""
+    spool = Spool(folder, "db", max_bytes=max_bytes)
+    return RecordStream([Recorder(store, spool, INSTANCE, **options)], unchanged, commit_timeout=commit_timeout)
 
 
 def thought(content: str = "hm") -> ModelThought:
@@ -42,12 +54,18 @@ class Delays(tuple[float, ...]):
 
 
 @pytest.fixture
-async def make() -> AsyncIterator[Make]:
+def folder(tmp_path: Path) -> Path:
+    """The spool's folder."""
+    return tmp_path / "spool"
+
+
+@pytest.fixture
+async def make(folder: Path) -> AsyncIterator[Make]:
     """Make started recorders, and end them."""
     started: list[tuple[RecordStream, MemoryStore]] = []
 
     def start(store: MemoryStore, **options: Any) -> RecordStream:
-        recorder = stream_to(store, **{"retry_delays": (0.0,), "commit_timeout": PATIENCE, **options})
+        recorder = stream_to(store, folder, **{"retry_delays": (0.0,), "commit_timeout": PATIENCE, **options})
         recorder.start()
         started.append((recorder, store))
         return recorder
@@ -66,11 +84,19 @@ async def all_at_once(*waiting: Coroutine[Any, Any, bool], then: Callable[[], No
     return await asyncio.gather(*tasks)
 
 
-async def available(recorder: RecordStream) -> None:
-    """Wait until the recorder has noticed that the database can be written to, and has written everything."""
+async def emptied(recorder: RecordStream) -> None:
+    """Wait until all records have gone to the database."""
     async with asyncio.timeout(PATIENCE):
-        while not await recorder.committed():
+        while recorder.depth or recorder._sinks[0].readiness().degraded:
             await turn()
+
+
+def spooled(recorder: RecordStream) -> int:
+    return sum(sink.readiness().spooled_bytes for sink in recorder._sinks)
+
+
+def size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 async def turn() -> None:
@@ -95,12 +121,12 @@ class Clock(asyncio.SelectorEventLoop):
             await turn()
 
 
-def test_records_wait_for_company_but_not_for_long() -> None:
+def test_records_wait_for_company_but_not_for_long(folder: Path) -> None:
     async def scenario() -> None:
         clock = asyncio.get_running_loop()
         assert isinstance(clock, Clock)
         store = MemoryStore()
-        recorder = stream_to(store)
+        recorder = stream_to(store, folder)
         recorder.start()
         first, second, third = thought("1"), thought("2"), thought("3")
         recorder.emit(first)
@@ -194,41 +220,54 @@ async def test_a_database_that_does_not_answer_is_tried_again_until_it_does(make
     recorder = make(store, retry_delays=delays)
     store.fail(times=5)
     recorder.emit(thought())
-    assert not await recorder.committed()
+    assert await recorder.committed(), "it is in the spool"
     await store.attempted(6)
-    assert recorder.depth == 1 and recorder.lost == 0
+    assert recorder.depth == 0 and recorder.lost == 0 and spooled(recorder) > 0
     store.let_all()
-    await available(recorder)
-    assert store.records == [thought()] and recorder.depth == 0 and recorder.lost == 0
+    await emptied(recorder)
+    assert store.records == [thought()] and recorder.lost == 0
     assert delays.asked == [0, 1, 2, 2, 2]
 
 
-async def test_while_it_cannot_be_written_to_nobody_waits_in_vain(make: Make) -> None:
+async def test_records_are_written_in_their_order_when_the_database_is_back(make: Make, folder: Path) -> None:
+    store = MemoryStore(stepped=True)
+    recorder = make(store, retry_delays=(3_600.0,))
+    store.fail()
+    emitted = [thought(str(number)) for number in range(3 * MAX_TRANSACTION)]
+    for number, record in enumerate(emitted):
+        recorder.emit(record)
+        if number % 1_000 == 0:
+            assert await recorder.committed(), "it is in the spool"
+    assert await recorder.committed()
+    assert store.records == [] and recorder.depth == 0
+    assert spooled(recorder) == size(folder)
+    store.let_all()
+    recorder.close(10)
+    assert store.records == emitted
+    assert (recorder.lost, recorder.depth, spooled(recorder), size(folder)) == (0, 0, 0, 0)
+
+
+async def test_records_that_come_during_the_replay_are_written_after_those_before_them(make: Make) -> None:
     store = MemoryStore(stepped=True)
     recorder = make(store)
     store.fail()
     recorder.emit(thought("1"))
-    assert not await recorder.committed()
+    assert await recorder.committed()
+    await store.attempted(2)
     recorder.emit(thought("2"))
-    assert not await recorder.committed()
+    assert await recorder.committed()
     store.let_all()
-    await available(recorder)
-    assert store.records == [thought("1"), thought("2")]
+    await emptied(recorder)
+    recorder.emit(thought("3"))
+    assert await recorder.committed()
+    assert store.attempts[1:] == [(thought("1"),), (thought("2"),), (thought("3"),)]
 
 
-async def test_everybody_who_waits_is_told_at_the_first_failure(make: Make) -> None:
+@pytest.mark.parametrize("required", [False, True], ids=["open", "closed"])
+async def test_answers_that_wait_are_released_at_the_first_failure(make: Make, required: bool) -> None:
+    """Those of the batch that fails, and those of the next one."""
     store = MemoryStore(stepped=True)
-    recorder = make(store)
-    recorder.emit(thought())
-    first = asyncio.ensure_future(recorder.committed())
-    await store.attempted(1)
-    store.fail()
-    assert not await first
-
-
-async def test_answers_that_wait_for_the_next_batch_are_released_at_the_first_failure_too(make: Make) -> None:
-    store = MemoryStore(stepped=True)
-    recorder = make(store)
+    recorder = make(store, required=required, retry_delays=(3_600.0,))
     recorder.emit(thought("in the batch that fails"))
     first = asyncio.ensure_future(recorder.committed())
     await store.attempted(1)
@@ -236,9 +275,173 @@ async def test_answers_that_wait_for_the_next_batch_are_released_at_the_first_fa
     second = asyncio.ensure_future(recorder.committed())
     await turn()
     store.fail()
-    assert not await first
     async with asyncio.timeout(PATIENCE / 2):  # well before the time limit of a commit
-        assert not await second
+        assert [await first, await second] == [not required] * 2
+        assert await recorder.committed() is not required
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["open", "closed"])
+async def test_the_state_of_the_database_is_reported(make: Make, required: bool) -> None:
+    store = MemoryStore(stepped=True)
+    recorder = make(store, required=required)
+    [sink] = recorder._sinks
+    assert (sink.readiness().ready, sink.readiness().degraded) == (True, ())
+    store.fail()
+    recorder.emit(thought())
+    await store.attempted(2)
+    state = sink.readiness()
+    assert (state.ready, state.degraded, state.details) == (not required, ("database",), {"database": "unavailable"})
+    assert state.spooled_bytes > 0
+    store.let_all()
+    await emptied(recorder)
+    assert sink.readiness() == Readiness(details={"database": "available"})
+
+
+async def test_a_database_that_is_away_at_the_start_is_waited_for_where_that_is_allowed(make: Make) -> None:
+    store = MemoryStore(cannot_open=DatabaseUnavailable("no route to host"))
+    recorder = make(store, needed_at_start=False)
+    [sink] = recorder._sinks
+    assert sink.readiness().ready
+    recorder.emit(thought())
+    assert await recorder.committed(), "it is in the spool"
+    assert store.attempts == []
+    store.cannot_open = None
+    await emptied(recorder)
+    assert store.records == [thought()]
+
+
+async def test_a_bridge_without_database_and_spool_is_not_ready(make: Make, folder: Path) -> None:
+    refusing(folder)
+    store = MemoryStore(cannot_open=DatabaseUnavailable("no route to host"))
+    recorder = make(store, needed_at_start=False)
+    assert not recorder._sinks[0].readiness().ready
+    store.cannot_open = None
+    await emptied(recorder)
+    assert recorder._sinks[0].readiness().ready
+
+
+# --- the spool ------------------------------------------------------------------------------------------------------
+
+
+def refusing(folder: Path) -> Path:
+    """Make a folder in which no file can be made."""
+    folder.write_text("no folder")
+    return folder
+
+
+def accepting(folder: Path) -> None:
+    folder.unlink()
+
+
+async def test_records_wait_in_memory_where_the_spool_cannot_be_written_to(
+    make: Make, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusing(folder)
+    store = MemoryStore(stepped=True)
+    recorder = make(store)
+    store.fail(times=3)
+    for number in range(3):
+        recorder.emit(thought(str(number)))
+        assert not await recorder.committed()
+    assert recorder.depth == 3
+    store.let_all()
+    await emptied(recorder)
+    assert store.records == [thought(str(number)) for number in range(3)] and recorder.lost == 0
+    assert len([line for line in caplog.messages if "the spool cannot be written to" in line]) == 1
+
+
+async def test_records_in_memory_go_to_the_spool_as_soon_as_it_can_be_written_to(make: Make, folder: Path) -> None:
+    refusing(folder)
+    store = MemoryStore(stepped=True)
+    recorder = make(store)
+    store.fail()
+    recorder.emit(thought("1"))
+    assert not await recorder.committed()
+    accepting(folder)
+    store.fail()
+    await store.attempted(2)
+    async with asyncio.timeout(PATIENCE):
+        while recorder.depth:
+            await turn()
+    recorder.emit(thought("2"))
+    assert await recorder.committed()
+    store.let_all()
+    await emptied(recorder)
+    assert store.records == [thought("1"), thought("2")]
+
+
+async def test_what_exceeds_the_spool_is_counted_and_logged(make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    store = MemoryStore(stepped=True)
+    recorder = make(store, max_bytes=2_000)
+    store.fail()
+    recorder.emit(thought("1"))
+    assert await recorder.committed()
+    recorder.emit(thought("2" * 2_000))
+    recorder.emit(thought("3"))
+    assert not await recorder.committed(), "a row is missing"
+    assert await recorder.committed(), "none since"
+    assert recorder.lost == 1
+    assert "aibridge: 1 records lost so far: the spool is full, recording.spool.max_bytes=2000" in caplog.messages
+    store.let_all()
+    await emptied(recorder)
+    assert store.records == [thought("1"), thought("3")]
+
+
+async def test_records_of_a_process_that_has_ended_are_written_by_the_next_one(make: Make) -> None:
+    store = MemoryStore(stepped=True)
+    first = make(store, retry_delays=(3_600.0,))
+    store.fail(times=2)
+    for number in range(10):
+        first.emit(thought(str(number)))
+    assert await first.committed()
+    first.close(10)
+    assert store.closed and store.records == [] and (first.lost, first.depth) == (0, 0)
+    next_store = MemoryStore()
+    second = make(next_store)
+    second.emit(thought("of the next one"))
+    assert await second.committed()
+    await next_store.written(11)
+    spooled_first = [record for record in next_store.records if record != thought("of the next one")]
+    assert spooled_first == [thought(str(number)) for number in range(10)]
+
+
+async def test_a_record_keeps_its_rows_id_however_often_it_is_written(make: Make) -> None:
+    store = MemoryStore(stepped=True)
+    recorder = make(store)
+    store.fail(times=2)
+    recorder.emit(thought())
+    store.let_all()
+    await emptied(recorder)
+    ids = {record.id for attempt in store.attempts for record in attempt if isinstance(record, ModelThought)}
+    assert len(ids) == 1 and len(ids.pop()) == 36
+
+
+async def test_interceptions_carry_the_instance_that_handles_them(make: Make) -> None:
+    store = MemoryStore()
+    recorder = make(store)
+    recorder.emit(STARTED)
+    assert await recorder.committed()
+    assert store.records == [replace(STARTED, instance_id=INSTANCE.id)]
+
+
+async def test_an_instance_gives_signs_of_life_with_and_without_traffic(make: Make) -> None:
+    store = MemoryStore()
+    recorder = make(store, heartbeat=0.0)
+    await store.registered(3)
+    recorder.emit(thought())
+    assert await recorder.committed()
+    await store.registered(len(store.instances) + 3)
+    assert set(store.instances) == {INSTANCE}
+
+
+async def test_an_idle_recorder_notices_that_the_database_is_away(make: Make) -> None:
+    store = MemoryStore()
+    recorder = make(store, heartbeat=0.0, retry_delays=(3_600.0,))
+    await store.registered(2)
+    store.cannot_register = DatabaseUnavailable("gone")
+    async with asyncio.timeout(PATIENCE):
+        while not recorder._sinks[0].readiness().degraded:
+            await turn()
 
 
 # --- records that the database refuses --------------------------------------------------------------------------
@@ -276,10 +479,9 @@ async def test_nothing_is_written_twice_when_the_database_goes_away_between_sing
         recorder.emit(record)
     store.let(None, None)  # together: refused; then the first one alone: written
     store.fail()
-    assert not await recorder.committed()
-    await store.attempted(4)
+    assert await recorder.committed(), "those that are left are in the spool"
     store.let_all()
-    await available(recorder)
+    await emptied(recorder)
     assert store.records == [good, better] and recorder.lost == 1
 
 
@@ -323,22 +525,44 @@ async def test_draining_writes_what_is_left_and_loses_nothing(make: Make) -> Non
 async def test_closing_does_not_wait_for_a_database_that_does_not_answer(make: Make) -> None:
     store = MemoryStore(stepped=True)
     recorder = make(store, retry_delays=(3_600.0,))
-    store.fail()
+    store.fail(times=2)
     recorder.emit(thought())
-    assert not await recorder.committed()
+    assert await recorder.committed()
     recorder.emit(thought())
+    recorder.close(10)
+    assert (store.records, store.closed, recorder.lost, recorder.depth) == ([], True, 0, 0)
+    assert len(store.attempts) == 2, "it was tried once more"
+
+
+async def test_what_a_write_that_never_ends_has_taken_goes_to_the_spool(make: Make) -> None:
+    store = MemoryStore(stepped=True)
+    recorder = make(store)
+    recorder.emit(thought("1"))
+    waiting = asyncio.ensure_future(recorder.committed())
+    await store.attempted(1)
+    recorder.emit(thought("2"))
+    [sink] = recorder._sinks
     recorder.close(0)
-    assert (store.records, store.closed, recorder.lost, recorder.depth) == ([], True, 2, 0)
+    sink.close(0)
+    assert (recorder.lost, recorder.depth) == (0, 0) and spooled(recorder) > 0
+    store.let_all()
+    await store.ended()
+    next_store = MemoryStore()
+    make(next_store)
+    await next_store.written(2)
+    assert next_store.records == [thought("1"), thought("2")]
+    waiting.cancel()
 
 
-async def test_closing_twice_counts_no_loss_twice(make: Make) -> None:
+async def test_closing_twice_counts_no_loss_twice(make: Make, folder: Path) -> None:
+    refusing(folder)
     store = MemoryStore(stepped=True)
     recorder = make(store, retry_delays=(3_600.0,))
-    store.fail()
+    store.fail(times=2)
     recorder.emit(thought())
     assert not await recorder.committed()
-    recorder.close(0)
-    recorder.close(0)
+    recorder.close(10)
+    recorder.close(10)
     assert recorder.lost == 1
 
 
@@ -367,15 +591,15 @@ async def test_a_record_that_comes_after_the_end_is_counted_as_lost_and_logged(
 
 
 @pytest.mark.parametrize("error", [DatabaseUnavailable("locked"), ValueError("bug")], ids=repr)
-def test_a_database_that_cannot_be_opened_stops_the_start(error: Exception) -> None:
+def test_a_database_that_cannot_be_opened_stops_the_start(folder: Path, error: Exception) -> None:
     store = MemoryStore(cannot_open=error)
     with pytest.raises(type(error), match=str(error)):
-        stream_to(store).start()
+        stream_to(store, folder).start()
     assert not store.opened and store.attempts == []
 
 
-async def test_a_recorder_whose_start_failed_can_be_closed() -> None:
-    recorder = stream_to(MemoryStore(cannot_open=DatabaseUnavailable("locked")))
+async def test_a_recorder_whose_start_failed_can_be_closed(folder: Path) -> None:
+    recorder = stream_to(MemoryStore(cannot_open=DatabaseUnavailable("locked")), folder)
     with contextlib.suppress(DatabaseUnavailable):
         recorder.start()
     recorder.close(0)

@@ -14,10 +14,11 @@ import pytest
 from aibridge_addon.bridge import SINKS, Bridge
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.recording.recorder import Recorder
+from aibridge_addon.recording.spool import Spool
 from aibridge_addon.recording.stream import RecordStream
 from aibridge_addon.records import Ask, Continuation, Record, Sink, Tunnelled
 from tests.support.database import read_table
-from tests.support.examples import PROMPT, STARTED, THOUGHT, TOKENS, TOOL
+from tests.support.examples import INSTANCE, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 from tests.support.reading import NOON
 from tests.support.stores import MemoryStore
 
@@ -167,10 +168,10 @@ class Late(Kept):
             pass
 
 
-async def test_a_refused_record_is_not_committed_however_late_the_flush_comes() -> None:
+async def test_a_refused_record_is_not_committed_however_late_the_flush_comes(tmp_path: Path) -> None:
     store = MemoryStore()
     store.refused = [PROMPT]
-    recorder = Recorder(store)
+    recorder = Recorder(store, Spool(tmp_path, "db", max_bytes=2**20), INSTANCE)
     stream = RecordStream([recorder, Late(recorder)], unchanged)
     stream.start()
     stream.emit(PROMPT)

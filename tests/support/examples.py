@@ -5,14 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID
 
 from aibridge_addon import records
+from aibridge_addon.recording.instances import Instance
 from tests.support.database import Row, Table, read_table
 from tests.support.reading import NOON
 
+
+def uid(name: str) -> str:
+    """Return an interception's id in which the name can be seen."""
+    return str(UUID(bytes=name.encode().ljust(16, b"\0")))
+
+
+ID = uid("i1")
 NOON_TEXT = "2026-01-02T12:00:00.000000+00:00"
+INSTANCE = Instance(uid("instance-1"), "host-1", 4711, "1.0", NOON)
 STARTED = records.InterceptionStarted(
-    id="i1",
+    id=ID,
     initiator_id="ada",
     provider="anthropic",
     provider_name="anthropic-eu",
@@ -35,7 +45,7 @@ STARTED = records.InterceptionStarted(
     billing="api",
 )
 ENDED = records.InterceptionEnded(
-    interception_id="i1",
+    interception_id=ID,
     status="failed",
     model="claude-1-20260101",
     http_status=529,
@@ -46,7 +56,7 @@ ENDED = records.InterceptionEnded(
     time_to_first_byte_ms=250,
 )
 TOKENS = records.TokenUsage(
-    interception_id="i1",
+    interception_id=ID,
     provider_response_id="msg_1",
     provider="anthropic",
     provider_name="anthropic-eu",
@@ -65,9 +75,9 @@ TOKENS = records.TokenUsage(
     price_list="1.2",
     unpriced="no price",
 )
-PROMPT = records.UserPrompt("i1", "msg_1", "Grüße 😀 \0 my key is sk-ant-0123456789abcdef", NOON)
+PROMPT = records.UserPrompt(ID, "msg_1", "Grüße 😀 \0 my key is sk-ant-0123456789abcdef", NOON)
 TOOL = records.ToolUsage(
-    interception_id="i1",
+    interception_id=ID,
     provider_response_id="msg_1",
     provider_tool_call_id="toolu_1",
     tool="Read",
@@ -82,12 +92,12 @@ TOOL = records.ToolUsage(
     sequence=2,
     result="the key is sk-ant-0123456789abcdef",
 )
-ANSWER = records.Answer("i1", "msg_1", "Done: sk-ant-0123456789abcdef", truncated=True, created_at=NOON, sequence=3)
-THOUGHT = records.ModelThought("i1", "msg_1", "let me see", "thinking", NOON, sequence=1)
+ANSWER = records.Answer(ID, "msg_1", "Done: sk-ant-0123456789abcdef", truncated=True, created_at=NOON, sequence=3)
+THOUGHT = records.ModelThought(ID, "msg_1", "let me see", "thinking", NOON, sequence=1)
 PASSTHROUGH = records.Passthrough("anthropic-eu", "/v1/models", "GET", "ada")
 
 STARTED_ROW: Row = {
-    "id": "i1",
+    "id": ID,
     "initiator_id": "ada",
     "provider": "anthropic",
     "provider_name": "anthropic-eu",
@@ -97,7 +107,7 @@ STARTED_ROW: Row = {
     "session_id": "s1",
     "user_agent": "claude-cli/2",
     "route": "/v1/messages",
-    "streaming": 1,
+    "streaming": True,
     "started_at": NOON_TEXT,
     "ended_at": None,
     "status": None,
@@ -118,6 +128,8 @@ STARTED_ROW: Row = {
     "request_class": "prompt",
     "billing": "api",
     "time_to_first_byte_ms": None,
+    "instance_id": None,
+    "content_deleted_at": None,
 }
 ENDED_ROW = STARTED_ROW | {
     "ended_at": "2026-01-02T12:00:01.500000+00:00",
@@ -128,7 +140,7 @@ ENDED_ROW = STARTED_ROW | {
     "turns": 1,
     "time_to_first_byte_ms": 250,
 }
-COMMON = {"interception_id": "i1", "provider_response_id": "msg_1", "created_at": NOON_TEXT}
+COMMON = {"interception_id": ID, "provider_response_id": "msg_1", "created_at": NOON_TEXT}
 CHILD_ROWS: dict[Table, tuple[records.Record, Row]] = {
     "aibridge_token_usages": (
         TOKENS,
@@ -158,7 +170,7 @@ CHILD_ROWS: dict[Table, tuple[records.Record, Row]] = {
             "server_name": "files",
             "server_url": "https://mcp.example/files",
             "input": TOOL.input,
-            "injected": 0,
+            "injected": False,
             "invocation_error": "boom",
             "duration_ms": 12,
             "metadata": {"server_side": True},
@@ -166,7 +178,7 @@ CHILD_ROWS: dict[Table, tuple[records.Record, Row]] = {
             "result": TOOL.result,
         },
     ),
-    "aibridge_answers": (ANSWER, {"content": ANSWER.content, "truncated": 1, "metadata": {}, "sequence": 3}),
+    "aibridge_answers": (ANSWER, {"content": ANSWER.content, "truncated": True, "metadata": {}, "sequence": 3}),
     "aibridge_model_thoughts": (
         THOUGHT,
         {"content": "let me see", "metadata": {"source": "thinking"}, "sequence": 1},
@@ -180,24 +192,26 @@ def interceptions(path: Path) -> dict[str, Row]:
 
 def started(name: str, *, after: str | None = None, who: str = "ada", session: str | None = None) -> records.Record:
     keys = (f"{who} {after}",) if after is not None else ()
-    begun = replace(STARTED, id=name, initiator_id=who, client_session_id=session)
+    begun = replace(STARTED, id=uid(name), initiator_id=who, client_session_id=session)
     return replace(begun, correlating_tool_call_id=after, thread_keys=keys)
 
 
 def continuing(name: str, response_id: str, who: str = "ada") -> records.Record:
     """The start of a request that continues an answer, of a client without sessions."""
-    return replace(STARTED, id=name, initiator_id=who, client_session_id=None, thread_keys=(f"{who} {response_id}",))
+    return replace(
+        STARTED, id=uid(name), initiator_id=who, client_session_id=None, thread_keys=(f"{who} {response_id}",)
+    )
 
 
 def answered(name: str, response_id: str, who: str = "ada") -> records.Record:
-    return replace(ENDED, interception_id=name, thread_keys=(f"{who} {response_id}",))
+    return replace(ENDED, interception_id=uid(name), thread_keys=(f"{who} {response_id}",))
 
 
 def brought(name: str, call_id: str, result: str | None = "ok", *, is_error: bool = False) -> records.Record:
-    return records.ToolResult(name, call_id, result, is_error=is_error, truncated=False, created_at=NOON)
+    return records.ToolResult(uid(name), call_id, result, is_error=is_error, truncated=False, created_at=NOON)
 
 
 def called(name: str, call_id: str, seconds: int = 0, who: str = "ada") -> records.Record:
     at = NOON + timedelta(seconds=seconds)
     keys = (f"{who} {call_id}",)
-    return replace(TOOL, interception_id=name, provider_tool_call_id=call_id, created_at=at, thread_keys=keys)
+    return replace(TOOL, interception_id=uid(name), provider_tool_call_id=call_id, created_at=at, thread_keys=keys)

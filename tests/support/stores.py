@@ -7,6 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
+from aibridge_addon.recording.instances import Instance
 from aibridge_addon.records import DatabaseUnavailable, Record
 
 PATIENCE = 30.0
@@ -29,10 +30,13 @@ class MemoryStore:
         self.attempts: list[tuple[Record, ...]] = []
         """What each call of `write` was given."""
         self.refused: list[Record] = []
-        """Records that it refuses in every batch, compared by identity."""
+        """Records that it refuses in every batch."""
+        self.instances: list[Instance] = []
+        """The instance of each sign of life."""
         self.opened = False
         self.closed = False
-        self._cannot_open = cannot_open
+        self.cannot_open = cannot_open
+        self.cannot_register: Exception | None = None
         self._stepped = stepped
         self._steps: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self._changed = threading.Condition()
@@ -40,9 +44,17 @@ class MemoryStore:
     # --- what the recorder calls, on its thread ---------------------------------------------------------------
 
     def open(self) -> None:
-        if self._cannot_open is not None:
-            raise self._cannot_open
+        if self.cannot_open is not None:
+            raise self.cannot_open
         self.opened = True
+
+    def register(self, instance: Instance) -> int:
+        if self.cannot_register is not None:
+            raise self.cannot_register
+        with self._changed:
+            self.instances.append(instance)
+            self._changed.notify_all()
+        return 0
 
     def write(self, records: Sequence[Record]) -> None:
         with self._changed:
@@ -52,7 +64,7 @@ class MemoryStore:
             outcome = self._steps.get(timeout=PATIENCE)
             if outcome is not None:
                 raise outcome
-        if any(record is refused for record in records for refused in self.refused):
+        if any(record in self.refused for record in records):
             raise Refused
         with self._changed:
             self.records += records
@@ -86,6 +98,10 @@ class MemoryStore:
     async def written(self, count: int) -> None:
         """Wait until that many records are committed."""
         await self._until(lambda: len(self.records) >= count, f"{count} records")
+
+    async def registered(self, count: int) -> None:
+        """Wait for that many signs of life."""
+        await self._until(lambda: len(self.instances) >= count, f"{count} signs of life")
 
     async def ended(self) -> None:
         """Wait until it is closed."""

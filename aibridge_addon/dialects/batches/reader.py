@@ -192,8 +192,8 @@ class BatchResults(Dialect):
     def answer_reader(self, *, texts: bool = True) -> AnswerReader:
         return self._reader()
 
-    def error_body(self, status: int, message: str) -> bytes:
-        return self._errors.error_body(status, message)
+    def error_body(self, status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        return self._errors.error_body(status, message, details)
 
     def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
         return self._errors.error_event(message, details)

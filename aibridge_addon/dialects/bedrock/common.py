@@ -52,8 +52,8 @@ class BedrockDialect(Dialect):
         super().__init__()
         self.streaming = streaming
 
-    def error_body(self, status: int, message: str) -> bytes:
-        return encode({"message": message})
+    def error_body(self, status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        return encode({"message": message, **details})
 
     def error_headers(self, status: int) -> Mapping[str, str]:
         return {ERROR_TYPE: ERROR_TYPES.get(status, "InternalServerException")}

@@ -81,8 +81,8 @@ class ChatCompletions(Dialect):
     def answer_reader(self, *, texts: bool = True) -> ChatCompletionsReader:
         return ChatCompletionsReader(texts=texts)
 
-    def error_body(self, status: int, message: str) -> bytes:
-        return openai.error_body(status, message)
+    def error_body(self, status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        return openai.error_body(status, message, details)
 
     def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
         return b"data: " + openai.error_body(500, message, details) + b"\n\ndata: [DONE]\n\n"

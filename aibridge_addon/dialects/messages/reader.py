@@ -133,8 +133,8 @@ class Messages(Dialect):
     def answer_reader(self, *, texts: bool = True) -> MessagesReader:
         return MessagesReader(texts=texts)
 
-    def error_body(self, status: int, message: str) -> bytes:
-        return encode(_error(ERROR_TYPES.get(status, "api_error"), message))
+    def error_body(self, status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        return encode(_error(ERROR_TYPES.get(status, "api_error"), message, details))
 
     def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
         return sse.event("error", encode(_error("api_error", message, details)))

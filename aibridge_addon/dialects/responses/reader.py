@@ -113,8 +113,8 @@ class Responses(Dialect):
     def answer_reader(self, *, texts: bool = True) -> ResponsesReader:
         return ResponsesReader(texts=texts)
 
-    def error_body(self, status: int, message: str) -> bytes:
-        return openai.error_body(status, message)
+    def error_body(self, status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        return openai.error_body(status, message, details)
 
     def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
         code = details.get("code") or details.get("type") or "server_error"
@@ -122,9 +122,9 @@ class Responses(Dialect):
         return sse.event("error", encode(event))
 
 
-def error_message(status: int, message: str) -> bytes:
+def error_message(status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
     """Return an error as one WebSocket message: the HTTP error body with its status."""
-    return b'{"type":"error","status":%d,' % status + openai.error_body(status, message)[1:]
+    return b'{"type":"error","status":%d,' % status + openai.error_body(status, message, details)[1:]
 
 
 def _said(body: JSONObject) -> Iterator[Said]:

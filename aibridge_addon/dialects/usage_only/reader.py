@@ -84,8 +84,8 @@ class UsageOnly(Dialect):
     def answer_reader(self, *, texts: bool = True) -> AnswerReader:
         return UsageReader()
 
-    def error_body(self, status: int, message: str) -> bytes:
-        return openai.error_body(status, message)
+    def error_body(self, status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
+        return openai.error_body(status, message, details)
 
     def error_event(self, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
         return sse.event("", openai.error_body(500, message, details))

@@ -1,7 +1,7 @@
-"""Decide whether an interception may go upstream: by its circuit breaker, and by the state of the database.
+"""Decide whether an interception may go upstream: by its budgets, its circuit breaker, and the state of the database.
 
-    exchange ─▶ circuit breaker ─▶ (recording.on_failure: closed) its first rows are committed ─▶ upstream
-                     └──────────────────────────┴─▶ Refusal
+    exchange ─▶ budgets ─▶ circuit breaker ─▶ (recording.on_failure: closed) its first rows are committed ─▶ upstream
+                   └──────────────┴────────────────────────┴─▶ Refusal
 
 The same rules apply to HTTP requests and to requests in a WebSocket. Only the form of a refusal differs.
 """
@@ -9,14 +9,20 @@ The same rules apply to HTTP requests and to requests in a WebSocket. Only the f
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from aibridge_addon.bridge import Bridge
+from aibridge_addon.dialects.base import Usage
+from aibridge_addon.interception.budgets import Party, max_output
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.proxy.flow.state import Refusal
-from aibridge_addon.records import BreakerRejected
+from aibridge_addon.records import BreakerRejected, Refused, TokenUsage
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
 CIRCUIT_OPEN = "circuit breaker is open"
 """The original project's message."""
+BUDGET_EXCEEDED = "budget_exceeded"
+"""The interception's `error_type`, and the code of the client's error."""
 NOT_RECORDABLE = Refusal(
     503,
     "this request cannot be recorded now, so it is not forwarded",
@@ -25,19 +31,69 @@ NOT_RECORDABLE = Refusal(
 )
 
 
-def admit(bridge: Bridge, exchange: Exchange, refuse: Callable[[Refusal], object]) -> Awaitable[None] | None:
-    """Let an interception go upstream, or `refuse` it.
+def admit(
+    bridge: Bridge, exchange: Exchange, request: JSONObject | bytes, refuse: Callable[[Refusal], object]
+) -> Awaitable[None] | None:
+    """Let an interception go upstream, or `refuse` it. `request` is its body.
 
     Returns:
         An awaitable to wait for before the request is sent. `refuse` may be called until it is done.
     """
-    refusal = _rejected(bridge, exchange)
+    refusal = _over_budget(bridge, exchange, request) or _rejected(bridge, exchange)
     if refusal is not None:
         refuse(refusal)
         return None
     if bridge.settings.recording.on_failure == "closed":
         return _unless_recordable(bridge, refuse)
     return None
+
+
+def _over_budget(bridge: Bridge, exchange: Exchange, request: JSONObject | bytes) -> Refusal | None:
+    """Return a refusal if a budget is used up. Otherwise what the request may use is reserved until its end."""
+    budgets, route, actor = bridge.budgets, exchange.route, exchange.actor
+    if budgets is None:
+        return None
+    party = Party(actor.id, actor.groups, route.provider.name, exchange.request.model)
+    body = _maybe_object(request) if isinstance(request, bytes) else request
+    size = len(request) if isinstance(request, bytes) else request.size
+    price = partial(_price, bridge, exchange)
+    exceeded = budgets.accounts.admit(exchange.id, party, size, max_output(body), price, route.deployment)
+    if exceeded is None:
+        exchange.emit = budgets.accounts.watch(exchange.id, exchange.emit)
+        budgets.sync.want()
+        return None
+    bridge.emit(Refused(BUDGET_EXCEEDED))
+    return Refusal(403, exceeded.message, BUDGET_EXCEEDED, details=exceeded.details)
+
+
+def _maybe_object(data: bytes) -> JSONObject | None:
+    try:
+        return JSONObject(data)
+    except (NotJSON, Unreadable):
+        return None
+
+
+def _price(bridge: Bridge, exchange: Exchange, inputs: int, outputs: int) -> float | None:
+    """Return what a request would cost in US dollars. None: it is not known."""
+    request, sale = exchange.request, exchange.sale
+    model = sale.model(request.model, "")
+    expected = TokenUsage(
+        interception_id=exchange.id,
+        provider_response_id="",
+        provider=exchange.route.provider.type,
+        provider_name=exchange.route.provider.name,
+        model=model,
+        input_tokens=inputs,
+        output_tokens=outputs,
+        cache_read_input_tokens=0,
+        cache_write_input_tokens=0,
+        completeness="partial",
+        extra=request.billed_by,
+        created_at=exchange.now(),
+        vendor=sale.vendor,
+        terms=sale.terms_beside(request, model, Usage()),
+    )
+    return bridge.priced(expected).cost_usd
 
 
 def _rejected(bridge: Bridge, exchange: Exchange) -> Refusal | None:

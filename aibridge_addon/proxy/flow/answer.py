@@ -37,6 +37,9 @@ from aibridge_addon.wire.json_object import JSONObject
 
 logger = logging.getLogger(__name__)
 
+BUDGET_HEADER = "X-AI-Bridge-Budget"
+"""Header of an answer while a budget is near its limit."""
+
 
 def open_answer(flow: http.HTTPFlow) -> None:
     """Start reading an answer whose head has arrived, and set whether it is streamed to the client."""
@@ -57,6 +60,8 @@ def open_answer(flow: http.HTTPFlow) -> None:
 
 def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bool:
     """Start reading a bridged answer. Returns whether it is streamed to the client."""
+    if state.head.bridge.budgets is not None:
+        _show_budget(flow, state.head.bridge.budgets.accounts.near(exchange.id))
     response, translation = flow.response, state.head.dispatch.translation
     assert response is not None
     headers, status = response.headers, response.status_code
@@ -82,6 +87,15 @@ def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bo
             return False  # buffered: if it is about the added option, the client does not get it
         state.usage.original = None
     return not state.undecided
+
+
+def _show_budget(flow: http.HTTPFlow, near: str | None) -> None:
+    """Add a header about the budget that is near its limit. An upstream's own header of this name is removed."""
+    assert flow.response is not None
+    flow.response.headers.pop(BUDGET_HEADER, None)
+    if near is not None:
+        over_http1 = not (flow.response.is_http2 or flow.response.is_http3)
+        flow.response.headers[BUDGET_HEADER if over_http1 else BUDGET_HEADER.lower()] = near
 
 
 def _open_spliced(flow: http.HTTPFlow, state: Bridged, *, streaming: bool) -> bool:

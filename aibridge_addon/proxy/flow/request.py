@@ -187,7 +187,7 @@ def _begin(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONOb
     if not exchange.request.wants_usage and body is not None:
         _ask_for_usage(flow, state, body, exchange.request.model)
     exchange.start()
-    return admit(state.head.bridge, exchange, partial(refuse, flow, state))
+    return admit(state.head.bridge, exchange, body or flow.request.raw_content or b"", partial(refuse, flow, state))
 
 
 def _ask_for_usage(flow: http.HTTPFlow, state: Bridged, body: JSONObject, model: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import assert_never
@@ -16,13 +16,24 @@ from mitmproxy.connection import Client
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.credentials.client import brings_credential
 from aibridge_addon.credentials.identity import CENTRAL, credential_identity
+from aibridge_addon.credentials.tokens import Presented, RefusedToken, Verdict
 from aibridge_addon.dialects import MESSAGES
+from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import WEBSOCKET, Route
 from aibridge_addon.proxy.connection.egress import EgressGuard
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import dispatch, websocket
 from aibridge_addon.proxy.flow.bedrock import Translation
+from aibridge_addon.proxy.flow.bridge_token import (
+    CHALLENGE,
+    IN_URL,
+    Taken,
+    no_central_key,
+    refusal_of,
+    refusal_response,
+    take,
+)
 from aibridge_addon.proxy.flow.state import (
     KEY,
     ORIGIN_FORM,
@@ -52,6 +63,8 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 EVENT_LOGGING = "/api/event_logging/*"
 """Route of Claude Code's telemetry; see the routes of the type `anthropic`."""
 
+Named = tuple[str | None, tuple[str, ...]]
+"""The actor and the groups that a front proxy's headers name."""
 ACTOR_PREFIX = dispatch.ACTOR_HEADERS.lower().rstrip("-").encode()
 
 
@@ -65,47 +78,130 @@ class RequestClassifier:
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
-        self._connect_names: WeakKeyDictionary[Client, str | None] = WeakKeyDictionary()
+        self._connected: WeakKeyDictionary[Client, Named] = WeakKeyDictionary()
+        self._connect_tokens: WeakKeyDictionary[Client, Presented] = WeakKeyDictionary()
 
-    def connect(self, flow: http.HTTPFlow) -> None:
+    def connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Handle a CONNECT request.
 
-        A front proxy can name the actor only here; it cannot add headers inside the tunnel.
+        A front proxy can name the actor only here; it cannot add headers inside the tunnel. The same holds for a
+        client that gives a token as the password of its proxy.
         """
         actors = self._bridge.actors
-        name = actors.trusted_name(lower_headers(flow.request), peer_of(flow))
-        self._connect_names[flow.client_conn] = name
+        name, _ = self._connected[flow.client_conn] = self._named(flow, lower_headers(flow.request))
+        token = take(flow).as_password
+        self._connect_tokens.pop(flow.client_conn, None)
+        if token is not None:
+            self._connect_tokens[flow.client_conn] = token
         if self._bridge.router.provider_for_host(flow.request.host) is None and not is_ip_address(flow.request.host):
             flow.metadata[TUNNEL] = True
+        if token is not None:
+            return self._with_verdict(token, partial(self._connect_with_token, flow))
         if _authentication_failed(flow) or (
             self._bridge.router.provider_for_host(flow.request.host) is not None
             and actors.resolve(proxy_user(flow), name) is None
         ):
             flow.response = unauthenticated(None, proxy=True)
+        return None
 
-    def request_head(self, flow: http.HTTPFlow) -> None:
+    def _connect_with_token(self, flow: http.HTTPFlow, verdict: Verdict) -> None:
+        if isinstance(verdict, RefusedToken):
+            flow.response = refusal_response(None, refusal_of(verdict, proxy=True))
+        elif _authentication_failed(flow):
+            flow.response = None  # a token is an authentication, too
+
+    def request_head(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Set the state of a flow. Sets `flow.response` if the request is refused."""
         route = self._route(flow)
+        taken = take(flow)
+        connected = self._connect_tokens.get(flow.client_conn)
         if route is None:
-            self._foreign(flow)
-            return
+            if taken.in_url:
+                flow.response = refusal_response(None, Refusal(400, IN_URL))
+                return None
+            password = taken.as_password or connected  # as a key, it authenticates to providers only
+            if password is None:
+                self._foreign(flow)
+                return None
+            return self._with_verdict(password, partial(self._foreign_with_token, flow))
         left = self._bridge.in_flight.enter(partial(_cut_off, flow))
-        refused = flow.metadata[KEY] = Refused(route, left)
+        flow.metadata[KEY] = Refused(route, left)
+        if taken.in_url:
+            flow.response = refusal_response(route, Refusal(400, IN_URL))
+            return None
+        token = taken.token or connected
+        if token is None:
+            self._decide(flow, route, left)
+            return None
+        return self._with_verdict(token, partial(self._decide_with_token, flow, route, left, token, taken))
+
+    def _with_verdict(self, token: Presented, use: Callable[[Verdict], None]) -> Awaitable[None] | None:
+        """Call `use` with the verdict about a token: at once if it is known, else from the returned awaitable."""
+        verdict = self._bridge.tokens.known(token)
+        if verdict is None:
+            return self._with_checked(token, use)
+        use(verdict)
+        return None
+
+    async def _with_checked(self, token: Presented, use: Callable[[Verdict], None]) -> None:
+        use(await self._bridge.tokens.check(token))
+
+    def _decide_with_token(
+        self,
+        flow: http.HTTPFlow,
+        route: Route,
+        left: Callable[[], None],
+        token: Presented,
+        taken: Taken,
+        verdict: Verdict,
+    ) -> None:
+        if isinstance(verdict, RefusedToken):
+            proxy = taken.as_key is None and _used_as_proxy(flow)
+            flow.request.stream = False
+            flow.response = refusal_response(route, refusal_of(verdict, proxy=proxy))
+            return
+        if _authentication_failed(flow):
+            flow.response = None  # a token is an authentication, too
+        instead_of_key = taken.as_key is not None or not _used_as_proxy(flow)
+        self._decide(flow, route, left, self._bridge.actors.owner(verdict, token), instead_of_key=instead_of_key)
+
+    def _decide(
+        self,
+        flow: http.HTTPFlow,
+        route: Route,
+        left: Callable[[], None],
+        owner: Actor | None = None,
+        *,
+        instead_of_key: bool = False,
+    ) -> None:
         try:
-            flow.metadata[KEY] = self._decided(flow, route, left) or refused
+            state = self._decided(flow, route, left, owner, instead_of_key=instead_of_key)
+            if state is not None:
+                flow.metadata[KEY] = state
         except Exception:  # sent on undecided, it might carry credentials that are meant for the bridge
             logger.exception("aibridge: a request's head could not be decided about")
             flow.request.stream = False
             flow.response = error_response(route.errors, 500, "the request could not be read")
 
-    def _decided(self, flow: http.HTTPFlow, route: Route, left: Callable[[], None]) -> Served | None:
-        """Return the state of a provider request, or None if it is refused."""
+    def _decided(
+        self,
+        flow: http.HTTPFlow,
+        route: Route,
+        left: Callable[[], None],
+        owner: Actor | None,
+        *,
+        instead_of_key: bool,
+    ) -> Served | None:
+        """Return the state of a provider request, or None if it is refused.
+
+        `owner` is the actor that a token names. `instead_of_key`: the client gave that token in place of a key.
+        """
         if flow.response is not None:
             if _authentication_failed(flow):
                 flow.response = unauthenticated(route, proxy=_used_as_proxy(flow))
             return None
         headers = lower_headers(flow.request)
-        actor = self._bridge.actors.resolve(proxy_user(flow), self._trusted_name(flow, headers))
+        actor = owner or self._bridge.actors.resolve(proxy_user(flow), *self._trusted(flow, headers))
         if actor is None:
             flow.response = unauthenticated(route, proxy=_used_as_proxy(flow))
             return None
@@ -117,6 +213,9 @@ class RequestClassifier:
         chosen = _choose_credential(flow, route, self._bridge, headers)
         if chosen is None or _must_not_leave(flow, route):
             flow.response = no_such_route(route)
+            return None
+        if owner is not None and _lacks_credential(route, chosen, headers, instead_of_key=instead_of_key):
+            flow.response = refusal_response(route, no_central_key(route))
             return None
         if websocket.is_refused(route, self._bridge):
             flow.response = websocket.upgrade_required(route)
@@ -144,6 +243,14 @@ class RequestClassifier:
             host = flow.client_conn.sni or request.pretty_host
         return router.proxied(host, method, request.path)
 
+    def _foreign_with_token(self, flow: http.HTTPFlow, verdict: Verdict) -> None:
+        if isinstance(verdict, RefusedToken):
+            flow.response = refusal_response(None, refusal_of(verdict, proxy=_used_as_proxy(flow)))
+            return
+        if _authentication_failed(flow):
+            flow.response = None  # a token is an authentication, too
+        self._foreign(flow)
+
     def _foreign(self, flow: http.HTTPFlow) -> None:
         """Handle a request to no provider: forward a proxied one, answer 404 to a gateway request."""
         if _authentication_failed(flow):
@@ -156,11 +263,13 @@ class RequestClassifier:
             self._strip(flow, lower_headers(flow.request))
             flow.request.stream = True
 
-    def _trusted_name(self, flow: http.HTTPFlow, headers: Headers) -> str | None:
+    def _trusted(self, flow: http.HTTPFlow, headers: Headers) -> Named:
         # Requests inside a tunnel come from the client, not from the front proxy, so their headers are not trusted.
-        if flow.client_conn in self._connect_names:
-            return self._connect_names[flow.client_conn]
-        return self._bridge.actors.trusted_name(headers, peer_of(flow))
+        return self._connected.get(flow.client_conn) or self._named(flow, headers)
+
+    def _named(self, flow: http.HTTPFlow, headers: Headers) -> Named:
+        actors, peer = self._bridge.actors, peer_of(flow)
+        return actors.trusted_name(headers, peer), actors.trusted_groups(headers, peer)
 
     def _address(self, flow: http.HTTPFlow, route: Route) -> None:
         request, base = flow.request, route.base
@@ -176,8 +285,7 @@ class RequestClassifier:
             request.path = route.target
 
     def _strip(self, flow: http.HTTPFlow, headers: Headers) -> None:
-        trusted = self._bridge.actors.header
-        for name in PROXY_HEADERS if trusted is None else (*PROXY_HEADERS, trusted.decode()):
+        for name in (*PROXY_HEADERS, *(header.decode() for header in self._bridge.actors.headers)):
             if name.encode() in headers:
                 del flow.request.headers[name]
 
@@ -202,6 +310,17 @@ def _choose_credential(flow: http.HTTPFlow, route: Route, bridge: Bridge, header
         chosen.attempts.pool = pool
         chosen.attempts.choose_key()
     return chosen if route.known or not flow.metadata.get(ORIGIN_FORM) else None
+
+
+def _lacks_credential(route: Route, chosen: Dispatch, headers: Headers, *, instead_of_key: bool) -> bool:
+    """Return whether a request with a token would go upstream without a credential, where it needs one.
+
+    A client of the proxy also sends requests that need none, such as telemetry and the renewal of a login.
+    """
+    if chosen.attempts.pool is not None or chosen.translation is not None:
+        return False
+    needed = instead_of_key or route.dialect is not None or route.websocket is not None
+    return needed and not brings_credential(headers, route.type.credential_headers)
 
 
 def _identity(request: http.Request, route: Route, headers: Headers, chosen: Dispatch) -> str:
@@ -269,8 +388,8 @@ def proxy_user(flow: http.HTTPFlow) -> str | None:
 def unauthenticated(route: Route | None, *, proxy: bool) -> http.Response:
     """Return 407 for clients of a proxy, 401 for those of a gateway, with a Basic challenge."""
     status, challenge = (407, "proxy-authenticate") if proxy else (401, "www-authenticate")
-    message = "this bridge requires authentication: user name and password are missing or wrong"
-    headers = {challenge: 'Basic realm="aibridge"'}
+    message = "this bridge requires authentication: a token, or user name and password, is missing or wrong"
+    headers = {challenge: CHALLENGE}
     if route is not None:
         return error_response(route.errors, status, message, headers)
     body = b'{"error":{"type":"authentication_error","message":"%s"}}' % message.encode()

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Literal, assert_never
+from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from mitmproxy import http
 
@@ -209,6 +209,8 @@ class Refusal:
     reason: str = ""
     """The interception's `error_message`. Empty: `message`."""
     headers: Mapping[str, str] = NOTHING
+    details: Mapping[str, Any] = NOTHING
+    """Further members of the error."""
 
 
 def refuse(flow: http.HTTPFlow, state: Served | Refused, refusal: Refusal) -> http.Response:
@@ -218,7 +220,7 @@ def refuse(flow: http.HTTPFlow, state: Served | Refused, refusal: Refusal) -> ht
     route = route_of(state)
     flow.metadata[KEY] = Refused(route, state.left, refusal.message)
     flow.request.stream = False  # mitmproxy accepts no answer of ours while it streams the request
-    flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers)
+    flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers, refusal.details)
     return flow.response
 
 
@@ -237,9 +239,16 @@ def json_response(status: int, body: bytes, headers: dict[str, str] | None = Non
     return http.Response.make(status, body, {"content-type": "application/json", **(headers or {})})
 
 
-def error_response(errors: Dialect, status: int, message: str, headers: Mapping[str, str] = NOTHING) -> http.Response:
+def error_response(
+    errors: Dialect,
+    status: int,
+    message: str,
+    headers: Mapping[str, str] = NOTHING,
+    details: Mapping[str, Any] = NOTHING,
+) -> http.Response:
     """Create an error answer of the bridge itself, in the shape of a dialect."""
-    return json_response(status, errors.error_body(status, message), {**errors.error_headers(status), **headers})
+    body = errors.error_body(status, message, details)
+    return json_response(status, body, {**errors.error_headers(status), **headers})
 
 
 def set_body(request: http.Request, body: bytes) -> None:

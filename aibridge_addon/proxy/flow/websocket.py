@@ -16,6 +16,7 @@ from mitmproxy import ctx, http
 from mitmproxy.websocket import WebSocketMessage
 
 from aibridge_addon.bridge import Bridge
+from aibridge_addon.credentials.tokens import Presented, RefusedToken
 from aibridge_addon.dialects.base import RequestReading
 from aibridge_addon.dialects.responses.reader import error_message
 from aibridge_addon.interception import clients
@@ -23,6 +24,7 @@ from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.responses_socket import ResponsesSocket
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.admission import admit
+from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
 from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, error_response, state_of
 
@@ -124,7 +126,22 @@ def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] 
     exchange = socket.reader.from_client(message.content)
     if exchange is None:
         return None
-    return admit(socket.bridge_of(exchange), exchange, partial(_answer, flow, socket, exchange, message))
+    bridge, refuse = socket.bridge_of(exchange), partial(_answer, flow, socket, exchange, message)
+    token = socket.head.actor.token
+    if token is not None:
+        return _admit_owner(bridge, token, exchange, message.content, refuse)
+    return admit(bridge, exchange, message.content, refuse)
+
+
+async def _admit_owner(
+    bridge: Bridge, token: Presented, exchange: Exchange, content: bytes, refuse: Callable[[Refusal], object]
+) -> None:
+    """Admit a request if its socket's token still counts. It may have been revoked since the handshake."""
+    verdict = await bridge.tokens.check(token)
+    if isinstance(verdict, RefusedToken):
+        refuse(refusal_of(verdict, proxy=False))
+    elif (waiting := admit(bridge, exchange, content, refuse)) is not None:
+        await waiting
 
 
 def closed(flow: http.HTTPFlow) -> None:
@@ -155,4 +172,5 @@ def _answer(
     message.drop()
     socket.reader.withdraw(exchange)
     socket.left(exchange)
-    ctx.master.commands.call("inject.websocket", flow, True, error_message(refusal.status, refusal.message), True)
+    answer = error_message(refusal.status, refusal.message, refusal.details)
+    ctx.master.commands.call("inject.websocket", flow, True, answer, True)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
 from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.recording.sqlite.reader import SqliteReader
-from aibridge_addon.records import DatabaseUnavailable, Stored
+from aibridge_addon.records import DatabaseUnavailable
 
 BUSY_TIMEOUT = 1.0
 """Seconds. The end of an answer waits for it. The writer's transactions take milliseconds."""
@@ -66,19 +64,16 @@ class SqliteClaims:
                 self._lock.release()
 
 
-class SqliteLedger:
-    """Implements `once.Ledger` for SQLite. Every query runs on a worker thread."""
+class SqliteLedger(SqliteReader):
+    """Reads and claims, each with a connection of its own."""
 
     def __init__(self, path: Path) -> None:
-        self._reader = SqliteReader(path)
+        super().__init__(path)
         self._claims = SqliteClaims(path)
 
-    async def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
-        return await asyncio.to_thread(self._reader.read, keys, now)
-
-    async def claim(self, key: str, now: datetime, expires_at: datetime) -> bool:
-        return await asyncio.to_thread(self._claims.claim, key, now, expires_at)
+    def claim(self, key: str, now: datetime, expires_at: datetime) -> bool:
+        return self._claims.claim(key, now, expires_at)
 
     def close(self) -> None:
-        self._reader.close()
+        super().close()
         self._claims.close()

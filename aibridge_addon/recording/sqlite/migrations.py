@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from sqlite_utils import Database, Migrations
 
+from aibridge_addon.recording.sqlite import hourly_usage
+
 steps = Migrations("aibridge")
 
 
@@ -118,3 +120,76 @@ def threads(db: Database) -> None:
         "create table aibridge_threads (key text primary key, interception_id text, created_at text) without rowid"
     )
     db.table("aibridge_threads").create_index(["created_at"])
+
+
+@steps(name="005_instances")
+def instances(db: Database) -> None:
+    """Add the processes that write, so that another one can end what a crash left open."""
+    columns = {"id": str, "host": str, "pid": int, "version": str, "started_at": str, "heartbeat_at": str}
+    db.table("aibridge_instances").create(columns, pk="id")
+    db.table("aibridge_interceptions").add_column("instance_id", str)
+    db.execute(
+        "create index idx_aibridge_interceptions_open on aibridge_interceptions (instance_id) where ended_at is null"
+    )
+    db.table("aibridge_continuations").add_column("interception_id", str)
+    db.execute("update aibridge_continuations set interception_id = json_extract(value, '$.background')")
+    db.execute(
+        "create index idx_aibridge_continuations_interception_id on aibridge_continuations (interception_id)"
+        " where interception_id is not null"
+    )
+
+
+@steps(name="006_hourly_usage")
+def hours(db: Database) -> None:
+    """Add the hourly usage of all rows, and indexes for reports, dashboards and retention."""
+    text, number = str, int
+    counts = ("interceptions", "failed", "input_tokens", "output_tokens", "cache_read_input_tokens")
+    key = ("hour", "initiator_id", "provider_name", "model", "client", "billing")
+    columns: dict[str, type] = dict.fromkeys(key, text)
+    columns |= dict.fromkeys((*counts, "cache_write_input_tokens"), number) | {"cost_usd": float, "unpriced": number}
+    db.table("aibridge_hourly_usage").create(columns, pk=key, not_null=set(columns))
+    db.execute(hourly_usage.FILL)
+    for table, *indexed in (
+        ("aibridge_interceptions", "initiator_id", "started_at"),
+        ("aibridge_interceptions", "session_id", "started_at"),
+        ("aibridge_interceptions", "ended_at"),
+        ("aibridge_interceptions", "provider", "model"),
+        ("aibridge_interceptions", "client"),
+        ("aibridge_interceptions", "thread_root_id"),
+        ("aibridge_interceptions", "thread_parent_id"),
+        ("aibridge_token_usages", "created_at"),
+        ("aibridge_user_prompts", "created_at"),
+        ("aibridge_tool_usages", "created_at"),
+    ):
+        db.table(table).create_index(indexed)
+    # The indexes with `started_at` begin with the same column.
+    for column in ("initiator_id", "session_id"):
+        db.execute(f"drop index idx_aibridge_interceptions_{column}")
+
+
+@steps(name="007_budgets")
+def budgets(db: Database) -> None:
+    """Add what processes have reserved."""
+    columns = {"instance_id": str, "reserved": str, "updated_at": str}
+    db.table("aibridge_budget_reservations").create(columns, pk="instance_id")
+
+
+@steps(name="008_retention")
+def retention(db: Database) -> None:
+    """Add what shows whose texts were deleted, and which process deletes rows now."""
+    db.table("aibridge_interceptions").add_column("content_deleted_at", str)
+    db.execute(
+        "create index idx_aibridge_interceptions_with_texts on aibridge_interceptions (started_at)"
+        " where content_deleted_at is null"
+    )
+    db.table("_aibridge_leases").create({"name": str, "owner": str, "expires_at": str}, pk="name")
+
+
+@steps(name="009_tokens")
+def tokens(db: Database) -> None:
+    texts = ("id", "actor", "groups", "hash", "hint", "note", "created_at", "expires_at", "revoked_at", "last_used_at")
+    db.table("aibridge_tokens").create(
+        dict.fromkeys(texts, str), pk="id", not_null={"actor", "groups", "hash", "hint", "created_at"}
+    )
+    db.table("aibridge_tokens").create_index(["hash"], unique=True)
+    db.table("aibridge_token_key").create({"id": int, "key": str}, pk="id", not_null={"key"})

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from aibridge_addon.recording.rows import timestamp
+from aibridge_addon.recording.sqlite.identity import Identity
 from aibridge_addon.records import DatabaseUnavailable, Stored
 
 BUSY_TIMEOUT = 0.25
@@ -27,50 +28,47 @@ where key in (select value from json_each(?)) and expires_at > ?
 """
 
 
-class SqliteReader:
-    """Reads on the calling thread, with a read-only connection that is opened at the first read."""
+class SqliteConnection:
+    """One connection for several threads. It is opened at the first query, and again if the file was replaced."""
 
-    def __init__(self, path: Path) -> None:
+    MODE: ClassVar[Literal["ro", "rw"]] = "ro"
+
+    def __init__(self, path: Path, *, timeout: float | None = None) -> None:
+        """`timeout`: seconds that a query waits for a lock. None: `BUSY_TIMEOUT`."""
         self._path = path
+        self._timeout = BUSY_TIMEOUT if timeout is None else timeout
         self._lock = threading.Lock()
         self._db: sqlite3.Connection | None = None
+        self._file: Identity | None = None
 
-    def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
+    def use[Result](self, query: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Return the result of a query. Raises DatabaseUnavailable."""
         if not self._lock.acquire(timeout=LOCK_TIMEOUT):
             raise DatabaseUnavailable(f"{self._path}: other queries take too long")
         try:
-            return self._read(keys, now)
+            return query(self._connected())
         except (sqlite3.Error, OSError) as e:
             self._disconnect()
             raise DatabaseUnavailable(f"{self._path}: {e}") from e
         finally:
             self._lock.release()
 
-    def _read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
-        found: dict[str, Stored] = {}
-        left = MAX_READ
-        with closing(self._connected().execute(READ, (json.dumps(list(keys)), timestamp(now)))) as rows:
-            for key, text, expires_at in rows:
-                value = text.encode()
-                left -= len(value)
-                if left < 0:
-                    break
-                found[key] = Stored(value, datetime.fromisoformat(expires_at))
-        return found
-
     def _connected(self) -> sqlite3.Connection:
+        if self._file is not None and not self._file.is_at_path():
+            self._disconnect()
         if self._db is None:
-            uri = f"{self._path.resolve().as_uri()}?mode=ro"
+            uri = f"{self._path.resolve().as_uri()}?mode={self.MODE}"
             self._db = sqlite3.connect(
-                uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+                uri, uri=True, timeout=self._timeout, isolation_level=None, check_same_thread=False
             )
+            self._file = Identity(self._path)
         return self._db
 
     def _disconnect(self) -> None:
         if self._db is not None:
             with suppress(sqlite3.Error):
                 self._db.close()
-            self._db = None
+            self._db = self._file = None
 
     def close(self) -> None:
         if self._lock.acquire(timeout=LOCK_TIMEOUT):
@@ -80,14 +78,21 @@ class SqliteReader:
                 self._lock.release()
 
 
-class AsyncReader:
-    """Implements `continuations.Reader` for SQLite. Every query runs on a worker thread."""
+class SqliteReader(SqliteConnection):
+    """Reads on the calling thread."""
 
-    def __init__(self, reader: SqliteReader) -> None:
-        self._reader = reader
+    def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
+        return self.use(lambda db: _read(db, keys, now))
 
-    async def read(self, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
-        return await asyncio.to_thread(self._reader.read, keys, now)
 
-    def close(self) -> None:
-        self._reader.close()
+def _read(db: sqlite3.Connection, keys: Sequence[str], now: datetime) -> Mapping[str, Stored]:
+    found: dict[str, Stored] = {}
+    left = MAX_READ
+    with closing(db.execute(READ, (json.dumps(list(keys)), timestamp(now)))) as rows:
+        for key, text, expires_at in rows:
+            value = text.encode()
+            left -= len(value)
+            if left < 0:
+                break
+            found[key] = Stored(value, datetime.fromisoformat(expires_at))
+    return found

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon import records
 from aibridge_addon.recording import rows
+from aibridge_addon.recording.hourly_usage import changed_interceptions
+from aibridge_addon.recording.instances import Instance
 from aibridge_addon.recording.rows import KEPT, Row, Thread, timestamp
+from aibridge_addon.recording.sqlite.hourly_usage import counted
+from aibridge_addon.recording.sqlite.identity import Identity
+from aibridge_addon.recording.sqlite.instances import register
 from aibridge_addon.records import DatabaseUnavailable, utc_now
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
+logger = logging.getLogger(__name__)
+
 BUSY_TIMEOUT_MS = 5_000
-"""Milliseconds. Maximum time that SQLite waits for the lock of another writer."""
+"""Milliseconds. Maximum time that the start waits for the lock of another writer."""
+WRITE_TIMEOUT_MS = 2_500
+"""Milliseconds. Maximum time that a transaction waits for it: less than an answer's end waits for its rows."""
 BUSY_INTERVAL = 0.01
 """Seconds between attempts to enable WAL, for which SQLite does not wait by itself."""
 
@@ -42,41 +52,29 @@ on conflict (key) do update set interception_id = excluded.interception_id, crea
 where excluded.created_at >= aibridge_threads.created_at
 """
 """Ids repeat. The newest interception with the same key counts."""
-THREADS_KEPT_FOR = timedelta(days=30)
-"""Results come within a session."""
-FORGET_THREADS = """
-delete from aibridge_threads
-where key in (select key from aibridge_threads where created_at <= ? order by created_at limit ?)
-"""
-
 SET_RESULT = """
 update aibridge_tool_usages set result = :result, metadata = json_patch(metadata, :metadata)
 where interception_id = coalesce(
     :parent_id, (select thread_parent_id from aibridge_interceptions where id = :interception_id)
 )
 and +provider_tool_call_id = :call_id and injected = 0 and result is null
+and exists (select 1 from aibridge_interceptions where id = interception_id and content_deleted_at is null)
 """
-"""Only calls of the thread's parent are updated. `+` leaves the index of call ids unused, because they repeat."""
+"""Only calls of the thread's parent are updated, unless its texts were deleted.
+
+`+` leaves the index of call ids unused, because they repeat.
+"""
 
 KEEP = """
-insert into aibridge_continuations (key, value, expires_at) values (:key, :value, :expires_at)
-on conflict (key) do update set value = excluded.value, expires_at = excluded.expires_at
+insert into aibridge_continuations (key, value, expires_at, interception_id)
+values (:key, :value, :expires_at, :interception_id)
+on conflict (key) do update
+set value = excluded.value, expires_at = excluded.expires_at, interception_id = excluded.interception_id
 """
-PURGE = """
-delete from aibridge_continuations
-where key in (select key from aibridge_continuations where expires_at <= ? order by expires_at limit ?)
-returning case when value like '{"background":%' then json_extract(value, '$.background') end
-"""
-FAIL_UNFINISHED = """
-update aibridge_interceptions
-set ended_at = ?, status = 'failed', error_type = ?, error_message = ?
-where id = ? and ended_at is null
-"""
-BACKGROUND_UNFINISHED = "background_unfinished"
-UNFINISHED = "the end of the background response was not read in time"
-PURGE_INTERVAL = timedelta(minutes=10)
-PURGE_BATCH = 100
-"""Maximum number of rows that one transaction deletes. A row may have 2 MiB."""
+PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
+"""Primary error codes after which the connection can be used again."""
+WRONG = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
+"""Errors of a row or a statement. All others are errors of the file."""
 
 
 class SqliteStore:
@@ -86,8 +84,9 @@ class SqliteStore:
         self._path = path
         self._durable = durable
         self._now = now
-        self._purge_at = datetime.min.replace(tzinfo=UTC)
         self._db: Database | None = None
+        self._file: Identity | None = None
+        """The file that was opened."""
         self._children: dict[type, tuple[str, Callable[[Any], Row]]] = {
             records.TokenUsage: ("aibridge_token_usages", rows.token_usage),
             records.UserPrompt: ("aibridge_user_prompts", rows.user_prompt),
@@ -105,25 +104,58 @@ class SqliteStore:
         try:
             db = self._db = Database(self._path)
             db.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
+            # Before the first page is written. Files of earlier versions need one `vacuum` for it.
+            db.execute("pragma auto_vacuum = incremental")
             _enable_wal(db)
             # With `full`, a commit survives a power failure. In WAL mode that costs one fsync per commit.
             db.execute(f"pragma synchronous = {'full' if self._durable else 'normal'}")
             migrate(db)
+            db.execute(f"pragma busy_timeout = {min(WRITE_TIMEOUT_MS, BUSY_TIMEOUT_MS)}")
+            self._file = Identity(self._path)
         except (sqlite3.Error, OSError) as e:
             self.close()
             raise DatabaseUnavailable(f"{self._path}: {e}") from e
 
     def write(self, batch: Sequence[records.Record]) -> None:
+        with self._transaction() as db, counted(db, changed_interceptions(batch)):
+            self._write(db, batch)
+
+    def register(self, instance: Instance) -> int:
+        with self._transaction() as db:
+            return register(db, instance, self._now())
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Begin a transaction and commit it, on a new connection if the last one had failed.
+
+        Raises:
+            DatabaseUnavailable: Nothing was committed, or it was committed to a file that is not there any more.
+        """
+        if self._db is None:
+            self.open()
         assert self._db is not None
+        db = self._db.conn
         try:
             # The transaction reads threads before it writes. Begun as a reader, it would fail at its first write if
             # another process had written meanwhile (SQLITE_BUSY_SNAPSHOT).
-            self._db.conn.execute("begin immediate")
-            with self._db.conn:
-                self._write(self._db.conn, batch)
-                self._purge(self._db.conn)
-        except sqlite3.OperationalError as e:
+            db.execute("begin immediate")
+            with db:
+                yield db
+        except WRONG:
+            raise
+        except sqlite3.DatabaseError as e:
+            self._check_file()
+            if getattr(e, "sqlite_errorcode", 0) & 0xFF not in PASSING:
+                self.close()
             raise DatabaseUnavailable(f"{self._path}: {e}") from e
+        self._check_file()
+
+    def _check_file(self) -> None:
+        assert self._file is not None
+        if not self._file.is_at_path():
+            self.close()
+            self._file.remove_log()
+            raise DatabaseUnavailable(f"{self._path}: the file was deleted or replaced while it was in use")
 
     def close(self) -> None:
         if self._db is not None:
@@ -162,21 +194,6 @@ class SqliteStore:
                 if isinstance(record, records.ToolUsage):
                     _note(db, record.thread_keys, record.interception_id, record.created_at)
         _flush(db, started, ended, children)
-
-    def _purge(self, db: sqlite3.Connection) -> None:
-        """Delete what has expired every `PURGE_INTERVAL`, and with every batch while there is more of it.
-
-        Background responses among it have failed.
-        """
-        now = self._now()
-        if now >= self._purge_at:
-            deleted = db.execute(PURGE, (timestamp(now), PURGE_BATCH)).fetchall()
-            unfinished = [
-                (timestamp(now), BACKGROUND_UNFINISHED, UNFINISHED, id) for (id,) in deleted if id is not None
-            ]
-            db.executemany(FAIL_UNFINISHED, unfinished)
-            old = db.execute(FORGET_THREADS, (timestamp(now - THREADS_KEPT_FOR), PURGE_BATCH)).rowcount
-            self._purge_at = now if PURGE_BATCH in (len(deleted), old) else now + PURGE_INTERVAL
 
 
 def _enable_wal(db: Database) -> None:
@@ -219,7 +236,7 @@ def _flush(
         (INTERCEPTIONS, whole),
         *children.items(),
     ):
-        _insert(db, table, inserted)
+        _insert(db, table, inserted, replace=inserted is whole)
     if ended:
         assignments = ", ".join(_assignment(column) for column in ended[0] if column not in ("id", "model"))
         db.executemany(
@@ -236,17 +253,26 @@ def _assignment(column: str) -> str:
     return f"{column} = coalesce(:{column}, {column})" if column in KEPT else f"{column} = :{column}"
 
 
-def _insert(db: sqlite3.Connection, table: str, rows: Sequence[Row]) -> None:
-    """Insert rows with the same columns, many with one statement. Each statement releases the GIL, which costs time."""
+def _insert(db: sqlite3.Connection, table: str, rows: Sequence[Row], *, replace: bool) -> None:
+    """Insert rows with the same columns, many with one statement. Each statement releases the GIL, which costs time.
+
+    `replace`: a row that was written before is replaced, because this one may have more. False: it is kept.
+    """
     left = list(rows)
     for size in ROWS_AT_ONCE:
         while len(left) >= size:
             some, left = left[:size], left[size:]
             columns = tuple(some[0])
-            db.execute(_insert_statement(table, columns, size), [value for row in some for value in row.values()])
+            statement = _insert_statement(table, columns, size, replace)
+            db.execute(statement, [value for row in some for value in row.values()])
 
 
 @lru_cache(maxsize=64)
-def _insert_statement(table: str, columns: tuple[str, ...], rows: int) -> str:
+def _insert_statement(table: str, columns: tuple[str, ...], rows: int, replace: bool) -> str:
     row = "(" + ", ".join("?" * len(columns)) + ")"
-    return f"insert into {table} ({', '.join(columns)}) values {', '.join([row] * rows)}"  # noqa: S608 (names are ours)
+    changes = ", ".join(f"{column} = excluded.{column}" for column in columns)
+    known = f"do update set {changes}" if replace else "do nothing"
+    return (
+        f"insert into {table} ({', '.join(columns)}) values {', '.join([row] * rows)}"  # noqa: S608 (names are ours)
+        f" on conflict (id) {known}"
+    )

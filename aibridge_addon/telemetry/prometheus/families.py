@@ -29,7 +29,7 @@ SLICE = 64
 PAUSE = 0.0001
 """Seconds of a pause. It only has to release the interpreter's lock."""
 
-CHOSEN_BY_CLIENTS = frozenset({"model", "initiator_id", "client", "name"})
+CHOSEN_BY_CLIENTS = frozenset({"model", "initiator_id", "client", "name", "subject"})
 """Labels whose values clients choose. A full metric counts further values of them as `other`."""
 
 # Control characters and line separators would break the text format; half a surrogate pair cannot be encoded.

@@ -65,6 +65,7 @@ class Metrics:
 
         self._model = Bounded(MODELS)
         self._initiator = Bounded(INITIATORS)
+        self._subject = Bounded(INITIATORS)
         self._client = Bounded(CLIENTS)
         self._tool = Bounded(TOOLS)
         self._server = Bounded(TOOLS)
@@ -110,6 +111,11 @@ class Metrics:
         self._first_bytes = self._histogram("time_to_first_byte_seconds", "To the first byte.", model, FIRST_BYTES)
         # P; 13 series each
         self._overheads = self._histogram("overhead_seconds", "Our own share.", ("provider",), OVERHEADS)
+        # As many as there are reasons
+        self._refused = self._counter("refused_total", "Requests refused by a rule.", ("reason",))
+        # INITIATORS for each budget, at most MAX_SERIES
+        used = ("name", "subject")
+        self._budgets = self._gauge("budget_used_ratio", "Share of a budget's limit that was spent.", used)
         # 1
         self._tunnels = self._counter("tunnels_total", "Connections to other hosts, never decrypted.", ())
         self._tunnels[()].inc(0)
@@ -157,6 +163,11 @@ class Metrics:
                     self._trips[labels].inc()
             case records.BreakerRejected():
                 self._rejects[record.provider_name, record.route, self._model(record.model)].inc()
+            case records.Refused():
+                self._refused[record.reason,].inc()
+            case records.BudgetUsed():
+                if self._names_initiators or not record.names_actor:
+                    self._budgets[record.name, self._subject(record.subject)].set(record.ratio)
             case records.Tunnelled():
                 self._tunnels[()].inc()
 
@@ -222,8 +233,12 @@ class Metrics:
         for family in self._families:
             yield family.collect()
         now = self._whole()
+        yield GaugeMetricFamily(
+            self._prefix + "retention_backlog", "Interceptions that have expired.", value=now.expired
+        )
         name = self._prefix + "recorder_"
-        yield GaugeMetricFamily(name + "queue_depth", "Records that are not in the database yet.", value=now.waiting)
+        yield GaugeMetricFamily(name + "queue_depth", "Records that are in memory only.", value=now.waiting)
+        yield GaugeMetricFamily(name + "spooled_bytes", "Files of records that wait.", value=now.spooled_bytes)
         yield CounterMetricFamily(name + "lost_records_total", "Records that were dropped.", value=now.lost)
 
     def _counter(self, name: str, text: str, labels: Labels) -> Family[Counter]:

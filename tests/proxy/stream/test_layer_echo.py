@@ -12,7 +12,8 @@ from mitmproxy.proxy.layers.http import _hooks as hooks
 
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.proxy.stream.hooks import AibridgeTurnHook
-from aibridge_addon.recording.sqlite.reader import AsyncReader, SqliteReader
+from aibridge_addon.recording.reader import AsyncReader
+from aibridge_addon.recording.sqlite.reader import SqliteReader
 from aibridge_addon.records import utc_now
 from aibridge_addon.tools import catalog
 from aibridge_addon.tools.catalog import Catalog, ListedTool, Listing

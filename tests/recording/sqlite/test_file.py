@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import cast, get_args
 
@@ -17,14 +20,38 @@ from sqlite_utils import Database
 
 from aibridge_addon.recording.sqlite import store as store_module
 from aibridge_addon.recording.sqlite.migrations import migrate
-from aibridge_addon.recording.sqlite.store import SqliteStore
+from aibridge_addon.recording.sqlite.store import FIND_THREAD, SqliteStore
 from aibridge_addon.records import DatabaseUnavailable, Record
 from tests.recording.sqlite.conftest import Open
 from tests.support.database import Table, query, read_table
-from tests.support.examples import CHILD_ROWS, COMMON, PROMPT, STARTED, STARTED_ROW, called, interceptions, started
+from tests.support.databases import SqliteDatabase, prune
+from tests.support.examples import (
+    CHILD_ROWS,
+    COMMON,
+    ID,
+    INSTANCE,
+    PROMPT,
+    STARTED,
+    STARTED_ROW,
+    TOKENS,
+    called,
+    interceptions,
+    started,
+    uid,
+)
 from tests.support.reading import NOON
 
-STEPS = ["001_initial", "002_continuations", "003_circumstances", "004_threads"]
+STEPS = [
+    "001_initial",
+    "002_continuations",
+    "003_circumstances",
+    "004_threads",
+    "005_instances",
+    "006_hourly_usage",
+    "007_budgets",
+    "008_retention",
+    "009_tokens",
+]
 
 
 # --- the file ---------------------------------------------------------------------------------------------------
@@ -43,10 +70,10 @@ def test_the_file_is_in_wal_mode_and_a_commit_is_as_durable_as_wanted(
 def test_rows_can_be_read_while_the_store_is_open_and_stay_after_it_is_closed(path: Path, opened: Open) -> None:
     store = opened()
     store.write([STARTED])
-    assert interceptions(path) == {"i1": STARTED_ROW}
+    assert interceptions(path) == {ID: STARTED_ROW}
     store.close()
     store.close()
-    assert interceptions(path) == {"i1": STARTED_ROW}
+    assert interceptions(path) == {ID: STARTED_ROW}
 
 
 def test_opening_again_changes_no_schema_and_no_row(path: Path, opened: Open) -> None:
@@ -83,7 +110,7 @@ def test_many_threads_may_open_a_new_file_at_once(path: Path) -> None:
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(threads)))
-    assert set(interceptions(path)) == {f"i{number}" for number in range(threads)}
+    assert set(interceptions(path)) == {uid(f"i{number}") for number in range(threads)}
     assert [row["name"] for row in query(path, "select name from _sqlite_migrations order by name")] == STEPS
 
 
@@ -127,7 +154,14 @@ def test_two_who_write_at_the_same_time_wait_for_each_other(path: Path) -> None:
         list(pool.map(work, ("a", "b")))
     rows = interceptions(path)
     assert len(rows) == 300
-    assert all(rows[f"{name}149"]["thread_root_id"] == f"{name}0" for name in "ab")
+    assert all(rows[uid(f"{name}149")]["thread_root_id"] == uid(f"{name}0") for name in "ab")
+
+
+def test_a_call_is_found_by_primary_keys_whatever_the_number_of_rows(path: Path, opened: Open) -> None:
+    opened()
+    plan = [row["detail"] for row in query(path, f"explain query plan {FIND_THREAD.replace('?', repr('key'))}")]
+    assert len(plan) == 2 and all(step.startswith("SEARCH") for step in plan)
+    assert "PRIMARY KEY (key=?)" in plan[0] and "(id=?)" in plan[1]
 
 
 # --- a file that cannot be written to ---------------------------------------------------------------------------
@@ -144,7 +178,7 @@ def test_a_locked_file_is_unavailable_until_it_is_free_again(
             store.write([STARTED])
         other.execute("rollback")
     store.write([STARTED])
-    assert interceptions(path) == {"i1": STARTED_ROW}
+    assert interceptions(path) == {ID: STARTED_ROW}
 
 
 def test_a_full_disk_is_unavailable_until_there_is_room_again(path: Path, opened: Open) -> None:
@@ -156,7 +190,7 @@ def test_a_full_disk_is_unavailable_until_there_is_room_again(path: Path, opened
         store.write(batch)
     store._db.execute("pragma max_page_count = 1000000")
     store.write(batch)
-    assert interceptions(path) == {"i1": STARTED_ROW}
+    assert interceptions(path) == {ID: STARTED_ROW}
 
 
 def test_a_file_that_is_locked_or_no_database_cannot_be_opened(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,3 +208,90 @@ def test_a_file_that_is_locked_or_no_database_cannot_be_opened(path: Path, monke
 def test_a_path_where_no_file_can_be_is_unavailable(tmp_path: Path, name: str) -> None:
     with pytest.raises(DatabaseUnavailable, match="unable to open"):
         SqliteStore(tmp_path / name, durable=True).open()
+
+
+# --- a file that is deleted or replaced ---------------------------------------------------------------------------
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def deleted_with_its_log(path: Path) -> None:
+    for file in path.parent.glob("aibridge.db*"):
+        file.unlink()
+
+
+def replaced_by_an_empty_file(path: Path) -> None:
+    (path.parent / "empty").touch()
+    (path.parent / "empty").rename(path)
+
+
+def replaced_by_a_backup(path: Path) -> None:
+    backup = path.parent / "backup.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("vacuum into ?", (str(backup),))
+    with closing(sqlite3.connect(backup)) as connection:
+        connection.execute("update aibridge_interceptions set client = 'backup'")
+        connection.commit()
+    backup.rename(path)
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "change", [deleted, deleted_with_its_log, replaced_by_an_empty_file, replaced_by_a_backup, emptied]
+)
+@pytest.mark.parametrize("how", ["a write", "a sign of life"])
+def test_a_file_that_is_deleted_or_replaced_in_use_is_noticed(
+    path: Path, opened: Open, change: Callable[[Path], None], how: str
+) -> None:
+    """What was not reported as written goes to the new file. What was in the old one is gone with it."""
+    store = opened()
+    store.write([STARTED])
+    change(path)
+    for _ in range(2):  # the second attempt opens the file anew
+        with contextlib.suppress(DatabaseUnavailable):
+            if how == "a write":
+                store.write([started("i2")])
+            else:
+                store.register(INSTANCE)
+    store.write([started("i2"), PROMPT])
+    rows = interceptions(path)
+    # SQLite restores an emptied file from its log.
+    assert set(rows) == ({ID, uid("i2")} if change in (replaced_by_a_backup, emptied) else {uid("i2")})
+    if change is replaced_by_a_backup:
+        assert rows[ID]["client"] == "backup", "the old file's log was not applied to the new one"
+    assert query(path, "pragma integrity_check") == [{"integrity_check": "ok"}]
+    assert len(read_table(path, "aibridge_user_prompts")) == 1
+
+
+def test_a_file_that_turns_into_something_else_is_unavailable_and_no_record_is_refused(
+    path: Path, opened: Open
+) -> None:
+    store = opened()
+    store.write([STARTED])
+    path.unlink()
+    path.write_bytes(b"This is a letter, and no database at all. " * 100)
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            store.write([PROMPT])
+    deleted_with_its_log(path)
+    store.write([PROMPT])
+    assert len(read_table(path, "aibridge_user_prompts")) == 1
+
+
+def test_a_report_over_a_month_reads_that_month_only(path: Path, opened: Open) -> None:
+    """Without statistics, SQLite would read all token rows to group them by their interceptions' model."""
+    store = opened()
+    ids = [uid(f"i{number}") for number in range(500)]
+    store.write([replace(STARTED, id=id, started_at=NOON + timedelta(hours=n)) for n, id in enumerate(ids)])
+    store.write([replace(TOKENS, interception_id=id, cache_write_input_tokens=0) for id in ids])
+    prune(SqliteDatabase(path), NOON)
+    grouped = "select provider, i.model, sum(t.input_tokens) from aibridge_interceptions i"
+    join = "join aibridge_token_usages t on t.interception_id = i.id"
+    where = "where i.started_at between '2026-02-01' and '2026-03-01'"
+    plan = query(path, f"explain query plan {grouped} {join} {where} group by 1, 2")
+    assert not any("SCAN" in row["detail"] for row in plan), plan

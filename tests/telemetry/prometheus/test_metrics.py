@@ -263,12 +263,14 @@ def test_a_price_that_is_none_does_not_spoil_the_total() -> None:
 
 
 def test_the_sinks_are_asked_for_their_queues_and_losses_at_every_scrape() -> None:
-    now = [records.Readiness(), records.Readiness(waiting=7, lost=3)]
+    now = [records.Readiness(), records.Readiness(waiting=7, lost=3, spooled_bytes=512, expired=9)]
     made = Metrics(schema.Metrics(), lambda: now[0])
     assert scrape(made)["recorder_queue_depth"] == [({}, 0)]
     del now[0]
     found = scrape(made)
     assert (found["recorder_queue_depth"], found["recorder_lost_records_total"]) == ([({}, 7)], [({}, 3)])
+    assert found["recorder_spooled_bytes"] == [({}, 512)]
+    assert found["retention_backlog"] == [({}, 9)]
 
 
 def test_a_breaker_is_seen_from_its_first_change_on() -> None:
@@ -450,6 +452,16 @@ def test_numbers_from_several_threads_add_up_while_they_are_scraped() -> None:
     assert len(found) == metrics.MODELS + 1
 
 
+@pytest.mark.parametrize("named", [True, False])
+def test_the_share_of_a_budget_names_actors_only_if_the_others_do(named: bool) -> None:
+    made = metrics.Metrics(schema.Metrics(initiator_label=named))
+    made.emit(records.BudgetUsed("daily", "ada", names_actor=True, ratio=0.5))
+    made.emit(records.BudgetUsed("whole", "all", names_actor=False, ratio=0.25))
+    text = generate_latest(made.registry).decode()
+    assert ('aibridge_budget_used_ratio{name="daily",subject="ada"} 0.5' in text) is named
+    assert 'aibridge_budget_used_ratio{name="whole",subject="all"} 0.25' in text
+
+
 # --- the document ---------------------------------------------------------------------------------------------
 
 
@@ -461,6 +473,8 @@ def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other()
     made.emit(records.BreakerChanged("anthropic-eu", "/v1/messages", "m", 1))
     made.emit(records.BreakerRejected("anthropic-eu", "/v1/messages", "m"))
     made.emit(records.UpstreamAttempt("anthropic-eu", "/v1/messages", "retry"))
+    made.emit(records.Refused("budget_exceeded"))
+    made.emit(records.BudgetUsed("daily", "ada", names_actor=True, ratio=0.5))
     exposed = {}
     for family in text_string_to_metric_families(generate_latest(made.registry).decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -469,7 +483,7 @@ def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other()
     rows = re.findall(r"^\| `(aibridge_\w+)` \| (\w+) \| ([\w, ]*?) ?\| ", DOCUMENT.read_text(), re.MULTILINE)
     documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
     assert documented == exposed
-    assert len(documented) == len(rows) == 19
+    assert len(documented) == len(rows) == 23
 
 
 def test_the_document_tells_the_buckets() -> None:

@@ -1,0 +1,42 @@
+"""What commands that use the database share: which one it is, and what is said about it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from aibridge_addon.cli.config import CONFIG_VARIABLE
+from aibridge_addon.config.load import load
+from aibridge_addon.config.schema import Settings
+
+DATABASE_VARIABLE = "AIBRIDGE_DATABASE"
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add `--config` and `--database`."""
+    command.add_argument(
+        "--config",
+        metavar="FILE",
+        default=os.environ.get(CONFIG_VARIABLE, ""),
+        help=f"the configuration file (default: {CONFIG_VARIABLE} in the environment)",
+    )
+    command.add_argument(
+        "--database",
+        metavar="URL",
+        default="",
+        help="sqlite:///FILE or postgresql://… (default: that of the configuration file, else "
+        f"{DATABASE_VARIABLE} in the environment, else sqlite:///aibridge.db)",
+    )
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """Return the configuration with the database that a command uses, and name that on stderr. Raises ConfigError."""
+    file = Path(arguments.config) if arguments.config else None
+    settings = load(file, environ=os.environ, database=arguments.database or None)
+    variable = os.environ.get(DATABASE_VARIABLE)
+    if variable and "database" not in settings.model_fields_set:
+        settings = load(file, environ=os.environ, database=variable)
+    print(f"database: {settings.database}", file=sys.stderr)
+    return settings

@@ -1,0 +1,56 @@
+"""Implements `recording.export.Importer` for PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import psycopg
+
+from aibridge_addon.recording.export import INTERCEPTIONS, TOKENS, TOOLS, ImportFailed
+from aibridge_addon.recording.postgres.connection import Connection
+from aibridge_addon.recording.postgres.hourly_usage import counted
+from aibridge_addon.recording.postgres.store import PostgresStore, text_form
+from aibridge_addon.recording.rows import Row
+
+COLUMNS = """
+select column_name from information_schema.columns where table_schema = current_schema() and table_name = %s
+"""
+COMPLETE_RESULT = b"""
+update aibridge_tool_usages set result = %(result)s, metadata = %(metadata)s
+where id = %(id)s and result is null and %(result)s::text is not null
+"""
+"""A result may have arrived after the export that had the call."""
+
+
+class PostgresImporter(PostgresStore):
+    def columns(self, table: str) -> Sequence[str]:
+        return self._repeat(lambda connection: [name for (name,) in connection.execute(COLUMNS, [table])])
+
+    def insert(self, table: str, rows: Sequence[Row]) -> int:
+        values = [{name: text_form(name, value) for name, value in row.items()} for row in rows]
+        try:
+            return self._repeat(lambda connection: _insert(connection, table, values))
+        except psycopg.Error as e:
+            raise ImportFailed(f"the database refuses rows of {table}: {' '.join(str(e).split())}") from e
+
+
+def _insert(connection: Connection, table: str, rows: Sequence[Row]) -> int:
+    names = tuple(rows[0])
+    insert = (
+        f"insert into {table} ({', '.join(names)})"  # noqa: S608 (names are ours)
+        f" values ({', '.join(f'%({name})s' for name in names)})"
+    )
+    with connection.transaction(), connection.cursor() as cursor:
+        if table == INTERCEPTIONS:
+            with counted(connection, [row["id"] for row in rows]) as known:
+                # One that another transaction inserts meanwhile is a conflict. The transaction is repeated.
+                cursor.executemany(insert.encode(), [row for row in rows if row["id"] not in known])
+                return max(0, cursor.rowcount)
+        insert += " on conflict do nothing"
+        with counted(connection, [row["interception_id"] for row in rows]) if table == TOKENS else nullcontext():
+            cursor.executemany(insert.encode(), rows)
+        inserted = cursor.rowcount
+        if table == TOOLS and {"result", "metadata"} <= set(names):
+            cursor.executemany(COMPLETE_RESULT, rows)
+        return inserted

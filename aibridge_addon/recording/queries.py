@@ -1,0 +1,30 @@
+"""Read rows for reports and exports: the same SQL and the same values for all databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, Protocol, Self
+
+NO_PARAMETERS: Mapping[str, object] = MappingProxyType({})
+
+
+class Queries(Protocol):
+    """One consistent view of a database: all queries see the rows that were committed before the first.
+
+    A context manager, for one thread. It writes nothing, and it does not keep the proxy from writing.
+    """
+
+    postgres: bool
+    """Whether the SQL is for PostgreSQL. Most of it is the same."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def select(self, sql: str, parameters: Mapping[str, object] = NO_PARAMETERS) -> Iterator[dict[str, Any]]:
+        """Return rows by column, which are read while they are used. In the SQL, `:name` is a parameter.
+
+        Values are those of SQLite: ids, times (UTC, ISO 8601 with microseconds) and JSON are text, booleans are 0 or
+        1, and amounts of money are floats. Raises DatabaseUnavailable, also from the iterator.
+        """

@@ -1,0 +1,238 @@
+"""Read sessions: a list of the newest ones, and all that is recorded of one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import batched, islice
+from types import MappingProxyType
+from typing import Any
+
+from aibridge_addon.recording.queries import Queries
+from aibridge_addon.recording.reports import Usage, matching, parameter, usage_of
+from aibridge_addon.recording.rows import timestamp
+
+AT_ONCE = 200
+"""Sessions or interceptions of one statement."""
+AMBIGUOUS = 10
+"""Maximum number of ids that an error lists."""
+PROMPT_LENGTH = 400
+"""Characters of a session's first prompt that a list has."""
+CHILDREN: Mapping[str, str] = MappingProxyType(
+    {
+        "user_prompts": "aibridge_user_prompts",
+        "model_thoughts": "aibridge_model_thoughts",
+        "answers": "aibridge_answers",
+        "tool_usages": "aibridge_tool_usages",
+        "token_usages": "aibridge_token_usages",
+    }
+)
+"""Members of an interception, and the tables that they are from."""
+_ID = re.compile(r"[0-9a-f-]{4,36}")
+"""The beginning of an interception's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    session_id: str
+    initiator_id: str
+    client: str
+    project: str | None
+    running: int
+    """Interceptions that have not ended."""
+    prompt: str | None
+    """The beginning of the first prompt."""
+    usage: Usage
+
+    def columns(self) -> dict[str, Any]:
+        return {
+            "session_id": self.session_id,
+            "initiator_id": self.initiator_id,
+            "client": self.client,
+            "project": self.project,
+            "started_at": self.usage.started_at,
+            "ended_at": self.usage.ended_at,
+            "running": self.running,
+            **self.usage.columns(),
+            "prompt": self.prompt,
+        }
+
+
+class NotFound(Exception):
+    """No session has this id, or several begin with it."""
+
+
+def newest(
+    rows: Queries,
+    *,
+    limit: int | None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    actors: Sequence[str] = (),
+    models: Sequence[str] = (),
+) -> list[Session]:
+    """Return the sessions with the newest requests of the period, the newest first, each with all of its usage.
+
+    `limit`: None for all. `models` are as requested. Raises DatabaseUnavailable.
+    """
+    parameters: dict[str, object] = {}
+    conditions = ["session_id is not null"]
+    if since is not None:
+        parameters["since"] = timestamp(since)
+        conditions.append(f"started_at >= {_moment(rows, 'since')}")
+    if until is not None:
+        parameters["until"] = timestamp(until)
+        conditions.append(f"started_at < {_moment(rows, 'until')}")
+    conditions += matching(rows, "initiator_id", actors, parameters)
+    conditions += matching(rows, "model", models, parameters)
+    sql = f"""select session_id, initiator_id from aibridge_interceptions where {" and ".join(conditions)}
+        order by started_at desc, id desc"""  # noqa: S608 (names are ours, values are parameters)
+    found = _distinct((row["session_id"], row["initiator_id"]) for row in rows.select(sql, parameters))
+    return _sessions(rows, list(islice(found, limit)))
+
+
+def _moment(rows: Queries, name: str) -> str:
+    return f"cast(:{name} as timestamptz)" if rows.postgres else f":{name}"
+
+
+def _distinct[T](values: Iterable[T]) -> Iterator[T]:
+    seen: set[T] = set()
+    for value in values:
+        if value not in seen:
+            seen.add(value)
+            yield value
+
+
+def _sessions(rows: Queries, wanted: Sequence[tuple[str, str]]) -> list[Session]:
+    usage: defaultdict[tuple[str, str], Usage] = defaultdict(Usage)
+    about: dict[tuple[str, str], dict[str, Any]] = {}
+    prompts: dict[tuple[str, str], str | None] = {}
+    for some in batched(wanted, AT_ONCE, strict=False):
+        values, parameters = _list({session_id for session_id, _ in some})
+        for row in rows.select(INTERCEPTIONS.format(values=values), parameters):
+            key = row["session_id"], row["initiator_id"]
+            about[key] = row
+            usage[key].add(
+                Usage(row["interceptions"], row["failed"], started_at=row["first"], ended_at=row["last"]),
+            )
+        for row in rows.select(TOKENS.format(values=values, sum="sum" if rows.postgres else "total"), parameters):
+            usage[row["session_id"], row["initiator_id"]].add(usage_of(row))
+        for row in rows.select(PROMPTS.format(values=values), parameters):
+            prompts.setdefault((row["session_id"], row["initiator_id"]), row["prompt"])
+    return [
+        Session(
+            *key,
+            client=about[key]["client"],
+            project=about[key]["project"],
+            running=about[key]["running"],
+            prompt=prompts.get(key),
+            usage=usage[key],
+        )
+        for key in wanted
+    ]
+
+
+INTERCEPTIONS = """
+select
+    session_id, initiator_id, max(client) as client, max(project) as project, count(*) as interceptions,
+    count(case when status = 'failed' then 1 end) as failed, count(case when ended_at is null then 1 end) as running,
+    min(started_at) as first, max(coalesce(ended_at, started_at)) as last
+from aibridge_interceptions where session_id in ({values}) group by session_id, initiator_id
+"""
+TOKENS = """
+select
+    i.session_id, i.initiator_id, coalesce(i.billing, '') as billing,
+    {sum}(t.input_tokens) as input_tokens, {sum}(t.cache_read_input_tokens) as cache_read_input_tokens,
+    {sum}(t.cache_write_input_tokens) as cache_write_input_tokens, {sum}(t.output_tokens) as output_tokens,
+    {sum}(t.cost_usd) as cost_usd, count(*) - count(t.cost_usd) as unpriced
+from aibridge_interceptions as i cross join aibridge_token_usages as t
+where i.session_id in ({values}) and t.interception_id = i.id
+group by i.session_id, i.initiator_id, coalesce(i.billing, '')
+"""
+PROMPTS = f"""
+select i.session_id, i.initiator_id, substr(p.prompt, 1, {PROMPT_LENGTH}) as prompt
+from aibridge_interceptions as i cross join aibridge_user_prompts as p
+where i.session_id in ({{values}}) and p.interception_id = i.id order by i.started_at, p.sequence
+"""  # noqa: S608 (a number of ours)
+
+
+# --- one session -----------------------------------------------------------------------------------------------------
+
+
+def find(rows: Queries, id: str) -> str:
+    """Return the session with this id, or the only one whose id, or one of whose interceptions' ids, begins so.
+
+    Raises:
+        NotFound: The message says why.
+        DatabaseUnavailable: The database cannot be read.
+    """
+    if any(rows.select("select 1 from aibridge_interceptions where session_id = :id limit 1", {"id": id})):
+        return id
+    found = {row["session_id"] for row in _beginning(rows, "session_id", id)}
+    if not found and _ID.fullmatch(id.lower()):
+        found = {row["session_id"] for row in _beginning(rows, "cast(id as text)", id.lower())}
+    found.discard(None)
+    if not found:
+        raise NotFound(f"no session or interception has an id that begins with {id!r}")
+    if len(found) > 1:
+        some = ", ".join(map(repr, sorted(found)[:AMBIGUOUS]))
+        more = ", …" if len(found) > AMBIGUOUS else ""
+        raise NotFound(f"{id!r} is not unique: {some}{more}. Write more of the id")
+    return str(found.pop())
+
+
+def _beginning(rows: Queries, column: str, start: str) -> Iterator[dict[str, Any]]:
+    if rows.postgres:
+        condition, parameters = f"starts_with({column}, :first)", {"first": start}
+    else:
+        column = "id" if column.startswith("cast") else column  # a range of an index
+        condition = f"{column} >= :first and {column} < :last"
+        parameters = {"first": start, "last": start + "\U0010ffff"}
+    sql = f"select distinct session_id from aibridge_interceptions where {condition} limit {AMBIGUOUS + 1}"  # noqa: S608
+    return rows.select(sql, parameters)
+
+
+def whole(rows: Queries, session_id: str) -> list[Session]:
+    """Return what is to be said of a session as a whole, for each of its users. Raises DatabaseUnavailable."""
+    sql = "select distinct initiator_id from aibridge_interceptions where session_id = :id order by initiator_id"
+    return _sessions(rows, [(session_id, row["initiator_id"]) for row in rows.select(sql, {"id": session_id})])
+
+
+def one(rows: Queries, session_id: str) -> Iterator[dict[str, Any]]:
+    """Yield the interceptions of a session as they began, with their rows of other tables, in their order.
+
+    JSON columns are decoded. Raises DatabaseUnavailable.
+    """
+    sql = "select * from aibridge_interceptions where session_id = :id order by started_at, id"
+    for some in batched(rows.select(sql, {"id": session_id}), AT_ONCE, strict=False):
+        interceptions = {row["id"]: _decoded(row) | {name: [] for name in CHILDREN} for row in some}
+        values, parameters = _list(interceptions)
+        if rows.postgres:
+            values = ", ".join(f"cast({value} as uuid)" for value in values.split(", "))
+        for name, table in CHILDREN.items():
+            order = "turn, created_at" if name == "token_usages" else "sequence, created_at"
+            sql = f"select * from {table} where interception_id in ({values}) order by {order}, id"  # noqa: S608
+            for row in rows.select(sql, parameters):
+                interceptions[row["interception_id"]][name].append(_decoded(row))
+        yield from interceptions.values()
+
+
+def _decoded(row: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(row) | {name: _json(row[name]) for name in ("metadata", "input") if row.get(name) is not None}
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _list(values: Iterable[str]) -> tuple[str, dict[str, str]]:
+    """Return the parameters of a list in SQL, and their values."""
+    parameters = {parameter(index): value for index, value in enumerate(values)}
+    return ", ".join(f":{name}" for name in parameters), parameters

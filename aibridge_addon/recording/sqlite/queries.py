@@ -1,0 +1,52 @@
+"""Implements `recording.queries` for SQLite."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Self
+
+from aibridge_addon.recording.queries import NO_PARAMETERS
+from aibridge_addon.records import DatabaseUnavailable
+
+BUSY_TIMEOUT = 10.0
+"""Seconds. In WAL mode a reader waits only for a recovery."""
+
+
+class SqliteQueries:
+    postgres = False
+
+    def __init__(self, path: Path) -> None:
+        """Raises DatabaseUnavailable if there is no such file."""
+        self._path = path
+        try:
+            uri = f"{path.resolve(strict=True).as_uri()}?mode=ro"
+            self._db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+        except (sqlite3.Error, OSError) as e:
+            raise self._unavailable(e) from e
+        self._db.row_factory = sqlite3.Row
+
+    def __enter__(self) -> Self:
+        try:
+            self._db.execute("begin")
+        except sqlite3.Error as e:
+            self._db.close()
+            raise self._unavailable(e) from e
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(sqlite3.Error):
+            self._db.close()
+
+    def select(self, sql: str, parameters: Mapping[str, object] = NO_PARAMETERS) -> Iterator[dict[str, Any]]:
+        try:
+            with closing(self._db.execute(sql, dict(parameters))) as rows:
+                for row in rows:
+                    yield dict(row)
+        except sqlite3.Error as e:
+            raise self._unavailable(e) from e
+
+    def _unavailable(self, error: Exception) -> DatabaseUnavailable:
+        return DatabaseUnavailable(f"{self._path}: {error}")

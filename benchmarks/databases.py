@@ -1,0 +1,349 @@
+"""The command: `python -m benchmarks.databases`. Measure queries and writes on databases with the rows of a year."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sqlite3
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import batched, chain
+from pathlib import Path
+from typing import Any, Protocol
+
+import psycopg
+
+from aibridge_addon.recording.postgres import hourly_usage as postgres_usage
+from aibridge_addon.recording.postgres.queries import PostgresQueries
+from aibridge_addon.recording.postgres.store import PostgresStore
+from aibridge_addon.recording.queries import Queries
+from aibridge_addon.recording.recorder import MAX_TRANSACTION, Store
+from aibridge_addon.recording.rows import timestamp
+from aibridge_addon.recording.sqlite import hourly_usage as sqlite_usage
+from aibridge_addon.recording.sqlite.queries import SqliteQueries
+from aibridge_addon.recording.sqlite.store import SqliteStore
+from aibridge_addon.records import Record
+from benchmarks.report import Result, as_json, as_table
+from benchmarks.stored_rows import COLUMNS, END, TABLES, by_table, stored
+from tests.support.dashboard import QUERIES, expanded
+from tests.support.examples import ANSWER, ENDED, PROMPT, STARTED, TOKENS, TOOL, uid
+from tests.support.postgres import ADMINISTRATOR, PostgresServer, running_server
+
+INTERCEPTIONS = 1_000_000
+ROUNDS = 3
+"""The fastest counts, because others only show what else the machine did."""
+AT_ONCE = 20_000
+"""Interceptions whose rows are inserted together."""
+BARS = {"SQLite": 1000.0, "PostgreSQL": 500.0}
+"""Milliseconds."""
+POSTGRES_OPTIONS = {"shared_buffers": "512MB", "fsync": "on", "max_wal_size": "4GB"}
+MONTH, YEAR = timedelta(days=30), timedelta(days=365)
+
+SUMS = """
+sum(interceptions) as interceptions, sum(failed) as failed, sum(input_tokens) as input, sum(output_tokens) as output,
+sum(cache_read_input_tokens) as cache_read, sum(cache_write_input_tokens) as cache_write, sum(cost_usd) as usd,
+sum(unpriced) as unpriced
+"""
+DAY = {"SQLite": "substr(hour, 1, 10)", "PostgreSQL": "date_trunc('day', hour, 'Europe/Paris')"}
+REPORTS: Mapping[str, tuple[str, ...]] = {
+    "by day and model": ("{day}", "model"),
+    "by actor": ("initiator_id",),
+    "by model": ("provider_name", "model"),
+    "by client and billing": ("client", "billing"),
+}
+SUMMING = ("Total usage", "Leaderboard per user", "Top models", "Top clients", "Approximate Cost")
+"""Panels that are measured over a year, too."""
+SPEND = """
+select initiator_id, round(sum(cost_usd), 2) as usd, sum(unpriced) as unpriced
+from aibridge_hourly_usage where hour >= :since group by initiator_id order by usd desc
+"""
+SPEND_BY_ROWS = """
+select initiator_id, sum(cost_usd) as usd, sum(case when cost_usd is null then 1 else 0 end) as unpriced
+from aibridge_interceptions i join aibridge_token_usages t on t.interception_id = i.id
+where started_at >= :since group by initiator_id order by usd desc
+"""
+SESSIONS = """
+select session_id, min(started_at) as began, count(*) as interceptions, max(client) as client
+from aibridge_interceptions where started_at >= :since group by session_id order by began desc limit 100
+"""
+AN_ACTORS_LAST = """
+select id, started_at, model, status from aibridge_interceptions
+where initiator_id = 'user-007' and started_at >= :since order by started_at desc limit 100
+"""
+THREAD = """
+select count(*) from aibridge_interceptions where thread_root_id = (
+    select thread_root_id from aibridge_interceptions where thread_root_id is not null limit 1
+)
+"""
+
+
+class Place(Protocol):
+    """A database that is filled and measured."""
+
+    name: str
+
+    def store(self, *, durable: bool) -> Store: ...
+
+    def fill(self, rows: Iterator[Sequence[tuple[str, tuple[Any, ...]]]]) -> None:
+        """Insert rows without indexes, and make those again afterwards."""
+
+    def queries(self) -> Queries: ...
+
+    def cpu(self) -> float:
+        """Return the CPU time of queries so far, in seconds."""
+
+    def panels(self, since: datetime) -> Mapping[str, str]: ...
+
+
+class Sqlite:
+    name = "SQLite"
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "aibridge.db"
+        with closing(self.store(durable=False)) as store:
+            store.open()
+
+    def store(self, *, durable: bool) -> Store:
+        return SqliteStore(self._path, durable=durable)
+
+    def fill(self, rows: Iterator[Sequence[tuple[str, tuple[Any, ...]]]]) -> None:
+        with closing(sqlite3.connect(self._path, isolation_level=None)) as db:
+            db.execute("pragma synchronous = off")
+            db.execute("pragma cache_size = -1000000")
+            indexes = db.execute(
+                "select name, sql from sqlite_master where type = 'index' and sql is not null"
+                " and tbl_name in (?, ?, ?, ?)",
+                TABLES,
+            ).fetchall()
+            for name, _ in indexes:
+                db.execute(f"drop index {name}")
+            for some in batched(rows, AT_ONCE, strict=False):
+                db.execute("begin")
+                for table, inserted in by_table(list(chain.from_iterable(some))).items():
+                    columns = COLUMNS[table]
+                    places = ", ".join("?" * len(columns))
+                    db.executemany(f"insert into {table} ({', '.join(columns)}) values ({places})", inserted)
+                db.execute("commit")
+            for _, statement in indexes:
+                db.execute(statement)
+            db.execute(sqlite_usage.FILL)
+
+    def queries(self) -> Queries:
+        return SqliteQueries(self._path)
+
+    def cpu(self) -> float:
+        return time.process_time()
+
+    def panels(self, since: datetime) -> Mapping[str, str]:
+        """Return the panels' queries as SQLite has them: cached tokens are columns, and every user is an actor."""
+        where = f"where i.started_at between '{timestamp(since)}' and '{timestamp(END)}'"
+        sums = ", ".join(
+            f"sum(t.{column})"
+            for column in ("input_tokens", "output_tokens", "cache_read_input_tokens", "cache_write_input_tokens")
+        )
+        usages = f"from aibridge_interceptions i join aibridge_token_usages t on t.interception_id = i.id {where}"
+        only = f"from aibridge_interceptions i {where}"
+        return {
+            "username": "select distinct initiator_id from aibridge_interceptions",
+            "provider": "select distinct provider from aibridge_interceptions",
+            "model": "select distinct model from aibridge_interceptions",
+            "client": "select distinct client from aibridge_interceptions",
+            "Total usage": f"select {sums} {usages}",
+            "Leaderboard per user": f"select initiator_id, {sums} {usages} group by 1 order by 2 desc",
+            "Top models": f"select model, count(*) {only} group by 1",
+            "Top clients": f"select client, count(*) {only} group by 1",
+            "Approximate Cost": f"select provider, i.model, {sums} {usages} group by 1, 2",
+            "Total interceptions": f"select count(*) {only}",
+            "Interceptions over time by user": f"select substr(started_at, 1, 10), initiator_id, count(*) {only}"
+            " group by 1, 2",
+            "User Prompts": "select p.created_at, initiator_id, provider, model, prompt from aibridge_interceptions i"
+            f" join aibridge_user_prompts p on p.interception_id = i.id {where} order by p.created_at desc",
+            "Tool Calls": "select c.created_at, initiator_id, model, tool, input from aibridge_interceptions i"
+            f" join aibridge_tool_usages c on c.interception_id = i.id {where} order by c.created_at desc",
+        }
+
+
+class Postgres:
+    name = "PostgreSQL"
+
+    def __init__(self, server: PostgresServer) -> None:
+        database = server.take_database()
+        self._url = server.url(database)
+        self._admin = server.url(database, ADMINISTRATOR)
+        with closing(self.store(durable=False)) as store:
+            store.open()
+
+    def store(self, *, durable: bool) -> Store:
+        return PostgresStore(self._url, durable=durable)
+
+    def fill(self, rows: Iterator[Sequence[tuple[str, tuple[Any, ...]]]]) -> None:
+        with psycopg.connect(self._admin, autocommit=True) as db:
+            db.execute("set session_replication_role = replica")  # without checks of foreign keys
+            db.execute("set maintenance_work_mem = '1GB'")
+            indexes = db.execute(
+                "select indexname, indexdef from pg_indexes where tablename = any(%s) and indexname not like '%%pkey'",
+                [list(TABLES)],
+            ).fetchall()
+            for name, _ in indexes:
+                db.execute(f"drop index {name}".encode())
+            for some in batched(rows, AT_ONCE, strict=False):
+                for table, inserted in by_table(list(chain.from_iterable(some))).items():
+                    with (
+                        db.cursor() as cursor,
+                        cursor.copy(f"copy {table} ({', '.join(COLUMNS[table])}) from stdin".encode()) as copy,
+                    ):
+                        for row in inserted:
+                            copy.write_row(row)
+            for _, statement in indexes:
+                db.execute(statement.encode())
+            db.execute(postgres_usage.FILL.encode())
+            db.execute("vacuum analyze")
+            db.execute("checkpoint")
+
+    def queries(self) -> Queries:
+        queries = PostgresQueries(self._url)
+        with psycopg.connect(self._admin) as db:
+            clients = "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
+            [(self._backend,)] = db.execute(clients).fetchall()
+        return queries
+
+    def cpu(self) -> float:
+        """Return the time of the backend, without that of parallel workers, and of this process."""
+        user, system = Path(f"/proc/{self._backend}/stat").read_text().rsplit(")")[-1].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK") + time.process_time()
+
+    def panels(self, since: datetime) -> Mapping[str, str]:
+        return {name: expanded(query, since, END) for name, query in QUERIES.items()}
+
+
+class Bench:
+    def __init__(self, place: Place, interceptions: int, results: list[Result]) -> None:
+        self._place = place
+        self._interceptions = interceptions
+        self._results = results
+
+    def run(self) -> None:
+        place = self._place
+        _say(f"{place.name}: filling with {self._interceptions} interceptions")
+        began = time.perf_counter()
+        place.fill(stored(self._interceptions))
+        _say(f"{place.name}: filled in {time.perf_counter() - began:.0f} s")
+        self._queries()
+        self._writes()
+
+    def _queries(self) -> None:
+        place = self._place
+        since, year = (timestamp(END - age) for age in (MONTH, YEAR))
+        with place.queries() as queries:
+            for name, query in place.panels(END - MONTH).items():
+                self._query(queries, f"panel: {name}, 30 days", query, {})
+            for name, query in place.panels(END - YEAR).items():
+                if name in SUMMING:
+                    self._query(queries, f"panel: {name}, a year", query, {}, bar=False)
+            for name, columns in REPORTS.items():
+                by = ", ".join(columns).format(day=DAY[place.name])
+                keys = ", ".join(str(number + 1) for number in range(len(columns)))
+                query = f"select {by}, {SUMS} from aibridge_hourly_usage where hour >= :since group by {keys}"
+                self._query(queries, f"report: {name}, a year", query, {"since": year})
+            for name, query in (("spend by user", SPEND), ("sessions", SESSIONS), ("an actor's last", AN_ACTORS_LAST)):
+                self._query(queries, f"report: {name}, 30 days", query, {"since": since})
+            self._query(queries, "report: spend by user, a year", SPEND, {"since": year})
+            self._query(queries, "report: a thread", THREAD, {})
+            self._query(
+                queries, "spend by user without hourly usage, a year", SPEND_BY_ROWS, {"since": year}, bar=False
+            )
+
+    def _query(
+        self, queries: Queries, name: str, query: str, parameters: Mapping[str, object], *, bar: bool = True
+    ) -> None:
+        times, cpu, rows = list[float](), list[float](), 0
+        for _ in range(ROUNDS if bar else 1):
+            began, used = time.perf_counter(), self._place.cpu()
+            rows = sum(1 for _ in queries.select(query, parameters))
+            times.append(1000 * (time.perf_counter() - began))
+            cpu.append(1000 * (self._place.cpu() - used))
+        limit = BARS[self._place.name] if bar else None
+        self._add(name, "ms", min(times), limit, f"CPU {min(cpu):.0f}, slowest {max(times):.0f}, {rows} rows")
+
+    def _writes(self) -> None:
+        """Measure how fast rows are written in large batches, and how long one answer's rows take."""
+        place = self._place
+        with closing(place.store(durable=True)) as store:
+            store.open()
+            count = max(10, self._interceptions // 50)
+            written = [_answer(number) for number in range(count)]
+            began = time.perf_counter()
+            for batch in batched(chain.from_iterable(written), MAX_TRANSACTION, strict=False):
+                store.write(batch)
+            seconds = time.perf_counter() - began
+            self._add("written rows per second", "", sum(map(len, written)) / seconds - count / seconds)
+        for durable in (True, False):
+            with closing(place.store(durable=durable)) as store:
+                store.open()
+                times = [1000 * _timed(store, 10_000_000 * (1 + durable) + number) for number in range(300)]
+            name = "durable: an answer's end waits" if durable else "for comparison, without its sync"
+            self._add(f"{name}, p50", "ms", statistics.median(times))
+            self._add(f"{name}, p99", "ms", statistics.quantiles(times, n=100)[98])
+
+    def _add(self, name: str, unit: str, ours: float, bar: float | None = None, detail: str = "") -> None:
+        self._results.append(Result(f"{self._place.name}, {name}", unit, ours, bar=bar, detail=detail))
+        _say(f"{self._place.name}, {name}: {ours:.2f} {unit} {detail}")
+
+
+def _answer(number: int) -> list[Record]:
+    """Return the records of an interception with a prompt, an answer, a call and token usage: five rows."""
+    id, at = uid(f"i{number}"), END + timedelta(milliseconds=number)
+    usage = replace(TOKENS, interception_id=id, id=uid(f"t{number}"), kind="answer", cost_usd=0.01, created_at=at)
+    return [
+        replace(STARTED, id=id, initiator_id=f"user-{number % 200:03}", started_at=at),
+        replace(PROMPT, interception_id=id, id=uid(f"p{number}"), created_at=at),
+        replace(usage, cache_write_input_tokens=10),
+        replace(ANSWER, interception_id=id, id=uid(f"a{number}"), created_at=at),
+        replace(TOOL, interception_id=id, id=uid(f"c{number}"), created_at=at),
+        replace(ENDED, interception_id=id, ended_at=at),
+    ]
+
+
+def _timed(store: Store, number: int) -> float:
+    """Return the seconds that the last rows of an answer take: those for which its end waits."""
+    started, *rest = _answer(number)
+    store.write([started])
+    began = time.perf_counter()
+    store.write(rest)
+    return time.perf_counter() - began
+
+
+def _places(wanted: Sequence[str], folder: Path) -> Iterator[Place]:
+    if "sqlite" in wanted:
+        yield Sqlite(folder)
+    if "postgresql" in wanted:
+        with running_server(POSTGRES_OPTIONS) as server:
+            yield Postgres(server)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.databases", description=__doc__)
+    parser.add_argument("--interceptions", type=int, default=INTERCEPTIONS, help="how many; 3.5 rows for each")
+    parser.add_argument("--only", choices=("sqlite", "postgresql"), action="append")
+    parser.add_argument("--json", action="store_true", help="for programs; progress is on stderr")
+    options = parser.parse_args()
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="aibridge-bench-") as folder:
+        for place in _places(options.only or ("sqlite", "postgresql"), Path(folder)):
+            Bench(place, options.interceptions, results).run()
+    print(as_json(results) if options.json else as_table(results))
+    return int(any(result.passed is False for result in results))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
