@@ -16,6 +16,7 @@ from aibridge_addon.recording.spool import Spool
 from aibridge_addon.recording.stream import COMMIT_TIMEOUT, LINGER, RecordStream
 from aibridge_addon.records import DatabaseUnavailable, ModelThought, Readiness, Record
 from tests.support.examples import INSTANCE, STARTED
+from tests.support.polling import poll_until
 from tests.support.reading import NOON
 from tests.support.stores import PATIENCE, MemoryStore
 
@@ -542,6 +543,7 @@ async def test_what_a_write_that_never_ends_has_taken_goes_to_the_spool(make: Ma
     await store.attempted(1)
     recorder.emit(thought("2"))
     [sink] = recorder._sinks
+    await asyncio.to_thread(poll_until, lambda: sink.readiness().waiting == 2, what="both records in the sink")
     recorder.close(0)
     sink.close(0)
     assert (recorder.lost, recorder.depth) == (0, 0) and spooled(recorder) > 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -42,9 +42,8 @@ class SqliteQueries:
 
     def select(self, sql: str, parameters: Mapping[str, object] = NO_PARAMETERS) -> Iterator[dict[str, Any]]:
         try:
-            with closing(self._db.execute(sql, dict(parameters))) as rows:
-                for row in rows:
-                    yield dict(row)
+            rows = self._db.execute(sql, dict(parameters))
+            yield from map(dict, rows)
         except sqlite3.Error as e:
             raise self._unavailable(e) from e
 
