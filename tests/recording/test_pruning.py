@@ -414,7 +414,7 @@ def test_a_proxy_writes_meanwhile(database: Database) -> None:
 
     def write_on() -> None:
         with opened(database) as store:
-            while not done.wait(0.001) or len(written) < 5:
+            while not done.wait(0.02) or len(written) < 5:  # the lock is free in between
                 name = f"new{len(written)}"
                 store.write(chain(name, NOON))
                 written.append(uid(name))
