@@ -21,6 +21,11 @@ CostSource = Literal["provider", "price_list"]
 Headers = Mapping[bytes, bytes]
 """A request's headers: lower-case names to values."""
 
+CACHE_LIFETIMES = ("prompt_cache_options.ttl", "prompt_cache_retention")
+"""OpenAI's names of the lifetime of a cache, in `PriceTerms.requested` and in `TokenUsage.extra`."""
+LEFT_OUT = "more_names_than_are_read_tokens"
+"""A count in `TokenUsage.extra` in place of members that were dropped. A row with it has no price."""
+
 
 @dataclass(frozen=True, slots=True)
 class InterceptionStarted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aibridge_addon.dialects.base import MAX_HOSTED_TOOLS, MAX_WISH, ToolCall
+from aibridge_addon.wire.json_values import as_dict, as_text
 
 FREE_ACTIONS = frozenset(("open_page", "find_in_page", "find"))
 """Actions of OpenAI's web search that are not billed (API documentation, "Web search")."""
@@ -23,12 +24,7 @@ def count_hosted(calls: Iterable[ToolCall], offered: tuple[str, ...]) -> dict[st
 
 
 def _is_free(call: ToolCall) -> bool:
-    return isinstance(call.input, dict) and call.name == "web_search_call" and _action(call.input) in FREE_ACTIONS
-
-
-def _action(members: dict[str, object]) -> str:
-    kind = members.get("type")
-    return kind if isinstance(kind, str) else ""
+    return call.name == "web_search_call" and as_text(as_dict(call.input).get("type")) in FREE_ACTIONS
 
 
 def _offered_as(name: str, offered: tuple[str, ...]) -> str:

@@ -9,13 +9,12 @@ from typing import Any, TypeGuard
 import msgspec
 
 from aibridge_addon.dialects.base import Usage
+from aibridge_addon.records import LEFT_OUT
 from aibridge_addon.wire.json_object import encode
 from aibridge_addon.wire.json_values import as_count, maybe_count
 
 MAX_COUNTS = 64
 """Maximum number of additional members kept of one answer. The provider chooses their names."""
-LEFT_OUT = "more_names_than_are_read_tokens"
-"""A count in place of members that were dropped. A row with it has no price."""
 INPUT_AND_OUTPUT = ("input_tokens", "output_tokens")
 """The fields of `Usage` that each answer of a model has."""
 MAX_DEPTH = 4

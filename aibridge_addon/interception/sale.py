@@ -11,10 +11,8 @@ from aibridge_addon.dialects.hosted_calls import count_hosted
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.providers import vendor_of
 from aibridge_addon.providers.vendors import ALIASES, seller_at
-from aibridge_addon.records import Headers, PriceTerms
+from aibridge_addon.records import CACHE_LIFETIMES, Headers, PriceTerms
 
-CACHE_LIFETIMES = ("prompt_cache_options.ttl", "prompt_cache_retention")
-"""OpenAI's names of the lifetime of a cache, in requests and in answers."""
 ANSWERS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "service_tier": ("service_tier", "serviceTier.type", "serviceTier"),

@@ -22,7 +22,7 @@ from aibridge_addon.providers.vendors import ALIASES, NONE
 from aibridge_addon.recording.prices import Supplement, models, price_list, supplement, usage, vendors
 from aibridge_addon.recording.prices.rules import Question, Rule, Unpriced, rule
 from aibridge_addon.recording.rows import PRICE_TERMS
-from aibridge_addon.records import CostSource, PriceTerms, TokenUsage
+from aibridge_addon.records import CACHE_LIFETIMES, CostSource, PriceTerms, TokenUsage
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 NIL = Decimal(0)
@@ -31,8 +31,6 @@ MAX_REASON = 120
 """Characters of `unpriced`; it may quote what the provider sent."""
 MODALITY = "modality"
 """What a request asks for with more than text."""
-LIFETIMES = ("prompt_cache_options.ttl", "prompt_cache_retention")
-"""OpenAI's names of the lifetime of a cache, in answers and in requests."""
 MAX_VALUE = 64
 """Characters of one circumstance. No vendor's names are longer."""
 
@@ -57,7 +55,7 @@ class Circumstances(NamedTuple):
     requested: Mapping[str, Any] = NOTHING
     """What the request asked for, under the names of `usage`. It counts where the answer does not say what was served.
 
-    `service_tier`, `speed`, `inference_geo`, `performanceConfig.latency`, the names in `LIFETIMES`, and
+    `service_tier`, `speed`, `inference_geo`, `performanceConfig.latency`, the names in `CACHE_LIFETIMES`, and
     `modality`: audio or pictures in the request, which are priced where the answer counts them.
     """
     tools: Collection[str] = ()
@@ -196,7 +194,7 @@ def _lifetimes(asked: Circumstances, said: usage.Said, data: Supplement) -> Mapp
     written = asked.cache_write_input_tokens
     if not written and not said.lifetimes:
         return {}
-    named = (_member(source, name) for source in (asked.usage, asked.requested) for name in LIFETIMES)
+    named = (_member(source, name) for source in (asked.usage, asked.requested) for name in CACHE_LIFETIMES)
     wish = next(filter(None, named), None)
     lifetimes: Mapping[str, int] = said.lifetimes or {str(wish) if wish else "": written}
     if sum(lifetimes.values()) != written:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -30,6 +31,8 @@ encode = msgspec.json.encode
 """Encode a value as compact JSON; `msgspec.Raw` passes verbatim."""
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _elements = msgspec.json.Decoder(list[msgspec.Raw])
+_with_element = re.compile(rb"[\[{]\s*[^\s\]}]").match
+"""Match the beginning of an array or object that is not empty."""
 
 
 def decode(data: bytes | msgspec.Raw) -> Any:
@@ -140,8 +143,7 @@ class JSONObject:
         """Return whether a member is an array or object with elements, without decoding them."""
         value = self._members.get(name)
         if isinstance(value, msgspec.Raw):
-            data = bytes(value)
-            return data[:1] in (b"[", b"{") and bool(data[1:-1].strip())
+            return _with_element(memoryview(value)) is not None
         return isinstance(value, list | dict) and bool(value)
 
     def get(self, name: str) -> Any:

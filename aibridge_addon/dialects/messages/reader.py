@@ -7,7 +7,6 @@ occur anywhere.
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from itertools import islice
@@ -36,7 +35,6 @@ from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.surroundings import surroundings
 from aibridge_addon.dialects.usage import (
     INPUT_AND_OUTPUT,
-    LEFT_OUT,
     facts_beside,
     facts_in,
     facts_of_iteration,
@@ -44,6 +42,7 @@ from aibridge_addon.dialects.usage import (
     read_counts,
 )
 from aibridge_addon.dialects.words import Said, conversation_end, texts_of
+from aibridge_addon.records import LEFT_OUT
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text, maybe_count
@@ -327,7 +326,7 @@ def _iterations(parts: object, answer: Mapping[str, Any]) -> list[Iteration]:
         for part in map(as_dict, as_list(parts))
         if (kind := as_text(part.get("type"))) and kind not in IN_TOP_LEVEL
     )
-    found = [_iteration(part, answer) for part in itertools.islice(billed, MAX_ITERATIONS)]
+    found = [_iteration(part, answer) for part in islice(billed, MAX_ITERATIONS)]
     rest = [read_counts(part, COUNTS, INPUT_AND_OUTPUT) for part in billed]
     if rest:
         total = Usage(

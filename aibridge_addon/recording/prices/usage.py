@@ -14,11 +14,11 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+from aibridge_addon.records import LEFT_OUT
+
 MAX_DEPTH = 6
 MAX_NAMES = 512
 """Per row. A provider's usage has about a dozen."""
-
-TOO_MANY = "more_names_than_are_read_tokens"
 
 CONTAINER = re.compile(r"container(?:\.id)?")
 """Anthropic's sign of code that ran in a container, also where no use of a tool is counted."""
@@ -169,7 +169,7 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, Any]]:
         name, value, depth = waiting.pop()
         seen += 1
         if seen > MAX_NAMES:
-            yield TOO_MANY, 1
+            yield LEFT_OUT, 1
             return
         if isinstance(value, Mapping):
             if depth < MAX_DEPTH:
