@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sqlite3
 import statistics
@@ -10,15 +11,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import datetime, timedelta
+from io import StringIO
 from itertools import batched, chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import psycopg
 
+from aibridge_addon.cli import main as main_of_aibridge
 from aibridge_addon.recording.postgres import hourly_usage as postgres_usage
 from aibridge_addon.recording.postgres.queries import PostgresQueries
 from aibridge_addon.recording.postgres.store import PostgresStore
@@ -45,18 +49,18 @@ BARS = {"SQLite": 1000.0, "PostgreSQL": 500.0}
 POSTGRES_OPTIONS = {"shared_buffers": "512MB", "fsync": "on", "max_wal_size": "4GB"}
 MONTH, YEAR = timedelta(days=30), timedelta(days=365)
 
-SUMS = """
-sum(interceptions) as interceptions, sum(failed) as failed, sum(input_tokens) as input, sum(output_tokens) as output,
-sum(cache_read_input_tokens) as cache_read, sum(cache_write_input_tokens) as cache_write, sum(cost_usd) as usd,
-sum(unpriced) as unpriced
-"""
-DAY = {"SQLite": "substr(hour, 1, 10)", "PostgreSQL": "date_trunc('day', hour, 'Europe/Paris')"}
-REPORTS: Mapping[str, tuple[str, ...]] = {
-    "by day and model": ("{day}", "model"),
-    "by actor": ("initiator_id",),
-    "by model": ("provider_name", "model"),
-    "by client and billing": ("client", "billing"),
-}
+REPORTS = ("daily", "weekly", "monthly", "sessions", "models", "users", "tools", "clients", "providers")
+COMMANDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {f"report {name}": ("report", name) for name in REPORTS}
+    | {
+        "report daily --breakdown": ("report", "daily", "--breakdown"),
+        "report daily --by model": ("report", "daily", "--by", "model"),
+        "report models --actor user-007": ("report", "models", "--actor", "user-007"),
+        "sessions": ("sessions",),
+    }
+)
+"""Commands that are measured over 30 days and over all rows, which are those of a year."""
+ZONE = "Europe/Paris"
 SUMMING = ("Total usage", "Leaderboard per user", "Top models", "Top clients", "Approximate Cost")
 """Panels that are measured over a year, too."""
 SPEND = """
@@ -67,10 +71,6 @@ SPEND_BY_ROWS = """
 select initiator_id, sum(cost_usd) as usd, sum(case when cost_usd is null then 1 else 0 end) as unpriced
 from aibridge_interceptions i join aibridge_token_usages t on t.interception_id = i.id
 where started_at >= :since group by initiator_id order by usd desc
-"""
-SESSIONS = """
-select session_id, min(started_at) as began, count(*) as interceptions, max(client) as client
-from aibridge_interceptions where started_at >= :since group by session_id order by began desc limit 100
 """
 AN_ACTORS_LAST = """
 select id, started_at, model, status from aibridge_interceptions
@@ -87,6 +87,7 @@ class Place(Protocol):
     """A database that is filled and measured."""
 
     name: str
+    url: str
 
     def store(self, *, durable: bool) -> Store: ...
 
@@ -106,6 +107,7 @@ class Sqlite:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "aibridge.db"
+        self.url = f"sqlite:///{self._path}"
         with closing(self.store(durable=False)) as store:
             store.open()
 
@@ -174,13 +176,13 @@ class Postgres:
 
     def __init__(self, server: PostgresServer) -> None:
         database = server.take_database()
-        self._url = server.url(database)
+        self.url = server.url(database)
         self._admin = server.url(database, ADMINISTRATOR)
         with closing(self.store(durable=False)) as store:
             store.open()
 
     def store(self, *, durable: bool) -> Store:
-        return PostgresStore(self._url, durable=durable)
+        return PostgresStore(self.url, durable=durable)
 
     def fill(self, rows: Iterator[Sequence[tuple[str, tuple[Any, ...]]]]) -> None:
         with psycopg.connect(self._admin, autocommit=True) as db:
@@ -207,7 +209,7 @@ class Postgres:
             db.execute("checkpoint")
 
     def queries(self) -> Queries:
-        queries = PostgresQueries(self._url)
+        queries = PostgresQueries(self.url)
         with psycopg.connect(self._admin) as db:
             clients = "select pid from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
             [(self._backend,)] = db.execute(clients).fetchall()
@@ -235,7 +237,25 @@ class Bench:
         place.fill(stored(self._interceptions))
         _say(f"{place.name}: filled in {time.perf_counter() - began:.0f} s")
         self._queries()
+        for name, arguments in COMMANDS.items():
+            self._command(f"{name}, 30 days", (*arguments, "--since", (END - MONTH).date().isoformat()))
+            self._command(f"{name}, a year", arguments)
         self._writes()
+
+    def _command(self, name: str, arguments: Sequence[str]) -> None:
+        """Measure a command of `aibridge` within this process, so without the start of Python."""
+        whole = (*arguments, "--timezone", ZONE, "--json", "--database", self._place.url)
+        times = list[float]()
+        for _ in range(ROUNDS):
+            began = time.perf_counter()
+            with redirect_stdout(StringIO()) as out, redirect_stderr(StringIO()):
+                if main_of_aibridge(whole):
+                    raise RuntimeError(f"aibridge {' '.join(whole)} failed")
+            times.append(1000 * (time.perf_counter() - began))
+        rows = len(json.loads(out.getvalue())["rows"])
+        self._add(
+            f"aibridge {name}", "ms", min(times), BARS[self._place.name], f"slowest {max(times):.0f}, {rows} rows"
+        )
 
     def _queries(self) -> None:
         place = self._place
@@ -246,15 +266,10 @@ class Bench:
             for name, query in place.panels(END - YEAR).items():
                 if name in SUMMING:
                     self._query(queries, f"panel: {name}, a year", query, {}, bar=False)
-            for name, columns in REPORTS.items():
-                by = ", ".join(columns).format(day=DAY[place.name])
-                keys = ", ".join(str(number + 1) for number in range(len(columns)))
-                query = f"select {by}, {SUMS} from aibridge_hourly_usage where hour >= :since group by {keys}"
-                self._query(queries, f"report: {name}, a year", query, {"since": year})
-            for name, query in (("spend by user", SPEND), ("sessions", SESSIONS), ("an actor's last", AN_ACTORS_LAST)):
-                self._query(queries, f"report: {name}, 30 days", query, {"since": since})
-            self._query(queries, "report: spend by user, a year", SPEND, {"since": year})
-            self._query(queries, "report: a thread", THREAD, {})
+            for name, query in (("spend by user", SPEND), ("an actor's last", AN_ACTORS_LAST)):
+                self._query(queries, f"query: {name}, 30 days", query, {"since": since})
+            self._query(queries, "query: spend by user, a year", SPEND, {"since": year})
+            self._query(queries, "query: a thread", THREAD, {})
             self._query(
                 queries, "spend by user without hourly usage, a year", SPEND_BY_ROWS, {"since": year}, bar=False
             )
