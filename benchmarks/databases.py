@@ -30,6 +30,7 @@ from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.recorder import MAX_TRANSACTION, Store
 from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.recording.sqlite import hourly_usage as sqlite_usage
+from aibridge_addon.recording.sqlite.pruning import SqlitePrunable
 from aibridge_addon.recording.sqlite.queries import SqliteQueries
 from aibridge_addon.recording.sqlite.store import SqliteStore
 from aibridge_addon.records import Record
@@ -46,7 +47,14 @@ AT_ONCE = 20_000
 """Interceptions whose rows are inserted together."""
 BARS = {"SQLite": 1000.0, "PostgreSQL": 500.0}
 """Milliseconds."""
-POSTGRES_OPTIONS = {"shared_buffers": "512MB", "fsync": "on", "max_wal_size": "4GB"}
+POSTGRES_OPTIONS = {
+    "shared_buffers": "512MB",
+    "fsync": "on",
+    "max_wal_size": "4GB",
+    "random_page_cost": "1.1",
+    "work_mem": "32MB",
+}
+"""Those that `docs/performance.md` recommends."""
 MONTH, YEAR = timedelta(days=30), timedelta(days=365)
 
 REPORTS = ("daily", "weekly", "monthly", "sessions", "models", "users", "tools", "clients", "providers")
@@ -135,6 +143,8 @@ class Sqlite:
             for _, statement in indexes:
                 db.execute(statement)
             db.execute(sqlite_usage.FILL)
+        with SqlitePrunable(self._path) as database:
+            database.settle()  # as every running bridge does every ten minutes
 
     def queries(self) -> Queries:
         return SqliteQueries(self._path)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+from aibridge_addon.ids import RANDOM_BITS, ordered_id
 
 END = datetime(2026, 7, 1, tzinfo=UTC)
 DAYS = 365
@@ -80,10 +83,16 @@ class _Session:
     def begin(cls, chance: random.Random) -> _Session:
         share = chance.random()
         provider, model, client, _ = next(row for row in MODELS if share <= row[3])
-        return cls(_id(chance), f"user-{chance.randrange(ACTORS):03}", provider, model, client)
+        return cls(
+            str(uuid.UUID(int=chance.getrandbits(128), version=4)),
+            f"user-{chance.randrange(ACTORS):03}",
+            provider,
+            model,
+            client,
+        )
 
     def interception(self, chance: random.Random, at: datetime) -> Iterator[tuple[str, tuple[Any, ...]]]:
-        id, now, later = _id(chance), _time(at), _time(at + timedelta(seconds=chance.randrange(1, 60)))
+        id, now, later = _id(chance, at), _time(at), _time(at + timedelta(seconds=chance.randrange(1, 60)))
         failed, is_prompt = chance.random() < 0.02, self.left % 3 == 2
         billing = "subscription" if self.client == "Claude Code" and chance.random() < 0.5 else "api"
         yield (
@@ -111,30 +120,29 @@ class _Session:
             yield (
                 TABLES[1],
                 (
-                    *(_id(chance), id, answer, self.model, chance.randrange(3_000), chance.randrange(2_000)),
+                    *(_id(chance, at), id, answer, self.model, chance.randrange(3_000), chance.randrange(2_000)),
                     *(read, written, "complete", cost, cached, later, turn, "answer"),
                     *("end_turn", "price_list" if priced else None, "1.0" if priced else None),
                     None if priced else "model: no price",
                 ),
             )
         if is_prompt:
-            yield TABLES[2], (_id(chance), id, answer, PROMPT * chance.randrange(1, 8), "{}", now, 0)
+            yield TABLES[2], (_id(chance, at), id, answer, PROMPT * chance.randrange(1, 8), "{}", now, 0)
         for number in range(chance.choice((0, 1, 1, 1, 1, 1, 1, 1, 1, 2))):
             call = f"toolu_{id[:20]}{number}"
             yield (
                 TABLES[3],
                 (
-                    *(_id(chance), id, answer, call, chance.choice(("Read", "Bash", "Edit", "Grep")), None),
+                    *(_id(chance, at), id, answer, call, chance.choice(("Read", "Bash", "Edit", "Grep")), None),
                     *('{"file_path":"/src/project/src/main.py"}', False, None, "{}", later, number + 1),
                     RESULT * chance.randrange(1, 5),
                 ),
             )
 
 
-def _id(chance: random.Random) -> str:
-    """Return a random UUID, as the bridge makes them: rows that are written together are far apart in an index."""
-    text = f"{chance.getrandbits(128):032x}"
-    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-8{text[17:20]}-{text[20:]}"
+def _id(chance: random.Random, at: datetime) -> str:
+    """Return an id as the bridge makes them."""
+    return ordered_id(at, chance.getrandbits(RANDOM_BITS))
 
 
 def _time(moment: datetime) -> str:

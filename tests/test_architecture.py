@@ -29,7 +29,7 @@ def words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-SANS_IO = {"wire", "dialects", "providers", "records", "interception", "credentials"}
+SANS_IO = {"wire", "dialects", "providers", "records", "ids", "interception", "credentials"}
 """Bytes and values in, values out: no clock, no file, no socket, no thread, no randomness, no log."""
 IO_MODULES = words(
     """
@@ -75,6 +75,7 @@ DOMAIN = {"records", "config", "providers", "credentials", "dialects", "wire"}
 MAY_IMPORT: dict[str, set[str]] = {
     # The domain: imported by all, imports nothing of ours.
     "records": set(),
+    "ids": set(),
     "wire": set(),
     # Reading and deciding: values in, values out.
     "dialects": {"wire", "records"},
@@ -84,14 +85,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interception": DOMAIN,
     "messages_on_bedrock": DOMAIN,
     # Sinks know the records only; a sink knows no other.
-    "recording": {"config", "credentials", "providers", "records"},
+    "recording": {"config", "credentials", "ids", "providers", "records"},
     "telemetry": {"config", "credentials", "records", "wire"},
     # The rims: tools, command line, mitmproxy.
     "tools": {"config", "dialects", "records", "wire"},
     "cli": {"config", "credentials", "interception", "records", "recording"},
     "bridge": DOMAIN | {"interception", "messages_on_bedrock", "recording", "telemetry", "tools"},
     "proxy.connection": DOMAIN | {"interception"},
-    "proxy.flow": DOMAIN | {"interception", "messages_on_bedrock", "tools", "bridge", "proxy.connection"},
+    "proxy.flow": DOMAIN | {"ids", "interception", "messages_on_bedrock", "tools", "bridge", "proxy.connection"},
     "proxy.stream": DOMAIN
     | {"interception", "messages_on_bedrock", "telemetry", "bridge", "proxy.connection", "proxy.flow"},
     "proxy": {"bridge", "interception"},

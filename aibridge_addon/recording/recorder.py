@@ -23,9 +23,9 @@ If the database refuses a record, only that record is dropped. Dropped records a
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,6 +33,7 @@ from typing import Protocol
 
 from aibridge_addon import records
 from aibridge_addon.config.errors import ConfigError, Problem
+from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.recording.instances import HEARTBEAT, Instance
 from aibridge_addon.recording.spool import Backlog, Chunk, Spool
 from aibridge_addon.records import STORED, DatabaseUnavailable, Readiness, Record, Sink
@@ -200,7 +201,7 @@ class Recorder(Sink):
                 | records.Answer()
                 | records.ModelThought()
             ):
-                return replace(record, id=str(uuid.uuid4()))
+                return replace(record, id=ordered_id(record.created_at, secrets.randbits(RANDOM_BITS)))
         return record
 
     def flush(self, done: Callable[[bool], None]) -> None:

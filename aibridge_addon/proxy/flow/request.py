@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import uuid
+import secrets
 from collections.abc import Awaitable
 from dataclasses import replace
 from functools import partial
@@ -14,6 +14,7 @@ from aibridge_addon.credentials.client import client_credential, mask, signs_req
 from aibridge_addon.dialects import CHAT_COMPLETIONS, COMPLETIONS, RESPONSES
 from aibridge_addon.dialects.base import UNREAD, RequestReading
 from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter, ask_for_usage
+from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.billing import billing
 from aibridge_addon.interception.exchange import Exchange, Origin
@@ -98,7 +99,7 @@ def exchange_for(
     central = _central_hint(head.dispatch)
     credential = client_credential(head.headers, head.route.type.credential_headers)
     agent = head.headers.get(b"user-agent")
-    id = str(uuid.uuid4())
+    id = ordered_id(utc_now(), secrets.randbits(RANDOM_BITS))
     return Exchange(
         id,
         head.route,
