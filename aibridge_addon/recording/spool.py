@@ -80,12 +80,15 @@ class Backlog:
     def add(self, file: _File) -> None:
         self._files.append(file)
 
-    def read(self, limit: int) -> Chunk | None:
-        """Return the oldest records, at most `limit`. None: there are no more. Raises OSError."""
+    def read(self, limit: int, max_bytes: int | None = None) -> Chunk | None:
+        """Return the oldest records, at most `limit`. None: there are no more. Raises OSError.
+
+        `max_bytes`: bytes from which on a chunk gets no more records.
+        """
         while self._files:
             file = self._files[0]
             if self._done < file.size:
-                return _read(file, self._done, limit)
+                return _read(file, self._done, limit, max_bytes)
             if len(self._files) == 1:  # the owner may append to it
                 return None
             self._remove_first()
@@ -234,9 +237,9 @@ class Spool:
 
     # --- reading ----------------------------------------------------------------------------------------------
 
-    def read(self, limit: int) -> Chunk | None:
-        """Return the oldest records of this process, at most `limit`. None: there are no more. Raises OSError."""
-        return None if self._own is None else self._own.read(limit)
+    def read(self, limit: int, max_bytes: int | None = None) -> Chunk | None:
+        """Do the same as `Backlog.read` for the records of this process."""
+        return None if self._own is None else self._own.read(limit, max_bytes)
 
     def done(self, chunk: Chunk) -> None:
         """Move on to the records behind this chunk."""
@@ -333,7 +336,7 @@ def _decoded(line: bytes) -> Record | None:
     return record
 
 
-def _read(file: _File, start: int, limit: int) -> Chunk:
+def _read(file: _File, start: int, limit: int, max_bytes: int | None) -> Chunk:
     records: list[Record] = []
     damaged, end = 0, start
     try:
@@ -343,7 +346,8 @@ def _read(file: _File, start: int, limit: int) -> Chunk:
         return Chunk((), 1, file.size)
     with lines:
         lines.seek(start)
-        while end < file.size and len(records) < limit:
+        stop = file.size if max_bytes is None else min(file.size, start + max_bytes)
+        while end < stop and len(records) < limit:
             line = lines.readline()
             end += len(line)
             if not line.endswith(b"\n"):
