@@ -20,6 +20,7 @@ from sqlite_utils import Database
 
 from aibridge_addon.recording.sqlite import store as store_module
 from aibridge_addon.recording.sqlite.migrations import migrate
+from aibridge_addon.recording.sqlite.pruning import SqlitePrunable
 from aibridge_addon.recording.sqlite.store import FIND_THREAD, SqliteStore
 from aibridge_addon.records import DatabaseUnavailable, Record
 from tests.recording.sqlite.conftest import Open
@@ -85,6 +86,44 @@ def test_opening_again_changes_no_schema_and_no_row(path: Path, opened: Open) ->
         migrate(Database(connection))
     assert query(path, "select * from sqlite_master") + query(path, "select * from _sqlite_migrations") == before
     assert [read_table(path, table) for table in get_args(Table)] == rows
+
+
+def test_a_file_that_a_newer_version_has_changed_is_not_written_to(path: Path, opened: Open) -> None:
+    opened().write([STARTED])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "insert into _sqlite_migrations (migration_set, name, applied_at) values ('aibridge', '999_more', '')"
+        )
+    with pytest.raises(DatabaseUnavailable, match=r"newer version .*999_more"):
+        SqliteStore(path, durable=True).open()
+    with pytest.raises(DatabaseUnavailable, match=r"newer version .*999_more"):
+        SqlitePrunable(path)
+
+
+def test_a_file_that_is_migrated_by_another_process_is_waited_for(
+    path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migration that reads all rows takes longer than a transaction may wait."""
+    opened()
+
+    def open_and_close() -> None:
+        store = SqliteStore(path, durable=True)
+        store.open()
+        store.close()
+
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("delete from _sqlite_migrations where name = '009_tokens'")
+        connection.execute("drop table aibridge_tokens")
+        connection.execute("drop table aibridge_token_key")
+    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_MS", 0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(open_and_close)
+            with pytest.raises(TimeoutError):
+                opening.result(0.2)
+            other.execute("commit")
+            opening.result(30)
 
 
 def test_the_columns_are_those_that_dashboards_know(path: Path, opened: Open) -> None:
