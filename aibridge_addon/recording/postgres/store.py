@@ -91,6 +91,8 @@ set value = excluded.value, expires_at = excluded.expires_at, interception_id = 
 """
 OPENAI = frozenset({"chat_completions", "responses", "openai", "azure", "copilot"})
 """Dialects in which OpenAI counts tokens, and for records without a dialect the types of provider."""
+CACHED = frozenset({"cache_read_input", "cache_creation_input", "prompt_cached"})
+"""Names in the metadata that Coder's dashboard reads as numbers. A provider's own value would fail its panels."""
 
 
 class PostgresStore:
@@ -268,7 +270,8 @@ def _token_usage(record: TokenUsage) -> Row:
             "cache_read_input": record.cache_read_input_tokens,
             "cache_creation_input": record.cache_write_input_tokens,
         }
-    return rows.token_usage(replace(record, extra={**record.extra, **cached}))
+    said = {name: value for name, value in record.extra.items() if name not in CACHED}
+    return rows.token_usage(replace(record, extra={**said, **cached}))
 
 
 def _thread(db: Connection, record: records.InterceptionStarted) -> Thread:
