@@ -158,7 +158,10 @@ class Spool:
 
     def prepare(self) -> None:
         """Create the folder. Raises OSError if files cannot be created there."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._durable:
+                _sync_folder(self.folder.parent)
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable", str(self.folder))
 
@@ -213,11 +216,16 @@ class Spool:
         self._elsewhere = sum(file.size for file in _files(self.folder, "*.log")) - self._own.size
         self._number += 1
         path = self.folder / f"{self._prefix}.{self._owner}.{self._number:08}.log"
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._file = _File(path, 0)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            if self._durable:
+                _sync_folder(self.folder)
+        except OSError:  # after a power failure, the file might not be there
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._fd, self._file = fd, _File(path, 0)
         self._own.add(self._file)
-        if self._durable:
-            _sync_folder(self.folder)
 
     def _end_file(self) -> None:
         if self._file is not None:
@@ -266,7 +274,10 @@ class Spool:
             adopted.remove()
 
     def _abandoned(self) -> Backlog | None:
-        for lock_path in sorted(self.folder.glob(f"{self._prefix}.*.lock")):
+        # A file without a lock has lost it. It is adopted, too.
+        owners = {path.stem for path in self.folder.glob(f"{self._prefix}.*.lock")}
+        owners |= {path.stem.rpartition(".")[0] for path in self.folder.glob(f"{self._prefix}.*.*.log")}
+        for lock_path in sorted(self.folder / f"{owner}.lock" for owner in owners):
             with suppress(OSError):
                 lock = _locked(lock_path)
                 if lock is None:

@@ -148,7 +148,10 @@ def instances(db: Database) -> None:
         "create index idx_aibridge_interceptions_open on aibridge_interceptions (instance_id) where ended_at is null"
     )
     db.table("aibridge_continuations").add_column("interception_id", str)
-    db.execute("update aibridge_continuations set interception_id = json_extract(value, '$.background')")
+    db.execute(
+        "update aibridge_continuations set interception_id = json_extract(value, '$.background')"
+        " where value like '{\"background\":%' and json_valid(value)"  # SQLite refuses JSON that is nested deeply
+    )
     db.execute(
         "create index idx_aibridge_continuations_interception_id on aibridge_continuations (interception_id)"
         " where interception_id is not null"
