@@ -483,7 +483,7 @@ class Recorder(Sink):
                     continue
                 if not refused:
                     kind = type(left[0]).__name__
-                    logger.error("aibridge: the database refuses a %s: %s", kind, _first_line(e))
+                    logger.error("aibridge: the database refuses a record: %s: %s", kind, _first_line(e))
                 refused.append(left[0])
             del left[:size]
 

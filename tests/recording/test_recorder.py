@@ -475,7 +475,7 @@ async def test_one_refused_record_of_many_costs_few_transactions_and_its_text_is
     assert not await recorder.committed()
     assert store.records == records[:617] + records[618:] and recorder.lost == 1
     assert len(store.attempts) < 30
-    assert "the database refuses a ModelThought: Refused: out of range" in caplog.text
+    assert "the database refuses a record: ModelThought: Refused: out of range" in caplog.text
     assert "the whole row" not in caplog.text
 
 
