@@ -242,9 +242,12 @@ class _Pending:
 
     def flush(self, db: Connection) -> None:
         """Send a statement for each row without waiting for the answers."""
+        together: defaultdict[LiteralString, list[Row]] = defaultdict(list)
         for row in self.started.values():
             known: Known = "replace" if "ended_at" in row else "keep"
-            _execute(db, _insert(INTERCEPTIONS, tuple(row), "conflict" if row["id"] in self.new else known), [row])
+            together[_insert(INTERCEPTIONS, tuple(row), "conflict" if row["id"] in self.new else known)].append(row)
+        for statement, begun in together.items():
+            _execute(db, statement, begun)
         self.new -= self.started.keys()
         for table, inserted in self.children.items():
             _execute(db, _insert(table, tuple(inserted[0]), "keep"), inserted)

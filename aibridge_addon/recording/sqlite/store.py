@@ -55,7 +55,8 @@ where excluded.created_at >= aibridge_threads.created_at
 """
 """Ids repeat. The newest interception with the same key counts."""
 SET_RESULT = """
-update aibridge_tool_usages set result = :result, metadata = json_patch(metadata, :metadata)
+update aibridge_tool_usages set result = :result,
+metadata = case when json_valid(metadata) then json_patch(metadata, :metadata) else metadata end
 where interception_id = coalesce(
     :parent_id, (select thread_parent_id from aibridge_interceptions where id = :interception_id)
 )
