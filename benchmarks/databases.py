@@ -27,8 +27,9 @@ from aibridge_addon.recording.postgres import hourly_usage as postgres_usage
 from aibridge_addon.recording.postgres.queries import PostgresQueries
 from aibridge_addon.recording.postgres.store import PostgresStore
 from aibridge_addon.recording.queries import Queries
-from aibridge_addon.recording.recorder import MAX_TRANSACTION, Store
+from aibridge_addon.recording.recorder import Store
 from aibridge_addon.recording.rows import timestamp
+from aibridge_addon.recording.sizes import MAX_TRANSACTION
 from aibridge_addon.recording.sqlite import hourly_usage as sqlite_usage
 from aibridge_addon.recording.sqlite.pruning import SqlitePrunable
 from aibridge_addon.recording.sqlite.queries import SqliteQueries

@@ -12,17 +12,20 @@ that end at the same time share a commit.
 
 If the database does not answer, all waiting records go to the spool, and so do later ones, so that their order stays.
 The thread retries without end. It writes the spool from its oldest record on; when that is empty, records go to the
-database again. Where the spool cannot be written to either, up to `MAX_QUEUED` records wait in memory.
+database again. Where the spool cannot be written to either, records wait in memory, up to the limits in
+`recording.sizes`.
 
 A record may be written twice: after a transaction whose outcome is unknown, and from the spool of a process that was
 killed. Rows have their ids before they are first written, so the second time changes nothing.
 
-If the database refuses a record, only that record is dropped. Dropped records are counted in `lost` and logged.
+If the database refuses a batch, its halves are written, and so on, until only the refused records are left. They are
+dropped. Dropped records are counted in `lost` and logged.
 """
 
 from __future__ import annotations
 
 import logging
+import random
 import secrets
 import threading
 import time
@@ -35,17 +38,16 @@ from aibridge_addon import records
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.recording.instances import HEARTBEAT, Instance
+from aibridge_addon.recording.sizes import MAX_TRANSACTION, MAX_TRANSACTION_BYTES, Sizes
 from aibridge_addon.recording.spool import Backlog, Chunk, Spool
 from aibridge_addon.records import STORED, DatabaseUnavailable, Readiness, Record, Sink
 
 logger = logging.getLogger(__name__)
 
-MAX_QUEUED = 100_000
-"""Maximum number of records that wait in memory, about 100 MB. Later ones are dropped."""
-MAX_TRANSACTION = 2_000
-"""Maximum number of records in one transaction."""
 RETRY_DELAYS = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Seconds between attempts to write. The last value repeats."""
+JITTER = 0.5
+"""Share by which a delay is longer or shorter, so that many processes do not come back at the same moment."""
 REFUSED = "the database refused them"
 
 
@@ -114,6 +116,8 @@ class Recorder(Sink):
         self._changed = threading.Condition()
         """Protects the attributes below. It is notified when there is work for the thread."""
         self._queue: deque[Record] = deque()
+        self._sizes = Sizes()
+        """Of the records that are not settled: those that are being written, then those in the queue."""
         self._writing: Sequence[Record] = ()
         """Records that the thread has taken from the queue."""
         self._flushes: deque[tuple[int, Callable[[bool], None]]] = deque()
@@ -178,16 +182,20 @@ class Recorder(Sink):
     def emit(self, records: Sequence[Record]) -> None:
         stored = [self._identified(record) for record in records if type(record) in STORED]
         with self._changed:
-            room = 0 if self._ended else max(0, MAX_QUEUED - self._depth)
-            if len(stored) > room:
-                reason = "the recorder has ended" if self._ended else f"{MAX_QUEUED} records wait for the database"
-                self._drop(len(stored) - room, reason)
-                del stored[room:]
-            self._queue.extend(stored)
-            self._taken += len(stored)
+            accepted = [] if self._ended else [record for record in stored if self._sizes.accept(record)]
+            if len(accepted) < len(stored):
+                waiting = f"{self._depth} records with {self._sizes.total} bytes wait for the database"
+                self._drop(len(stored) - len(accepted), "the recorder has ended" if self._ended else waiting)
+            self._queue.extend(accepted)
+            self._taken += len(accepted)
             if self._away and self._spools:
                 self._move_to_spool()
             self._changed.notify()
+
+    def _settle(self, count: int) -> None:
+        """Count the oldest records as settled. `_changed` is held."""
+        self._sizes.remove(count)
+        self._settled += count
 
     def _identified(self, record: Record) -> Record:
         """Add what must be the same when the record is written once more."""
@@ -245,7 +253,7 @@ class Recorder(Sink):
                 if not self._thread.is_alive():
                     self._spool.close()
                 self._drop(self._depth, "neither the database nor the spool could be written to before the end")
-                self._taken = self._settled
+                self._settle(self._depth)
 
     def _drop(self, count: int, reason: str) -> None:
         if count and (self.lost == 0 or (self.lost + count) // 1000 > self.lost // 1000):
@@ -265,11 +273,11 @@ class Recorder(Sink):
         try:
             self._spool.prepare()
             while self._queue:
-                some = [self._queue[i] for i in range(min(len(self._queue), MAX_TRANSACTION))]
+                some = [self._queue[i] for i in range(self._sizes.of_transaction(len(self._queue)))]
                 dropped = self._spool.append(some)
                 for _ in some:
                     self._queue.popleft()
-                self._settled += len(some)
+                self._settle(len(some))
                 self._drop(dropped, f"the spool is full, recording.spool.max_bytes={self._spool.max_bytes}")
         except OSError as e:
             if self._spools:
@@ -343,6 +351,9 @@ class Recorder(Sink):
                 self._write_adopted(self._adopted)
         except DatabaseUnavailable as e:
             self._lose(e)
+        except Exception as e:  # a mistake of ours must not end the thread
+            logger.exception("aibridge: the recorder failed, trying again")
+            self._lose(e)
         return True
 
     def _next(self) -> Sequence[Record]:
@@ -354,7 +365,7 @@ class Recorder(Sink):
             return self._writing
 
     def _take(self) -> None:
-        self._writing = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_TRANSACTION))]
+        self._writing = [self._queue.popleft() for _ in range(self._sizes.of_transaction(len(self._queue)))]
 
     def _write(self, batch: Sequence[Record]) -> None:
         left, refused = list(batch), list[Record]()
@@ -364,11 +375,11 @@ class Recorder(Sink):
             with self._changed:
                 if self._writing:  # otherwise, `close` has moved them to the spool
                     self._writing = left
-                    self._settled += len(batch) - len(left)
+                    self._settle(len(batch) - len(left))
                 self._drop(len(refused), REFUSED)
         self._release(self._settled, kept=True)
 
-    def _lose(self, error: DatabaseUnavailable) -> None:
+    def _lose(self, error: Exception) -> None:
         """Spool records from here on."""
         logger.log(self._alarm, "aibridge: the database cannot be written to, trying again: %s", error)
         with self._changed:
@@ -382,6 +393,7 @@ class Recorder(Sink):
         while not self._giving_up.is_set():
             with self._changed:
                 delay = self._retry_delays[min(attempt, len(self._retry_delays) - 1)]
+                delay *= random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311 (spreads load, protects no secret)
                 last = self._changed.wait_for(lambda: self._ended, delay)
             attempt += 1
             try:
@@ -393,6 +405,8 @@ class Recorder(Sink):
                 pass
             except OSError as e:
                 logger.error("aibridge: the spool cannot be read, trying again: %s", e)
+            except Exception:
+                logger.exception("aibridge: the recorder failed, trying again")
             with self._changed:
                 self._leave_to_spool()
             if last:
@@ -402,7 +416,7 @@ class Recorder(Sink):
     def _emptied_spool(self) -> bool:
         """Write the spool to the database. Returns False if the recorder has to end first."""
         while not self._giving_up.is_set():
-            if (chunk := self._spool.read(MAX_TRANSACTION)) is not None:
+            if (chunk := self._spool.read(MAX_TRANSACTION, MAX_TRANSACTION_BYTES)) is not None:
                 self._write_chunk(chunk)
                 self._spool.done(chunk)
             elif batch := self._next_in_memory():
@@ -424,7 +438,7 @@ class Recorder(Sink):
     def _write_adopted(self, adopted: Backlog) -> None:
         """Write the oldest adopted records. Records of this process do not have to wait for all of them."""
         try:
-            chunk = adopted.read(MAX_TRANSACTION)
+            chunk = adopted.read(MAX_TRANSACTION, MAX_TRANSACTION_BYTES)
             if chunk is None:
                 self._spool.drop_adopted()
                 self._adopted = None
@@ -456,18 +470,25 @@ class Recorder(Sink):
             done(kept)
 
     def _write_all(self, left: list[Record], refused: list[Record]) -> None:
-        """Write these records, one by one if the database refuses them together. Removes settled ones from `left`."""
-        if not left:
-            return
-        try:
-            self._store.write(left)
-            left.clear()
-        except DatabaseUnavailable:
-            raise
-        except Exception:
-            logger.exception("aibridge: the database refuses a record")
-            if len(left) == 1:
-                refused.append(left.pop())
-            while left:
-                self._write_all(left[:1], refused)
-                del left[0]
+        """Write these records, in ever smaller parts if the database refuses them. Removes settled ones from `left`."""
+        sizes = [len(left)]
+        while left:
+            size = sizes.pop()
+            try:
+                self._store.write(left[:size])
+            except DatabaseUnavailable:
+                raise
+            except Exception as e:  # noqa: BLE001 (a record is refused)
+                if size > 1:
+                    sizes += [size - size // 2, size // 2]
+                    continue
+                if not refused:
+                    kind = type(left[0]).__name__
+                    logger.error("aibridge: the database refuses a record: %s: %s", kind, _first_line(e))
+                refused.append(left[0])
+            del left[:size]
+
+
+def _first_line(error: Exception) -> str:
+    """Return what is wrong. The lines after the first one may quote the row."""
+    return f"{type(error).__name__}: {str(error).partition('\n')[0]}"

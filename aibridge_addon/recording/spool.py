@@ -80,12 +80,15 @@ class Backlog:
     def add(self, file: _File) -> None:
         self._files.append(file)
 
-    def read(self, limit: int) -> Chunk | None:
-        """Return the oldest records, at most `limit`. None: there are no more. Raises OSError."""
+    def read(self, limit: int, max_bytes: int | None = None) -> Chunk | None:
+        """Return the oldest records, at most `limit`. None: there are no more. Raises OSError.
+
+        `max_bytes`: bytes from which on a chunk gets no more records.
+        """
         while self._files:
             file = self._files[0]
             if self._done < file.size:
-                return _read(file, self._done, limit)
+                return _read(file, self._done, limit, max_bytes)
             if len(self._files) == 1:  # the owner may append to it
                 return None
             self._remove_first()
@@ -155,7 +158,10 @@ class Spool:
 
     def prepare(self) -> None:
         """Create the folder. Raises OSError if files cannot be created there."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not self.folder.is_dir():
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._durable:
+                _sync_folder(self.folder.parent)
         if not os.access(self.folder, os.W_OK | os.X_OK):
             raise PermissionError(13, "not writable", str(self.folder))
 
@@ -210,11 +216,16 @@ class Spool:
         self._elsewhere = sum(file.size for file in _files(self.folder, "*.log")) - self._own.size
         self._number += 1
         path = self.folder / f"{self._prefix}.{self._owner}.{self._number:08}.log"
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._file = _File(path, 0)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        try:
+            if self._durable:
+                _sync_folder(self.folder)
+        except OSError:  # after a power failure, the file might not be there
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._fd, self._file = fd, _File(path, 0)
         self._own.add(self._file)
-        if self._durable:
-            _sync_folder(self.folder)
 
     def _end_file(self) -> None:
         if self._file is not None:
@@ -234,9 +245,9 @@ class Spool:
 
     # --- reading ----------------------------------------------------------------------------------------------
 
-    def read(self, limit: int) -> Chunk | None:
-        """Return the oldest records of this process, at most `limit`. None: there are no more. Raises OSError."""
-        return None if self._own is None else self._own.read(limit)
+    def read(self, limit: int, max_bytes: int | None = None) -> Chunk | None:
+        """Do the same as `Backlog.read` for the records of this process."""
+        return None if self._own is None else self._own.read(limit, max_bytes)
 
     def done(self, chunk: Chunk) -> None:
         """Move on to the records behind this chunk."""
@@ -263,7 +274,10 @@ class Spool:
             adopted.remove()
 
     def _abandoned(self) -> Backlog | None:
-        for lock_path in sorted(self.folder.glob(f"{self._prefix}.*.lock")):
+        # A file without a lock has lost it. It is adopted, too.
+        owners = {path.stem for path in self.folder.glob(f"{self._prefix}.*.lock")}
+        owners |= {path.stem.rpartition(".")[0] for path in self.folder.glob(f"{self._prefix}.*.*.log")}
+        for lock_path in sorted(self.folder / f"{owner}.lock" for owner in owners):
             with suppress(OSError):
                 lock = _locked(lock_path)
                 if lock is None:
@@ -333,7 +347,7 @@ def _decoded(line: bytes) -> Record | None:
     return record
 
 
-def _read(file: _File, start: int, limit: int) -> Chunk:
+def _read(file: _File, start: int, limit: int, max_bytes: int | None) -> Chunk:
     records: list[Record] = []
     damaged, end = 0, start
     try:
@@ -343,7 +357,8 @@ def _read(file: _File, start: int, limit: int) -> Chunk:
         return Chunk((), 1, file.size)
     with lines:
         lines.seek(start)
-        while end < file.size and len(records) < limit:
+        stop = file.size if max_bytes is None else min(file.size, start + max_bytes)
+        while end < stop and len(records) < limit:
             line = lines.readline()
             end += len(line)
             if not line.endswith(b"\n"):

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from aibridge_addon.recording.recorder import MAX_QUEUED, MAX_TRANSACTION, Recorder
+from aibridge_addon.recording.recorder import Recorder
+from aibridge_addon.recording.sizes import MAX_QUEUED, MAX_QUEUED_BYTES, MAX_TRANSACTION, MAX_TRANSACTION_BYTES
 from aibridge_addon.recording.spool import Spool
 from aibridge_addon.recording.stream import COMMIT_TIMEOUT, LINGER, RecordStream
 from aibridge_addon.records import DatabaseUnavailable, ModelThought, Readiness, Record
@@ -207,7 +208,7 @@ async def test_who_cannot_wait_any_longer_is_told_so_and_the_record_is_still_wri
     assert not await recorder.committed()
     assert recorder.depth == 1
     store.let_all()
-    assert await recorder.committed()
+    await store.written(1)
     assert store.records == [thought()]
 
 
@@ -462,6 +463,22 @@ async def test_a_record_that_is_refused_is_dropped_alone_and_counted(make: Make)
     assert await recorder.committed()
 
 
+async def test_one_refused_record_of_many_costs_few_transactions_and_its_text_is_not_logged(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = MemoryStore()
+    recorder = make(store)
+    records: list[Record] = [thought(str(number)) for number in range(1_000)]
+    store.refused = [records[617]]
+    for record in records:
+        recorder.emit(record)
+    assert not await recorder.committed()
+    assert store.records == records[:617] + records[618:] and recorder.lost == 1
+    assert len(store.attempts) < 30
+    assert "the database refuses a record: ModelThought: Refused: out of range" in caplog.text
+    assert "the whole row" not in caplog.text
+
+
 async def test_a_lone_record_that_is_refused_is_tried_once(make: Make) -> None:
     store = MemoryStore()
     recorder = make(store)
@@ -486,6 +503,28 @@ async def test_nothing_is_written_twice_when_the_database_goes_away_between_sing
     assert store.records == [good, better] and recorder.lost == 1
 
 
+@pytest.mark.parametrize("replaying", [False, True])
+async def test_a_mistake_of_ours_ends_no_recording(
+    make: Make, caplog: pytest.LogCaptureFixture, replaying: bool
+) -> None:
+    """What fails is repeated. Meanwhile, records are spooled."""
+    store = MemoryStore()
+    if replaying:
+        store.cannot_register = DatabaseUnavailable("gone")
+    recorder = make(store, heartbeat=0.0, needed_at_start=False)
+    if not replaying:
+        await store.registered(2)
+    store.cannot_register = ValueError("a mistake")
+    async with asyncio.timeout(PATIENCE):
+        while "the recorder failed, trying again" not in caplog.text:
+            await turn()
+    recorder.emit(record := thought())
+    assert await recorder.committed()
+    store.cannot_register = None
+    await emptied(recorder)
+    assert store.records == [record] and recorder.lost == 0
+
+
 # --- too many records -------------------------------------------------------------------------------------------
 
 
@@ -502,6 +541,21 @@ async def test_beyond_its_bound_records_are_dropped_and_counted(make: Make) -> N
     assert (recorder.depth, recorder.lost, len(store.records)) == (0, 3, MAX_QUEUED)
     recorder.emit(record)
     assert recorder.depth == 1 and recorder.lost == 3
+
+
+async def test_long_texts_count_by_their_size(make: Make) -> None:
+    store = MemoryStore(stepped=True)
+    recorder = make(store)
+    share = MAX_TRANSACTION_BYTES // 4
+    record = thought("x" * share)
+    fitting = MAX_QUEUED_BYTES // (share + 5_000)
+    for _ in range(fitting + 10):
+        recorder.emit(record)
+    assert await all_at_once(recorder.committed(), then=store.let_all) == [False]
+    assert recorder.lost and len(store.records) >= fitting
+    assert max(map(len, store.attempts)) == 4, "records of one transaction"
+    recorder.emit(record)
+    assert await recorder.committed(), "there is room again"
 
 
 # --- the end ----------------------------------------------------------------------------------------------------

@@ -172,6 +172,16 @@ def test_files_of_several_processes_are_adopted_one_after_the_other(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_whose_lock_was_removed_are_adopted(tmp_path: Path) -> None:
+    ended = spool_in(tmp_path)
+    ended.append(thoughts(2))
+    ended.close()
+    for lock in tmp_path.glob("*.lock"):
+        lock.unlink()
+    assert ids(adopted(spool_in(tmp_path))) == ["0", "1"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_of_a_process_that_was_killed_are_adopted(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path;"
@@ -302,6 +312,22 @@ def test_a_write_that_fails_half_way_leaves_no_piece_of_a_record(
             spool.append(thoughts(1, first=2))
     spool.append(thoughts(1, first=3))
     assert ids(all_of(spool)) == ["0", "1", "3"]
+    spool.close()
+
+
+def test_a_file_whose_name_cannot_be_synced_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = spool_in(tmp_path)
+
+    def broken(fd: int) -> None:
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(OSError, match="input/output error"):
+            spool.append(thoughts(1))
+    assert files(tmp_path) == [] and spool.size == 0
+    spool.append(thoughts(1, first=1))
+    assert ids(all_of(spool)) == ["1"]
     spool.close()
 
 

@@ -65,7 +65,7 @@ class MemoryStore:
             if outcome is not None:
                 raise outcome
         if any(record in self.refused for record in records):
-            raise Refused
+            raise Refused("out of range\nDETAIL: the whole row")
         with self._changed:
             self.records += records
             self._changed.notify_all()

@@ -6,6 +6,7 @@ both.
 
 from __future__ import annotations
 
+from aibridge_addon.recording.newer import check_steps
 from aibridge_addon.recording.postgres import hourly_usage
 from aibridge_addon.recording.postgres.connection import Connection
 
@@ -249,7 +250,8 @@ STEPS: tuple[tuple[str, str], ...] = (
 def migrate(connection: Connection) -> None:
     """Apply the missing steps. If several processes start at the same time, one of them applies the steps.
 
-    A process that finds nothing to apply takes no lock and needs no rights beyond those for the rows.
+    A process that finds nothing to apply takes no lock and needs no rights beyond those for the rows. Raises
+    DatabaseUnavailable if a newer version has changed the schema.
     """
     if not _missing(connection):
         return
@@ -268,4 +270,5 @@ def migrate(connection: Connection) -> None:
 def _missing(connection: Connection) -> list[tuple[str, str]]:
     (exists,) = connection.execute("select to_regclass('_aibridge_migrations') is not null").fetchone() or (False,)
     applied = connection.execute("select name from _aibridge_migrations").fetchall() if exists else []
+    check_steps((name for (name,) in applied), (name for name, _ in STEPS))
     return [step for step in STEPS if (step[0],) not in applied]

@@ -91,6 +91,8 @@ set value = excluded.value, expires_at = excluded.expires_at, interception_id = 
 """
 OPENAI = frozenset({"chat_completions", "responses", "openai", "azure", "copilot"})
 """Dialects in which OpenAI counts tokens, and for records without a dialect the types of provider."""
+CACHED = frozenset({"cache_read_input", "cache_creation_input", "prompt_cached"})
+"""Names in the metadata that Coder's dashboard reads as numbers. A provider's own value would fail its panels."""
 
 
 class PostgresStore:
@@ -240,9 +242,12 @@ class _Pending:
 
     def flush(self, db: Connection) -> None:
         """Send a statement for each row without waiting for the answers."""
+        together: defaultdict[LiteralString, list[Row]] = defaultdict(list)
         for row in self.started.values():
             known: Known = "replace" if "ended_at" in row else "keep"
-            _execute(db, _insert(INTERCEPTIONS, tuple(row), "conflict" if row["id"] in self.new else known), [row])
+            together[_insert(INTERCEPTIONS, tuple(row), "conflict" if row["id"] in self.new else known)].append(row)
+        for statement, begun in together.items():
+            _execute(db, statement, begun)
         self.new -= self.started.keys()
         for table, inserted in self.children.items():
             _execute(db, _insert(table, tuple(inserted[0]), "keep"), inserted)
@@ -268,7 +273,8 @@ def _token_usage(record: TokenUsage) -> Row:
             "cache_read_input": record.cache_read_input_tokens,
             "cache_creation_input": record.cache_write_input_tokens,
         }
-    return rows.token_usage(replace(record, extra={**record.extra, **cached}))
+    said = {name: value for name, value in record.extra.items() if name not in CACHED}
+    return rows.token_usage(replace(record, extra={**said, **cached}))
 
 
 def _thread(db: Connection, record: records.InterceptionStarted) -> Thread:

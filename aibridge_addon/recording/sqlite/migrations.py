@@ -8,16 +8,32 @@ from __future__ import annotations
 
 from sqlite_utils import Database, Migrations
 
+from aibridge_addon.recording.newer import check_steps
 from aibridge_addon.recording.sqlite import hourly_usage
+
+MIGRATION_TIMEOUT_MS = 120_000
+"""Milliseconds. Maximum time that a process waits for another one's migration, which may read all rows."""
 
 steps = Migrations("aibridge")
 
 
 def migrate(db: Database) -> None:
-    """Apply the missing steps. If several processes start at the same time, one of them applies the steps."""
+    """Apply the missing steps. If several processes start at the same time, one of them applies the steps.
+
+    Raises DatabaseUnavailable if a newer version has changed the schema.
+    """
+    if is_outdated(db):
+        db.execute(f"pragma busy_timeout = {MIGRATION_TIMEOUT_MS}")
     db.execute("begin immediate")
     with db.conn:
+        is_outdated(db)  # another process may have changed the schema meanwhile
         steps.apply(db)
+
+
+def is_outdated(db: Database) -> bool:
+    """Return whether steps are missing. Raises DatabaseUnavailable if a newer version has changed the schema."""
+    check_steps((step.name for step in steps.applied(db)), (step.name for step in steps._migrations))
+    return bool(steps.pending(db))
 
 
 @steps(name="001_initial")
@@ -132,7 +148,10 @@ def instances(db: Database) -> None:
         "create index idx_aibridge_interceptions_open on aibridge_interceptions (instance_id) where ended_at is null"
     )
     db.table("aibridge_continuations").add_column("interception_id", str)
-    db.execute("update aibridge_continuations set interception_id = json_extract(value, '$.background')")
+    db.execute(
+        "update aibridge_continuations set interception_id = json_extract(value, '$.background')"
+        " where value like '{\"background\":%' and json_valid(value)"  # SQLite refuses JSON that is nested deeply
+    )
     db.execute(
         "create index idx_aibridge_continuations_interception_id on aibridge_continuations (interception_id)"
         " where interception_id is not null"

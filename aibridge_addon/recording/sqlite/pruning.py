@@ -175,11 +175,11 @@ def _migrate(path: Path) -> None:
     """Bring the schema up to date, because the proxy may not have done so. Never creates a file."""
     from sqlite_utils import Database
 
-    from aibridge_addon.recording.sqlite.migrations import migrate, steps
+    from aibridge_addon.recording.sqlite.migrations import is_outdated, migrate
 
     path.resolve(strict=True)
     with closing(Database(path)) as db:
-        if steps.pending(db):
+        if is_outdated(db):
             migrate(db)
 
 

@@ -32,6 +32,8 @@ BUSY_TIMEOUT_MS = 5_000
 """Milliseconds. Maximum time that the start waits for the lock of another writer."""
 WRITE_TIMEOUT_MS = 2_500
 """Milliseconds. Maximum time that a transaction waits for it: less than an answer's end waits for its rows."""
+MAX_LOG = 64 * 2**20
+"""Bytes. The write-ahead log grows beyond it while a report or an export reads, and is cut afterwards."""
 BUSY_INTERVAL = 0.01
 """Seconds between attempts to enable WAL, for which SQLite does not wait by itself."""
 
@@ -53,7 +55,8 @@ where excluded.created_at >= aibridge_threads.created_at
 """
 """Ids repeat. The newest interception with the same key counts."""
 SET_RESULT = """
-update aibridge_tool_usages set result = :result, metadata = json_patch(metadata, :metadata)
+update aibridge_tool_usages set result = :result,
+metadata = case when json_valid(metadata) then json_patch(metadata, :metadata) else metadata end
 where interception_id = coalesce(
     :parent_id, (select thread_parent_id from aibridge_interceptions where id = :interception_id)
 )
@@ -104,8 +107,10 @@ class SqliteStore:
         try:
             db = self._db = Database(self._path)
             db.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
-            # Before the first page is written. Files of earlier versions need one `vacuum` for it.
-            db.execute("pragma auto_vacuum = incremental")
+            # Before the first page is written. Files of earlier versions need one `vacuum` for it. It takes the lock.
+            if db.execute("pragma page_count").fetchone() == (0,):
+                db.execute("pragma auto_vacuum = incremental")
+            db.execute(f"pragma journal_size_limit = {MAX_LOG}")
             _enable_wal(db)
             # With `full`, a commit survives a power failure. In WAL mode that costs one fsync per commit.
             db.execute(f"pragma synchronous = {'full' if self._durable else 'normal'}")
@@ -115,6 +120,9 @@ class SqliteStore:
         except (sqlite3.Error, OSError) as e:
             self.close()
             raise DatabaseUnavailable(f"{self._path}: {e}") from e
+        except DatabaseUnavailable:
+            self.close()
+            raise
 
     def write(self, batch: Sequence[records.Record]) -> None:
         with self._transaction() as db, counted(db, changed_interceptions(batch)):

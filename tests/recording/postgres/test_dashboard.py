@@ -159,3 +159,18 @@ def test_cached_tokens_have_the_names_of_the_dialect_and_no_others(filled: Postg
         "copilot": ["cache_creation_input", "cache_read_input"],
         "openai": ["prompt_cached"],
     }
+
+
+@pytest.mark.parametrize("dialect", ["messages", "chat_completions"])
+def test_a_provider_that_uses_the_names_of_cached_tokens_fails_no_panel(filled: PostgresDatabase, dialect: str) -> None:
+    names = ("cache_read_input", "cache_creation_input", "prompt_cached")
+    begun, _ = exchange("6", "ada", "anthropic", "claude-a", "Claude Code", FIRST)
+    usage = TokenUsage(
+        *(uid("6"), "msg", "anthropic", "anthropic", "claude-a", 0, 0, 0, 0),
+        completeness="complete",
+        extra=dict.fromkeys(names, "many"),
+        created_at=FIRST,
+        dialect=dialect,
+    )
+    write(filled, begun, usage)
+    assert filled.query(expanded(QUERIES["Total usage"], FROM, TO)) == EXPECTED["Total usage"]

@@ -171,6 +171,16 @@ def test_a_step_that_fails_leaves_nothing_behind(postgres: PostgresDatabase, mon
     assert postgres.query("select to_regclass('aibridge_interceptions') as found") == [{"found": None}]
 
 
+def test_a_database_that_a_newer_version_has_changed_is_not_written_to(
+    postgres: PostgresDatabase, store: PostgresStore
+) -> None:
+    postgres.execute("insert into _aibridge_migrations (name) values ('999_more')")
+    with closing(postgres.store()) as older, pytest.raises(DatabaseUnavailable, match=r"newer version .*999_more"):
+        older.open()
+    with pytest.raises(DatabaseUnavailable, match=r"newer version .*999_more"):
+        postgres.prunable()
+
+
 WRITER = """
 import sys, threading
 from tests.support.examples import called, started

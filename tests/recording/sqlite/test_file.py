@@ -19,7 +19,9 @@ import pytest
 from sqlite_utils import Database
 
 from aibridge_addon.recording.sqlite import store as store_module
-from aibridge_addon.recording.sqlite.migrations import migrate
+from aibridge_addon.recording.sqlite.claims import SqliteLedger
+from aibridge_addon.recording.sqlite.migrations import migrate, steps
+from aibridge_addon.recording.sqlite.pruning import SqlitePrunable
 from aibridge_addon.recording.sqlite.store import FIND_THREAD, SqliteStore
 from aibridge_addon.records import DatabaseUnavailable, Record
 from tests.recording.sqlite.conftest import Open
@@ -85,6 +87,56 @@ def test_opening_again_changes_no_schema_and_no_row(path: Path, opened: Open) ->
         migrate(Database(connection))
     assert query(path, "select * from sqlite_master") + query(path, "select * from _sqlite_migrations") == before
     assert [read_table(path, table) for table in get_args(Table)] == rows
+
+
+def test_a_file_that_a_newer_version_has_changed_is_not_written_to(path: Path, opened: Open) -> None:
+    opened().write([STARTED])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "insert into _sqlite_migrations (migration_set, name, applied_at) values ('aibridge', '999_more', '')"
+        )
+    with pytest.raises(DatabaseUnavailable, match=r"newer version .*999_more"):
+        SqliteStore(path, durable=True).open()
+    with pytest.raises(DatabaseUnavailable, match=r"newer version .*999_more"):
+        SqlitePrunable(path)
+
+
+def test_a_file_that_is_migrated_by_another_process_is_waited_for(
+    path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A migration that reads all rows takes longer than a transaction may wait."""
+    opened()
+
+    def open_and_close() -> None:
+        store = SqliteStore(path, durable=True)
+        store.open()
+        store.close()
+
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("delete from _sqlite_migrations where name = '009_tokens'")
+        connection.execute("drop table aibridge_tokens")
+        connection.execute("drop table aibridge_token_key")
+    monkeypatch.setattr(store_module, "BUSY_TIMEOUT_MS", 0)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("begin immediate")
+        with ThreadPoolExecutor(1) as pool:
+            opening = pool.submit(open_and_close)
+            with pytest.raises(TimeoutError):
+                opening.result(0.2)
+            other.execute("commit")
+            opening.result(30)
+
+
+def test_a_continuation_that_sqlite_cannot_read_does_not_keep_a_file_from_being_migrated(path: Path) -> None:
+    deep = '{"history":' + "[" * 5_000 + "]" * 5_000 + "}"
+    with closing(Database(path)) as db:
+        steps.apply(db, stop_before="005_instances")
+        for key, value in (("deep", deep), ("background", '{"background":"i1"}')):
+            db.execute("insert into aibridge_continuations (key, value) values (?, ?)", (key, value))
+        db.conn.commit()
+        migrate(db)
+    found = query(path, "select key, interception_id from aibridge_continuations order by key")
+    assert found == [{"key": "background", "interception_id": "i1"}, {"key": "deep", "interception_id": None}]
 
 
 def test_the_columns_are_those_that_dashboards_know(path: Path, opened: Open) -> None:
@@ -266,6 +318,16 @@ def test_a_file_that_is_deleted_or_replaced_in_use_is_noticed(
         assert rows[ID]["client"] == "backup", "the old file's log was not applied to the new one"
     assert query(path, "pragma integrity_check") == [{"integrity_check": "ok"}]
     assert len(read_table(path, "aibridge_user_prompts")) == 1
+
+
+def test_a_claim_goes_to_the_file_that_is_there(path: Path, opened: Open) -> None:
+    opened().write([STARTED])
+    with closing(SqliteLedger(path)) as ledger:
+        assert ledger.claim("a", NOON, NOON + timedelta(days=1))
+        deleted_with_its_log(path)
+        opened()
+        assert ledger.claim("b", NOON, NOON + timedelta(days=1))
+        assert [row["key"] for row in query(path, "select key from aibridge_continuations")] == ["b"]
 
 
 def test_a_file_that_turns_into_something_else_is_unavailable_and_no_record_is_refused(

@@ -1,0 +1,76 @@
+"""Sizes of the records that wait in memory: how many fit there, and how many into one transaction."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import islice
+
+from aibridge_addon.records import Record
+
+MAX_QUEUED = 100_000
+"""Maximum number of records that wait in memory. Later ones are dropped."""
+MAX_QUEUED_BYTES = 512 * 2**20
+"""Maximum size of these records, because prompts and arguments of tools may be long."""
+MAX_TRANSACTION = 2_000
+"""Maximum number of records in one transaction."""
+MAX_TRANSACTION_BYTES = 16 * 2**20
+"""Bytes of records from which on a transaction gets no more."""
+RECORD_BYTES = 1_000
+"""About the size of a record without its texts."""
+PLAIN = (type(None), bool, int, float, datetime)
+
+
+class Sizes:
+    """The sizes of records in the order in which they were accepted."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._sizes: deque[int] = deque()
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def accept(self, record: Record) -> bool:
+        """Add the size of a record. Returns False if there is no room for the record."""
+        size = size_of(record)
+        if len(self._sizes) >= MAX_QUEUED or self.total + size > MAX_QUEUED_BYTES:
+            return False
+        self._sizes.append(size)
+        self.total += size
+        return True
+
+    def remove(self, count: int) -> None:
+        """Remove the oldest sizes."""
+        for _ in range(count):
+            self.total -= self._sizes.popleft()
+
+    def of_transaction(self, limit: int) -> int:
+        """Return how many of the oldest records make one transaction, at most `limit`."""
+        count = size = 0
+        for added in islice(self._sizes, min(limit, MAX_TRANSACTION)):
+            if size >= MAX_TRANSACTION_BYTES:
+                break
+            count, size = count + 1, size + added
+        return count
+
+
+def size_of(record: Record) -> int:
+    """Return about how many bytes a record takes in memory. Its values may be nested at any depth."""
+    size = RECORD_BYTES
+    left: list[object] = [getattr(record, name) for name in record.__slots__]
+    while left:
+        value = left.pop()
+        if isinstance(value, str):
+            size += len(value)
+        elif isinstance(value, PLAIN):
+            size += 8
+        elif isinstance(value, Mapping):
+            left += value.keys()
+            left += value.values()
+        elif isinstance(value, list | tuple):
+            left += value
+        else:  # a member with members of its own
+            left += [getattr(value, name) for name in getattr(value, "__slots__", ())]
+    return size
