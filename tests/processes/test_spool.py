@@ -1,22 +1,24 @@
-"""Spools of real processes: two in one folder, and a folder that is read-only for a while."""
+"""Spools of real processes: damaged by a crash, shared, beside files of others, and in a folder that is read-only."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import StartMitmdump
-from tests.integration.answers import config, whole
+from tests.integration.answers import ask, config, whole
 from tests.processes.load import LONG, TIMEOUT, Load
-from tests.support.database import locked
+from tests.support.database import locked, query
 from tests.support.databases import SqliteDatabase
 from tests.support.disks import Disk, mounted
 from tests.support.mitmdump import Mitmdump
 from tests.support.polling import poll_until
 from tests.support.upstream import ScriptedUpstream
 
+ANSWERS = 6
 BACK = "the database can be written to again"
 pytestmark = TIMEOUT
 
@@ -30,6 +32,44 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 def kill(proxy: Mitmdump) -> None:
     proxy.kill()
     assert proxy.wait() == -9
+
+
+def token_rows(database: Path) -> int:
+    return len(query(database, "select id from aibridge_token_usages"))
+
+
+def test_what_is_damaged_in_a_spool_is_counted_and_all_else_is_recorded(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    """Of the token rows in the spool, one has a flipped bit, and one was cut in its middle by the crash."""
+    upstream.handler = lambda _: whole()
+    place = config(upstream.port, "recording: {spool: {path: spool}}")
+    first = mitmdump(config=place)
+    with locked(first.database):
+        ask(first, ANSWERS)
+        kill(first)
+    spool = first.folder / "spool"
+    [file] = spool.glob("*.log")
+    lines = file.read_bytes().splitlines(keepends=True)
+    usages = [number for number, line in enumerate(lines) if b'"TokenUsage"' in line]
+    flipped, torn = usages[1], usages[-1]
+    middle = len(lines[flipped]) // 2
+    lines[flipped] = lines[flipped][:middle] + bytes([lines[flipped][middle] ^ 1]) + lines[flipped][middle + 1 :]
+    file.write_bytes(b"".join(lines[:torn]) + lines[torn][: len(lines[torn]) // 2])
+    empty = file.with_name(re.sub(r"\d+(?=\.log$)", "00000002", file.name))
+    empty.touch()
+    others = [spool / "notes.txt", spool / "notes.log", spool / "a.b.c.log", spool / "folder"]
+    for other in others[:-1]:
+        other.write_text("This is a letter, and no record at all.\n")
+    others[-1].mkdir()
+
+    second = mitmdump(config=place, folder=first.folder)
+    poll_until(lambda: not file.exists(), LONG, what="the end of the spool's file")
+    assert token_rows(second.database) == ANSWERS - 2
+    second.wait_for_log("1 records lost so far: they are damaged in the spool", LONG)
+    assert not empty.exists() and all(other.exists() for other in others)
+    ask(second)
+    poll_until(lambda: token_rows(second.database) == ANSWERS - 1, LONG, what="the next answer")
 
 
 def test_two_processes_with_one_spool_record_each_answer_once(
