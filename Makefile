@@ -50,8 +50,9 @@ $(OLDER)/.built: $(BUILT)
 mutants: $(BUILT) ## Break the package in a copy, one place at a time: each time a test has to fail (minutes)
 	$(BIN)/python -m tests.support.mutants
 
-soak: $(BUILT) ## Kill processes under load 100 times, and generate 10,000 answers for each property (hours)
+soak: $(BUILT) ## Kill processes under load 100 times, make databases fail for minutes, generate 10,000 answers for each property (hours)
 	SOAK_KILLS=25 $(BIN)/python -m pytest -n auto tests/processes/test_crash.py tests/processes/test_crash_postgres.py
+	SOAK_OUTAGE=60 $(BIN)/python -m pytest -n auto tests/processes
 	SOAK_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py tests/dialects/test_history_properties.py tests/dialects/messages/test_history_thinking.py
 
 bench: $(BUILT) ## Measure against bare mitmdump, in one run

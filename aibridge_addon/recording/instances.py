@@ -5,8 +5,9 @@ when it was silent for `SILENCE`. Interceptions that it left open are ended by a
 same, its own end of an interception replaces that one.
 
 An instance that was silent itself judges no other one until its next sign of life: the machine slept, its clock jumped,
-or the database was away, so the others could not give a sign of life either. On PostgreSQL, the server's clock counts,
-because the clocks of hosts differ.
+or the database was away, so the others could not give a sign of life either. For the same reason, silence of an
+instance whose process runs on this host does not count at an instance's first sign of life. On PostgreSQL, the server's
+clock counts, because the clocks of hosts differ.
 """
 
 from __future__ import annotations
@@ -57,13 +58,15 @@ def judges(last: datetime | None, now: datetime) -> bool:
     return last is None or now - last <= SILENCE
 
 
-def living(seen: Iterable[Seen], host: str, now: datetime) -> list[str]:
-    """Return the ids of the instances that are not gone."""
-    return [
-        instance.id
-        for instance in seen
-        if now - instance.heartbeat_at <= SILENCE and (instance.host != host or _runs(instance.pid))
-    ]
+def living(seen: Iterable[Seen], host: str, now: datetime, *, first: bool) -> list[str]:
+    """Return the ids of the instances that are not gone. `first`: the caller gives its first sign of life."""
+
+    def lives(instance: Seen) -> bool:
+        here = instance.host == host
+        heard = now - instance.heartbeat_at <= SILENCE or (first and here)
+        return heard and not (here and not _runs(instance.pid))
+
+    return [instance.id for instance in seen if lives(instance)]
 
 
 def _runs(pid: int) -> bool:

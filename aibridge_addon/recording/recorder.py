@@ -172,8 +172,11 @@ class Recorder(Sink):
 
     @property
     def _alarm(self) -> int:
-        """The level of messages about a failure. mitmproxy ends if an error is logged before it listens."""
-        return logging.ERROR if self._reached else logging.WARNING
+        """The level of messages about a failure. mitmproxy ends if an error is logged before it listens.
+
+        It listens once there are records.
+        """
+        return logging.ERROR if self._reached and self._taken else logging.WARNING
 
     @property
     def _depth(self) -> int:
@@ -257,7 +260,7 @@ class Recorder(Sink):
 
     def _drop(self, count: int, reason: str) -> None:
         if count and (self.lost == 0 or (self.lost + count) // 1000 > self.lost // 1000):
-            logger.error("aibridge: %d records lost so far: %s", self.lost + count, reason)
+            logger.log(self._alarm, "aibridge: %d records lost so far: %s", self.lost + count, reason)
         self.lost += count
 
     # --- the spool; `_changed` is held ------------------------------------------------------------------------
@@ -404,9 +407,9 @@ class Recorder(Sink):
             except DatabaseUnavailable:
                 pass
             except OSError as e:
-                logger.error("aibridge: the spool cannot be read, trying again: %s", e)
+                logger.log(self._alarm, "aibridge: the spool cannot be read, trying again: %s", e)
             except Exception:
-                logger.exception("aibridge: the recorder failed, trying again")
+                logger.log(self._alarm, "aibridge: the recorder failed, trying again", exc_info=True)
             with self._changed:
                 self._leave_to_spool()
             if last:
@@ -445,7 +448,7 @@ class Recorder(Sink):
                 self._next_heartbeat = 0.0  # end now what that process left open, and look for further files
                 return
         except OSError as e:
-            logger.error("aibridge: the spool of a process that has ended cannot be read: %s", e)
+            logger.log(self._alarm, "aibridge: the spool of a process that has ended cannot be read: %s", e)
             self._adopted = None  # until the next heartbeat
             return
         self._write_chunk(chunk)
@@ -484,7 +487,7 @@ class Recorder(Sink):
                     continue
                 if not refused:
                     kind = type(left[0]).__name__
-                    logger.error("aibridge: the database refuses a record: %s: %s", kind, _first_line(e))
+                    logger.log(self._alarm, "aibridge: the database refuses a record: %s: %s", kind, _first_line(e))
                 refused.append(left[0])
             del left[:size]
 

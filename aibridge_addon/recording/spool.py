@@ -353,7 +353,7 @@ def _read(file: _File, start: int, limit: int, max_bytes: int | None) -> Chunk:
     try:
         lines = file.path.open("rb")
     except FileNotFoundError:
-        logger.error("aibridge: a file of the spool was removed, its records are lost: %s", file.path)
+        logger.warning("aibridge: a file of the spool was removed, its records are lost: %s", file.path)
         return Chunk((), 1, file.size)
     with lines:
         lines.seek(start)

@@ -78,7 +78,6 @@ Find = Callable[[int], Instance]
 GONE: dict[str, tuple[Find, timedelta]] = {
     "its process has ended": (lambda pid: instance("a", pid=pid), SECOND),
     "another host, silent for too long": (lambda _: instance("a", host="other"), SILENCE + SECOND),
-    "this host, the process runs, silent for too long": (lambda _: instance("a"), SILENCE + SECOND),
 }
 LIVING: dict[str, tuple[Find, timedelta]] = {
     "its process runs": (lambda _: instance("a"), SILENCE),
@@ -132,6 +131,19 @@ def test_an_instance_that_was_silent_itself_judges_others_only_after_its_next_si
         clock.now += 20 * SECOND
         ended.append(store.register(instance("b", host="b")))
     assert ended == [0, 0, 0, 1]
+
+
+def test_silence_of_a_process_that_runs_here_counts_from_the_second_sign_of_life_on(
+    database: Database, store: Store, clock: Clock
+) -> None:
+    """An instance that starts cannot know whether the clock has just jumped."""
+    store.register(instance("a"))
+    begin(store, "a")
+    clock.now += timedelta(hours=1)
+    assert store.register(instance("b")) == 0
+    assert [row["status"] for row in interceptions(database).values()] == [None]
+    clock.now += 20 * SECOND
+    assert store.register(instance("b")) == 1
 
 
 def test_a_clock_that_goes_back_ends_nothing_that_lives(store: Store, clock: Clock, ended_pid: int) -> None:

@@ -97,6 +97,12 @@ def spooled(recorder: RecordStream) -> int:
     return sum(sink.readiness().spooled_bytes for sink in recorder._sinks)
 
 
+def damage(folder: Path) -> None:
+    """Change a record, and not its checksum."""
+    [file] = folder.glob("*.log")
+    file.write_bytes(file.read_bytes().replace(b"spooled", b"damaged"))
+
+
 def size(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir())
 
@@ -405,6 +411,29 @@ async def test_records_of_a_process_that_has_ended_are_written_by_the_next_one(m
     await next_store.written(11)
     spooled_first = [record for record in next_store.records if record != thought("of the next one")]
     assert spooled_first == [thought(str(number)) for number in range(10)]
+
+
+@pytest.mark.parametrize("fault", ["damaged", "refused"])
+async def test_a_loss_before_the_first_record_of_a_process_is_logged_as_a_warning(
+    make: Make, folder: Path, caplog: pytest.LogCaptureFixture, fault: str
+) -> None:
+    """mitmproxy ends if an error is logged before it listens."""
+    store = MemoryStore(stepped=True)
+    first = make(store, retry_delays=(3_600.0,))
+    store.fail(times=2)
+    first.emit(thought("spooled"))
+    assert await first.committed()
+    first.close(10)
+    next_store = MemoryStore()
+    if fault == "damaged":
+        damage(folder)
+    else:
+        next_store.refused = [thought("spooled")]
+    caplog.clear()
+    second = make(next_store)
+    await asyncio.to_thread(poll_until, lambda: second.lost, PATIENCE, what="a loss")
+    assert (second.lost, next_store.records) == (1, [])
+    assert {record.levelname for record in caplog.records} == {"WARNING"}
 
 
 async def test_a_record_keeps_its_rows_id_however_often_it_is_written(make: Make) -> None:

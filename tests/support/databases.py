@@ -128,6 +128,11 @@ class PostgresDatabase:
         sql = f"select count(*) from pg_stat_activity where datname = '{self.name}'"
         return int(self.server.administrate(sql)[0][0])
 
+    def waits(self) -> bool:
+        """Return whether a transaction waits for another one."""
+        sql = f"select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = '{self.name}'"
+        return bool(self.server.administrate(sql))
+
     def stored(self, row: Row) -> Row:
         """Return the row that is expected for a record of Anthropic's.
 

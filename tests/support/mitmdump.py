@@ -38,7 +38,7 @@ from tests.support.running import (
 
 MITMDUMP = Path(sys.executable).with_name("mitmdump")
 
-STARTED_WITHIN = 30.0
+STARTED_WITHIN = 60.0
 ENDED_WITHIN = 15.0
 
 _LISTENING = re.compile(r" listening at \S*?:(?P<port>\d+)[. ]")

@@ -49,7 +49,17 @@ def read_only(postgres: PostgresDatabase) -> Iterator[None]:
         server.administrate(f"alter database {name} reset default_transaction_read_only")
 
 
+def hanging(postgres: PostgresDatabase) -> AbstractContextManager[None]:
+    return postgres.server.hanging()
+
+
 Outage = Callable[[PostgresDatabase], AbstractContextManager[None]]
 OUTAGES: Mapping[str, Outage] = MappingProxyType(
-    {"stopped": stopped, "crashed": crashed, "out of connections": out_of_connections, "read-only": read_only}
+    {
+        "stopped": stopped,
+        "crashed": crashed,
+        "out of connections": out_of_connections,
+        "read-only": read_only,
+        "hanging": hanging,
+    }
 )

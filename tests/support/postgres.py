@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 import trustme
@@ -147,10 +148,10 @@ class PostgresServer:
             poll_until(self._answers, 60, what="a connection to PostgreSQL")
         except TimeoutError:
             self.stop()
-            raise AssertionError((self._folder / "log").read_text()) from None
+            raise AssertionError(self.log) from None
 
     def _answers(self) -> bool:
-        assert self._process is not None and self._process.poll() is None, (self._folder / "log").read_text()
+        assert self._process is not None and self._process.poll() is None, self.log
         try:
             psycopg.connect(self.url("postgres", ADMINISTRATOR)).close()
         except psycopg.OperationalError:
@@ -170,6 +171,25 @@ class PostgresServer:
         self._process.send_signal(signal.SIGQUIT)
         self._process.wait(30)
         self._process = None
+
+    @property
+    def log(self) -> str:
+        """All that the server has logged so far."""
+        return (self._folder / "log").read_text(errors="replace")
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Let the server's processes do nothing, as if the network had gone."""
+        assert self._process is not None
+        server = psutil.Process(self._process.pid)
+        processes = [server, *server.children()]
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                process.resume()
 
     def restart(self) -> None:
         self.stop()

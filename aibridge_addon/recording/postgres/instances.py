@@ -14,7 +14,7 @@ insert into aibridge_instances (id, host, pid, version, started_at, heartbeat_at
 on conflict (id) do update set heartbeat_at = excluded.heartbeat_at
 """
 LAST = "select now(), (select heartbeat_at from aibridge_instances where id = %s)"
-HEARD = "select id::text, host, pid, heartbeat_at from aibridge_instances where heartbeat_at >= %s"
+HEARD = "select id::text, host, pid, heartbeat_at from aibridge_instances where heartbeat_at >= %s or host = %s"
 LEFT_OPEN = """
 select id::text from aibridge_interceptions as open
 where ended_at is null and (instance_id is null or instance_id <> all(%s::uuid[]))
@@ -52,8 +52,8 @@ def register(db: Connection, instance: Instance, clock: Callable[[], datetime] |
         db.execute(REGISTER, (instance.id, instance.host, instance.pid, instance.version, instance.started_at, now))
         if not judges(last, now):
             return []
-        heard = db.execute(HEARD, (now - SILENCE,)).fetchall()
-        alive = living((Seen(*row) for row in heard), instance.host, now)
+        heard = db.execute(HEARD, (now - SILENCE, instance.host)).fetchall()
+        alive = living((Seen(*row) for row in heard), instance.host, now, first=last is None)
         return [id for (id,) in db.execute(LEFT_OPEN, (alive,)).fetchall()]
 
 

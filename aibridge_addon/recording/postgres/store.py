@@ -40,7 +40,6 @@ Known = Literal["keep", "replace", "conflict"]
 
 PARAMETERS: Mapping[str, Any] = MappingProxyType(
     {
-        "connect_timeout": 10,  # seconds
         "tcp_user_timeout": 30_000,  # milliseconds until a network that is gone is noticed
         "target_session_attrs": "read-write",  # a standby is no place for rows
     }
@@ -52,8 +51,16 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
         "idle_in_transaction_session_timeout": "60s",  # a process that hangs must not keep its locks
     }
 )
-PATIENCE = 15.0
-"""Seconds without a byte from or to the server, after which it counts as away. A batch takes less than a second."""
+PATIENCE = 3.0
+"""Seconds without a byte from or to the server, after which it counts as away. A batch takes less than a second.
+
+An answer's end waits longer for its rows, so they are in the spool when the client sees it.
+"""
+CONNECT_TIMEOUT = 3
+"""The same for a new connection."""
+LONG_PATIENCE = 15.0
+LONG_CONNECT_TIMEOUT = 10
+"""The same until the next batch is written, so that a slow server still takes what was spooled."""
 ATTEMPTS = 5
 """Maximum number of times that a transaction is tried before its conflict with others means "away"."""
 
@@ -105,6 +112,8 @@ class PostgresStore:
         self._clock = now
         self._now = now or utc_now
         self._connection: Connection | None = None
+        self._was_silent = False
+        """Whether the server was silent for too long since the last batch that was written."""
         self._children: dict[type, tuple[str, Callable[[Any], Row]]] = {
             records.TokenUsage: ("aibridge_token_usages", _token_usage),
             records.UserPrompt: ("aibridge_user_prompts", rows.user_prompt),
@@ -121,6 +130,7 @@ class PostgresStore:
 
     def write(self, batch: Sequence[records.Record]) -> None:
         self._repeat(lambda connection: self._write_once(connection, batch))
+        self._was_silent = False
 
     def register(self, instance: Instance) -> int:
         left_open = self._repeat(lambda connection: register(connection, instance, self._clock))
@@ -134,14 +144,20 @@ class PostgresStore:
     def _connected(self) -> Connection:
         if self._connection is not None and self._connection.closed:
             self._connection = None
+        patience = LONG_PATIENCE if self._was_silent else PATIENCE
         if self._connection is None:
-            connection = connect(self._url, parameters=PARAMETERS, settings=self._settings, patience=PATIENCE)
+            parameters = {
+                **PARAMETERS,
+                "connect_timeout": LONG_CONNECT_TIMEOUT if self._was_silent else CONNECT_TIMEOUT,
+            }
+            connection = connect(self._url, parameters=parameters, settings=self._settings, patience=patience)
             try:
                 migrate(connection)
             except BaseException:
                 connection.close()
                 raise
             self._connection = connection
+        self._connection.patience = patience
         return self._connection
 
     def _repeat[Result](self, transaction: Callable[[Connection], Result]) -> Result:
@@ -163,6 +179,7 @@ class PostgresStore:
         except psycopg.Error as e:
             if refuses(e):
                 raise
+            self._was_silent |= isinstance(e, Silence | psycopg.errors.ConnectionTimeout)
             self.close()  # the next connection may be to another server
             raise unavailable(self._url, e) from e
         raise AssertionError

@@ -15,7 +15,7 @@ insert into aibridge_instances (id, host, pid, version, started_at, heartbeat_at
 on conflict (id) do update set heartbeat_at = excluded.heartbeat_at
 """
 LAST = "select heartbeat_at from aibridge_instances where id = ?"
-HEARD = "select id, host, pid, heartbeat_at from aibridge_instances where heartbeat_at >= ?"
+HEARD = "select id, host, pid, heartbeat_at from aibridge_instances where heartbeat_at >= ? or host = ?"
 LEFT_OPEN = """
 select id from aibridge_interceptions as interception
 where ended_at is null and (instance_id is null or instance_id not in (select value from json_each(?)))
@@ -39,9 +39,10 @@ def register(db: sqlite3.Connection, instance: Instance, now: datetime) -> int:
     db.execute(REGISTER, (instance.id, instance.host, instance.pid, instance.version, started_at, timestamp(now)))
     if not judges(last and datetime.fromisoformat(last[0]), now):
         return 0
-    heard = db.execute(HEARD, (timestamp(now - SILENCE),)).fetchall()
+    heard = db.execute(HEARD, (timestamp(now - SILENCE), instance.host)).fetchall()
     seen = (Seen(id, host, pid, datetime.fromisoformat(heartbeat)) for id, host, pid, heartbeat in heard)
-    left_open = [id for (id,) in db.execute(LEFT_OPEN, (json.dumps(living(seen, instance.host, now)),))]
+    alive = living(seen, instance.host, now, first=last is None)
+    left_open = [id for (id,) in db.execute(LEFT_OPEN, (json.dumps(alive),))]
     if left_open:
         with counted(db, left_open):
             db.execute(END, (PROCESS_ENDED, json.dumps(left_open)))

@@ -76,6 +76,8 @@ set value = excluded.value, expires_at = excluded.expires_at, interception_id = 
 """
 PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
 """Primary error codes after which the connection can be used again."""
+MAX_BEGUN = 10_000
+"""Maximum number of interceptions in progress that are written again to a new file. The oldest are forgotten."""
 WRONG = (sqlite3.IntegrityError, sqlite3.ProgrammingError, sqlite3.DataError, sqlite3.NotSupportedError)
 """Errors of a row or a statement. All others are errors of the file."""
 
@@ -90,6 +92,10 @@ class SqliteStore:
         self._db: Database | None = None
         self._file: Identity | None = None
         """The file that was opened."""
+        self._begun: dict[str, records.InterceptionStarted] = {}
+        """Interceptions that this store has written and that have not ended."""
+        self._misses_begun = False
+        """Whether the file at the path may lack them, because another one was there when they were written."""
         self._children: dict[type, tuple[str, Callable[[Any], Row]]] = {
             records.TokenUsage: ("aibridge_token_usages", rows.token_usage),
             records.UserPrompt: ("aibridge_user_prompts", rows.user_prompt),
@@ -104,6 +110,7 @@ class SqliteStore:
 
         from aibridge_addon.recording.sqlite.migrations import migrate
 
+        self._misses_begun |= self._file is not None and not self._file.is_at_path()
         try:
             db = self._db = Database(self._path)
             db.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
@@ -126,7 +133,18 @@ class SqliteStore:
 
     def write(self, batch: Sequence[records.Record]) -> None:
         with self._transaction() as db, counted(db, changed_interceptions(batch)):
-            self._write(db, batch)
+            self._write(db, [*self._begun.values(), *batch] if self._misses_begun else batch)
+        self._misses_begun = False
+        self._remember_begun(batch)
+
+    def _remember_begun(self, batch: Sequence[records.Record]) -> None:
+        for record in batch:
+            if isinstance(record, records.InterceptionStarted):
+                self._begun[record.id] = record
+            elif isinstance(record, records.InterceptionEnded):
+                self._begun.pop(record.interception_id, None)
+        while len(self._begun) > MAX_BEGUN:
+            del self._begun[next(iter(self._begun))]
 
     def register(self, instance: Instance) -> int:
         with self._transaction() as db:
@@ -161,6 +179,7 @@ class SqliteStore:
     def _check_file(self) -> None:
         assert self._file is not None
         if not self._file.is_at_path():
+            self._misses_begun = True
             self.close()
             self._file.remove_log()
             raise DatabaseUnavailable(f"{self._path}: the file was deleted or replaced while it was in use")

@@ -421,12 +421,6 @@ def test_a_lock_of_another_program_is_unavailable_and_not_a_refusal(
     assert interceptions(postgres) == {ID: STARTED_ROW}
 
 
-def waiting(postgres: PostgresDatabase) -> bool:
-    """Return whether a transaction waits for another one."""
-    waits = f"select 1 from pg_stat_activity where wait_event_type = 'Lock' and datname = '{postgres.name}'"
-    return bool(postgres.server.administrate(waits))
-
-
 def test_a_batch_whose_commit_was_not_confirmed_is_not_stored_twice(postgres: PostgresDatabase) -> None:
     batch: list[records.Record] = [STARTED, *(replace(r, id=uid("1")) for r in (PROMPT, TOKENS, TOOL)), ENDED]
     with (
@@ -438,7 +432,7 @@ def test_a_batch_whose_commit_was_not_confirmed_is_not_stored_twice(postgres: Po
         with psycopg.connect(postgres.url) as other:
             other.execute("lock table aibridge_hourly_usage in access exclusive mode")
             written = pool.submit(store.write, batch)
-            poll_until(lambda: waiting(postgres), what="the last statement before the commit")
+            poll_until(lambda: postgres.waits(), what="the last statement before the commit")
             relay.lose_answers()
         poll_until(lambda: interceptions(postgres), what="the commit")
         relay.cut()

@@ -30,6 +30,7 @@ from tests.support.databases import SqliteDatabase, prune
 from tests.support.examples import (
     CHILD_ROWS,
     COMMON,
+    ENDED,
     ID,
     INSTANCE,
     PROMPT,
@@ -300,9 +301,12 @@ def emptied(path: Path) -> None:
 def test_a_file_that_is_deleted_or_replaced_in_use_is_noticed(
     path: Path, opened: Open, change: Callable[[Path], None], how: str
 ) -> None:
-    """What was not reported as written goes to the new file. What was in the old one is gone with it."""
+    """What was not reported as written goes to the new file, with the interceptions that have not ended.
+
+    The others of the old file are gone with it.
+    """
     store = opened()
-    store.write([STARTED])
+    store.write([STARTED, started("done"), replace(ENDED, interception_id=uid("done"))])
     change(path)
     for _ in range(2):  # the second attempt opens the file anew
         with contextlib.suppress(DatabaseUnavailable):
@@ -313,11 +317,14 @@ def test_a_file_that_is_deleted_or_replaced_in_use_is_noticed(
     store.write([started("i2"), PROMPT])
     rows = interceptions(path)
     # SQLite restores an emptied file from its log.
-    assert set(rows) == ({ID, uid("i2")} if change in (replaced_by_a_backup, emptied) else {uid("i2")})
+    kept = {uid("done")} if change in (replaced_by_a_backup, emptied) else set[str]()
+    assert set(rows) == {ID, uid("i2"), *kept}
     if change is replaced_by_a_backup:
         assert rows[ID]["client"] == "backup", "the old file's log was not applied to the new one"
     assert query(path, "pragma integrity_check") == [{"integrity_check": "ok"}]
     assert len(read_table(path, "aibridge_user_prompts")) == 1
+    store.write([ENDED])
+    assert interceptions(path)[ID]["status"] == ENDED.status
 
 
 def test_a_claim_goes_to_the_file_that_is_there(path: Path, opened: Open) -> None:
