@@ -143,6 +143,8 @@ class Bridge:
         preparation = Preparation(settings.recording)
         self.priced = preparation.priced
         """Return a token row with its cost."""
+        self.is_never_priced = preparation.is_never_priced
+        """Return whether no answer to a request has a price."""
         self.budgets = self._budgets() if settings.budgets else None
         """What requests may use. None: no budgets are configured."""
         self.stream = RecordStream(self._sinks, preparation, load=preparation.load)

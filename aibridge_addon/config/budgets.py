@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, tzinfo
+from datetime import UTC, timedelta, tzinfo
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -21,6 +22,10 @@ Period = Literal["day", "week", "month"]
 Unit = Literal["usd", "tokens", "requests"]
 
 UNITS: tuple[Unit, ...] = ("usd", "tokens", "requests")
+LONGEST_PERIOD: Mapping[Period, timedelta] = MappingProxyType(
+    {"day": timedelta(days=2), "week": timedelta(days=8), "month": timedelta(days=32)}
+)
+"""Whole days that contain each period, also if the clock is put back in it."""
 MAX_BUDGETS = 1000
 MAX_PATTERN = 256
 """Characters, as many as an actor's id may have."""

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Discriminator, Field, PlainValidator, Tag, model_validator
 
 from aibridge_addon.config import values
-from aibridge_addon.config.budgets import Budget, Groups, unique_budgets
+from aibridge_addon.config.budgets import LONGEST_PERIOD, Budget, Groups, unique_budgets
 from aibridge_addon.config.errors import rejected
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider, unique_or_default
 from aibridge_addon.config.urls import DatabaseUrl
@@ -156,6 +156,20 @@ class Settings(values.Section):
     budgets: Annotated[tuple[Budget, ...], AfterValidator(unique_budgets)] = ()
     drain_timeout: values.SecondsFromZero = 30
     egress: Egress = Egress()
+
+    @model_validator(mode="after")
+    def _rows_outlive_their_budgets(self) -> Self:
+        kept = self.recording.retention.rows
+        for number, budget in enumerate(self.budgets):
+            if kept is not None and kept < LONGEST_PERIOD[budget.period]:
+                days = LONGEST_PERIOD[budget.period].days
+                raise rejected(
+                    f"a period whose rows are kept until it ends: set recording.retention.rows to at least {days}d, "
+                    "or to 0; recording.retention.content may be shorter",
+                    found=f"{budget.period}, which is longer than recording.retention.rows",
+                    at=("budgets", number, "period"),
+                )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,9 @@ from typing import Any, NamedTuple
 from aibridge_addon.config.budgets import Budget, Unit
 from aibridge_addon.records import Spent
 
+MAX_NAME = 128
+"""Characters of a model's name in a message. Requests name any."""
+
 
 class Window(NamedTuple):
     """A period of a budget, in UTC. The end is not part of it."""
@@ -57,6 +60,20 @@ class Account:
     reserved_by_others: float = 0.0
     warned: set[str] = field(default_factory=set)
     """What was logged in this window."""
+    left: tuple[Window, Sums] | None = None
+    """The window before this one, and what this process spent in it. A clock that is set back leads there again."""
+
+    def move(self, window: Window) -> None:
+        """Begin another window."""
+        found = self.left[1] if self.left is not None and self.left[0] == window else Sums()
+        self.left = (self.window, self.own)
+        self.window, self.own, self.others, self.warned = window, found, Sums(), set()
+
+    @property
+    def has_usage(self) -> bool:
+        """Whether anything was spent in this window, or by this process in the one before."""
+        left = Sums() if self.left is None else self.left[1]
+        return self.others != Sums() or self.own != Sums() or left != Sums()
 
     @property
     def spent(self) -> float:
@@ -75,6 +92,11 @@ class Account:
     def unpriced(self) -> bool:
         """Whether the amount in US dollars is not known."""
         return self.budget.unit == "usd" and self.others.unpriced + self.own.unpriced > 0
+
+    @property
+    def refuses_unpriced(self) -> bool:
+        """Whether a request without a price is refused."""
+        return self.budget.unit == "usd" and self.budget.unpriced == "refuse" and self.budget.over == "refuse"
 
     @property
     def resets_at(self) -> str:
@@ -101,12 +123,20 @@ class Exceeded:
     """Further members of the error that the client gets."""
 
 
-def exceeded(account: Account) -> Exceeded:
+def exceeded(account: Account, unpriced_model: str | None = None) -> Exceeded:
+    """Return why an account admits no request.
+
+    Args:
+        unpriced_model: The request's model, if the account refuses it only because it has no price.
+    """
     budget, unit = account.budget, account.budget.unit
     resets_at = account.resets_at
     spent = _rounded(account.spent, unit)
     whose = "" if budget.per == "all" else f" of {budget.per} {account.subject}"
-    if account.unpriced and budget.unpriced == "refuse":
+    if unpriced_model is not None:
+        name = f"model {unpriced_model[:MAX_NAME]}" if unpriced_model else "this request"
+        why = f"refuses usage without a known price, and {name} has none: {_amount(spent, unit)} are spent"
+    elif account.unpriced and budget.unpriced == "refuse":
         why = f"has usage without a known price, so that its {unit} cannot be limited: {_amount(spent, unit)} are known"
     else:
         why = f"is used up: {_amount(spent, unit)} of {_amount(_rounded(budget.limit, unit), unit)} are spent"

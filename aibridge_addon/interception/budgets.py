@@ -123,8 +123,16 @@ class _Reservation:
     """A token row was emitted, which settles the reservation."""
 
 
-Price = Callable[[int, int], float | None]
-"""Return what a number of input and of output tokens costs. None: it is not known."""
+Price = Callable[[str, int, int], float | None]
+"""Return what a number of input and of output tokens of a model costs. None: it is not known."""
+
+
+def _unpriced(_model: str, _inputs: int, _outputs: int) -> None:
+    return None
+
+
+def _maybe_priced(_model: str) -> bool:
+    return False
 
 
 class Budgets:
@@ -159,7 +167,15 @@ class Budgets:
     # --- admission --------------------------------------------------------------------------------------------
 
     def admit(
-        self, id: str, party: Party, size: int, max_output: int | None, price: Price, deployment: str = ""
+        self,
+        id: str,
+        party: Party,
+        size: int,
+        max_output: int | None,
+        price: Price,
+        deployment: str = "",
+        *,
+        is_never_priced: Callable[[str], bool] = _maybe_priced,
     ) -> Exceeded | None:
         """Reserve what a request is expected to use, unless a budget that applies to it is used up.
 
@@ -167,6 +183,7 @@ class Budgets:
             size: Bytes of the request.
             max_output: Tokens that the request allows as output.
             deployment: What a request without a model names instead. It counts as the model that answered last.
+            is_never_priced: Return whether it is known that no answer of a model has a price.
         """
         if not party.model:
             self._deployments[id] = deployment
@@ -176,6 +193,9 @@ class Budgets:
         for account in accounts:
             if account.is_exceeded and account.budget.over == "refuse":
                 return exceeded(account)
+        for account in accounts:
+            if account.refuses_unpriced and is_never_priced(party.model):
+                return exceeded(account, party.model)
         if accounts:
             priced = price if any(account.budget.unit == "usd" for account in accounts) else _unpriced
             self._reserve(id, accounts, self._estimate(party, size, max_output, priced))
@@ -185,9 +205,9 @@ class Budgets:
         known = self._outputs.get((party.actor, party.model))
         output = sum(known) // len(known) if known else max_output or USUAL_OUTPUT
         inputs = size // BYTES_PER_TOKEN
-        cost = price(inputs, output)
+        cost = price(party.model, inputs, output)
         if cost is None:  # a model without output, such as one for embeddings
-            cost = price(inputs, 0) or 0.0
+            cost = price(party.model, inputs, 0) or 0.0
         return Estimate(cost, inputs + output)
 
     def _reserve(self, id: str, accounts: Iterable[Account], estimate: Estimate) -> None:
@@ -363,9 +383,8 @@ class Budgets:
             budget = self._budgets[key.budget]
             account = Account(budget, key.subject, window(budget.period, budget.timezone, now))
             self._accounts[key] = account
-        elif now >= account.window.end:
-            account.window = window(account.budget.period, account.budget.timezone, now)
-            account.others, account.own, account.warned = Sums(), Sums(), set()
+        elif not account.window.start <= now < account.window.end:
+            account.move(window(account.budget.period, account.budget.timezone, now))
         return account
 
     def _report(self, account: Account) -> None:
@@ -387,7 +406,7 @@ class Budgets:
     def _drop_idle(self) -> None:
         """Forget accounts without any usage, of which there is one for each name that a client has used."""
         for key, account in list(self._accounts.items()):
-            if not (account.reserved or account.reserved_by_others or account.used or account.unpriced):
+            if not (account.reserved or account.reserved_by_others or account.has_usage):
                 del self._accounts[key]
                 self._reported.pop(key, None)
 
@@ -403,10 +422,6 @@ def max_output(body: JSONObject | None) -> int | None:
     limits = [as_count(body.get(name)) for name in MAX_OUTPUT]
     limits.append(as_count(as_dict(body.get("inferenceConfig")).get("maxTokens")))
     return next(filter(None, limits), None)
-
-
-def _unpriced(_inputs: int, _outputs: int) -> None:
-    return None
 
 
 def _bound(known: OrderedDict[Any, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from aibridge_addon.dialects import MESSAGES
@@ -89,6 +90,11 @@ class Sale:
             requested=_unanswered(self._sent(request), usage),
             tool_calls=usage.hosted_calls,
         )
+
+    def expected_terms(self, request: RequestReading, model: str) -> PriceTerms:
+        """Return the terms of the answer to a request, as far as they are known before it."""
+        terms = self.terms_beside(request, model, Usage())
+        return replace(terms, model=self._model_behind(model, self._route.deployment))
 
     def _sent(self, request: RequestReading) -> dict[str, str]:
         """Return what was requested, without the members that a translation removes."""

@@ -170,6 +170,8 @@ class BudgetSync[Totals]:
                     self._apply(await loop.run_in_executor(self._thread, self._read, self._accounts.windows(), now))
                     next_read = loop.time() + REFRESH
             except Exception:
+                if self._ended.is_set():  # another thread has closed the executor meanwhile
+                    return
                 next_read = loop.time() + REFRESH
                 logger.exception("aibridge: budgets cannot be brought up to date")
 
@@ -196,7 +198,7 @@ class BudgetSync[Totals]:
         return _Found(windows, others, reserved)
 
     def _publish(self, reserved: Kept, now: datetime) -> None:
-        is_due = self._published_at is None or now - self._published_at >= REPEAT
+        is_due = self._published_at is None or not timedelta(0) <= now - self._published_at < REPEAT
         if reserved == self._published and not (reserved and is_due):
             return
         try:
@@ -208,7 +210,8 @@ class BudgetSync[Totals]:
 
     def _fail(self, error: DatabaseUnavailable) -> None:
         if not self._failed:
-            logger.error("aibridge: budgets cannot be shared, the last known state counts: %s", error)
+            # An error that is logged during the start ends mitmproxy.
+            logger.warning("aibridge: budgets cannot be shared, the last known state counts: %s", error)
         self._failed = True
 
     def _sums(self, start: datetime, now: datetime) -> list[Spent]:
@@ -216,7 +219,8 @@ class BudgetSync[Totals]:
         options = {"requests": self._accounts.counts_requests, "groups": self._groups}
         totals = self._totals.get(start)
         settled = max(start, now - SLACK)
-        if totals is None or not timedelta(0) <= now - totals.counted_at < RECOUNT:
+        # A clock that was set back makes new rows older than those that were counted.
+        if totals is None or totals.until > settled or not timedelta(0) <= now - totals.counted_at < RECOUNT:
             totals = _Totals(settled, now)
             totals.add(self._store.spent(start, settled, **options))
         elif settled - totals.until >= SLACK:

@@ -128,6 +128,12 @@ class Preparation:
         assert self._price is not None
         return self._price(record)
 
+    def is_never_priced(self, record: TokenUsage) -> bool:
+        """Return whether no answer to a request has a price. `record` is what it is expected to use."""
+        from aibridge_addon.recording import pricing
+
+        return pricing.is_never_priced(record)
+
 
 def cut(text: str, limit: int) -> tuple[str, bool]:
     """Return the characters at the beginning of a text that fit into `limit` bytes, and whether some did not."""

@@ -377,6 +377,20 @@ def priced(record: TokenUsage) -> TokenUsage:
     )
 
 
+def is_never_priced(record: TokenUsage) -> bool:
+    """Return whether no answer to a request has a price, which is known before it is sent.
+
+    It is not known if the answer may say what it cost, or if only the answer says which model it is from.
+    """
+    asked = _of_record(record)
+    if asked.vendor == NONE:
+        return True
+    is_deployment = asked.vendor == "azure" and not record.terms.model
+    if asked.vendor is None or vendor_id(asked.vendor) in STATED or is_deployment:
+        return False
+    return (price(asked).unpriced or "").startswith("model: ")
+
+
 def price_of_row(tokens: Mapping[str, Any], interception: Mapping[str, Any]) -> Price:
     """Return what a stored row costs by the present price list. Its metadata is a decoded object."""
     metadata = dict(tokens["metadata"])

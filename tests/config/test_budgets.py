@@ -84,6 +84,26 @@ def test_two_budgets_cannot_have_the_same_name(configure: Write) -> None:
     assert [problem.path for problem in caught.value.problems] == ["budgets[1].name"]
 
 
+@pytest.mark.parametrize(("period", "days"), [("day", 2), ("week", 8), ("month", 32)])
+@pytest.mark.parametrize("form", ["{}", "{{rows: {}}}", "{{rows: {}, content: 1h}}"])
+def test_rows_have_to_be_kept_for_the_periods_of_budgets(configure: Write, period: str, days: int, form: str) -> None:
+    def kept(lifetime: str) -> Settings:
+        budgets = f"budgets: [{{name: a, per: all, period: {period}, requests: 1}}]"
+        return configure(f"{budgets}\nrecording: {{retention: {form.format(lifetime)}}}")
+
+    assert kept(f"{days}d").budgets
+    with pytest.raises(ConfigError) as caught:
+        kept(f"{days * 24 - 1}h")
+    [problem] = caught.value.problems
+    assert problem.path == "budgets[0].period"
+    assert problem.found == f"{period}, which is longer than recording.retention.rows"
+    assert f"recording.retention.rows to at least {days}d" in problem.expected
+
+
+def test_rows_that_are_kept_for_ever_suit_every_budget(configure: Write) -> None:
+    assert configure("budgets: [{name: a, per: all, period: month, requests: 1}]\nrecording: {retention: 0}").budgets
+
+
 def test_groups_have_patterns_a_header_and_a_file(configure: Write, tmp_path: Path) -> None:
     (tmp_path / "groups.yaml").write_text("red: [carol]\nblue: [dave]\n")
     groups = configure("actor: {groups: {red: [alice, 'b*'], header: X-Groups, file: groups.yaml}}").actor.groups

@@ -217,6 +217,56 @@ def test_refusals_are_counted(start_proxy: StartProxy, upstream: ScriptedUpstrea
     poll_until(counted, what="a refusal in the metrics")
 
 
+UNKNOWN = "no-such-model-9"
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "case", "refused"),
+    [
+        ("other.test", "/v1/messages", SIMPLE, True),
+        (OPENAI, "/v1/chat/completions", CHAT, True),
+        (OPENAI, "/v1/responses", RESPONSES, True),
+        ("bedrock.test", "/model/anthropic.no-such-model-9/converse", CONVERSE, True),
+        ("unpriced.test", "/v1/messages", SIMPLE, True),
+        # Only its answer names the model.
+        ("azure.test", "/openai/deployments/d/chat/completions", CHAT, False),
+        # Its answers may say what they cost.
+        ("router.test", "/v1/chat/completions", CHAT, False),
+    ],
+)
+def test_a_request_that_is_known_to_have_no_price_is_refused_before_it_goes_upstream(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, host: str, path: str, case: fixtures.Case, refused: bool
+) -> None:
+    budgets = "[{name: priced, per: all, period: day, usd: 100, unpriced: refuse}]"
+    url = upstream.url
+    more = (
+        f"  - {{name: unpriced, type: anthropic, hosts: [unpriced.test], base_url: '{url}', price_as: none}}",
+        f"  - {{name: router, type: openai, hosts: [router.test], base_url: '{url}/v1', price_as: openrouter}}",
+    )
+    proxy = start_proxy(config=config(url, budgets, *more))
+    body = json.dumps({**json.loads(case.request), "model": UNKNOWN}).encode()
+    if not refused:
+        upstream.answer(answer_of(case))
+    seen = ask(proxy, host, path, body)
+    assert is_exceeded(seen) is refused
+    if refused:
+        assert b"refuses usage without a known price" in seen.body
+    else:
+        assert seen.status == 200
+    assert len(upstream.requests) == (not refused)
+
+
+def test_a_model_with_a_price_is_admitted_where_unpriced_usage_is_refused(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    proxy = start_proxy(
+        config=config(upstream.url, "[{name: priced, per: all, period: day, usd: 100, unpriced: refuse}]")
+    )
+    for host, path, case in (("other.test", "/v1/messages", SIMPLE), (OPENAI, "/v1/responses", RESPONSES)) * 2:
+        upstream.answer(answer_of(case))
+        assert ask(proxy, host, path, case.request).status == 200
+
+
 # --- groups --------------------------------------------------------------------------------------------------------
 
 

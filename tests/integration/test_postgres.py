@@ -110,13 +110,15 @@ def readiness(address: str) -> tuple[int, object]:
     return answer.status_code, answer.json()["degraded"]
 
 
+@pytest.mark.parametrize("budgets", ["[]", "[{name: b, per: all, period: month, requests: 100}]"])
 def test_a_start_without_the_server_records_to_the_spool(
-    start_proxy: StartProxy, upstream: ScriptedUpstream, postgres: PostgresDatabase
+    start_proxy: StartProxy, upstream: ScriptedUpstream, postgres: PostgresDatabase, budgets: str
 ) -> None:
     upstream.answer(*[Answer.event_stream(SIMPLE.body)] * 3)
     address = f"127.0.0.1:{unused_port()}"
     with OUTAGES["stopped"](postgres):
-        proxy = start_proxy(config=config(upstream, postgres) + f"metrics: {{listen: '{address}'}}\n")
+        more = f"metrics: {{listen: '{address}'}}\nbudgets: {budgets}\n"
+        proxy = start_proxy(config=config(upstream, postgres) + more)
         assert readiness(address) == (200, ["database"])
         ask(proxy, 3)
     proxy.wait_for_log("can be written to again")

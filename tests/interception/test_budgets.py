@@ -149,7 +149,7 @@ class Bridge:
         self.prices: list[tuple[int, int]] = []
 
     def admit(self, id: str, party: Party = ADA, size: int = 0, output: int | None = None, cost: float = 0.25) -> bool:
-        def price(inputs: int, outputs: int) -> float:
+        def price(_model: str, inputs: int, outputs: int) -> float:
             self.prices.append((inputs, outputs))
             return cost
 
@@ -316,6 +316,21 @@ def test_a_new_window_begins_with_nothing_spent() -> None:
     assert bridge.records[-1] == BudgetUsed("b", "all", names_actor=False, ratio=0.0)
 
 
+def test_a_clock_that_jumps_ahead_and_is_set_back_changes_nothing_of_what_was_spent() -> None:
+    bridge = Bridge(budget(usd=1.0))
+    bridge.spend("1", 0.75)
+    bridge.now += timedelta(days=400)
+    assert bridge.admit("2", cost=0.0)
+    bridge.others()
+    bridge.now = NOON
+    bridge.others()
+    assert bridge.admit("3", cost=0.25) and not bridge.admit("4")
+    bridge.spend("3", 0.5)
+    assert not bridge.admit("5")
+    bridge.others(Spent("bob", None, "openai", "gpt", usd=5.0))
+    assert bridge.records[-1] == BudgetUsed("b", "all", names_actor=False, ratio=6.25)
+
+
 def test_an_actor_does_not_use_up_the_budget_of_another() -> None:
     bridge = Bridge(budget(per="actor"))
     bridge.spend("1", 2.0)
@@ -367,6 +382,56 @@ def test_unpriced_usage_counts_by_the_configured_rule(rule: str, admits: bool, w
     assert len(bridge.warnings) == warns
     bridge.now += timedelta(days=1)
     assert bridge.admit("4")
+
+
+@pytest.mark.parametrize(
+    ("members", "admits"),
+    [
+        ({"unpriced": "refuse"}, False),
+        ({"unpriced": "refuse", "over": "warn"}, True),
+        ({"unpriced": "warn"}, True),
+        ({"unpriced": "ignore"}, True),
+        ({"unpriced": "refuse", "tokens": 10_000}, True),
+        ({"unpriced": "refuse", "match": {"models": ["other-*"]}}, True),
+    ],
+)
+def test_a_model_that_is_known_to_have_no_price_is_refused_before_its_first_answer(
+    members: dict[str, Any], admits: bool
+) -> None:
+    bridge = Bridge(budget(**members))
+    asked: list[str] = []
+
+    def is_never_priced(model: str) -> bool:
+        asked.append(model)
+        return True
+
+    found = bridge.accounts.admit("1", ADA, 0, None, lambda *_: None, is_never_priced=is_never_priced)
+    if admits:
+        assert found is None and not asked
+    else:
+        assert found is not None and asked == ["claude-1"]
+        assert found.message == (
+            "budget b refuses usage without a known price, and model claude-1 has none: 0.00 USD are spent. "
+            "It resets at 2026-01-03T00:00:00+00:00."
+        )
+        assert bridge.accounts.reserved() == {}
+        assert bridge.accounts.admit("2", ADA, 0, None, lambda *_: None) is None
+
+
+def test_a_request_without_a_model_reserves_the_price_of_the_model_behind_its_deployment() -> None:
+    bridge = Bridge(budget(usd=1.0))
+    asked: list[str] = []
+
+    def price(model: str, _inputs: int, _outputs: int) -> float:
+        asked.append(model)
+        return 0.25
+
+    party = ADA._replace(model="")
+    for id in "12":
+        assert bridge.accounts.admit(id, party, 0, None, price, "mine") is None
+        bridge.start(id, model="")
+        bridge.accounts.count(replace(bridge.end(id), model="gpt-5"))
+    assert asked == ["mine", "gpt-5"]
 
 
 def test_unpriced_usage_does_not_matter_to_a_budget_of_tokens() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -18,6 +18,7 @@ from aibridge_addon.interception.accounts import Sums
 from aibridge_addon.interception.budgets import Budgets, Party
 from aibridge_addon.recording.budgets import RECOUNT, SILENT, SLACK, BudgetSink, BudgetStore, BudgetSync
 from aibridge_addon.recording.database import budget_store
+from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.records import DatabaseUnavailable, Record, Spent
 from tests.support.databases import Database, write
 from tests.support.examples import ENDED, STARTED, TOKENS, uid
@@ -202,6 +203,43 @@ def test_two_processes_share_what_is_spent_and_reserved(database: Database, star
     assert not one.admit("f") and not other.admit("g")
 
 
+class CountedStore:
+    """A store that counts its queries."""
+
+    def __init__(self, store: BudgetStore) -> None:
+        self._store = store
+        self.queries = 0
+
+    def spent(self, since: datetime, until: datetime | None, *, requests: bool, groups: bool) -> Iterable[Spent]:
+        self.queries += 1
+        return self._store.spent(since, until, requests=requests, groups=groups)
+
+    def publish(self, reserved: Mapping[tuple[str, str], float], now: datetime) -> None:
+        self.queries += 1
+        self._store.publish(reserved, now)
+
+    def reserved(self, since: datetime) -> Mapping[tuple[str, str], float]:
+        self.queries += 1
+        return self._store.reserved(since)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def test_the_number_of_queries_does_not_depend_on_the_number_of_requests(start: Callable[..., Process]) -> None:
+    process = start(requests=10**6)
+    process.sync._store = counted = CountedStore(process.store)
+    queries: list[int] = []
+    for requests in (1, 100):
+        for n in range(requests):
+            assert process.admit(f"{requests}-{n}")
+            process.count(*interception(f"{requests}-{n}", instance=MINE)[:2])
+        assert counted.queries == sum(queries)
+        process.look()
+        queries.append(counted.queries - sum(queries))
+    assert queries[0] == queries[1] > 0
+
+
 def test_rows_of_this_process_count_once_whether_they_are_read_or_not(
     database: Database, start: Callable[..., Process]
 ) -> None:
@@ -260,6 +298,30 @@ def test_rows_that_come_late_are_counted_within_the_time_of_a_recount(
     assert not process.admit("b")
 
 
+def test_rows_are_counted_once_when_the_clock_is_set_back(database: Database, start: Callable[..., Process]) -> None:
+    process = start(tokens=10**9)
+    for n, minutes in enumerate((1, 5, 2, 1, 3)):  # within one window, and within the time of a recount
+        process.now = NOON + timedelta(minutes=minutes)
+        write(database, *interception(f"row-{n}", process.now))
+        process.look()
+        [account] = process.accounts._accounts.values()
+        assert account.spent == (n + 1) * TOKENS_OF_ONE
+
+
+def test_reservations_are_repeated_when_the_clock_is_set_back(
+    database: Database, start: Callable[..., Process]
+) -> None:
+    one, other = start(MINE), start(YOURS)
+    assert one.admit("a", cost=1.0)
+    one.look()
+    one.now = other.now = NOON - timedelta(minutes=30)
+    one.look()
+    [row] = database.query("select updated_at from aibridge_budget_reservations")
+    assert row["updated_at"] == timestamp(one.now)
+    other.look()
+    assert not other.admit("b")
+
+
 def test_the_reservations_of_a_process_that_was_killed_expire(start: Callable[..., Process]) -> None:
     killed, process = start(YOURS), start(MINE)
     assert killed.admit("a", cost=1.0)
@@ -291,6 +353,25 @@ def test_records_are_counted_and_the_database_is_read_in_the_background(database
         assert database.query("select reserved from aibridge_budget_reservations")[0]["reserved"] in ("[]", [])
 
     asyncio.run(run())
+
+
+def test_an_end_while_the_database_is_about_to_be_read_logs_nothing(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(database)
+
+    async def run() -> None:
+        process = Process(database, MINE, {"usd": 1.0})
+        process.sync.start()
+        task, process.sync._task = process.sync._task, None  # its cancellation comes too late
+        assert task is not None
+        await asyncio.sleep(0)
+        process.sync.close(5.0)
+        process.sync.want()
+        await asyncio.wait_for(task, 30)
+
+    asyncio.run(run())
+    assert not caplog.records
 
 
 async def until(condition: Callable[[], bool]) -> None:

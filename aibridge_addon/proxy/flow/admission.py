@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from aibridge_addon.bridge import Bridge
-from aibridge_addon.dialects.base import Usage
 from aibridge_addon.interception.budgets import Party, max_output
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.proxy.flow.state import Refusal
@@ -56,8 +55,15 @@ def _over_budget(bridge: Bridge, exchange: Exchange, request: JSONObject | bytes
     party = Party(actor.id, actor.groups, route.provider.name, exchange.request.model)
     body = _maybe_object(request) if isinstance(request, bytes) else request
     size = len(request) if isinstance(request, bytes) else request.size
-    price = partial(_price, bridge, exchange)
-    exceeded = budgets.accounts.admit(exchange.id, party, size, max_output(body), price, route.deployment)
+    exceeded = budgets.accounts.admit(
+        exchange.id,
+        party,
+        size,
+        max_output(body),
+        partial(_price, bridge, exchange),
+        route.deployment,
+        is_never_priced=lambda model: bridge.is_never_priced(_expected(exchange, model, 1, 1)),
+    )
     if exceeded is None:
         exchange.emit = budgets.accounts.watch(exchange.id, exchange.emit)
         budgets.sync.want()
@@ -73,11 +79,15 @@ def _maybe_object(data: bytes) -> JSONObject | None:
         return None
 
 
-def _price(bridge: Bridge, exchange: Exchange, inputs: int, outputs: int) -> float | None:
+def _price(bridge: Bridge, exchange: Exchange, model: str, inputs: int, outputs: int) -> float | None:
     """Return what a request would cost in US dollars. None: it is not known."""
+    return bridge.priced(_expected(exchange, model, inputs, outputs)).cost_usd
+
+
+def _expected(exchange: Exchange, model: str, inputs: int, outputs: int) -> TokenUsage:
+    """Return the token row that a request is expected to have. `model` is the one that is expected to answer."""
     request, sale = exchange.request, exchange.sale
-    model = sale.model(request.model, "")
-    expected = TokenUsage(
+    return TokenUsage(
         interception_id=exchange.id,
         provider_response_id="",
         provider=exchange.route.provider.type,
@@ -91,9 +101,8 @@ def _price(bridge: Bridge, exchange: Exchange, inputs: int, outputs: int) -> flo
         extra=request.billed_by,
         created_at=exchange.now(),
         vendor=sale.vendor,
-        terms=sale.terms_beside(request, model, Usage()),
+        terms=sale.expected_terms(request, model),
     )
-    return bridge.priced(expected).cost_usd
 
 
 def _rejected(bridge: Bridge, exchange: Exchange) -> Refusal | None:
