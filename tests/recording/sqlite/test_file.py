@@ -51,6 +51,7 @@ STEPS = [
     "007_budgets",
     "008_retention",
     "009_tokens",
+    "010_owners_of_continuations",
 ]
 
 
