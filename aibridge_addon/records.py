@@ -344,6 +344,8 @@ class Continuation:
     expires_at: datetime
     interception_id: str | None = None
     """An interception that a later request ends. If none does until then, it has failed."""
+    initiator_id: str | None = None
+    """The only actor that can use it. Its key, which is a digest, does not show that."""
 
 
 Record = (

@@ -2,6 +2,7 @@
 
 Each module has a function `add(commands)`. It adds a parser whose default `run` is a function that takes the parsed
 arguments and returns the exit code: 0 well, 1 failed, 2 wrong use. It may raise ConfigError and DatabaseUnavailable.
+A command that changes something raises KeyboardInterrupt with a text that says what was done until then.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except DatabaseUnavailable as e:
         print(e, file=sys.stderr)
         return FAILED
+    except KeyboardInterrupt as e:
+        print(f"interrupted: {e}" if e.args else "interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's last flush fails, too
         return 128 + signal.SIGPIPE

@@ -28,8 +28,12 @@ def delete(database: Prunable, steps: Sequence[Step], *, dry_run: bool) -> Delet
     """Run the steps, with progress on stderr, or count what they would delete. Raises DatabaseUnavailable."""
     if dry_run:
         return count(database, steps)
-    _wait_for_turn(database)
-    return run(database, steps, Pace(report=_Progress()))
+    progress = _Progress()
+    try:
+        _wait_for_turn(database)
+        return run(database, steps, Pace(report=progress))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"{progress.so_far}; the same command deletes the rest") from None
 
 
 def _wait_for_turn(database: Prunable) -> None:
@@ -46,12 +50,14 @@ def _wait_for_turn(database: Prunable) -> None:
 
 class _Progress:
     def __init__(self) -> None:
+        self.so_far = "nothing was deleted"
         self._next = time.monotonic() + PROGRESS
 
     def __call__(self, deleted: Deleted) -> None:
+        self.so_far = f"deleted so far: rows={deleted.rows.total()} texts={deleted.texts.total()}"
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + PROGRESS
-            print(f"deleted so far: rows={deleted.rows.total()} texts={deleted.texts.total()}", file=sys.stderr)
+            print(self.so_far, file=sys.stderr)
 
 
 def print_counts(

@@ -6,11 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import IO, Any
 
 from aibridge_addon.cli import database
+from aibridge_addon.cli.examples import examples
+from aibridge_addon.cli.period import ALLOWED
 from aibridge_addon.recording.database import queries
 from aibridge_addon.recording.export import export
 
@@ -20,9 +22,14 @@ one moment. The file appears under its name when it is complete. It is as confid
 STEP = 10_000
 """Rows between two lines of progress."""
 
+EXAMPLES = examples(
+    "aibridge export record.jsonl",
+    "aibridge export --since 2026-11-01 | zstd > record.zst",
+)
+
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("export", help="write the record to a file", description=DESCRIPTION)
+    command = commands.add_parser("export", help="write the record to a file", description=DESCRIPTION, **EXAMPLES)
     command.add_argument("file", metavar="FILE", nargs="?", default="-", help="the file; - (the default): stdout")
     command.add_argument(
         "--since",
@@ -35,45 +42,64 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    settings = database.settings_of(arguments)
+    progress = Progress("exported")
     try:
+        settings = database.settings_of(arguments)
         with _opened(arguments.file) as file:
-            rows = export(queries(settings), file, arguments.since, progress("exported"))
+            rows = export(queries(settings), file, arguments.since, progress)
     except BrokenPipeError:
         raise
     except OSError as e:
         print(f"{arguments.file}: {e.strerror or e}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"the export is incomplete, {progress}") from None
     print(f"rows exported: {rows}", file=sys.stderr)
     return 0
 
 
-def progress(done: str) -> Any:
-    """Return a function that reports every `STEP` rows on stderr."""
-    reported = 0
+class Progress:
+    """Reports every `STEP` rows on stderr."""
 
-    def report(rows: int) -> None:
-        nonlocal reported
-        if rows - reported >= STEP:
-            reported = rows
-            print(f"rows {done} so far: {rows}", file=sys.stderr)
+    def __init__(self, done: str) -> None:
+        self._done = done
+        self._rows = 0
+        self._reported = 0
 
-    return report
+    def __call__(self, rows: int) -> None:
+        self._rows = rows
+        if rows - self._reported >= STEP:
+            self._reported = rows
+            print(self, file=sys.stderr)
+
+    def __str__(self) -> str:
+        return f"rows {self._done} so far: {self._rows}"
 
 
 @contextmanager
 def _opened(name: str) -> Iterator[IO[bytes]]:
-    """Open the file under another name, which only the owner can read, and rename it when it is complete."""
+    """Open the file under another name, which only the owner can read, and rename it when it is complete.
+
+    If it does not get complete, it is removed.
+    """
     if name == "-":
         yield sys.stdout.buffer
         return
     unfinished = f"{name}.part"
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with open(descriptor, "wb") as file:
-        yield file
-        os.fsync(file.fileno())
-    os.replace(unfinished, name)
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            os.fsync(file.fileno())
+        os.replace(unfinished, name)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(unfinished)
+        raise
 
 
 def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone()
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        raise argparse.ArgumentTypeError(f"{text!r}; allowed: {ALLOWED}") from None

@@ -39,7 +39,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def write_json(document: Any) -> None:
     text = json.dumps(document, indent=2, ensure_ascii=False)
-    _write(UNSAFE.sub(_escaped, text) + "\n")
+    write(UNSAFE.sub(_escaped, text) + "\n")
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -59,10 +59,10 @@ def write_csv(rows: Iterable[Row], columns: Sequence[str]) -> None:
     writer.writerow(columns)
     for row in rows:
         writer.writerow([_cell(row.get(column)) for column in columns])
-        _write(stream.getvalue())
+        write(stream.getvalue())
         stream.seek(0)
         stream.truncate()
-    _write(stream.getvalue())
+    write(stream.getvalue())
 
 
 def _cell(value: object) -> object:
@@ -71,7 +71,7 @@ def _cell(value: object) -> object:
     return value
 
 
-def _write(text: str) -> None:
+def write(text: str) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     sys.stdout.write(text)

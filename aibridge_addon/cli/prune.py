@@ -10,6 +10,7 @@ from typing import Any
 from pydantic_core import PydanticCustomError
 
 from aibridge_addon.cli import database, deletion
+from aibridge_addon.cli.examples import examples
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.config.values import parse_lifetime
 from aibridge_addon.recording.database import prunable, spool_folder
@@ -23,9 +24,14 @@ DESCRIPTION = """Delete interceptions, with all that belongs to them, and their 
 Without --older-than and --content-older-than, recording.retention of the configuration says how old they may be.
 Interceptions in progress stay. So do the sums by hour. The proxy may run meanwhile."""
 
+EXAMPLES = examples(
+    "aibridge prune --dry-run",
+    "aibridge prune --older-than 400d --content-older-than 30d",
+)
+
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("prune", help="delete old rows", description=DESCRIPTION)
+    command = commands.add_parser("prune", help="delete old rows", description=DESCRIPTION, **EXAMPLES)
     database.add_options(command)
     command.add_argument("--older-than", metavar="AGE", type=_age, help="delete rows older than this, such as 30d")
     command.add_argument(
@@ -79,7 +85,10 @@ def _vacuum(settings: Settings) -> None:
 
     assert settings.database.sqlite_path is not None
     print("writing the file anew", file=sys.stderr)
-    vacuum(settings.database.sqlite_path)
+    try:
+        vacuum(settings.database.sqlite_path)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("rows were deleted, and the file was perhaps not written anew") from None
 
 
 def _expiry(arguments: argparse.Namespace, settings: Settings) -> Expiry:

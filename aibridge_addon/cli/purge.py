@@ -7,17 +7,26 @@ import sys
 from typing import Any
 
 from aibridge_addon.cli import database, deletion
+from aibridge_addon.cli.examples import examples
 from aibridge_addon.recording.database import prunable
 from aibridge_addon.recording.purging import rows_of, running, texts_of
 from aibridge_addon.records import utc_now
 
 DESCRIPTION = """Delete what is recorded of one actor, whatever its age.
 --texts deletes prompts, answers, thoughts, tool inputs and results; tokens and costs stay.
+Both delete what later requests of the actor's conversations with injected tools need.
 --rows deletes all rows. Sums by hour stay, without the actor. Interceptions in progress stay."""
+
+EXAMPLES = examples(
+    "aibridge purge --actor alice --texts --dry-run",
+    "aibridge purge --actor alice --rows",
+)
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("purge", help="delete one person's rows or texts", description=DESCRIPTION)
+    command = commands.add_parser(
+        "purge", help="delete one person's rows or texts", description=DESCRIPTION, **EXAMPLES
+    )
     database.add_options(command)
     command.add_argument("--actor", required=True, metavar="ACTOR", help="the actor, exactly as initiator_id has it")
     what = command.add_mutually_exclusive_group(required=True)

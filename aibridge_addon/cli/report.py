@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from aibridge_addon.cli import budgets, database, output, period, reprice
+from aibridge_addon.cli.examples import examples
 from aibridge_addon.cli.output import PART, Column, Row, name
 from aibridge_addon.cli.period import Period
 from aibridge_addon.cli.text import duration
@@ -62,10 +63,19 @@ SESSIONS = 100
 """Sessions that a report lists. A list of all has to read all rows."""
 NOTHING = "There is nothing to show for this period."
 
+EXAMPLES = examples(
+    "aibridge report",
+    "aibridge report users --since 2026-11-01",
+    "aibridge report monthly --by user,project --csv > usage.csv",
+    "aibridge report models --actor 'team-*' --json",
+    "aibridge report --reprice --dry-run",
+)
+
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("report", help="show tokens and costs", description=DESCRIPTION)
-    command.add_argument("report", nargs="?", choices=REPORTS, default="daily", help="what a row is (default: daily)")
+    command = commands.add_parser("report", help="show tokens and costs", description=DESCRIPTION, **EXAMPLES)
+    what = f"what a row is: {', '.join(REPORTS)} (default: daily)"
+    command.add_argument("report", nargs="?", metavar="REPORT", choices=REPORTS, default="daily", help=what)
     period.add_options(command)
     command.add_argument(
         "--by",

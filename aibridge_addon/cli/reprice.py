@@ -16,6 +16,8 @@ from aibridge_addon.recording.reports import Question, has_table
 from aibridge_addon.records import DatabaseUnavailable
 
 STATED = "Rows whose cost the provider stated are left as they are, and do not appear here."
+NOTHING_WRITTEN = "nothing was written"
+SOME_WRITTEN = "some rows have their new cost; the same command works out the rest"
 NOTHING = "There are no token rows without a stated cost in this period."
 
 
@@ -34,7 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.dry_run:
             _check_version(settings)
             target = stack.enter_context(prices(settings))
-        found = reprice(partial(queries, settings), asked, target)
+        try:
+            found = reprice(partial(queries, settings), asked, target)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(NOTHING_WRITTEN if target is None else SOME_WRITTEN) from None
     whole = Comparison()
     for comparison in found.values():
         whole.add(comparison)

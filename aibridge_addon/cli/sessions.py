@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from aibridge_addon.cli import database, output, period
+from aibridge_addon.cli.examples import examples
 from aibridge_addon.cli.output import Column, Row, name
 from aibridge_addon.cli.period import Period
 from aibridge_addon.cli.text import count, duration, local, money, one_line, printable
@@ -33,9 +34,15 @@ MAX_DEPTH = 5
 LABEL_WIDTH = 8
 NOTHING = "There are no sessions in this period."
 
+EXAMPLES = examples(
+    "aibridge sessions --actor alice --limit 5",
+    "aibridge sessions show 7c1e",
+    "aibridge sessions show 7c1e --full | less -R",
+)
+
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("sessions", help="list sessions, or show one", description=DESCRIPTION)
+    command = commands.add_parser("sessions", help="list sessions, or show one", description=DESCRIPTION, **EXAMPLES)
     command.add_argument("action", nargs="?", choices=["show"], help="show one session as a timeline")
     command.add_argument(
         "id", nargs="?", metavar="ID", help="id of the session or of an interception, or its beginning"

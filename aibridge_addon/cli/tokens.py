@@ -12,7 +12,10 @@ from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
 
+from aibridge_addon.cli import output
 from aibridge_addon.cli.database import add_options, settings_of
+from aibridge_addon.cli.examples import examples
+from aibridge_addon.cli.text import one_line
 from aibridge_addon.credentials.client import mask
 from aibridge_addon.credentials.tokens import RANDOM_BYTES, make_token, token_digest
 from aibridge_addon.recording import database
@@ -23,6 +26,8 @@ MAX_NAME = 256
 """Characters of an actor's or a group's name. Rows have no longer ones."""
 MAX_NOTE = 1_000
 UNITS = "a whole number of d, w or h, such as 90d, 12w or 36h; at most 36500d"
+NOTHING = "There are no tokens. `aibridge tokens create --actor NAME` makes one."
+COLUMNS = ("id", "actor", "groups", "hint", "note", "created_at", "expires_at", "revoked_at", "last_used_at")
 LIST = """
 select id, actor, "groups", hint, note, created_at, expires_at, revoked_at, last_used_at
 from aibridge_tokens order by created_at, id
@@ -31,11 +36,19 @@ from aibridge_tokens order by created_at, id
 DESCRIPTION = """Manage tokens of the bridge. A client uses one in the place of the provider's API key: the bridge
 knows its actor by it, and sends its own central key to the provider. The token itself is printed once, and only a
 keyed hash of it is stored. `create` takes --actor NAME, --group NAME, --expires 90d and --note TEXT; `list` takes no
-argument; `revoke` takes an id. All of them take --json."""
+argument; `revoke` takes an id. All of them take --json, and `list` takes --csv."""
+
+EXAMPLES = examples(
+    "aibridge tokens create --actor alice --expires 90d --note laptop",
+    "aibridge tokens list",
+    "aibridge tokens revoke ID",
+)
 
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("tokens", help="create, list and revoke tokens of clients", description=DESCRIPTION)
+    command = commands.add_parser(
+        "tokens", help="create, list and revoke tokens of clients", description=DESCRIPTION, **EXAMPLES
+    )
     actions = command.add_subparsers(title="actions", metavar="ACTION", required=True)
     create = actions.add_parser("create", help="create a token and print it", description="Create a token.")
     create.add_argument("--actor", required=True, type=_name, metavar="NAME", help="whom its requests belong to")
@@ -46,14 +59,16 @@ def add(commands: Any) -> None:
     create.add_argument("--note", type=_note, metavar="TEXT", help="what it is for")
     create.set_defaults(run=_create)
     listing = actions.add_parser("list", help="list all tokens", description="List all tokens, without their secrets.")
+    output.add_options(listing)
     listing.set_defaults(run=_list)
     revoke = actions.add_parser(
         "revoke", help="revoke a token", description="Revoke a token. All processes refuse it within seconds."
     )
     revoke.add_argument("id", metavar="ID", help="the id that `create` and `list` print")
     revoke.set_defaults(run=_revoke)
-    for action in (create, listing, revoke):
+    for action in (create, revoke):
         action.add_argument("--json", action="store_true", help="print JSON")
+    for action in (create, listing, revoke):
         add_options(action)
 
 
@@ -86,11 +101,15 @@ def _list(arguments: argparse.Namespace) -> int:
         rows = [row | {"groups": json.loads(row["groups"])} for row in queries.select(LIST)]
     if arguments.json:
         about = {"timezone": "UTC", "since": None, "until": None, "database": str(settings.database)}
-        print(json.dumps({"rows": rows, "totals": {"tokens": len(rows)}, **about}, ensure_ascii=False, indent=2))
-        return 0
-    now = timestamp(utc_now())
-    for row in rows:
-        print(f"{row['id']}  {row['hint']}  {row['actor']}  {'  '.join(_details(row, now))}")
+        output.write_json({"rows": rows, "totals": {"tokens": len(rows)}, **about})
+    elif arguments.csv:
+        output.write_csv([row | {"groups": ",".join(row["groups"])} for row in rows], COLUMNS)
+    elif not rows:
+        print(NOTHING)
+    else:
+        now = timestamp(utc_now())
+        for row in rows:
+            output.write(one_line(f"{row['id']} {row['hint']} {row['actor']} {'; '.join(_details(row, now))}") + "\n")
     return 0
 
 

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -119,12 +119,12 @@ class Continuations:
         kept: list[Continuation] = []
         now = self._now()
         if alias is not None and all(alias) and alias[0] != alias[1]:
-            kept.append(Continuation(scope.key("answer", alias[0]), {"last": alias[1]}, now + ALIASES_KEPT_FOR))
+            kept.append(_record(scope, scope.key("answer", alias[0]), {"last": alias[1]}, now + ALIASES_KEPT_FOR))
         for end, results in hidden:
             for name, value in history.followers(end.content, results):
                 if len(msgspec.json.encode(value)) > MAX_VALUE:  # a provider refuses reasoning that nothing follows
                     value = dict(history.followers(end.content, [_noted(result) for result in results]))[name]
-                kept.append(Continuation(scope.key("reasoning", name), value, now + ALIASES_KEPT_FOR))
+                kept.append(_record(scope, scope.key("reasoning", name), value, now + ALIASES_KEPT_FOR))
         records = [record for record in kept if self._keep(record)]
         if mixed is not None and mixed.results:
             after = position.after(alias[0] if alias is not None else "")
@@ -137,10 +137,10 @@ class Continuations:
             return
         client_calls = [call_id for call_id in mixed.client_calls if call_id]
         first, *others = [scope.place_key("call", place) for place in places]
-        turn = Continuation(first, history.mixed_turn(client_calls, mixed.results), expires_at)
+        turn = _record(scope, first, history.mixed_turn(client_calls, mixed.results), expires_at)
         if self._keep(turn):
             yield turn
-            pointers = (Continuation(key, {"key": first}, expires_at) for key in others)
+            pointers = (_record(scope, key, {"key": first}, expires_at) for key in others)
             yield from (pointer for pointer in pointers if self._keep(pointer))
 
     def _keep(self, record: Continuation) -> bool:
@@ -238,6 +238,10 @@ class Continuations:
             self._absent.move_to_end(key)
         while len(self._absent) > MAX_ABSENT:
             self._absent.popitem(last=False)
+
+
+def _record(scope: Scope, key: str, value: Mapping[str, Any], expires_at: datetime) -> Continuation:
+    return Continuation(key, value, expires_at, initiator_id=scope.initiator_id)
 
 
 def _noted(result: Result) -> Result:

@@ -96,7 +96,8 @@ def pending_record(exchange: Exchange, key: str) -> Continuation:
         requested=dict(exchange.request.requested),
         hosted_tools=exchange.request.hosted_tools,
     )
-    return Continuation(key, msgspec.to_builtins(pending), exchange.now() + PENDING_FOR, exchange.id)
+    expires_at = exchange.now() + PENDING_FOR
+    return Continuation(key, msgspec.to_builtins(pending), expires_at, exchange.id, exchange.scope.initiator_id)
 
 
 def read_pending(stored: Stored | None) -> Pending | None:

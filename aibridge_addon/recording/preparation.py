@@ -6,7 +6,8 @@ redacted without a change here. Three kinds of members are special:
 - `NAMES` are our own words, ids and digests, and names of the configuration. Secrets are redacted in them, too, but the
   operator's patterns do not apply: `\\d+` must not change an id of a row.
 - `LINKS` connect rows. Different values stay different: the mark has a digest of the whole value.
-- Continuations are not changed, because they go back to the provider. Only the database receives them.
+- Continuations are not changed, because they go back to the provider. Only the database receives them. The name of
+  their owner becomes what the other rows of that actor have.
 """
 
 from __future__ import annotations
@@ -64,7 +65,8 @@ class Preparation:
 
     def __call__(self, record: Record) -> Record:
         if isinstance(record, records.Continuation):
-            return record
+            owner = record.initiator_id and self._member("initiator_id", record.initiator_id)
+            return record if owner == record.initiator_id else replace(record, initiator_id=owner)
         return self._cut(self._redacted(self._wanted(record)))
 
     def _wanted(self, record: Record) -> Record:

@@ -15,6 +15,7 @@ from aibridge_addon.recording.hourly_usage import COLUMNS, KEY, MAX_NAME
 from aibridge_addon.recording.hourly_usage import TABLE as HOURLY_USAGE
 from aibridge_addon.recording.pruning import (
     MAX_BATCH,
+    MAX_CONTINUATIONS,
     OBSERVATIONS,
     Batch,
     Dated,
@@ -48,7 +49,17 @@ def running(database: Prunable, actor: str) -> int:
 
 
 def texts_of(actor: str, now: datetime) -> Sequence[Step]:
-    return [Texts(with_texts(of_actor(actor)), now)]
+    """Return the steps that delete an actor's texts."""
+    return [Texts(with_texts(of_actor(actor)), now), continuations_of(actor)]
+
+
+def continuations_of(actor: str) -> Step:
+    """Return the step that deletes what an actor's later requests need, except for background responses.
+
+    Those belong to an interception, and are deleted with it.
+    """
+    condition = "initiator_id = :actor and interception_id is null"
+    return Dated("aibridge_continuations", "key", condition, {"actor": actor}, limit=MAX_CONTINUATIONS)
 
 
 def rows_of(actor: str, tables: frozenset[str]) -> Sequence[Step]:
@@ -56,7 +67,11 @@ def rows_of(actor: str, tables: frozenset[str]) -> Sequence[Step]:
 
     What is summed up by hour stays for the bill, without the actor.
     """
-    steps: list[Step] = [Interceptions(of_actor(actor), kept_state=False), OrphanedThreads()]
+    steps: list[Step] = [
+        Interceptions(of_actor(actor), kept_state=False),
+        OrphanedThreads(),
+        continuations_of(actor),
+    ]
     steps += [
         Dated(table, "id", "initiator_id = :actor", {"actor": actor}) for table in OBSERVATIONS if table in tables
     ]

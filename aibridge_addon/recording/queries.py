@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, Protocol, Self
 
+OUTDATED = "The database is of an older version, or not one of the bridge: start the bridge once, which migrates it"
+"""What to do if a table or a column is missing."""
 NO_PARAMETERS: Mapping[str, object] = MappingProxyType({})
 
 

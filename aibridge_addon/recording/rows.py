@@ -154,6 +154,7 @@ def continuation(record: records.Continuation) -> Row:
         "value": _json(record.value),
         "expires_at": timestamp(record.expires_at),
         "interception_id": record.interception_id,
+        "initiator_id": record.initiator_id,
     }
 
 

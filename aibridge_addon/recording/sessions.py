@@ -89,8 +89,10 @@ def newest(
         conditions.append(f"started_at < {_moment(rows, 'until')}")
     conditions += matching(rows, "initiator_id", actors, parameters)
     conditions += matching(rows, "model", models, parameters)
+    # For all sessions, the database groups the rows. For a few, only the newest rows are read.
+    grouped = "group by session_id, initiator_id order by max(started_at) desc, session_id, initiator_id"
     sql = f"""select session_id, initiator_id from aibridge_interceptions where {" and ".join(conditions)}
-        order by started_at desc, id desc"""  # noqa: S608 (names are ours, values are parameters)
+        {grouped if limit is None else "order by started_at desc, id desc"}"""  # noqa: S608 (names are ours)
     found = _distinct((row["session_id"], row["initiator_id"]) for row in rows.select(sql, parameters))
     return _sessions(rows, list(islice(found, limit)))
 

@@ -176,11 +176,11 @@ class TokenCache:
             found = await self._on_thread(lambda: self._store.find(digests))
         except Exception as e:  # noqa: BLE001 (each request that waits needs a verdict)
             if self._away_until is None:
-                logger.warning("tokens cannot be checked, known ones count for %g more seconds: %s", GRACE, e)
+                logger.warning("aibridge: tokens cannot be checked, known ones count for %g more seconds: %s", GRACE, e)
             self._away_until = self._clock() + REST
             return {digest: self._unconfirmed(digest) for digest in digests}
         if self._away_until is not None:
-            logger.info("tokens can be checked again")
+            logger.info("aibridge: tokens can be checked again")
             self._away_until = None
         return {digest: self._confirmed(digest, found.get(digest), now) for digest in digests}
 
@@ -201,7 +201,7 @@ class TokenCache:
         try:
             await self._on_thread(lambda: self._store.note_use(ids, self._now()))
         except DatabaseUnavailable as e:
-            logger.debug("the last use of tokens cannot be noted: %s", e)
+            logger.debug("aibridge: the last use of tokens cannot be noted: %s", e)
         except Exception:
             logger.exception("aibridge: the last use of tokens cannot be noted")
 

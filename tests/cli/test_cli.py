@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,6 +98,22 @@ def test_help_is_everywhere(arguments: list[str], capsys: pytest.CaptureFixture[
         cli.main([*arguments, "--help"])
     assert ended.value.code == 0
     assert " ".join(["usage: aibridge", *arguments]) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["report", "sessions", "tokens", "prune", "purge", "export", "import"])
+def test_help_has_examples_that_the_command_accepts(
+    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= 80
+    examples = text.partition("\nexamples:\n")[2].splitlines()
+    assert len(examples) >= 2
+    for example in examples:
+        [words] = [part.split()[1:] for part in re.split(r"[|>]", example) if part.split()[0] == "aibridge"]
+        cli.parser().parse_args(words)
 
 
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["script", "extra"]], ids=" ".join)

@@ -257,6 +257,19 @@ def test_wrong_options_end_with_code_2(
     assert printed.err.startswith(("--since: found", "--until: found", "--timezone: found", "--by: found"))
 
 
+@pytest.mark.parametrize("kind", ["report", "sessions", "tokens"])
+def test_a_database_without_tables_says_what_to_do(
+    database: Database, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    if isinstance(database, SqliteDatabase):
+        database.path.touch()
+    arguments = [kind, "list"] if kind == "tokens" else [kind]
+    assert cli.main([*arguments, "--database", database.url]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "start the bridge once, which migrates it" in printed.err and "LINE" not in printed.err
+
+
 def test_a_database_that_is_not_there_ends_with_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     printed = report(capsys, SqliteDatabase(tmp_path / "missing.db"), "daily")
     assert (printed.code, printed.out) == (1, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from contextlib import closing
 from datetime import datetime, timedelta
@@ -11,7 +12,7 @@ import pytest
 
 from aibridge_addon import cli
 from aibridge_addon.credentials.tokens import is_well_formed, presented
-from tests.support.databases import Database
+from tests.support.databases import Database, write
 
 Outcome = tuple[int, str, str]
 
@@ -64,6 +65,20 @@ def test_a_list_has_all_tokens_and_no_secret(tokens: Command) -> None:
     assert second["id"] in other and "never expires" in other and "never used" in other
     for row in (first, second):
         assert row["token"] not in out + json.dumps(listed)
+
+
+def test_a_list_is_also_csv(tokens: Command) -> None:
+    made = tokens.json("create", "--actor", "=alice", "--group", "team", "--group", "ops")
+    [row] = csv.DictReader(tokens("list", "--csv")[1].splitlines())
+    assert list(row) == list(tokens.json("list")["rows"][0])
+    assert (row["id"], row["actor"], row["groups"], row["note"]) == (made["id"], "'=alice", "team,ops", "")
+
+
+def test_an_empty_list_says_so(tokens: Command, database: Database) -> None:
+    write(database)
+    assert tokens("list")[1].startswith("There are no tokens.")
+    assert tokens.json("list")["rows"] == []
+    assert len(tokens("list", "--csv")[1].splitlines()) == 1
 
 
 def test_a_revoked_token_stays_in_the_list(tokens: Command) -> None:

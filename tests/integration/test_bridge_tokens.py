@@ -193,6 +193,51 @@ def test_a_token_is_the_password_of_a_proxy(
     assert_not_leaked(made, process, upstream, database)
 
 
+@pytest.mark.parametrize("form", KEY_HEADERS.items(), ids=lambda form: form[0])
+def test_a_token_in_place_of_a_key_is_enough_inside_a_tunnel(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, database: Database, form: tuple[str, str]
+) -> None:
+    made = made_in(database, "alice")
+    process = start_proxy(config=config(upstream, database, "actor: {required: true}"))
+    name, value = form
+    assert proxied(process, headers={name: value.format(made.token)}).status_code == 200
+    assert [keys_of(request) for request in upstream.requests] == [{CENTRAL}]
+    assert initiators(database) == ["alice"]
+    process.close()
+    assert_not_leaked(made, process, upstream, database)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"x-api-key": OWN}, {"x-api-key": unknown_token()}, {"x-other": "{}"}, {"x-user": "root"}],
+    ids=["nothing", "a key of its own", "an unknown token", "a token in another header", "a trusted header"],
+)
+def test_a_tunnel_that_was_opened_for_a_token_gives_access_to_nothing_without_one(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, database: Database, headers: dict[str, str]
+) -> None:
+    made = made_in(database, "alice")
+    process = start_proxy(config=config(upstream, database, "actor: {required: true, header: X-User}"))
+    given = {name: value.format(made.token) for name, value in headers.items()}
+    refused = proxied(process, headers=given)
+    assert refused.status_code == 401
+    assert refused.json()["error"]["type"] == "authentication_error"
+    assert "token" in refused.json()["error"]["message"]
+    assert upstream.requests == []
+    assert initiators(database) == []
+
+
+@pytest.mark.parametrize(("proxyauth", "key"), [("ada:opensesame", CENTRAL), (None, None)])
+def test_a_tunnel_is_refused_where_no_token_inside_could_help(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, database: Database, proxyauth: str | None, key: str | None
+) -> None:
+    made = made_in(database, "alice")
+    options = [f"proxyauth={proxyauth}"] if proxyauth else []
+    process = start_proxy(config=config(upstream, database, "actor: {required: true}", key=key), options=options)
+    with pytest.raises(httpx.ProxyError, match="407"):
+        proxied(process, headers={"x-api-key": made.token})
+    assert upstream.requests == []
+
+
 def test_a_token_counts_before_every_other_name(
     start_proxy: StartProxy, upstream: ScriptedUpstream, database: Database
 ) -> None:

@@ -114,6 +114,14 @@ def test_other_records_stay_as_they_are(record: Record) -> None:
     assert prepare(record) is record
 
 
+def test_a_continuation_has_the_same_owner_as_other_rows_and_is_otherwise_unchanged() -> None:
+    name = f"ada {SECRET}"
+    kept = replace(KEPT, initiator_id=name)
+    owner = prepare(replace(STARTED, initiator_id=name)).initiator_id
+    assert SECRET not in owner
+    assert prepare(kept) == replace(kept, initiator_id=owner)
+
+
 def test_what_imports_slowly_is_not_imported_with_the_addon() -> None:
     program = (
         "import sys, aibridge_addon.addon; print(*sys.modules.keys() & {'genai_prices', 'psycopg', 'sqlite_utils'})"

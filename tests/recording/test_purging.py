@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from aibridge_addon.recording.pruning import CHILDREN, Deleted, Pace, Step, count, run
+import pytest
+
+from aibridge_addon.recording.pruning import CHILDREN, MAX_CONTINUATIONS, Deleted, Pace, Step, count, run
 from aibridge_addon.recording.purging import PURGED, rows_of, running, texts_of
 from aibridge_addon.records import Continuation, InterceptionStarted, Record
 from tests.recording.test_pruning import DAY, chain, orphans, with_texts
@@ -62,6 +64,20 @@ def test_rows_of_one_actor_go_from_every_table(database: Database) -> None:
     assert all(database.query(f"select id from {table}") for table in CHILDREN)
     assert database.query("select key from aibridge_threads") == [{"key": "of bob"}]
     assert database.query("select key from aibridge_continuations") == []
+
+
+@pytest.mark.parametrize("what", ["texts", "rows"])
+def test_what_later_requests_of_the_actor_need_goes_with_texts_and_with_rows(database: Database, what: str) -> None:
+    of_ada = [
+        Continuation(f"ada{n}", {"kept": ["text"]}, NOON + DAY, None, "ada") for n in range(MAX_CONTINUATIONS + 1)
+    ]
+    open_one = Continuation("open", {"background": uid("o")}, NOON + DAY, uid("o"), "ada")
+    others = [Continuation("bob", {}, NOON + DAY, None, "bob"), Continuation("claim", {}, NOON + DAY)]
+    write(database, *chain_of("ada", "a"), *chain_of("ada", "o", ended=False), *of_ada, open_one, *others)
+    deleted = purge(database, texts_of("ada", NOON) if what == "texts" else rows_of("ada", tables(database)))
+    assert deleted.rows["aibridge_continuations"] == len(of_ada)
+    left = database.query("select key from aibridge_continuations order by key")
+    assert [row["key"] for row in left] == ["bob", "claim", "open"]
 
 
 def test_of_an_unknown_actor_nothing_is_deleted(database: Database) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -43,12 +43,19 @@ ZONES = (
     "Pacific/Chatham",
 )
 """With and without changes of the clock, at and around midnight, and by less than an hour."""
-START = datetime(2026, 10, 24, tzinfo=UTC)
-"""Clocks change on 25 October in Europe and on 1 November in America."""
-MOMENTS = st.one_of(
-    st.integers(0, 9 * 24 * 60).map(lambda minutes: START + timedelta(minutes=minutes)),
-    st.integers(0, 9 * 24 * 4).map(lambda quarters: START + quarters * HOUR / 4 - timedelta.resolution),
+STARTS = (
+    datetime(2026, 3, 3, tzinfo=UTC),  # clocks change on 8 March in America
+    datetime(2026, 3, 28, tzinfo=UTC),  # on 29 March in Europe, and on 5 April in Australia
+    datetime(2026, 9, 26, tzinfo=UTC),  # on 27 September on the Chatham Islands, and on 4 October in Australia
+    datetime(2026, 10, 24, tzinfo=UTC),  # on 25 October in Europe, and on 1 November in America
 )
+
+
+def moments(start: datetime) -> st.SearchStrategy[datetime]:
+    return st.one_of(
+        st.integers(0, 9 * 24 * 60).map(lambda minutes: start + timedelta(minutes=minutes)),
+        st.integers(0, 9 * 24 * 4).map(lambda quarters: start + quarters * HOUR / 4 - timedelta.resolution),
+    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Request:
     billing: Billing | None
     failed: bool
     tokens: Sequence[TokenUsage]
+    called_at: Sequence[datetime]
 
     def records(self, number: int) -> list[Record]:
         id = uid(f"i{number}")
@@ -77,6 +85,10 @@ class Request:
         )
         rows: list[Record] = [begun]
         rows += [replace(t, id=uid(f"t{number}-{n}"), interception_id=id) for n, t in enumerate(self.tokens)]
+        rows += [
+            replace(TOOL, id=uid(f"u{number}-{n}"), interception_id=id, created_at=moment)
+            for n, moment in enumerate(self.called_at)
+        ]
         if self.ended is not None:
             status: Status = "failed" if self.failed else "completed"
             rows.append(replace(ENDED, interception_id=id, ended_at=self.ended, status=status))
@@ -84,37 +96,60 @@ class Request:
 
 
 COSTS = st.sampled_from([None, 0.0, 0.25, 1.5])  # their sums are exact
-TOKEN_ROWS = st.builds(
-    lambda moment, model, cost, count, turn: replace(
-        TOKENS,
-        kind="answer",
-        created_at=moment,
-        model=model,
-        cost_usd=cost,
-        input_tokens=count,
-        cache_read_input_tokens=2 * count,
-        cache_write_input_tokens=3 * count,
-        output_tokens=5 * count,
-        turn=turn,
-    ),
-    MOMENTS,
-    st.sampled_from(["", "claude-1", "gpt-5"]),
-    COSTS,
-    st.integers(0, 1000),
-    st.integers(1, 3),
-)
-REQUESTS = st.builds(
-    Request,
-    began=MOMENTS,
-    ended=st.none() | MOMENTS,
-    actor=st.sampled_from(["ada", "bob"]),
-    client=st.sampled_from(["Claude Code", "Codex"]),
-    session=st.sampled_from(["s1", "s2", "s3"]),
-    billing=st.sampled_from(["api", "subscription", None]),
-    failed=st.booleans(),
-    tokens=st.lists(TOKEN_ROWS, max_size=3),
-)
-BORDERS = st.none() | MOMENTS
+
+
+def token_rows(moment: st.SearchStrategy[datetime]) -> st.SearchStrategy[TokenUsage]:
+    return st.builds(
+        lambda moment, model, cost, count, turn: replace(
+            TOKENS,
+            kind="answer",
+            created_at=moment,
+            model=model,
+            cost_usd=cost,
+            input_tokens=count,
+            cache_read_input_tokens=2 * count,
+            cache_write_input_tokens=3 * count,
+            output_tokens=5 * count,
+            turn=turn,
+        ),
+        moment,
+        st.sampled_from(["", "claude-1", "gpt-5"]),
+        COSTS,
+        st.integers(0, 1000),
+        st.integers(1, 3),
+    )
+
+
+@dataclass(frozen=True)
+class Usages:
+    """Requests, and the period that is asked about."""
+
+    requests: Sequence[Request]
+    since: datetime | None
+    until: datetime | None
+
+
+def usages(start: datetime) -> st.SearchStrategy[Usages]:
+    moment = moments(start)
+    request = st.builds(
+        Request,
+        began=moment,
+        ended=st.none() | moment,
+        actor=st.sampled_from(["ada", "bob"]),
+        client=st.sampled_from(["Claude Code", "Codex"]),
+        session=st.sampled_from(["s1", "s2", "s3"]),
+        billing=st.sampled_from(["api", "subscription", None]),
+        failed=st.booleans(),
+        tokens=st.lists(token_rows(moment), max_size=3),
+        called_at=st.lists(moment, max_size=3),
+    )
+    borders = st.tuples(moment, moment).map(sorted)
+    periods = st.one_of(borders, st.tuples(moment, st.none()), st.tuples(st.none(), moment), st.just((None, None)))
+    return st.builds(lambda requests, period: Usages(requests, *period), st.lists(request, max_size=8), periods)
+
+
+CALLS = (("date",), ("week",), ("month",), ("initiator_id", "client"), ("session_id", "date"))
+"""What calls are reported by."""
 REPORTS = (
     ("date",),
     ("week",),
@@ -125,6 +160,8 @@ REPORTS = (
     ("client",),
     ("provider_name",),
     ("project",),
+    ("billing",),
+    ("agent_id", "request_class"),
     ("date", "model"),
     ("week", "session_id"),
 )
@@ -136,15 +173,12 @@ def empty(database: Database) -> None:
 
 
 @given(
-    requests=st.lists(REQUESTS, max_size=8),
-    zone=st.sampled_from(ZONES).map(ZoneInfo),
-    borders=st.tuples(BORDERS, BORDERS),
+    used=st.sampled_from(STARTS).flatmap(usages),
+    zone=st.one_of(st.sampled_from(ZONES), st.sampled_from(sorted(available_timezones()))).map(ZoneInfo),
 )
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_all_reports_of_a_period_have_the_totals_of_its_rows(
-    database: Database, requests: list[Request], zone: ZoneInfo, borders: tuple[datetime | None, datetime | None]
-) -> None:
-    since, until = sorted(borders) if None not in borders else borders  # type: ignore[type-var]
+def test_all_reports_of_a_period_have_the_totals_of_its_rows(database: Database, used: Usages, zone: ZoneInfo) -> None:
+    requests, since, until = used.requests, used.since, used.until
     with opened(database) as store:
         empty(database)
         for number, request in enumerate(requests):
@@ -154,29 +188,32 @@ def test_all_reports_of_a_period_have_the_totals_of_its_rows(
     with queries(load(None, environ={}, database=database.url)) as rows:
         reports = {keys: usage(rows, Question(keys, zone, since, until)) for keys in REPORTS}
         listed = [sessions(rows, Question(SESSION, zone, since, until), limit) for limit in (0, 2, 100)]
+        called = [tools(rows, Question(keys, zone, since, until)) for keys in ((), *CALLS)]
+    calls = sum(within(moment, since, until) for request in requests for moment in request.called_at)
+    assert [sum(sums["calls"] for sums in found.values()) for found in called] == [calls] * len(called)
     for found in (*reports.values(), *listed):
         assert comparable(total(found.values())) == whole
     every = comparable_report(reports[SESSION])
     assert comparable_report(listed[-1]) == every
     assert all(key == OTHERS or every[key] == comparable(sums) for found in listed for key, sums in found.items())
     days = reports["date",]
-    used = {day: comparable(sums) for (day,), sums in days.items() if any(comparable(sums))}
-    assert used == {day: comparable(sums) for day, sums in expected.items() if any(comparable(sums))}
+    by_day = {day: comparable(sums) for (day,), sums in days.items() if any(comparable(sums))}
+    assert by_day == {day: comparable(sums) for day, sums in expected.items() if any(comparable(sums))}
+
+
+def within(moment: datetime, since: datetime | None, until: datetime | None) -> bool:
+    return (since is None or moment >= since) and (until is None or moment < until)
 
 
 def summed(
     requests: Sequence[Request], since: datetime | None, until: datetime | None, day: Callable[[datetime], str]
 ) -> dict[str, Usage]:
     found: defaultdict[str, Usage] = defaultdict(Usage)
-
-    def within(moment: datetime) -> bool:
-        return (since is None or moment >= since) and (until is None or moment < until)
-
     for request in requests:
-        if request.ended is not None and within(request.ended):
+        if request.ended is not None and within(request.ended, since, until):
             found[day(request.ended)].add(Usage(1, int(request.failed)))
         for row in request.tokens:
-            if within(row.created_at):
+            if within(row.created_at, since, until):
                 billing: str = request.billing or ""
                 counts = {name: getattr(row, name) for name in COUNTS}
                 costs, unpriced = {billing: row.cost_usd or 0.0}, {billing: int(row.cost_usd is None)}

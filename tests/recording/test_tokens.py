@@ -325,8 +325,8 @@ async def test_while_the_database_is_away_requests_do_not_wait_for_it(
 async def test_a_database_that_hangs_is_away(
     cache: TokenCache, scripted: Scripted, clock: Clock, token: Presented, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TIMEOUT", 0.05)
     await cache.check(token)
+    monkeypatch.setattr(module, "TIMEOUT", 0.05)
     scripted.gate.clear()
     clock.seconds += FRESH
     assert isinstance(await cache.check(token), Grant)

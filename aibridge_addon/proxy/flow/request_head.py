@@ -85,20 +85,23 @@ class RequestClassifier:
         """Handle a CONNECT request.
 
         A front proxy can name the actor only here; it cannot add headers inside the tunnel. The same holds for a
-        client that gives a token as the password of its proxy.
+        client that gives a token as the password of its proxy. If the provider has a central key, the requests inside
+        may have a token in its place. Then the tunnel is opened, and each of them is decided about.
         """
         actors = self._bridge.actors
+        provider = self._bridge.router.provider_for_host(flow.request.host)
         name, _ = self._connected[flow.client_conn] = self._named(flow, lower_headers(flow.request))
         token = take(flow).as_password
         self._connect_tokens.pop(flow.client_conn, None)
         if token is not None:
             self._connect_tokens[flow.client_conn] = token
-        if self._bridge.router.provider_for_host(flow.request.host) is None and not is_ip_address(flow.request.host):
+        if provider is None and not is_ip_address(flow.request.host):
             flow.metadata[TUNNEL] = True
         if token is not None:
             return self._with_verdict(token, partial(self._connect_with_token, flow))
         if _authentication_failed(flow) or (
-            self._bridge.router.provider_for_host(flow.request.host) is not None
+            provider is not None
+            and provider.name not in self._bridge.key_pools.keys() | self._bridge.signers.keys()
             and actors.resolve(proxy_user(flow), name) is None
         ):
             flow.response = unauthenticated(None, proxy=True)
@@ -203,7 +206,9 @@ class RequestClassifier:
         headers = lower_headers(flow.request)
         actor = owner or self._bridge.actors.resolve(proxy_user(flow), *self._trusted(flow, headers))
         if actor is None:
-            flow.response = unauthenticated(route, proxy=_used_as_proxy(flow))
+            # Inside a tunnel, 407 would be an error of the connection for many clients, without its message.
+            inside_tunnel = flow.client_conn in self._connected
+            flow.response = unauthenticated(route, proxy=_used_as_proxy(flow) and not inside_tunnel)
             return None
         self._address(flow, route)
         self._strip(flow, headers)
@@ -386,9 +391,13 @@ def proxy_user(flow: http.HTTPFlow) -> str | None:
 
 
 def unauthenticated(route: Route | None, *, proxy: bool) -> http.Response:
-    """Return 407 for clients of a proxy, 401 for those of a gateway, with a Basic challenge."""
+    """Return 407 for clients of a proxy, 401 for those of a gateway or in a tunnel, with a Basic challenge."""
     status, challenge = (407, "proxy-authenticate") if proxy else (401, "www-authenticate")
-    message = "this bridge requires authentication: a token, or user name and password, is missing or wrong"
+    place = "in the proxy's URL, such as http://USER:TOKEN@HOST:PORT" if proxy else "in the place of the API key"
+    message = (
+        "this bridge requires authentication: a token, or user name and password, is missing or wrong. "
+        f"A token can be given {place}"
+    )
     headers = {challenge: CHALLENGE}
     if route is not None:
         return error_response(route.errors, status, message, headers)

@@ -17,6 +17,7 @@ from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Json
 
+from aibridge_addon.recording.queries import OUTDATED
 from aibridge_addon.records import DatabaseUnavailable
 
 MAX_CONNECTIONS = 5
@@ -117,4 +118,7 @@ def refuses(error: psycopg.Error) -> bool:
 def unavailable(url: Mapping[str, Any], error: psycopg.Error) -> DatabaseUnavailable:
     """Return the exception for an error. It names the database, and never the password."""
     place = f"{url.get('host', 'localhost')}/{url.get('dbname', '')}"
-    return DatabaseUnavailable(f"PostgreSQL {place}: {' '.join(str(error).split())}")
+    said = " ".join(str(error).split())
+    if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedColumn):
+        said = f"{error.diag.message_primary or said}. {OUTDATED}"  # without the statement
+    return DatabaseUnavailable(f"PostgreSQL {place}: {said}")

@@ -238,12 +238,18 @@ create table aibridge_tokens (
 create table aibridge_token_key (id bigint primary key, key text not null);
 """
 
+OWNERS_OF_CONTINUATIONS = """
+alter table aibridge_continuations add column initiator_id text;
+create index on aibridge_continuations (initiator_id) where initiator_id is not null;
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("001_initial", INITIAL),
     ("006_hourly_usage", HOURLY_USAGE + hourly_usage.FILL),
     ("007_budgets", BUDGETS),
     ("008_retention", RETENTION),
     ("009_tokens", TOKENS),
+    ("010_owners_of_continuations", OWNERS_OF_CONTINUATIONS),
 )
 
 

@@ -91,10 +91,11 @@ and exists (select 1 from aibridge_interceptions where id = interception_id and 
 """Only calls of the thread's parent are updated, unless its texts were deleted."""
 
 KEEP = """
-insert into aibridge_continuations (key, value, expires_at, interception_id)
-values (%(key)s, %(value)s, %(expires_at)s, %(interception_id)s)
+insert into aibridge_continuations (key, value, expires_at, interception_id, initiator_id)
+values (%(key)s, %(value)s, %(expires_at)s, %(interception_id)s, %(initiator_id)s)
 on conflict (key) do update
-set value = excluded.value, expires_at = excluded.expires_at, interception_id = excluded.interception_id
+set value = excluded.value, expires_at = excluded.expires_at, interception_id = excluded.interception_id,
+    initiator_id = excluded.initiator_id
 """
 OPENAI = frozenset({"chat_completions", "responses", "openai", "azure", "copilot"})
 """Dialects in which OpenAI counts tokens, and for records without a dialect the types of provider."""

@@ -212,3 +212,13 @@ def tokens(db: Database) -> None:
     )
     db.table("aibridge_tokens").create_index(["hash"], unique=True)
     db.table("aibridge_token_key").create({"id": int, "key": str}, pk="id", not_null={"key"})
+
+
+@steps(name="010_owners_of_continuations")
+def owners_of_continuations(db: Database) -> None:
+    """Add by which actor's continuations are found, so that they can be deleted."""
+    db.table("aibridge_continuations").add_column("initiator_id", str)
+    db.execute(
+        "create index idx_aibridge_continuations_initiator_id on aibridge_continuations (initiator_id)"
+        " where initiator_id is not null"
+    )

@@ -15,6 +15,7 @@ from typing import Any, Self
 from aibridge_addon.recording.pruning import Busy, Execute, Parameters
 from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.recording.sqlite import hourly_usage
+from aibridge_addon.recording.sqlite.errors import description
 from aibridge_addon.records import DatabaseUnavailable, utc_now
 
 BUSY_TIMEOUT = 1.0
@@ -157,7 +158,7 @@ class _Errors:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         if isinstance(error, sqlite3.Error | OSError):
             locked = getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-            raise (Busy if locked else DatabaseUnavailable)(f"{self._path}: {error}") from error
+            raise (Busy if locked else DatabaseUnavailable)(f"{self._path}: {description(error)}") from error
 
 
 def vacuum(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from aibridge_addon.recording.queries import NO_PARAMETERS
-from aibridge_addon.records import DatabaseUnavailable
+from aibridge_addon.recording.sqlite.errors import unavailable
 
 BUSY_TIMEOUT = 10.0
 """Seconds. In WAL mode a reader waits only for a recovery."""
@@ -25,7 +25,7 @@ class SqliteQueries:
             uri = f"{path.resolve(strict=True).as_uri()}?mode=ro"
             self._db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
         except (sqlite3.Error, OSError) as e:
-            raise self._unavailable(e) from e
+            raise unavailable(self._path, e) from e
         self._db.row_factory = sqlite3.Row
 
     def __enter__(self) -> Self:
@@ -33,7 +33,7 @@ class SqliteQueries:
             self._db.execute("begin")
         except sqlite3.Error as e:
             self._db.close()
-            raise self._unavailable(e) from e
+            raise unavailable(self._path, e) from e
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -45,7 +45,4 @@ class SqliteQueries:
             rows = self._db.execute(sql, dict(parameters))
             yield from map(dict, rows)
         except sqlite3.Error as e:
-            raise self._unavailable(e) from e
-
-    def _unavailable(self, error: Exception) -> DatabaseUnavailable:
-        return DatabaseUnavailable(f"{self._path}: {error}")
+            raise unavailable(self._path, e) from e

@@ -69,10 +69,11 @@ and exists (select 1 from aibridge_interceptions where id = interception_id and 
 """
 
 KEEP = """
-insert into aibridge_continuations (key, value, expires_at, interception_id)
-values (:key, :value, :expires_at, :interception_id)
+insert into aibridge_continuations (key, value, expires_at, interception_id, initiator_id)
+values (:key, :value, :expires_at, :interception_id, :initiator_id)
 on conflict (key) do update
-set value = excluded.value, expires_at = excluded.expires_at, interception_id = excluded.interception_id
+set value = excluded.value, expires_at = excluded.expires_at, interception_id = excluded.interception_id,
+    initiator_id = excluded.initiator_id
 """
 PASSING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL})
 """Primary error codes after which the connection can be used again."""

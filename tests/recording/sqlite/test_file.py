@@ -54,6 +54,7 @@ STEPS = [
     "007_budgets",
     "008_retention",
     "009_tokens",
+    "010_owners_of_continuations",
 ]
 
 
