@@ -177,7 +177,7 @@ class Bridge:
         """
         stream, log = self.stream, self._log
         parts = [
-            Part(lambda _: log.stop(), log.start),
+            Part(lambda _: log.stop(lambda: stream.ended), log.start),
             Part(stream.close, stream.start, stream.retire, stream.drain),
             Part(lambda _: self.ledger.close()),
             Part(lambda _: self.tokens.close()),

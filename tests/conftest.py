@@ -92,6 +92,14 @@ def postgres(
     postgres_server.give_back(name)
 
 
+@pytest.fixture
+def other_postgres(postgres_server: PostgresServer, postgres: PostgresDatabase) -> Iterator[PostgresDatabase]:
+    """A second empty database, to move rows between the two."""
+    name = postgres_server.take_database()
+    yield PostgresDatabase(postgres_server, name)
+    postgres_server.give_back(name)
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     """Each database in turn, empty."""

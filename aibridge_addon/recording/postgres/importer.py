@@ -21,6 +21,23 @@ update aibridge_tool_usages set result = %(result)s, metadata = %(metadata)s
 where id = %(id)s and result is null and %(result)s::text is not null
 """
 """A result may have arrived after the export that had the call."""
+NAME_CACHED = b"""
+update aibridge_token_usages as usage set metadata = usage.metadata || case
+    when interception.route !~ '/messages(/|$)' and (
+        interception.route ~ '/(chat/completions|responses)(/|$)'
+        or interception.provider in ('openai', 'azure', 'copilot')
+    ) then jsonb_build_object('prompt_cached', coalesce(usage.cache_read_input_tokens, 0))
+    else jsonb_build_object(
+        'cache_read_input', coalesce(usage.cache_read_input_tokens, 0),
+        'cache_creation_input', coalesce(usage.cache_write_input_tokens, 0)
+    )
+end
+from aibridge_interceptions as interception
+where usage.id = any(%s::uuid[]) and interception.id = usage.interception_id
+and jsonb_typeof(usage.metadata) = 'object'
+and not usage.metadata ?| array['prompt_cached', 'cache_read_input', 'cache_creation_input']
+"""
+"""Add what Coder's dashboard sums up, as `store` does. Rows of SQLite lack it. The route shows the dialect."""
 
 
 class PostgresImporter(PostgresStore):
@@ -51,6 +68,8 @@ def _insert(connection: Connection, table: str, rows: Sequence[Row]) -> int:
         with counted(connection, [row["interception_id"] for row in rows]) if table == TOKENS else nullcontext():
             cursor.executemany(insert.encode(), rows)
         inserted = cursor.rowcount
+        if table == TOKENS:
+            connection.execute(NAME_CACHED, [[row["id"] for row in rows]])
         if table == TOOLS and {"result", "metadata"} <= set(names):
             cursor.executemany(COMPLETE_RESULT, rows)
         return inserted

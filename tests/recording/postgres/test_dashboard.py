@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -16,8 +17,9 @@ from aibridge_addon.records import (
     UserPrompt,
 )
 from tests.support.dashboard import QUERIES, expanded
-from tests.support.databases import PostgresDatabase, write
+from tests.support.databases import Database, PostgresDatabase, SqliteDatabase, write
 from tests.support.examples import uid
+from tests.support.moves import exported, imported
 
 FROM = datetime(2026, 3, 1, tzinfo=UTC)
 TO = datetime(2026, 3, 3, tzinfo=UTC)
@@ -91,7 +93,7 @@ def exchange(
         client=client,
         client_session_id=None,
         user_agent=None,
-        route="/v1",
+        route="/v1/messages" if provider != "openai" else "/v1/responses",
         streaming=True,
         credential_kind="byok",
         credential_hint="",
@@ -111,10 +113,9 @@ def exchange(
     yield InterceptionEnded(uid(name), "completed", model, 200, None, None, 1, at)
 
 
-@pytest.fixture
-def filled(postgres: PostgresDatabase) -> PostgresDatabase:
+def fill(database: Database) -> None:
     write(
-        postgres,
+        database,
         *exchange("1", "ada", "anthropic", "claude-a", "Claude Code", FIRST, (10, 20, 30, 40), (1, 2, 3, 4)),
         *exchange("2", "ada", "openai", "gpt-x", "Codex", FIRST, (100, 200, 300, 7)),
         *exchange("3", "bob", "anthropic", "claude-a", "Claude Code", SECOND, (1000, 2000, 3000, 4000)),
@@ -128,6 +129,19 @@ def filled(postgres: PostgresDatabase) -> PostgresDatabase:
             invocation_error="boom",
         ),
     )
+
+
+@pytest.fixture(params=["written", "imported from SQLite", "imported from PostgreSQL"])
+def filled(request: pytest.FixtureRequest, postgres: PostgresDatabase, tmp_path: Path) -> PostgresDatabase:
+    source: Database = postgres
+    if request.param == "imported from SQLite":
+        source = SqliteDatabase(tmp_path / "source.db")
+    elif request.param == "imported from PostgreSQL":
+        source = request.getfixturevalue("other_postgres")
+    fill(source)
+    if source is not postgres:
+        for _ in range(2):
+            imported(postgres, exported(source))
     return postgres
 
 

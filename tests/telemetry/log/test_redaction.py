@@ -1,4 +1,4 @@
-"""Log lines of the bridge have no secrets, and those of other programs stay as they are."""
+"""Log lines have no secrets: those of the bridge, of mitmproxy and of libraries, until the last thread has ended."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+from mitmproxy.log import MitmFormatter
 
 from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.telemetry.log.redaction import RedactedLog
@@ -46,9 +47,35 @@ def test_a_traceback_is_redacted(log: RedactedLog, written: io.StringIO) -> None
     assert SECRET not in written.getvalue()
 
 
-def test_lines_of_other_programs_stay_as_they_are(log: RedactedLog, written: io.StringIO) -> None:
-    logging.getLogger("aibridge_addons").error("%s", SECRET)
-    assert written.getvalue() == f"{SECRET}\n"
+def test_a_traceback_is_redacted_for_formatters_that_make_their_own(log: RedactedLog, written: io.StringIO) -> None:
+    written_handler = logging.getLogger().handlers[-1]
+    written_handler.setFormatter(MitmFormatter(colorize=False))
+    try:
+        raise ValueError(f"refused: {SECRET}")
+    except ValueError:
+        logging.getLogger("aibridge_addon.recording.recorder").exception("the database refuses a record")
+    assert "the database refuses a record\nTraceback" in written.getvalue()
+    assert "ValueError: refused: [redacted]" in written.getvalue()
+    assert SECRET not in written.getvalue()
+
+
+def test_a_traceback_without_a_secret_stays_as_it_is(log: RedactedLog) -> None:
+    try:
+        raise ValueError("refused")
+    except ValueError as e:
+        made = logging.getLogRecordFactory()("a", logging.ERROR, "f", 1, "m", (), (ValueError, e, e.__traceback__))
+    assert made.exc_info is not None and made.exc_info[1] is not None and str(made.exc_info[1]) == "refused"
+
+
+@pytest.mark.parametrize("name", ["mitmproxy.proxy.server", "httpx", "mcp.client", "aibridge_addons"])
+def test_lines_of_other_programs_are_redacted(log: RedactedLog, written: io.StringIO, name: str) -> None:
+    logging.getLogger(name).error('HTTP Request: POST https://x/mcp?key=%s "%d"', SECRET, 200)
+    assert written.getvalue() == 'HTTP Request: POST https://x/mcp?key=[redacted] "200"\n'
+
+
+def test_arguments_of_a_line_without_secrets_are_left_to_its_handlers(log: RedactedLog) -> None:
+    made = logging.getLogRecordFactory()("other", logging.INFO, "f", 1, "%s and %d", ("a", 1), None)
+    assert (made.msg, made.args) == ("%s and %d", ("a", 1))
 
 
 def test_a_line_whose_arguments_do_not_fit_raises_nothing(log: RedactedLog, written: io.StringIO) -> None:
@@ -56,14 +83,49 @@ def test_a_line_whose_arguments_do_not_fit_raises_nothing(log: RedactedLog, writ
     assert record.args == ("x",)
 
 
-def test_several_may_end_in_any_order(written: io.StringIO) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_several_may_end_in_any_order(written: io.StringIO, first: int) -> None:
     before = logging.getLogRecordFactory()
-    one, two = RedactedLog(lambda text: f"{text}1"), RedactedLog(lambda text: f"{text}2")
-    one.start()
-    two.start()
-    one.stop()
+    logs = [RedactedLog(lambda text: f"{text}1"), RedactedLog(lambda text: f"{text}2")]
+    for log in logs:
+        log.start()
+    logs[first].stop()
     logging.getLogger("aibridge_addon").error("line")
-    two.stop()
+    logs[1 - first].stop()
     logging.getLogger("aibridge_addon").error("line")
-    assert written.getvalue() == "line2\nline\n"
+    assert written.getvalue() == f"line{2 - first}\nline\n"
+    assert logging.getLogRecordFactory() is before
+
+
+def test_lines_are_redacted_until_what_writes_them_has_ended(written: io.StringIO) -> None:
+    before = logging.getLogRecordFactory()
+    threads = ["a writer"]
+    retired, current = RedactedLog(Redactor(["patient-[0-9]+"]).text), RedactedLog(Redactor().text)
+    retired.start()
+    retired.stop(lambda: not threads)
+    current.start()
+    logging.getLogger("aibridge_addon").error("patient-1")
+    current.stop()
+    logging.getLogger("aibridge_addon").error("patient-2")
+    threads.clear()
+    RedactedLog(Redactor().text).start()
+    logging.getLogger("aibridge_addon").error("patient-3")
+    assert written.getvalue() == "[redacted]\n[redacted]\npatient-3\n"
     logging.setLogRecordFactory(before)
+
+
+def test_many_reloads_leave_one_factory() -> None:
+    before = logging.getLogRecordFactory()
+    log = RedactedLog(str)
+    log.start()
+    factories = set()
+    for _ in range(2000):
+        following = RedactedLog(str)
+        following.start()
+        log.stop()
+        log = following
+        factories.add(id(logging.getLogRecordFactory()))
+    logging.getLogger("aibridge_addon").error("line")
+    log.stop()
+    assert len(factories) == 1
+    assert logging.getLogRecordFactory() is before
