@@ -296,7 +296,7 @@ class Recorder(Sink):
         try:
             self._spool.sync()
         except OSError as e:
-            logger.error("aibridge: the spool cannot be synced to the disk: %s", e)
+            logger.log(self._alarm, "aibridge: the spool cannot be synced to the disk: %s", e)
             return False
         return True
 
@@ -355,7 +355,7 @@ class Recorder(Sink):
         except DatabaseUnavailable as e:
             self._lose(e)
         except Exception as e:  # a mistake of ours must not end the thread
-            logger.exception("aibridge: the recorder failed, trying again")
+            logger.log(self._alarm, "aibridge: the recorder failed, trying again", exc_info=True)
             self._lose(e)
         return True
 
