@@ -24,7 +24,12 @@ from tests.recording.test_pruning import fill
 from tests.support.databases import Database, SqliteDatabase
 
 INTERRUPTED = 130
-PROGRAM = "import sys; from aibridge_addon.cli import main; sys.exit(main(sys.argv[1:]))"
+PROGRAM = """
+import signal, sys
+from aibridge_addon.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests may run where it is ignored, as in background jobs
+sys.exit(main(sys.argv[1:]))
+"""
 ROOT = Path(cli.__file__).parents[2]
 
 
@@ -85,7 +90,7 @@ class InterruptedLater:
         [(id,)] = execute("select id from aibridge_token_usages order by id limit 1", {}).fetchall()
         execute("delete from aibridge_token_usages where id = :id", {"id": id})
         if self.done:
-            os.kill(os.getpid(), signal.SIGINT)
+            raise KeyboardInterrupt
         self.done.append(str(id))
         return Batch(1, Counter({"aibridge_token_usages": 1}))
 

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -184,12 +184,14 @@ class PostgresServer:
         server = psutil.Process(self._process.pid)
         processes = [server, *server.children()]
         for process in processes:
-            process.suspend()
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
         try:
             yield
         finally:
             for process in processes:
-                process.resume()
+                with suppress(psutil.NoSuchProcess):  # one that was ending ends when its parent goes on
+                    process.resume()
 
     def restart(self) -> None:
         self.stop()
