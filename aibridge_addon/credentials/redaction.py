@@ -81,7 +81,8 @@ class Redactor:
         for _ in range(MAX_PASSES):
             before = data
             for find in (self._find_secrets, self._find_own):
-                if spans := list(find(shown)):
+                # A mark is no secret, whatever is around it.
+                if spans := [span for span in find(shown) if not _ONLY_MARK.fullmatch(shown, *span)]:
                     same = data is shown
                     data = _marked(data, spans, mark)
                     shown = data if same else _marked(shown, spans, mark)
@@ -112,7 +113,7 @@ class Redactor:
         if self._own is not None:
             for match in self._own.finditer(data):
                 start, end = match.span()
-                if start < end and not _ONLY_MARK.fullmatch(data, start, end):
+                if start < end:
                     yield start, end
 
     def value(self, value: Any, levels: int = MAX_LEVELS) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aibridge_addon.credentials.redaction import MAX_LEVELS, REDACTED, Redactor
@@ -269,6 +269,7 @@ PIECES = st.one_of(
 
 
 @pytest.mark.parametrize("redactor", [PLAIN, Redactor(["(?i)acme|secret|a+", r"\bredacted|\d{3}", r"\[", r"\b"])])
+@example(pieces=["postgresql://bridge:", "0", "@"])
 @given(pieces=st.lists(PIECES, max_size=8))
 def test_redacting_twice_is_the_same_as_once(redactor: Redactor, pieces: list[str]) -> None:
     text = "".join(pieces)
