@@ -67,7 +67,8 @@ def test_what_is_damaged_in_a_spool_is_counted_and_all_else_is_recorded(
     poll_until(lambda: not file.exists(), LONG, what="the end of the spool's file")
     assert token_rows(second.database) == ANSWERS - 2
     second.wait_for_log("1 records lost so far: they are damaged in the spool", LONG)
-    assert not empty.exists() and all(other.exists() for other in others)
+    poll_until(lambda: not empty.exists(), LONG, what="the end of the empty file")
+    assert all(other.exists() for other in others)
     ask(second)
     poll_until(lambda: token_rows(second.database) == ANSWERS - 1, LONG, what="the next answer")
 
