@@ -398,11 +398,7 @@ def unauthenticated(route: Route | None, *, proxy: bool) -> http.Response:
         "this bridge requires authentication: a token, or user name and password, is missing or wrong. "
         f"A token can be given {place}"
     )
-    headers = {challenge: CHALLENGE}
-    if route is not None:
-        return error_response(route.errors, status, message, headers)
-    body = b'{"error":{"type":"authentication_error","message":"%s"}}' % message.encode()
-    return json_response(status, body, headers)
+    return refusal_response(route, Refusal(status, message, headers={challenge: CHALLENGE}))
 
 
 async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
