@@ -54,15 +54,13 @@ def result_ledger(settings: Settings) -> AsyncLedger:
 
 def budget_store(settings: Settings, instance_id: str) -> BudgetStore:
     """Create what budgets read and publish. Raises ConfigError."""
-    url = settings.database
-    if url.sqlite_path is not None:
+    if isinstance(target := _file_or_url(settings), Path):
         from aibridge_addon.recording.sqlite.budgets import SqliteBudgets
 
-        return SqliteBudgets(url.sqlite_path, instance_id)
-    _check_driver(settings)
+        return SqliteBudgets(target, instance_id)
     from aibridge_addon.recording.postgres.budgets import PostgresBudgets
 
-    return PostgresBudgets(url.get_secret_value(), instance_id)
+    return PostgresBudgets(target, instance_id)
 
 
 def token_cache(settings: Settings) -> TokenCache:
@@ -80,54 +78,46 @@ def token_store(settings: Settings) -> TokenStore:
 
 def queries(settings: Settings) -> Queries:
     """Open the database to read rows. Raises ConfigError and DatabaseUnavailable."""
-    url = settings.database
-    if url.sqlite_path is not None:
+    if isinstance(target := _file_or_url(settings), Path):
         from aibridge_addon.recording.sqlite.queries import SqliteQueries
 
-        return SqliteQueries(url.sqlite_path)
-    _check_driver(settings)
+        return SqliteQueries(target)
     from aibridge_addon.recording.postgres.queries import PostgresQueries
 
-    return PostgresQueries(url.get_secret_value())
+    return PostgresQueries(target)
 
 
 def importer(settings: Settings) -> Importer:
     """Create what imports rows. Raises ConfigError."""
-    url = settings.database
-    if url.sqlite_path is not None:
+    if isinstance(target := _file_or_url(settings), Path):
         from aibridge_addon.recording.sqlite.importer import SqliteImporter
 
-        return SqliteImporter(url.sqlite_path, durable=True)
-    _check_driver(settings)
+        return SqliteImporter(target, durable=True)
     from aibridge_addon.recording.postgres.importer import PostgresImporter
 
-    return PostgresImporter(url.get_secret_value(), durable=True)
+    return PostgresImporter(target, durable=True)
 
 
 def prices(settings: Settings) -> Prices:
     """Open the database to change prices. Raises ConfigError and DatabaseUnavailable."""
-    url = settings.database
-    if url.sqlite_path is not None:
+    if isinstance(target := _file_or_url(settings), Path):
         from aibridge_addon.recording.sqlite.repricing import SqlitePrices
 
-        return SqlitePrices(url.sqlite_path)
-    _check_driver(settings)
+        return SqlitePrices(target)
     from aibridge_addon.recording.postgres.repricing import PostgresPrices
 
-    return PostgresPrices(url.get_secret_value())
+    return PostgresPrices(target)
 
 
 def prunable(settings: Settings) -> Prunable:
     """Open the database to delete rows. Raises ConfigError and DatabaseUnavailable."""
-    url = settings.database
-    if url.sqlite_path is not None:
+    if isinstance(target := _file_or_url(settings), Path):
         from aibridge_addon.recording.sqlite.pruning import SqlitePrunable
 
-        return SqlitePrunable(url.sqlite_path)
-    _check_driver(settings)
+        return SqlitePrunable(target)
     from aibridge_addon.recording.postgres.pruning import PostgresPrunable
 
-    return PostgresPrunable(url.get_secret_value())
+    return PostgresPrunable(target)
 
 
 def pruner(settings: Settings) -> Pruner:
@@ -168,55 +158,54 @@ def _state_folder() -> Path:
 
 
 def _store(settings: Settings) -> Store:
-    url, durable = settings.database, settings.recording.durable
-    if url.sqlite_path is not None:
+    durable = settings.recording.durable
+    if isinstance(target := _file_or_url(settings), Path):
         from aibridge_addon.recording.sqlite.store import SqliteStore
 
-        return SqliteStore(url.sqlite_path, durable=durable)
-    _check_driver(settings)
+        return SqliteStore(target, durable=durable)
     from aibridge_addon.recording.postgres.store import PostgresStore
 
-    return PostgresStore(url.get_secret_value(), durable=durable)
+    return PostgresStore(target, durable=durable)
 
 
 def _reader(settings: Settings) -> BlockingReader:
-    url = settings.database
-    if url.sqlite_path is not None:
+    if isinstance(target := _file_or_url(settings), Path):
         from aibridge_addon.recording.sqlite.reader import SqliteReader
 
-        return SqliteReader(url.sqlite_path)
-    _check_driver(settings)
+        return SqliteReader(target)
     from aibridge_addon.recording.postgres.reader import PostgresReader
 
-    return PostgresReader(url.get_secret_value())
+    return PostgresReader(target)
 
 
 def _ledger(settings: Settings) -> BlockingLedger:
-    url = settings.database
-    if url.sqlite_path is not None:
+    if isinstance(target := _file_or_url(settings), Path):
         from aibridge_addon.recording.sqlite.claims import SqliteLedger
 
-        return SqliteLedger(url.sqlite_path)
-    _check_driver(settings)
+        return SqliteLedger(target)
     from aibridge_addon.recording.postgres.claims import PostgresLedger
 
-    return PostgresLedger(url.get_secret_value())
+    return PostgresLedger(target)
 
 
 def _tokens(settings: Settings, *, timeout: float | None = None) -> TokenStore:
-    url = settings.database
-    if url.sqlite_path is not None:
+    if isinstance(target := _file_or_url(settings), Path):
         from aibridge_addon.recording.sqlite.tokens import SqliteTokens
 
-        return SqliteTokens(url.sqlite_path, timeout=timeout)
-    _check_driver(settings)
+        return SqliteTokens(target, timeout=timeout)
     from aibridge_addon.recording.postgres.tokens import PostgresTokens
 
-    return PostgresTokens(url.get_secret_value())
+    return PostgresTokens(target)
 
 
-def _check_driver(settings: Settings) -> None:
-    """Check that psycopg is installed and accepts the URL. Raises ConfigError."""
+def _file_or_url(settings: Settings) -> Path | str:
+    """Return the file of SQLite, or the URL of PostgreSQL.
+
+    Raises ConfigError if psycopg is not installed or does not accept the URL.
+    """
+    if (file := settings.database.sqlite_path) is not None:
+        return file
+    url = settings.database.get_secret_value()
     try:
         import psycopg
 
@@ -224,7 +213,8 @@ def _check_driver(settings: Settings) -> None:
     except ImportError as e:
         raise ConfigError([Problem("database", "psycopg is not installed", f"what needs it: {INSTALL}")]) from e
     try:
-        parse(settings.database.get_secret_value())
+        parse(url)
     except psycopg.ProgrammingError:  # its message may contain the password
         expected = "a URL that libpq accepts: postgresql://user:password@host:port/name?sslmode=verify-full"
         raise ConfigError([Problem("database", str(settings.database), expected)]) from None
+    return url
