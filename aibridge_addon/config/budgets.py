@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, timedelta, tzinfo
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
@@ -99,11 +100,11 @@ class Budget(Section):
             raise rejected("exactly one of usd, tokens, requests", found=found, at=at)
         return self
 
-    @property
+    @cached_property
     def unit(self) -> Unit:
         return next(unit for unit in UNITS if getattr(self, unit) is not None)
 
-    @property
+    @cached_property
     def limit(self) -> float:
         limit: float = getattr(self, self.unit)
         return limit
