@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +33,7 @@ from tests.support.polling import poll_until
 from tests.support.postgres import PASSWORD
 from tests.support.reading import NOON
 from tests.support.relay import Relay
+from tests.support.together import run_together
 
 OUR_IDS = frozenset({"id", "interception_id", "instance_id", "thread_parent_id", "thread_root_id"})
 TYPES = {
@@ -205,22 +204,7 @@ sys.exit(len(written) != 25)
 
 
 def test_ten_writers_may_open_an_empty_database_and_write_the_same_keys_at_once(postgres: PostgresDatabase) -> None:
-    pipe = subprocess.PIPE
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, postgres.url, str(number)], stdin=pipe, stdout=pipe, stderr=pipe, text=True
-        )
-        for number in range(2)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        results = [process.communicate("go\n", timeout=100) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0, 0], results
+    run_together(WRITER, [[postgres.url, str(number)] for number in range(2)], timeout=100)
     assert len(postgres.query("select name from _aibridge_migrations")) == len(migrations.STEPS)
     assert set(interceptions(postgres)) == {
         uid(f"p{process}s{number}b{batch}") for process in range(2) for number in range(5) for batch in range(5)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +41,7 @@ from tests.support.examples import (
     uid,
 )
 from tests.support.reading import NOON
+from tests.support.together import run_together
 
 STEPS = [
     "001_initial",
@@ -175,20 +174,7 @@ def test_several_processes_may_open_a_new_file_at_once(path: Path) -> None:
         "store = SqliteStore(Path(sys.argv[1]), durable=True);"
         "print('ready', flush=True); sys.stdin.readline(); store.open(); store.close()"
     )
-    pipe = subprocess.PIPE
-    processes = [
-        subprocess.Popen([sys.executable, "-c", program, path], stdin=pipe, stdout=pipe, stderr=pipe, text=True)
-        for _ in range(3)
-    ]
-    try:
-        for process in processes:
-            assert process.stdout is not None and process.stdout.readline() == "ready\n"
-        results = [process.communicate("go\n", timeout=60) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in processes] == [0, 0, 0], results
+    run_together(program, [[str(path)]] * 3, timeout=60)
     assert [row["name"] for row in query(path, "select name from _sqlite_migrations order by name")] == STEPS
 
 
