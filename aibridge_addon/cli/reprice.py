@@ -12,7 +12,8 @@ from aibridge_addon.cli.output import Column, Row, name
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.recording.database import prices, queries
 from aibridge_addon.recording.hourly_usage import TABLE
-from aibridge_addon.recording.reports import Question, has_table
+from aibridge_addon.recording.queries import has_table
+from aibridge_addon.recording.reports import Question
 from aibridge_addon.records import DatabaseUnavailable
 
 STATED = "Rows whose cost the provider stated are left as they are, and do not appear here."

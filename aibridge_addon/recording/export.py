@@ -19,8 +19,8 @@ from typing import IO, Any, Protocol
 
 import msgspec
 
-from aibridge_addon.recording.queries import Queries
-from aibridge_addon.recording.rows import Row, timestamp
+from aibridge_addon.recording.queries import Queries, has_table
+from aibridge_addon.recording.rows import DETAIL_TABLES, Row, timestamp
 
 FORMAT = "aibridge-export"
 VERSION = 1
@@ -32,14 +32,7 @@ MAX_LINE = 64 * 1024 * 1024
 INTERCEPTIONS = "aibridge_interceptions"
 TOKENS = "aibridge_token_usages"
 TOOLS = "aibridge_tool_usages"
-DETAILS = (
-    TOKENS,
-    "aibridge_user_prompts",
-    TOOLS,
-    "aibridge_answers",
-    "aibridge_model_thoughts",
-    "aibridge_threads",
-)
+DETAILS = (*DETAIL_TABLES, "aibridge_threads")
 """Tables whose rows belong to an interception."""
 PLAN_LIMITS = "aibridge_plan_limits"
 TABLES = (INTERCEPTIONS, *DETAILS, PLAN_LIMITS)
@@ -94,7 +87,7 @@ def export(queries: Queries, file: IO[bytes], since: datetime | None, progress: 
         head = {"format": FORMAT, "version": VERSION, "schema": _schema(queries)}
         write(head | {"since": parameters["since"] or None})
         for table in TABLES:
-            if not _exists(queries, table):
+            if not has_table(queries, table):
                 continue
             rows[table] = 0
             for row in queries.select(_selection(table, queries), parameters):
@@ -129,15 +122,6 @@ def _schema(queries: Queries) -> str:
     """Return the name of the last migration."""
     table = "_aibridge_migrations" if queries.postgres else "_sqlite_migrations"
     return max((row["name"] for row in queries.select(f"select name from {table}")), default="")  # noqa: S608
-
-
-def _exists(queries: Queries, table: str) -> bool:
-    catalog = (
-        "select 1 from pg_catalog.pg_tables where schemaname = current_schema() and tablename = :name"
-        if queries.postgres
-        else "select 1 from sqlite_master where type = 'table' and name = :name"
-    )
-    return any(True for _ in queries.select(catalog, {"name": table}))
 
 
 # --- import -------------------------------------------------------------------------------------------------------

@@ -81,6 +81,15 @@ where ended_at is not null and {condition}
 """  # noqa: S608 (names are ours)
 
 
+def fill(hour: str, sums: str) -> str:
+    """Return the statement that counts all rows that are there. `sums`: an expression for each of `AMOUNTS`."""
+    return f"""
+with counted (source, id, {", ".join(COLUMNS)}) as ({select_counted(hour, "true")})
+insert into {TABLE} ({", ".join(COLUMNS)})
+select {", ".join(KEY)}, {sums} from counted group by {", ".join(KEY)}
+"""  # noqa: S608 (names are ours)
+
+
 MODEL = """coalesce((
     select usage.model from aibridge_token_usages as usage
     where interception_id = interception.id and kind = 'answer' and usage.model <> ''

@@ -26,6 +26,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, Self
 
 from aibridge_addon.recording.expiry import BACKGROUND_UNFINISHED, UNFINISHED, Expiry
+from aibridge_addon.recording.rows import DETAIL_TABLES
 from aibridge_addon.records import DatabaseUnavailable
 
 MAX_BATCH = 1_000
@@ -44,13 +45,6 @@ MAX_BUSY = 10
 MAX_BACKLOG = 100_000
 """Interceptions beyond that are not counted, because counting takes time."""
 
-CHILDREN = (
-    "aibridge_token_usages",
-    "aibridge_user_prompts",
-    "aibridge_tool_usages",
-    "aibridge_answers",
-    "aibridge_model_thoughts",
-)
 DELETED = "[deleted]"
 TEXTS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -220,7 +214,7 @@ class Interceptions:
     @property
     def details(self) -> Sequence[str]:
         """Tables whose rows are deleted with an interception."""
-        return CHILDREN if self.kept_state else (*CHILDREN, "aibridge_continuations")
+        return DETAIL_TABLES if self.kept_state else (*DETAIL_TABLES, "aibridge_continuations")
 
     def delete(self, database: Prunable, execute: Execute, limit: int, after: Any) -> Batch:
         found = self.selection.find(database, execute, limit, after)

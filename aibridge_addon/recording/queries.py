@@ -30,3 +30,12 @@ class Queries(Protocol):
         Values are those of SQLite: ids, times (UTC, ISO 8601 with microseconds) and JSON are text, booleans are 0 or
         1, and amounts of money are floats. Raises DatabaseUnavailable, also from the iterator.
         """
+
+
+def has_table(rows: Queries, name: str) -> bool:
+    """Return whether the database has a table. One that an older version made may lack it."""
+    sql = "select to_regclass(:name) is not null as found" if rows.postgres else IN_SQLITE
+    return any(row["found"] for row in rows.select(sql, {"name": name}))
+
+
+IN_SQLITE = "select exists (select 1 from sqlite_master where type = 'table' and name = :name) as found"

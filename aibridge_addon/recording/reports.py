@@ -18,7 +18,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from aibridge_addon.recording.hourly_usage import MAX_NAME, MODEL, TABLE
-from aibridge_addon.recording.queries import NO_PARAMETERS, Queries
+from aibridge_addon.recording.queries import NO_PARAMETERS, Queries, has_table
 from aibridge_addon.recording.rows import timestamp
 
 HOUR = timedelta(hours=1)
@@ -178,11 +178,7 @@ def _used(rows: Queries, asked: Question, source: _Source) -> Iterator[tuple[str
     parameters: dict[str, Any] = {}
     conditions = [source.also] if source.also else []
     conditions.append(f"{source.moment} is not null")
-    for name, operator, at in (("since", ">=", asked.since), ("until", "<", asked.until)):
-        if at is not None:
-            parameters[name] = timestamp(at)
-            value = f"cast(:{name} as timestamptz)" if rows.postgres else f":{name}"
-            conditions.append(f"{source.moment} {operator} {value}")
+    conditions += within(rows, source.moment, asked.since, asked.until, parameters)
     conditions += matching(rows, source.columns["initiator_id"], asked.actors, parameters)
     conditions += matching(rows, source.columns["model"], asked.models, parameters)
     columns = ", ".join(f"{source.columns[name]} as {name}" for name in SESSION)
@@ -214,15 +210,6 @@ def total(parts: Iterable[Usage]) -> Usage:
     for part in parts:
         whole.add(part)
     return whole
-
-
-def has_table(rows: Queries, name: str) -> bool:
-    """Return whether the database has a table. One that an older version made may lack it."""
-    sql = "select to_regclass(:name) is not null as found" if rows.postgres else IN_SQLITE
-    return any(row["found"] for row in rows.select(sql, {"name": name}))
-
-
-IN_SQLITE = "select exists (select 1 from sqlite_master where type = 'table' and name = :name) as found"
 
 
 def _key(row: Mapping[str, Any], keys: Iterable[str]) -> Key:
@@ -367,6 +354,23 @@ def matching(rows: Queries, column: str, patterns: Sequence[str], parameters: di
             parameters[name] = pattern.replace("[", "[[]")
             alternatives.append(f"{column} glob :{name}")
     return [f"({' or '.join(alternatives)})"] if alternatives else []
+
+
+def within(
+    rows: Queries, column: str, since: datetime | None, until: datetime | None, parameters: dict[str, Any]
+) -> list[str]:
+    """Return the conditions that a column's time is in a period, as far as that is limited."""
+    conditions = []
+    for name, operator, at in (("since", ">=", since), ("until", "<", until)):
+        if at is not None:
+            parameters[name] = timestamp(at)
+            conditions.append(f"{column} {operator} {moment(rows, name)}")
+    return conditions
+
+
+def moment(rows: Queries, name: str) -> str:
+    """Return the expression of a parameter that is a time."""
+    return f"cast(:{name} as timestamptz)" if rows.postgres else f":{name}"
 
 
 def parameter(number: int) -> str:

@@ -13,8 +13,7 @@ from typing import Any, Protocol, Self
 
 from aibridge_addon.recording.pricing import COUNTS, price_of_row
 from aibridge_addon.recording.queries import Queries
-from aibridge_addon.recording.reports import Question, matching
-from aibridge_addon.recording.rows import timestamp
+from aibridge_addon.recording.reports import Question, matching, moment, within
 
 PORTION = 2_000
 """Rows that are read together."""
@@ -123,16 +122,13 @@ def _rows(open_queries: Callable[[], Queries], asked: Question) -> Iterator[dict
 
 def _portion(rows: Queries, asked: Question, after: tuple[str, str] | None) -> Iterator[dict[str, Any]]:
     parameters: dict[str, Any] = {}
-    moment, id = ("cast(:{} as timestamptz)", "cast(:{} as uuid)") if rows.postgres else (":{}", ":{}")
     conditions = ["(t.cost_source is null or t.cost_source <> 'provider')"]
-    for name, operator, at in (("since", ">=", asked.since), ("until", "<", asked.until)):
-        if at is not None:
-            parameters[name] = timestamp(at)
-            conditions.append(f"t.created_at {operator} {moment.format(name)}")
+    conditions += within(rows, "t.created_at", asked.since, asked.until, parameters)
     if after is not None:
         parameters["at"], parameters["id"] = after
-        conditions.append(f"(t.created_at, t.id) > ({moment.format('at')}, {id.format('id')})")
-        conditions.append(f"t.created_at >= {moment.format('at')}")  # SQLite uses an index for this one
+        at, id = moment(rows, "at"), "cast(:id as uuid)" if rows.postgres else ":id"
+        conditions.append(f"(t.created_at, t.id) > ({at}, {id})")
+        conditions.append(f"t.created_at >= {at}")  # SQLite uses an index for this one
     conditions += matching(rows, "i.initiator_id", asked.actors, parameters)
     conditions += matching(rows, "t.model", asked.models, parameters)
     return rows.select(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -74,6 +75,12 @@ def ended(record: records.InterceptionEnded) -> Row:
         "credential_hint": record.credential_hint,
         "metadata": None if record.metadata is None else _json(record.metadata),
     }
+
+
+def with_end(begun: Row, record: records.InterceptionEnded) -> Row:
+    """Return the row of an interception that starts and ends in one batch."""
+    end = {column: value for column, value in ended(record).items() if value is not None or column not in KEPT}
+    return {**begun, **end, "model": begun["model"] or record.model or ""}
 
 
 def token_usage(record: records.TokenUsage) -> Row:
@@ -170,6 +177,19 @@ def _child(
         "metadata": _json(metadata) if metadata else "{}",
         "created_at": timestamp(record.created_at),
     }
+
+
+DETAILS: Mapping[type, tuple[str, Callable[[Any], Row]]] = MappingProxyType(
+    {
+        records.TokenUsage: ("aibridge_token_usages", token_usage),
+        records.UserPrompt: ("aibridge_user_prompts", user_prompt),
+        records.ToolUsage: ("aibridge_tool_usages", tool_usage),
+        records.Answer: ("aibridge_answers", answer),
+        records.ModelThought: ("aibridge_model_thoughts", model_thought),
+    }
+)
+"""By record, the table of an interception's details, and what makes a row of it."""
+DETAIL_TABLES = tuple(table for table, _ in DETAILS.values())
 
 
 def timestamp(moment: datetime) -> str:

@@ -13,8 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from aibridge_addon.recording.queries import Queries
-from aibridge_addon.recording.reports import Usage, matching, parameter, usage_of
-from aibridge_addon.recording.rows import timestamp
+from aibridge_addon.recording.reports import Usage, matching, parameter, usage_of, within
 
 AT_ONCE = 200
 """Sessions or interceptions of one statement."""
@@ -81,12 +80,7 @@ def newest(
     """
     parameters: dict[str, object] = {}
     conditions = ["session_id is not null"]
-    if since is not None:
-        parameters["since"] = timestamp(since)
-        conditions.append(f"started_at >= {_moment(rows, 'since')}")
-    if until is not None:
-        parameters["until"] = timestamp(until)
-        conditions.append(f"started_at < {_moment(rows, 'until')}")
+    conditions += within(rows, "started_at", since, until, parameters)
     conditions += matching(rows, "initiator_id", actors, parameters)
     conditions += matching(rows, "model", models, parameters)
     # For all sessions, the database groups the rows. For a few, only the newest rows are read.
@@ -95,10 +89,6 @@ def newest(
         {grouped if limit is None else "order by started_at desc, id desc"}"""  # noqa: S608 (names are ours)
     found = _distinct((row["session_id"], row["initiator_id"]) for row in rows.select(sql, parameters))
     return _sessions(rows, list(islice(found, limit)))
-
-
-def _moment(rows: Queries, name: str) -> str:
-    return f"cast(:{name} as timestamptz)" if rows.postgres else f":{name}"
 
 
 def _distinct[T](values: Iterable[T]) -> Iterator[T]:

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from aibridge_addon.recording.expiry import INSTANCES_KEPT_FOR, Expiry
 from aibridge_addon.recording.instances import Instance
 from aibridge_addon.recording.pruning import (
-    CHILDREN,
     DELETED,
     MAX_BATCH,
     MAX_BUSY,
@@ -33,6 +32,7 @@ from aibridge_addon.recording.pruning import (
     expired,
     run,
 )
+from aibridge_addon.recording.rows import DETAIL_TABLES
 from aibridge_addon.records import Continuation, DatabaseUnavailable, Record, ToolResult
 from tests.recording.conftest import OpenStore
 from tests.support.databases import Database, PostgresDatabase, interceptions, opened, prune, write
@@ -42,7 +42,7 @@ from tests.support.reading import NOON
 DAY = timedelta(days=1)
 HOUR = timedelta(hours=1)
 AT_ONCE = Pace(clock=lambda: 0.0, wait=lambda _: False)
-COUNT = {table: f"select count(*) as n from {table}" for table in (*CHILDREN, "aibridge_interceptions")}
+COUNT = {table: f"select count(*) as n from {table}" for table in (*DETAIL_TABLES, "aibridge_interceptions")}
 
 
 def chain(name: str, at: datetime, *, ended: bool = True) -> list[Record]:
@@ -80,7 +80,7 @@ def number(place: Database, table: str) -> int:
 def orphans(place: Database) -> int:
     """Return the number of rows whose interception is gone."""
     gone = "interception_id not in (select id from aibridge_interceptions)"
-    return sum(len(place.query(f"select id from {table} where {gone}")) for table in CHILDREN)
+    return sum(len(place.query(f"select id from {table} where {gone}")) for table in DETAIL_TABLES)
 
 
 def with_texts(place: Database) -> set[str]:
@@ -108,7 +108,7 @@ def test_nothing_older_remains_and_nothing_younger_is_gone(
     database: Database, sample: list[tuple[timedelta, bool]], rows: timedelta | None, content: timedelta | None
 ) -> None:
     write(database)
-    for table in (*CHILDREN, "aibridge_interceptions"):
+    for table in (*DETAIL_TABLES, "aibridge_interceptions"):
         database.execute(f"delete from {table}")
     records = [record for n, (age, ended) in enumerate(sample) for record in chain(str(n), NOON - age, ended=ended)]
     write(database, *records)
@@ -122,7 +122,7 @@ def test_nothing_older_remains_and_nothing_younger_is_gone(
     stays = {uid(str(n)) for n, (age, ended) in enumerate(sample) if not ended or rows is None or age <= rows}
     legible = {uid(str(n)) for n, (age, ended) in enumerate(sample) if not ended or content is None or age <= content}
     assert interceptions(database).keys() == stays
-    for table in CHILDREN:
+    for table in DETAIL_TABLES:
         assert {row["interception_id"] for row in database.query(f"select * from {table}")} == stays
     assert with_texts(database) == stays & legible
     assert left == len(sample) - len(stays & legible)

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from aibridge_addon.recording.pruning import CHILDREN, MAX_CONTINUATIONS, Deleted, Pace, Step, count, run
+from aibridge_addon.recording.pruning import MAX_CONTINUATIONS, Deleted, Pace, Step, count, run
 from aibridge_addon.recording.purging import PURGED, rows_of, running, texts_of
+from aibridge_addon.recording.rows import DETAIL_TABLES
 from aibridge_addon.records import Continuation, InterceptionStarted, Record
 from tests.recording.test_pruning import DAY, chain, orphans, with_texts
 from tests.support.databases import Database, interceptions, write
@@ -61,7 +62,7 @@ def test_rows_of_one_actor_go_from_every_table(database: Database) -> None:
     purge(database, rows_of("ada", tables(database)))
     assert interceptions(database).keys() == {uid("b")}
     assert orphans(database) == 0
-    assert all(database.query(f"select id from {table}") for table in CHILDREN)
+    assert all(database.query(f"select id from {table}") for table in DETAIL_TABLES)
     assert database.query("select key from aibridge_threads") == [{"key": "of bob"}]
     assert database.query("select key from aibridge_continuations") == []
 

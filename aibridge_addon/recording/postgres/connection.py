@@ -33,6 +33,11 @@ PARAMETERS: Mapping[str, Any] = MappingProxyType(
 )
 """Parameters of libpq for every connection. Those of the URL count before them."""
 
+COMMAND_PARAMETERS: Mapping[str, Any] = MappingProxyType(
+    {"connect_timeout": 10, "tcp_user_timeout": 30_000, "target_session_attrs": "read-write"}
+)
+"""Those of what changes rows without a request that waits for it: seconds, milliseconds, and no standby."""
+
 CONFLICTS = frozenset({"40001", "40P01", "23505"})
 """Codes of a transaction that has to be repeated: serialization failure, deadlock, unique violation.
 

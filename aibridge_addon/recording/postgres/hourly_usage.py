@@ -15,6 +15,7 @@ from aibridge_addon.recording.hourly_usage import (
     MAX_AMOUNT,
     TABLE,
     changes,
+    fill,
     read,
     select_counted,
 )
@@ -30,11 +31,7 @@ _SUMS = ", ".join(
     f"sum({column})" if column == "cost_usd" else f"least(greatest(sum({column}), -{MAX_AMOUNT}), {MAX_AMOUNT})"
     for column in AMOUNTS
 )
-FILL = f"""
-with counted (source, id, {", ".join(COLUMNS)}) as ({select_counted(HOUR, "true")})
-insert into {TABLE} ({", ".join(COLUMNS)})
-select {", ".join(KEY)}, {_SUMS} from counted group by {", ".join(KEY)};
-"""  # noqa: S608 (names are ours)
+FILL = fill(HOUR, _SUMS)
 """Count all rows that are there."""
 
 ADD = f"""

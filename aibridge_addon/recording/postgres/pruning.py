@@ -10,14 +10,11 @@ from typing import Any, Self
 import psycopg
 
 from aibridge_addon.recording.postgres import hourly_usage
-from aibridge_addon.recording.postgres.connection import CONFLICTS, connect, parse, unavailable
+from aibridge_addon.recording.postgres.connection import COMMAND_PARAMETERS, CONFLICTS, connect, parse, unavailable
 from aibridge_addon.recording.postgres.migrations import migrate
 from aibridge_addon.recording.postgres.queries import pyformat
 from aibridge_addon.recording.pruning import Busy, Execute, Parameters
 
-PARAMETERS: Mapping[str, Any] = MappingProxyType(
-    {"connect_timeout": 10, "tcp_user_timeout": 30_000, "target_session_attrs": "read-write"}
-)
 SETTINGS: Mapping[str, str] = MappingProxyType(
     {
         "lock_timeout": "1s",  # writers come first
@@ -43,7 +40,7 @@ class PostgresPrunable:
         """Raises DatabaseUnavailable, and psycopg.ProgrammingError if libpq does not accept the URL."""
         self._url = parse(url)
         with self._errors():
-            self._db = connect(self._url, parameters=PARAMETERS, settings=SETTINGS, patience=PATIENCE)
+            self._db = connect(self._url, parameters=COMMAND_PARAMETERS, settings=SETTINGS, patience=PATIENCE)
             try:
                 migrate(self._db)
             except BaseException:

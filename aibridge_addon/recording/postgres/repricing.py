@@ -10,13 +10,10 @@ from typing import Any, Self
 
 import psycopg
 
-from aibridge_addon.recording.postgres.connection import CONFLICTS, connect, parse, unavailable
+from aibridge_addon.recording.postgres.connection import COMMAND_PARAMETERS, CONFLICTS, connect, parse, unavailable
 from aibridge_addon.recording.postgres.hourly_usage import counted
 from aibridge_addon.recording.repricing import Change
 
-PARAMETERS: Mapping[str, Any] = MappingProxyType(
-    {"connect_timeout": 10, "tcp_user_timeout": 30_000, "target_session_attrs": "read-write"}
-)
 SETTINGS: Mapping[str, str] = MappingProxyType({"lock_timeout": "30s", "statement_timeout": "60s"})
 PATIENCE = 90.0
 """Seconds without a byte from the server after which it counts as away."""
@@ -33,7 +30,7 @@ class PostgresPrices:
         """Raises DatabaseUnavailable, and psycopg.ProgrammingError if libpq does not accept the URL."""
         self._url = parse(url)
         try:
-            self._connection = connect(self._url, parameters=PARAMETERS, settings=SETTINGS, patience=PATIENCE)
+            self._connection = connect(self._url, parameters=COMMAND_PARAMETERS, settings=SETTINGS, patience=PATIENCE)
         except psycopg.Error as e:
             raise unavailable(self._url, e) from e
 

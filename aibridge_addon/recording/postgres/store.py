@@ -115,13 +115,6 @@ class PostgresStore:
         self._connection: Connection | None = None
         self._was_silent = False
         """Whether the server was silent for too long since the last batch that was written."""
-        self._children: dict[type, tuple[str, Callable[[Any], Row]]] = {
-            records.TokenUsage: ("aibridge_token_usages", _token_usage),
-            records.UserPrompt: ("aibridge_user_prompts", rows.user_prompt),
-            records.ToolUsage: ("aibridge_tool_usages", rows.tool_usage),
-            records.Answer: ("aibridge_answers", rows.answer),
-            records.ModelThought: ("aibridge_model_thoughts", rows.model_thought),
-        }
 
     def open(self) -> None:
         try:
@@ -219,20 +212,16 @@ class PostgresStore:
                     pending.flush(db)  # what it continues may be in the same batch
                 started[record.id] = rows.started(record, _thread(db, record))
             elif isinstance(record, records.InterceptionEnded):
-                row = rows.ended(record)
                 pending.note(record.thread_keys, record.interception_id, record.ended_at)
                 if record.interception_id in started:
-                    started[record.interception_id] |= {c: v for c, v in row.items() if v is not None or c not in KEPT}
-                    started[record.interception_id]["model"] = (
-                        started[record.interception_id]["model"] or record.model or ""
-                    )
+                    started[record.interception_id] = rows.with_end(started[record.interception_id], record)
                 else:
-                    pending.ended.append(row | {"id": record.interception_id, "model": record.model})
+                    pending.ended.append(rows.ended(record) | {"id": record.interception_id, "model": record.model})
             elif isinstance(record, records.ToolResult):
                 pending.results.append(rows.tool_result(record, None))
             elif isinstance(record, records.Continuation):
                 pending.continuations.append(rows.continuation(record))
-            elif (child := self._children.get(type(record))) is not None:
+            elif (child := DETAILS.get(type(record))) is not None:
                 table, build = child
                 pending.children[table].append(build(record))
                 if isinstance(record, records.ToolUsage):
@@ -293,6 +282,11 @@ def _token_usage(record: TokenUsage) -> Row:
         }
     said = {name: value for name, value in record.extra.items() if name not in CACHED}
     return rows.token_usage(replace(record, extra={**said, **cached}))
+
+
+DETAILS: Mapping[type, tuple[str, Callable[[Any], Row]]] = MappingProxyType(
+    {**rows.DETAILS, TokenUsage: ("aibridge_token_usages", _token_usage)}
+)
 
 
 def _thread(db: Connection, record: records.InterceptionStarted) -> Thread:

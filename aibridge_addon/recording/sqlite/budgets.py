@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import ClassVar, Literal
 
 from aibridge_addon.recording.budgets import (
     GROUPS,
@@ -19,8 +18,8 @@ from aibridge_addon.recording.budgets import (
     spent_of_usage,
 )
 from aibridge_addon.recording.rows import timestamp
-from aibridge_addon.recording.sqlite.identity import Identity
-from aibridge_addon.records import DatabaseUnavailable, Spent
+from aibridge_addon.recording.sqlite.reader import SqliteConnection
+from aibridge_addon.records import Spent
 
 BUSY_TIMEOUT = 1.0
 """Seconds. The writer's transactions take milliseconds."""
@@ -38,14 +37,14 @@ where kept.updated_at >= ? and kept.instance_id <> ? group by 1, 2
 """
 
 
-class SqliteBudgets:
-    """Implements `budgets.BudgetStore` with a connection that is opened when it is needed first."""
+class SqliteBudgets(SqliteConnection):
+    """Implements `budgets.BudgetStore` with a connection of its own."""
+
+    MODE: ClassVar[Literal["ro", "rw"]] = "rw"
 
     def __init__(self, path: Path, instance_id: str) -> None:
-        self._path = path
+        super().__init__(path, timeout=BUSY_TIMEOUT)
         self._instance_id = instance_id
-        self._db: sqlite3.Connection | None = None
-        self._file: Identity | None = None
 
     def spent(self, since: datetime, until: datetime | None, *, requests: bool, groups: bool) -> list[Spent]:
         values = {
@@ -54,44 +53,32 @@ class SqliteBudgets:
             "instance": self._instance_id,
         }
         parameters = {name: f":{name}" for name in values} | {"groups": GROUPS if groups else NO_GROUPS}
-        with self._connected() as db:
+
+        def query(db: sqlite3.Connection) -> list[Spent]:
             found = [spent_of_usage(row) for row in db.execute(USAGE.format(**parameters), values)]
             if requests:
                 found += [spent_of_requests(row) for row in db.execute(REQUESTS.format(**parameters), values)]
-        return found
+            return found
+
+        return self.use(query)
 
     def publish(self, reserved: Kept, now: datetime) -> None:
         entries = json.dumps([[*key, amount] for key, amount in reserved.items()])
-        with self._connected() as db:
+
+        def write(db: sqlite3.Connection) -> None:
             db.execute("begin immediate")
             with db:
                 db.execute(PUBLISH, (self._instance_id, entries, timestamp(now)))
                 db.execute(FORGET, (timestamp(now - FORGET_AFTER),))
 
+        self.use(write)
+
     def reserved(self, since: datetime) -> Kept:
-        with self._connected() as db:
-            rows = db.execute(RESERVED, (timestamp(since), self._instance_id)).fetchall()
+        values = (timestamp(since), self._instance_id)
+        rows = self.use(lambda db: db.execute(RESERVED, values).fetchall())
         return {(budget, subject): float(amount) for budget, subject, amount in rows}
 
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
-        try:
-            if self._file is not None and not self._file.is_at_path():
-                self.close()
-            if self._db is None:
-                uri = f"{self._path.resolve().as_uri()}?mode=rw"
-                self._db = sqlite3.connect(
-                    uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-                )
-                self._file = Identity(self._path)
-                self._db.execute("pragma synchronous = normal")  # reservations end with the process
-            yield self._db
-        except (sqlite3.Error, OSError) as e:
-            self.close()
-            raise DatabaseUnavailable(f"{self._path}: {e}") from e
-
-    def close(self) -> None:
-        if self._db is not None:
-            with suppress(sqlite3.Error):
-                self._db.close()
-            self._db = self._file = None
+    def _opened(self) -> sqlite3.Connection:
+        db = super()._opened()
+        db.execute("pragma synchronous = normal")  # reservations end with the process
+        return db

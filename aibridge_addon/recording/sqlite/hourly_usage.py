@@ -14,6 +14,7 @@ from aibridge_addon.recording.hourly_usage import (
     MAX_AMOUNT,
     TABLE,
     changes,
+    fill,
     read,
     select_counted,
 )
@@ -24,11 +25,7 @@ COUNTED = select_counted(HOUR, "interception.id in (select value from json_each(
 _SUMS = ", ".join(
     f"total({column})" if column == "cost_usd" else f"cast(total({column}) as integer)" for column in AMOUNTS
 )
-FILL = f"""
-with counted (source, id, {", ".join(COLUMNS)}) as ({select_counted(HOUR, "true")})
-insert into {TABLE} ({", ".join(COLUMNS)})
-select {", ".join(KEY)}, {_SUMS} from counted group by {", ".join(KEY)}
-"""  # noqa: S608 (names are ours)
+FILL = fill(HOUR, _SUMS)
 """Count all rows that are there. `sum` would fail where a total exceeds 64 bits."""
 
 ADD = f"""

@@ -15,6 +15,7 @@ from typing import Any, Self
 from aibridge_addon.recording.pruning import Busy, Execute, Parameters
 from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.recording.sqlite import hourly_usage
+from aibridge_addon.recording.sqlite.connection import connect
 from aibridge_addon.recording.sqlite.errors import description
 from aibridge_addon.records import DatabaseUnavailable, utc_now
 
@@ -55,8 +56,7 @@ class SqlitePrunable:
         self._has_turn = False
         with self._errors():
             _migrate(path)
-            uri = f"{path.resolve(strict=True).as_uri()}?mode=rw"
-            self._db = sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None)
+            self._db = connect(path, mode="rw", timeout=0)
             self._db.execute("pragma synchronous = normal")  # what is lost in a power failure is deleted again
 
     def __enter__(self) -> Self:

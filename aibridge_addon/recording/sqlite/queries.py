@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from aibridge_addon.recording.queries import NO_PARAMETERS
+from aibridge_addon.recording.sqlite.connection import connect
 from aibridge_addon.recording.sqlite.errors import unavailable
 
 BUSY_TIMEOUT = 10.0
@@ -22,8 +23,7 @@ class SqliteQueries:
         """Raises DatabaseUnavailable if there is no such file."""
         self._path = path
         try:
-            uri = f"{path.resolve(strict=True).as_uri()}?mode=ro"
-            self._db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+            self._db = connect(path.resolve(strict=True), mode="ro", timeout=BUSY_TIMEOUT)
         except (sqlite3.Error, OSError) as e:
             raise unavailable(self._path, e) from e
         self._db.row_factory = sqlite3.Row

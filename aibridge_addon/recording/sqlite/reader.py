@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from aibridge_addon.recording.rows import timestamp
+from aibridge_addon.recording.sqlite.connection import connect
 from aibridge_addon.recording.sqlite.identity import Identity
 from aibridge_addon.records import DatabaseUnavailable, Stored
 
@@ -57,12 +58,12 @@ class SqliteConnection:
         if self._file is not None and not self._file.is_at_path():
             self._disconnect()
         if self._db is None:
-            uri = f"{self._path.resolve().as_uri()}?mode={self.MODE}"
-            self._db = sqlite3.connect(
-                uri, uri=True, timeout=self._timeout, isolation_level=None, check_same_thread=False
-            )
+            self._db = self._opened()
             self._file = Identity(self._path)
         return self._db
+
+    def _opened(self) -> sqlite3.Connection:
+        return connect(self._path, mode=self.MODE, timeout=self._timeout, check_same_thread=False)
 
     def _disconnect(self) -> None:
         if self._db is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from aibridge_addon.recording.repricing import Change
+from aibridge_addon.recording.sqlite.connection import connect
 from aibridge_addon.recording.sqlite.hourly_usage import counted
 from aibridge_addon.records import DatabaseUnavailable
 
@@ -27,8 +28,7 @@ class SqlitePrices:
         """Raises DatabaseUnavailable if there is no such file."""
         self._path = path
         try:
-            uri = f"{path.resolve(strict=True).as_uri()}?mode=rw"
-            self._db = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT, isolation_level=None)
+            self._db = connect(path.resolve(strict=True), mode="rw", timeout=BUSY_TIMEOUT)
         except (sqlite3.Error, OSError) as e:
             raise DatabaseUnavailable(f"{path}: {e}") from e
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from aibridge_addon import records
 from aibridge_addon.recording import rows
@@ -97,13 +97,6 @@ class SqliteStore:
         """Interceptions that this store has written and that have not ended."""
         self._misses_begun = False
         """Whether the file at the path may lack them, because another one was there when they were written."""
-        self._children: dict[type, tuple[str, Callable[[Any], Row]]] = {
-            records.TokenUsage: ("aibridge_token_usages", rows.token_usage),
-            records.UserPrompt: ("aibridge_user_prompts", rows.user_prompt),
-            records.ToolUsage: ("aibridge_tool_usages", rows.tool_usage),
-            records.Answer: ("aibridge_answers", rows.answer),
-            records.ModelThought: ("aibridge_model_thoughts", rows.model_thought),
-        }
 
     def open(self) -> None:
         # A slow import (0.15 s), so it runs on the writer thread while other parts start.
@@ -202,21 +195,17 @@ class SqliteStore:
                     _flush(db, started, ended, children)  # what it continues may be in the same batch
                 started[record.id] = rows.started(record, _thread(db, record))
             elif isinstance(record, records.InterceptionEnded):
-                row = rows.ended(record)
                 _note(db, record.thread_keys, record.interception_id, record.ended_at)
                 if record.interception_id in started:
-                    started[record.interception_id] |= {c: v for c, v in row.items() if v is not None or c not in KEPT}
-                    started[record.interception_id]["model"] = (
-                        started[record.interception_id]["model"] or record.model or ""
-                    )
+                    started[record.interception_id] = rows.with_end(started[record.interception_id], record)
                 else:
-                    ended.append(row | {"id": record.interception_id, "model": record.model})
+                    ended.append(rows.ended(record) | {"id": record.interception_id, "model": record.model})
             elif isinstance(record, records.ToolResult):
                 parent_id = started.get(record.interception_id, {}).get("thread_parent_id")
                 db.execute(SET_RESULT, rows.tool_result(record, parent_id))
             elif isinstance(record, records.Continuation):
                 db.execute(KEEP, rows.continuation(record))
-            elif (child := self._children.get(type(record))) is not None:
+            elif (child := rows.DETAILS.get(type(record))) is not None:
                 table, build = child
                 children[table].append(build(record))
                 if isinstance(record, records.ToolUsage):
