@@ -90,7 +90,7 @@ def export(queries: Queries, file: IO[bytes], since: datetime | None, progress: 
             if not has_table(queries, table):
                 continue
             rows[table] = 0
-            for row in queries.select(_selection(table, queries), parameters):
+            for row in queries.stream(_selection(table, queries), parameters):
                 write({"table": table, **row})
                 rows[table] += 1
                 progress(sum(rows.values()))

@@ -25,11 +25,14 @@ class Queries(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
     def select(self, sql: str, parameters: Mapping[str, object] = NO_PARAMETERS) -> Iterator[dict[str, Any]]:
-        """Return rows by column, which are read while they are used. In the SQL, `:name` is a parameter.
+        """Return rows by column: sums, or few rows. In the SQL, `:name` is a parameter.
 
         Values are those of SQLite: ids, times (UTC, ISO 8601 with microseconds) and JSON are text, booleans are 0 or
         1, and amounts of money are floats. Raises DatabaseUnavailable, also from the iterator.
         """
+
+    def stream(self, sql: str, parameters: Mapping[str, object] = NO_PARAMETERS) -> Iterator[dict[str, Any]]:
+        """Return any number of rows, which are read while they are used. It begins early, and takes longer in all."""
 
 
 def has_table(rows: Queries, name: str) -> bool:

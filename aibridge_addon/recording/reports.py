@@ -184,7 +184,7 @@ def _used(rows: Queries, asked: Question, source: _Source) -> Iterator[tuple[str
     columns = ", ".join(f"{source.columns[name]} as {name}" for name in SESSION)
     sql = f"""select {source.moment} as moment, {columns} from {source.tables} where {" and ".join(conditions)}
         order by {source.moment} desc"""  # noqa: S608 (names are ours, values are parameters)
-    for row in rows.select(sql, parameters):
+    for row in rows.stream(sql, parameters):
         yield row["moment"], _key(row, SESSION)
 
 
@@ -195,13 +195,19 @@ def tools(rows: Queries, asked: Question) -> dict[Key, dict[str, int]]:
     """
     keys = ("tool", "server_name", "injected", *asked.keys)
     found: dict[Key, dict[str, int]] = {}
-    spans = _spans(asked, *_bounds(rows, asked, CALL_BOUNDS))
+    first, last = _bounds(rows, asked, CALL_BOUNDS)
+    spans = list(_spans(asked, first, last))
     dimensions = [key for key in keys if key not in PERIODS]
-    source = ONLY_CALLED if len(dimensions) == 3 and not asked.actors and not asked.models else CALLED
-    for row in _select(rows, source, asked, dimensions, list(spans)):
-        sums = found.setdefault(_key(row, keys), dict.fromkeys(CALLS, 0))
-        for name in CALLS:
-            sums[name] += int(row[name] or 0)
+    sources: tuple[_Source, ...] = (CALLED,)
+    if len(dimensions) == 3 and not asked.actors and not asked.models:
+        begin, end = _bounds(rows, replace(asked, since=None, until=None), CALL_BOUNDS)
+        is_long = len(spans) == 1 and SHARE * (last - first) > end - begin
+        sources = (BY_TOOL if is_long and not rows.postgres else ONLY_CALLED, ONLY_FAILED)
+    for source in sources:
+        for row in _select(rows, source, asked, dimensions, spans):
+            sums = found.setdefault(_key(row, keys), dict.fromkeys(CALLS, 0))
+            for name in CALLS:
+                sums[name] += int(row[name] or 0)
     return found
 
 
@@ -274,10 +280,13 @@ ENDED = _Source(
     first="interception.started_at",
     last="interception.ended_at",
 )
-FAILED_CALL = """case
-    when u.invocation_error is not null then 1
-    when u.metadata <> '{}' and u.metadata ->> 'result_is_error' is not null then 1
-end"""
+VALID = "json_valid(u.metadata)"
+"""SQLite only: in PostgreSQL, all metadata is."""
+FAILED = f"""(
+    u.invocation_error is not null or u.metadata <> '{{}}'
+    and case when {VALID} then u.metadata ->> 'result_is_error' end is not null
+)"""
+"""Both databases have an index of these calls."""
 CALLED = _Source(
     "aibridge_tool_usages as u cross join aibridge_interceptions as interception",
     "u.created_at",
@@ -290,16 +299,28 @@ CALLED = _Source(
     },
     {
         "calls": "1",
-        "failed": FAILED_CALL,
+        "failed": f"case when {FAILED} then 1 end",
         "timed": "case when u.duration_ms is not null then 1 end",
         "duration_ms": "u.duration_ms",
     },
     also="interception.id = u.interception_id",
 )
-ONLY_CALLED = replace(CALLED, tables="aibridge_tool_usages as u", also="")
-"""Without the interception, which takes time to find."""
 CALLS = tuple(CALLED.sums)
 """What is counted of calls. `timed` are those with a known duration, whose sum is `duration_ms`."""
+ONLY_CALLED = replace(
+    CALLED,
+    tables="aibridge_tool_usages as u",
+    sums={name: CALLED.sums[name] for name in CALLS if name != "failed"},
+    also="",
+)
+"""Without the interception, which takes time to find."""
+ONLY_FAILED = replace(ONLY_CALLED, sums={"failed": "1"}, also=FAILED)
+BY_TOOL = replace(ONLY_CALLED, moment="+u.created_at")
+"""For a long period in SQLite, which sorts to form groups. The index of tools has them in order: `+` leaves that of
+times unused.
+"""
+SHARE = 8
+"""A period is long if it is more than this part of the time in which there are calls."""
 
 
 def _select(
@@ -318,28 +339,34 @@ def _select(
     ]
     needed = {*dimensions, *(["initiator_id"] if asked.actors else ()), *(["model"] if asked.models else ())}
     columns = [f"{source.columns[name]} as {name}" for name in sorted(needed)]
-    measures = {name: source.sums.get(name, "0") for name in (CALLS if source.sums is CALLED.sums else MEASURES)}
+    measures = {name: source.sums.get(name, "0") for name in (CALLS if "tool" in source.columns else MEASURES)}
     columns += [f"{expression} as {name}" for name, expression in measures.items()]
     # SQLite's sum() fails where integers are too large, which providers can choose. In PostgreSQL they are numeric.
     function = "sum" if rows.postgres else "total"
     sums = ", ".join(f"{function}({name}) as {name}" for name in measures)
-    grouped = ", ".join(("place", *dict.fromkeys(dimensions)))
     also = f" and {source.also}" if source.also else ""
+    groups = list(dict.fromkeys(dimensions))
     type_ = "timestamptz " if rows.postgres else ""
     for some in batched(spans, SPANS_AT_ONCE, strict=False):
-        values = ", ".join(f"({type_}'{timestamp(a)}', {type_}'{timestamp(b)}', '{place}')" for a, b, place in some)
-        # `cross join` keeps SQLite from reading tables in another order.
-        yield from rows.select(
-            f"""
-            with span (first, last, place) as (values {values})
-            select {grouped}, {sums}, min(started_at) as started_at, max(ended_at) as ended_at from (
-                select span.place, {", ".join(columns)}, {source.first} as started_at, {source.last} as ended_at
-                from span cross join {source.tables}
-                where {source.moment} >= span.first and {source.moment} < span.last{also}
-            ) as found where {" and ".join(conditions) or "1 = 1"} group by {grouped}
-            """,  # noqa: S608 (names are ours, values are parameters)
-            parameters,
-        )
+        values = [(f"{type_}'{timestamp(a)}'", f"{type_}'{timestamp(b)}'", f"'{place}'") for a, b, place in some]
+        if len(values) == 1:  # then SQLite need not sort rows that an index has in the order of the groups
+            ((first, last, place),) = values
+            listed, tables, selected, grouped = "", source.tables, f"{place} as place", groups
+        else:  # `cross join` keeps SQLite from reading tables in another order
+            first, last, place = "span.first", "span.last", "span.place"
+            listed = f"with span (first, last, place) as (values {', '.join(f'({", ".join(row)})' for row in values)})"
+            tables, selected, grouped = f"span cross join {source.tables}", "place", ["place", *groups]
+        sql = f"""
+            {listed} select {", ".join((selected, *groups))}, {sums},
+                min(started_at) as started_at, max(ended_at) as ended_at
+            from (
+                select {place} as place, {", ".join(columns)}, {source.first} as started_at, {source.last} as ended_at
+                from {tables} where {source.moment} >= {first} and {source.moment} < {last}{also}
+            ) as found where {" and ".join(conditions) or "1 = 1"} group by {", ".join(grouped)}
+        """  # noqa: S608 (names are ours, values are parameters)
+        if rows.postgres:
+            sql = sql.replace(VALID, "true")
+        yield from rows.select(sql, parameters)
 
 
 def matching(rows: Queries, column: str, patterns: Sequence[str], parameters: dict[str, Any]) -> list[str]:

@@ -87,7 +87,7 @@ def newest(
     grouped = "group by session_id, initiator_id order by max(started_at) desc, session_id, initiator_id"
     sql = f"""select session_id, initiator_id from aibridge_interceptions where {" and ".join(conditions)}
         {grouped if limit is None else "order by started_at desc, id desc"}"""  # noqa: S608 (names are ours)
-    found = _distinct((row["session_id"], row["initiator_id"]) for row in rows.select(sql, parameters))
+    found = _distinct((row["session_id"], row["initiator_id"]) for row in rows.stream(sql, parameters))
     return _sessions(rows, list(islice(found, limit)))
 
 
@@ -200,7 +200,7 @@ def one(rows: Queries, session_id: str) -> Iterator[dict[str, Any]]:
     JSON columns are decoded. Raises DatabaseUnavailable.
     """
     sql = "select * from aibridge_interceptions where session_id = :id order by started_at, id"
-    for some in batched(rows.select(sql, {"id": session_id}), AT_ONCE, strict=False):
+    for some in batched(rows.stream(sql, {"id": session_id}), AT_ONCE, strict=False):
         interceptions = {row["id"]: _decoded(row) | {name: [] for name in CHILDREN} for row in some}
         values, parameters = _list(interceptions)
         if rows.postgres:

@@ -88,8 +88,12 @@ async def all_at_once(*waiting: Coroutine[Any, Any, bool], then: Callable[[], No
 
 async def emptied(recorder: RecordStream) -> None:
     """Wait until all records have gone to the database."""
+    await comes(lambda: not (recorder.depth or recorder._sinks[0].readiness().degraded))
+
+
+async def comes(check: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while recorder.depth or recorder._sinks[0].readiness().degraded:
+        while not check():
             await turn()
 
 
@@ -301,8 +305,7 @@ async def test_the_state_of_the_database_is_reported(make: Make, required: bool)
     assert (state.ready, state.degraded, state.details) == (not required, ("database",), {"database": "unavailable"})
     assert state.spooled_bytes > 0
     store.let_all()
-    await emptied(recorder)
-    assert sink.readiness() == Readiness(details={"database": "available"})
+    await comes(lambda: sink.readiness() == Readiness(details={"database": "available"}))
 
 
 async def test_a_database_that_is_away_at_the_start_is_waited_for_where_that_is_allowed(make: Make) -> None:

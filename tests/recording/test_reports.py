@@ -336,11 +336,22 @@ def test_calls_are_counted_by_tool_server_and_injection(database: Database) -> N
     at = datetime(2026, 11, 1, 23, 45, tzinfo=UTC)
     call = replace(TOOL, invocation_error=None, created_at=at, metadata={}, duration_ms=None)
     injected = replace(call, injected=True, tool="get_time", server_name="time", duration_ms=10)
-    rows = [call, injected, replace(injected, duration_ms=20, invocation_error="boom")]
-    write(database, STARTED, *(replace(one, id=uid(f"c{number}")) for number, one in enumerate(rows)))
-    with queries(load(None, environ={}, database=database.url)) as opened_rows:
-        found = tools(opened_rows, Question(("date",), ZoneInfo("Europe/Berlin")))
-    assert found == {
-        ("Read", "files", 0, "2026-11-02"): {"calls": 1, "failed": 0, "timed": 0, "duration_ms": 0},
-        ("get_time", "time", 1, "2026-11-02"): {"calls": 2, "failed": 1, "timed": 2, "duration_ms": 30},
+    answered_with_error = replace(call, metadata={"result_is_error": True}, created_at=at + timedelta(days=200))
+    calls = [call, injected, replace(injected, duration_ms=20, invocation_error="boom"), answered_with_error]
+    write(database, STARTED, *(replace(one, id=uid(f"c{number}")) for number, one in enumerate(calls)))
+    zone = ZoneInfo("Europe/Berlin")
+    with queries(load(None, environ={}, database=database.url)) as rows:
+        by_day = tools(rows, Question(("date",), zone))
+        others = [tools(rows, Question(keys, zone)) for keys in ((), ("initiator_id",), ("month",))]
+        first_day = tools(rows, Question((), zone, until=at + timedelta(days=1)))
+    read = {"calls": 1, "failed": 0, "timed": 0, "duration_ms": 0}
+    timed = {"calls": 2, "failed": 1, "timed": 2, "duration_ms": 30}
+    assert by_day == {
+        ("Read", "files", 0, "2026-11-02"): read,
+        ("get_time", "time", 1, "2026-11-02"): timed,
+        ("Read", "files", 0, "2027-05-21"): read | {"failed": 1},
     }
+    assert first_day == {("Read", "files", 0): read, ("get_time", "time", 1): timed}
+    for found in others:
+        sums = {name: sum(row[name] for row in found.values()) for name in read}
+        assert sums == {"calls": 4, "failed": 2, "timed": 2, "duration_ms": 30}

@@ -243,6 +243,12 @@ alter table aibridge_continuations add column initiator_id text;
 create index on aibridge_continuations (initiator_id) where initiator_id is not null;
 """
 
+CALLS = """
+create index aibridge_tool_usages_failed on aibridge_tool_usages (created_at) where (
+    invocation_error is not null or metadata <> '{}' and metadata ->> 'result_is_error' is not null
+);
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("001_initial", INITIAL),
     ("006_hourly_usage", HOURLY_USAGE + hourly_usage.FILL),
@@ -250,6 +256,7 @@ STEPS: tuple[tuple[str, str], ...] = (
     ("008_retention", RETENTION),
     ("009_tokens", TOKENS),
     ("010_owners_of_continuations", OWNERS_OF_CONTINUATIONS),
+    ("011_calls", CALLS),
 )
 
 

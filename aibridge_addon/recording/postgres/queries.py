@@ -19,7 +19,13 @@ from aibridge_addon.recording.queries import NO_PARAMETERS
 from aibridge_addon.recording.rows import timestamp
 
 PARAMETERS: Mapping[str, Any] = MappingProxyType({"connect_timeout": 10, "tcp_user_timeout": 30_000})
-SETTINGS: Mapping[str, str] = MappingProxyType({"default_transaction_read_only": "on", "TimeZone": "UTC"})
+SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        "default_transaction_read_only": "on",
+        "TimeZone": "UTC",
+        "jit": "off",  # compiling takes longer than what it saves
+    }
+)
 PATIENCE = 60.0
 """Seconds without a byte from the server after which it counts as away."""
 ROWS_AT_ONCE = 1000
@@ -54,6 +60,14 @@ class PostgresQueries:
         self._connection.close()
 
     def select(self, sql: str, parameters: Mapping[str, object] = NO_PARAMETERS) -> Iterator[dict[str, Any]]:
+        """The server does not know that rows may be read later, so it can use several processes."""
+        try:
+            with self._connection.cursor(row_factory=dict_row) as rows:
+                yield from rows.execute(pyformat(sql), parameters)
+        except psycopg.Error as e:
+            raise unavailable(self._url, e) from e
+
+    def stream(self, sql: str, parameters: Mapping[str, object] = NO_PARAMETERS) -> Iterator[dict[str, Any]]:
         self._cursors += 1  # several may be open at once
         try:
             with self._connection.cursor(f"aibridge_{self._cursors}", row_factory=dict_row) as rows:

@@ -46,3 +46,5 @@ class SqliteQueries:
             yield from map(dict, rows)
         except sqlite3.Error as e:
             raise unavailable(self._path, e) from e
+
+    stream = select

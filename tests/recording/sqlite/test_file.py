@@ -12,14 +12,18 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import cast, get_args
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlite_utils import Database
 
+from aibridge_addon.recording.reports import Question, tools
+from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.recording.sqlite import store as store_module
 from aibridge_addon.recording.sqlite.claims import SqliteLedger
 from aibridge_addon.recording.sqlite.migrations import migrate, steps
 from aibridge_addon.recording.sqlite.pruning import SqlitePrunable
+from aibridge_addon.recording.sqlite.queries import SqliteQueries
 from aibridge_addon.recording.sqlite.store import FIND_THREAD, SqliteStore
 from aibridge_addon.records import DatabaseUnavailable, Record
 from tests.recording.sqlite.conftest import Open
@@ -54,6 +58,7 @@ STEPS = [
     "008_retention",
     "009_tokens",
     "010_owners_of_continuations",
+    "011_calls",
 ]
 
 
@@ -138,6 +143,18 @@ def test_a_continuation_that_sqlite_cannot_read_does_not_keep_a_file_from_being_
         migrate(db)
     found = query(path, "select key, interception_id from aibridge_continuations order by key")
     assert found == [{"key": "background", "interception_id": "i1"}, {"key": "deep", "interception_id": None}]
+
+
+def test_metadata_that_is_no_json_does_not_keep_a_file_from_being_migrated(path: Path) -> None:
+    with closing(Database(path)) as db:
+        steps.apply(db, stop_before="011_calls")
+        insert = "insert into aibridge_tool_usages (id, metadata, created_at) values (?, ?, ?)"
+        for id, metadata in (("c1", "{"), ("c2", '{"result_is_error":true}')):
+            db.execute(insert, (id, metadata, timestamp(NOON)))
+        db.conn.commit()
+        migrate(db)
+    with SqliteQueries(path) as rows:
+        assert [sums["failed"] for sums in tools(rows, Question((), ZoneInfo("UTC"))).values()] == [1]
 
 
 def test_the_columns_are_those_that_dashboards_know(path: Path, opened: Open) -> None:
