@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
@@ -101,7 +101,7 @@ class Exchange:
             agent=origin.agent_id or "",
         )
         self.emit = emit
-        self.now = now
+        self.now = _never_back(now)
         self.ended = False
         self.turns = 0
         self.tap: Tap | None = None
@@ -483,3 +483,15 @@ class Exchange:
 def _groups(actor: Actor) -> dict[str, str]:
     """Return the metadata with the groups that the request names. Those of the configuration are known by the actor."""
     return {GROUPS: ",".join(actor.named_groups)} if actor.named_groups else {}
+
+
+def _never_back(clock: Callable[[], datetime]) -> Callable[[], datetime]:
+    """Return a clock that stands still when `clock` is set back: no record is older than one before it."""
+    latest = datetime.min.replace(tzinfo=UTC)
+
+    def now() -> datetime:
+        nonlocal latest
+        latest = max(latest, clock())
+        return latest
+
+    return now
