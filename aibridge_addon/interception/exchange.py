@@ -390,7 +390,7 @@ class Exchange:
     def end_turn(self) -> None:
         """Emit the records of the current turn."""
         assert self.tap is not None
-        reading, now = self.tap.reader.reading, self.now()
+        reading = self.tap.reader.reading
         self._turn_open = False
         self._model = reading.model or None
         response_id = reading.response_id
@@ -404,6 +404,7 @@ class Exchange:
         for iteration in reading.iterations:
             self._emit_usage(iteration.kind, iteration.model or model, iteration.usage)
         self._places = []
+        now = self.now()
         for part in reading.output:
             self._emit_output(part, response_id, now)
 

@@ -116,6 +116,19 @@ def test_no_record_is_older_than_one_before_it_after_the_clock_was_set_back(case
     assert {getattr(record, name) for record in emitted for name in names if hasattr(record, name)} == {NOON}
 
 
+@pytest.mark.parametrize("case", [THINKING, TOOLS, BLOCKING], ids=str)
+def test_no_record_is_older_than_one_before_it_while_time_passes(case: Case) -> None:
+    minutes = itertools.count()
+    emitted = Emitted()
+    exchange = exchange_for(case, emitted, now=lambda: NOON + timedelta(minutes=next(minutes)))
+    exchange.open_answer(case.status, case.content_type, "")
+    exchange.feed(case.body)
+    exchange.answer_ended()
+    names = ("started_at", "created_at", "ended_at")
+    times = [getattr(record, name) for record in emitted for name in names if hasattr(record, name)]
+    assert times == sorted(times)
+
+
 @pytest.mark.parametrize("case", STREAMS, ids=str)
 def test_an_answers_records_are_emitted_with_its_terminal_event_and_not_before(case: Case) -> None:
     exchange, emitted = answering(case)
