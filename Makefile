@@ -4,6 +4,9 @@ BIN := .venv/bin
 BUILT := .venv/.built
 MITMDUMP_ARGS ?=
 MITMPROXY ?= 12.2.3
+SOAK_KILLS ?= 25
+SOAK_OUTAGE ?= 60
+SOAK_EXAMPLES ?= 10000
 OLDER := .venv/mitmproxy-$(MITMPROXY)
 
 .DEFAULT_GOAL := help
@@ -50,10 +53,11 @@ $(OLDER)/.built: $(BUILT)
 mutants: $(BUILT) ## Break the package in a copy, one place at a time: each time a test has to fail (minutes)
 	$(BIN)/python -m tests.support.mutants
 
+# Four tests share the kills. An outage lasts at least SOAK_OUTAGE seconds.
 soak: $(BUILT) ## Kill processes under load 100 times, make databases fail for minutes, generate 10,000 answers for each property (hours)
-	SOAK_KILLS=25 $(BIN)/python -m pytest -n auto tests/processes/test_crash.py tests/processes/test_crash_postgres.py
-	SOAK_OUTAGE=60 $(BIN)/python -m pytest -n auto tests/processes
-	SOAK_EXAMPLES=10000 $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py tests/dialects/test_history_properties.py tests/dialects/messages/test_history_thinking.py
+	SOAK_KILLS=$(SOAK_KILLS) $(BIN)/python -m pytest -vv -n auto tests/processes/test_crash.py tests/processes/test_crash_postgres.py -k under_load
+	SOAK_OUTAGE=$(SOAK_OUTAGE) $(BIN)/python -m pytest -vv -n auto tests/processes
+	SOAK_EXAMPLES=$(SOAK_EXAMPLES) $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py tests/dialects/test_history_properties.py tests/dialects/messages/test_history_thinking.py
 
 bench: $(BUILT) ## Measure against bare mitmdump, in one run
 	$(BIN)/python -m benchmarks

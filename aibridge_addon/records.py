@@ -457,7 +457,8 @@ class Sink:
     """Receives prepared records: redacted, priced, and without the texts that the configuration excludes.
 
     A subclass implements `emit` and overrides only what it needs. `start`, `retire` and `close` are called on the
-    event loop's thread, `emit` and `flush` on the record stream's thread, `readiness` and `ended` on any thread.
+    event loop's thread, `emit`, `flush` and `overdue` on the record stream's thread, `readiness` and `ended` on any
+    thread.
     """
 
     instance_id = ""
@@ -475,6 +476,9 @@ class Sink:
     def flush(self, done: Callable[[bool], None]) -> None:
         """Call `done(True)` when all records received so far are stored, `done(False)` if that is not possible."""
         done(True)
+
+    def overdue(self) -> None:
+        """Store the records of a `flush` elsewhere, because an answer has waited for it for too long."""
 
     def readiness(self) -> Readiness:
         return Readiness()

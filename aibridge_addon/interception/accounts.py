@@ -69,6 +69,12 @@ class Account:
         self.left = (self.window, self.own)
         self.window, self.own, self.others, self.warned = window, found, Sums(), set()
 
+    def book(self, spent: Spent, at: datetime) -> None:
+        """Count usage of this process in the window of its time: this one, or the one before."""
+        for window, sums in ((self.window, self.own), *([self.left] if self.left is not None else [])):
+            if window.start <= at < window.end:
+                sums.add(spent)
+
     @property
     def has_usage(self) -> bool:
         """Whether anything was spent in this window, or by this process in the one before."""

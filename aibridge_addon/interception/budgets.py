@@ -312,9 +312,8 @@ class Budgets:
 
     def _book(self, party: Party, spent: Spent, at: datetime) -> None:
         for account in self._accounts_of(party):
-            if account.window.start <= at:  # else it belongs to a window that is over
-                account.own.add(spent)
-                self._report(account)
+            account.book(spent, at)
+            self._report(account)
 
     # --- what other processes report --------------------------------------------------------------------------
 

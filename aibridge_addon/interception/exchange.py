@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
@@ -101,7 +101,7 @@ class Exchange:
             agent=origin.agent_id or "",
         )
         self.emit = emit
-        self.now = now
+        self.now = _never_back(now)
         self.ended = False
         self.turns = 0
         self.tap: Tap | None = None
@@ -390,7 +390,7 @@ class Exchange:
     def end_turn(self) -> None:
         """Emit the records of the current turn."""
         assert self.tap is not None
-        reading, now = self.tap.reader.reading, self.now()
+        reading = self.tap.reader.reading
         self._turn_open = False
         self._model = reading.model or None
         response_id = reading.response_id
@@ -404,6 +404,7 @@ class Exchange:
         for iteration in reading.iterations:
             self._emit_usage(iteration.kind, iteration.model or model, iteration.usage)
         self._places = []
+        now = self.now()
         for part in reading.output:
             self._emit_output(part, response_id, now)
 
@@ -483,3 +484,15 @@ class Exchange:
 def _groups(actor: Actor) -> dict[str, str]:
     """Return the metadata with the groups that the request names. Those of the configuration are known by the actor."""
     return {GROUPS: ",".join(actor.named_groups)} if actor.named_groups else {}
+
+
+def _never_back(clock: Callable[[], datetime]) -> Callable[[], datetime]:
+    """Return a clock that stands still when `clock` is set back: no record is older than one before it."""
+    latest = datetime.min.replace(tzinfo=UTC)
+
+    def now() -> datetime:
+        nonlocal latest
+        latest = max(latest, clock())
+        return latest
+
+    return now

@@ -11,6 +11,7 @@ The writer thread takes all waiting records. Records that arrive while it writes
 that end at the same time share a commit.
 
 If the database does not answer, all waiting records go to the spool, and so do later ones, so that their order stays.
+They also do if a write takes so long that an answer would end before it (`overdue`).
 The thread retries without end. It writes the spool from its oldest record on; when that is empty, records go to the
 database again. Where the spool cannot be written to either, records wait in memory, up to the limits in
 `recording.sizes`.
@@ -38,6 +39,7 @@ from aibridge_addon import records
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.recording.instances import HEARTBEAT, Instance
+from aibridge_addon.recording.refusals import write_all
 from aibridge_addon.recording.sizes import MAX_TRANSACTION, MAX_TRANSACTION_BYTES, Sizes
 from aibridge_addon.recording.spool import Backlog, Chunk, Spool
 from aibridge_addon.records import STORED, DatabaseUnavailable, Readiness, Record, Sink
@@ -230,6 +232,11 @@ class Recorder(Sink):
             kept = self._nothing_lost_since() and kept
         done(kept)
 
+    def overdue(self) -> None:
+        """Spool what is not written yet. A write in progress may succeed all the same, and is then repeated."""
+        if self._depth and not self._away:
+            self._lose(TimeoutError("a write takes too long"))
+
     def _nothing_lost_since(self) -> bool:
         """Return whether no record was lost since the last call. `_changed` is held."""
         before, self._lost_before = self._lost_before, self.lost
@@ -363,8 +370,9 @@ class Recorder(Sink):
         """Wait for records and return them. Without any, the recorder ends, or there is other work."""
         wait = 0.0 if self._adopted is not None else max(0.0, self._next_heartbeat - time.monotonic())
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._ended, wait)
-            self._take()
+            self._changed.wait_for(lambda: self._queue or self._ended or self._away, wait)
+            if not self._away:
+                self._take()
             return self._writing
 
     def _take(self) -> None:
@@ -373,21 +381,23 @@ class Recorder(Sink):
     def _write(self, batch: Sequence[Record]) -> None:
         left, refused = list(batch), list[Record]()
         try:
-            self._write_all(left, refused)
+            write_all(self._store.write, left, refused, alarm=self._alarm)
         finally:
             with self._changed:
-                if self._writing:  # otherwise, `close` has moved them to the spool
+                if self._writing:  # otherwise, `close` or `overdue` has moved them to the spool
                     self._writing = left
                     self._settle(len(batch) - len(left))
-                self._drop(len(refused), REFUSED)
+                    self._drop(len(refused), REFUSED)
         self._release(self._settled, kept=True)
 
     def _lose(self, error: Exception) -> None:
         """Spool records from here on."""
-        logger.log(self._alarm, "aibridge: the database cannot be written to, trying again: %s", error)
+        if not self._away:  # otherwise, an overdue write has failed at last
+            logger.log(self._alarm, "aibridge: the database cannot be written to, trying again: %s", error)
         with self._changed:
             self._leave_to_spool()
             kept = self._is_spooled()
+            self._changed.notify()
         self._release(self._taken, kept=kept)
 
     def _replay(self) -> bool:
@@ -456,7 +466,7 @@ class Recorder(Sink):
 
     def _write_chunk(self, chunk: Chunk) -> None:
         refused = list[Record]()
-        self._write_all(list(chunk.records), refused)
+        write_all(self._store.write, list(chunk.records), refused, alarm=self._alarm)
         with self._changed:
             self._drop(len(refused), REFUSED)
             self._drop(chunk.damaged, "they are damaged in the spool")
@@ -471,27 +481,3 @@ class Recorder(Sink):
                 kept = self._nothing_lost_since() and kept
         for done in answered:
             done(kept)
-
-    def _write_all(self, left: list[Record], refused: list[Record]) -> None:
-        """Write these records, in ever smaller parts if the database refuses them. Removes settled ones from `left`."""
-        sizes = [len(left)]
-        while left:
-            size = sizes.pop()
-            try:
-                self._store.write(left[:size])
-            except DatabaseUnavailable:
-                raise
-            except Exception as e:  # noqa: BLE001 (a record is refused)
-                if size > 1:
-                    sizes += [size - size // 2, size // 2]
-                    continue
-                if not refused:
-                    kind = type(left[0]).__name__
-                    logger.log(self._alarm, "aibridge: the database refuses a record: %s: %s", kind, _first_line(e))
-                refused.append(left[0])
-            del left[:size]
-
-
-def _first_line(error: Exception) -> str:
-    """Return what is wrong. The lines after the first one may quote the row."""
-    return f"{type(error).__name__}: {str(error).partition('\n')[0]}"

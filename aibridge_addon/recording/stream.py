@@ -41,6 +41,11 @@ MAX_WAITING = 100_000
 """Maximum number of records that wait for the thread, about 100 MB. Later ones are dropped."""
 COMMIT_TIMEOUT = 5.0
 """Seconds. Maximum time that an answer's end waits for its rows."""
+OVERDUE = 3.5
+"""Seconds that an answer's end waits for the database. Then its records go to the spool.
+
+Longer than a store waits for a lock or a silent server, so that its own error is logged in most cases.
+"""
 
 
 @dataclass(slots=True)
@@ -62,6 +67,8 @@ class _Waiting:
 class _Batch:
     records: list[Record]
     waiting: _Waiting
+    overdue: bool = False
+    """An answer has waited for an earlier flush for too long."""
 
 
 def _nothing() -> None:
@@ -78,6 +85,7 @@ class RecordStream:
         *,
         load: Callable[[], None] = _nothing,
         commit_timeout: float = COMMIT_TIMEOUT,
+        overdue: float = OVERDUE,
     ) -> None:
         """`load`: called once on the stream's thread, before the first record."""
         self._sinks = tuple(sinks)
@@ -86,6 +94,7 @@ class RecordStream:
         self._prepare = prepare
         self._load = load
         self._commit_timeout = commit_timeout
+        self._overdue_after = min(overdue, commit_timeout)
         self._pending: list[Record] = []
         self._waiting = _Waiting()
         self._flushing = False
@@ -163,10 +172,17 @@ class RecordStream:
         waiting = self._waiting
         waiting.futures.append(done)
         if waiting.timer is None:
-            waiting.timer = loop.call_later(self._commit_timeout, self._time_out, waiting)
+            waiting.timer = loop.call_later(self._overdue_after, self._overdue, waiting)
             if not self._flushing:
                 self._hand_over_in(GROUP_WINDOW if self._crowd >= CROWD else 0)
         return await done
+
+    def _overdue(self, waiting: _Waiting) -> None:
+        """Have the records stored elsewhere. Those that still wait to be sent to the thread go there first."""
+        left = self._commit_timeout - self._overdue_after
+        waiting.timer = asyncio.get_running_loop().call_later(left, self._time_out, waiting)
+        self._put(_Batch(self._pending, _Waiting(), overdue=True))
+        self._pending = []
 
     def _time_out(self, waiting: _Waiting) -> None:
         waiting.release(False)
@@ -273,6 +289,9 @@ class RecordStream:
                 rows = sum(type(record) in STORED for record in records)
                 self._guarded(sink, functools.partial(sink.emit, records), rows)
         self._handed_out += len(batch.records)
+        if batch.overdue:
+            for sink in self._sinks:
+                self._guarded(sink, sink.overdue)
         if batch.waiting.futures:
             self._flush(batch.waiting)
 

@@ -331,6 +331,19 @@ def test_a_clock_that_jumps_ahead_and_is_set_back_changes_nothing_of_what_was_sp
     assert bridge.records[-1] == BudgetUsed("b", "all", names_actor=False, ratio=6.25)
 
 
+def test_usage_counts_in_the_window_of_its_row_if_the_clock_was_set_back_meanwhile() -> None:
+    bridge = Bridge(budget(usd=1.0))
+    bridge.now += timedelta(days=1)
+    tomorrow = bridge.now
+    assert bridge.admit("1", cost=0.0)
+    bridge.start("1")
+    bridge.now = NOON
+    bridge.accounts.count(bridge.usage("1", 2.0, created_at=tomorrow))
+    assert bridge.admit("2", cost=0.0)
+    bridge.now = tomorrow
+    assert not bridge.admit("3")
+
+
 def test_an_actor_does_not_use_up_the_budget_of_another() -> None:
     bridge = Bridge(budget(per="actor"))
     bridge.spend("1", 2.0)

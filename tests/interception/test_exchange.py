@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -98,6 +99,34 @@ def test_records_come_in_this_order_start_prompt_tokens_tools_thoughts_end(case:
     assert {getattr(record, "interception_id", exchange.id) for record in emitted} == {exchange.id}
     ids = {getattr(record, "provider_response_id", None) for record in emitted} - {None}
     assert ids == {case.expected["response_id"]}
+
+
+@pytest.mark.parametrize("case", [THINKING, TOOLS, BLOCKING], ids=str)
+def test_no_record_is_older_than_one_before_it_after_the_clock_was_set_back(case: Case) -> None:
+    """The clock is set back after each look at it."""
+    minutes = itertools.count()
+    emitted = Emitted()
+    exchange = exchange_for(case, emitted, now=lambda: NOON - timedelta(minutes=next(minutes)))
+    exchange.open_answer(case.status, case.content_type, "")
+    exchange.first_byte_came()
+    exchange.feed(case.body)
+    exchange.answer_ended()
+    assert exchange.time_to_first_byte_ms == 0
+    names = ("started_at", "created_at", "ended_at")
+    assert {getattr(record, name) for record in emitted for name in names if hasattr(record, name)} == {NOON}
+
+
+@pytest.mark.parametrize("case", [THINKING, TOOLS, BLOCKING], ids=str)
+def test_no_record_is_older_than_one_before_it_while_time_passes(case: Case) -> None:
+    minutes = itertools.count()
+    emitted = Emitted()
+    exchange = exchange_for(case, emitted, now=lambda: NOON + timedelta(minutes=next(minutes)))
+    exchange.open_answer(case.status, case.content_type, "")
+    exchange.feed(case.body)
+    exchange.answer_ended()
+    names = ("started_at", "created_at", "ended_at")
+    times = [getattr(record, name) for record in emitted for name in names if hasattr(record, name)]
+    assert times == sorted(times)
 
 
 @pytest.mark.parametrize("case", STREAMS, ids=str)

@@ -51,6 +51,35 @@ def test_no_answer_is_missing_after_a_lock(mitmdump: StartMitmdump, upstream: Sc
     assert "records lost" not in proxy.log
 
 
+# --- a disk that stalls
+
+
+@pytest.mark.parametrize("place", ["database", "database and spool"])
+def test_an_answer_whose_end_was_seen_while_the_disk_stalled_is_there_after_a_kill(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream, tmp_path: Path, place: str
+) -> None:
+    """No lock times out: the writer is in the middle of a write. Only a spool on another disk is then of use."""
+    upstream.handler = lambda _: whole()
+    with mounted(tmp_path / "disk", image=tmp_path / "image") as disk:
+        database = SqliteDatabase(disk.folder / "aibridge.db")
+        spool = (tmp_path if place == "database" else disk.folder) / "spool"
+        options = config(upstream.port, f"database: '{database.url}'\nrecording: {{spool: {{path: '{spool}'}}}}")
+        proxy = mitmdump(config=options)
+        ask(proxy, 2)
+        with disk.frozen():
+            ask(proxy, 2)
+            stored = spooled(spool)
+            proxy.kill()
+        assert proxy.wait() == -9
+        mitmdump(config=options)
+        if place == "database":
+            assert stored
+            poll_until(lambda: len(completed(database.path)) == 4, LONG, what="four completed interceptions")
+            assert len(used(database.path)) == len(set(used(database.path))) == 4
+        else:
+            assert not stored and len(completed(database.path)) >= 2
+
+
 # --- a file that goes
 
 

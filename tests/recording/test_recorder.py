@@ -14,7 +14,7 @@ import pytest
 from aibridge_addon.recording.recorder import Recorder
 from aibridge_addon.recording.sizes import MAX_QUEUED, MAX_QUEUED_BYTES, MAX_TRANSACTION, MAX_TRANSACTION_BYTES
 from aibridge_addon.recording.spool import Spool
-from aibridge_addon.recording.stream import COMMIT_TIMEOUT, LINGER, RecordStream
+from aibridge_addon.recording.stream import COMMIT_TIMEOUT, LINGER, OVERDUE, RecordStream
 from aibridge_addon.records import DatabaseUnavailable, ModelThought, Readiness, Record
 from tests.support.examples import INSTANCE, STARTED
 from tests.support.polling import poll_until
@@ -33,12 +33,14 @@ def stream_to(
     folder: Path,
     *,
     commit_timeout: float = COMMIT_TIMEOUT,
+    overdue: float = OVERDUE,
     max_bytes: int = 2**30,
     **options: Any,
 ) -> RecordStream:
     """A stream with one sink, which writes to that store. `folder`: of the spool."""
     spool = Spool(folder, "db", max_bytes=max_bytes)
-    return RecordStream([Recorder(store, spool, INSTANCE, **options)], unchanged, commit_timeout=commit_timeout)
+    recorder = Recorder(store, spool, INSTANCE, **options)
+    return RecordStream([recorder], unchanged, commit_timeout=commit_timeout, overdue=overdue)
 
 
 def thought(content: str = "hm") -> ModelThought:
@@ -67,7 +69,9 @@ async def make(folder: Path) -> AsyncIterator[Make]:
     started: list[tuple[RecordStream, MemoryStore]] = []
 
     def start(store: MemoryStore, **options: Any) -> RecordStream:
-        recorder = stream_to(store, folder, **{"retry_delays": (0.0,), "commit_timeout": PATIENCE, **options})
+        recorder = stream_to(
+            store, folder, **{"retry_delays": (0.0,), "commit_timeout": PATIENCE, "overdue": PATIENCE, **options}
+        )
         recorder.start()
         started.append((recorder, store))
         return recorder
@@ -290,6 +294,65 @@ async def test_answers_that_wait_are_released_at_the_first_failure(make: Make, r
     async with asyncio.timeout(PATIENCE / 2):  # well before the time limit of a commit
         assert [await first, await second] == [not required] * 2
         assert await recorder.committed() is not required
+
+
+@pytest.mark.parametrize("required", [False, True], ids=["open", "closed"])
+@pytest.mark.parametrize("outcome", [None, DatabaseUnavailable("the disk is full")], ids=["succeeds", "fails"])
+def test_what_waits_for_a_write_that_takes_too_long_is_spooled_before_the_answer_ends(
+    folder: Path, required: bool, outcome: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Records of the write in progress, and those behind it. In the end, the write succeeds or fails."""
+
+    async def scenario() -> None:
+        clock = asyncio.get_running_loop()
+        assert isinstance(clock, Clock)
+        store = MemoryStore(stepped=True)
+        recorder = stream_to(store, folder, required=required, retry_delays=(0.0,))
+        recorder.start()
+        first, second, third = thought("in progress"), thought("behind it"), thought("later")
+        recorder.emit(first)
+        waiting = [asyncio.ensure_future(recorder.committed())]
+        await clock.advance(0)
+        await store.attempted(1)
+        recorder.emit(second)
+        waiting.append(asyncio.ensure_future(recorder.committed()))
+        await clock.advance(OVERDUE)
+        assert await asyncio.gather(*waiting) == [not required] * 2
+        recorder.emit(third)
+        assert await recorder.committed() is not required
+        assert recorder.depth == 0 and spooled(recorder) > 0
+        store.let(outcome, None)
+        await emptied(recorder)
+        assert store.attempts == [(first,), (first, second, third)]
+        assert recorder.lost == 0 and spooled(recorder) == 0
+        await recorder.drain(10)
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(scenario())
+    assert caplog.text.count("the database cannot be written to, trying again") == 1
+
+
+def test_a_write_that_takes_too_long_holds_up_no_answer_where_the_spool_cannot_be_written_to(folder: Path) -> None:
+    async def scenario() -> None:
+        clock = asyncio.get_running_loop()
+        assert isinstance(clock, Clock)
+        store = MemoryStore(stepped=True)
+        recorder = stream_to(store, refusing(folder), retry_delays=(0.0,))
+        recorder.start()
+        recorder.emit(thought())
+        waiting = asyncio.ensure_future(recorder.committed())
+        await clock.advance(0)
+        await store.attempted(1)
+        await clock.advance(OVERDUE)
+        assert not await waiting
+        assert recorder.depth == 1
+        store.let_all()
+        await emptied(recorder)
+        assert thought() in store.records and recorder.lost == 0
+        await recorder.drain(10)
+
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(scenario())
 
 
 @pytest.mark.parametrize("required", [False, True], ids=["open", "closed"])

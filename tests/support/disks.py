@@ -1,4 +1,4 @@
-"""A small file system of its own, which a test can fill, free, and make read-only."""
+"""A small file system of its own, which a test can fill, free, freeze, and make read-only."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import errno
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 SIZE = "4m"
-MISSING = "a file system cannot be mounted: the tests need to run as root, with CAP_SYS_ADMIN"
+IMAGE_BYTES = 16 * 2**20
+MISSING = "a file system cannot be mounted: the test needs to run as root, with CAP_SYS_ADMIN"
 
 
 class Disk:
@@ -49,12 +50,24 @@ class Disk:
         finally:
             _run("mount", "-o", "remount,rw", str(self.folder))
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let every change of the file system wait, as a disk does that has stalled. It has to be an image."""
+        _run("fsfreeze", "--freeze", str(self.folder))
+        try:
+            yield
+        finally:
+            _run("fsfreeze", "--unfreeze", str(self.folder))
+
 
 @contextmanager
-def mounted(folder: Path) -> Iterator[Disk]:
-    """Mount a file system in memory, or skip the test where that is not permitted."""
+def mounted(folder: Path, *, image: Path | None = None) -> Iterator[Disk]:
+    """Mount a file system, or skip the test where that is not permitted. `image`: in a new file, not in memory."""
     folder.mkdir()
-    if os.geteuid() != 0 or not _runs("mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)):
+    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(folder)]
+    if image is not None:
+        command = ["mount", "-o", "loop", str(image), str(folder)]
+    if os.geteuid() != 0 or (image is not None and not _made(image)) or not _runs(*command):
         pytest.skip(MISSING)
     try:
         yield Disk(folder)
@@ -62,8 +75,16 @@ def mounted(folder: Path) -> Iterator[Disk]:
         _run("umount", "--lazy", str(folder))
 
 
+def _made(image: Path) -> bool:
+    with image.open("wb") as file:
+        file.truncate(IMAGE_BYTES)
+    return _runs("mkfs.ext4", "-q", str(image))
+
+
 def _runs(*command: str) -> bool:
-    return subprocess.run(command, capture_output=True).returncode == 0
+    with suppress(FileNotFoundError):
+        return subprocess.run(command, capture_output=True).returncode == 0
+    return False
 
 
 def _run(*command: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -22,15 +22,20 @@ from aibridge_addon.wire.json_object import JSONObject
 from tests.support.fixtures import BEDROCK_MODEL, OF_BEDROCK, Case
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+Clock = Callable[[], datetime]
 
 
-def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None) -> Exchange:
+def noon() -> datetime:
+    return NOON
+
+
+def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None, *, now: Clock = noon) -> Exchange:
     """A started exchange for the case's request."""
     body = JSONObject(case.request)
     reading = case.wire_format.read(body)
     if case.dialect in OF_BEDROCK:
         reading = replace(reading, model=BEDROCK_MODEL)
-    exchange = exchange_of(case, reading, emitted, limits, has_tools=case.wire_format.has_tools(body))
+    exchange = exchange_of(case, reading, emitted, limits, has_tools=case.wire_format.has_tools(body), now=now)
     if exchange.history is not None and exchange.needs_history:
         exchange.trace(body, exchange.history.read(body, whole=True))
     exchange.start()
@@ -38,7 +43,13 @@ def exchange_for(case: Case, emitted: list[Record], limits: Limits | None = None
 
 
 def exchange_of(
-    case: Case, request: RequestReading, emitted: list[Record], limits: Limits | None = None, *, has_tools: bool
+    case: Case,
+    request: RequestReading,
+    emitted: list[Record],
+    limits: Limits | None = None,
+    *,
+    has_tools: bool,
+    now: Clock = noon,
 ) -> Exchange:
     """An exchange for a request with the case's headers, not yet started."""
     kind: Literal["anthropic", "openai", "bedrock"] = "anthropic" if case.dialect == "messages" else "openai"
@@ -66,7 +77,7 @@ def exchange_of(
         ),
         emit=emitted.append,
         limits=limits or Limits(),
-        now=lambda: NOON,
+        now=now,
     )
 
 

@@ -10,7 +10,8 @@ import psycopg
 from aibridge_addon.recording.export import INTERCEPTIONS, TOKENS, TOOLS, ImportFailed
 from aibridge_addon.recording.postgres.connection import Connection
 from aibridge_addon.recording.postgres.hourly_usage import counted
-from aibridge_addon.recording.postgres.store import PostgresStore, text_form
+from aibridge_addon.recording.postgres.store import PostgresStore
+from aibridge_addon.recording.postgres.text import text_form
 from aibridge_addon.recording.rows import Row
 
 COLUMNS = """

@@ -33,7 +33,9 @@ from aibridge_addon.recording.postgres.connection import (
 from aibridge_addon.recording.postgres.hourly_usage import counted
 from aibridge_addon.recording.postgres.instances import end, register
 from aibridge_addon.recording.postgres.migrations import migrate
-from aibridge_addon.recording.rows import KEPT, Row, Thread, timestamp
+from aibridge_addon.recording.postgres.text import text_form
+from aibridge_addon.recording.postgres.threads import NOTE_THREAD, Threads
+from aibridge_addon.recording.rows import KEPT, Row
 from aibridge_addon.records import TokenUsage, utc_now
 
 Known = Literal["keep", "replace", "conflict"]
@@ -65,23 +67,7 @@ ATTEMPTS = 5
 """Maximum number of times that a transaction is tried before its conflict with others means "away"."""
 
 INTERCEPTIONS = "aibridge_interceptions"
-JSON_COLUMNS = frozenset({"metadata", "input"})
 
-FIND_THREAD = """
-select
-    interception.id::text, coalesce(interception.thread_root_id, interception.id)::text, interception.session_id
-from aibridge_threads as thread
-join aibridge_interceptions as interception on interception.id = thread.interception_id
-where thread.key = any(%(keys)s) order by array_position(%(keys)s::text[], thread.key) limit 1
-"""
-"""Find the interception that a request continues, its root and its session, by the first key that is there."""
-NOTE_THREAD = """
-insert into aibridge_threads (key, interception_id, created_at)
-values (%(key)s, %(interception_id)s, %(created_at)s)
-on conflict (key) do update set interception_id = excluded.interception_id, created_at = excluded.created_at
-where excluded.created_at >= aibridge_threads.created_at
-"""
-"""Ids repeat. The newest interception with the same key counts."""
 SET_RESULT = """
 update aibridge_tool_usages set result = %(result)s, metadata = metadata || %(metadata)s::jsonb
 where interception_id = (select thread_parent_id from aibridge_interceptions where id = %(interception_id)s)
@@ -179,10 +165,7 @@ class PostgresStore:
         raise AssertionError
 
     def _write_once(self, connection: Connection, batch: Sequence[records.Record]) -> None:
-        """Write a batch as one transaction. Without threads to look up it is three round trips at most.
-
-        `Connection.transaction()` would be two more.
-        """
+        """Write a batch as one transaction, in three round trips at most. `Connection.transaction()` has two more."""
         try:
             with connection.pipeline():
                 connection.execute("begin")
@@ -196,23 +179,22 @@ class PostgresStore:
             raise
 
     def _write(self, db: Connection, batch: Sequence[records.Record]) -> None:
+        threads = Threads(db, batch)
         if changed := changed_interceptions(batch):
             with counted(db, changed) as known:
-                self._insert(db, batch, changed - known)
+                self._insert(db, batch, changed - known, threads)
         else:
-            self._insert(db, batch, set())
+            self._insert(db, batch, set(), threads)
 
-    def _insert(self, db: Connection, batch: Sequence[records.Record], new: set[str]) -> None:
+    def _insert(self, db: Connection, batch: Sequence[records.Record], new: set[str], threads: Threads) -> None:
         """Collect rows by table and insert them. An interception that starts and ends in the batch is one insert."""
-        pending = _Pending(new)
+        pending = _Pending(new, threads)
         started = pending.started
         for record in batch:
             if isinstance(record, records.InterceptionStarted):
-                if record.thread_keys:
-                    pending.flush(db)  # what it continues may be in the same batch
-                started[record.id] = rows.started(record, _thread(db, record))
+                started[record.id] = rows.started(record, threads.continued_by(record, started))
             elif isinstance(record, records.InterceptionEnded):
-                pending.note(record.thread_keys, record.interception_id, record.ended_at)
+                threads.note(record.thread_keys, record.interception_id, record.ended_at)
                 if record.interception_id in started:
                     started[record.interception_id] = rows.with_end(started[record.interception_id], record)
                 else:
@@ -225,7 +207,7 @@ class PostgresStore:
                 table, build = child
                 pending.children[table].append(build(record))
                 if isinstance(record, records.ToolUsage):
-                    pending.note(record.thread_keys, record.interception_id, record.created_at)
+                    threads.note(record.thread_keys, record.interception_id, record.created_at)
         pending.flush(db)
 
 
@@ -235,17 +217,12 @@ class _Pending:
 
     new: set[str]
     """Interceptions that count differently afterwards and that are not in the database yet."""
+    threads: Threads
     started: dict[str, Row] = field(default_factory=dict)
     ended: list[Row] = field(default_factory=list)
     children: defaultdict[str, list[Row]] = field(default_factory=lambda: defaultdict(list))
-    threads: list[Row] = field(default_factory=list)
     results: list[Row] = field(default_factory=list)
     continuations: list[Row] = field(default_factory=list)
-
-    def note(self, keys: Sequence[str], interception_id: str, at: datetime) -> None:
-        """Keep the keys under which a later request finds an interception."""
-        noted = {"interception_id": interception_id, "created_at": timestamp(at)}
-        self.threads += [{"key": key, **noted} for key in keys]
 
     def flush(self, db: Connection) -> None:
         """Send a statement for each row without waiting for the answers."""
@@ -255,20 +232,14 @@ class _Pending:
             together[_insert(INTERCEPTIONS, tuple(row), "conflict" if row["id"] in self.new else known)].append(row)
         for statement, begun in together.items():
             _execute(db, statement, begun)
-        self.new -= self.started.keys()
         for table, inserted in self.children.items():
             _execute(db, _insert(table, tuple(inserted[0]), "keep"), inserted)
         if self.ended:
             _execute(db, _update(tuple(self.ended[0])), self.ended)
         _execute(db, SET_RESULT, self.results)
+        _execute(db, NOTE_THREAD, self.threads.rows)
         # Several processes may write the same keys. They lock them in one order.
-        _execute(db, NOTE_THREAD, sorted(self.threads, key=itemgetter("key")))
         _execute(db, KEEP, sorted(self.continuations, key=itemgetter("key")))
-        for collection in (
-            *(self.started, self.ended, self.children),
-            *(self.results, self.threads, self.continuations),
-        ):
-            collection.clear()
 
 
 def _token_usage(record: TokenUsage) -> Row:
@@ -287,13 +258,6 @@ def _token_usage(record: TokenUsage) -> Row:
 DETAILS: Mapping[type, tuple[str, Callable[[Any], Row]]] = MappingProxyType(
     {**rows.DETAILS, TokenUsage: ("aibridge_token_usages", _token_usage)}
 )
-
-
-def _thread(db: Connection, record: records.InterceptionStarted) -> Thread:
-    if not record.thread_keys:
-        return Thread()
-    found = db.execute(FIND_THREAD, {"keys": [_text(key) for key in record.thread_keys]}).fetchone()
-    return Thread(*found) if found else Thread()
 
 
 def _execute(db: Connection, statement: LiteralString, rows: Sequence[Row]) -> None:
@@ -330,21 +294,3 @@ def _update(columns: tuple[str, ...]) -> LiteralString:
         f"update {INTERCEPTIONS} set {assignments},"  # noqa: S608 (names are ours)
         " model = case model when '' then coalesce(%(model)s, '') else model end where id = %(id)s"
     )
-
-
-def text_form(column: str, value: object) -> str | None:
-    """Return a value in its text form, so that every row of a table uses the same prepared statement."""
-    if value is None:
-        return None
-    text = str(value)
-    return _json(text) if column in JSON_COLUMNS else _text(text)
-
-
-def _text(text: str) -> str:
-    """Replace what PostgreSQL has no place for: the character NUL."""
-    return text.replace("\0", "\ufffd")
-
-
-def _json(text: str) -> str:
-    """Replace the character NUL in JSON. `\\\\u0000` is not its escape, but a backslash in front of `u0000`."""
-    return "\\\\".join(part.replace("\\u0000", "\\ufffd") for part in text.split("\\\\"))
