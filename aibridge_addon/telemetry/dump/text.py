@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, unquote_to_bytes
 
 import msgspec
 
@@ -61,6 +61,9 @@ MASKED_PARAMETERS = frozenset(
 )
 """Names of masked query parameters, in lower case."""
 
+MARK = b"[redacted]"
+MAX_PARTS = 200
+"""Maximum number of parts of a target that are searched for secrets one by one."""
 FRAMING = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 """Headers that describe the body on the wire."""
 WIRE = b"x-aibridge-wire-"
@@ -85,6 +88,24 @@ def head(first_line: bytes, fields: Fields, *, length: int | None = None) -> byt
     if length is not None:
         lines.append(b"content-length: %d" % length)
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def line(first_line: bytes, redact: Redact) -> bytes:
+    """Return a first line without the secrets that are percent-encoded in it."""
+    if not _hides_secret(first_line, redact):
+        return first_line
+    parts = re.split(rb"([/?&= ])", first_line)
+    shown = first_line
+    if len(parts) <= MAX_PARTS:
+        shown = b"".join(MARK if _hides_secret(part, redact) else part for part in parts)
+    if _hides_secret(shown, redact):  # it reaches over several parts, as a URL does
+        method, _, rest = shown.partition(b" ")
+        shown = b" ".join((method, MARK, rest.rpartition(b" ")[2]))
+    return shown
+
+
+def _hides_secret(text: bytes, redact: Redact) -> bool:
+    return b"%" in text and redact(decoded := unquote_to_bytes(text)) != decoded
 
 
 def target(path: bytes) -> bytes:

@@ -197,3 +197,18 @@ def test_the_document_names_all_that_is_masked() -> None:
     masked = [name.decode() for name in (*dump_text.MASKED_HEADERS, *dump_text.MASKED_ENDINGS)]
     assert sorted(headers) == sorted(masked)
     assert sorted(query) == sorted(dump_text.MASKED_PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b"GET /v1/models?a=b%20c&d HTTP/1.1", b"GET /v1/models?a=b%20c&d HTTP/1.1"),
+        (b"GET /v1/Bearer%2Babcd%ZZ HTTP/2", b"GET /v1/Bearer%2Babcd%ZZ HTTP/2"),
+        (b"GET /a/sk%2Dant-api03-0123456789abcdefghij/b HTTP/1.1", b"GET /a/[redacted]/b HTTP/1.1"),
+        (b"GET /a?x=redis%3A%2F%2Fu%3Ahunter2%40h&y=1 HTTP/1.1", b"GET /a?x=[redacted]&y=1 HTTP/1.1"),
+        (b"GET /a?x=redis%3A//u%3Ahunter2%40h&y=1 HTTP/1.1", b"GET [redacted] HTTP/1.1"),
+        (b"GET /" + b"%20/" * 200 + b"sk%2Dant-api03-0123456789abcdefghij HTTP/1.1", b"GET [redacted] HTTP/1.1"),
+    ],
+)
+def test_percent_encoded_secrets_in_a_first_line_are_redacted(line: bytes, shown: bytes) -> None:
+    assert dump_text.line(line, Redactor().encoded) == shown
