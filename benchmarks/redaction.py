@@ -23,6 +23,7 @@ BAR = 1.0
 ROUNDS = 50
 PATTERNS = (r"\b\d{3}-\d{2}-\d{4}\b", "(?i)project-[a-z]+-internal")
 SEED = 1
+SCRIPT = "function a(b,c){return b?c.d(e=>e.f+1):null}var g={h:'i',j:[1,2]};"
 SENTENCE = "the task of a desk is a risk: def get(self, api_key: str) -> None: return https://example.com:8080/a?b=c"
 
 
@@ -49,6 +50,8 @@ def _texts() -> Mapping[str, str]:
     part = SIZE // len(secrets)
     return {
         "words and code": words,
+        "minified JavaScript": (SCRIPT * (SIZE // len(SCRIPT) + 1))[:SIZE],
+        "hex": chance.randbytes(SIZE // 2).hex(),
         "base64": base64.b64encode(chance.randbytes(SIZE)).decode()[:SIZE],
         "JSON": json.dumps([words[start : start + 60] + "\n" for start in range(0, SIZE, 80)])[:SIZE],
         "five secrets": "".join(f"{words[: part - len(secret) - 1]} {secret}" for secret in secrets),

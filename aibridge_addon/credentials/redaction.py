@@ -6,7 +6,9 @@ The text is untrusted, so the patterns run in RE2, whose time is linear in the t
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,8 +29,14 @@ MAX_HEAD = 64
 _WORD = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_~.-")
 _MARK = r"\[redacted(?::[0-9a-f]{16})?\]"
 _ONLY_MARK = re.compile(_MARK.encode())
-_ESCAPES = tuple(f"\\{letter}".encode() for letter in "bfnrt")
-_ESCAPED_CODE = re.compile(rb"\\u[0-9a-fA-F]{4}")
+_NO_ESCAPES = re.compile(rb"\\\\*(?![bfnrt]|u[0-9a-fA-F]{4})")
+"""Backslashes that `_unescaped` removes: those in front of `"`, of `/` and of other backslashes, and stray ones."""
+_ESCAPE = re.compile(
+    rb"\\\\*(?:(?P<letter>[bfnrt\"/])|(?P<pair>u[dD][89abAB][0-9a-fA-F]{2}\\\\*u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|u(?P<code>[0-9a-fA-F]{4}))?"
+)
+_JSON = json.JSONDecoder(strict=False)
+_NOT_ASCII = bytes(byte if byte < 0x80 else ord("?") for byte in range(0x100))
 
 
 class Redactor:
@@ -42,8 +50,7 @@ class Redactor:
         options.max_mem = MAX_MEMORY
         self._secrets = re2.compile(_any_of((WEAK, *SECRETS)), options)
         names = self._secrets.groupindex
-        self._named = tuple(names[name] - 1 for name in ("weak", "tail", "after"))
-        self._before = tuple(place for place in range(self._secrets.groups) if place not in self._named)
+        self._weak, self._tail, self._after = (names[name] for name in ("weak", "tail", "after"))
         self._own = None
         if patterns:
             # A mark is never matched itself, whatever the patterns are.
@@ -65,29 +72,31 @@ class Redactor:
 
     def encoded(self, data: bytes) -> bytes:
         """Redact UTF-8 text that may be JSON, or a piece of it. All other bytes stay unchanged."""
-        mark = REDACTED.encode()
         if b"\\" in data:
-            # Escapes hide where a word begins: the JSON `"\\nsk-…"` has an `n` before the secret.
-            data = self._replaced(data, _without_escapes(data), mark)
-        return self._replaced(data, data, mark)
+            # Escapes hide secrets: the JSON `"\\nsk-…"` has an `n` before the key, and `\\u002b` is a `+` in a key.
+            data = self._replaced(data, REDACTED.encode(), escaped=True)
+        return self._replaced(data, REDACTED.encode())
 
     def _redacted(self, text: str, mark: str) -> str:
         data = _encode(text)
-        redacted = self._replaced(data, data, mark.encode())
+        redacted = self._replaced(data, mark.encode())
         return text if redacted is data else redacted.decode("utf-8", "surrogatepass")
 
-    def _replaced(self, data: bytes, shown: bytes, mark: bytes) -> bytes:
-        """Put marks into `data` where `shown`, which is as long, has secrets. Returns `data` itself if it has none."""
+    def _replaced(self, data: bytes, mark: bytes, *, escaped: bool = False) -> bytes:
+        """Put marks in place of secrets. Returns `data` itself if it has none.
+
+        `escaped`: search the data without its escapes.
+        """
+        shown = _unescaped(data) if escaped else data
         for _ in range(MAX_PASSES):
             before = data
             for find in (self._find_secrets, self._find_own):
                 # A mark is no secret, whatever is around it.
                 if spans := [span for span in find(shown) if not _ONLY_MARK.fullmatch(shown, *span)]:
-                    same = data is shown
-                    data = _marked(data, spans, mark)
-                    shown = data if same else _marked(shown, spans, mark)
-            if data == before:
-                return before
+                    data = _marked(data, _places(data, spans) if escaped else spans, mark)
+                    shown = _marked(shown, spans, mark) if escaped else data
+            if data is before:
+                return data
         return data
 
     def _find_secrets(self, data: bytes) -> Iterator[tuple[int, int]]:
@@ -95,17 +104,17 @@ class Redactor:
         last = 0
         for match in self._secrets.finditer(data):
             start, end = match.span()
-            groups = match.groups()
-            weak, tail, after = (groups[place] for place in self._named)
-            if weak is not None:
-                if not _is_mixed(weak):
+            group = match.lastindex  # each expression has one group at most, but that of `after` has two
+            if group == self._weak:
+                start = match.start(group)
+                if not _is_mixed(data[start:end]):
                     continue
-                start = end - len(weak)
-            elif tail is not None:
+            elif group == self._tail:
                 start = _beginning_of_word(data, start, last)
-            else:
-                start += sum(len(groups[place] or b"") for place in self._before)
-                end -= len(after or b"")
+            elif group == self._after:
+                start, end = match.end(group - 1), match.start(group)
+            elif group is not None:
+                start = match.end(group)
             yield start, end
             last = end
 
@@ -147,11 +156,46 @@ def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _without_escapes(data: bytes) -> bytes:
-    """Return the data with blanks in place of JSON escapes, at the same offsets."""
-    for escape in _ESCAPES:
-        data = data.replace(escape, b"  ")
-    return _ESCAPED_CODE.sub(b" " * 6, data) if b"\\u" in data else data
+def _unescaped(data: bytes) -> bytes:
+    """Return the text of JSON, and of JSON in a text of JSON: with characters in place of escapes."""
+    data = _NO_ESCAPES.sub(b"", data).replace(b'"', b'\\"')
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        text = data.translate(_NOT_ASCII).decode()  # as long as before
+    return _encode(_JSON.decode(f'"{text}"'))
+
+
+def _places(data: bytes, spans: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return where in `data` the `spans` of `_unescaped(data)` are."""
+    starts, ends, ends_in_data = [0], [0], [0]
+    """Of escapes: where they start and end in the text without escapes, and where they end in `data`."""
+    for escape in _ESCAPE.finditer(data):
+        starts.append(ends[-1] + escape.start() - ends_in_data[-1])
+        ends.append(starts[-1] + _size(escape))
+        ends_in_data.append(escape.end())
+
+    def begin(offset: int) -> int:
+        last = bisect_right(ends, offset) - 1
+        return ends_in_data[last] + offset - ends[last]
+
+    def finish(offset: int) -> int:
+        last = bisect_left(starts, offset) - 1  # a backslash without a character is behind the secret, not in it
+        return ends_in_data[last] + max(offset - ends[last], 0)
+
+    return [(begin(start), finish(end)) for start, end in spans]
+
+
+def _size(escape: re.Match[bytes]) -> int:
+    """Return the size of the character that `_unescaped` puts in place of this."""
+    match escape.lastgroup:
+        case "letter":
+            return 1
+        case "pair":
+            return 4
+        case "code":
+            return len(_encode(chr(int(escape["code"], 16))))
+    return 0
 
 
 def _beginning_of_word(data: bytes, end: int, earliest: int) -> int:

@@ -308,7 +308,7 @@ def test_a_long_text_that_looks_like_a_secret_takes_no_long_time(text: str) -> N
 # --- encoded text -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("secret", [secret for secret in SECRETS.values() if "\\" not in secret])
+@pytest.mark.parametrize("secret", SECRETS.values())
 @pytest.mark.parametrize("before", ["", "\n", "\t", "text ", "<", "\\"])
 def test_a_secret_inside_of_json_is_redacted_and_the_rest_stays(secret: str, before: str) -> None:
     value = {"a": [1.0, before + secret + " after"], "b": "é\n"}
@@ -322,6 +322,36 @@ def test_json_inside_of_json_is_looked_into_too() -> None:
     inner = json.dumps({"text": f"x\n{SECRETS['OpenAI']}"})
     expected = json.dumps({"text": f"x\n{REDACTED}"})
     assert PLAIN.encoded(json.dumps([inner]).encode()) == json.dumps([expected]).encode()
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3])
+@pytest.mark.parametrize("name", SECRETS)
+def test_a_secret_is_redacted_however_it_is_escaped(name: str, levels: int) -> None:
+    """PHP escapes the slash, .NET all that is special in HTML, and some programs all that is not ASCII."""
+    for escaped in ("/", "+=-_:;~.", SECRETS[name]):
+        text, wanted = (f"é\n{found}\t😀\\" for found in (SECRETS[name], REDACTED))
+        for _ in range(levels):
+            text, wanted = json.dumps({"a": text}), json.dumps({"a": wanted})
+            for character in set(escaped):
+                code = "\\/" if character == "/" else f"\\u{ord(character):04X}"
+                if character not in '{}": \\\n' and not character.isalnum():
+                    text, wanted = text.replace(character, code), wanted.replace(character, code)
+        assert PLAIN.encoded(text.encode()).decode() == wanted
+
+
+ESCAPES = st.sampled_from(
+    ["\\", "\\n", "\\\\t", '\\"', "\\\\/", "\\u00e9", "\\\\u0416", "\\ud83d\\uDE00", "\\ud83d", "\\u12", "/", " ", "é"]
+)
+TEXTS = st.lists(st.one_of(ESCAPES.map(str.encode), st.binary(max_size=3)), max_size=8).map(b"".join)
+
+
+@example(before=b"\\", after=b"\\\\")
+@example(before=b"\xff\\u00e9", after=b"\\u0022")
+@given(before=TEXTS, after=TEXTS)
+def test_escapes_around_a_secret_stay_as_they_are(before: bytes, after: bytes) -> None:
+    secret = b"AKIAIOSFODNN7EXAMPLE"
+    before, after = b"\\n" + before + b" ", b" " + after
+    assert PLAIN.encoded(before + secret + after) == before + REDACTED.encode() + after
 
 
 @given(st.binary())

@@ -78,6 +78,7 @@ class DumpingHttpLayer(BridgeHttpLayer):
     def _opened(self, event: http_events.RequestHeaders) -> Dump | None:
         stream = self.streams[event.stream_id]
         state = state_of(stream.flow)
+        path = ""
         match state:
             case Foreign() | Refused():
                 return None
@@ -85,12 +86,12 @@ class DumpingHttpLayer(BridgeHttpLayer):
                 folder = exchange.request.model
                 name = f"{exchange.id}-t{exchange.turns + 1}-a{self._attempt(stream.stream_id, exchange.turns + 1)}"
             case Passthrough() | Bridged():
-                folder = "passthrough"
-                name = f"{event.request.path.partition('?')[0].lstrip('/')[:60]}-{uuid.uuid4()}"
+                folder, name = "passthrough", str(uuid.uuid4())
+                path = event.request.path.partition("?")[0].lstrip("/")
             case _:
                 assert_never(state)
-        bridge = state.head.bridge
-        return bridge.dumper.open(state.head.route.provider.name, folder, name) if bridge.dumper is not None else None
+        dumper = state.head.bridge.dumper
+        return dumper.open(state.head.route.provider.name, folder, name, path=path) if dumper is not None else None
 
     def _attempt(self, stream_id: int, turn: int) -> int:
         """Return the number of the attempt that begins, counted from 1 in each turn."""

@@ -20,6 +20,7 @@ from io import BufferedWriter
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.telemetry.dump import text as dump_text
@@ -35,13 +36,17 @@ MAX_OPEN = 256
 """Maximum number of dumps at the same time. Each has a file open."""
 MAX_NAME = 100
 """Characters. A client may choose names of folders and files; longer ones are cut."""
+MAX_PATH = 60
+"""Characters. Maximum length of a request's path in the name of a file."""
+MAX_REDACTED = 10_000
+"""Characters. Maximum length of a name that is searched for secrets. What is behind it is not used."""
 
 CUT = "cut: the disk was too slow for the rest"
 
 
-def safe_name(text: str) -> str:
+def safe_name(text: str, length: int = MAX_NAME) -> str:
     """Make a name for one file or folder out of any text: without separators, `..` or a leading dot."""
-    return re.sub(r"[^A-Za-z0-9._-]", "-", text[:MAX_NAME]).lstrip(".") or "unknown"
+    return re.sub(r"[^A-Za-z0-9._-]", "-", text[:length]).lstrip(".") or "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +94,21 @@ class Dumper:
         except OSError as e:
             raise ConfigError([Problem("dump_dir", str(e), "a folder that can be written to, or null")]) from e
 
-    def open(self, provider: str, group: str, name: str) -> Dump | None:
-        """Start the dump `<provider>/<group>/<milliseconds since 1970>-<name>`. None: this request is not dumped."""
+    def open(self, provider: str, group: str, name: str, *, path: str = "") -> Dump | None:
+        """Start the dump `<provider>/<group>/<milliseconds since 1970>-<path>-<name>`.
+
+        A client may choose the group and the path. None: this request is not dumped.
+        """
         if self._failed:
             return None
         if self._thread.ident is None:
             self._thread.start()
         of_provider = self._folder / safe_name(provider)
-        folders = (self._folder, of_provider, of_provider / safe_name(group))
-        files = _Files(folders, f"{int(self._now() * 1000)}-{safe_name(name)}", self._redact, self._limit)
+        folders = (self._folder, of_provider, of_provider / safe_name(self._redacted(group)))
+        begin = f"{int(self._now() * 1000)}-"
+        if path:
+            begin += f"{safe_name(self._redacted(path), MAX_PATH)}-"
+        files = _Files(folders, begin + safe_name(name), self._redact, self._limit)
         with self._lock:
             if len(self._open) < MAX_OPEN:
                 self._open.add(files)
@@ -106,6 +117,11 @@ class Dumper:
             self._has_skipped = True
             logger.warning("dump_dir: more than %d requests at the same time, further ones are not dumped", MAX_OPEN)
         return None
+
+    def _redacted(self, name: str) -> str:
+        """Redact a name that a client chose, which may be percent-encoded, before it is cut."""
+        data = unquote_to_bytes(name[:MAX_REDACTED].encode("utf-8", "replace"))
+        return self._redact(data).decode("utf-8", "replace")
 
     def put(self, size: int, write: Callable[..., None], *args: Any, always: bool = False) -> bool:
         """Queue a call of `write` for the thread. Returns False if the queue is full."""
@@ -295,7 +311,8 @@ class _Message:
             logger.debug("dump_dir: the end of %s is lost", self._file.name)  # the cause was logged before
 
     def _head_text(self, length: int | None) -> bytes:
-        return self._redact(dump_text.head(self._head.first_line, self._head.fields, length=length))
+        first_line = dump_text.line(self._head.first_line, self._redact)
+        return self._redact(dump_text.head(first_line, self._head.fields, length=length))
 
     def _write(self, text: bytes) -> None:
         self._file.write(text)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from urllib.parse import unquote_plus
+from urllib.parse import unquote_plus, unquote_to_bytes
 
 import msgspec
 
@@ -61,6 +61,9 @@ MASKED_PARAMETERS = frozenset(
 )
 """Names of masked query parameters, in lower case."""
 
+MARK = b"[redacted]"
+MAX_PARTS = 200
+"""Maximum number of parts of a target that are searched for secrets one by one."""
 FRAMING = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 """Headers that describe the body on the wire."""
 WIRE = b"x-aibridge-wire-"
@@ -70,6 +73,12 @@ INDENTED = 1024 * 1024
 """Bytes. Larger JSON is not indented: that takes about a millisecond per MiB and holds the GIL."""
 SLICE = 64 * 1024
 """Bytes that are searched for secrets at once. A longer line is written in parts."""
+BEFORE, BEHIND = 100, 1000
+"""Bytes around the end of a part of a line. A secret that reaches over it, with the name in front of it, is shorter."""
+MAX_ENDS = 10
+"""Maximum number of places that are tried for the end of a part."""
+MAX_KEY = 16 * 1024
+"""Bytes. Maximum length of a private key that is waited for."""
 
 
 def head(first_line: bytes, fields: Fields, *, length: int | None = None) -> bytes:
@@ -85,6 +94,24 @@ def head(first_line: bytes, fields: Fields, *, length: int | None = None) -> byt
     if length is not None:
         lines.append(b"content-length: %d" % length)
     return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+def line(first_line: bytes, redact: Redact) -> bytes:
+    """Return a first line without the secrets that are percent-encoded in it."""
+    if not _hides_secret(first_line, redact):
+        return first_line
+    parts = re.split(rb"([/?&= ])", first_line)
+    shown = first_line
+    if len(parts) <= MAX_PARTS:
+        shown = b"".join(MARK if _hides_secret(part, redact) else part for part in parts)
+    if _hides_secret(shown, redact):  # it reaches over several parts, as a URL does
+        method, _, rest = shown.partition(b" ")
+        shown = b" ".join((method, MARK, rest.rpartition(b" ")[2]))
+    return shown
+
+
+def _hides_secret(text: bytes, redact: Redact) -> bool:
+    return b"%" in text and redact(decoded := unquote_to_bytes(text)) != decoded
 
 
 def target(path: bytes) -> bytes:
@@ -160,8 +187,23 @@ class Body:
             text = self._pending + data[start : start + SLICE]
             end = text.rfind(b"\n") + 1
             if not end and len(text) >= SLICE:
-                # Secrets contain no space and no quotation mark. A slice without either is not text.
-                end = max(text.rfind(b" "), text.rfind(b'"')) + 1 or len(text)
+                end = self._end_of_part(text)
+            key = text.rfind(b"-----BEGIN ", 0, end)
+            if key >= 0 and end - key <= MAX_KEY and text.find(b"-----END ", key, end) < 0:
+                end = key
             shown.append(self._redact(text[:end]) if end else b"")
             self._pending = text[end:]
         return b"".join(shown)
+
+    def _end_of_part(self, text: bytes) -> int:
+        """Return where a long line can be divided: behind a space or a quotation mark, and not within a secret."""
+        end = len(text) - BEHIND
+        for _ in range(MAX_ENDS):
+            end = max(text.rfind(b" ", 0, end), text.rfind(b'"', 0, end)) + 1
+            if not end:
+                break
+            before, behind = text[max(0, end - BEFORE) : end], text[end : end + BEHIND]
+            if self._redact(before + behind) == self._redact(before) + self._redact(behind):
+                return end
+            end -= 1
+        return len(text)  # a slice without any such place is not text

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from aibridge_addon.config.errors import ConfigError
+from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.telemetry.dump import dumper as dumper_module
 from aibridge_addon.telemetry.dump.dumper import Dump, Dumper, Head, safe_name
 
@@ -188,6 +189,22 @@ def test_nothing_is_overwritten(
 
 
 # --- what cannot be written ---------------------------------------------------------------------------------------
+
+
+def test_names_of_folders_and_files_have_no_secrets(tmp_path: Path) -> None:
+    secret = "sk-ant-api03-0123456789abcdefghij"
+    dumper = Dumper(tmp_path / "dumps", redact=Redactor(["patient-[0-9]+"]).encoded, limit=1_000)
+    dumper.start()
+    long = "IQoJb3JpZ2lu" + "A" * 200
+    dump = dumper.open("anthropic", f"m{secret}", "id", path=f"v1/models/{secret}/{long}-patient-1-" + "x" * 1000)
+    assert dump is not None
+    dump.request(POST, b"{}")
+    dump.end()
+    dumper.close(10)
+    [file] = (tmp_path / "dumps").rglob("*.txt")
+    assert file.parent.name == "m-redacted-"
+    path = "v1-models--redacted---redacted---redacted--" + "x" * 60
+    assert file.name.partition("-")[2] == f"{path[:60]}-id.req.txt"
 
 
 def test_a_folder_that_cannot_be_made_is_told_at_the_start(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from aibridge_addon.telemetry.dump import text as dump_text
 from aibridge_addon.telemetry.dump.text import Body
 from tests.support.codings import CODINGS, Coding, encode, encode_stream
 
+PRIVATE_END = b"-----END RSA PRIVATE KEY-----"
 KEY = b"sk-ant-api03-abcdefghijklmnopqrstuvwxyz"
 REDACT = Redactor([]).encoded
 LIMIT = 1024 * 1024
@@ -126,6 +127,38 @@ def test_a_secret_is_found_where_a_large_body_is_looked_through_piece_by_piece()
         assert dump_text.whole(body, None, REDACT, LIMIT) == body.replace(KEY, b"[redacted]")
 
 
+@pytest.mark.parametrize("name", [b"Authorization: Bearer ", b'\\"api_key\\": \\"', b"aws_secret_access_key = "])
+def test_a_long_line_is_not_divided_between_a_name_and_its_secret(name: bytes) -> None:
+    secret = name + b"wJalrXUtnFEMI0K7MDENG0bPxRfiCYEXAMPLEKEY"
+    for shift in range(0, 60, 7):
+        words = b"word " * ((dump_text.SLICE - dump_text.BEHIND - 90) // 5) + b"x" * shift
+        body = b'{"a":"' + words + b" " + secret + b' after","b":"' + b"y " * dump_text.INDENTED + b'"}'
+        assert dump_text.whole(body, None, REDACT, LIMIT) == body.replace(secret, name + b"[redacted]")
+
+
+@pytest.mark.parametrize("newline", [b"\n", b"\\n"])
+def test_a_private_key_is_redacted_wherever_a_large_body_is_divided(newline: bytes) -> None:
+    key = b"-----BEGIN RSA PRIVATE KEY-----" + newline + (b"Zq7Xw2Lk" * 8 + newline) * 25 + PRIVATE_END
+    for shift in range(0, 2000, 300):
+        words = b"word " * ((dump_text.SLICE - 2100) // 5) + b"x" * shift
+        body = words + b" " + key + newline + b"after " + b"y " * dump_text.INDENTED
+        assert dump_text.whole(body, None, REDACT, LIMIT) == body.replace(key, b"[redacted]")
+
+
+def test_a_private_key_is_redacted_if_its_lines_come_one_by_one() -> None:
+    lines = [b"-----BEGIN PRIVATE KEY-----\n", *[b"Zq7Xw2Lk" * 8 + b"\n"] * 5, PRIVATE_END + b"\n", b"after\n"]
+    assert shown([b"before\n", *lines]) == b"before\n[redacted]\nafter\n"
+    assert shown([b"before\n", *lines[:4]]) == b"before\n[redacted]\n"
+
+
+def test_a_private_key_without_an_end_is_waited_for_up_to_a_limit() -> None:
+    body = Body(None, REDACT, LIMIT)
+    assert body.feed(b"-----BEGIN PRIVATE KEY-----\n") == b""
+    assert body.feed(b"word\n" * (dump_text.MAX_KEY // 5 - 10)) == b""
+    assert len(body.feed(b"word\n" * 10)) > dump_text.MAX_KEY - 100
+    assert body.feed(b"word\n") == b"word\n"
+
+
 def test_what_the_operator_names_is_redacted_too() -> None:
     redact = Redactor(["Projekt Ü\\w+"]).encoded
     body = '{"a":"Projekt Übermut, Projekt X"}'.encode()
@@ -197,3 +230,18 @@ def test_the_document_names_all_that_is_masked() -> None:
     masked = [name.decode() for name in (*dump_text.MASKED_HEADERS, *dump_text.MASKED_ENDINGS)]
     assert sorted(headers) == sorted(masked)
     assert sorted(query) == sorted(dump_text.MASKED_PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        (b"GET /v1/models?a=b%20c&d HTTP/1.1", b"GET /v1/models?a=b%20c&d HTTP/1.1"),
+        (b"GET /v1/Bearer%2Babcd%ZZ HTTP/2", b"GET /v1/Bearer%2Babcd%ZZ HTTP/2"),
+        (b"GET /a/sk%2Dant-api03-0123456789abcdefghij/b HTTP/1.1", b"GET /a/[redacted]/b HTTP/1.1"),
+        (b"GET /a?x=redis%3A%2F%2Fu%3Ahunter2%40h&y=1 HTTP/1.1", b"GET /a?x=[redacted]&y=1 HTTP/1.1"),
+        (b"GET /a?x=redis%3A//u%3Ahunter2%40h&y=1 HTTP/1.1", b"GET [redacted] HTTP/1.1"),
+        (b"GET /" + b"%20/" * 200 + b"sk%2Dant-api03-0123456789abcdefghij HTTP/1.1", b"GET [redacted] HTTP/1.1"),
+    ],
+)
+def test_percent_encoded_secrets_in_a_first_line_are_redacted(line: bytes, shown: bytes) -> None:
+    assert dump_text.line(line, Redactor().encoded) == shown

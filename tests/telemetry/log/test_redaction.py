@@ -67,6 +67,8 @@ def test_a_traceback_without_a_secret_stays_as_it_is(log: RedactedLog) -> None:
     assert made.exc_info is not None and made.exc_info[1] is not None and str(made.exc_info[1]) == "refused"
 
 
+# No name of a library for MCP: once an MCP server was started, their loggers are silent (`tools.servers`), and their
+# lines reach no handler. In a worker of pytest that is so if another test started one before.
 @pytest.mark.parametrize("name", ["mitmproxy.proxy.server", "httpx", "another_program", "aibridge_addons"])
 def test_lines_of_other_programs_are_redacted(log: RedactedLog, written: io.StringIO, name: str) -> None:
     logging.getLogger(name).error('HTTP Request: POST https://x/mcp?key=%s "%d"', SECRET, 200)
