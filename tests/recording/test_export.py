@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import random
 from dataclasses import replace
@@ -13,7 +15,9 @@ from uuid import UUID
 import pytest
 
 from aibridge_addon import cli, records
-from aibridge_addon.recording.export import ImportFailed
+from aibridge_addon.config.load import load
+from aibridge_addon.recording.database import importer
+from aibridge_addon.recording.export import ImportFailed, import_
 from aibridge_addon.records import Record
 from tests.support.databases import Database, SqliteDatabase, write
 from tests.support.examples import ANSWER, ENDED, PROMPT, STARTED, THOUGHT, TOKENS, TOOL, uid
@@ -162,13 +166,94 @@ def test_a_torn_file_is_noticed_and_the_whole_file_completes_it(database: Databa
         (lambda data: data.replace(b'"streaming":1', b'"streaming":[1]'), "neither a text nor a number"),
         (lambda data: data.replace(b'"id":', b'"id" '), "line 2: not a JSON object"),
         (lambda data: data.replace(b"\n", b"\n[1]\n", 1), "line 2: not a JSON object"),
+        (lambda data: data.replace(b'"table":', b'"tables":'), "line 2: a row without a table"),
+        (lambda data: data.replace(b'"interception_id":', b'"of":'), "line 3: a row of aibridge_token_usages without"),
+        (gzip.compress, "line 1: the file is compressed"),
+        (lambda data: b"SQLite format 3\0" + bytes(100_000), "line 1: not an export"),
+        (lambda data: b"\xff\xfe\n", "line 1: not an export"),
+        (lambda data: data + b"{}\n", "line 5: not an export"),
+        (lambda data: data + data[:-20], "line 8: the file ends here"),
+        (lambda data: b"".join(data.splitlines(keepends=True)[:2]) + data, "line 3: another export begins here"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_line(database: Database, tmp_path: Path, change: Any, message: str) -> None:
     source = SqliteDatabase(tmp_path / "source.db")
-    write(source, STARTED, ENDED)
+    write(source, STARTED, TOKENS, ENDED)
     with pytest.raises(ImportFailed, match=message):
         imported(database, change(exported(source)))
+
+
+def test_a_file_may_contain_several_exports(database: Database, tmp_path: Path) -> None:
+    """As `cat one.jsonl two.jsonl` and `aibridge export >> all.jsonl` make them."""
+    one, two = SqliteDatabase(tmp_path / "one.db"), SqliteDatabase(tmp_path / "two.db")
+    for source, id in ((one, uid("i1")), (two, uid("i2"))):
+        write(
+            source,
+            replace(STARTED, id=id),
+            replace(TOKENS, id=id, interception_id=id),
+            replace(ENDED, interception_id=id),
+        )
+    parts = [exported(one), exported(two), exported(one)]
+    assert imported(database, b"".join(parts)) == (6, 4)
+    assert rows(exported(database)) == sorted(rows(parts[0]) + rows(parts[1]))
+
+
+def test_the_newest_interception_with_the_same_thread_key_counts(move: tuple[Database, Database]) -> None:
+    source, target = move
+    key = ("a call",)
+    for minutes, name in ((0, "i1"), (10, "i2")):
+        id, at = uid(name), NOON + timedelta(minutes=minutes)
+        write(
+            source,
+            replace(STARTED, id=id, started_at=at),
+            replace(TOOL, id=id, interception_id=id, created_at=at, thread_keys=key),
+            replace(ENDED, interception_id=id, ended_at=at),
+        )
+        imported(target, exported(source))
+    imported(target, exported(source))
+    [thread] = target.query("select interception_id from aibridge_threads where key = 'a call'")
+    assert thread["interception_id"] == uid("i2")
+
+
+def test_a_row_that_the_database_refuses_is_named_and_those_before_it_are_inserted(
+    database: Database, tmp_path: Path
+) -> None:
+    source = SqliteDatabase(tmp_path / "source.db")
+    ids = [uid(f"i{number}") for number in range(5)]
+    write(source, *(made for id in ids for made in (replace(STARTED, id=id), replace(ENDED, interception_id=id))))
+    lines = exported(source).splitlines(keepends=True)
+    changed = [*lines[:4], lines[4].replace(b'"streaming":1', b'"streaming":' + str(10**30).encode()), *lines[5:]]
+    with pytest.raises(ImportFailed, match=r"^line 5: the database refuses .* 5 read, 3 inserted"):
+        imported(database, b"".join(changed))
+    assert {row["id"] for row in database.rows("aibridge_interceptions")} == {json.loads(x)["id"] for x in lines[1:4]}
+
+
+def test_details_of_an_interception_that_retention_deletes_during_the_import_are_left_out(
+    database: Database, tmp_path: Path
+) -> None:
+    source = SqliteDatabase(tmp_path / "source.db")
+    kept: dict[str, Any] = {"interception_id": uid("kept")}
+    write(
+        source,
+        *(STARTED, TOKENS, PROMPT, replace(TOOL, thread_keys=("a call",)), ANSWER, THOUGHT, ENDED),
+        *(replace(STARTED, id=uid("kept")), replace(TOKENS, id=uid("t"), **kept), replace(ENDED, **kept)),
+    )
+
+    deleted: list[int] = []
+
+    def delete_once(_rows: int) -> None:
+        if not deleted:  # the interceptions were inserted, and none of their details
+            database.execute(f"delete from aibridge_interceptions where id = '{STARTED.id}'")
+            deleted.append(database.query("select count(*) as n from aibridge_token_usages")[0]["n"])
+
+    target = importer(load(None, environ={}, database=database.url))
+    target.open()
+    try:
+        done = import_(target, io.BytesIO(exported(source)), delete_once)
+    finally:
+        target.close()
+    assert deleted == [0]
+    assert done == (9, 3, 6)
 
 
 def test_a_result_that_arrives_after_an_export_is_added_by_the_next(move: tuple[Database, Database]) -> None:

@@ -22,8 +22,8 @@ PARAMETERS: Mapping[str, Any] = MappingProxyType({"connect_timeout": 10, "tcp_us
 SETTINGS: Mapping[str, str] = MappingProxyType({"default_transaction_read_only": "on", "TimeZone": "UTC"})
 PATIENCE = 60.0
 """Seconds without a byte from the server after which it counts as away."""
-ROWS_AT_ONCE = 1000
-"""Rows that are fetched together."""
+ROWS_AT_ONCE = 100
+"""Rows that are fetched together, and wait in memory. A row may have a prompt of several megabytes."""
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
