@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import io
 import json
+import os
 import random
 from dataclasses import replace
 from datetime import timedelta
@@ -289,6 +291,45 @@ def test_the_commands_move_a_record_between_files(tmp_path: Path, capsys: pytest
     file.write_bytes(file.read_bytes()[:-20])
     assert cli.main(["import", "--database", target.url, str(file)]) == 1
     assert "the file ends here" in capsys.readouterr().err
+
+
+def test_an_export_does_not_replace_the_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = SqliteDatabase(tmp_path / "aibridge.db")
+    write(source, STARTED, ENDED)
+    link = tmp_path / "link.db"
+    link.symlink_to(source.path)
+    for name in (source.path, link):
+        assert cli.main(["export", "--database", source.url, str(name)]) == 2
+        assert "this is the database" in capsys.readouterr().err
+    assert len(source.rows("aibridge_interceptions")) == 1
+
+
+def test_an_export_writes_to_a_pipe_or_through_a_link_without_replacing_it(tmp_path: Path) -> None:
+    source, pipe, link, file = (tmp_path / name for name in ("aibridge.db", "pipe", "link", "file"))
+    write(database := SqliteDatabase(source), STARTED, ENDED)
+    os.mkfifo(pipe)
+    link.symlink_to(file)
+    with open(os.open(pipe, os.O_RDWR), "rb", buffering=0) as reader:
+        assert cli.main(["export", "--database", database.url, str(pipe)]) == 0
+        assert rows(reader.read(2**16)) == rows(exported(database))
+    assert cli.main(["export", "--database", database.url, str(link)]) == 0
+    assert link.is_symlink() and rows(file.read_bytes()) == rows(exported(database))
+
+
+def test_of_two_exports_to_one_file_the_second_fails_and_a_killed_one_is_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, file = SqliteDatabase(tmp_path / "aibridge.db"), tmp_path / "out.jsonl"
+    write(source, STARTED, ENDED)
+    arguments = ["export", "--database", source.url, str(file)]
+    with open(f"{file}.part", "wb") as other:
+        other.write(b"left behind" * 1000)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main(arguments) == 1
+        assert "another export writes this file" in capsys.readouterr().err
+    assert cli.main(arguments) == 0
+    assert rows(file.read_bytes()) == rows(exported(source))
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_wrong_use_and_what_is_missing_have_their_exit_codes(tmp_path: Path) -> None:
