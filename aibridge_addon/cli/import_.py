@@ -14,7 +14,7 @@ from aibridge_addon.recording.database import importer
 from aibridge_addon.recording.export import ImportFailed, import_
 
 DESCRIPTION = """Insert the rows of a file that `aibridge export` wrote, of SQLite or PostgreSQL. Rows that are
-there already are skipped, so an import that broke off can be repeated. The proxy may write meanwhile.
+there already are skipped, so an import that was cut off can be repeated. The proxy may write meanwhile.
 If the file is torn, the rows before the fault are inserted, and the exit code is 1."""
 
 EXAMPLES = examples(
@@ -38,13 +38,18 @@ def run(arguments: argparse.Namespace) -> int:
             target = importer(settings)
             target.open()
             try:
-                rows, inserted = import_(target, file, progress)
+                rows, inserted, left_out = import_(target, file, progress)
             finally:
                 target.close()
-    except (ImportFailed, OSError) as e:
+    except ImportFailed as e:
         print(f"{arguments.file}: {e}", file=sys.stderr)
+        return 1
+    except OSError as e:
+        print(f"{arguments.file}: {e.strerror or e}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"{progress}; the same command inserts the rest") from None
-    print(f"rows read: {rows}, inserted: {inserted}, there before: {rows - inserted}", file=sys.stderr)
+    print(f"rows read: {rows}, inserted: {inserted}, there before: {rows - inserted - left_out}", file=sys.stderr)
+    if left_out:
+        print(f"left out, because their interceptions are not there: {left_out}", file=sys.stderr)
     return 0

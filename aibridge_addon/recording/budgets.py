@@ -17,7 +17,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, tzinfo
 from typing import Any, Protocol
@@ -39,6 +39,8 @@ SILENT = timedelta(seconds=15)
 """Reservations of a process that has not repeated them for this long do not count."""
 REPEAT = timedelta(seconds=5)
 """A process repeats its reservations after this time."""
+START_WAIT = 2.0
+"""Seconds. Maximum time that the start waits for what was spent so far. At a reload, all traffic waits with it."""
 
 Calendar = tuple[Period, tzinfo]
 Span = tuple[datetime, datetime]
@@ -110,13 +112,20 @@ class BudgetSync[Totals]:
     """Started and closed on the event loop."""
 
     def __init__(
-        self, accounts: Accounts[Totals], store: BudgetStore, *, groups: bool, now: Callable[[], datetime]
+        self,
+        accounts: Accounts[Totals],
+        store: BudgetStore,
+        *,
+        groups: bool,
+        now: Callable[[], datetime],
+        start_wait: float = START_WAIT,
     ) -> None:
         """`groups`: budgets depend on groups, which requests may name by a header or a token."""
         self._accounts = accounts
         self._store = store
         self._groups = groups
         self._now = now
+        self._start_wait = start_wait
         self._totals: dict[datetime, _Totals] = {}
         self._published: Kept = {}
         self._published_at: datetime | None = None
@@ -125,11 +134,22 @@ class BudgetSync[Totals]:
         self._task: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="aibridge-budgets")
         self._ended = threading.Event()
+        self._left: Future[None] | None = None
+        """The last work of the thread."""
 
     def start(self) -> None:
-        """Read what was spent so far. This blocks, and is called once at the start."""
-        self._apply(self._thread.submit(self._read, self._accounts.windows(), self._now()).result())
-        self._task = asyncio.get_running_loop().create_task(self._run())
+        """Read what was spent so far. This blocks, for `start_wait` seconds at most, and is called once at the start.
+
+        If the database is slower, requests are admitted as if nothing was spent until it has answered.
+        """
+        first = self._thread.submit(self._read, self._accounts.windows(), self._now())
+        late = None
+        try:
+            self._apply(first.result(self._start_wait))
+        except TimeoutError:
+            late = first
+            logger.warning("aibridge: budgets count what was spent before the start as soon as the database answers")
+        self._task = asyncio.get_running_loop().create_task(self._run(late))
 
     def want(self) -> None:
         """Publish a new reservation soon."""
@@ -142,8 +162,10 @@ class BudgetSync[Totals]:
             self._task = None
         if not self._ended.is_set():
             self._ended.set()
-            self._thread.submit(self._leave)
-        self._thread.shutdown(wait=bool(timeout))
+            self._left = self._thread.submit(self._leave)
+            self._thread.shutdown(wait=False)
+        if self._left is not None:
+            wait([self._left], timeout or 0)  # a query may take longer
 
     def _leave(self) -> None:
         try:
@@ -154,8 +176,10 @@ class BudgetSync[Totals]:
         finally:
             self._store.close()
 
-    async def _run(self) -> None:
+    async def _run(self, late: Future[_Found[Totals] | None] | None) -> None:
         loop = asyncio.get_running_loop()
+        if late is not None:
+            await self._finish_start(late)
         next_read = loop.time() + REFRESH
         while not self._ended.is_set():
             with contextlib.suppress(TimeoutError):
@@ -174,6 +198,12 @@ class BudgetSync[Totals]:
                     return
                 next_read = loop.time() + REFRESH
                 logger.exception("aibridge: budgets cannot be brought up to date")
+
+    async def _finish_start(self, late: Future[_Found[Totals] | None]) -> None:
+        try:
+            self._apply(await asyncio.wrap_future(late))
+        except Exception:
+            logger.exception("aibridge: budgets cannot be brought up to date")
 
     def _apply(self, found: _Found[Totals] | None) -> None:
         if found is not None:

@@ -6,7 +6,8 @@
     {"end": true, "rows": {"aibridge_interceptions": 1, …}, "sha256": "…"}
 
 A line has the values that `recording.queries` returns. The digest is that of all lines before the last one. Parents
-come before their details, so that an import can stop after any line.
+come before their details, so that an import can stop after any line. A file may contain several exports, one after the
+other.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import IO, Any, Protocol
+from typing import IO, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -25,19 +26,32 @@ from aibridge_addon.recording.rows import DETAIL_TABLES, Row, timestamp
 FORMAT = "aibridge-export"
 VERSION = 1
 BATCH = 500
-"""Rows of one transaction."""
-MAX_LINE = 64 * 1024 * 1024
-"""Bytes. A longer line is no row: a prompt has at most `limits.request_body`."""
+"""Maximum number of rows in one transaction."""
+BATCH_BYTES = 8 * 2**20
+"""Bytes of lines from which on a transaction gets no more."""
+MAX_HEAD = 4096
+"""Bytes. A file with a longer first line is not an export."""
+MAX_LINE = 256 * 2**20
+"""Bytes. Rows are shorter: a text has at most `limits.request_body`, and JSON takes up to six bytes for one of it."""
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ")
+"""The first bytes of files of gzip, zstd, bzip2 and xz."""
 
 INTERCEPTIONS = "aibridge_interceptions"
 TOKENS = "aibridge_token_usages"
 TOOLS = "aibridge_tool_usages"
-DETAILS = (*DETAIL_TABLES, "aibridge_threads")
+THREADS = "aibridge_threads"
+DETAILS = (*DETAIL_TABLES, THREADS)
 """Tables whose rows belong to an interception."""
 PLAN_LIMITS = "aibridge_plan_limits"
 TABLES = (INTERCEPTIONS, *DETAILS, PLAN_LIMITS)
-KEYS: Mapping[str, str] = MappingProxyType({"aibridge_threads": "key"})
+KEYS: Mapping[str, str] = MappingProxyType({THREADS: "key"})
 """Columns of primary keys that are not called `id`."""
+KEEP = "on conflict do nothing"
+KEEP_NEWEST = (
+    "on conflict (key) do update set interception_id = excluded.interception_id, created_at = excluded.created_at"
+    " where excluded.created_at > aibridge_threads.created_at"
+)
+"""Keys of threads repeat. As in `store`, the newest interception with the same key counts."""
 ENDED = "ended_at is not null and (:since = '' or ended_at >= :since)"
 
 Progress = Callable[[int], None]
@@ -46,6 +60,20 @@ Progress = Callable[[int], None]
 
 class ImportFailed(Exception):
     """A file cannot be imported any further."""
+
+
+class Inserted(NamedTuple):
+    """What became of rows. All others were there before."""
+
+    inserted: int
+    left_out: int = 0
+    """Details of interceptions that are not there, because retention deleted them during the import."""
+
+
+class Imported(NamedTuple):
+    read: int
+    inserted: int
+    left_out: int
 
 
 class Importer(Protocol):
@@ -57,10 +85,10 @@ class Importer(Protocol):
     def columns(self, table: str) -> Sequence[str]:
         """Return the columns of a table. Empty: there is no such table."""
 
-    def insert(self, table: str, rows: Sequence[Row]) -> int:
-        """Insert the rows that are not there, in one transaction. Returns how many those are.
+    def insert(self, table: str, rows: Sequence[Row]) -> Inserted:
+        """Insert the rows that are not there, in one transaction. Details without their interception are left out.
 
-        Any other exception than DatabaseUnavailable: the database refuses them.
+        Raises ImportFailed if the database refuses a row. Then none of them is inserted.
         """
 
     def close(self) -> None: ...
@@ -127,115 +155,177 @@ def _schema(queries: Queries) -> str:
 # --- import -------------------------------------------------------------------------------------------------------
 
 
-def import_(database: Importer, file: IO[bytes], progress: Progress) -> tuple[int, int]:
-    """Insert the rows of a file that the database does not have. Returns the numbers of rows read and inserted.
+def import_(database: Importer, file: IO[bytes], progress: Progress) -> Imported:
+    """Insert the rows of a file that the database does not have. Memory does not depend on the size of the file.
 
     Raises:
         ImportFailed: The file is torn, damaged or not an export. Rows before the fault were inserted.
         DatabaseUnavailable: The database cannot be reached. An import of the whole file completes it later.
     """
     reading = _Reading(file)
-    inserted = 0
+    batch = _Batch(database)
     fault: ImportFailed | None = None
-    batch: list[Row] = []
-    table = ""
-    columns: dict[str, frozenset[str]] = {}
-
-    def flush() -> None:
-        nonlocal inserted
-        if batch:
-            inserted += _insert(database, table, batch)
-            progress(reading.rows)
-        batch.clear()
-
     try:
-        for name, row in reading:
-            if name not in columns:
-                columns[name] = frozenset(database.columns(name))
-            if unknown := row.keys() - columns[name]:
-                raise ImportFailed(
-                    f"line {reading.line}: {name} has no column {min(unknown)!r} here. The file is from a newer version"
-                )
-            if name != table or len(batch) >= BATCH:
-                flush()
-                table = name
-            batch.append(row)
+        for line in reading:
+            if not batch.has_room(line):
+                batch.insert()
+                progress(reading.rows)
+            batch.add(line)
     except ImportFailed as e:
         fault = e
-    flush()
+    try:
+        batch.insert()
+    except ImportFailed as e:
+        fault = e  # of a line before that of the other one
+    progress(reading.rows)
     if fault is not None:
-        raise ImportFailed(f"{fault}. Rows before it: {reading.rows} read, {inserted} inserted")
-    return reading.rows, inserted
+        raise ImportFailed(f"{fault}. Rows before it: {reading.rows} read, {batch.inserted} inserted")
+    return Imported(reading.rows, batch.inserted, batch.left_out)
 
 
-def _insert(database: Importer, table: str, rows: Sequence[Row]) -> int:
-    """Insert rows that have the same columns together. An import may mix files of several versions."""
-    inserted = 0
-    by_columns: dict[tuple[str, ...], dict[Any, Row]] = {}
-    for row in rows:
-        by_columns.setdefault(tuple(row), {}).setdefault(row[KEYS.get(table, "id")], row)
-    for group in by_columns.values():
-        inserted += database.insert(table, list(group.values()))
-    return inserted
+class _Line(NamedTuple):
+    number: int
+    table: str
+    row: Row
+    size: int
+
+
+class _Batch:
+    """Rows of one table that wait to be inserted together."""
+
+    def __init__(self, database: Importer) -> None:
+        self.inserted = 0
+        self.left_out = 0
+        self._database = database
+        self._lines: list[_Line] = []
+        self._size = 0
+        self._columns: dict[str, frozenset[str]] = {}
+
+    def has_room(self, line: _Line) -> bool:
+        return not self._lines or (
+            line.table == self._lines[0].table and len(self._lines) < BATCH and self._size + line.size <= BATCH_BYTES
+        )
+
+    def add(self, line: _Line) -> None:
+        """Raises ImportFailed if the row has a column that the database does not have."""
+        if line.table not in self._columns:
+            self._columns[line.table] = frozenset(self._database.columns(line.table))
+        if unknown := line.row.keys() - self._columns[line.table]:
+            lacks = f"{line.table} has no column {min(unknown)[:80]!r} here"
+            raise ImportFailed(f"line {line.number}: {lacks}. The file is from a newer version")
+        self._lines.append(line)
+        self._size += line.size
+
+    def insert(self) -> None:
+        """Insert rows that have the same columns together. An import may mix files of several versions."""
+        lines, self._lines, self._size = self._lines, [], 0
+        by_columns: dict[tuple[str, ...], dict[Any, _Line]] = {}
+        for line in lines:
+            by_columns.setdefault(tuple(line.row), {}).setdefault(line.row[KEYS.get(line.table, "id")], line)
+        for group in by_columns.values():
+            self._insert(list(group.values()))
+
+    def _insert(self, lines: Sequence[_Line]) -> None:
+        try:
+            inserted = self._database.insert(lines[0].table, [line.row for line in lines])
+        except ImportFailed as e:
+            if len(lines) == 1:
+                raise ImportFailed(f"line {lines[0].number}: {e}") from e
+            for line in lines:  # up to the one that the database refuses
+                self._insert([line])
+            return
+        self.inserted += inserted.inserted
+        self.left_out += inserted.left_out
 
 
 class _Reading:
     """The rows of a file. Raises ImportFailed where it is torn or damaged."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        self.line = 0
         self.rows = 0
         self._file = file
+        self._number = 0
+        """Of the line that was read last."""
         self._digest = hashlib.sha256()
         self._counts: dict[str, int] = {}
 
-    def __iter__(self) -> Iterator[tuple[str, Row]]:
-        head = self._next()
+    def __iter__(self) -> Iterator[_Line]:
+        data = self._read(MAX_HEAD)
+        yield from self._export(data)
+        while data := self._read(MAX_HEAD):
+            yield from self._export(data)
+
+    def _export(self, head: bytes) -> Iterator[_Line]:
+        self._digest, self._counts = hashlib.sha256(head), {}
+        self._check_head(head)
+        while True:
+            data = self._read(MAX_LINE)
+            line = self._decoded(data)
+            if "end" in line:
+                return self._check_end(line)
+            self._digest.update(data)
+            yield self._row(line, len(data))
+
+    def _check_head(self, data: bytes) -> None:
+        if self._number == 1 and data.startswith(COMPRESSED):
+            raise ImportFailed("line 1: the file is compressed. Decompress it, and import the result")
+        try:
+            head = self._decoded(data)
+        except ImportFailed:
+            if not data:
+                raise
+            head = {}
         if head.get("format") != FORMAT:
-            raise ImportFailed("line 1: not an export of aibridge")
+            raise ImportFailed(f"line {self._number}: not an export of aibridge")
         if head.get("version") != VERSION:
-            raise ImportFailed(f"line 1: version {head.get('version')!r} of the format is not known, only {VERSION} is")
-        while "end" not in (line := self._next()):
-            yield self._row(line)
-        if line.get("sha256") != self._before or line.get("rows", {}) != self._rows_expected(line):
-            raise ImportFailed("the checksum or the counts of the last line are wrong, so the file was changed")
+            raise ImportFailed(
+                f"line {self._number}: version {head.get('version')!r} of the format is not known, only {VERSION} is"
+            )
 
-    def _rows_expected(self, line: Mapping[str, Any]) -> Mapping[str, int]:
+    def _check_end(self, line: Mapping[str, Any]) -> None:
         tables = line.get("rows")
-        return (
-            {table: self._counts.get(table, 0) for table in {*tables, *self._counts}}
-            if isinstance(tables, dict)
-            else {}
-        )
+        counted = isinstance(tables, dict) and tables == dict.fromkeys(tables, 0) | self._counts
+        if line.get("sha256") != self._digest.hexdigest() or not counted:
+            raise ImportFailed(
+                f"line {self._number}: the checksum or the counts of an export are wrong, so it was changed"
+            )
 
-    def _next(self) -> dict[str, Any]:
-        self._before = self._digest.hexdigest()
-        data = self._file.readline(MAX_LINE)
-        self.line += 1
+    def _read(self, limit: int) -> bytes:
+        self._number += 1
+        return self._file.readline(limit)
+
+    def _decoded(self, data: bytes) -> dict[str, Any]:
         if not data.endswith(b"\n"):
             raise ImportFailed(
-                f"line {self.line}: the file ends here, before its last line"
+                f"line {self._number}: the file ends here, before its last line"
                 if len(data) < MAX_LINE
-                else f"line {self.line}: longer than {MAX_LINE} bytes"
+                else f"line {self._number}: longer than {MAX_LINE} bytes"
             )
-        self._digest.update(data)
         try:
             line = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             line = None
         if not isinstance(line, dict):
-            raise ImportFailed(f"line {self.line}: not a JSON object")
+            raise ImportFailed(f"line {self._number}: not a JSON object")
         return line
 
-    def _row(self, line: dict[str, Any]) -> tuple[str, Row]:
+    def _row(self, line: dict[str, Any], size: int) -> _Line:
         table = line.pop("table", None)
         if table not in TABLES:
-            raise ImportFailed(f"line {self.line}: an unknown table")
-        key = KEYS.get(table, "id")
-        if not isinstance(line.get(key), str) or not isinstance(line.get("interception_id", ""), str):
-            raise ImportFailed(f"line {self.line}: a row of {table} without {key}")
+            raise ImportFailed(self._without_table(table, line))
+        needed = {KEYS.get(table, "id"), *(["interception_id"] if table in DETAILS else [])}
+        if missing := sorted(name for name in needed if not isinstance(line.get(name), str)):
+            raise ImportFailed(f"line {self._number}: a row of {table} without {missing[0]}")
         if not all(isinstance(value, str | int | float | None) for value in line.values()):
-            raise ImportFailed(f"line {self.line}: a value that is neither a text nor a number")
+            raise ImportFailed(f"line {self._number}: a value that is neither a text nor a number")
         self._counts[table] = self._counts.get(table, 0) + 1
         self.rows += 1
-        return table, line
+        return _Line(self._number, table, line, size)
+
+    def _without_table(self, table: object, line: Mapping[str, Any]) -> str:
+        """Return why a line is no row."""
+        if line.get("format") == FORMAT:
+            return f"line {self._number}: another export begins here, before the last line of the one before it"
+        if isinstance(table, str):
+            return f"line {self._number}: an unknown table, {table[:80]!r}. The file may be from a newer version"
+        return f"line {self._number}: a row without a table"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import replace
@@ -372,6 +373,60 @@ def test_an_end_while_the_database_is_about_to_be_read_logs_nothing(
 
     asyncio.run(run())
     assert not caplog.records
+
+
+class HangingStore:
+    """A store whose queries do not return before `answer`."""
+
+    def __init__(self, store: BudgetStore) -> None:
+        self._store = store
+        self.asked, self.answer = threading.Event(), threading.Event()
+
+    def spent(self, since: datetime, until: datetime | None, *, requests: bool, groups: bool) -> Iterable[Spent]:
+        self.asked.set()
+        self.answer.wait()
+        return self._store.spent(since, until, requests=requests, groups=groups)
+
+    def publish(self, reserved: Mapping[tuple[str, str], float], now: datetime) -> None:
+        self._store.publish(reserved, now)
+
+    def reserved(self, since: datetime) -> Mapping[tuple[str, str], float]:
+        return self._store.reserved(since)
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def test_a_start_does_not_wait_for_a_database_that_hangs_and_counts_its_answer_later(database: Database) -> None:
+    write(database, *interception("before", cost_usd=2.0))
+
+    async def run() -> None:
+        process = Process(database, MINE, {"usd": 1.0})
+        process.sync._store = store = HangingStore(process.store)
+        process.sync._start_wait = 0.0
+        process.sync.start()
+        assert process.admit("a", cost=0.0)
+        store.answer.set()
+        await until(lambda: not process.admit("b", cost=0.0))
+        await asyncio.to_thread(process.sync.close, 30.0)
+
+    asyncio.run(run())
+
+
+def test_an_end_does_not_wait_longer_than_allowed_for_a_database_that_hangs(database: Database) -> None:
+    write(database)
+
+    async def run() -> None:
+        process = Process(database, MINE, {"usd": 1.0})
+        process.sync._store = store = HangingStore(process.store)
+        process.sync._start_wait = 0.0
+        process.sync.start()
+        assert store.asked.wait(30)
+        process.sync.close(0.01)
+        store.answer.set()
+        await asyncio.to_thread(process.sync.close, 30.0)
+
+    asyncio.run(run())
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import gzip
+import io
 import json
+import os
 import random
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +17,9 @@ from uuid import UUID
 import pytest
 
 from aibridge_addon import cli, records
-from aibridge_addon.recording.export import ImportFailed
+from aibridge_addon.config.load import load
+from aibridge_addon.recording.database import importer
+from aibridge_addon.recording.export import ImportFailed, import_
 from aibridge_addon.records import Record
 from tests.support.databases import Database, SqliteDatabase, write
 from tests.support.examples import ANSWER, ENDED, PROMPT, STARTED, THOUGHT, TOKENS, TOOL, uid
@@ -162,13 +168,94 @@ def test_a_torn_file_is_noticed_and_the_whole_file_completes_it(database: Databa
         (lambda data: data.replace(b'"streaming":1', b'"streaming":[1]'), "neither a text nor a number"),
         (lambda data: data.replace(b'"id":', b'"id" '), "line 2: not a JSON object"),
         (lambda data: data.replace(b"\n", b"\n[1]\n", 1), "line 2: not a JSON object"),
+        (lambda data: data.replace(b'"table":', b'"tables":'), "line 2: a row without a table"),
+        (lambda data: data.replace(b'"interception_id":', b'"of":'), "line 3: a row of aibridge_token_usages without"),
+        (gzip.compress, "line 1: the file is compressed"),
+        (lambda data: b"SQLite format 3\0" + bytes(100_000), "line 1: not an export"),
+        (lambda data: b"\xff\xfe\n", "line 1: not an export"),
+        (lambda data: data + b"{}\n", "line 5: not an export"),
+        (lambda data: data + data[:-20], "line 8: the file ends here"),
+        (lambda data: b"".join(data.splitlines(keepends=True)[:2]) + data, "line 3: another export begins here"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_line(database: Database, tmp_path: Path, change: Any, message: str) -> None:
     source = SqliteDatabase(tmp_path / "source.db")
-    write(source, STARTED, ENDED)
+    write(source, STARTED, TOKENS, ENDED)
     with pytest.raises(ImportFailed, match=message):
         imported(database, change(exported(source)))
+
+
+def test_a_file_may_contain_several_exports(database: Database, tmp_path: Path) -> None:
+    """As `cat one.jsonl two.jsonl` and `aibridge export >> all.jsonl` make them."""
+    one, two = SqliteDatabase(tmp_path / "one.db"), SqliteDatabase(tmp_path / "two.db")
+    for source, id in ((one, uid("i1")), (two, uid("i2"))):
+        write(
+            source,
+            replace(STARTED, id=id),
+            replace(TOKENS, id=id, interception_id=id),
+            replace(ENDED, interception_id=id),
+        )
+    parts = [exported(one), exported(two), exported(one)]
+    assert imported(database, b"".join(parts)) == (6, 4)
+    assert rows(exported(database)) == sorted(rows(parts[0]) + rows(parts[1]))
+
+
+def test_the_newest_interception_with_the_same_thread_key_counts(move: tuple[Database, Database]) -> None:
+    source, target = move
+    key = ("a call",)
+    for minutes, name in ((0, "i1"), (10, "i2")):
+        id, at = uid(name), NOON + timedelta(minutes=minutes)
+        write(
+            source,
+            replace(STARTED, id=id, started_at=at),
+            replace(TOOL, id=id, interception_id=id, created_at=at, thread_keys=key),
+            replace(ENDED, interception_id=id, ended_at=at),
+        )
+        imported(target, exported(source))
+    imported(target, exported(source))
+    [thread] = target.query("select interception_id from aibridge_threads where key = 'a call'")
+    assert thread["interception_id"] == uid("i2")
+
+
+def test_a_row_that_the_database_refuses_is_named_and_those_before_it_are_inserted(
+    database: Database, tmp_path: Path
+) -> None:
+    source = SqliteDatabase(tmp_path / "source.db")
+    ids = [uid(f"i{number}") for number in range(5)]
+    write(source, *(made for id in ids for made in (replace(STARTED, id=id), replace(ENDED, interception_id=id))))
+    lines = exported(source).splitlines(keepends=True)
+    changed = [*lines[:4], lines[4].replace(b'"streaming":1', b'"streaming":' + str(10**30).encode()), *lines[5:]]
+    with pytest.raises(ImportFailed, match=r"^line 5: the database refuses .* 5 read, 3 inserted"):
+        imported(database, b"".join(changed))
+    assert {row["id"] for row in database.rows("aibridge_interceptions")} == {json.loads(x)["id"] for x in lines[1:4]}
+
+
+def test_details_of_an_interception_that_retention_deletes_during_the_import_are_left_out(
+    database: Database, tmp_path: Path
+) -> None:
+    source = SqliteDatabase(tmp_path / "source.db")
+    kept: dict[str, Any] = {"interception_id": uid("kept")}
+    write(
+        source,
+        *(STARTED, TOKENS, PROMPT, replace(TOOL, thread_keys=("a call",)), ANSWER, THOUGHT, ENDED),
+        *(replace(STARTED, id=uid("kept")), replace(TOKENS, id=uid("t"), **kept), replace(ENDED, **kept)),
+    )
+
+    deleted: list[int] = []
+
+    def delete_once(_rows: int) -> None:
+        if not deleted:  # the interceptions were inserted, and none of their details
+            database.execute(f"delete from aibridge_interceptions where id = '{STARTED.id}'")
+            deleted.append(database.query("select count(*) as n from aibridge_token_usages")[0]["n"])
+
+    target = importer(load(None, environ={}, database=database.url))
+    target.open()
+    try:
+        done = import_(target, io.BytesIO(exported(source)), delete_once)
+    finally:
+        target.close()
+    assert deleted == [0]
+    assert done == (9, 3, 6)
 
 
 def test_a_result_that_arrives_after_an_export_is_added_by_the_next(move: tuple[Database, Database]) -> None:
@@ -204,6 +291,45 @@ def test_the_commands_move_a_record_between_files(tmp_path: Path, capsys: pytest
     file.write_bytes(file.read_bytes()[:-20])
     assert cli.main(["import", "--database", target.url, str(file)]) == 1
     assert "the file ends here" in capsys.readouterr().err
+
+
+def test_an_export_does_not_replace_the_database(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = SqliteDatabase(tmp_path / "aibridge.db")
+    write(source, STARTED, ENDED)
+    link = tmp_path / "link.db"
+    link.symlink_to(source.path)
+    for name in (source.path, link):
+        assert cli.main(["export", "--database", source.url, str(name)]) == 2
+        assert "this is the database" in capsys.readouterr().err
+    assert len(source.rows("aibridge_interceptions")) == 1
+
+
+def test_an_export_writes_to_a_pipe_or_through_a_link_without_replacing_it(tmp_path: Path) -> None:
+    source, pipe, link, file = (tmp_path / name for name in ("aibridge.db", "pipe", "link", "file"))
+    write(database := SqliteDatabase(source), STARTED, ENDED)
+    os.mkfifo(pipe)
+    link.symlink_to(file)
+    with open(os.open(pipe, os.O_RDWR), "rb", buffering=0) as reader:
+        assert cli.main(["export", "--database", database.url, str(pipe)]) == 0
+        assert rows(reader.read(2**16)) == rows(exported(database))
+    assert cli.main(["export", "--database", database.url, str(link)]) == 0
+    assert link.is_symlink() and rows(file.read_bytes()) == rows(exported(database))
+
+
+def test_of_two_exports_to_one_file_the_second_fails_and_a_killed_one_is_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, file = SqliteDatabase(tmp_path / "aibridge.db"), tmp_path / "out.jsonl"
+    write(source, STARTED, ENDED)
+    arguments = ["export", "--database", source.url, str(file)]
+    with open(f"{file}.part", "wb") as other:
+        other.write(b"left behind" * 1000)
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert cli.main(arguments) == 1
+        assert "another export writes this file" in capsys.readouterr().err
+    assert cli.main(arguments) == 0
+    assert rows(file.read_bytes()) == rows(exported(source))
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_wrong_use_and_what_is_missing_have_their_exit_codes(tmp_path: Path) -> None:

@@ -22,6 +22,6 @@ def imported(database: Database, data: bytes) -> tuple[int, int]:
     target = importer(load(None, environ={}, database=database.url))
     target.open()
     try:
-        return import_(target, io.BytesIO(data), lambda _: None)
+        return import_(target, io.BytesIO(data), lambda _: None)[:2]
     finally:
         target.close()

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import psycopg
 
-from aibridge_addon.recording.export import INTERCEPTIONS, TOKENS, TOOLS, ImportFailed
+from aibridge_addon.recording.export import (
+    DETAILS,
+    INTERCEPTIONS,
+    KEEP,
+    KEEP_NEWEST,
+    THREADS,
+    TOKENS,
+    TOOLS,
+    ImportFailed,
+    Inserted,
+)
 from aibridge_addon.recording.postgres.connection import Connection
 from aibridge_addon.recording.postgres.hourly_usage import counted
 from aibridge_addon.recording.postgres.store import PostgresStore
@@ -39,21 +49,23 @@ and jsonb_typeof(usage.metadata) = 'object'
 and not usage.metadata ?| array['prompt_cached', 'cache_read_input', 'cache_creation_input']
 """
 """Add what Coder's dashboard sums up, as `store` does. Rows of SQLite lack it. The route shows the dialect."""
+HOLD = b"select id::text from aibridge_interceptions where id = any(%s::uuid[]) order by id for key share"
+"""The lock that the insertion of details needs, too. A deletion of the interception waits for it."""
 
 
 class PostgresImporter(PostgresStore):
     def columns(self, table: str) -> Sequence[str]:
         return self._repeat(lambda connection: [name for (name,) in connection.execute(COLUMNS, [table])])
 
-    def insert(self, table: str, rows: Sequence[Row]) -> int:
+    def insert(self, table: str, rows: Sequence[Row]) -> Inserted:
         values = [{name: text_form(name, value) for name, value in row.items()} for row in rows]
         try:
             return self._repeat(lambda connection: _insert(connection, table, values))
         except psycopg.Error as e:
-            raise ImportFailed(f"the database refuses rows of {table}: {' '.join(str(e).split())}") from e
+            raise ImportFailed(f"the database refuses a row of {table}: {' '.join(str(e).split())}") from e
 
 
-def _insert(connection: Connection, table: str, rows: Sequence[Row]) -> int:
+def _insert(connection: Connection, table: str, rows: Sequence[Row]) -> Inserted:
     names = tuple(rows[0])
     insert = (
         f"insert into {table} ({', '.join(names)})"  # noqa: S608 (names are ours)
@@ -64,13 +76,25 @@ def _insert(connection: Connection, table: str, rows: Sequence[Row]) -> int:
             with counted(connection, [row["id"] for row in rows]) as known:
                 # One that another transaction inserts meanwhile is a conflict. The transaction is repeated.
                 cursor.executemany(insert.encode(), [row for row in rows if row["id"] not in known])
-                return max(0, cursor.rowcount)
-        insert += " on conflict do nothing"
-        with counted(connection, [row["interception_id"] for row in rows]) if table == TOKENS else nullcontext():
+                return Inserted(max(0, cursor.rowcount))
+        insert += f" {KEEP_NEWEST if table == THREADS else KEEP}"
+        wanted = rows
+        if table in DETAILS:
+            ids = [row["interception_id"] for row in rows]
+            with counted(connection, ids) if table == TOKENS else _held(connection, ids) as known:
+                wanted = [row for row in rows if row["interception_id"] in known]
+                cursor.executemany(insert.encode(), wanted)
+        else:
             cursor.executemany(insert.encode(), rows)
-        inserted = cursor.rowcount
+        inserted = Inserted(max(0, cursor.rowcount), left_out=len(rows) - len(wanted))
         if table == TOKENS:
-            connection.execute(NAME_CACHED, [[row["id"] for row in rows]])
+            connection.execute(NAME_CACHED, [[row["id"] for row in wanted]])
         if table == TOOLS and {"result", "metadata"} <= set(names):
-            cursor.executemany(COMPLETE_RESULT, rows)
+            cursor.executemany(COMPLETE_RESULT, wanted)
         return inserted
+
+
+@contextmanager
+def _held(connection: Connection, interception_ids: Sequence[str | None]) -> Iterator[set[str]]:
+    """Yield the ids of the interceptions that exist. They are kept until the end of the transaction."""
+    yield {id for (id,) in connection.execute(HOLD, [sorted({*filter(None, interception_ids)})])}

@@ -28,8 +28,8 @@ SETTINGS: Mapping[str, str] = MappingProxyType(
 )
 PATIENCE = 60.0
 """Seconds without a byte from the server after which it counts as away."""
-ROWS_AT_ONCE = 1000
-"""Rows that are fetched together."""
+ROWS_AT_ONCE = 100
+"""Rows that are fetched together, and wait in memory. A row may have a prompt of several megabytes."""
 _PARAMETER = re.compile(r"(?<![:\w]):([a-z_]+)")
 
 
