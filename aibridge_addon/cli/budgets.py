@@ -27,6 +27,7 @@ COLUMNS = (
     *("unit", "spent", "reserved", "limit", "used", "unpriced", "over"),
 )
 NOTHING = "No budgets are configured. See docs/budgets.md."
+NO_FILE = "Budgets are in a configuration file: name it by --config or AIBRIDGE_CONFIG."
 UNPRICED = "Unpriced token rows: {count:,}. Their cost is not known and is not part of what is spent."
 RESERVED = "Reserved: what requests in flight are expected to use."
 
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         if rows:
             _write_table(rows, wanted, title)
         else:
-            print(f"{title}\n\n{NOTHING}")
+            print(f"{title}\n\n{NOTHING if arguments.config else NO_FILE}")
     return 0
 
 

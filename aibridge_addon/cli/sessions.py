@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -33,6 +34,7 @@ MAX_DEPTH = 5
 """Deepest indentation of subagents."""
 LABEL_WIDTH = 8
 NOTHING = "There are no sessions in this period."
+SEVERAL = "Several users have a session with this id. --actor NAME shows one of them."
 
 EXAMPLES = examples(
     "aibridge sessions --actor alice --limit 5",
@@ -84,14 +86,23 @@ def run(arguments: argparse.Namespace) -> int:
         except NotFound as e:
             print(printable(str(e)), file=sys.stderr)
             return 1
-        interceptions = list(sessions.one(rows, session_id))
-        whole = sessions.whole(rows, session_id)
+        whole = [one for one in sessions.whole(rows, session_id) if _is_wanted(one.initiator_id, arguments.actor)]
+        interceptions = [
+            row for row in sessions.one(rows, session_id) if _is_wanted(row["initiator_id"], arguments.actor)
+        ]
+    if not whole:
+        print(f"no user of session {printable(session_id)} matches --actor", file=sys.stderr)
+        return 1
     if arguments.json:
         totals = total(session.usage for session in whole).columns()
         output.write_json({"rows": interceptions, "totals": totals, **wanted.columns(), "database": place})
     else:
         Timeline(output.console(), wanted.zone, full=arguments.full).write(whole, interceptions)
     return 0
+
+
+def _is_wanted(actor: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatchcase(actor, pattern.replace("[", "[[]")) for pattern in patterns)
 
 
 # --- the list --------------------------------------------------------------------------------------------------------
@@ -147,9 +158,13 @@ class Timeline:
         self._day = ""
 
     def write(self, whole: list[Session], interceptions: list[dict[str, Any]]) -> None:
+        several = len(whole) > 1
         for session in whole:
             self._head(session)
-        several = len(whole) > 1
+            if several:
+                self._console.print()
+        if several:
+            self._print(SEVERAL)
         for interception in interceptions:
             self._interception(interception, several=several)
 

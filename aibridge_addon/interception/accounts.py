@@ -165,9 +165,16 @@ def exceeded(account: Account, unpriced_model: str | None = None) -> Exceeded:
     )
 
 
+SMALL = 0.1
+"""US dollars. Smaller amounts are written with four decimals."""
+
+
 def _rounded(amount: float, unit: Unit) -> float:
     return round(amount, 6) if unit == "usd" else round(amount)
 
 
 def _amount(amount: float, unit: Unit) -> str:
-    return f"{amount:.2f} USD" if unit == "usd" else f"{amount} {unit}"
+    if unit != "usd":
+        return f"{amount} {unit}"
+    is_small = 0 < amount < SMALL
+    return f"{amount:.{4 if is_small else 2}f} USD"

@@ -82,7 +82,11 @@ def test_the_command_shows_a_row_for_each_budget(tmp_path: Path, capsys: pytest.
 
 
 def test_without_budgets_the_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["report", "budgets", "--database", f"sqlite:///{tmp_path}/aibridge.db"]) == 0
+    place = ["--database", f"sqlite:///{tmp_path}/aibridge.db"]
+    assert cli.main(["report", "budgets", *place]) == 0
+    assert "Budgets are in a configuration file" in capsys.readouterr().out
+    (tmp_path / "aibridge.yaml").write_text("budgets: []\n")
+    assert cli.main(["report", "budgets", *place, "--config", str(tmp_path / "aibridge.yaml")]) == 0
     assert "No budgets are configured" in capsys.readouterr().out
 
 

@@ -111,6 +111,19 @@ def test_the_beginning_of_an_id_is_enough_if_it_is_unique(
     assert (several if id == "abc" else "no session or interception has an id that begins with") in err
 
 
+def test_of_users_with_the_same_session_id_one_can_be_shown(
+    database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, actor in enumerate(("ada", "bob")):
+        write(database, started(f"i{number}", number, initiator_id=actor), ended(f"i{number}", number))
+    _, both, _ = sessions(capsys, database, "show", "s1")
+    assert "s1 · ada" in both and "s1 · bob" in both and "--actor NAME" in both
+    _, one, _ = sessions(capsys, database, "show", "s1", "--actor", "b*")
+    assert "bob" in one and "ada" not in one and "--actor" not in one
+    code, _, err = sessions(capsys, database, "show", "s1", "--actor", "carol")
+    assert (code, "no user of session s1 matches --actor" in err) == (1, True)
+
+
 def test_a_timeline_has_everything_in_its_order(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
     id = uid("i1")
     write(
