@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
+from aibridge_addon.recording.conditions import matching, moment, within
 from aibridge_addon.recording.pricing import COUNTS, price_of_row
 from aibridge_addon.recording.queries import Queries
-from aibridge_addon.recording.reports import Question, matching, moment, within
+from aibridge_addon.recording.reports import Question
 
 PORTION = 2_000
 """Rows that are read together."""

@@ -12,8 +12,9 @@ from itertools import batched, islice
 from types import MappingProxyType
 from typing import Any
 
+from aibridge_addon.recording.conditions import matching, parameter, within
 from aibridge_addon.recording.queries import Queries
-from aibridge_addon.recording.reports import Usage, matching, parameter, usage_of, within
+from aibridge_addon.recording.reports import Usage, usage_of
 
 AT_ONCE = 200
 """Sessions or interceptions of one statement."""
