@@ -201,9 +201,10 @@ def tools(rows: Queries, asked: Question) -> dict[Key, dict[str, int]]:
     dimensions = [key for key in keys if key not in PERIODS]
     sources: tuple[_Source, ...] = (CALLED,)
     if len(dimensions) == 3 and not asked.actors and not asked.models:
-        begin, end = _bounds(rows, replace(asked, since=None, until=None), CALL_BOUNDS)
-        is_long = len(spans) == 1 and SHARE * (last - first) > end - begin
-        sources = (BY_TOOL if is_long and not rows.postgres else ONLY_CALLED, ONLY_FAILED)
+        sources = (ONLY_CALLED,)
+        if len(spans) == 1:
+            begin, end = _bounds(rows, replace(asked, since=None, until=None), CALL_BOUNDS)
+            sources = (replace(ALL_CALLS, is_grouped=SHARE * (last - first) > end - begin), FAILED_CALLS)
     for source in sources:
         for row in _select(rows, source, asked, dimensions, spans):
             sums = found.setdefault(_key(row, keys), dict.fromkeys(CALLS, 0))
@@ -255,6 +256,8 @@ class _Source:
     last: str = "null"
     also: str = ""
     """A condition."""
+    is_grouped: bool = False
+    """Whether SQLite, which sorts to form groups, is to use an index in the order of the groups and not of times."""
 
 
 ROLLED_UP = _Source(
@@ -308,18 +311,11 @@ CALLED = _Source(
 )
 CALLS = tuple(CALLED.sums)
 """What is counted of calls. `timed` are those with a known duration, whose sum is `duration_ms`."""
-ONLY_CALLED = replace(
-    CALLED,
-    tables="aibridge_tool_usages as u",
-    sums={name: CALLED.sums[name] for name in CALLS if name != "failed"},
-    also="",
-)
+ONLY_CALLED = replace(CALLED, tables="aibridge_tool_usages as u", also="")
 """Without the interception, which takes time to find."""
-ONLY_FAILED = replace(ONLY_CALLED, sums={"failed": "1"}, also=FAILED)
-BY_TOOL = replace(ONLY_CALLED, moment="+u.created_at")
-"""For a long period in SQLite, which sorts to form groups. The index of tools has them in order: `+` leaves that of
-times unused.
-"""
+ALL_CALLS = replace(ONLY_CALLED, sums={name: ONLY_CALLED.sums[name] for name in CALLS if name != "failed"})
+FAILED_CALLS = replace(ONLY_CALLED, sums={"failed": "1"}, also=FAILED, is_grouped=True)
+"""`ONLY_CALLED` as two queries, each of which needs nothing but an index."""
 SHARE = 8
 """A period is long if it is more than this part of the time in which there are calls."""
 
@@ -348,6 +344,8 @@ def _select(
     also = f" and {source.also}" if source.also else ""
     groups = list(dict.fromkeys(dimensions))
     type_ = "timestamptz " if rows.postgres else ""
+    # With `+`, SQLite finds no index for a condition.
+    moment = f"+{source.moment}" if source.is_grouped and not rows.postgres else source.moment
     for some in batched(spans, SPANS_AT_ONCE, strict=False):
         values = [(f"{type_}'{timestamp(a)}'", f"{type_}'{timestamp(b)}'", f"'{place}'") for a, b, place in some]
         if len(values) == 1:  # then SQLite need not sort rows that an index has in the order of the groups
@@ -362,7 +360,7 @@ def _select(
                 min(started_at) as started_at, max(ended_at) as ended_at
             from (
                 select {place} as place, {", ".join(columns)}, {source.first} as started_at, {source.last} as ended_at
-                from {tables} where {source.moment} >= {first} and {source.moment} < {last}{also}
+                from {tables} where {moment} >= {first} and {moment} < {last}{also}
             ) as found where {" and ".join(conditions) or "1 = 1"} group by {", ".join(grouped)}
         """  # noqa: S608 (names are ours, values are parameters)
         if rows.postgres:

@@ -229,7 +229,8 @@ def calls(db: Database) -> None:
     """Add indexes for the sums of calls: of all in the order of their tools, and of those that failed."""
     db.table("aibridge_tool_usages").create_index(["tool", "server_name", "injected", "created_at", "duration_ms"])
     db.execute("""
-        create index idx_aibridge_tool_usages_failed on aibridge_tool_usages (created_at) where (
+        create index idx_aibridge_tool_usages_failed
+        on aibridge_tool_usages (tool, server_name, injected, created_at) where (
             invocation_error is not null or metadata <> '{}'
             and case when json_valid(metadata) then metadata ->> 'result_is_error' end is not null
         )
