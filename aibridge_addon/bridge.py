@@ -141,6 +141,8 @@ class Bridge:
         self._sinks = [sink for make in sinks if (sink := make(settings, self._readiness)) is not None]
         self._log = RedactedLog(Redactor(settings.recording.redact).text)
         preparation = Preparation(settings.recording)
+        self.recorded_name = preparation.recorded_name
+        """Return a model's or a group's name as rows have it."""
         self.priced = preparation.priced
         """Return a token row with its cost."""
         self.is_never_priced = preparation.is_never_priced
@@ -157,8 +159,9 @@ class Bridge:
 
     def _budgets(self) -> SharedBudgets:
         settings = self.settings
+        budgets = [budget.as_recorded(self.recorded_name) for budget in settings.budgets]
         accounts = Budgets(
-            settings.budgets,
+            budgets,
             self.actors.groups_of,
             now=utc_now,
             emit=lambda record: self.emit(record),
@@ -166,7 +169,7 @@ class Bridge:
         )
         instance_id = next((sink.instance_id for sink in self._sinks if sink.instance_id), str(uuid.uuid4()))
         store = budget_store(settings, instance_id)
-        groups = any(budget.per == "group" or budget.match.groups for budget in settings.budgets)
+        groups = any(budget.depends_on_groups for budget in budgets)
         self._sinks.append(BudgetSink(accounts))
         return SharedBudgets(accounts, BudgetSync(accounts, store, groups=groups, now=utc_now))
 

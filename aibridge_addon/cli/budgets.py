@@ -20,6 +20,7 @@ from aibridge_addon.interception.actors import ActorResolver
 from aibridge_addon.interception.budgets import Budgets
 from aibridge_addon.recording.budgets import SILENT
 from aibridge_addon.recording.database import budget_store
+from aibridge_addon.recording.preparation import Preparation
 from aibridge_addon.records import utc_now
 
 COLUMNS = (
@@ -57,13 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
 def current(settings: Settings, now: Callable[[], datetime]) -> list[dict[str, Any]]:
     """Return a row for each budget and each of its subjects, the most used one first. Raises DatabaseUnavailable."""
     actors = ActorResolver(settings.actor, system_user=operating_system_user())
-    budgets = Budgets(
-        settings.budgets, actors.groups_of, now=now, emit=lambda _: None, warn=lambda _event, _state: None
-    )
+    recorded = Preparation(settings.recording).recorded_name
+    configured = [budget.as_recorded(recorded) for budget in settings.budgets]
+    budgets = Budgets(configured, actors.groups_of, now=now, emit=lambda _: None, warn=lambda _event, _state: None)
     store = budget_store(settings, str(uuid4()))  # the id of no instance: all usage is that of others
     try:
         windows = budgets.windows()
-        named = settings.actor.groups.header is not None
+        named = any(budget.depends_on_groups for budget in configured)
         spent = {
             calendar: list(store.spent(*window, requests=budgets.counts_requests, groups=named))
             for calendar, window in windows.items()

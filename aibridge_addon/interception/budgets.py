@@ -270,7 +270,7 @@ class Budgets:
                 groups = record.metadata.get(GROUPS)
                 named = groups if isinstance(groups, str) else None
                 begun = Spent(record.initiator_id, named, record.provider_name, record.model)
-                self._parties[record.id] = self._party(begun)
+                self._parties[record.id] = self.party(begun)
                 _bound(self._parties)
             case TokenUsage():
                 self._count_usage(record)
@@ -340,7 +340,7 @@ class Budgets:
         for calendar, parts in spent.items():
             budgets = [each for each in self._budgets.values() if (each.period, each.timezone) == calendar]
             for part in parts:
-                party = self._party(part)
+                party = self.party(part)
                 for budget in budgets:
                     for subject in subjects(budget, party):
                         sums.setdefault((budget.name, subject), Sums()).add(part)
@@ -362,7 +362,7 @@ class Budgets:
             self._report(account)
         self._drop_idle()
 
-    def _party(self, part: Spent) -> Party:
+    def party(self, part: Spent) -> Party:
         given = tuple(part.groups.split(",")) if part.groups else ()
         configured = self._groups_of(part.actor)
         return Party(part.actor, tuple(dict.fromkeys((*configured, *given))), part.provider, part.model)

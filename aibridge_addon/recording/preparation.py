@@ -123,6 +123,10 @@ class Preparation:
                 return replace(record, content=text, truncated=truncated or record.truncated)
         return record
 
+    def recorded_name(self, name: str) -> str:
+        """Return a name that clients choose as rows have it, such as that of a model."""
+        return self._redact.text(name)
+
     def priced(self, record: TokenUsage) -> TokenUsage:
         """Return the record with its cost. It takes less than a millisecond after `load`."""
         if self._price is None:

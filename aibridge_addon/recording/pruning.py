@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from types import MappingProxyType
@@ -174,13 +174,16 @@ class Selection:
 
     condition: str
     parameters: Parameters
+    is_whole: bool = False
+    """Whether rows that others have locked are waited for. Otherwise they are left for a later run."""
 
     def sql(self, columns: str) -> str:
         return f"select {columns} from aibridge_interceptions where {self.condition} and ended_at is not null"
 
     def find(self, database: Prunable, execute: Execute, limit: int, after: datetime) -> Batch:
         """Return the ids, as `after` of a batch with the time of the last one."""
-        order = f"order by started_at limit :limit{database.lock_free}"
+        lock = database.lock if self.is_whole else database.lock_free
+        order = f"order by started_at limit :limit{lock}"
         sql = f"{self.sql('id, started_at')} and started_at >= :after {order}"
         found = execute(sql, {**self.parameters, "limit": limit, "after": after}).fetchall()
         last = found[-1][1] if found else after
@@ -195,7 +198,7 @@ def begun_before(before: datetime, since: datetime | None = None) -> Selection:
 
 def with_texts(selection: Selection) -> Selection:
     """Leave out interceptions whose texts were deleted."""
-    return Selection(f"{selection.condition} and content_deleted_at is null", selection.parameters)
+    return replace(selection, condition=f"{selection.condition} and content_deleted_at is null")
 
 
 BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -309,10 +312,13 @@ class Dated:
     condition: str
     parameters: Parameters
     limit: int = MAX_BATCH
+    is_whole: bool = False
+    """As in `Selection`."""
     first: None = None
 
     def delete(self, database: Prunable, execute: Execute, limit: int, after: Any) -> Batch:
-        select = f"select {self.key} from {self.table} where {self.condition} limit :limit{database.lock_free}"
+        lock = database.lock if self.is_whole else database.lock_free
+        select = f"select {self.key} from {self.table} where {self.condition} limit :limit{lock}"
         sql = f"delete from {self.table} where {self.key} in ({select})"
         deleted = execute(sql, {**self.parameters, "limit": limit}).rowcount
         return Batch(deleted, Counter({self.table: deleted}))

@@ -38,7 +38,7 @@ DELETE_SUMS = f"delete from {HOURLY_USAGE} where {' and '.join(f'{column} = :{co
 
 
 def of_actor(actor: str) -> Selection:
-    return Selection("initiator_id = :actor", {"actor": actor})
+    return Selection("initiator_id = :actor", {"actor": actor}, is_whole=True)
 
 
 def running(database: Prunable, actor: str) -> int:
@@ -59,7 +59,7 @@ def continuations_of(actor: str) -> Step:
     Those belong to an interception, and are deleted with it.
     """
     condition = "initiator_id = :actor and interception_id is null"
-    return Dated("aibridge_continuations", "key", condition, {"actor": actor}, limit=MAX_CONTINUATIONS)
+    return Dated("aibridge_continuations", "key", condition, {"actor": actor}, limit=MAX_CONTINUATIONS, is_whole=True)
 
 
 def rows_of(actor: str, tables: frozenset[str]) -> Sequence[Step]:
@@ -73,7 +73,9 @@ def rows_of(actor: str, tables: frozenset[str]) -> Sequence[Step]:
         continuations_of(actor),
     ]
     steps += [
-        Dated(table, "id", "initiator_id = :actor", {"actor": actor}) for table in OBSERVATIONS if table in tables
+        Dated(table, "id", "initiator_id = :actor", {"actor": actor}, is_whole=True)
+        for table in OBSERVATIONS
+        if table in tables
     ]
     if HOURLY_USAGE in tables and actor != PURGED:
         steps.append(Sums(actor[:MAX_NAME]))

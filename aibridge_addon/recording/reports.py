@@ -156,7 +156,8 @@ def sessions(rows: Queries, asked: Question, limit: int) -> dict[Key, Usage]:
         for source in (tokens, replace(ENDED, also=listed)):
             for row in _select(rows, source, asked, [*SESSION, "billing"], spans, ids):
                 found.setdefault(_key(row, SESSION), Usage()).add(usage_of(row))
-    found = {key: sums for key, sums in found.items() if key in newest}
+    wanted = set(newest)
+    found = {key: sums for key, sums in found.items() if key in wanted}
     rest = total([usage(rows, replace(asked, keys=())).get((), Usage())])
     rest.subtract(total(found.values()))
     if rest:
@@ -284,12 +285,8 @@ ENDED = _Source(
     first="interception.started_at",
     last="interception.ended_at",
 )
-VALID = "json_valid(u.metadata)"
-"""SQLite only: in PostgreSQL, all metadata is."""
-FAILED = f"""(
-    u.invocation_error is not null or u.metadata <> '{{}}'
-    and case when {VALID} then u.metadata ->> 'result_is_error' end is not null
-)"""
+IS_ERROR = "case when json_valid(u.metadata) then json_extract(u.metadata, '$.result_is_error') end"
+FAILED = f"(u.invocation_error is not null or u.metadata <> '{{}}' and {IS_ERROR} is not null)"
 """Both databases have an index of these calls."""
 CALLED = _Source(
     "aibridge_tool_usages as u cross join aibridge_interceptions as interception",
@@ -364,7 +361,7 @@ def _select(
             ) as found where {" and ".join(conditions) or "1 = 1"} group by {", ".join(grouped)}
         """  # noqa: S608 (names are ours, values are parameters)
         if rows.postgres:
-            sql = sql.replace(VALID, "true")
+            sql = sql.replace(IS_ERROR, "u.metadata ->> 'result_is_error'")
         yield from rows.select(sql, parameters)
 
 

@@ -18,10 +18,11 @@ import fcntl
 import hashlib
 import logging
 import os
+import time
 import uuid
 import zlib
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +37,8 @@ from aibridge_addon.records import STORED, Record
 logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 8 * 2**20
+LOOK_AGAIN = 1.0
+"""Seconds. A full folder is looked at again after this time."""
 """Bytes from which on a file gets no more records, so that the space of written records is freed in steps."""
 CHECKSUM = 8
 """Hexadecimal digits of a line's CRC-32."""
@@ -129,6 +132,7 @@ class Spool:
         max_bytes: int,
         durable: bool = True,
         segment_bytes: int = SEGMENT_BYTES,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         """`database` identifies the database, because several may have the same folder.
 
@@ -142,8 +146,10 @@ class Spool:
         self._owner: str | None = None
         self._own: Backlog | None = None
         self._adopted: Backlog | None = None
+        self._now = now
         self._elsewhere = 0
-        """Bytes of all other files in the folder, when this process last began a file."""
+        """Bytes of all other files in the folder, when this process last looked."""
+        self._looked_at = 0.0
         self._number = 0
         self._file: _File | None = None
         self._fd = -1
@@ -174,11 +180,14 @@ class Spool:
         if self._file is None or self._file.size >= self._segment_bytes:
             self._begin_file()
         assert self._file is not None and self._own is not None
-        room = self.max_bytes - self._elsewhere - self._own.size
-        lines = []
+        room = self._room()
+        lines = list[bytes]()
         dropped = 0
         for record in records:
             line = _encoded(record)
+            if line is not None and len(line) > room and self._now() - self._looked_at >= LOOK_AGAIN:
+                self._look_elsewhere()  # another process may have emptied its files
+                room = self._room() - sum(len(waiting) for waiting in lines)
             if line is None or len(line) > room:
                 dropped += 1
             else:
@@ -213,7 +222,7 @@ class Spool:
             self._own = self._claim()
         self.sync()
         self._end_file()
-        self._elsewhere = sum(file.size for file in _files(self.folder, "*.log")) - self._own.size
+        self._look_elsewhere()
         self._number += 1
         path = self.folder / f"{self._prefix}.{self._owner}.{self._number:08}.log"
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
@@ -226,6 +235,16 @@ class Spool:
             raise
         self._fd, self._file = fd, _File(path, 0)
         self._own.add(self._file)
+
+    def _look_elsewhere(self) -> None:
+        assert self._own is not None
+        self._elsewhere = sum(file.size for file in _files(self.folder, "*.log")) - self._own.size
+        self._looked_at = self._now()
+
+    def _room(self) -> int:
+        """Return the bytes that may still be written."""
+        assert self._own is not None
+        return self.max_bytes - self._elsewhere - self._own.size
 
     def _end_file(self) -> None:
         if self._file is not None:

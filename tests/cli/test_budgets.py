@@ -63,6 +63,15 @@ def test_each_budget_has_its_subjects_and_what_is_spent_in_its_period(database: 
     ]
 
 
+def test_groups_that_tokens_give_count_without_a_header(database: Database, tmp_path: Path) -> None:
+    spend(database, "i1", metadata={"actor_groups": "platform,web"})
+    path = tmp_path / "aibridge.yaml"
+    budgets = "budgets: [{name: groups, per: group, period: day, usd: 2}]"
+    path.write_text(f"database: {json.dumps(database.url)}\n{budgets}")
+    rows = current(load(path, environ={}), lambda: NOON)
+    assert [(row["subject"], row["spent"]) for row in rows] == [("platform", 0.5), ("web", 0.5)]
+
+
 def test_the_command_shows_a_row_for_each_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     database = SqliteDatabase(tmp_path / "aibridge.db")
     write(database)

@@ -58,6 +58,18 @@ def used_up(proxy: RunningProxy) -> bool:
     return is_exceeded(ask(proxy))
 
 
+@pytest.mark.parametrize("match", ["", ", match: {models: [claude-sonnet-4-20250514]}"], ids=["every", "exact"])
+def test_a_pattern_that_changes_the_names_of_models_opens_no_budget(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, match: str
+) -> None:
+    budget = f"[{{name: one, per: model, period: month, requests: 1{match}}}]"
+    proxy = start_proxy(config=config(upstream.url, budget, "recording: {redact: ['[0-9]{8}']}"))
+    upstream.answer(answer_of(SIMPLE))
+    request = json.dumps(json.loads(SIMPLE.request) | {"model": "claude-sonnet-4-20250514"}).encode()
+    assert ask(proxy, body=request).status == 200
+    assert is_exceeded(ask(proxy, body=request))
+
+
 # --- every way in --------------------------------------------------------------------------------------------------
 
 

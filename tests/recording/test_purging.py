@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from aibridge_addon.recording.pruning import MAX_CONTINUATIONS, Deleted, Pace, Step, count, run
+from aibridge_addon.recording.pruning import MAX_CONTINUATIONS, Busy, Deleted, Pace, Step, count, run
 from aibridge_addon.recording.purging import PURGED, rows_of, running, texts_of
 from aibridge_addon.recording.rows import DETAIL_TABLES
 from aibridge_addon.records import Continuation, InterceptionStarted, Record
 from tests.recording.test_pruning import DAY, chain, orphans, with_texts
-from tests.support.databases import Database, interceptions, write
+from tests.support.databases import Database, PostgresDatabase, interceptions, write
 from tests.support.examples import TOOL, uid
 from tests.support.reading import NOON
 
@@ -79,6 +79,16 @@ def test_what_later_requests_of_the_actor_need_goes_with_texts_and_with_rows(dat
     assert deleted.rows["aibridge_continuations"] == len(of_ada)
     left = database.query("select key from aibridge_continuations order by key")
     assert [row["key"] for row in left] == ["bob", "claim", "open"]
+
+
+def test_rows_that_another_transaction_has_locked_are_waited_for(postgres: PostgresDatabase) -> None:
+    write(postgres, *chain_of("ada", "a1"), *chain_of("ada", "a2"))
+    [step, *_] = rows_of("ada", frozenset())
+    with postgres.prunable() as holder, postgres.prunable() as opened, holder.transaction() as execute:
+        execute("select id from aibridge_interceptions where id = :id for no key update", {"id": uid("a1")})
+        with pytest.raises(Busy), opened.transaction() as other:
+            step.delete(opened, other, 10, step.first)
+    assert len(interceptions(postgres)) == 2
 
 
 def test_of_an_unknown_actor_nothing_is_deleted(database: Database) -> None:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aibridge_addon import records
-from aibridge_addon.recording.spool import Backlog, Spool, remove_old
+from aibridge_addon.recording.spool import LOOK_AGAIN, Backlog, Spool, remove_old
 from aibridge_addon.records import Continuation, ModelThought, Record, ToolResult
 from tests.support.examples import ANSWER, ENDED, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 from tests.support.reading import NOON
@@ -283,6 +283,22 @@ def test_the_bound_includes_what_other_processes_left_in_the_folder(tmp_path: Pa
     other.append(thoughts(20))
     spool = spool_in(tmp_path, max_bytes=other.size + 300)
     assert spool.append(thoughts(20)) >= 15
+    other.close()
+    spool.close()
+
+
+def test_there_is_room_again_once_another_process_has_emptied_its_files(tmp_path: Path) -> None:
+    clock = [0.0]
+    other = Spool(tmp_path, "another database", max_bytes=2**30)
+    other.append(thoughts(20))
+    [left] = files(tmp_path)
+    spool = spool_in(tmp_path, max_bytes=other.size, now=lambda: clock[0])
+    assert spool.append(thoughts(1)) == 1
+    left.unlink()
+    clock[0] = LOOK_AGAIN / 2
+    assert spool.append(thoughts(1)) == 1
+    clock[0] = LOOK_AGAIN
+    assert spool.append(thoughts(2)) == 0
     other.close()
     spool.close()
 

@@ -12,10 +12,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from aibridge_addon.bridge import Bridge
-from aibridge_addon.interception.budgets import Party, max_output
+from aibridge_addon.interception.budgets import max_output
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.proxy.flow.state import Refusal
-from aibridge_addon.records import BreakerRejected, Refused, TokenUsage
+from aibridge_addon.records import BreakerRejected, Refused, Spent, TokenUsage
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
 CIRCUIT_OPEN = "circuit breaker is open"
@@ -52,7 +52,9 @@ def _over_budget(bridge: Bridge, exchange: Exchange, request: JSONObject | bytes
     budgets, route, actor = bridge.budgets, exchange.route, exchange.actor
     if budgets is None:
         return None
-    party = Party(actor.id, actor.groups, route.provider.name, exchange.request.model)
+    # By the names that rows have, which a pattern of the operator may have changed.
+    groups, model = map(bridge.recorded_name, (",".join(actor.named_groups), exchange.request.model))
+    party = budgets.accounts.party(Spent(actor.id, groups, route.provider.name, model))
     body = _maybe_object(request) if isinstance(request, bytes) else request
     size = len(request) if isinstance(request, bytes) else request.size
     exceeded = budgets.accounts.admit(
@@ -85,8 +87,12 @@ def _price(bridge: Bridge, exchange: Exchange, model: str, inputs: int, outputs:
 
 
 def _expected(exchange: Exchange, model: str, inputs: int, outputs: int) -> TokenUsage:
-    """Return the token row that a request is expected to have. `model` is the one that is expected to answer."""
+    """Return the token row that a request is expected to have.
+
+    `model`: the one that is expected to answer, for a request that names none.
+    """
     request, sale = exchange.request, exchange.sale
+    model = request.model or model
     return TokenUsage(
         interception_id=exchange.id,
         provider_response_id="",

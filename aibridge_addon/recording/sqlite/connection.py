@@ -6,6 +6,9 @@ import sqlite3
 from pathlib import Path
 from typing import Literal
 
+SECURE_DELETE = "pragma secure_delete = on"
+"""Overwrite what is deleted with zeros. Otherwise it can be read in the file until its place is used again."""
+
 
 def connect(
     path: Path, *, mode: Literal["ro", "rw"], timeout: float, check_same_thread: bool = True

@@ -232,6 +232,6 @@ def calls(db: Database) -> None:
         create index idx_aibridge_tool_usages_failed
         on aibridge_tool_usages (tool, server_name, injected, created_at) where (
             invocation_error is not null or metadata <> '{}'
-            and case when json_valid(metadata) then metadata ->> 'result_is_error' end is not null
+            and case when json_valid(metadata) then json_extract(metadata, '$.result_is_error') end is not null
         )
     """)

@@ -15,7 +15,7 @@ from typing import Any, Self
 from aibridge_addon.recording.pruning import Busy, Execute, Parameters
 from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.recording.sqlite import hourly_usage
-from aibridge_addon.recording.sqlite.connection import connect
+from aibridge_addon.recording.sqlite.connection import SECURE_DELETE, connect
 from aibridge_addon.recording.sqlite.errors import description
 from aibridge_addon.records import DatabaseUnavailable, utc_now
 
@@ -57,6 +57,7 @@ class SqlitePrunable:
         with self._errors():
             _migrate(path)
             self._db = connect(path, mode="rw", timeout=0)
+            self._db.execute(SECURE_DELETE)
             self._db.execute("pragma synchronous = normal")  # what is lost in a power failure is deleted again
 
     def __enter__(self) -> Self:

@@ -18,6 +18,7 @@ from aibridge_addon.recording import rows
 from aibridge_addon.recording.hourly_usage import changed_interceptions
 from aibridge_addon.recording.instances import Instance
 from aibridge_addon.recording.rows import KEPT, Row, Thread, timestamp
+from aibridge_addon.recording.sqlite.connection import SECURE_DELETE
 from aibridge_addon.recording.sqlite.hourly_usage import counted
 from aibridge_addon.recording.sqlite.identity import Identity
 from aibridge_addon.recording.sqlite.instances import register
@@ -112,6 +113,7 @@ class SqliteStore:
             if db.execute("pragma page_count").fetchone() == (0,):
                 db.execute("pragma auto_vacuum = incremental")
             db.execute(f"pragma journal_size_limit = {MAX_LOG}")
+            db.execute(SECURE_DELETE)
             _enable_wal(db)
             # With `full`, a commit survives a power failure. In WAL mode that costs one fsync per commit.
             db.execute(f"pragma synchronous = {'full' if self._durable else 'normal'}")

@@ -75,6 +75,14 @@ def test_the_file_is_in_wal_mode_and_a_commit_is_as_durable_as_wanted(
     assert store._db.execute("pragma synchronous").fetchone() == (synchronous,)
 
 
+def test_what_is_deleted_is_overwritten(path: Path, opened: Open) -> None:
+    store = opened()
+    with SqlitePrunable(path) as prunable:
+        assert store._db is not None  # what is asked for is a property of the connection
+        for connection in (store._db.conn, prunable._db):
+            assert connection.execute("pragma secure_delete").fetchone() == (1,)
+
+
 def test_rows_can_be_read_while_the_store_is_open_and_stay_after_it_is_closed(path: Path, opened: Open) -> None:
     store = opened()
     store.write([STARTED])
