@@ -141,13 +141,11 @@ class Bridge:
         self._sinks = [sink for make in sinks if (sink := make(settings, self._readiness)) is not None]
         self._log = RedactedLog(Redactor(settings.recording.redact).text)
         preparation = Preparation(settings.recording)
-        self.recorded_name = preparation.recorded_name
-        """Return a model's or a group's name as rows have it."""
         self.priced = preparation.priced
         """Return a token row with its cost."""
         self.is_never_priced = preparation.is_never_priced
         """Return whether no answer to a request has a price."""
-        self.budgets = self._budgets() if settings.budgets else None
+        self.budgets = self._budgets(preparation.recorded_name) if settings.budgets else None
         """What requests may use. None: no budgets are configured."""
         self.stream = RecordStream(self._sinks, preparation, load=preparation.load)
         self.emit = self.stream.emit
@@ -157,21 +155,20 @@ class Bridge:
         self._parts = self._ordered_parts()
         self._ending: asyncio.Future[None] | None = None
 
-    def _budgets(self) -> SharedBudgets:
+    def _budgets(self, recorded_name: Callable[[str], str]) -> SharedBudgets:
         settings = self.settings
-        budgets = [budget.as_recorded(self.recorded_name) for budget in settings.budgets]
         accounts = Budgets(
-            budgets,
+            settings.budgets,
             self.actors.groups_of,
             now=utc_now,
             emit=lambda record: self.emit(record),
             warn=_log_budget,
+            recorded_name=recorded_name,
         )
         instance_id = next((sink.instance_id for sink in self._sinks if sink.instance_id), str(uuid.uuid4()))
         store = budget_store(settings, instance_id)
-        groups = any(budget.depends_on_groups for budget in budgets)
         self._sinks.append(BudgetSink(accounts))
-        return SharedBudgets(accounts, BudgetSync(accounts, store, groups=groups, now=utc_now))
+        return SharedBudgets(accounts, BudgetSync(accounts, store, groups=accounts.counts_groups, now=utc_now))
 
     def _ordered_parts(self) -> Sequence[Part]:
         """Return the parts in the order of their start.

@@ -58,15 +58,19 @@ def run(arguments: argparse.Namespace) -> int:
 def current(settings: Settings, now: Callable[[], datetime]) -> list[dict[str, Any]]:
     """Return a row for each budget and each of its subjects, the most used one first. Raises DatabaseUnavailable."""
     actors = ActorResolver(settings.actor, system_user=operating_system_user())
-    recorded = Preparation(settings.recording).recorded_name
-    configured = [budget.as_recorded(recorded) for budget in settings.budgets]
-    budgets = Budgets(configured, actors.groups_of, now=now, emit=lambda _: None, warn=lambda _event, _state: None)
+    budgets = Budgets(
+        settings.budgets,
+        actors.groups_of,
+        now=now,
+        emit=lambda _: None,
+        warn=lambda _event, _state: None,
+        recorded_name=Preparation(settings.recording).recorded_name,
+    )
     store = budget_store(settings, str(uuid4()))  # the id of no instance: all usage is that of others
     try:
         windows = budgets.windows()
-        named = any(budget.depends_on_groups for budget in configured)
         spent = {
-            calendar: list(store.spent(*window, requests=budgets.counts_requests, groups=named))
+            calendar: list(store.spent(*window, requests=budgets.counts_requests, groups=budgets.counts_groups))
             for calendar, window in windows.items()
         }
         reserved = store.reserved(now() - SILENT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, timedelta, tzinfo
 from functools import cached_property
 from pathlib import Path
@@ -99,21 +99,6 @@ class Budget(Section):
             at = (given[1],) if given else ("usd",)
             raise rejected("exactly one of usd, tokens, requests", found=found, at=at)
         return self
-
-    @property
-    def depends_on_groups(self) -> bool:
-        return self.per == "group" or bool(self.match.groups)
-
-    def as_recorded(self, redact: Callable[[str], str]) -> Budget:
-        """Return the budget that also applies to names as they are recorded: usage is counted by rows."""
-
-        def both(patterns: Patterns) -> Patterns:
-            marked = (redact(pattern).replace("[redacted", "[[]redacted") for pattern in patterns)
-            return tuple(dict.fromkeys((*patterns, *marked)))
-
-        match = self.match
-        names = {"groups": both(match.groups), "models": both(match.models)}
-        return self.model_copy(update={"match": match.model_copy(update=names)})
 
     @cached_property
     def unit(self) -> Unit:

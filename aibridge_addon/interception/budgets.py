@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from aibridge_addon import records
 from aibridge_addon.config.budgets import Budget, Period, Unit
+from aibridge_addon.credentials.redaction import REDACTED
 from aibridge_addon.interception.accounts import Account, Exceeded, Key, Sums, Window, exceeded
 from aibridge_addon.records import BudgetUsed, Spent, TokenUsage
 from aibridge_addon.wire.json_object import JSONObject
@@ -97,6 +98,21 @@ def subjects(budget: Budget, party: Party) -> tuple[str, ...]:
             return ("all",)
 
 
+def _as_recorded(budget: Budget, recorded_name: Callable[[str], str]) -> Budget:
+    """Return the budget that also applies to names as rows have them."""
+
+    def both(patterns: tuple[str, ...]) -> tuple[str, ...]:
+        recorded = (recorded_name(pattern).replace(REDACTED, MARK) for pattern in patterns)
+        return tuple(dict.fromkeys((*patterns, *recorded)))
+
+    names = {"groups": both(budget.match.groups), "models": both(budget.match.models)}
+    return budget.model_copy(update={"match": budget.match.model_copy(update=names)})
+
+
+MARK = REDACTED.replace("[", "[[]")
+"""The pattern that matches a mark."""
+
+
 def _matches(patterns: Collection[str], name: str) -> bool:
     return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
@@ -146,9 +162,17 @@ class Budgets:
         now: Callable[[], datetime],
         emit: records.Emit,
         warn: Callable[[str, str], None],
+        recorded_name: Callable[[str], str] = str,
     ) -> None:
-        """`groups_of` returns the configured groups of an actor. `warn` logs an event and an account's state."""
-        self._budgets = {budget.name: budget for budget in budgets}
+        """Usage is counted by rows, so everything else is compared with names as rows have them.
+
+        Args:
+            groups_of: Return the configured groups of an actor.
+            warn: Log an event and an account's state.
+            recorded_name: Return a model's or a group's name as rows have it.
+        """
+        self._recorded_name = recorded_name
+        self._budgets = {budget.name: _as_recorded(budget, recorded_name) for budget in budgets}
         self._groups_of = groups_of
         self._now = now
         self._emit = emit
@@ -270,7 +294,7 @@ class Budgets:
                 groups = record.metadata.get(GROUPS)
                 named = groups if isinstance(groups, str) else None
                 begun = Spent(record.initiator_id, named, record.provider_name, record.model)
-                self._parties[record.id] = self.party(begun)
+                self._parties[record.id] = self._party(begun)
                 _bound(self._parties)
             case TokenUsage():
                 self._count_usage(record)
@@ -324,6 +348,10 @@ class Budgets:
         return {(period, zone): window(period, zone, now) for period, zone in pairs}
 
     @property
+    def counts_groups(self) -> bool:
+        return any(budget.per == "group" or budget.match.groups for budget in self._budgets.values())
+
+    @property
     def counts_requests(self) -> bool:
         return any(budget.unit == "requests" for budget in self._budgets.values())
 
@@ -340,7 +368,7 @@ class Budgets:
         for calendar, parts in spent.items():
             budgets = [each for each in self._budgets.values() if (each.period, each.timezone) == calendar]
             for part in parts:
-                party = self.party(part)
+                party = self._party(part)
                 for budget in budgets:
                     for subject in subjects(budget, party):
                         sums.setdefault((budget.name, subject), Sums()).add(part)
@@ -362,7 +390,12 @@ class Budgets:
             self._report(account)
         self._drop_idle()
 
-    def party(self, part: Spent) -> Party:
+    def asking(self, actor: str, groups: Sequence[str], provider: str, model: str) -> Party:
+        """Return who sends a request. `groups`: those that the request names."""
+        named, model = self._recorded_name(",".join(groups)), self._recorded_name(model)
+        return self._party(Spent(actor, named, provider, model))
+
+    def _party(self, part: Spent) -> Party:
         given = tuple(part.groups.split(",")) if part.groups else ()
         configured = self._groups_of(part.actor)
         return Party(part.actor, tuple(dict.fromkeys((*configured, *given))), part.provider, part.model)

@@ -15,7 +15,7 @@ from aibridge_addon.bridge import Bridge
 from aibridge_addon.interception.budgets import max_output
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.proxy.flow.state import Refusal
-from aibridge_addon.records import BreakerRejected, Refused, Spent, TokenUsage
+from aibridge_addon.records import BreakerRejected, Refused, TokenUsage
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
 CIRCUIT_OPEN = "circuit breaker is open"
@@ -52,9 +52,7 @@ def _over_budget(bridge: Bridge, exchange: Exchange, request: JSONObject | bytes
     budgets, route, actor = bridge.budgets, exchange.route, exchange.actor
     if budgets is None:
         return None
-    # By the names that rows have, which a pattern of the operator may have changed.
-    groups, model = map(bridge.recorded_name, (",".join(actor.named_groups), exchange.request.model))
-    party = budgets.accounts.party(Spent(actor.id, groups, route.provider.name, model))
+    party = budgets.accounts.asking(actor.id, actor.named_groups, route.provider.name, exchange.request.model)
     body = _maybe_object(request) if isinstance(request, bytes) else request
     size = len(request) if isinstance(request, bytes) else request.size
     exceeded = budgets.accounts.admit(
