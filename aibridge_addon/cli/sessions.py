@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -86,10 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         except NotFound as e:
             print(printable(str(e)), file=sys.stderr)
             return 1
-        whole = [one for one in sessions.whole(rows, session_id) if _is_wanted(one.initiator_id, arguments.actor)]
-        interceptions = [
-            row for row in sessions.one(rows, session_id) if _is_wanted(row["initiator_id"], arguments.actor)
-        ]
+        whole = sessions.whole(rows, session_id, arguments.actor)
+        interceptions = list(sessions.one(rows, session_id, arguments.actor))
     if not whole:
         print(f"no user of session {printable(session_id)} matches --actor", file=sys.stderr)
         return 1
@@ -99,10 +96,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         Timeline(output.console(), wanted.zone, full=arguments.full).write(whole, interceptions)
     return 0
-
-
-def _is_wanted(actor: str, patterns: Sequence[str]) -> bool:
-    return not patterns or any(fnmatchcase(actor, pattern.replace("[", "[[]")) for pattern in patterns)
 
 
 # --- the list --------------------------------------------------------------------------------------------------------

@@ -189,19 +189,23 @@ def _beginning(rows: Queries, column: str, start: str) -> Iterator[dict[str, Any
     return rows.select(sql, parameters)
 
 
-def whole(rows: Queries, session_id: str) -> list[Session]:
-    """Return what is to be said of a session as a whole, for each of its users. Raises DatabaseUnavailable."""
-    sql = "select distinct initiator_id from aibridge_interceptions where session_id = :id order by initiator_id"
-    return _sessions(rows, [(session_id, row["initiator_id"]) for row in rows.select(sql, {"id": session_id})])
+def whole(rows: Queries, session_id: str, actors: Sequence[str]) -> list[Session]:
+    """Return what is to be said of a session as a whole, for each of its users. Raises DatabaseUnavailable.
+
+    `actors`: names or patterns, as in `newest`.
+    """
+    found, parameters = _of(rows, session_id, actors)
+    sql = f"select distinct initiator_id {found} order by initiator_id"
+    return _sessions(rows, [(session_id, row["initiator_id"]) for row in rows.select(sql, parameters)])
 
 
-def one(rows: Queries, session_id: str) -> Iterator[dict[str, Any]]:
+def one(rows: Queries, session_id: str, actors: Sequence[str]) -> Iterator[dict[str, Any]]:
     """Yield the interceptions of a session as they began, with their rows of other tables, in their order.
 
-    JSON columns are decoded. Raises DatabaseUnavailable.
+    JSON columns are decoded. Raises DatabaseUnavailable. `actors`: names or patterns, as in `newest`.
     """
-    sql = "select * from aibridge_interceptions where session_id = :id order by started_at, id"
-    for some in batched(rows.stream(sql, {"id": session_id}), AT_ONCE, strict=False):
+    found, wanted = _of(rows, session_id, actors)
+    for some in batched(rows.stream(f"select * {found} order by started_at, id", wanted), AT_ONCE, strict=False):
         interceptions = {row["id"]: _decoded(row) | {name: [] for name in CHILDREN} for row in some}
         values, parameters = _list(interceptions)
         if rows.postgres:
@@ -212,6 +216,13 @@ def one(rows: Queries, session_id: str) -> Iterator[dict[str, Any]]:
             for row in rows.select(sql, parameters):
                 interceptions[row["interception_id"]][name].append(_decoded(row))
         yield from interceptions.values()
+
+
+def _of(rows: Queries, session_id: str, actors: Sequence[str]) -> tuple[str, Mapping[str, object]]:
+    """Return the end of a query for a session's interceptions, with its parameters."""
+    parameters: dict[str, object] = {"id": session_id}
+    conditions = ["session_id = :id", *matching(rows, "initiator_id", actors, parameters)]
+    return f"from aibridge_interceptions where {' and '.join(conditions)}", parameters
 
 
 def _decoded(row: Mapping[str, Any]) -> dict[str, Any]:
