@@ -125,7 +125,7 @@ def usage(rows: Queries, asked: Question) -> dict[Key, Usage]:
     """Return the usage of each combination of keys that has any. Raises DatabaseUnavailable."""
     has_hourly = has_table(rows, TABLE)
     dimensions = [key for key in asked.keys if key not in PERIODS]
-    hourly, rest = list[Span](), list(_spans(asked, *_bounds(rows, asked, _all_bounds(rows))))
+    hourly, rest = list[Span](), list(_spans(asked, *_bounds(rows, _all_bounds(rows))))
     if has_hourly and ROLLED.issuperset(dimensions):
         hourly, rest = _split(rest)
     found: dict[Key, Usage] = {}
@@ -147,7 +147,7 @@ def sessions(rows: Queries, asked: Question, limit: int) -> dict[Key, Usage]:
     Raises DatabaseUnavailable.
     """
     newest = list(islice(_newest(rows, asked), limit))
-    spans = list(_spans(replace(asked, keys=()), *_bounds(rows, asked, _all_bounds(rows))))
+    spans = list(_spans(replace(asked, keys=()), *_bounds(rows, _all_bounds(rows))))
     found: dict[Key, Usage] = {}
     for some in batched({key[0] for key in newest}, SPANS_AT_ONCE, strict=False):
         ids = {parameter(number): id for number, id in enumerate(some)}
@@ -197,14 +197,14 @@ def tools(rows: Queries, asked: Question) -> dict[Key, dict[str, int]]:
     """
     keys = ("tool", "server_name", "injected", *asked.keys)
     found: dict[Key, dict[str, int]] = {}
-    first, last = _bounds(rows, asked, CALL_BOUNDS)
-    spans = list(_spans(asked, first, last))
+    begin, end = _bounds(rows, CALL_BOUNDS)
+    spans = list(_spans(asked, begin, end))
     dimensions = [key for key in keys if key not in PERIODS]
     sources: tuple[_Source, ...] = (CALLED,)
     if len(dimensions) == 3 and not asked.actors and not asked.models:
         sources = (ONLY_CALLED,)
         if len(spans) == 1:
-            begin, end = _bounds(rows, replace(asked, since=None, until=None), CALL_BOUNDS)
+            ((first, last, _),) = spans
             sources = (replace(ALL_CALLS, is_grouped=SHARE * (last - first) > end - begin), FAILED_CALLS)
     for source in sources:
         for row in _select(rows, source, asked, dimensions, spans):
@@ -371,17 +371,12 @@ Span = tuple[datetime, datetime, str]
 """From, up to and without, and the day that it belongs to: the first one of its week or month."""
 
 
-def _bounds(rows: Queries, asked: Question, sql: str) -> tuple[datetime, datetime]:
-    """Return the part of the wanted period in which there are rows."""
+def _bounds(rows: Queries, sql: str) -> tuple[datetime, datetime]:
+    """Return the time in which there are rows, in whole hours."""
     (found,) = rows.select(sql)
     if found["first"] is None:
         return datetime.min.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
-    first = _hour(datetime.fromisoformat(found["first"]))
-    last = _hour(datetime.fromisoformat(found["last"])) + HOUR
-    return (
-        first if asked.since is None else max(first, asked.since),
-        last if asked.until is None else min(last, asked.until),
-    )
+    return _hour(datetime.fromisoformat(found["first"])), _hour(datetime.fromisoformat(found["last"])) + HOUR
 
 
 def _all_bounds(rows: Queries) -> str:
@@ -404,6 +399,9 @@ select min(first) as first, max(last) as last from (
 
 
 def _spans(asked: Question, first: datetime, last: datetime) -> Iterator[Span]:
+    """Yield the parts of the wanted period. There are rows from `first` to `last`."""
+    first = first if asked.since is None else max(first, asked.since)
+    last = last if asked.until is None else min(last, asked.until)
     periods = [key for key in asked.keys if key in PERIODS]
     if not periods:
         if first < last:

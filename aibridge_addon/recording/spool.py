@@ -37,9 +37,9 @@ from aibridge_addon.records import STORED, Record
 logger = logging.getLogger(__name__)
 
 SEGMENT_BYTES = 8 * 2**20
+"""Bytes from which on a file gets no more records, so that the space of written records is freed in steps."""
 LOOK_AGAIN = 1.0
 """Seconds. A full folder is looked at again after this time."""
-"""Bytes from which on a file gets no more records, so that the space of written records is freed in steps."""
 CHECKSUM = 8
 """Hexadecimal digits of a line's CRC-32."""
 

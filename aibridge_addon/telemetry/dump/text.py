@@ -17,6 +17,7 @@ from urllib.parse import unquote_plus, unquote_to_bytes
 import msgspec
 
 from aibridge_addon.credentials.client import mask
+from aibridge_addon.credentials.redaction import REDACTED
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 
 Fields = Iterable[tuple[bytes, bytes]]
@@ -61,7 +62,7 @@ MASKED_PARAMETERS = frozenset(
 )
 """Names of masked query parameters, in lower case."""
 
-MARK = b"[redacted]"
+MARK = REDACTED.encode()
 MAX_PARTS = 200
 """Maximum number of parts of a target that are searched for secrets one by one."""
 FRAMING = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
