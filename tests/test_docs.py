@@ -22,13 +22,22 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "aibridge_addon"
 BIN = Path(sys.executable).parent
 
-OURS = ("aibridge_addon", "benchmarks", "certs", "docs", "fixtures", "tests", ".ci")
+OURS = ("aibridge_addon", "benchmarks", "certs", "docs", "fixtures", "tests", ".ci", ".github")
 GENERATED = frozenset({"__pycache__", "node_modules"})
 PAGES = sorted(
-    page for folder in (".", "certs", "docs", "docs/decisions", "fixtures") for page in (ROOT / folder).glob("*.md")
+    page
+    for folder in (".", ".github", "certs", "docs", "docs/decisions", "fixtures")
+    for page in (ROOT / folder).glob("*.md")
 )
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
-SHELL_PAGES = ("README.md", "docs/quick-start.md", "docs/operations.md", "certs/README.md", "docs/clients.md")
+SHELL_PAGES = (
+    ".github/CONTRIBUTING.md",
+    "README.md",
+    "docs/quick-start.md",
+    "docs/operations.md",
+    "certs/README.md",
+    "docs/clients.md",
+)
 
 OTHER_PROGRAMS = frozenset({"make", "export", "cat", "touch", "claude", "codex"})
 """Programs in shell examples that do not come with the project."""
