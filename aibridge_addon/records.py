@@ -308,10 +308,16 @@ class BreakerRejected:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The bridge has refused a request by a rule of its operator."""
+    """The bridge has refused a request. Texts are empty if the request was for no provider."""
 
     reason: str
-    """The interception's `error_type`, such as `budget_exceeded`."""
+    """One of a fixed set of words, such as `budget_exceeded` or `unauthenticated`."""
+    status: int = 0
+    method: str = ""
+    provider_name: str = ""
+    route: str = ""
+    interception_id: str | None = None
+    client_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
