@@ -308,10 +308,9 @@ class BreakerRejected:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The bridge has refused a request. Texts are empty if the request was for no provider."""
+    """The bridge has refused a request, for one of a fixed set of reasons, such as `budget_exceeded`."""
 
     reason: str
-    """One of a fixed set of words, such as `budget_exceeded` or `unauthenticated`."""
     status: int = 0
     method: str = ""
     provider_name: str = ""
@@ -430,9 +429,6 @@ Emit = Callable[[Record], None]
 def utc_now() -> datetime:
     """Return the current time. All records use this clock."""
     return datetime.now(UTC)
-
-
-# --- sinks --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

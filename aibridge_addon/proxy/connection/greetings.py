@@ -6,6 +6,7 @@ A client that does not trust mitmproxy's CA tries again and again, so that its o
 from __future__ import annotations
 
 import logging
+import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,9 @@ CA_FILE = "mitmproxy-ca-cert.pem"
 """mitmproxy's CA certificate, in its `confdir`."""
 CLOSED_EARLY = "connection closed early"
 """mitmproxy's error of a connection that was closed before its ClientHello, such as a probe's."""
+
+REASON = re.compile(r"\(([^()]*)\)$")
+"""The TLS alert, which mitmproxy puts behind its own explanation."""
 
 
 class FailedGreetings:
@@ -56,7 +60,8 @@ class FailedGreetings:
 
 def message(client: str, host: str, error: str, ca_file: Path) -> str:
     """Return the line about a failed TLS greeting."""
-    if "unsupported protocol" in error:
+    alert = REASON.search(error)
+    if "agree on a TLS version" in error:
         advice = "client and proxy have no TLS version in common; see mitmproxy's option tls_version_client_min"
     else:
         advice = (
@@ -64,4 +69,4 @@ def message(client: str, host: str, error: str, ca_file: Path) -> str:
             " (Python, Go, Rust), REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or AWS_CA_BUNDLE where the client starts;"
             " see docs/troubleshooting.md"
         )
-    return f"TLS with a client failed: client={client} host={host!r}: {advice} ({error or 'no reason given'})"
+    return f"TLS with a client failed: client={client} host={host!r}: {advice} ({alert[1] if alert else error})"

@@ -1,6 +1,6 @@
 """One line for each interception, for a terminal.
 
-    14:03:22 alice   claude-sonnet-4-5    1.23k+45.6k>512    $0.0123  0.8s 12.3s  2 ok            80 columns
+    14:03:22 alice   claude-sonnet-4-5    1.23k+45.6k>  512  $0.0123  0.8s 12.3s 2c ok       80 columns
 
 On a narrow terminal, the longer parts are shortened first, and the client and the units are left out.
 """
@@ -65,7 +65,8 @@ class Line:
         names = self._names(columns - fixed, columns, bounded=width is not None)
         body, end = " ".join((names, *numbers)), status
         if width is not None:
-            body = _fit(body, max(width - len(time) - cell_len(status) - 2, 0)).rstrip()
+            room = max(width - len(time) - cell_len(status) - 2, 0)
+            body = body if cell_len(body) <= room else _fit(body, room)
             end = _fit(status, max(width - len(time) - cell_len(body) - 2, 0)).rstrip()
         if not colour:
             return f"{time} {body} {end}"
@@ -89,10 +90,10 @@ class Line:
         )
 
     def _compact(self) -> str:
-        tokens = f"{short_count(self.new_input):>5}+{short_count(self.cached)}>{short_count(self.output)}"
+        tokens = f"{short_count(self.new_input):>5}+{short_count(self.cached):>5}>{short_count(self.output):>5}"
         calls = f"{self.calls}c" if self.calls else ""
         times = f"{_seconds(self.first_byte):>5} {_seconds(self.seconds):>5}"
-        return f"{tokens:<17} {_dollars(self.cost):>8} {times} {calls:>2}"
+        return f"{tokens} {_dollars(self.cost):>8} {times} {calls:>2}"
 
     def _labelled(self) -> list[str]:
         calls = "" if not self.calls else "1 call" if self.calls == 1 else f"{self.calls} calls"
