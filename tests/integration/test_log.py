@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import ssl
 from pathlib import Path
 from typing import Any
 
 import httpx
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from tests.conftest import RunToExit, StartProxy
 from tests.integration.exchanges import ANTHROPIC, Client
 from tests.integration.turns import CONNECTED, Turns, call, configuration, own, text, thought
 from tests.support import fixtures
-from tests.support.client import connect_through, gateway_client
+from tests.support.client import gateway_client
 from tests.support.mcp_servers import HttpMcp
 from tests.support.polling import poll_until
 from tests.support.running import RunningProxy
@@ -84,6 +83,7 @@ def test_a_failure_shows_the_type_of_its_error(start_proxy: StartProxy, upstream
 def test_traffic_of_other_hosts_makes_no_line(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
     proxy = start_proxy(config="egress: {guard: 'off'}")
     before = proxy.log
+    upstream.answer(*[Answer.json({})] * 3)
     for _ in range(3):
         with httpx.Client(proxy=proxy.proxy_url, verify=False) as client:
             client.get(upstream.url)
@@ -133,15 +133,16 @@ def test_a_gateway_request_to_no_provider_has_a_line(start_proxy: StartProxy, up
 
 
 def test_every_line_of_a_run_fits_the_schema(
-    start_proxy: StartProxy, make_upstream: MakeUpstream, ours: HttpMcp
+    start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp
 ) -> None:
-    upstream = make_upstream()
     mcp = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
     budgets = "budgets: [{name: few, per: model, match: {models: [few]}, period: month, requests: 1}]"
     more = f"log: {{format: json}}\nactor: {{default: '\x41lice\\u202e'}}\n{budgets}"
     proxy = start_proxy(config=configuration(upstream.url, mcp, more))
     proxy.wait_for_log(CONNECTED)
-    turns = Turns("messages", [thought("hm"), text("Let me see."), call("echo", "c1")], [own("c2"), text("\x1b[2J")])
+    turns = Turns(
+        "messages", [thought("hm"), text("Let me see."), call("echo", text="a")], [own(path="b"), text("\x1b[2J")]
+    )
     upstream.answer(*turns.answers(streaming=True))
     with Client(proxy, turns.host) as client:
         client.post(turns.path, turns.request(streaming=True))
@@ -154,8 +155,8 @@ def test_every_line_of_a_run_fits_the_schema(
         client.post(turns.path, b"no JSON")
     with gateway_client(proxy) as gateway:
         gateway.get("/nowhere")
-    with pytest.raises(ssl.SSLError):
-        connect_through(proxy, ANTHROPIC, 443, context=ssl.create_default_context())
+    with pytest.raises(httpx.ConnectError), httpx.Client(proxy=proxy.proxy_url) as untrusting:
+        untrusting.get(f"https://{ANTHROPIC}/")
     made = objects(proxy, "request_refused", 3)
     made = objects(proxy, "interception_end", 4)
     for each in made:

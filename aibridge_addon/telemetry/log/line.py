@@ -7,6 +7,7 @@ On a narrow terminal, the longer parts are shortened first, and the client and t
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -18,8 +19,8 @@ LABELLED_FROM = 132
 """Columns from which on the numbers have their units beside them."""
 CLIENT_FROM = 100
 """Columns from which on the client has a place."""
-UNBOUNDED = 160
-"""Columns that a line is aligned for where it does not go to a terminal. Nothing is shortened there."""
+UNBOUNDED = (20, 16, 40)
+"""Columns of actor, client and model where a line does not go to a terminal. Longer ones are not shortened there."""
 MAX_NAME = 100
 """Characters of a name that a client or a provider chose."""
 SMALLEST = 6
@@ -53,7 +54,7 @@ class Line:
 
     def text(self, width: int | None = None, *, colour: bool = False) -> str:
         """Return the line, at most `width` columns wide. None: it does not go to a terminal."""
-        columns = width or UNBOUNDED
+        columns = sys.maxsize if width is None else width
         time = f"{self.ended_at.astimezone():%H:%M:%S}"
         numbers = self._labelled() if columns >= LABELLED_FROM else [self._compact()]
         status = "ok"
@@ -62,7 +63,7 @@ class Line:
             if self.new_input + self.cached + self.output == 0:
                 numbers = [f"{_seconds(self.seconds):>6}"]
         fixed = sum(map(cell_len, (time, *numbers, status))) + len(numbers) + 2
-        names = self._names(columns - fixed, columns, bounded=width is not None)
+        names = self._names(columns - fixed, columns) if width is not None else self._whole_names()
         body, end = " ".join((names, *numbers)), status
         if width is not None:
             room = max(width - len(time) - cell_len(status) - 2, 0)
@@ -74,20 +75,22 @@ class Line:
             return f"{RED}{time} {body} {end}{RESET}"
         return f"{DIM}{time}{RESET} {body} {GREEN}{end}{RESET}"
 
-    def _names(self, room: int, columns: int, *, bounded: bool) -> str:
-        actor, client = one_line(self.actor, MAX_NAME), one_line(self.client, MAX_NAME)
-        model = one_line(self.model or "-", MAX_NAME)
-        wide = columns >= CLIENT_FROM
-        if wide:
-            model = f"{one_line(self.provider, MAX_NAME)}/{model}"
-        parts = [actor, client, model] if wide else [actor, model]
-        shares = (0.22, 0.18, 0.60) if wide else (0.3, 0.7)
+    def _whole_names(self) -> str:
+        return " ".join(map(_padded, self._parts(), UNBOUNDED))
+
+    def _parts(self) -> tuple[str, str, str]:
+        names = (self.actor, self.client, self.provider, self.model or "-")
+        actor, client, provider, model = (one_line(name, MAX_NAME) for name in names)
+        return actor, client, f"{provider}/{model}"
+
+    def _names(self, room: int, columns: int) -> str:
+        parts, shares = list(self._parts()), [0.22, 0.18, 0.60]
+        if columns < CLIENT_FROM:
+            parts, shares = [parts[0], one_line(self.model or "-", MAX_NAME)], [0.3, 0.7]
         free = max(room - len(parts) + 1, 0)
         widths = [max(int(free * share), SMALLEST) for share in shares]
         widths[-1] = max(free - sum(widths[:-1]), SMALLEST)
-        return " ".join(
-            _fit(part, size) if bounded else _padded(part, size) for part, size in zip(parts, widths, strict=True)
-        )
+        return " ".join(map(_fit, parts, widths))
 
     def _compact(self) -> str:
         tokens = f"{short_count(self.new_input):>5}+{short_count(self.cached):>5}>{short_count(self.output):>5}"

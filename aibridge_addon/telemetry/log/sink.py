@@ -42,8 +42,11 @@ def log_sink(settings: Settings, whole: Ask) -> Sink:
 class LogSink(Sink):
     def __init__(self, form: _Structured | _Lines) -> None:
         self._form = form
-        self._batches: queue.Queue[Sequence[Record] | None] = queue.Queue(MAX_WAITING)
+        self._batches: queue.SimpleQueue[Sequence[Record] | None] = queue.SimpleQueue()
         self._dropped = 0
+        """Number of records dropped. Only `emit` changes it."""
+        self._reported = 0
+        """Number of dropped records that were logged. Only the sink's thread changes it."""
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="aibridge-log", daemon=True)
 
@@ -51,18 +54,15 @@ class LogSink(Sink):
         self._thread.start()
 
     def emit(self, records: Sequence[Record]) -> None:
-        try:
-            self._batches.put_nowait(records)
-        except queue.Full:
+        if self._batches.qsize() >= MAX_WAITING:
             self._dropped += len(records)
+        else:
+            self._batches.put(records)
 
     def close(self, timeout: float | None) -> None:
         if not self._closed:
             self._closed = True
-            try:
-                self._batches.put_nowait(None)
-            except queue.Full:
-                return  # nothing is read: the thread ends with the process
+            self._batches.put(None)
         if timeout is not None and self._thread.ident is not None:
             self._thread.join(timeout)
 
@@ -77,9 +77,9 @@ class LogSink(Sink):
                     self._form.log(record)
                 except Exception:
                     logger.exception("aibridge: a %s cannot be logged", type(record).__name__)
-            if self._dropped:
-                dropped, self._dropped = self._dropped, 0
-                logger.warning("aibridge: log lines dropped because the output was blocked: records=%d", dropped)
+            if (dropped := self._dropped) > self._reported:
+                count, self._reported = dropped - self._reported, dropped
+                logger.warning("aibridge: log lines dropped because the output was blocked: records=%d", count)
 
 
 class _Structured:

@@ -12,7 +12,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.test import taddons, tflow
 
 from aibridge_addon.proxy.connection.greetings import MAX_REMEMBERED, PAUSE, FailedGreetings, message
-from tests.support.mitmdump import CA_BASENAME
+from tests.support.running import CA_BASENAME
 
 UNKNOWN_CA = "The client does not trust the proxy's certificate for a.test (tlsv1 alert unknown ca)"
 
