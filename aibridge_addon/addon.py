@@ -18,13 +18,15 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.errors import ConfigError
-from aibridge_addon.config.load import load
+from aibridge_addon.config.load import load, log_format
+from aibridge_addon.proxy import terminal
 from aibridge_addon.proxy.connection import exposure
 from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
+from aibridge_addon.proxy.connection.greetings import FailedGreetings
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
-from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded
+from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
 from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
@@ -43,6 +45,7 @@ class AIBridge:
         self._classifier: RequestClassifier | None = None
         self._guard: EgressGuard | None = None
         self._drain: Drain | None = None
+        self._greetings = FailedGreetings(time.monotonic)
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -56,11 +59,14 @@ class AIBridge:
         loader.add_option("aibridge_database", str, "", "URL of aibridge's database; wins over the configuration file.")
         # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
+        terminal.hide_flows(ctx.options)
         self._drain = Drain.of_master()
 
     def configure(self, updated: set[str]) -> None:
         if self._bridge is None or updated & {"aibridge_config", "aibridge_database"}:
             self._retire()
+            path = _path()
+            terminal.use_format(log_format(Path(path) if path else None))
             try:
                 self._bridge = _started()
             except (ConfigError, DatabaseUnavailable) as e:
@@ -127,19 +133,28 @@ class AIBridge:
         if data.ignore_connection:
             self._bridge.emit(Tunnelled())
 
+    def tls_failed_client(self, data: tls.TlsData) -> None:
+        self._greetings.failed(data)
+
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return self._guarded_after(None if self._classifier is None else self._classifier.connect(flow), flow)
 
     def _guarded_after(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return self._guarded(flow) if waiting is None else self._wait_and_guard(waiting, flow)
+        if waiting is None and (self._guard is None or flow.response is not None):
+            self._report_refused(flow)
+            return None
+        return self._wait_and_guard(waiting, flow)
 
-    def _guarded(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return None if self._guard is None or flow.response is not None else guarded(self._guard, flow)
+    async def _wait_and_guard(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> None:
+        if waiting is not None:
+            await waiting
+        if self._guard is not None and flow.response is None:
+            await guarded(self._guard, flow)
+        self._report_refused(flow)
 
-    async def _wait_and_guard(self, waiting: Awaitable[None], flow: http.HTTPFlow) -> None:
-        await waiting
-        if (guarding := self._guarded(flow)) is not None:
-            await guarding
+    def _report_refused(self, flow: http.HTTPFlow) -> None:
+        if self._bridge is not None:
+            report_refused_head(flow, self._bridge)
 
     async def server_connect(self, data: ServerConnectionHookData) -> None:
         if self._guard is not None:

@@ -39,6 +39,7 @@ from aibridge_addon.recording.stream import RecordStream
 from aibridge_addon.records import Ask, BreakerChanged, DatabaseUnavailable, Readiness, Sink, utc_now
 from aibridge_addon.telemetry.dump.dumper import Dumper
 from aibridge_addon.telemetry.log.redaction import RedactedLog
+from aibridge_addon.telemetry.log.sink import log_sink
 from aibridge_addon.telemetry.prometheus.sink import prometheus_sink
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 MakeSink = Callable[[Settings, Ask], Sink | None]
 
-SINKS: Sequence[MakeSink] = (database_sink, prometheus_sink)
+SINKS: Sequence[MakeSink] = (database_sink, prometheus_sink, log_sink)
 """The table of sinks, in the order of their start. An entry returns None if the configuration turns its sink off."""
 DUMPS_TIMEOUT = 2.0
 """Seconds. Maximum time for writing the last dumps at the end."""

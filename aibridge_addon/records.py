@@ -308,10 +308,15 @@ class BreakerRejected:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The bridge has refused a request by a rule of its operator."""
+    """The bridge has refused a request, for one of a fixed set of reasons, such as `budget_exceeded`."""
 
     reason: str
-    """The interception's `error_type`, such as `budget_exceeded`."""
+    status: int = 0
+    method: str = ""
+    provider_name: str = ""
+    route: str = ""
+    interception_id: str | None = None
+    client_address: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -424,9 +429,6 @@ Emit = Callable[[Record], None]
 def utc_now() -> datetime:
     """Return the current time. All records use this clock."""
     return datetime.now(UTC)
-
-
-# --- sinks --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,13 +89,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "telemetry": {"config", "credentials", "records", "wire"},
     # The rims: tools, command line, mitmproxy.
     "tools": {"config", "dialects", "records", "wire"},
-    "cli": {"config", "credentials", "interception", "records", "recording"},
+    "cli": {"config", "credentials", "interception", "records", "recording", "telemetry"},
     "bridge": DOMAIN | {"interception", "messages_on_bedrock", "recording", "telemetry", "tools"},
     "proxy.connection": DOMAIN | {"interception"},
     "proxy.flow": DOMAIN | {"ids", "interception", "messages_on_bedrock", "tools", "bridge", "proxy.connection"},
     "proxy.stream": DOMAIN
     | {"interception", "messages_on_bedrock", "telemetry", "bridge", "proxy.connection", "proxy.flow"},
-    "proxy": {"bridge", "interception"},
+    "proxy": {"bridge", "interception", "telemetry"},
     "addon": {"bridge", "config", "proxy", "proxy.connection", "proxy.flow", "proxy.stream", "records"},
     "main": {"addon"},
 }

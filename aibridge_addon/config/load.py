@@ -6,7 +6,9 @@ All errors are reported at once. Everything is parsed here, once, into the value
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
@@ -36,6 +38,16 @@ def load(path: Path | None, *, environ: Mapping[str, str], database: str | None 
     if problems or settings is None:
         raise ConfigError(problems)
     return settings
+
+
+def log_format(path: Path | None) -> Literal["text", "json"]:
+    """Return the format of the log before the configuration is checked, so that its errors have it, too."""
+    if path is None:
+        return "text"
+    with suppress(ConfigError):
+        log = read_yaml(path.expanduser()).get("log")
+        return "json" if isinstance(log, dict) and log.get("format") == "json" else "text"
+    return "text"
 
 
 def _database_option(url: str, problems: list[Problem]) -> DatabaseUrl | None:

@@ -129,6 +129,10 @@ class Metrics(values.Section):
     initiator_label: bool = True
 
 
+class Log(values.Section):
+    format: Literal["text", "json"] = "text"
+
+
 class Limits(values.Section):
     request_body: values.Size = 32 * MIB
     decoded_body: values.Size = 64 * MIB
@@ -150,6 +154,7 @@ class Settings(values.Section):
     providers: Annotated[tuple[Provider, ...], AfterValidator(unique_or_default)] = DEFAULT_PROVIDERS
     mcp: Mcp = Mcp()
     metrics: Metrics = Metrics()
+    log: Log = Log()
     dump_dir: values.OptionalPath = None
     websockets: Literal["record", "upgrade_required", "auto"] = "auto"
     limits: Limits = Limits()

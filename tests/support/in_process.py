@@ -30,9 +30,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack
 
-from mitmproxy import log
 from mitmproxy.addons import dumper
 from mitmproxy.addons.proxyserver import Proxyserver
+from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.options import Options
 from mitmproxy.tools import cmdline
@@ -83,17 +83,19 @@ class Output(io.StringIO):
         return found
 
 
-class _LogHandler(logging.Handler):
+class _LogHandler(TermLogHandler):
     """Write what `mitmdump` prints, in its format, but not what the test itself logs."""
 
     def __init__(self, output: Output) -> None:
-        super().__init__(logging.INFO)
+        super().__init__(output)
         self._output = output
+        self.setLevel(logging.INFO)
         self._test = threading.get_ident()
-        self.setFormatter(log.MitmFormatter(colorize=False))
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return record.thread != self._test and record.name.partition(".")[0] not in FOREIGN_LOGGERS
+        if record.thread == self._test or record.name.partition(".")[0] in FOREIGN_LOGGERS:
+            return False
+        return bool(logging.Filterer.filter(self, record))  # a proxy of a whole module serves several tests
 
     def emit(self, record: logging.LogRecord) -> None:
         self._output.write(self.format(record) + "\n")

@@ -15,7 +15,7 @@ from aibridge_addon.bridge import Bridge
 from aibridge_addon.interception.budgets import max_output
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.proxy.flow.state import Refusal
-from aibridge_addon.records import BreakerRejected, Refused, TokenUsage
+from aibridge_addon.records import BreakerRejected, TokenUsage
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
 CIRCUIT_OPEN = "circuit breaker is open"
@@ -68,7 +68,6 @@ def _over_budget(bridge: Bridge, exchange: Exchange, request: JSONObject | bytes
         exchange.emit = budgets.accounts.watch(exchange.id, exchange.emit)
         budgets.sync.want()
         return None
-    bridge.emit(Refused(BUDGET_EXCEEDED))
     return Refusal(403, exceeded.message, BUDGET_EXCEEDED, details=exceeded.details)
 
 

@@ -46,6 +46,7 @@ from aibridge_addon.proxy.flow.state import (
     Refusal,
     Refused,
     Served,
+    emit_refusal,
     error_response,
     json_response,
     refuse,
@@ -414,3 +415,12 @@ async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
     body = json.dumps({"error": {"type": kind, "message": refusal.message}}).encode()
     flow.request.stream = False  # as in `refuse`
     flow.response = json_response(refusal.status, body)
+
+
+def report_refused_head(flow: http.HTTPFlow, bridge: Bridge) -> None:
+    """Emit the refusal of a request that was refused by its head."""
+    state = state_of(flow)
+    if flow.response is None or isinstance(state, Served) or (isinstance(state, Refused) and state.reported):
+        return
+    route = state.route if isinstance(state, Refused) else None
+    emit_refusal(bridge, flow, Refusal(flow.response.status_code, flow.response.reason), route)

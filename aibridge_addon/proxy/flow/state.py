@@ -14,10 +14,12 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, assert_never
 
 from mitmproxy import http
 
+from aibridge_addon import records
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.dialects.base import NOTHING, Dialect
 from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter
@@ -43,6 +45,19 @@ ORIGIN_FORM = "aibridge_origin_form"
 """Key in `flow.metadata` of a gateway request: its request line has only a path, on a port that proxies."""
 TUNNEL = "aibridge_tunnel"
 """Key in `flow.metadata` of a CONNECT to a host of no provider."""
+REASONS: Mapping[int, str] = MappingProxyType(
+    {
+        400: "invalid_request",
+        401: "unauthenticated",
+        403: "not_allowed",
+        404: "unknown_route",
+        407: "unauthenticated",
+        413: "request_too_large",
+        426: "websocket_refused",
+        503: "unavailable",
+    }
+)
+"""By the status of an answer of the bridge: the reason of a refusal that names no error type."""
 
 
 @dataclass(slots=True)
@@ -140,6 +155,8 @@ class Refused(_Uncopied):
     left: Callable[[], None]
     message: str = ""
     """The reason, if an upstream attempt or turn was refused."""
+    reported: bool = False
+    """Whether the refusal was emitted."""
 
 
 @dataclass(slots=True)
@@ -218,10 +235,38 @@ def refuse(flow: http.HTTPFlow, state: Served | Refused, refusal: Refusal) -> ht
     if isinstance(state, Bridged) and state.exchange is not None:
         state.exchange.end(refusal.error_type, refusal.reason or refusal.message)
     route = route_of(state)
-    flow.metadata[KEY] = Refused(route, state.left, refusal.message)
+    if isinstance(state, Served):
+        report(flow, state, refusal)
+    flow.metadata[KEY] = Refused(route, state.left, refusal.message, reported=True)
     flow.request.stream = False  # mitmproxy accepts no answer of ours while it streams the request
     flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers, refusal.details)
     return flow.response
+
+
+def report(flow: http.HTTPFlow, state: Served, refusal: Refusal) -> None:
+    """Emit the refusal of a request that was to go upstream."""
+    exchange = state.exchange if isinstance(state, Bridged) else None
+    emit_refusal(state.head.bridge, flow, refusal, state.head.route, None if exchange is None else exchange.id)
+
+
+def emit_refusal(
+    bridge: Bridge, flow: http.HTTPFlow, refusal: Refusal, route: Route | None, interception_id: str | None = None
+) -> None:
+    """Emit that a request was refused. Errors of the upstream and of the bridge itself are no refusals."""
+    if refusal.status not in REASONS and not refusal.error_type:
+        return
+    peer = flow.client_conn.peername
+    bridge.emit(
+        records.Refused(
+            reason=refusal.error_type or REASONS[refusal.status],
+            status=refusal.status,
+            method=flow.request.method,
+            provider_name=route.provider.name if route is not None else "",
+            route=route.template if route is not None else "",
+            interception_id=interception_id,
+            client_address=peer[0] if peer else "",
+        )
+    )
 
 
 def route_of(state: Served | Refused) -> Route:

@@ -26,7 +26,7 @@ from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
-from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, error_response, state_of
+from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, emit_refusal, error_response, state_of
 
 SOCKET = "aibridge_socket"
 """Key in `flow.metadata`: the `BridgedSocket` of this flow."""
@@ -168,6 +168,7 @@ def _answer(
     flow: http.HTTPFlow, socket: BridgedSocket, exchange: Exchange, message: WebSocketMessage, refusal: Refusal
 ) -> None:
     """Answer a refused request in place of the upstream."""
+    emit_refusal(socket.bridge_of(exchange), flow, refusal, socket.head.route, exchange.id)
     exchange.end(refusal.error_type, refusal.reason or refusal.message)
     message.drop()
     socket.reader.withdraw(exchange)

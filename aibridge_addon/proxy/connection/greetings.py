@@ -1,0 +1,72 @@
+"""Log a client's failed TLS greeting with what to do, at most once a minute for each client and host.
+
+A client that does not trust mitmproxy's CA tries again and again, so that its own error is hard to find here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+
+from mitmproxy import ctx, tls
+
+logger = logging.getLogger(__name__)
+
+PAUSE = 60.0
+"""Seconds in which a client and a host have one line."""
+MAX_REMEMBERED = 1_000
+"""Pairs of client and host that are remembered. Clients choose the names of hosts."""
+MAX_HOST = 255
+"""Characters. The longest host name that DNS has (RFC 1035, section 2.3.4)."""
+CA_FILE = "mitmproxy-ca-cert.pem"
+"""mitmproxy's CA certificate, in its `confdir`."""
+CLOSED_EARLY = "connection closed early"
+"""mitmproxy's error of a connection that was closed before its ClientHello, such as a probe's."""
+
+REASON = re.compile(r"\(([^()]*)\)$")
+"""The TLS alert, which mitmproxy puts behind its own explanation."""
+
+
+class FailedGreetings:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        """`clock`: returns seconds, and never goes back."""
+        self._clock = clock
+        self._logged: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def failed(self, data: tls.TlsData) -> None:
+        error = data.conn.error or ""
+        if error == CLOSED_EARLY:
+            return
+        address = data.context.server.address
+        host = (data.context.client.sni or (address[0] if address else "") or "an unknown host")[:MAX_HOST]
+        peer = data.context.client.peername
+        client = peer[0] if peer else "an unknown address"
+        if self._is_due((client, host)):
+            logger.warning("%s", message(client, host, error, Path(ctx.options.confdir).expanduser() / CA_FILE))
+
+    def _is_due(self, pair: tuple[str, str]) -> bool:
+        now, before = self._clock(), self._logged.get(pair)
+        if before is not None and now - before < PAUSE:
+            return False
+        self._logged[pair] = now
+        self._logged.move_to_end(pair)
+        if len(self._logged) > MAX_REMEMBERED:
+            self._logged.popitem(last=False)
+        return True
+
+
+def message(client: str, host: str, error: str, ca_file: Path) -> str:
+    """Return the line about a failed TLS greeting."""
+    alert = REASON.search(error)
+    if "agree on a TLS version" in error:
+        advice = "client and proxy have no TLS version in common; see mitmproxy's option tls_version_client_min"
+    else:
+        advice = (
+            f"the client probably does not trust the CA {ca_file}: set NODE_EXTRA_CA_CERTS (Node), SSL_CERT_FILE"
+            " (Python, Go, Rust), REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE or AWS_CA_BUNDLE where the client starts;"
+            " see docs/troubleshooting.md"
+        )
+    return f"TLS with a client failed: client={client} host={host!r}: {advice} ({alert[1] if alert else error})"

@@ -1,0 +1,60 @@
+"""Text and numbers as a person reads them on a terminal: safe to print, and short."""
+
+from __future__ import annotations
+
+import re
+
+UNSAFE = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u00ad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb"
+    "\\ud800-\\udfff\\U000e0000-\\U000e007f]"
+)
+"""What a terminal acts on, or does not show: control and format characters, except for tabs and line breaks."""
+NOT_AVAILABLE = "n/a"
+"""Stands for an amount that is not known."""
+UNITS = ((10**15, "P"), (10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
+
+
+def printable(text: str) -> str:
+    """Return text that cannot control the terminal. Such characters are shown as an escape: `\\x1b`."""
+    return UNSAFE.sub(lambda found: escape(found[0]), text)
+
+
+def escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def one_line(text: str, limit: int | None = None) -> str:
+    """Return printable text with its spaces and line breaks as single spaces, and a note on what was cut off."""
+    if limit is not None and len(text) > 8 * limit:
+        start, rest = " ".join(text[: 8 * limit].split()), len(text) - limit
+        return f"{printable(start[:limit])}… (+{rest:,} characters)"
+    line = " ".join(text.split())
+    if limit is None or len(line) <= limit:
+        return printable(line)
+    return f"{printable(line[:limit])}… (+{len(line) - limit:,} characters)"
+
+
+def short_count(number: int) -> str:
+    """Return a number in at most five characters, as far as there are units: 999, 12.3k, 4.56M."""
+    for size, unit in UNITS:
+        if number >= size * 0.9995:
+            scaled = number / size
+            digits = 0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2
+            return f"{scaled:.{digits}f}{unit}"
+    return str(number)
+
+
+def money(amount: float | None, digits: int = 4) -> str:
+    """Return US dollars. `n/a`: not known."""
+    if amount is None:
+        return NOT_AVAILABLE
+    smallest = 10**-digits
+    if 0 < amount < smallest / 2:
+        return f"<{smallest:.{digits}f}"
+    return f"{amount:,.{digits}f}"
+
+
+def short_money(amount: float | None) -> str:
+    """Return US dollars in at most six characters, as far as there are units: 0.05, 123.45, 12.3k."""
+    return short_count(round(amount)) if amount is not None and amount >= 1000 else money(amount, 2)
