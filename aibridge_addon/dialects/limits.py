@@ -66,7 +66,7 @@ _PREFIXES = ("anthropic-", "x-ratelimit-", "x-codex-", "x-quota-snapshot-", "x-u
 
 @dataclass(frozen=True, slots=True)
 class LimitWindow:
-    """One limit, as one answer says it. Units are the provider's. A ratio is a share of the whole: 0.25 is a quarter."""
+    """One limit, as one answer says it. Units are the provider's. A ratio is a share: 0.25 is a quarter."""
 
     name: str
     used_ratio: float | None = None
@@ -189,10 +189,10 @@ def _quota(name: str, members: Members, now: datetime) -> LimitWindow | None:
         return None
     limit = limit or None  # windows of a session and a week have a percentage only
     remaining = round(limit * percent / 100, 3) if limit is not None else None
+    beyond = over / limit if limit is not None and over else 0.0
     metadata: dict[str, Any] = {"overage": over} if over else {}
-    return LimitWindow(
-        name, _ratio(1 - percent / 100), limit, remaining, _moment(values.get("rst"), now), metadata=metadata
-    )
+    used = _ratio(1 - percent / 100 + beyond)
+    return LimitWindow(name, used, limit, remaining, _moment(values.get("rst"), now), metadata=metadata)
 
 
 def limits_in_event(event: object, now: datetime) -> Sequence[LimitWindow]:
