@@ -126,7 +126,7 @@ def _place(name: str) -> tuple[Read, str, str] | None:
 
 def _unified(name: str, members: Members, now: datetime) -> LimitWindow | None:
     metadata: dict[str, Any] = {}
-    if status := members.get("status", "")[:MAX_WORD]:
+    if status := _word(members.get("status", "")):
         metadata["status"] = status
     if (threshold := _ratio(_number(members.get("surpassed-threshold")))) is not None:
         metadata["surpassed_threshold"] = threshold
@@ -200,7 +200,7 @@ def limits_in_event(event: object, now: datetime) -> Sequence[LimitWindow]:
     members = as_dict(event)
     windows = as_dict(members.get("rate_limits"))
     limit = as_text(members.get("metered_limit_name")) or as_text(members.get("limit_name"))
-    plan = as_text(members.get("plan_type"))[:MAX_WORD]
+    plan = _word(as_text(members.get("plan_type")))
     found = []
     for window in ("primary", "secondary"):
         said, name = as_dict(windows.get(window)), _codex_name(limit[:MAX_WORD], window)
@@ -212,6 +212,11 @@ def limits_in_event(event: object, now: datetime) -> Sequence[LimitWindow]:
 
 
 # --- values -------------------------------------------------------------------------------------------------------
+
+
+def _word(text: str) -> str:
+    """Return the beginning of a text. Empty: it has other characters than words of an API."""
+    return text[:MAX_WORD] if text.isascii() and text.isprintable() else ""
 
 
 def _number(text: str | None) -> float | None:
@@ -248,10 +253,10 @@ def _moment(text: str | None, now: datetime) -> datetime | None:
 
 
 def _since_epoch(number: float | None) -> datetime | None:
-    """Return a moment in this century. None: the number is no such moment."""
+    """Return a moment of this millennium. None: the number is no such moment."""
     if number is not None and number >= 1e12:
         number /= 1_000
-    return datetime.fromtimestamp(number, UTC) if number is not None and 1e9 <= number < 4.1e9 else None
+    return datetime.fromtimestamp(number, UTC) if number is not None and 1e9 <= number < 1e11 else None
 
 
 def _after(seconds: float | None, now: datetime) -> datetime | None:

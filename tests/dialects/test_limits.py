@@ -187,6 +187,7 @@ def test_copilot_quotas_are_query_strings_with_the_percentage_that_is_left() -> 
         [("anthropic-ratelimit-unified-5h-utilization", value)]
         for value in ("", "nan", "inf", "1e400", "9" * 400, "-", "0x1", "١", "0.5\x00", "1_0")
     ]
+    + [[("anthropic-ratelimit-unified-5h-status", status)] for status in ("", "\udcff", "\x1b[31m", "a\u202eb")]
     + [
         [("x-ratelimit-limit", "60"), ("x-ratelimit-remaining", "59")],
         [("x-ratelimit-limit-", "60")],
