@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import Any
 
 from aibridge_addon.cli import database, output, period
@@ -11,6 +12,8 @@ from aibridge_addon.cli.period import Period
 from aibridge_addon.cli.text import count, short_count
 from aibridge_addon.recording.database import queries
 from aibridge_addon.recording.plan_limits import COLUMNS, latest
+from aibridge_addon.recording.rows import timestamp
+from aibridge_addon.records import utc_now
 
 NOTHING = "No answer of this period has named a limit. Providers name them in headers: see docs/limits.md."
 BINDING = "* This window decides about the next request."
@@ -60,7 +63,7 @@ def _write_table(rows: list[dict[str, Any]], wanted: Period) -> None:
         Column("Window", _window, kind="name"),
         Column("Used", lambda row: "" if row["used_ratio"] is None else f"{row['used_ratio']:.0%}"),
         *([number("remaining", "Left"), number("limit_value", "Limit")] if has_counts else []),
-        Column("Status", _status, kind="name"),
+        Column("Status", partial(_status, timestamp(utc_now())), kind="name"),
         output.time_column("Resets", "resets_at", wanted.zone),
         output.time_column("Seen", "observed_at", wanted.zone),
     ]
@@ -80,6 +83,8 @@ def _window(row: Row) -> str:
     return name(row["window_name"]) + ("*" if row["metadata"].get("representative") else "")
 
 
-def _status(row: Row) -> str:
+def _status(now: str, row: Row) -> str:
+    if row["resets_at"] is not None and row["observed_at"] < row["resets_at"] <= now:
+        return "was reset"
     metadata = row["metadata"]
     return name(metadata.get("status")) if not metadata.get("unlimited") else "unlimited"

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,9 @@ import pytest
 from aibridge_addon import cli
 from aibridge_addon.recording.plan_limits import COLUMNS
 from aibridge_addon.records import PlanLimit
-from tests.recording.test_plan_limits import LIMIT, of
+from tests.recording.test_plan_limits import of
 from tests.support.databases import Database, SqliteDatabase, write
+from tests.support.examples import PLAN_LIMIT
 from tests.support.reading import NOON
 
 TOKENS = of(
@@ -27,7 +28,9 @@ TOKENS = of(
     remaining=1_500_000.0,
     metadata={},
 )
-PREMIUM = of("p", provider_name="copilot", window_name="chat", used_ratio=None, metadata={"unlimited": True})
+CHAT = of(
+    "p", provider_name="copilot", window_name="chat", used_ratio=None, resets_at=None, metadata={"unlimited": True}
+)
 HOSTILE = of(
     "h",
     provider_name="openai",
@@ -43,7 +46,7 @@ def report(database: Database, *options: str) -> int:
 
 
 def test_json_has_the_columns_of_the_table(database: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    write(database, LIMIT, TOKENS, replace(LIMIT, id=TOKENS.id[::-1], observed_at=NOON - timedelta(days=1)))
+    write(database, PLAN_LIMIT, TOKENS, replace(PLAN_LIMIT, id=TOKENS.id[::-1], observed_at=NOON - timedelta(days=1)))
     assert report(database, "--json", "--since", "2026-01-02") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["since"], found["until"], found["timezone"], found["totals"]) == ("2026-01-02", None, "UTC", {})
@@ -55,11 +58,11 @@ def test_json_has_the_columns_of_the_table(database: Database, capsys: pytest.Ca
 
 def test_csv_has_the_same_columns(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     database = SqliteDatabase(tmp_path / "aibridge.db")
-    write(database, LIMIT)
+    write(database, PLAN_LIMIT)
     assert report(database, "--csv") == 0
     [row] = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert tuple(row) == COLUMNS
-    assert json.loads(row["metadata"]) == LIMIT.metadata
+    assert json.loads(row["metadata"]) == PLAN_LIMIT.metadata
 
 
 def shown(
@@ -76,12 +79,13 @@ def test_the_table_shows_shares_and_resets_and_fits(
     width: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", width)
-    lines = shown(tmp_path, capsys, LIMIT, TOKENS, PREMIUM).splitlines()
+    ends = datetime(2100, 1, 1, 17, tzinfo=UTC)
+    lines = shown(tmp_path, capsys, replace(PLAN_LIMIT, resets_at=ends), TOKENS, CHAT).splitlines()
     assert all(len(line) <= int(width) for line in lines)
     [window] = [line for line in lines if "5h*" in line]
-    assert "42%" in window and "allowed" in window and "01-02 17:00" in window
+    assert "42%" in window and "allowed" in window and "01-01 17:00" in window
     [tokens] = [line for line in lines if "tokens" in line]
-    assert "25%" in tokens and ("1.50M" in tokens or "1,500,000" in tokens)
+    assert "25%" in tokens and ("1.50M" in tokens or "1,500,000" in tokens) and "was reset" in tokens
     assert "unlimited" in next(line for line in lines if "chat" in line)
     assert "* This window decides about the next request." in lines
 
@@ -97,7 +101,7 @@ def test_names_of_providers_cannot_control_the_terminal(tmp_path: Path, capsys: 
 def test_without_limits_the_command_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "No answer of this period has named a limit" in shown(tmp_path, capsys)
     options = ("--actor", "eve")
-    assert "No answer of this period has named a limit" in shown(tmp_path, capsys, LIMIT, options=options)
+    assert "No answer of this period has named a limit" in shown(tmp_path, capsys, PLAN_LIMIT, options=options)
 
 
 @pytest.mark.parametrize("option", ["--by=model", "--breakdown", "--model=m"])

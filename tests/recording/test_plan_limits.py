@@ -15,28 +15,15 @@ from aibridge_addon.recording.pruning import Pace, run
 from aibridge_addon.recording.purging import rows_of
 from aibridge_addon.records import PlanLimit
 from tests.support.databases import Database, SqliteDatabase, prune, write
-from tests.support.examples import NOON_TEXT, uid
+from tests.support.examples import NOON_TEXT, PLAN_LIMIT, uid
 from tests.support.moves import exported, imported
 from tests.support.reading import NOON
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
-LIMIT = PlanLimit(
-    initiator_id="ada",
-    provider_name="anthropic",
-    credential_hint="sk-a...0001",
-    window_name="5h",
-    used_ratio=0.42,
-    limit_value=4_000_000.5,
-    remaining=None,
-    resets_at=NOON + 5 * HOUR,
-    observed_at=NOON,
-    metadata={"status": "allowed", "representative": True},
-    id=uid("limit"),
-)
 
 
 def of(name: str, **more: object) -> PlanLimit:
-    return replace(LIMIT, id=uid(name), **more)  # type: ignore[arg-type]
+    return replace(PLAN_LIMIT, id=uid(name), **more)  # type: ignore[arg-type]
 
 
 def found(database: Database, **filters: object) -> list[tuple[object, ...]]:
@@ -47,7 +34,7 @@ def found(database: Database, **filters: object) -> list[tuple[object, ...]]:
 
 
 def test_a_row_has_what_the_provider_said(database: Database) -> None:
-    write(database, LIMIT, LIMIT, of("empty", used_ratio=None, limit_value=None, resets_at=None, metadata={}))
+    write(database, PLAN_LIMIT, PLAN_LIMIT, of("empty", used_ratio=None, limit_value=None, resets_at=None, metadata={}))
     [row, empty] = database.rows("aibridge_plan_limits")
     assert row == {
         "id": uid("limit"),
@@ -82,7 +69,7 @@ def test_the_latest_row_of_each_credential_and_window_is_found(database: Databas
 
 def test_metadata_that_is_no_object_is_read_as_empty(tmp_path: Path) -> None:
     database = SqliteDatabase(tmp_path / "aibridge.db")
-    write(database, LIMIT)
+    write(database, PLAN_LIMIT)
     for text in ("[1]", "{"):
         database.execute(f"update aibridge_plan_limits set metadata = '{text}'")
         with queries(load(None, environ={}, database=database.url)) as rows:
@@ -121,6 +108,6 @@ def test_rows_are_exported_and_imported_once(database: Database, tmp_path: Path)
 
 def test_patterns_of_the_operator_leave_the_names_of_windows() -> None:
     prepare = Preparation(Recording(redact=(r"\d+",)))
-    prepared = prepare(replace(LIMIT, metadata={"status": "allowed 1"}))
+    prepared = prepare(replace(PLAN_LIMIT, metadata={"status": "allowed 1"}))
     assert isinstance(prepared, PlanLimit)
     assert (prepared.window_name, prepared.metadata) == ("5h", {"status": "allowed [redacted]"})
