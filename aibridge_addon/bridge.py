@@ -23,6 +23,7 @@ from aibridge_addon.interception.breaker import Breakers, State
 from aibridge_addon.interception.budgets import Budgets
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.in_flight import InFlight
+from aibridge_addon.interception.plan_limits import PlanLimits
 from aibridge_addon.interception.routing import Router
 from aibridge_addon.messages_on_bedrock.signing import INSTALL, BotocoreMissing, Signer
 from aibridge_addon.recording.budgets import BudgetSink, BudgetSync
@@ -151,6 +152,8 @@ class Bridge:
         self.stream = RecordStream(self._sinks, preparation, load=preparation.load)
         self.emit = self.stream.emit
         """Send a record to every sink. Never blocks and never raises."""
+        self.plan_limits = PlanLimits(self.emit)
+        """Records what providers say about the limits of plans, when it has changed."""
         self.committed = self.stream.committed
         """Wait until everything emitted so far is in the database. Returns False if that fails or takes too long."""
         self._parts = self._ordered_parts()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from aibridge_addon.cli import budgets, database, output, period, reprice
+from aibridge_addon.cli import budgets, database, limits, output, period, reprice
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.cli.output import PART, Column, Row, name
 from aibridge_addon.cli.period import Period
@@ -41,6 +41,7 @@ REPORTS: Mapping[str, Report] = MappingProxyType(
         "clients": Report(("client",), "Usage by client"),
         "providers": Report(("provider_name",), "Usage by provider"),
         "budgets": Report((), "Budgets"),
+        "limits": Report((), "Limits of plans"),
     }
 )
 BY: Mapping[str, str] = MappingProxyType(
@@ -112,6 +113,8 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.command.error("--limit: a number from 0 on is needed")
     if arguments.report == "budgets":
         return budgets.run(arguments)
+    if arguments.report == "limits":
+        return limits.run(arguments)
     wanted = period.period_of(arguments)
     report = REPORTS[arguments.report]
     added = _columns_of(arguments.by)

@@ -169,6 +169,8 @@ class Reading:
     """The provider still works on the answer, as far as it has been read (Responses API, "Background mode")."""
     foreign: bool = False
     """The answer is of another kind than the dialect reads, so nothing is recorded of it."""
+    limits: Mapping[str, Any] = NOTHING
+    """The last event about the limits of the plan; see `limits_in_event`."""
 
     @property
     def tool_calls(self) -> list[ToolCall]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
@@ -27,10 +27,13 @@ from aibridge_addon.dialects.base import (
     Usage,
 )
 from aibridge_addon.dialects.history import History, RequestHistory
+from aibridge_addon.dialects.limits import limits_in_event
 from aibridge_addon.dialects.place import ANY, Place, call_digest
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.budgets import GROUPS
+from aibridge_addon.interception.clock import never_back
+from aibridge_addon.interception.plan_limits import Said
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.sale import Sale
 from aibridge_addon.interception.scope import Scope
@@ -82,11 +85,13 @@ class Exchange:
         now: Callable[[], datetime],
         attempts: Attempts | None = None,
         on_partial: OnPartial = ignore,
+        on_limits: Said | None = None,
         texts: bool = True,
     ) -> None:
         """`now` is a clock in UTC. `on_partial` is called once for each answer that cannot be read in full.
 
-        `texts`: record the texts that the model writes for the user.
+        `on_limits` takes limits of the plan that a stream names. `texts`: record the texts that the model writes for
+        the user.
         """
         assert route.dialect is not None
         self.id = id
@@ -101,7 +106,7 @@ class Exchange:
             agent=origin.agent_id or "",
         )
         self.emit = emit
-        self.now = _never_back(now)
+        self.now = never_back(now)
         self.ended = False
         self.turns = 0
         self.tap: Tap | None = None
@@ -127,6 +132,7 @@ class Exchange:
         self.sale = Sale(route, origin.upstream_host)
         self._attempts = attempts or Attempts()
         self._on_partial = on_partial
+        self._on_limits = on_limits
         self._texts = texts
         self._first_response_id: str | None = None
         self._http_status: int | None = None
@@ -392,6 +398,8 @@ class Exchange:
         assert self.tap is not None
         reading = self.tap.reader.reading
         self._turn_open = False
+        if reading.limits and self._on_limits is not None:
+            self._on_limits(limits_in_event(reading.limits, self.now()))
         self._model = reading.model or None
         response_id = reading.response_id
         if self._first_response_id is None:
@@ -484,15 +492,3 @@ class Exchange:
 def _groups(actor: Actor) -> dict[str, str]:
     """Return the metadata with the groups that the request names. Those of the configuration are known by the actor."""
     return {GROUPS: ",".join(actor.named_groups)} if actor.named_groups else {}
-
-
-def _never_back(clock: Callable[[], datetime]) -> Callable[[], datetime]:
-    """Return a clock that stands still when `clock` is set back: no record is older than one before it."""
-    latest = datetime.min.replace(tzinfo=UTC)
-
-    def now() -> datetime:
-        nonlocal latest
-        latest = max(latest, clock())
-        return latest
-
-    return now

@@ -19,6 +19,7 @@ from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects import RESPONSES
 from aibridge_addon.dialects.base import UNREAD, RequestReading
 from aibridge_addon.dialects.errors import error_in
+from aibridge_addon.dialects.limits import RATE_LIMITS
 from aibridge_addon.dialects.responses.reader import TERMINAL
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode_tolerantly, encode
@@ -35,6 +36,8 @@ MAX_OPEN = 64
 MAX_STEERED = 16
 """Maximum number of steering inputs kept until their answers begin."""
 
+OnLimits = Callable[[Any], None]
+"""Takes the decoded event about the limits of the plan."""
 Begin = Callable[[RequestReading, bool], Exchange]
 """Begins an interception. The second argument says whether its request has tools."""
 
@@ -56,8 +59,9 @@ class _Open:
 
 
 class ResponsesSocket:
-    def __init__(self, begin: Begin, limits: Limits) -> None:
+    def __init__(self, begin: Begin, limits: Limits, on_limits: OnLimits) -> None:
         self._begin = begin
+        self._on_limits = on_limits
         self._limits = limits
         self._open: list[_Open] = []
         self._has_lanes = False
@@ -99,6 +103,9 @@ class ResponsesSocket:
         Its records have been emitted by then.
         """
         kind = self._kind(data)
+        if kind == RATE_LIMITS:
+            self._on_limits(self._decoded(data))
+            return None
         if not self._open and kind != CREATED:
             return None
         entry = self._entry(data, kind)
@@ -108,7 +115,7 @@ class ResponsesSocket:
         if kind == ERROR:
             self._fail(entry, data)
         elif kind and not kind.startswith("response."):
-            pass  # about the connection or the account (`codex.rate_limits`), not part of the answer
+            pass  # about the connection or the account, not part of the answer
         else:
             if not exchange.turns:
                 entry.open_answer(200, EVENT_STREAM)

@@ -32,6 +32,7 @@ NAMES = frozenset(
         *("id", "interception_id", "instance_id", "thread_keys", "initiator_id"),
         *("provider", "provider_name", "route", "method", "step", "client", "dialect", "vendor", "source", "kind"),
         *("status", "completeness", "credential_kind", "request_class", "billing", "cost_source", "price_list"),
+        "window_name",
     }
 )
 LINKS = frozenset(

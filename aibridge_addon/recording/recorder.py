@@ -215,6 +215,8 @@ class Recorder(Sink):
                 | records.ModelThought()
             ):
                 return replace(record, id=ordered_id(record.created_at, secrets.randbits(RANDOM_BITS)))
+            case records.PlanLimit():
+                return replace(record, id=ordered_id(record.observed_at, secrets.randbits(RANDOM_BITS)))
         return record
 
     def flush(self, done: Callable[[bool], None]) -> None:

@@ -154,6 +154,22 @@ def model_thought(record: records.ModelThought) -> Row:
     }
 
 
+def plan_limit(record: records.PlanLimit) -> Row:
+    return {
+        "id": record.id or str(uuid.uuid4()),
+        "initiator_id": record.initiator_id,
+        "provider_name": record.provider_name,
+        "credential_hint": record.credential_hint,
+        "window_name": record.window_name,
+        "used_ratio": record.used_ratio,
+        "limit_value": record.limit_value,
+        "remaining": record.remaining,
+        "resets_at": None if record.resets_at is None else timestamp(record.resets_at),
+        "observed_at": timestamp(record.observed_at),
+        "metadata": _json(record.metadata),
+    }
+
+
 def continuation(record: records.Continuation) -> Row:
     """Return the row without redaction: its value goes back to the provider, for the same user."""
     return {
@@ -189,6 +205,10 @@ DETAILS: Mapping[type, tuple[str, Callable[[Any], Row]]] = MappingProxyType(
     }
 )
 """By record, the table of an interception's details, and what makes a row of it."""
+INSERTED: Mapping[type, tuple[str, Callable[[Any], Row]]] = MappingProxyType(
+    {**DETAILS, records.PlanLimit: ("aibridge_plan_limits", plan_limit)}
+)
+"""The same for all records that are rows of their own and never change."""
 DETAIL_TABLES = tuple(table for table, _ in DETAILS.values())
 
 

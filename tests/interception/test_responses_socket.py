@@ -39,7 +39,9 @@ class Socket:
         self.emitted: list[Record] = []
         self._case = case
         self._limits = limits or Limits()
-        self.reader = ResponsesSocket(self._begin, self._limits)
+        self.limits: list[Any] = []
+        """Events about the limits of the plan."""
+        self.reader = ResponsesSocket(self._begin, self._limits, self.limits.append)
 
     def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
         return exchange_of(self._case, reading, self.emitted, self._limits, has_tools=has_tools)
@@ -410,3 +412,17 @@ def test_nothing_that_is_said_breaks_the_reading(said: list[bytes]) -> None:
             socket.reader.from_client(data)
     socket.reader.cut("client_disconnected", "")
     assert len(socket.ends) == len(socket.of(records.InterceptionStarted))
+
+
+def test_limits_of_the_plan_are_read_between_answers_and_within_them() -> None:
+    socket = Socket()
+    said = {"type": "codex.rate_limits", "rate_limits": {"primary": {"used_percent": 12}}}
+    event = json.dumps(said).encode()
+    assert socket.answer(event) == []
+    socket.reader.from_client(frames.create(SIMPLE))
+    first, *rest = frames.events(SIMPLE)
+    assert len(socket.answer(first, event, *rest)) == 1
+    assert socket.limits == [said, said]
+    assert socket.ends == [("completed", None)]
+    socket.answer(b'{"type":"codex.rate_limits",')
+    assert socket.limits[2:] == [None]

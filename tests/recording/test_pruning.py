@@ -184,21 +184,6 @@ def test_threads_and_instances_are_deleted_with_the_rows_they_are_for(
     assert Expiry.after(NOON, rows=HOUR, content=None).instances == NOON - INSTANCES_KEPT_FOR
 
 
-def test_tables_of_other_versions_are_pruned_where_they_are(database: Database) -> None:
-    write(database)
-    with database.prunable() as opened:
-        if "aibridge_plan_limits" not in opened.tables():
-            kind = "timestamptz" if isinstance(database, PostgresDatabase) else "text"
-            database.execute(f"create table aibridge_plan_limits (id text, initiator_id text, observed_at {kind})")
-    for name, at in {"old": NOON - 2 * DAY, "new": NOON}.items():
-        database.execute(
-            "insert into aibridge_plan_limits (id, initiator_id, observed_at)"
-            f" values ('{uid(name)}', 'ada', '{at.isoformat(timespec='microseconds')}')"
-        )
-    assert prune(database, NOON, rows=DAY).rows == {"aibridge_plan_limits": 1}
-    assert database.query("select id from aibridge_plan_limits") == [{"id": uid("new")}]
-
-
 def test_without_a_limit_nothing_is_deleted(database: Database) -> None:
     fill(database, [1000 * DAY])
     assert prune(database, NOON) == Deleted()

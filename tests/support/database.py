@@ -16,6 +16,7 @@ Table = Literal[
     "aibridge_tool_usages",
     "aibridge_answers",
     "aibridge_model_thoughts",
+    "aibridge_plan_limits",
 ]
 Row = dict[str, Any]
 

@@ -94,6 +94,19 @@ TOOL = records.ToolUsage(
 )
 ANSWER = records.Answer(ID, "msg_1", "Done: sk-ant-0123456789abcdef", truncated=True, created_at=NOON, sequence=3)
 THOUGHT = records.ModelThought(ID, "msg_1", "let me see", "thinking", NOON, sequence=1)
+PLAN_LIMIT = records.PlanLimit(
+    initiator_id="ada",
+    provider_name="anthropic",
+    credential_hint="sk-a...0001",
+    window_name="5h",
+    used_ratio=0.42,
+    limit_value=4_000_000.5,
+    remaining=None,
+    resets_at=NOON + timedelta(hours=5),
+    observed_at=NOON,
+    metadata={"status": "allowed", "representative": True},
+    id=uid("limit"),
+)
 PASSTHROUGH = records.Passthrough("anthropic-eu", "/v1/models", "GET", "ada")
 
 STARTED_ROW: Row = {

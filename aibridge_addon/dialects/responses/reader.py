@@ -28,6 +28,7 @@ from aibridge_addon.dialects.base import (
 )
 from aibridge_addon.dialects.client_results import MAX_ENTRIES
 from aibridge_addon.dialects.errors import answer_error, error_instead, error_of_event
+from aibridge_addon.dialects.limits import RATE_LIMITS
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.responses.results import tool_results
 from aibridge_addon.dialects.responses.session import client_metadata, conversation
@@ -192,6 +193,8 @@ class ResponsesReader(AnswerReader):
             if self.reading.error.type == "error":  # the type of the event, not of the error
                 self.reading.error.type = as_text(event.get("code")) or "server_error"
             self.reading.ended = True
+        elif kind == RATE_LIMITS:
+            self.reading.limits = event
         elif not kind and (error := error_of_event(event, default_type="server_error")):
             self.reading.error = error
             self.reading.ended = True

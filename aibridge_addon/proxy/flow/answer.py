@@ -18,6 +18,7 @@ from aibridge_addon.interception.once import Once
 from aibridge_addon.proxy.flow import results
 from aibridge_addon.proxy.flow.bedrock import Translation, from_bedrock
 from aibridge_addon.proxy.flow.http1 import frame_answer
+from aibridge_addon.proxy.flow.plan_limits import limits_came
 from aibridge_addon.proxy.flow.state import (
     RETRY_BODY_LIMIT,
     Bridged,
@@ -52,6 +53,7 @@ def open_answer(flow: http.HTTPFlow) -> None:
             flow.response.stream = True
         case Bridged() as state:
             frame_answer(flow)
+            limits_came(state.head, flow.response.headers)
             results.opened(flow, state)
             flow.response.stream = state.exchange is None or _open_bridged(flow, state, state.exchange)
         case state:

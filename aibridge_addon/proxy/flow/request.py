@@ -23,7 +23,8 @@ from aibridge_addon.interception.sale import requested_in
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import inject_tools
 from aibridge_addon.proxy.flow.admission import admit
-from aibridge_addon.proxy.flow.state import Bridged, Dispatch, Head, Refusal, UsageAsk, refuse, set_body
+from aibridge_addon.proxy.flow.plan_limits import central_hint, limits_said
+from aibridge_addon.proxy.flow.state import Bridged, Head, Refusal, UsageAsk, refuse, set_body
 from aibridge_addon.records import Billing, Emit, RequestClass, utc_now
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
@@ -96,7 +97,7 @@ def exchange_for(
     """
     if requested := requested_in(head.headers):
         reading = replace(reading, requested={**reading.requested, **requested})
-    central = _central_hint(head.dispatch)
+    central = central_hint(head.dispatch)
     credential = client_credential(head.headers, head.route.type.credential_headers)
     agent = head.headers.get(b"user-agent")
     id = ordered_id(utc_now(), secrets.randbits(RANDOM_BITS))
@@ -126,6 +127,7 @@ def exchange_for(
         now=utc_now,
         attempts=head.dispatch.attempts,
         on_partial=partial(log_partial, id),
+        on_limits=partial(limits_said, head),
         texts=head.bridge.settings.recording.answers,
     )
 
@@ -154,15 +156,6 @@ def _billing(head: Head, credential: str | None) -> Billing | None:
         return billing(head.route, credential)
     key = head.dispatch.attempts.key
     return billing(head.route, key.secret.get_secret_value() if key is not None else None)
-
-
-def _central_hint(dispatch: Dispatch) -> str | None:
-    """Return the hint of the central credential. None: the client's own is used."""
-    if dispatch.translation is not None:
-        return mask(dispatch.translation.signer.key_id)
-    if dispatch.attempts.pool is None:
-        return None
-    return dispatch.attempts.key.hint if dispatch.attempts.key is not None else ""
 
 
 def _takes_tools(head: Head) -> bool:

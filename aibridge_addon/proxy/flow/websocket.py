@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 
 from mitmproxy import ctx, http
 from mitmproxy.websocket import WebSocketMessage
@@ -18,6 +18,7 @@ from mitmproxy.websocket import WebSocketMessage
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.credentials.tokens import Presented, RefusedToken
 from aibridge_addon.dialects.base import RequestReading
+from aibridge_addon.dialects.limits import limits_in_event
 from aibridge_addon.dialects.responses.reader import error_message
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.exchange import Exchange
@@ -25,8 +26,10 @@ from aibridge_addon.interception.responses_socket import ResponsesSocket
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
+from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
 from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, emit_refusal, error_response, state_of
+from aibridge_addon.records import utc_now
 
 SOCKET = "aibridge_socket"
 """Key in `flow.metadata`: the `BridgedSocket` of this flow."""
@@ -76,7 +79,7 @@ class BridgedSocket:
         self.head = head
         """The head of the upgrade request. Its bridge is used for the next interception."""
         self._host = host
-        self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits)
+        self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits, self._limits_came)
         self._bridges: dict[str, tuple[Bridge, Callable[[], None]]] = {}
 
     def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
@@ -87,6 +90,9 @@ class BridgedSocket:
         left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off))
         self._bridges[exchange.id] = head.bridge, left
         return exchange
+
+    def _limits_came(self, event: Any) -> None:
+        limits_said(self.head, limits_in_event(event, utc_now()))
 
     def bridge_of(self, exchange: Exchange) -> Bridge:
         """Return the bridge with which an interception began. After a reload, the next one has another."""
@@ -102,6 +108,8 @@ def opened(flow: http.HTTPFlow) -> None:
     state = state_of(flow)
     if isinstance(state, Passthrough) and state.head.route.websocket is not None:
         # The upgrade request is a passthrough; the messages are requests in the dialect.
+        if flow.response is not None:
+            limits_came(state.head, flow.response.headers)
         route = replace(state.head.route, dialect=state.head.route.websocket)
         flow.metadata[SOCKET] = BridgedSocket(replace(state.head, route=route), upstream_host(flow, state.head))
 

@@ -249,6 +249,25 @@ create index aibridge_tool_usages_failed on aibridge_tool_usages (created_at) wh
 );
 """
 
+PLAN_LIMITS = """
+create table aibridge_plan_limits (
+    id uuid primary key,
+    initiator_id text not null,
+    provider_name text not null,
+    credential_hint text not null,
+    window_name text not null,
+    used_ratio double precision,
+    limit_value double precision,
+    remaining double precision,
+    resets_at timestamptz,
+    observed_at timestamptz not null,
+    metadata jsonb not null
+);
+create index on aibridge_plan_limits (observed_at);
+create index on aibridge_plan_limits (initiator_id);
+create index on aibridge_plan_limits (provider_name, credential_hint, window_name, observed_at);
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("001_initial", INITIAL),
     ("006_hourly_usage", HOURLY_USAGE + hourly_usage.FILL),
@@ -257,6 +276,7 @@ STEPS: tuple[tuple[str, str], ...] = (
     ("009_tokens", TOKENS),
     ("010_owners_of_continuations", OWNERS_OF_CONTINUATIONS),
     ("011_calls", CALLS),
+    ("012_plan_limits", PLAN_LIMITS),
 )
 
 

@@ -203,7 +203,7 @@ class PostgresStore:
                 pending.results.append(rows.tool_result(record, None))
             elif isinstance(record, records.Continuation):
                 pending.continuations.append(rows.continuation(record))
-            elif (child := DETAILS.get(type(record))) is not None:
+            elif (child := INSERTED.get(type(record))) is not None:
                 table, build = child
                 pending.children[table].append(build(record))
                 if isinstance(record, records.ToolUsage):
@@ -255,8 +255,8 @@ def _token_usage(record: TokenUsage) -> Row:
     return rows.token_usage(replace(record, extra={**said, **cached}))
 
 
-DETAILS: Mapping[type, tuple[str, Callable[[Any], Row]]] = MappingProxyType(
-    {**rows.DETAILS, TokenUsage: ("aibridge_token_usages", _token_usage)}
+INSERTED: Mapping[type, tuple[str, Callable[[Any], Row]]] = MappingProxyType(
+    {**rows.INSERTED, TokenUsage: ("aibridge_token_usages", _token_usage)}
 )
 
 

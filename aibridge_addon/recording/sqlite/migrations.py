@@ -235,3 +235,18 @@ def calls(db: Database) -> None:
             and case when json_valid(metadata) then json_extract(metadata, '$.result_is_error') end is not null
         )
     """)
+
+
+@steps(name="012_plan_limits")
+def plan_limits(db: Database) -> None:
+    """Add what providers say about the limits of plans."""
+    columns: dict[str, type] = dict.fromkeys(
+        ("id", "initiator_id", "provider_name", "credential_hint", "window_name"), str
+    )
+    columns |= dict.fromkeys(("used_ratio", "limit_value", "remaining"), float)
+    columns |= dict.fromkeys(("resets_at", "observed_at", "metadata"), str)
+    required = {"initiator_id", "provider_name", "credential_hint", "window_name", "observed_at", "metadata"}
+    db.table("aibridge_plan_limits").create(columns, pk="id", not_null=required)
+    db.table("aibridge_plan_limits").create_index(["observed_at"])
+    db.table("aibridge_plan_limits").create_index(["initiator_id"])
+    db.table("aibridge_plan_limits").create_index(["provider_name", "credential_hint", "window_name", "observed_at"])

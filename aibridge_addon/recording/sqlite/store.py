@@ -207,7 +207,7 @@ class SqliteStore:
                 db.execute(SET_RESULT, rows.tool_result(record, parent_id))
             elif isinstance(record, records.Continuation):
                 db.execute(KEEP, rows.continuation(record))
-            elif (child := rows.DETAILS.get(type(record))) is not None:
+            elif (child := rows.INSERTED.get(type(record))) is not None:
                 table, build = child
                 children[table].append(build(record))
                 if isinstance(record, records.ToolUsage):

@@ -27,6 +27,7 @@ from aibridge_addon import records
 from aibridge_addon.config import schema
 from aibridge_addon.telemetry.prometheus import families
 from aibridge_addon.telemetry.prometheus.families import OTHER, UNKNOWN, Bounded, Family, Labels
+from aibridge_addon.telemetry.prometheus.plan_limits import PlanLimitGauge
 
 logger = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ class Metrics:
         # INITIATORS for each budget, at most MAX_SERIES
         used = ("name", "subject")
         self._budgets = self._gauge("budget_used_ratio", "Share of a budget's limit that was spent.", used)
+        # P·WINDOWS
+        self._plan_limits = PlanLimitGauge(settings.prefix + "plan_limit_used_ratio")
         # 1
         self._tunnels = self._counter("tunnels_total", "Connections to other hosts, never decrypted.", ())
         self._tunnels[()].inc(0)
@@ -168,6 +171,8 @@ class Metrics:
             case records.BudgetUsed():
                 if self._names_initiators or not record.names_actor:
                     self._budgets[record.name, self._subject(record.subject)].set(record.ratio)
+            case records.PlanLimit():
+                self._plan_limits.set(record)
             case records.Tunnelled():
                 self._tunnels[()].inc()
 
@@ -232,6 +237,7 @@ class Metrics:
         """Implement prometheus-client's `Collector`."""
         for family in self._families:
             yield family.collect()
+        yield self._plan_limits.collect()
         now = self._whole()
         yield GaugeMetricFamily(
             self._prefix + "retention_backlog", "Interceptions that have expired.", value=now.expired

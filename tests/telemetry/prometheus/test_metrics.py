@@ -475,6 +475,7 @@ def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other()
     made.emit(records.UpstreamAttempt("anthropic-eu", "/v1/messages", "retry"))
     made.emit(records.Refused("budget_exceeded"))
     made.emit(records.BudgetUsed("daily", "ada", names_actor=True, ratio=0.5))
+    made.emit(examples.PLAN_LIMIT)
     exposed = {}
     for family in text_string_to_metric_families(generate_latest(made.registry).decode()):
         name = f"{family.name}_total" if family.type == "counter" else family.name
@@ -483,7 +484,7 @@ def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other()
     rows = re.findall(r"^\| `(aibridge_\w+)` \| (\w+) \| ([\w, ]*?) ?\| ", DOCUMENT.read_text(), re.MULTILINE)
     documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
     assert documented == exposed
-    assert len(documented) == len(rows) == 23
+    assert len(documented) == len(rows) == 24
 
 
 def test_the_document_tells_the_buckets() -> None:

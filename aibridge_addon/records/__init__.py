@@ -1,7 +1,7 @@
 """Records of what the bridge observed, as frozen values, and the interface of the sinks that receive them.
 
 Names follow the `Recorder` interface of the original project; `docs/schema.md` maps them to columns. Times are
-timezone-aware UTC. Ids of interceptions are UUID text. This module imports no other module of the package.
+timezone-aware UTC. Ids of interceptions are UUID text. This package imports no other module of ours.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+from aibridge_addon.records.plan_limits import PlanLimit as PlanLimit
 
 Status = Literal["completed", "failed"]
 Completeness = Literal["complete", "partial"]
@@ -169,7 +171,6 @@ class UserPrompt:
     sequence: int = 0
     """Place in the order of the interception's prompt, answers, thoughts and calls."""
     id: str = field(default="", compare=False)
-    """Of the row. The recorder sets it, so that a record that is written twice is one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +196,6 @@ class ToolUsage:
     thread_keys: tuple[str, ...] = ()
     """Keys under which the request that brings the result finds the call. Digests that name only its own actor."""
     id: str = field(default="", compare=False)
-    """Of the row. The recorder sets it, so that a record that is written twice is one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +227,6 @@ class Answer:
     created_at: datetime
     sequence: int = 0
     id: str = field(default="", compare=False)
-    """Of the row. The recorder sets it, so that a record that is written twice is one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +241,6 @@ class ModelThought:
     created_at: datetime
     sequence: int = 0
     id: str = field(default="", compare=False)
-    """Of the row. The recorder sets it, so that a record that is written twice is one row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +368,7 @@ Record = (
     | BreakerRejected
     | Refused
     | BudgetUsed
+    | PlanLimit
     | Tunnelled
     | Continuation
 )
@@ -385,6 +384,7 @@ STORED = frozenset(
         ToolResult,
         Answer,
         ModelThought,
+        PlanLimit,
         Continuation,
     }
 )
