@@ -17,7 +17,7 @@ from aibridge_addon.cli.text import count, duration, local, money, one_line, pri
 from aibridge_addon.recording import sessions
 from aibridge_addon.recording.database import queries
 from aibridge_addon.recording.reports import COUNTS, total
-from aibridge_addon.recording.sessions import NotFound, Session
+from aibridge_addon.recording.sessions import Agents, NotFound, Session, events_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,8 +29,6 @@ SHOWN = 20
 SHORT_TEXT = 240
 """Characters of a text that a timeline shows without `--full`."""
 INDENT = 4
-MAX_DEPTH = 5
-"""Deepest indentation of subagents."""
 LABEL_WIDTH = 8
 NOTHING = "There are no sessions in this period."
 SEVERAL = "Several users have a session with this id. --actor NAME shows one of them."
@@ -146,8 +144,7 @@ class Timeline:
         self._console = console
         self._zone = zone
         self._full = full
-        self._depths: dict[str, int] = {}
-        """How deep each agent is below the main one."""
+        self._agents = Agents()
         self._day = ""
 
     def write(self, whole: list[Session], interceptions: list[dict[str, Any]]) -> None:
@@ -179,32 +176,15 @@ class Timeline:
             self._day = day
             self._console.print()
             self._print(day, style="bold underline")
-        depth = self._depth(row)
+        depth = self._agents.depth(row)
         self._console.print()
         self._line(depth, local(row["started_at"], self._zone, "%H:%M:%S"), _summary(row, several=several), "bold")
         for label, text, style in self._events(row):
             self._line(depth, label, text, style)
 
-    def _depth(self, row: Mapping[str, Any]) -> int:
-        """Return 0 for the main agent, and for a subagent one more than for the agent that started it."""
-        agent = row["agent_id"]
-        if row["request_class"] != "subagent" and agent not in self._depths:
-            return 0
-        metadata = row["metadata"] if isinstance(row["metadata"], dict) else {}
-        depth = min(self._depths.get(str(metadata.get("parent_agent_id")), 0) + 1, MAX_DEPTH)
-        return self._depths.setdefault(agent, depth) if agent else depth
-
     def _events(self, row: Mapping[str, Any]) -> Iterator[tuple[str, str, str | None]]:
         """Yield label, text and style of each line below a request."""
-        events = [
-            *((item, "prompt") for item in row["user_prompts"]),
-            *((item, "thought") for item in row["model_thoughts"]),
-            *((item, "answer") for item in row["answers"]),
-            *((item, "call") for item in row["tool_usages"]),
-        ]
-        # Rows of a version without `sequence` are in the order of their kinds.
-        events.sort(key=lambda event: event[0]["sequence"] if event[0]["sequence"] is not None else 0)
-        for item, kind in events:
+        for kind, item in events_of(row):
             match kind:
                 case "prompt":
                     yield "prompt", self._text(item["prompt"]), "green"

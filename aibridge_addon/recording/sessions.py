@@ -32,6 +32,12 @@ CHILDREN: Mapping[str, str] = MappingProxyType(
     }
 )
 """Members of an interception, and the tables that they are from."""
+EVENTS: Mapping[str, str] = MappingProxyType(
+    {"prompt": "user_prompts", "thought": "model_thoughts", "answer": "answers", "call": "tool_usages"}
+)
+"""Kinds of what a conversation consists of, and the members that they are from."""
+MAX_DEPTH = 5
+"""Agents below this one are shown beside it."""
 _ID = re.compile(r"[0-9a-f-]{4,36}")
 """The beginning of an interception's id."""
 
@@ -240,3 +246,33 @@ def _list(values: Iterable[str]) -> tuple[str, dict[str, str]]:
     """Return the parameters of a list in SQL, and their values."""
     parameters = {parameter(index): value for index, value in enumerate(values)}
     return ", ".join(f":{name}" for name in parameters), parameters
+
+
+# --- one session as a conversation ------------------------------------------------------------------------------------
+
+
+class Agents:
+    """How deep each agent of a session is below the main one. Its interceptions are given in their order."""
+
+    def __init__(self) -> None:
+        self._depths: dict[str, int] = {}
+
+    def depth(self, interception: Mapping[str, Any]) -> int:
+        """Return 0 for the main agent, and for a subagent one more than for the agent that started it."""
+        agent = interception["agent_id"]
+        if interception["request_class"] != "subagent" and agent not in self._depths:
+            return 0
+        metadata = interception["metadata"] if isinstance(interception["metadata"], dict) else {}
+        depth = min(self._depths.get(str(metadata.get("parent_agent_id")), 0) + 1, MAX_DEPTH)
+        return self._depths.setdefault(agent, depth) if agent else depth
+
+
+def events_of(interception: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return what an interception of `one` has of a conversation, in its order.
+
+    The kinds are `prompt`, `thought`, `answer` and `call`, each with its row.
+    """
+    events = [(kind, item) for kind, name in EVENTS.items() for item in interception[name]]
+    # Rows of a version without `sequence` are in the order of their kinds.
+    events.sort(key=lambda event: event[1]["sequence"] if event[1]["sequence"] is not None else 0)
+    return events

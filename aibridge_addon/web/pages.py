@@ -1,0 +1,269 @@
+"""What each page shows: values for its template, from the queries that the command line uses, too."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
+from itertools import islice
+from types import MappingProxyType
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from aibridge_addon.recording import plan_limits, recent, reports, sessions
+from aibridge_addon.recording.queries import Queries
+from aibridge_addon.recording.reports import COUNTS, Key, Question, Usage
+from aibridge_addon.web import plots, texts
+from aibridge_addon.web.plots import Bar, Part
+
+PERIODS: Mapping[int, str] = MappingProxyType({1: "today", 7: "7 days", 30: "30 days", 90: "90 days", 365: "a year"})
+"""Days that a page can show, today included."""
+DEFAULT_DAYS = 30
+LISTED = 12
+"""Rows of a table on the overview."""
+PAGE = 50
+"""Sessions of a page."""
+SEARCHED = 2_000
+"""Sessions of the newest that a search looks at."""
+TURNS = 100
+"""Requests of a session on one page."""
+KINDS: Mapping[str, str] = MappingProxyType(
+    {
+        "input_tokens": "new input",
+        "cache_write_input_tokens": "cache write",
+        "cache_read_input_tokens": "cache read",
+        "output_tokens": "output",
+    }
+)
+"""Columns of tokens in the order in which plots stack them."""
+CONTEXT: Sequence[str] = ("system", "tools", "injected_tools", "history", "user", "tool_results", "images", "other")
+"""Categories of a request's bytes in their order in a plot. Others are beside `other`."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a request asks for, beside the page."""
+
+    zone: ZoneInfo
+    now: datetime
+    days: int = DEFAULT_DAYS
+
+    @property
+    def since(self) -> datetime:
+        """The midnight at which the period begins."""
+        first = self.now.astimezone(self.zone).date() - timedelta(days=self.days - 1)
+        return datetime.combine(first, time(), self.zone).astimezone(UTC)
+
+
+def overview(rows: Queries, view: View) -> dict[str, Any]:
+    by_day = reports.usage(rows, Question(("date",), view.zone, since=view.since))
+    by_name = reports.usage(rows, Question(("model", "initiator_id", "client"), view.zone, since=view.since))
+    total = reports.total(by_name.values())
+    tables = [
+        (title, _largest(_grouped(by_name, place)), parameter)
+        for place, (title, parameter) in enumerate((("Model", "model"), ("User", "actor"), ("Client", "")))
+    ]
+    return {
+        "total": total,
+        "costs": _costs(total),
+        "spend": plots.columns(_days(view, by_day, _cost_parts), title="US dollars by day"),
+        "tokens_by_day": plots.columns(_days(view, by_day, _token_parts), title="Tokens by day"),
+        "requests": plots.columns(_days(view, by_day, _request_parts), title="Requests by day"),
+        "tables": tables,
+        "recent": recent.recent(rows),
+    }
+
+
+def session_list(rows: Queries, view: View, *, search: str, actor: str, model: str, page: int) -> dict[str, Any]:
+    """`search`: a part of a session's id, first prompt, project or client."""
+    actors, models = ((text,) if text else () for text in (actor, model))
+    first = (page - 1) * PAGE
+    limit = SEARCHED if search else first + PAGE + 1
+    found = sessions.newest(rows, limit=limit, actors=actors, models=models)
+    if search:
+        wanted = search.casefold()
+        found = [session for session in found if wanted in _searched(session)]
+    return {
+        "sessions": found[first : first + PAGE],
+        "more": len(found) > first + PAGE,
+        "page_number": page,
+        "search": search,
+        "actor": actor,
+        "model": model,
+        "searched": SEARCHED if search else None,
+    }
+
+
+def _searched(session: sessions.Session) -> str:
+    texts_of = (session.session_id, session.prompt, session.project, session.client)
+    return "\n".join(text for text in texts_of if text).casefold()
+
+
+def session(rows: Queries, view: View, *, id: str, actor: str, page: int, full: bool) -> dict[str, Any]:
+    """Raises NotFound."""
+    id = sessions.find(rows, id)
+    actors = (actor,) if actor else ()
+    agents = sessions.Agents()
+    first = (page - 1) * TURNS
+    shown: list[dict[str, Any]] = []
+    more = False
+    for number, row in enumerate(islice(sessions.one(rows, id, actors), first + TURNS + 1)):
+        depth = agents.depth(row)
+        if number == first + TURNS:
+            more = True
+        elif number >= first:
+            shown.append(_turn(row, depth))
+    return {
+        "id": id,
+        "actor": actor,
+        "whole": sessions.whole(rows, id, actors),
+        "interceptions": shown,
+        "page_number": page,
+        "more": more,
+        "full": full,
+    }
+
+
+def _turn(row: dict[str, Any], depth: int) -> dict[str, Any]:
+    metadata = row["metadata"] if isinstance(row["metadata"], dict) else {}
+    return row | {
+        "depth": depth,
+        "events": sessions.events_of(row),
+        "took": texts.took(row),
+        "cost": _sum(item["cost_usd"] for item in row["token_usages"]),
+        "context": _context(metadata.get("context_bytes")),
+    }
+
+
+def _sum(costs: Iterable[float | None]) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None
+
+
+def _context(found: object) -> Any:
+    """Return the plot of a request's bytes by category. None: they are not known."""
+    if not isinstance(found, dict):
+        return None
+    sizes = {name: size for name, size in found.items() if isinstance(size, int) and not isinstance(size, bool)}
+    names = [name for name in CONTEXT if name in sizes] + [name for name in sizes if name not in CONTEXT]
+    parts = [
+        Part(f"c{number % 8}", sizes[name], f"{name.replace('_', ' ')}: {sizes[name]:,} bytes")
+        for number, name in enumerate(names)
+        if sizes[name] > 0
+    ]
+    legend = [(part.kind, part.text) for part in parts]
+    return {"plot": plots.stack(parts, title="Where the context goes"), "legend": legend} if parts else None
+
+
+def tools(rows: Queries, view: View) -> dict[str, Any]:
+    found = reports.tools(rows, Question((), view.zone, since=view.since))
+    most = max((sums["calls"] for sums in found.values()), default=0)
+    calls = [
+        {
+            "tool": key[0],
+            "server": key[1],
+            "injected": bool(key[2]),
+            **sums,
+            "mean": sums["duration_ms"] / sums["timed"] / 1000 if sums["timed"] else None,
+            "bar": plots.stack(
+                [
+                    Part("ok", sums["calls"] - sums["failed"], f"{sums['calls']:,} calls"),
+                    Part("bad", sums["failed"], f"{sums['failed']:,} failed"),
+                ],
+                title=f"{sums['calls']:,} calls, {sums['failed']:,} failed",
+                whole=most,
+            ),
+        }
+        for key, sums in found.items()
+    ]
+    return {"calls": sorted(calls, key=lambda call: -call["calls"])[:500]}
+
+
+def providers(rows: Queries, view: View) -> dict[str, Any]:
+    found = reports.usage(rows, Question(("provider_name",), view.zone, since=view.since))
+    limits = [row | {"bar": _used(row["used_ratio"])} for row in plan_limits.latest(rows, since=view.since)]
+    return {"providers": _largest({key[0]: usage for key, usage in found.items()}, limit=None), "limits": limits}
+
+
+def budgets(current: Callable[[], Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    return {"budgets": [row | {"bar": _used(row["used"])} for row in current()]}
+
+
+def unpriced(rows: Queries, view: View) -> dict[str, Any]:
+    return {"unpriced": recent.unpriced(rows, since=view.since)}
+
+
+def _used(ratio: float | None) -> Any:
+    if ratio is None:
+        return ""
+    kind = "bad" if ratio >= 1 else "warn" if ratio >= 0.85 else "ok"
+    return plots.stack([Part(kind, min(1.0, ratio), f"{ratio:.0%}")], title=f"{ratio:.0%} used", whole=1.0)
+
+
+def _grouped(found: Mapping[Key, Usage], place: int) -> dict[str | None, Usage]:
+    """Sum up usage by one of its keys."""
+    groups: defaultdict[str | None, Usage] = defaultdict(Usage)
+    for key, usage in found.items():
+        groups[key[place]].add(usage)
+    return groups
+
+
+def _largest(groups: Mapping[str | None, Usage], limit: int | None = LISTED) -> list[dict[str, Any]]:
+    """Return the groups with most cost, then tokens, each with a bar of its tokens; and the sum of all others."""
+    ordered = sorted(groups.items(), key=lambda item: (-(item[1].cost() or 0.0), -_tokens(item[1]), str(item[0])))
+    shown, others = ordered[:limit], ordered[limit:] if limit is not None else []
+    most = max((_tokens(usage) for _, usage in shown), default=0)
+    lines: list[dict[str, Any]] = [
+        {"name": name, "usage": usage, "bar": plots.stack(_token_parts(usage), title=_said(usage), whole=most)}
+        for name, usage in shown
+    ]
+    if others:
+        usage = reports.total(usage for _, usage in others)
+        lines.append({"name": None, "others": len(others), "usage": usage, "bar": ""})
+    return lines
+
+
+def _tokens(usage: Usage) -> int:
+    return sum(getattr(usage, name) for name in COUNTS)
+
+
+def _said(usage: Usage) -> str:
+    return ", ".join(f"{getattr(usage, name):,} {title}" for name, title in KINDS.items())
+
+
+def _costs(usage: Usage) -> list[tuple[str, float | None]]:
+    """Return the amounts by who pays, as far as there are any."""
+    amounts = (("API", usage.cost("api")), ("subscription", usage.cost("subscription")), ("other", usage.cost("")))
+    return [(title, amount) for title, amount in amounts if amount != 0]
+
+
+def _days(view: View, found: Mapping[Key, Usage], parts: Callable[[Usage], list[Part]]) -> list[Bar]:
+    """Return a column for each day of the period; of a long one, for each week."""
+    first = view.since.astimezone(view.zone).date()
+    size = 7 if view.days > 90 else 1
+    bars = []
+    for start in range(0, view.days, size):
+        days = [first + timedelta(days=day) for day in range(start, min(start + size, view.days))]
+        usage = reports.total(found[key] for day in days if (key := (day.isoformat(),)) in found)
+        bars.append(Bar(days[0].strftime("%m-%d"), parts(usage)))
+    return bars
+
+
+def _token_parts(usage: Usage) -> list[Part]:
+    return [Part(name.split("_tokens")[0], getattr(usage, name), _said(usage)) for name in KINDS]
+
+
+def _cost_parts(usage: Usage) -> list[Part]:
+    titles = (("api", "API"), ("subscription", "subscription"), ("", "other"))
+    return [
+        Part(f"pay-{billing or 'other'}", cost, f"{title} USD {texts.money(cost)}")
+        for billing, title in titles
+        if (cost := usage.cost(billing) or 0.0)
+    ]
+
+
+def _request_parts(usage: Usage) -> list[Part]:
+    well = max(0, usage.interceptions - usage.failed)
+    text = f"{usage.interceptions:,} requests, {usage.failed:,} failed"
+    return [Part("ok", well, text), Part("bad", usage.failed, text)]

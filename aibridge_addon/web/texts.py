@@ -1,0 +1,65 @@
+"""Numbers, times and recorded texts as pages show them. Jinja2 escapes what these functions return."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from aibridge_addon.telemetry.log.text import money, one_line, printable, short_count
+
+SHORT, LONG = 4_000, 200_000
+"""Characters of a recorded text that a page shows, unless and even if all of it is asked for."""
+NAME = 120
+"""Characters of a name."""
+
+
+def shown(text: object, *, full: bool = False) -> str:
+    """Return a recorded text, cut with a note on what is missing. Control characters are visible."""
+    if text is None:
+        return "(not recorded)"
+    value = text if isinstance(text, str) else json.dumps(text, ensure_ascii=False, default=str)
+    limit = LONG if full else SHORT
+    rest = len(value) - limit
+    return printable(value[:limit]) + (f"… (+{rest:,} characters)" if rest > 0 else "")
+
+
+def named(text: object) -> str:
+    """Return a name in one line. A missing one is a dash."""
+    return one_line(str(text), NAME) if text not in (None, "") else "–"
+
+
+def count(number: float | None) -> str:
+    return "–" if number is None else f"{round(number):,}"
+
+
+def percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.0%}" if share >= 0.095 or share == 0 else f"{share:.1%}"
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if value < 1:
+        return f"{round(value * 1000)} ms"
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def local(zone: ZoneInfo, moment: str | None, form: str = "%Y-%m-%d %H:%M") -> str:
+    return "–" if moment is None else datetime.fromisoformat(moment).astimezone(zone).strftime(form)
+
+
+def took(row: Mapping[str, str | None]) -> float | None:
+    """Return the seconds between start and end of a row. None: it has not ended."""
+    if row["started_at"] is None or row["ended_at"] is None:
+        return None
+    difference = datetime.fromisoformat(row["ended_at"]) - datetime.fromisoformat(row["started_at"])
+    return max(0.0, difference.total_seconds())
+
+
+__all__ = ["count", "local", "money", "named", "percent", "seconds", "short_count", "shown", "took"]
