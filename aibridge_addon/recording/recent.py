@@ -38,12 +38,7 @@ class Recent:
 
 def recent(rows: Queries) -> Recent:
     """Raises DatabaseUnavailable."""
-    ended = list(
-        rows.select(
-            "select status, error_type, http_status, time_to_first_byte_ms, started_at, ended_at"
-            f" from aibridge_interceptions where ended_at is not null order by ended_at desc limit {NEWEST}"
-        )
-    )
+    ended = list(rows.select(ENDED))
     (running,) = rows.select("select count(*) as n from aibridge_interceptions where ended_at is null")
     errors = Counter((row["error_type"], row["http_status"]) for row in ended if row["error_type"])
     return Recent(
