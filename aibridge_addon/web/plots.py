@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -107,10 +108,8 @@ def _round_up(value: float) -> float:
     """Return the next number that is easy to read."""
     if value <= 0:
         return 0.0
-    size = 10.0 ** (len(str(int(value))) - 1) if value >= 1 else 1.0
-    while size > value:
-        size /= 10
-    return next(step * size for step in STEPS if step * size >= value * 0.999999)
+    size = 10.0 ** math.floor(math.log10(value))
+    return next((step * size for step in STEPS if step * size >= value * 0.999999), value)
 
 
 def _number(value: float) -> str:
