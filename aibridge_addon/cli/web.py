@@ -102,5 +102,11 @@ def _listening(address: Listen) -> socket.socket:
         return socket.create_server((address.host, address.port), family=family, backlog=256)
     except OSError as e:
         raise ConfigError(
-            [Problem("--listen", f"{address.host}:{address.port}: {e.strerror or e}", "a free address")]
+            [
+                Problem(
+                    "--listen",
+                    f"{address.host}:{address.port}: {os.strerror(e.errno) if e.errno else e}",
+                    "a free address",
+                )
+            ]
         ) from e
