@@ -67,7 +67,7 @@ def test_every_answer_forbids_foreign_scripts_and_frames(database: SqliteDatabas
     assert "unsafe" not in headers["content-security-policy"]
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert headers["x-content-type-options"] == "nosniff"
-    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["referrer-policy"] == "same-origin"
 
 
 @pytest.mark.parametrize("path", ["/", "/sessions", f"/session?id={team.SESSION}", "/events", "/nothing"])
