@@ -28,13 +28,13 @@ from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
+from aibridge_addon.proxy.options import CONFIG_VARIABLE, OPTIONS, add_options, check_names
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
 from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
 from aibridge_addon.records import DatabaseUnavailable, Tunnelled
 
 logger = logging.getLogger(__name__)
 
-CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
 CLOSE_TIMEOUT = 10.0
 """Seconds. Maximum time for writing the last records when mitmproxy ends without a signal."""
 
@@ -50,20 +50,14 @@ class AIBridge:
     # --- life -------------------------------------------------------------------------------------------------
 
     def load(self, loader: Loader) -> None:
-        loader.add_option(
-            "aibridge_config",
-            str,
-            "",
-            f"Path of aibridge's configuration file (or {CONFIG_VARIABLE} in the environment).",
-        )
-        loader.add_option("aibridge_database", str, "", "URL of aibridge's database; wins over the configuration file.")
+        add_options(loader)
         # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
         terminal.hide_flows(ctx.options)
         self._drain = Drain.of_master()
 
     def configure(self, updated: set[str]) -> None:
-        if self._bridge is None or updated & {"aibridge_config", "aibridge_database"}:
+        if self._bridge is None or updated & set(OPTIONS):
             self._retire()
             path = _path()
             terminal.use_format(log_format(Path(path) if path else None))
@@ -75,6 +69,8 @@ class AIBridge:
                 logger.error("aibridge cannot start: %s", e)
                 if ctx.master.addons.get("proxyserver").is_running:
                     ctx.master.shutdown()
+                else:
+                    terminal.hide_listening()
                 return
             if self._drain is not None:
                 self._drain.add(self._bridge)
@@ -91,6 +87,7 @@ class AIBridge:
     def running(self) -> None:
         if self._bridge is not None:
             self._bridge.listening = True
+            exposure.warn_if_open(self._bridge.settings, ctx.options)
         if ctx.options.ssl_insecure:
             logger.warning("ssl_insecure is set: UPSTREAM CERTIFICATES ARE NOT VERIFIED, keys and prompts are exposed")
         if threading.current_thread() is not threading.main_thread():
@@ -237,11 +234,13 @@ class AIBridge:
 
 def _started() -> Bridge:
     """Load the configuration and start its bridge. Raises ConfigError and DatabaseUnavailable."""
+    check_names(ctx.options)
     path = _path()
     settings = load(
         Path(path).expanduser() if path else None,
         environ=os.environ,
         database=ctx.options.aibridge_database or None,
+        metrics=ctx.options.aibridge_metrics or None,
     )
     exposure.check_exposure(settings, ctx.options, path)
     bridge = Bridge(settings)
@@ -251,8 +250,8 @@ def _started() -> Bridge:
         path or "(the defaults)",
         len(settings.providers),
         len(settings.mcp.servers),
-        settings.database,
-        "{}:{}".format(*settings.metrics.listen) if settings.metrics.listen is not None else "no port",
+        settings.database.absolute,
+        bridge.address or "no port",
     )
     return bridge
 

@@ -244,6 +244,11 @@ class Bridge:
             undo.pop_all()
 
     @property
+    def address(self) -> str:
+        """Where metrics are served, as host and port. Empty: nowhere."""
+        return next((sink.address for sink in self._sinks if sink.address), "")
+
+    @property
     def ended(self) -> bool:
         """Whether this bridge was retired and has ended completely."""
         return self._ending is not None and self._ending.done() and self.stream.ended

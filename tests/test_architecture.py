@@ -96,7 +96,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proxy.flow": DOMAIN | {"ids", "interception", "messages_on_bedrock", "tools", "bridge", "proxy.connection"},
     "proxy.stream": DOMAIN
     | {"interception", "messages_on_bedrock", "telemetry", "bridge", "proxy.connection", "proxy.flow"},
-    "proxy": {"bridge", "interception", "telemetry"},
+    "proxy": {"bridge", "config", "interception", "telemetry"},
     "addon": {"bridge", "config", "proxy", "proxy.connection", "proxy.flow", "proxy.stream", "records"},
     "main": {"addon"},
 }

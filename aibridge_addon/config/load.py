@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
@@ -20,16 +20,20 @@ from aibridge_addon.config.source import Document, expand, read_json, read_yaml
 from aibridge_addon.config.urls import DatabaseUrl
 
 
-def load(path: Path | None, *, environ: Mapping[str, str], database: str | None = None) -> Settings:
+def load(
+    path: Path | None, *, environ: Mapping[str, str], database: str | None = None, metrics: str | None = None
+) -> Settings:
     """Load a configuration file, or the defaults. Raises ConfigError.
 
-    `database` (mitmproxy's option) overrides the file.
+    `database` and `metrics` (mitmproxy's options) override the file. `metrics` may be `off`.
     """
     path = path and path.expanduser()
     problems: list[Problem] = []
     raw = {} if path is None else read_yaml(path)
     if database:
         raw["database"] = _database_option(database, problems)
+    if metrics:
+        raw["metrics"] = {**_section(raw, "metrics"), "listen": _metrics_option(metrics, problems)}
     document = expand(raw, file=str(path or "configuration"), environ=environ)
     problems += document.problems
     _merge_mcp_file(document, environ, problems)
@@ -57,6 +61,22 @@ def _database_option(url: str, problems: list[Problem]) -> DatabaseUrl | None:
         expected = str((error.context or {})["expected"])
         found = describe(url, hidden=True)
         problems.append(Problem("aibridge_database", found, expected, "mitmproxy's options"))
+        return None
+
+
+def _section(raw: dict[str, Any], name: str) -> dict[str, Any]:
+    found = raw.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _metrics_option(address: str, problems: list[Problem]) -> values.Listen | None:
+    if address == "off":
+        return None
+    try:
+        return values.parse_listen(address)
+    except PydanticCustomError as error:
+        expected = f"{(error.context or {})['expected']}, or off"
+        problems.append(Problem("aibridge_metrics", describe(address, hidden=False), expected, "mitmproxy's options"))
         return None
 
 

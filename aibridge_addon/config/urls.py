@@ -56,6 +56,11 @@ class DatabaseUrl:
             return str(self.sqlite_path.resolve())
         return self._url.partition("?")[0].partition("://")[2].rpartition("@")[2]
 
+    @property
+    def absolute(self) -> str:
+        """The URL without its password. The path of a file is absolute."""
+        return str(self) if self.sqlite_path is None else f"sqlite:///{self.place}"
+
     def get_secret_value(self) -> str:
         """Return the URL including the password."""
         return self._url

@@ -105,6 +105,8 @@ class Router:
         if provider is None or base is None:
             return None
         remainder = rest[len(name) :]
+        if remainder.startswith("/v1/v1/"):
+            remainder = remainder.removeprefix("/v1")  # a base URL that ends in /v1, to which the client adds /v1/…
         path = remainder.partition("?")[0]
         below = _below(TYPES[provider.type].prefix, path)
         if below is None or not path:
@@ -112,6 +114,15 @@ class Router:
         base_path = base.path if provider.base_url else TYPES[provider.type].prefix
         upstream = base_path + remainder[len(path) - len(below) :]
         return _route(provider, method, below, upstream, base)
+
+    def described(self) -> str:
+        """Return the providers that the gateway has, each with the routes that it bridges."""
+        parts = []
+        for name, provider in self._by_name.items():
+            if provider.gateway_url is not None:
+                templates = dict.fromkeys(route.template for route in TYPES[provider.type].bridged)
+                parts.append(f"/{name}: {', '.join(templates)}")
+        return "; ".join(parts)
 
 
 def host_pattern(pattern: str) -> re.Pattern[str]:

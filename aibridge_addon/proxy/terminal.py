@@ -17,6 +17,8 @@ from aibridge_addon.telemetry.log.formatters import JsonFormatter, TextFormatter
 
 CONNECTIONS = "mitmproxy.proxy.server"
 """mitmproxy's logger of connections: opened, closed, failed."""
+LISTENERS = "mitmproxy.proxy.mode_servers"
+"""mitmproxy's logger of ports: opened, closed."""
 FAILED_GREETING = "Client TLS handshake failed."
 """The beginning of mitmproxy's line that `proxy/connection/greetings.py` replaces."""
 USUAL_DETAIL = 1
@@ -29,6 +31,13 @@ def hide_flows(options: Options) -> None:
     """Have `mitmdump` print nothing for each flow, unless its user chose more than the default."""
     if "flow_detail" in options and options.flow_detail == USUAL_DETAIL:
         options.update(flow_detail=0)
+
+
+def hide_listening() -> None:
+    """Hide that mitmproxy listens: after a failed start, it does so until it exits a moment later."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, TermLogHandler):
+            handler.addFilter(lambda record: record.name != LISTENERS or record.levelno > logging.INFO)
 
 
 def use_format(format: Literal["text", "json"]) -> None:

@@ -261,7 +261,6 @@ class FirstByte:
 
     provider_name: str
     model: str
-    """The model in the request."""
     seconds: float
     """Time since the request's first byte arrived."""
 
@@ -463,6 +462,7 @@ class Sink:
     thread.
     """
 
+    address = ""  # where it is served, as host and port
     instance_id = ""
     """Of a database: the instance under which it writes rows."""
     durable = False

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from aibridge_addon import addon, cli
+from aibridge_addon import cli
 from aibridge_addon.cli.config import CONFIG_VARIABLE
 from aibridge_addon.config.load import load
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.proxy import options
 from tests.conftest import RunToExit
 
 PACKAGE = Path(cli.__file__).parent.parent
@@ -191,7 +192,7 @@ def test_check_prints_nothing_where_nothing_is_wrong(tmp_path: Path, capsys: pyt
 def test_the_environment_names_the_file_as_it_does_for_mitmproxy(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert CONFIG_VARIABLE == addon.CONFIG_VARIABLE
+    assert CONFIG_VARIABLE == options.CONFIG_VARIABLE
     monkeypatch.setitem(os.environ, CONFIG_VARIABLE, str(write(tmp_path, "drain_timeout: 7\n")))
     assert cli.main(["config"]) == 0
     assert "drain_timeout: 7\n" in capsys.readouterr().out

@@ -211,7 +211,7 @@ def test_a_gateway_with_a_central_key_serves_the_known_routes_only(
     assert answered.status_code == status
     assert len(upstream.requests) == (1 if status == 200 else 0)
     if status == 404:
-        assert answered.json()["error"]["message"] == "no provider has this route"
+        assert answered.json()["error"]["message"].startswith("no provider has this route")
 
 
 def test_without_a_central_key_a_gateway_serves_every_route_of_the_api(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.conftest import RunToExit, StartProxy
@@ -29,7 +30,7 @@ def test_the_option_wins_over_the_environment(start_proxy: StartProxy, tmp_path:
     assert (proxy.folder / "mine.db").is_file()
     proxy.wait_for_log(
         r"aibridge: configuration \S+/aibridge\.yaml, 14 providers, 0 MCP servers, "
-        r"rows in sqlite:///mine\.db, metrics on no port"
+        r"rows in sqlite:////\S+/mine\.db, metrics on no port"
     )
 
 
@@ -70,6 +71,7 @@ def assert_cannot_start(run_to_exit: RunToExit, *parts: str, **options: object) 
     for part in parts:
         assert part in message
     assert is_refused(port)
+    assert "listening at" not in output
 
 
 @pytest.mark.parametrize("name", WRONG)
@@ -93,3 +95,46 @@ def test_a_port_in_use_for_metrics_stops_the_start(run_to_exit: RunToExit) -> No
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         assert_cannot_start(run_to_exit, "metrics.listen", address, config=f"metrics: {{listen: '{address}'}}")
+
+
+# --- options of mitmproxy
+
+
+@pytest.mark.parametrize("name", ["aibridge_conf", "aibridgeconfig", "aibridge_x", "aibrige_config"])
+def test_a_misspelt_option_stops_the_start(run_to_exit: RunToExit, name: str) -> None:
+    parts = (f"mitmproxy's options: {name}: found an unknown option", "one of aibridge_config, aibridge_database")
+    assert_cannot_start(run_to_exit, *parts, config="metrics: {listen: null}", options=[f"{name}=a"])
+
+
+def test_unknown_options_of_others_are_left_alone(start_proxy: StartProxy) -> None:
+    assert start_proxy(config="", options=["other_option=1"]).running
+
+
+def test_the_metrics_option_wins_over_the_file_and_the_log_has_the_real_port(start_proxy: StartProxy) -> None:
+    proxy = start_proxy(config="metrics: {listen: '127.0.0.1:1'}", options=["aibridge_metrics=127.0.0.1:0"])
+    port = int(proxy.wait_for_log(r"metrics on 127\.0\.0\.1:(\d+)$")[1])
+    assert port and httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).status_code == 200
+
+
+def test_the_metrics_option_can_turn_them_off(start_proxy: StartProxy) -> None:
+    proxy = start_proxy(config="metrics: {listen: '127.0.0.1:1'}", options=["aibridge_metrics=off"])
+    proxy.wait_for_log("metrics on no port")
+
+
+def test_a_wrong_metrics_option_stops_the_start(run_to_exit: RunToExit) -> None:
+    assert_cannot_start(run_to_exit, "aibridge_metrics: found text", "or off", options=["aibridge_metrics=nowhere"])
+
+
+def test_a_port_in_use_names_the_key_and_the_option(run_to_exit: RunToExit) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        option = f"aibridge_metrics=127.0.0.1:{taken.getsockname()[1]}"
+        assert_cannot_start(run_to_exit, "metrics.listen", "aibridge_metrics=HOST:PORT", options=[option])
+
+
+# --- a database that cannot be opened
+
+
+def test_a_missing_folder_is_named(run_to_exit: RunToExit, tmp_path: Path) -> None:
+    config = f"metrics: {{listen: null}}\ndatabase: sqlite:///{tmp_path}/missing/a.db"
+    reason = f"{tmp_path}/missing/a.db: unable to open database file: the folder {tmp_path}/missing does not exist"
+    assert_cannot_start(run_to_exit, reason, config=config)

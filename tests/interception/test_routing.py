@@ -533,3 +533,14 @@ def test_a_gateway_provider_without_a_base_url_keeps_its_types_prefix() -> None:
 def test_a_deployments_name_is_read_from_the_path() -> None:
     route = DEFAULTS.proxied(AZURE_HOST, "POST", "/openai/deployments/our%20gpt/chat/completions")
     assert route is not None and (route.deployment, route.model) == ("our gpt", "")
+
+
+def test_a_base_url_that_repeats_the_version_leads_to_the_same_route() -> None:
+    route = DEFAULTS.gateway("POST", "/anthropic/v1/v1/messages?beta=true")
+    assert route is not None and route.dialect is MESSAGES and route.target == "/v1/messages?beta=true"
+
+
+def test_the_gateways_providers_are_described_with_what_they_bridge() -> None:
+    described = DEFAULTS.described()
+    assert "/anthropic: /v1/messages" in described and "/openai: /v1/chat/completions" in described
+    assert "azure" not in described, "without a base URL, it is no gateway"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 
 from mitmproxy.options import Options
@@ -10,6 +11,8 @@ from mitmproxy.proxy import mode_specs
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.config.schema import Actor, Settings
 from aibridge_addon.proxy.connection.addresses import maybe_address
+
+logger = logging.getLogger(__name__)
 
 OPTIONS = frozenset({"mode", "listen_host", "proxyauth"})
 """mitmproxy's options on which the check depends."""
@@ -26,6 +29,19 @@ def check_exposure(settings: Settings, options: Options, file: str) -> None:
         problems = [Problem(path, found, ALLOWED, file) for path in _central(settings)]
         if problems:
             raise ConfigError(problems)
+
+
+def warn_if_open(settings: Settings, options: Options) -> None:
+    """Log a warning if unauthenticated clients of other machines could use the proxy."""
+    if (
+        options.server
+        and reachable_from_other_machines(options)
+        and not _requires_authentication(settings.actor, options)
+    ):
+        logger.warning(
+            "aibridge: other machines can use this proxy without authentication: add --listen-host 127.0.0.1,"
+            " --proxyauth, or actor.required: true"
+        )
 
 
 def _requires_authentication(actor: Actor, options: Options) -> bool:

@@ -20,7 +20,7 @@ from aibridge_addon.credentials.tokens import Presented, RefusedToken, Verdict
 from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
-from aibridge_addon.interception.routing import WEBSOCKET, Route
+from aibridge_addon.interception.routing import WEBSOCKET, Route, Router
 from aibridge_addon.proxy.connection.egress import EgressGuard
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import dispatch, websocket
@@ -218,7 +218,7 @@ class RequestClassifier:
                 del flow.request.headers[name.decode("utf-8", "surrogateescape")]
         chosen = _choose_credential(flow, route, self._bridge, headers)
         if chosen is None or _must_not_leave(flow, route):
-            flow.response = no_such_route(route)
+            flow.response = no_such_route(route, self._bridge.router)
             return None
         if owner is not None and _lacks_credential(route, chosen, headers, instead_of_key=instead_of_key):
             flow.response = refusal_response(route, no_central_key(route))
@@ -264,7 +264,7 @@ class RequestClassifier:
         elif flow.response is not None:
             pass  # another addon has answered it
         elif flow.metadata.get(ORIGIN_FORM):
-            flow.response = no_such_route(None)
+            flow.response = no_such_route(None, self._bridge.router)
         else:
             self._strip(flow, lower_headers(flow.request))
             flow.request.stream = True
@@ -362,11 +362,13 @@ def _must_not_leave(flow: http.HTTPFlow, route: Route) -> bool:
     return flow.request.method not in READING and not telemetry
 
 
-def no_such_route(route: Route | None) -> http.Response:
+def no_such_route(route: Route | None, router: Router) -> http.Response:
     message = "no provider has this route"
     if route is not None:
         return error_response(route.errors, 404, message)
-    return json_response(404, b'{"error":{"type":"not_found_error","message":"%s"}}' % message.encode())
+    message = f"{message}. A gateway path is the provider's name and a route. Providers and what they bridge: "
+    error = {"type": "not_found_error", "message": message + router.described()}
+    return json_response(404, json.dumps({"error": error}).encode())
 
 
 def _used_as_proxy(flow: http.HTTPFlow) -> bool:

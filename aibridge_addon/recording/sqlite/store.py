@@ -19,6 +19,7 @@ from aibridge_addon.recording.hourly_usage import changed_interceptions
 from aibridge_addon.recording.instances import Instance
 from aibridge_addon.recording.rows import KEPT, Row, Thread, timestamp
 from aibridge_addon.recording.sqlite.connection import SECURE_DELETE
+from aibridge_addon.recording.sqlite.errors import open_error
 from aibridge_addon.recording.sqlite.hourly_usage import counted
 from aibridge_addon.recording.sqlite.identity import Identity
 from aibridge_addon.recording.sqlite.instances import register
@@ -122,7 +123,7 @@ class SqliteStore:
             self._file = Identity(self._path)
         except (sqlite3.Error, OSError) as e:
             self.close()
-            raise DatabaseUnavailable(f"{self._path}: {e}") from e
+            raise DatabaseUnavailable(f"{self._path.resolve()}: {open_error(self._path, e)}") from e
         except DatabaseUnavailable:
             self.close()
             raise

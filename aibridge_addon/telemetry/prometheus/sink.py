@@ -13,6 +13,8 @@ from aibridge_addon.records import Ask, Record, Sink
 from aibridge_addon.telemetry.prometheus.listener import Listener, ListenError
 from aibridge_addon.telemetry.prometheus.metrics import Metrics
 
+FREE = "an address that is free, or null; without a file, mitmproxy's option aibridge_metrics=HOST:PORT or off"
+
 
 def prometheus_sink(settings: Settings, whole: Ask) -> Sink | None:
     """None: metrics are off."""
@@ -34,8 +36,10 @@ class Prometheus(Sink):
         try:
             listener.start()
         except ListenError as e:
-            raise ConfigError([Problem("metrics.listen", str(e), "an address that is free, or null")]) from e
+            raise ConfigError([Problem("metrics.listen", str(e), FREE)]) from e
         self._listener = listener
+        host = f"[{self._address.host}]" if ":" in self._address.host else self._address.host
+        self.address = f"{host}:{listener.port}"
 
     def emit(self, records: Sequence[Record]) -> None:
         for record in records:
