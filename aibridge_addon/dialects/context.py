@@ -154,8 +154,10 @@ def _is_media(kind: str, members: Iterable[str]) -> bool:
 
 
 def _elements(value: msgspec.Raw | None) -> list[msgspec.Raw]:
+    if value is None or bytes(memoryview(value)[:1]) != b"[":
+        return []
     try:
-        return _blocks.decode(value)[:MAX_BLOCKS] if value is not None else []
+        return _blocks.decode(value)[:MAX_BLOCKS]
     except _ERRORS:
         return []
 

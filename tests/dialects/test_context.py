@@ -149,10 +149,8 @@ def test_a_request_without_a_prompt_of_its_own_has_no_history() -> None:
     assert counted(RESPONSES, {"previous_response_id": "r", "input": [result]}) == {"tool_results": size(result)}
 
 
-WORDS = st.sampled_from(
-    ["user", "assistant", "system", "tool", "developer", "text", "image", "tool_result", "input_text", "input_file"]
-    + ["function_call_output", "additional_tools", 'Grüße "\\\n', ""]
-)
+KINDS = ("text", "image", "tool_result", "input_text", "input_file", "function_call_output", "additional_tools")
+WORDS = st.sampled_from(["user", "assistant", "system", "tool", "developer", *KINDS, '"Grüße"\\', ""])
 JSON: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | WORDS,
     lambda inner: (
