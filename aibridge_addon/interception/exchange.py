@@ -196,8 +196,8 @@ class Exchange:
         return self.history is not None and not self.scope.session
 
     def note(self, **metadata: Any) -> None:
-        """Add to the interception's metadata. Call it before `start`."""
-        self._metadata |= metadata
+        """Add to the interception's metadata. Call it before `start`. Members that are there stay."""
+        self._metadata = metadata | self._metadata
 
     def trace(self, body: JSONObject, history: RequestHistory) -> None:
         """Take the request's place in its conversation from its complete history. Call it before `start`."""

@@ -20,6 +20,8 @@ BYTES_PER_TOKEN = 4
 """What providers document as the mean of English text and JSON. It decides no price."""
 NEWEST = 1_000
 """Requests that the mean size of schemas is taken of."""
+SEARCHED = 20_000
+"""The newest requests of a period, among which those with injected tools are looked for."""
 
 
 def context_of(metadata: object) -> Sequence[tuple[str, int]]:
@@ -76,17 +78,21 @@ def schemas(
     actors: Sequence[str] = (),
     models: Sequence[str] = (),
 ) -> list[Schemas]:
-    """Return each server's share of the `NEWEST` requests with injected tools of the period, the largest one first.
+    """Return each server's mean of newest requests with injected tools, the largest one first.
 
     Raises DatabaseUnavailable.
     """
     parameters: dict[str, Any] = {}
-    conditions = [f"metadata ? '{SCHEMAS}'" if rows.postgres else f"metadata like '%\"{SCHEMAS}\":%'"]
-    conditions += within(rows, "started_at", since, until, parameters)
+    has_schemas = f"metadata ? '{SCHEMAS}'" if rows.postgres else f"metadata like '%\"{SCHEMAS}\":%'"
+    conditions = within(rows, "started_at", since, until, parameters)
     conditions += matching(rows, "initiator_id", actors, parameters)
     conditions += matching(rows, "model", models, parameters)
-    sql = f"""select metadata from aibridge_interceptions where {" and ".join(conditions)}
-        order by started_at desc limit {NEWEST}"""  # noqa: S608 (names are ours)
+    where = f"where {' and '.join(conditions)}" if conditions else ""
+    sql = f"""
+        select metadata from (
+            select metadata from aibridge_interceptions {where} order by started_at desc limit {SEARCHED}
+        ) as newest where {has_schemas} limit {NEWEST}
+    """  # noqa: S608 (names are ours)
     requests, sizes = Counter[str](), Counter[str]()
     for row in rows.stream(sql, parameters):
         counts = _counts(_decoded(row["metadata"]), SCHEMAS)

@@ -47,7 +47,7 @@ def test_what_is_no_context_is_none(metadata: object) -> None:
 
 
 def test_the_last_request_of_the_main_agent_counts() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"request_class": "prompt", "metadata": {"context_bytes": {"system": 1}}},
         {"request_class": "tool_result", "metadata": {"context_bytes": {"system": 2}}},
         {"request_class": "subagent", "metadata": {"context_bytes": {"system": 3}}},
