@@ -42,8 +42,8 @@ COLUMNS: dict[Table, str] = {
     "sequence result",
     ANSWERS: CHILD + "content truncated sequence",
     THOUGHTS: CHILD + "content sequence",
-    "aibridge_plan_limits": "id initiator_id provider_name credential_hint window_name used_ratio limit_value remaining "
-    "resets_at observed_at metadata",
+    "aibridge_plan_limits": "id initiator_id provider_name credential_hint window_name used_ratio limit_value "
+    "remaining resets_at observed_at metadata",
 }
 ROUTES = {
     "messages": "/anthropic/v1/messages",
