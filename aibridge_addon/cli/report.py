@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from aibridge_addon.cli.period import Period
 from aibridge_addon.cli.text import duration
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.recording import reports
+from aibridge_addon.recording.context import BYTES_PER_TOKEN, schemas
 from aibridge_addon.recording.database import queries
 from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.reports import KEYS, PERIODS, Key, Question, Usage
@@ -62,6 +63,7 @@ OTHER = "Other: it is not known whether a key or a subscription pays."
 OTHER_SESSIONS = "other sessions"
 SESSIONS = 100
 """Sessions that a report lists. A list of all has to read all rows."""
+SCHEMAS = f"Definitions of injected tools, in each request that has them, at {BYTES_PER_TOKEN} bytes a token:"
 NOTHING = "There is nothing to show for this period."
 
 EXAMPLES = examples(
@@ -124,6 +126,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report == "tools":
         with queries(settings) as rows:
             shown = _calls(reports.tools(rows, asked), keys)
+            cost = schemas(rows, since=wanted.since, until=wanted.until, actors=arguments.actor, models=arguments.model)
+        shown = replace(shown, schemas=[each.columns() for each in cost])
     else:
         with queries(settings) as rows:
             shown = _usage(rows, asked, breakdown=arguments.breakdown, sessions=arguments.limit or None)
@@ -140,6 +144,8 @@ class Shown:
     columns: Sequence[str]
     """Names of the rows' columns, in their order."""
     keys: Sequence[str]
+    schemas: Sequence[Row] = ()
+    """What the definitions of each server's tools cost."""
 
 
 def _columns_of(by: Iterable[str]) -> list[str]:
@@ -258,6 +264,8 @@ def _title(report: Report, added: Sequence[str], arguments: argparse.Namespace, 
 def _write(arguments: argparse.Namespace, shown: Shown, wanted: Period, *, title: str, database: str) -> None:
     if arguments.json:
         document = {"rows": shown.rows, "totals": shown.totals, **wanted.columns(), "database": database}
+        if arguments.report == "tools":
+            document["schemas"] = shown.schemas
         return output.write_json(document)
     flat = list(_flat(shown))
     if arguments.csv:
@@ -267,11 +275,16 @@ def _write(arguments: argparse.Namespace, shown: Shown, wanted: Period, *, title
             flat = [row for row in flat if PART in row]
         return output.write_csv(flat, columns)
     if not shown.rows:
-        print(f"{title}\n\n{NOTHING}")
+        print("\n".join([f"{title}\n\n{NOTHING}", *_schema_notes(shown.schemas)]))
         return None
     if arguments.report == "tools":
         return output.write_table(
-            _tool_columns(shown, wanted), flat, shown.totals, title=title, bar=lambda row: float(row["calls"])
+            _tool_columns(shown, wanted),
+            flat,
+            shown.totals,
+            title=title,
+            notes=_schema_notes(shown.schemas),
+            bar=lambda row: float(row["calls"]),
         )
     costs = any(row["cost_usd"] for row in shown.rows)
     return output.write_table(
@@ -296,6 +309,15 @@ def _notes(totals: Row) -> list[str]:
     notes = [UNPRICED.format(count=totals["unpriced"])] if totals["unpriced"] else []
     notes += [SUBSCRIPTION] if totals["subscription_cost_usd"] != 0 else []
     return notes + ([OTHER] if totals["other_cost_usd"] != 0 else [])
+
+
+def _schema_notes(found: Sequence[Row]) -> list[str]:
+    """Return what the definitions of each server's tools cost in each request."""
+    notes = [
+        f"{name(row['server_name'])}: about {row['schema_tokens']:,} tokens ({row['schema_bytes']:,} bytes)"
+        for row in found
+    ]
+    return [SCHEMAS, *notes] if notes else []
 
 
 def _usage_columns(shown: Shown, wanted: Period) -> list[Column]:

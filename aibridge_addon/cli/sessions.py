@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from aibridge_addon.cli import database, output, period
+from aibridge_addon.cli.context import bar, legend
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.cli.output import Column, Row, name
 from aibridge_addon.cli.period import Period
 from aibridge_addon.cli.text import count, duration, local, money, one_line, printable
 from aibridge_addon.recording import sessions
+from aibridge_addon.recording.context import last_context
 from aibridge_addon.recording.database import queries
 from aibridge_addon.recording.reports import COUNTS, total
 from aibridge_addon.recording.sessions import Agents, NotFound, Session, events_of
@@ -155,6 +157,8 @@ class Timeline:
                 self._console.print()
         if several:
             self._print(SEVERAL)
+        if context := last_context(interceptions):
+            self._context(context)
         for interception in interceptions:
             self._interception(interception, several=several)
 
@@ -169,6 +173,14 @@ class Timeline:
         said += [f"{session.running:,} running"] if session.running else []
         self._print(", ".join(said))
         self._print(", ".join([_tokens(usage.columns()), *_costs(usage.columns())]))
+
+    def _context(self, context: Sequence[tuple[str, int]]) -> None:
+        from rich.text import Text
+
+        self._console.print()
+        self._print(f"Context of the last request, {sum(count for _, count in context):,} bytes:")
+        self._console.print(Text.assemble(*bar(context, self._console.width)))
+        self._print(", ".join(legend(context)), style="dim")
 
     def _interception(self, row: Mapping[str, Any], *, several: bool) -> None:
         day = local(row["started_at"], self._zone, "%A, %Y-%m-%d")

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from aibridge_addon.dialects.client_results import ClientResult
+from aibridge_addon.dialects.context import Shape, context_bytes
 from aibridge_addon.dialects.errors import AnswerError as AnswerError
 from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.dialects.history import History
@@ -238,6 +239,8 @@ class Dialect(ABC):
     name: ClassVar[str]
     takes_forms: ClassVar[bool] = False
     """Whether requests may be forms (`multipart/form-data`). Such a request is forwarded even if it cannot be read."""
+    shape: ClassVar[Shape | None] = None
+    """Where a request has its context. None: it is not known."""
     lists_hosted_calls: ClassVar[bool] = True
     """Whether an answer contains the calls of tools that the provider ran."""
 
@@ -255,6 +258,10 @@ class Dialect(ABC):
         position, call_id = self.history.opening(body), reading.answered_call_id
         result_of = self.history.place_by_opening(body, position, call_id) if call_id else ()
         return replace(reading, position=position, result_of=result_of)
+
+    def context_bytes(self, body: JSONObject, ours: int = 0) -> dict[str, int]:
+        """Return the bytes of a request by category; see `dialects.context`. Empty: they are not known."""
+        return context_bytes(body, self.shape, ours) if self.shape is not None else {}
 
     def has_tools(self, body: JSONObject) -> bool:
         """Return whether a request offers tools. An empty list offers none."""

@@ -238,6 +238,10 @@ class Injection(ABC):
         return [tool for tool in holder.elements("tools") if self.tool_name(members_of(tool)) not in injected]
 
     @abstractmethod
+    def definition(self, tool: InjectedTool) -> bytes:
+        """Return a tool as requests define it."""
+
+    @abstractmethod
     def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
         """Return the request with the tools chosen by `offered`. Everything else stays verbatim and in order."""
 

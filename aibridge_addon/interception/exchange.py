@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
@@ -193,6 +194,10 @@ class Exchange:
     def needs_history(self) -> bool:
         """Whether only the complete history separates conversations, because the client names no session."""
         return self.history is not None and not self.scope.session
+
+    def note(self, **metadata: Any) -> None:
+        """Add to the interception's metadata. Call it before `start`. Members that are there stay."""
+        self._metadata = metadata | self._metadata
 
     def trace(self, body: JSONObject, history: RequestHistory) -> None:
         """Take the request's place in its conversation from its complete history. Call it before `start`."""

@@ -174,6 +174,8 @@ class ResponsesSocket:
         exchange = self._begin(replace(reading, streaming=True), has_tools)
         if body is not None and exchange.needs_history and exchange.history is not None:
             exchange.trace(body, exchange.history.read(body, whole=True))
+        if body is not None:
+            exchange.note(context_bytes=RESPONSES.context_bytes(body))
         exchange.start()
         self._open.append(_Open(lane, exchange, requested))
         self._has_lanes = self._has_lanes or lane != ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from re import Pattern
 from typing import Any
 
-from aibridge_addon.dialects.turns import InjectedTool
+from aibridge_addon.dialects.turns import InjectedTool, Injection
 from aibridge_addon.tools import naming
 
 MANY_TOOLS = 128
@@ -78,6 +79,19 @@ class Catalog:
     @cached_property
     def injected(self) -> tuple[InjectedTool, ...]:
         return tuple(InjectedTool(tool.name, tool.description, tool.input_schema) for tool in self.tools)
+
+    def schema_bytes(self, injection: Injection, names: Iterable[str]) -> dict[str, int]:
+        """Return how many bytes the definitions of these tools take in a request, by server."""
+        if injection not in self._sizes:
+            self._sizes[injection] = {tool.name: len(injection.definition(tool)) for tool in self.injected}
+        sizes, found = self._sizes[injection], Counter[str]()
+        for name in names:
+            found[self._by_name[name].server_name] += sizes[name]
+        return dict(found)
+
+    @cached_property
+    def _sizes(self) -> dict[Injection, dict[str, int]]:
+        return {}
 
     @cached_property
     def _by_name(self) -> dict[str, Tool]:

@@ -184,6 +184,14 @@ class JSONObject:
             return []
         return [bytes(element) for element in islice(elements, limit)]
 
+    def raw_elements(self, name: str) -> list[msgspec.Raw]:
+        """Return the elements of an array member without copying them. Empty if it is not an array."""
+        value = self._members.get(name)
+        try:
+            return self._elements(name, value) if isinstance(value, msgspec.Raw) else []
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return []
+
     def _elements(self, name: str, value: msgspec.Raw) -> list[msgspec.Raw]:
         """Split an array. A history is read several times, and splitting it takes most of the time."""
         split = self._split.get(name)
@@ -196,6 +204,12 @@ class JSONObject:
     def raw(self, name: str) -> bytes:
         """Return the member's JSON, verbatim, or `null` if it is absent."""
         return _raw(self._members.get(name))
+
+    def length(self, name: str) -> int:
+        """Return the bytes of a member that is a text, an array or an object, as it stands. 0: it is none, or empty."""
+        value = self._members.get(name)
+        view = memoryview(value) if isinstance(value, msgspec.Raw) else memoryview(b"")
+        return len(view) if len(view) > len("[]") and bytes(view[:1]) in (b'"', b"[", b"{") else 0
 
     def text(self, name: str) -> str | None:
         """Return the member's value if it is a string, or else None."""

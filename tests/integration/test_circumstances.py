@@ -110,6 +110,7 @@ def test_what_claude_code_says_is_recorded_and_the_operators_metadata_wins(
     system = "# Environment\n - Primary working directory: /src/app\n\ngitStatus: …\nCurrent branch: main\n"
     row = ask(process, upstream, CLAUDE | said, request(system=[{"type": "text", "text": system}]))
     assert (row["agent_id"], row["prompt_id"], row["project"]) == ("a1", "p1", "/src/app")
+    assert sum(row["metadata"].pop("context_bytes").values()) > 0
     assert row["metadata"] == {"agent_type": "Explore", "parent_agent_id": "a0", "branch": "ours"}
     assert row["billing"] == "subscription"
 

@@ -42,6 +42,8 @@ COLUMNS: dict[Table, str] = {
     "sequence result",
     ANSWERS: CHILD + "content truncated sequence",
     THOUGHTS: CHILD + "content sequence",
+    "aibridge_plan_limits": "id initiator_id provider_name credential_hint window_name used_ratio limit_value "
+    "remaining resets_at observed_at metadata",
 }
 ROUTES = {
     "messages": "/anthropic/v1/messages",
@@ -110,7 +112,9 @@ def test_the_tables_have_exactly_the_columns_of_the_contract(process: RunningPro
 
 def test_an_interception_says_who_asked_what_of_which_model(process: RunningProxy, upstream: ScriptedUpstream) -> None:
     began = datetime.now(UTC)
-    row = play(process, upstream, fixtures.case("messages/simple/streaming"))
+    case = fixtures.case("messages/simple/streaming")
+    row = play(process, upstream, case)
+    assert sum(row["metadata"].pop("context_bytes").values()) == len(case.request)
     assert uuid.UUID(row["id"]) and uuid.UUID(row.pop("instance_id"))
     started, ended = moment(row.pop("started_at")), moment(row.pop("ended_at"))
     assert row.pop("time_to_first_byte_ms") >= 0

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from aibridge_addon import records
 from aibridge_addon.recording.spool import LOOK_AGAIN, Backlog, Spool, remove_old
 from aibridge_addon.records import Continuation, ModelThought, Record, ToolResult
-from tests.support.examples import ANSWER, ENDED, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
+from tests.support.examples import ANSWER, ENDED, PLAN_LIMIT, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 from tests.support.reading import NOON
 
 EXAMPLES: Sequence[Record] = (
@@ -29,6 +29,7 @@ EXAMPLES: Sequence[Record] = (
     replace(TOOL, id="3", input={"path": "a\nb", "n": [1]}),
     replace(ANSWER, id="4"),
     replace(THOUGHT, id="5"),
+    PLAN_LIMIT,
     ToolResult("i2", "toolu_1", "done", is_error=False, truncated=True, created_at=NOON),
     Continuation("key", {"kept": [{"type": "tool_result"}]}, NOON),
     ENDED,

@@ -41,7 +41,7 @@ from tests.support.reading import NOON
 # --- rows -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", get_args(Table)[1:])
+@pytest.mark.parametrize("table", CHILD_ROWS)
 def test_a_record_is_a_row(database: Database, open_store: OpenStore, table: Table) -> None:
     record, expected = CHILD_ROWS[table]
     open_store().write([STARTED, record])

@@ -17,6 +17,7 @@ from tests.support.databases import Database, batches, interceptions, opened
 from tests.support.examples import (
     ANSWER,
     ENDED,
+    PLAN_LIMIT,
     PROMPT,
     STARTED,
     THOUGHT,
@@ -36,6 +37,7 @@ WHOLE: tuple[Record, ...] = (
     replace(TOOL, id=uid("3")),
     replace(ANSWER, id=uid("4")),
     replace(THOUGHT, id=uid("5")),
+    PLAN_LIMIT,
     records.Continuation("key", {"last": "resp_1"}, NOON.replace(year=9000)),
     ENDED,
 )
@@ -76,7 +78,7 @@ def test_a_replay_from_the_beginning_completes_what_was_written_before(
     empty(database)
     store.write(WHOLE)
     assert all_rows(database) == replayed
-    assert [len(database.rows(table)) for table in get_args(Table)] == [1] * 6
+    assert [len(database.rows(table)) for table in get_args(Table)] == [1] * 7
 
 
 CHAIN: tuple[Record, ...] = (

@@ -23,6 +23,7 @@ from aibridge_addon.dialects.base import (
 )
 from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
 from aibridge_addon.dialects.client_results import MAX_ENTRIES, ClientResult, client_result, newest
+from aibridge_addon.dialects.context import Shape
 from aibridge_addon.dialects.errors import error_instead, error_of_event
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.surroundings import surroundings
@@ -54,6 +55,7 @@ _text_delta = msgspec.json.Decoder(_TextDelta)
 
 class Converse(BedrockDialect):
     name = "converse"
+    shape = Shape("messages", system=("system",), tools=("toolConfig",))
 
     def has_tools(self, body: JSONObject) -> bool:
         return bool(as_list(as_dict(body.get("toolConfig")).get("tools")))

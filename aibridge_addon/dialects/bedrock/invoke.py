@@ -45,6 +45,7 @@ _messages = Messages()
 
 class Invoke(BedrockDialect):
     name = "invoke"
+    shape = Messages.shape
 
     def read_request(self, body: JSONObject) -> RequestReading:
         return replace(_messages.read_request(body), model="", streaming=self.streaming)

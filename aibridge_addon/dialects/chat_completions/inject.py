@@ -40,6 +40,9 @@ class ChatInjection(Injection):
         members = as_dict(tool)
         return as_text((as_dict(members.get("function")) or as_dict(members.get("custom"))).get("name"))
 
+    def definition(self, tool: InjectedTool) -> bytes:
+        return _tool(tool)
+
     def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
         return body.replaced({"tools": body.extended("tools", [_tool(tool) for tool in offered])})
 

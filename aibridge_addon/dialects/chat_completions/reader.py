@@ -34,6 +34,7 @@ from aibridge_addon.dialects.base import (
 from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls
 from aibridge_addon.dialects.chat_completions.results import tool_results
 from aibridge_addon.dialects.client_results import MAX_ENTRIES
+from aibridge_addon.dialects.context import Shape
 from aibridge_addon.dialects.errors import AnswerError, answer_error, error_in, error_instead, error_of_event
 from aibridge_addon.dialects.output import MAX_THOUGHT, KeptText
 from aibridge_addon.dialects.surroundings import codex_directory, surroundings, system_messages
@@ -54,6 +55,7 @@ SEARCHES: Mapping[str, str] = MappingProxyType(
 
 class ChatCompletions(Dialect):
     name = "chat_completions"
+    shape = Shape("messages", tools=("tools", "functions"))
     lists_hosted_calls = False
 
     def read_request(self, body: JSONObject) -> RequestReading:

@@ -38,6 +38,9 @@ class MessagesInjection(Injection):
             and body.get("compaction") is None
         )
 
+    def definition(self, tool: InjectedTool) -> bytes:
+        return _tool(tool)
+
     def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
         if _continues_thread(body):  # the thread keeps the tools of its first request, including injected ones
             return body.replaced({})

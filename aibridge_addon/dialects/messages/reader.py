@@ -29,6 +29,7 @@ from aibridge_addon.dialects.base import (
     requested,
 )
 from aibridge_addon.dialects.client_results import MAX_ENTRIES
+from aibridge_addon.dialects.context import Shape
 from aibridge_addon.dialects.errors import error_instead, error_of_event
 from aibridge_addon.dialects.messages.results import tool_results
 from aibridge_addon.dialects.output import OutputWriter
@@ -111,6 +112,7 @@ _text_delta = msgspec.json.Decoder(_TextDelta)
 
 class Messages(Dialect):
     name = "messages"
+    shape = Shape("messages", system=("system",))
 
     def read_request(self, body: JSONObject) -> RequestReading:
         end = conversation_end(_said(body))

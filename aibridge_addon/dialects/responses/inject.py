@@ -51,6 +51,9 @@ class ResponsesInjection(Injection):
         elsewhere = _additional_tools(body.elements("input"))
         return _names(as_list(body.get("tools"))) | _names(as_list(elsewhere.get("tools")) if elsewhere else [])
 
+    def definition(self, tool: InjectedTool) -> bytes:
+        return _tool(tool)
+
     def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
         tools = [_tool(tool) for tool in offered]
         items = body.elements("input")

@@ -27,6 +27,7 @@ from aibridge_addon.dialects.base import (
     requested,
 )
 from aibridge_addon.dialects.client_results import MAX_ENTRIES
+from aibridge_addon.dialects.context import Shape
 from aibridge_addon.dialects.errors import answer_error, error_instead, error_of_event
 from aibridge_addon.dialects.limits import RATE_LIMITS
 from aibridge_addon.dialects.output import OutputWriter
@@ -85,6 +86,7 @@ MAX_PARTS = 256 * 1024
 
 class Responses(Dialect):
     name = "responses"
+    shape = Shape("input", system=("instructions",))
 
     def read_request(self, body: JSONObject) -> RequestReading:
         end = conversation_end(_said(body), joined=True)

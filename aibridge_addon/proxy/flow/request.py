@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -12,8 +13,9 @@ from mitmproxy import http
 
 from aibridge_addon.credentials.client import client_credential, mask, signs_request
 from aibridge_addon.dialects import CHAT_COMPLETIONS, COMPLETIONS, RESPONSES
-from aibridge_addon.dialects.base import UNREAD, RequestReading
+from aibridge_addon.dialects.base import NOTHING, UNREAD, Dialect, RequestReading
 from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter, ask_for_usage
+from aibridge_addon.dialects.context import OUR_TOOLS
 from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.billing import billing
@@ -71,8 +73,10 @@ def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
     if dialect is RESPONSES:
         exchange.when_pending = partial(remember, head, exchange)
     takes_tools = body is not None and head.bridge.continuations is not None and _takes_tools(head)
-    if body is not None and (takes_tools or exchange.needs_history):
-        return _begin_with_history(flow, state, exchange, body, sender.request_class if takes_tools else None)
+    if body is not None and (takes_tools or exchange.needs_history or body.size > inject_tools.LARGE):
+        return _begin_later(flow, state, exchange, body, sender.request_class if takes_tools else None)
+    if body is not None:
+        _note_context(exchange, dialect, body)
     return _begin(flow, state, exchange, body)
 
 
@@ -163,18 +167,31 @@ def _takes_tools(head: Head) -> bool:
     return head.route.dialect.injection is not None and not signs_request(head.headers)
 
 
-async def _begin_with_history(
+async def _begin_later(
     flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject, request_class: RequestClass | None
 ) -> None:
-    """Begin a request whose history is read. `request_class`: None if it takes no tools."""
-    history = None
-    if exchange.history is not None:
+    """Begin a request that is large, or whose history is read. `request_class`: None if it takes no tools."""
+    history, dialect = None, state.head.route.dialect
+    assert dialect is not None
+    if exchange.history is not None and (request_class is not None or exchange.needs_history):
         history = await inject_tools.read_history(flow, state, exchange, body)
         exchange.trace(body, history)
     if request_class is not None:
         body = await inject_tools.resume_and_inject(flow, state, exchange, body, history, request_class)
+    schemas = state.tools.schema_bytes(dialect) if state.tools is not None else {}
+    if body.size > inject_tools.LARGE:
+        await asyncio.to_thread(_note_context, exchange, dialect, body, schemas)
+    else:
+        _note_context(exchange, dialect, body, schemas)
     if (waiting := _begin(flow, state, exchange, body)) is not None:
         await waiting
+
+
+def _note_context(exchange: Exchange, dialect: Dialect, body: JSONObject, schemas: Mapping[str, int] = NOTHING) -> None:
+    """Note where the context of a request goes. `schemas`: bytes of the injected tools' definitions, by server."""
+    if context := dialect.context_bytes(body, sum(schemas.values())):
+        injected = schemas if OUR_TOOLS in context else None
+        exchange.note(context_bytes=context, **({"schema_bytes": injected} if injected else {}))
 
 
 def _begin(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject | None) -> Awaitable[None] | None:

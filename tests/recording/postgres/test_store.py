@@ -47,7 +47,7 @@ TYPES = {
     "cost_usd": "numeric",
     "hour": "timestamp with time zone",
 }
-BY_SQLITE_TYPE = {"text": "text", "integer": "bigint"}
+BY_SQLITE_TYPE = {"text": "text", "integer": "bigint", "float": "double precision", "real": "double precision"}
 
 
 @pytest.fixture
