@@ -38,7 +38,12 @@ CLOSE_TIMEOUT = 10.0
 
 
 class AIBridge:
-    def __init__(self) -> None:
+    def __init__(self, *, metrics_by_default: bool = True) -> None:
+        """Create the addon.
+
+        `metrics_by_default`: whether metrics are served if the configuration has no `metrics.listen`.
+        """
+        self._metrics_by_default = metrics_by_default
         self._bridge: Bridge | None = None
         self._classifier: RequestClassifier | None = None
         self._guard: EgressGuard | None = None
@@ -62,7 +67,7 @@ class AIBridge:
         if self._bridge is None or updated & {"aibridge_config", "aibridge_database"}:
             self._retire()
             try:
-                self._bridge = _started()
+                self._bridge = _started(metrics_by_default=self._metrics_by_default)
             except (ConfigError, DatabaseUnavailable) as e:
                 # During the start, mitmproxy exits with code 1 after an error in the log; a shutdown here would make
                 # it code 0. At a reload, mitmproxy goes on after such an error, so it is shut down here.
@@ -220,7 +225,7 @@ class AIBridge:
         answer.failed(flow)
 
 
-def _started() -> Bridge:
+def _started(*, metrics_by_default: bool) -> Bridge:
     """Load the configuration and start its bridge. Raises ConfigError and DatabaseUnavailable."""
     path = _path()
     settings = load(
@@ -228,6 +233,9 @@ def _started() -> Bridge:
         environ=os.environ,
         database=ctx.options.aibridge_database or None,
     )
+    if not metrics_by_default and "listen" not in settings.metrics.model_fields_set:
+        metrics = settings.metrics.model_copy(update={"listen": None})
+        settings = settings.model_copy(update={"metrics": metrics})
     exposure.check_exposure(settings, ctx.options, path)
     bridge = Bridge(settings)
     bridge.start()

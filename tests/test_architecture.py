@@ -98,6 +98,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proxy": {"bridge", "interception"},
     "addon": {"bridge", "config", "proxy", "proxy.connection", "proxy.flow", "proxy.stream", "records"},
     "main": {"addon"},
+    "private": {"addon", "proxy"},
 }
 
 

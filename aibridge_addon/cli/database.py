@@ -31,12 +31,16 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def settings_of(arguments: argparse.Namespace) -> Settings:
-    """Return the configuration with the database that a command uses, and name that on stderr. Raises ConfigError."""
+def settings_of(arguments: argparse.Namespace, *, quiet: bool = False) -> Settings:
+    """Return the configuration with the database that a command uses. Raises ConfigError.
+
+    `quiet`: do not name the database on stderr.
+    """
     file = Path(arguments.config) if arguments.config else None
     settings = load(file, environ=os.environ, database=arguments.database or None)
     variable = os.environ.get(DATABASE_VARIABLE)
     if variable and "database" not in settings.model_fields_set:
         settings = load(file, environ=os.environ, database=variable)
-    print(f"database: {settings.database}", file=sys.stderr)
+    if not quiet:
+        print(f"database: {settings.database}", file=sys.stderr)
     return settings
