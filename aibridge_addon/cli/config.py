@@ -18,12 +18,12 @@ from typing import Any, TextIO
 from pydantic import BaseModel, SecretStr
 from ruamel.yaml import YAML
 
+from aibridge_addon.cli.database import CONFIG_VARIABLE
 from aibridge_addon.config.budgets import Groups
 from aibridge_addon.config.load import load
 from aibridge_addon.config.schema import HttpServer, Retention, StdioServer
 from aibridge_addon.config.values import Listen
 
-CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
 MASK = "***"
 
 DESCRIPTION = """Print the configuration in effect as YAML, with defaults and with secrets masked.

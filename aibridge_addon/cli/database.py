@@ -6,11 +6,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from aibridge_addon.cli.config import CONFIG_VARIABLE
-from aibridge_addon.config.load import load
-from aibridge_addon.config.schema import Settings
+if TYPE_CHECKING:
+    from aibridge_addon.config.schema import Settings
 
+CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
 DATABASE_VARIABLE = "AIBRIDGE_DATABASE"
 
 
@@ -36,6 +37,9 @@ def settings_of(arguments: argparse.Namespace, *, quiet: bool = False) -> Settin
 
     `quiet`: do not name the database on stderr.
     """
+    # It takes a quarter of a second to import.
+    from aibridge_addon.config.load import load
+
     file = Path(arguments.config) if arguments.config else None
     settings = load(file, environ=os.environ, database=arguments.database or None)
     variable = os.environ.get(DATABASE_VARIABLE)

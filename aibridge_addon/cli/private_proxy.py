@@ -42,13 +42,10 @@ class Ready:
 class PrivateProxy:
     """A context manager. The process ends when this one does, however that happens."""
 
-    def __init__(self, options: Sequence[str], log: Path | None = None) -> None:
-        """Start the process.
+    def __init__(self, log: Path | None = None) -> None:
+        """Start the process, which imports its modules until it gets its options.
 
-        Args:
-            options: mitmproxy's options, each as `name=value`.
-            log: Where its log is kept. None: it is deleted at the end.
-        Raises OSError: the log cannot be written.
+        `log`: where its log is kept. None: it is deleted at the end. Raises OSError: the log cannot be written.
         """
         self._log = open(log, "w+b") if log is not None else tempfile.TemporaryFile("w+b")  # noqa: SIM115
         # -P: a module in the working directory must not stand in for an installed one. A session of its own: Ctrl-C in
@@ -60,12 +57,6 @@ class PrivateProxy:
             stderr=self._log,
             start_new_session=True,
         )
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps(list(options)).encode() + b"\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has ended; `ready` reports why
 
     def __enter__(self) -> Self:
         return self
@@ -76,9 +67,17 @@ class PrivateProxy:
         self.kill()
         self._log.close()
 
-    def ready(self) -> Ready:
-        """Wait until the proxy accepts connections. Raises StartFailed."""
-        assert self._process.stdout is not None
+    def listen(self, options: Sequence[str]) -> Ready:
+        """Wait until the proxy accepts connections. Raises StartFailed.
+
+        `options`: mitmproxy's options, each as `name=value`.
+        """
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            self._process.stdin.write(json.dumps(list(options)).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # it has ended, for the reason that is in its log
         guard = threading.Timer(START_TIMEOUT, self._process.kill)
         guard.start()
         try:

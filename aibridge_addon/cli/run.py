@@ -7,28 +7,25 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from aibridge_addon.cli import authority, database, summary
-from aibridge_addon.cli.environment import Route, bundle_files, past_the_proxy, variables
+from aibridge_addon.cli import authority, database
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed
-from aibridge_addon.cli.roots import bundle, write_bundle
 from aibridge_addon.cli.text import printable
-from aibridge_addon.config.schema import Settings
-from aibridge_addon.recording.database import queries
-from aibridge_addon.recording.runs import RunUsage, of_instance
 from aibridge_addon.records import DatabaseUnavailable, utc_now
+
+if TYPE_CHECKING:
+    from aibridge_addon.recording.runs import RunUsage
+
+# Other modules of ours are imported while the proxy starts: both take about a second.
 
 DESCRIPTION = """Run CMD with a private proxy on a free port. Only CMD and what it starts use the proxy.
 Its terminal and its exit code stay as they are. A summary of its AI usage follows on stderr."""
@@ -78,21 +75,26 @@ def run(arguments: argparse.Namespace) -> int:
     return _with_running_proxy(arguments, program)
 
 
-def _with_private_proxy(arguments: argparse.Namespace, program: Sequence[str]) -> int:
+def _with_private_proxy(arguments: argparse.Namespace, command: Sequence[str]) -> int:
     began = utc_now() - CLOCK_MARGIN
-    settings = database.settings_of(arguments, quiet=True)
-    options = [f"aibridge_database={settings.database.get_secret_value()}", *arguments.set]
-    options += [f"aibridge_config={arguments.config}"] if arguments.config else []
-    options += [f"confdir={arguments.confdir}"] if arguments.confdir else []
     log = Path(arguments.log) if arguments.log else None
-    with tempfile.TemporaryDirectory(prefix="aibridge-run-") as folder, PrivateProxy(options, log) as proxy:
+    with tempfile.TemporaryDirectory(prefix="aibridge-run-") as folder, PrivateProxy(log) as proxy:
+        from aibridge_addon.cli.program import Signals
+        from aibridge_addon.cli.program import run as run_program
+        from aibridge_addon.recording.database import queries
+        from aibridge_addon.recording.runs import of_instance
+
+        settings = database.settings_of(arguments, quiet=True)
+        options = [f"aibridge_database={settings.database.get_secret_value()}", *arguments.set]
+        options += [f"aibridge_config={arguments.config}"] if arguments.config else []
+        options += [f"confdir={arguments.confdir}"] if arguments.confdir else []
         try:
-            ready = proxy.ready()
+            ready = proxy.listen(options)
         except StartFailed as e:
             print(f"the proxy cannot start:\n{e}", file=sys.stderr)
             return FAILED
-        with _Signals(proxy.kill) as signals:
-            code = _run(program, ready.url, ready.ca, Path(folder), settings, signals)
+        with Signals(proxy.kill) as signals:
+            code = run_program(command, ready.url, ready.ca, Path(folder), settings.providers, signals)
             is_well = proxy.stop(settings.drain_timeout)
         if not is_well:
             print(f"the proxy has failed; the end of its log:\n{proxy.log_tail}", file=sys.stderr)
@@ -102,11 +104,14 @@ def _with_private_proxy(arguments: argparse.Namespace, program: Sequence[str]) -
     except DatabaseUnavailable as e:
         print(f"no summary: {e}", file=sys.stderr)
     else:
-        _report(arguments, program, found)
+        _report(arguments, command, found)
     return code
 
 
-def _with_running_proxy(arguments: argparse.Namespace, program: Sequence[str]) -> int:
+def _with_running_proxy(arguments: argparse.Namespace, command: Sequence[str]) -> int:
+    from aibridge_addon.cli.program import Signals
+    from aibridge_addon.cli.program import run as run_program
+
     ca = authority.certificate(arguments)
     settings = database.settings_of(arguments, quiet=True)
     url = arguments.proxy if "://" in arguments.proxy else f"http://{arguments.proxy}"
@@ -116,8 +121,8 @@ def _with_running_proxy(arguments: argparse.Namespace, program: Sequence[str]) -
     if not ca.is_file():
         print(f"no certificate authority at {ca}: --confdir names the folder of the running proxy's", file=sys.stderr)
         return FAILED
-    with tempfile.TemporaryDirectory(prefix="aibridge-run-") as folder, _Signals() as signals:
-        return _run(program, url, ca, Path(folder), settings, signals)
+    with tempfile.TemporaryDirectory(prefix="aibridge-run-") as folder, Signals() as signals:
+        return run_program(command, url, ca, Path(folder), settings.providers, signals)
 
 
 def _missing(name: str) -> int | None:
@@ -140,83 +145,17 @@ def _unreachable(url: str) -> str | None:
     return None
 
 
-# --- the program -----------------------------------------------------------------------------------------------------
-
-
-def _run(program: Sequence[str], proxy: str, ca: Path, folder: Path, settings: Settings, signals: _Signals) -> int:
-    """Run the program to its end. Returns its exit code, as a shell reports it."""
-    file = folder / "ca-bundle.pem"
-    write_bundle(file, bundle(ca, bundle_files(os.environ)))
-    ours = variables(Route(proxy, file), os.environ)
-    for entry in past_the_proxy(ours["NO_PROXY"], settings.providers):
-        print(f"aibridge: NO_PROXY contains {printable(entry)}: requests to it go past the proxy", file=sys.stderr)
-    try:
-        child = subprocess.Popen(list(program), env={**os.environ, **ours})  # noqa: S603 (what the user asks for)
-    except OSError as e:
-        print(f"aibridge run: {printable(program[0])}: {e.strerror}", file=sys.stderr)
-        return NOT_FOUND if isinstance(e, FileNotFoundError) else NOT_EXECUTABLE
-    signals.deliver_to(child)
-    code = child.wait()
-    signals.deliver_to(None)
-    return 128 - code if code < 0 else code
-
-
-class _Signals:
-    """Pass signals on to the program. Its end is ours, so that its last requests are still recorded.
-
-    Ctrl-C in a terminal reaches the program by itself, and must not reach it twice. A signal that comes while there is
-    no program, such as during the last part of the proxy's end, calls `otherwise`.
-    """
-
-    def __init__(self, otherwise: Callable[[], None] = lambda: None) -> None:
-        self._otherwise = otherwise
-        self._child: subprocess.Popen[bytes] | None = None
-        self._before: list[tuple[int, Any]] = []
-        self._early: int | None = None
-
-    def __enter__(self) -> Self:
-        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-            number = getattr(signal, name, None)
-            # What is ignored, as in a shell's background jobs or under nohup, stays ignored.
-            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._before.append((number, signal.signal(number, self._pass_on)))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before:
-            signal.signal(number, handler)
-
-    def deliver_to(self, child: subprocess.Popen[bytes] | None) -> None:
-        self._child = child
-        if child is not None and self._early is not None:
-            child.send_signal(self._early)
-
-    def _pass_on(self, number: int, _: FrameType | None) -> None:
-        if self._child is None:
-            self._early = number
-            self._otherwise()
-        elif number != signal.SIGINT or not _from_terminal():
-            self._child.send_signal(number)
-
-
-def _from_terminal() -> bool:
-    """Return whether Ctrl-C reaches our process group, and so the program, from a terminal."""
-    try:
-        with open("/dev/tty", "rb") as terminal:
-            return os.tcgetpgrp(terminal.fileno()) == os.getpgrp()
-    except OSError:
-        return False
-
-
 # --- the report ------------------------------------------------------------------------------------------------------
 
 
-def _report(arguments: argparse.Namespace, program: Sequence[str], found: RunUsage) -> None:
+def _report(arguments: argparse.Namespace, command: Sequence[str], found: RunUsage) -> None:
+    from aibridge_addon.cli import summary
+
     if not arguments.quiet:
         print(summary.text(found), file=sys.stderr)
     files = [(arguments.summary_json, "w", f"{json.dumps(summary.document(found), indent=2)}\n")]
     # Other steps of the job write to the same file.
-    files.append((os.environ.get(STEP_SUMMARY), "a", summary.markdown(found, shlex.join(program))))
+    files.append((os.environ.get(STEP_SUMMARY), "a", summary.markdown(found, shlex.join(command))))
     for name, mode, content in files:
         if name:
             try:

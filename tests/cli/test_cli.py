@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from aibridge_addon import addon, cli
-from aibridge_addon.cli.config import CONFIG_VARIABLE
+from aibridge_addon.cli.database import CONFIG_VARIABLE
 from aibridge_addon.config.load import load
 from aibridge_addon.config.schema import Settings
 from tests.conftest import RunToExit
