@@ -14,6 +14,8 @@ HEADS = ("Model", "Requests", "New input", "Cache read", "Cache write", "Output"
 UNKNOWN_MODEL = "(unknown)"
 MODEL_WIDTH = 28
 """Characters of a model's name in the text."""
+COMMAND_WIDTH = 80
+"""Characters of the command in Markdown."""
 MAX_TOOLS = 10
 """Tools in the text and in Markdown. JSON has their number only."""
 
@@ -66,7 +68,7 @@ def text(found: RunUsage) -> str:
 
 def markdown(found: RunUsage, command: str) -> str:
     """Return the summary for a page, such as the summary of a CI job."""
-    lines = [f"### AI usage of `{_cell(command).replace('`', '')}`", "", headline(found), ""]
+    lines = [f"### AI usage of {_cell(one_line(command, COMMAND_WIDTH))}", "", headline(found), ""]
     if found.models:
         lines += [f"| {' | '.join(HEADS)} |", f"|---|{'--:|' * (len(HEADS) - 1)}"]
         for model, usage in _by_cost(found.models):
@@ -112,7 +114,7 @@ def _tools(tools: Sequence[Calls]) -> str:
 
 def _cell(text: str) -> str:
     """Return text that is no markup in Markdown, and stays in its cell of a table."""
-    escaped = html.escape(one_line(text), quote=False)
+    escaped = html.escape(text, quote=False)
     for character in "\\`*_[]|~":
         escaped = escaped.replace(character, f"&#{ord(character)};")
     return escaped
