@@ -11,6 +11,7 @@ from aibridge_addon.recording.reports import Usage
 from aibridge_addon.recording.runs import Calls, RunUsage
 
 HEADS = ("Model", "Requests", "New input", "Cache read", "Cache write", "Output", "USD")
+SHORT_HEADS = ("Model", "Req.", "Input", "Cached", "Written", "Output", "USD")
 UNKNOWN_MODEL = "(unknown)"
 MODEL_WIDTH = 28
 """Characters of a model's name in the text."""
@@ -60,7 +61,7 @@ def text(found: RunUsage) -> str:
     """Return the summary for a terminal of 80 columns."""
     lines = [f"aibridge: {headline(found)}"]
     if found.models:
-        lines += _table([HEADS, *(_cells(model, usage) for model, usage in _by_cost(found.models))])
+        lines += _table([SHORT_HEADS, *(_cells(model, usage) for model, usage in _by_cost(found.models))])
     if found.tools:
         lines.append(_tools(found.tools))
     return "\n".join(lines)

@@ -32,9 +32,9 @@ FOUND = RunUsage(
 def test_the_text_fits_a_terminal_and_has_the_dearest_model_first() -> None:
     assert summary.text(FOUND).splitlines() == [
         "aibridge: 4 requests, 1 failed, USD 12.7500, 2 token rows unpriced, 3 injected calls",
-        "Model                       Requests  New input  Cache read  Cache write  Output      USD",
-        "claude-sonnet-4-5-20250929         3      1,215  13,271,000      655,000     809  12.5000",
-        "claude-haiku-4-5                   1         12           0            0       0   0.2500",
+        "Model                       Req.  Input      Cached  Written  Output      USD",
+        "claude-sonnet-4-5-20250929     3  1,215  13,271,000  655,000     809  12.5000",
+        "claude-haiku-4-5               1     12           0        0       0   0.2500",
         "tools: now 3 (time, injected, 1 failed), Read 2",
     ]
 
