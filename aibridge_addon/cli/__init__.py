@@ -21,7 +21,7 @@ from aibridge_addon.records import DatabaseUnavailable
 
 FAILED = 1
 WRONG_USE = 2
-COMMANDS = ("run", "script", "config", "report", "sessions", "tokens", "prune", "purge", "export", "import")
+COMMANDS = ("run", "env", "script", "config", "report", "sessions", "tokens", "prune", "purge", "export", "import")
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
