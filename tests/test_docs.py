@@ -14,6 +14,7 @@ from sqlite_utils import Database
 
 from aibridge_addon import cli
 from aibridge_addon.cli.config import plain
+from aibridge_addon.cli.environment import VARIABLES
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.interception import clients
 from aibridge_addon.recording.sqlite.migrations import migrate
@@ -160,6 +161,13 @@ def test_every_program_that_is_recognised_is_listed() -> None:
         assert sessions[: len(program.session_headers)] == [header.decode() for header in program.session_headers]
         marks = [f"originator: {program.originator.decode()}"] if program.originator else []
         assert other == marks + [marker.decode() for marker in program.markers]
+
+
+def test_every_variable_for_programs_is_listed() -> None:
+    rows = table_rows(section(read("docs/cli.md"), "`aibridge env`"))
+    listed = [(name, row[2]) for row in rows for name in INLINE.findall(row[0])]
+    both = {"programs that read only this spelling": "nearly all programs"}
+    assert listed == [(variable.name, both.get(variable.used_by, variable.used_by)) for variable in VARIABLES]
 
 
 def test_every_page_is_listed_in_the_index() -> None:

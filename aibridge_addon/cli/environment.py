@@ -69,6 +69,7 @@ VARIABLES = (
     Variable("AWS_CA_BUNDLE", _bundle, "boto3, AWS CLI"),
     Variable("CODEX_CA_CERTIFICATE", _bundle, "Codex"),
     Variable("GIT_SSL_CAINFO", _bundle, "git"),
+    Variable("NPM_CONFIG_CAFILE", _bundle, "npm with a `cafile` in its configuration"),
     Variable("CARGO_HTTP_CAINFO", _bundle, "cargo"),
     Variable("DENO_CERT", _bundle, "Deno"),
     Variable("NIX_SSL_CERT_FILE", _bundle, "programs of Nix"),

@@ -25,7 +25,7 @@ PACKUMENT = {
     "versions": {"1.2.3": {"name": "thing", "version": "1.2.3", "dist": {"tarball": f"https://{HOST}/t.tgz"}}},
 }
 ANSWERS = {
-    "/repo/info/refs?service=git-upload-pack": ("text/plain", f"{COMMIT}\trefs/heads/main\n"),
+    "/repo/info/refs": ("text/plain", f"{COMMIT}\trefs/heads/main\n"),
     "/simple/thing/": ("text/html", '<a href="/f/thing-1.2.3-py3-none-any.whl">thing-1.2.3-py3-none-any.whl</a>'),
     "/thing": ("application/json", json.dumps(PACKUMENT)),
     "/": ("text/plain", "hello"),
@@ -39,8 +39,9 @@ TOOLS = {
 
 
 def answer(request: Request) -> Answer:
-    kind, text = ANSWERS[request.path]
-    return Answer(200, [("content-type", kind)], text.encode())
+    path = request.path.partition("?")[0]
+    kind, text = ANSWERS.get(path, ("text/plain", ""))
+    return Answer(200 if path in ANSWERS else 404, [("content-type", kind)], text.encode())
 
 
 @pytest.fixture
@@ -54,16 +55,16 @@ def test_a_tool_works_through_the_proxy(
 ) -> None:
     if shutil.which(tool) is None:
         pytest.skip(f"{tool} is not installed")
-    names = {"SCRIPTED_NAMES": json.dumps({HOST: ["127.0.0.1"]})}
+    names = {"SCRIPTED_NAMES": json.dumps({HOST: [["127.0.0.1"]]})}
     proxy = mitmdump(arguments=["-s", str(RESOLVER)], env=names)
     command, printed = TOOLS[tool]
     aibridge = Path(sys.executable).with_name("aibridge")
     script = f"""
         eval "$({aibridge} env --shell sh --confdir {proxy.confdir} --proxy {proxy.proxy_url})"
-        {command.format(url=f"https://{HOST}:{server.port}", python=sys.executable)}
+        exec {command.format(url=f"https://{HOST}:{server.port}", python=sys.executable)}
     """
     environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SSL_CERT_FILE": str(ca.pem)}
-    done = subprocess.run(["sh", "-c", script], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(["sh", "-c", script], env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=90)
     assert done.returncode == 0, done.stderr
     assert printed in done.stdout.splitlines()
     assert len(server.requests) >= 1
