@@ -16,12 +16,35 @@ from importlib import import_module
 from importlib.metadata import version
 from keyword import iskeyword
 
+from aibridge_addon.cli.examples import examples
+from aibridge_addon.cli.parser import Parser
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.records import DatabaseUnavailable
 
 FAILED = 1
 WRONG_USE = 2
-COMMANDS = ("run", "env", "script", "config", "report", "sessions", "tokens", "prune", "purge", "export", "import")
+COMPLETES = "_ARGCOMPLETE"
+COMMANDS = (
+    "run",
+    "env",
+    "script",
+    "config",
+    "report",
+    "sessions",
+    "tokens",
+    "prune",
+    "purge",
+    "export",
+    "import",
+    "completion",
+)
+
+
+EXAMPLES = examples(
+    'aibridge run -- claude -p "say hello"',
+    "aibridge report models --since 2026-11-01",
+    "aibridge report --help",
+)
 
 
 def parser(command: str | None = None) -> argparse.ArgumentParser:
@@ -29,7 +52,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
     `command`: the only command that is wanted, since it takes half a second to import the modules of all. None: all.
     """
-    made = argparse.ArgumentParser(prog="aibridge", description="Tools for the mitmproxy addon AI Bridge.")
+    made = Parser(prog="aibridge", description="Tools for the mitmproxy addon AI Bridge.", **EXAMPLES)
     made.add_argument("--version", action="version", version=f"aibridge {version('aibridge-mitmproxy')}")
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS if command is None else (command,):
@@ -39,6 +62,10 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
+    if COMPLETES in os.environ:  # the shell asks for the words that may follow
+        import argcomplete
+
+        argcomplete.autocomplete(parser())
     parsed = parser(arguments[0] if arguments and arguments[0] in COMMANDS else None).parse_args(arguments)
     try:
         code: int = parsed.run(parsed)
