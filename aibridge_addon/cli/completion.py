@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    import argcomplete
+    from argcomplete.shell_integration import shellcode
 
-    print(argcomplete.shellcode(["aibridge"], shell=arguments.shell))
+    print(shellcode(["aibridge"], shell=arguments.shell))
     return 0
