@@ -40,7 +40,12 @@ CLOSE_TIMEOUT = 10.0
 
 
 class AIBridge:
-    def __init__(self) -> None:
+    def __init__(self, *, metrics_by_default: bool = True) -> None:
+        """Create the addon.
+
+        `metrics_by_default`: whether metrics are served if the configuration has no `metrics.listen`.
+        """
+        self._metrics_by_default = metrics_by_default
         self._bridge: Bridge | None = None
         self._classifier: RequestClassifier | None = None
         self._guard: EgressGuard | None = None
@@ -62,7 +67,7 @@ class AIBridge:
             path = _path()
             terminal.use_format(log_format(Path(path) if path else None))
             try:
-                self._bridge = _started()
+                self._bridge = _started(metrics_by_default=self._metrics_by_default)
             except (ConfigError, DatabaseUnavailable) as e:
                 # During the start, mitmproxy exits with code 1 after an error in the log; a shutdown here would make
                 # it code 0. At a reload, mitmproxy goes on after such an error, so it is shut down here.
@@ -232,7 +237,7 @@ class AIBridge:
         answer.failed(flow)
 
 
-def _started() -> Bridge:
+def _started(*, metrics_by_default: bool) -> Bridge:
     """Load the configuration and start its bridge. Raises ConfigError and DatabaseUnavailable."""
     check_names(ctx.options)
     path = _path()
@@ -242,6 +247,9 @@ def _started() -> Bridge:
         database=ctx.options.aibridge_database or None,
         metrics=ctx.options.aibridge_metrics or None,
     )
+    if not metrics_by_default and "listen" not in settings.metrics.model_fields_set:
+        metrics = settings.metrics.model_copy(update={"listen": None})
+        settings = settings.model_copy(update={"metrics": metrics})
     exposure.check_exposure(settings, ctx.options, path)
     bridge = Bridge(settings)
     bridge.start()

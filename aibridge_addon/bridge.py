@@ -141,6 +141,8 @@ class Bridge:
         self.listening = False
         """Whether the proxy's ports are open. Until then, `/readyz` reports that no request can come."""
         self._sinks = [sink for make in sinks if (sink := make(settings, self._readiness)) is not None]
+        self.instance_id = next((sink.instance_id for sink in self._sinks if sink.instance_id), str(uuid.uuid4()))
+        """The id under which rows of this bridge are written."""
         self._log = RedactedLog(Redactor(settings.recording.redact).text)
         preparation = Preparation(settings.recording)
         self.priced = preparation.priced
@@ -169,8 +171,7 @@ class Bridge:
             warn=_log_budget,
             recorded_name=recorded_name,
         )
-        instance_id = next((sink.instance_id for sink in self._sinks if sink.instance_id), str(uuid.uuid4()))
-        store = budget_store(settings, instance_id)
+        store = budget_store(settings, self.instance_id)
         self._sinks.append(BudgetSink(accounts))
         return SharedBudgets(accounts, BudgetSync(accounts, store, groups=accounts.counts_groups, now=utc_now))
 

@@ -14,6 +14,7 @@ from sqlite_utils import Database
 
 from aibridge_addon import cli
 from aibridge_addon.cli.config import plain
+from aibridge_addon.cli.environment import VARIABLES
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.interception import clients
 from aibridge_addon.recording.sqlite.migrations import migrate
@@ -174,6 +175,13 @@ def test_every_program_that_is_recognised_is_listed() -> None:
         assert other == marks + [marker.decode() for marker in program.markers]
 
 
+def test_every_variable_for_programs_is_listed() -> None:
+    rows = table_rows(section(read("docs/cli.md"), "`aibridge env`"))
+    listed = [(name, row[2]) for row in rows for name in INLINE.findall(row[0])]
+    both = {"programs that read only this spelling": "nearly all programs"}
+    assert listed == [(variable.name, both.get(variable.used_by, variable.used_by)) for variable in VARIABLES]
+
+
 def test_every_page_is_listed_in_the_index() -> None:
     listed = {(ROOT / "docs" / link).resolve() for link in LINK.findall(read("docs/index.md"))}
     pages = {page for page in PAGES if page.parent.is_relative_to(ROOT / "docs")}
@@ -218,9 +226,7 @@ def is_a_key(path: str) -> bool:
 
 def test_every_command_there_is_has_a_place_in_the_readme() -> None:
     text = section(read("README.md"), "Not there yet")
-    assert re.findall(r"`aibridge ([a-z]+)`", text) == sorted(
-        command.__name__.rpartition(".")[2].removesuffix("_") for command in cli.COMMANDS
-    )
+    assert re.findall(r"`aibridge ([a-z]+)`", text) == sorted(cli.COMMANDS)
 
 
 def test_every_decision_is_listed_in_its_order_under_its_title() -> None:

@@ -12,28 +12,62 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.metadata import version
+from keyword import iskeyword
 
-from aibridge_addon.cli import config, export, import_, prune, purge, report, script, sessions, tokens, web
+from aibridge_addon.cli.examples import examples
+from aibridge_addon.cli.parser import Parser
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.records import DatabaseUnavailable
 
 FAILED = 1
 WRONG_USE = 2
-COMMANDS = (script, config, report, sessions, web, tokens, prune, purge, export, import_)
+COMPLETES = "_ARGCOMPLETE"
+COMMANDS = (
+    "run",
+    "env",
+    "script",
+    "config",
+    "report",
+    "sessions",
+    "web",
+    "tokens",
+    "prune",
+    "purge",
+    "export",
+    "import",
+    "completion",
+)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(prog="aibridge", description="Tools for the mitmproxy addon AI Bridge.")
+EXAMPLES = examples(
+    'aibridge run -- claude -p "say hello"',
+    "aibridge report models --since 2026-11-01",
+    "aibridge report --help",
+)
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Create the parser of the command line.
+
+    `command`: the only command that is wanted, since it takes half a second to import the modules of all. None: all.
+    """
+    made = Parser(prog="aibridge", description="Tools for the mitmproxy addon AI Bridge.", **EXAMPLES)
     made.add_argument("--version", action="version", version=f"aibridge {version('aibridge-mitmproxy')}")
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.add(commands)
+    for name in COMMANDS if command is None else (command,):
+        import_module(f"{__name__}.{name}{'_' * iskeyword(name)}").add(commands)
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parsed = parser().parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if COMPLETES in os.environ:  # the shell asks for the words that may follow
+        import argcomplete
+
+        argcomplete.autocomplete(parser())
+    parsed = parser(arguments[0] if arguments and arguments[0] in COMMANDS else None).parse_args(arguments)
     try:
         code: int = parsed.run(parsed)
         sys.stdout.flush()

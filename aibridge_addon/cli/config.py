@@ -18,20 +18,28 @@ from typing import Any, TextIO
 from pydantic import BaseModel, SecretStr
 from ruamel.yaml import YAML
 
+from aibridge_addon.cli.database import CONFIG_VARIABLE
+from aibridge_addon.cli.examples import examples
 from aibridge_addon.config.budgets import Groups
 from aibridge_addon.config.load import load
 from aibridge_addon.config.schema import HttpServer, Retention, StdioServer
 from aibridge_addon.config.values import Listen
 
-CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
 MASK = "***"
 
 DESCRIPTION = """Print the configuration in effect as YAML, with defaults and with secrets masked.
 Each problem is one line on stderr, and the exit code is 2."""
 
+EXAMPLES = examples(
+    "aibridge config --config aibridge.yaml --check",
+    "aibridge config --json",
+)
+
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("config", help="check and print the configuration", description=DESCRIPTION)
+    command = commands.add_parser(
+        "config", help="check and print the configuration", description=DESCRIPTION, **EXAMPLES
+    )
     command.add_argument(
         "--config",
         metavar="FILE",

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import aibridge_addon
+from aibridge_addon.cli.examples import examples
 
 DESCRIPTION = 'Print the path of the script that mitmproxy loads: mitmdump -s "$(aibridge script)"'
 
+EXAMPLES = examples('mitmdump -s "$(aibridge script)"', 'mitmweb -s "$(aibridge script)"')
+
 
 def add(commands: Any) -> None:
-    command = commands.add_parser("script", help="print the path for mitmdump -s", description=DESCRIPTION)
+    command = commands.add_parser("script", help="print the path for mitmdump -s", description=DESCRIPTION, **EXAMPLES)
     command.set_defaults(run=run)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from aibridge_addon import cli
-from aibridge_addon.cli.config import CONFIG_VARIABLE
+from aibridge_addon.cli.database import CONFIG_VARIABLE
 from aibridge_addon.config.load import load
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy import options
@@ -101,20 +103,63 @@ def test_help_is_everywhere(arguments: list[str], capsys: pytest.CaptureFixture[
     assert " ".join(["usage: aibridge", *arguments]) in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["report", "sessions", "tokens", "prune", "purge", "export", "import"])
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS)], ids=" ".join)
 def test_help_has_examples_that_the_command_accepts(
-    command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit):
-        cli.main([command, "--help"])
+        cli.main([*command, "--help"])
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
     examples = text.partition("\nexamples:\n")[2].splitlines()
     assert len(examples) >= 2
     for example in examples:
-        [words] = [part.split()[1:] for part in re.split(r"[|>]", example) if part.split()[0] == "aibridge"]
-        cli.parser().parse_args(words)
+        words = shlex.split(re.split(r"\$\(|[)|>]", example.partition("aibridge ")[2])[0])
+        if "--help" not in words:  # which ends the process
+            cli.parser().parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [(["reprot"], "report"), (["report", "dialy"], "daily"), (["sesions", "show", "x"], "sessions")],
+    ids=" ".join,
+)
+def test_a_misspelt_name_suggests_the_right_one(
+    arguments: list[str], meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert ended.value.code == 2
+    assert f'(did you mean "{meant}"?)' in capsys.readouterr().err
+
+
+def test_a_misspelt_name_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("\x1b[31m", "\u202e", "\udc80", "x" * 1_000_000):
+        with pytest.raises(SystemExit):
+            cli.main([name])
+    printed = capsys.readouterr().err
+    assert "\x1b" not in printed and "\u202e" not in printed and len(printed) < 10_000
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_a_script_for_each_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    assert "aibridge" in script
+    if shutil.which(shell) is not None:
+        done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("line", "word"), [("aibridge rep", "report"), ("aibridge report mod", "models")])
+def test_a_shell_gets_the_words_that_complete_a_line(line: str, word: str, tmp_path: Path) -> None:
+    found = tmp_path / "words"
+    environ = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    command = Path(sys.executable).with_name("aibridge")
+    environ |= {"_ARGCOMPLETE_STDOUT_FILENAME": str(found), "_ARGCOMPLETE_SUPPRESS_SPACE": "1"}
+    subprocess.run([command], env=os.environ | environ, timeout=60, check=True)
+    assert word in found.read_text().split()
 
 
 @pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["script", "extra"]], ids=" ".join)

@@ -1,0 +1,23 @@
+"""Where mitmproxy keeps its certificate authority."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+CONFDIR = "~/.mitmproxy"
+"""mitmproxy's default."""
+CERTIFICATE = "mitmproxy-ca-cert.pem"
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--confdir", metavar="DIR", help=f"mitmproxy's folder with its CA (default: {CONFDIR})")
+
+
+def folder(arguments: argparse.Namespace) -> Path:
+    return Path(arguments.confdir or CONFDIR).expanduser()
+
+
+def certificate(arguments: argparse.Namespace) -> Path:
+    """Return the file that clients must trust. It may not be there yet: mitmproxy creates it at its first start."""
+    return folder(arguments) / CERTIFICATE

@@ -1,0 +1,256 @@
+"""`aibridge run`: one program with a proxy of its own, as processes in an empty directory."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from tests.conftest import MakeUpstream, StartProxy
+from tests.integration.answers import REQUEST, SIMPLE, whole
+from tests.support import database
+from tests.support.mitmdump import make_mitmproxy_ca
+from tests.support.polling import poll_until
+from tests.support.running import INHERITED
+from tests.support.upstream import ScriptedUpstream
+
+AIBRIDGE = Path(sys.executable).with_name("aibridge")
+WITHIN = 60.0
+ASK = """
+import sys, httpx
+answer = httpx.post("https://api.anthropic.com/v1/messages", content=open(sys.argv[1], "rb").read())
+sys.stdout.buffer.write(answer.content)
+"""
+"""A client that knows of the proxy, and trusts its certificate, by its environment only."""
+
+
+@pytest.fixture
+def plain_upstream(make_upstream: MakeUpstream) -> ScriptedUpstream:
+    return make_upstream(authority=None)
+
+
+class Here:
+    """An empty directory in which `aibridge run` is used."""
+
+    def __init__(self, home: Path, folder: Path) -> None:
+        self.home = home
+        self.folder = folder
+        folder.mkdir()
+        (home / ".mitmproxy").mkdir()
+        make_mitmproxy_ca(home / ".mitmproxy")
+        self.config = home / "aibridge.yaml"
+        (home / "request.json").write_bytes(REQUEST)
+        self.ask = (sys.executable, "-c", ASK, str(home / "request.json"))
+
+    def use(self, upstream: ScriptedUpstream) -> str:
+        base = f"http://127.0.0.1:{upstream.port}"
+        self.config.write_text(
+            f"providers: [{{name: anthropic, type: anthropic, price_as: anthropic, base_url: '{base}'}}]\n"
+        )
+        return f"--config={self.config}"
+
+    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        return {**inherited, "HOME": str(self.home), **more}
+
+    def run(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(AIBRIDGE), "run", *arguments],
+            cwd=self.folder,
+            env=self.environment(more),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=WITHIN,
+        )
+
+    @contextmanager
+    def running(self, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(
+            [str(AIBRIDGE), "run", *arguments],
+            cwd=self.folder,
+            env=self.environment({}),
+            text=True,
+            **{"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
+        ) as process:
+            family = list[psutil.Process]()
+            try:
+                yield process
+                family = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+            finally:
+                process.kill()
+                for member in family:
+                    if member.is_running():
+                        member.kill()
+
+    def interceptions(self) -> list[database.Row]:
+        return database.read_table(self.folder / "aibridge.db", "aibridge_interceptions")
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Here:
+    return Here(tmp_path, tmp_path / "empty")
+
+
+def test_a_programs_requests_are_recorded_and_summed_up(here: Here, plain_upstream: ScriptedUpstream) -> None:
+    plain_upstream.answer(whole())
+    summary = here.home / "usage.json"
+    steps = here.home / "steps.md"
+    options = (here.use(plain_upstream), f"--summary-json={summary}")
+    done = here.run(*options, "--", *here.ask, GITHUB_STEP_SUMMARY=str(steps))
+    assert (done.returncode, done.stdout) == (0, SIMPLE.body.decode())
+    [row] = here.interceptions()
+    assert (row["status"], row["streaming"]) == ("completed", 1)
+    [tokens] = database.read_table(here.folder / "aibridge.db", "aibridge_token_usages")
+    values = json.loads(summary.read_text())
+    [model] = values.pop("models")
+    assert model == {"model": tokens["model"], **values}
+    assert values == {
+        "requests": 1,
+        "failed": 0,
+        "input_tokens": tokens["input_tokens"],
+        "output_tokens": tokens["output_tokens"],
+        "cache_read_input_tokens": tokens["cache_read_input_tokens"],
+        "cache_write_input_tokens": tokens["cache_write_input_tokens"],
+        "cost_usd": tokens["cost_usd"],
+        "unpriced": 0,
+        "injected_calls": 0,
+    }
+    assert done.stderr.startswith("aibridge: 1 request, USD 0.")
+    assert f"| {tokens['model']} | 1 |" in steps.read_text()
+
+
+def test_a_summary_has_only_the_usage_of_its_own_run(here: Here, plain_upstream: ScriptedUpstream) -> None:
+    plain_upstream.answer(whole(), whole())
+    option = here.use(plain_upstream)
+    for _ in range(2):
+        done = here.run(option, "--", *here.ask)
+        assert done.stderr.startswith("aibridge: 1 request,")
+    assert len(here.interceptions()) == 2
+
+
+def test_two_may_run_at_once_since_they_have_no_port_for_metrics(here: Here) -> None:
+    log = here.home / "proxy.log"
+    done = here.run(f"--log={log}", "--", str(AIBRIDGE), "run", "-q", "--", "echo", "inner")
+    assert (done.returncode, done.stdout) == (0, "inner\n")
+    assert "metrics on no port" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("program", "code"),
+    [
+        (("sh", "-c", "exit 3"), 3),
+        (("sh", "-c", "kill -TERM $$"), 128 + signal.SIGTERM),
+        (("no-such-program-anywhere",), 127),
+        (("/no/such/program",), 127),
+        (("./not-executable",), 126),
+    ],
+    ids=["its own", "signal", "not found", "no file", "not executable"],
+)
+def test_the_exit_code_is_the_programs(here: Here, program: tuple[str, ...], code: int) -> None:
+    (here.folder / "not-executable").write_text("text")
+    done = here.run("--", *program)
+    assert (done.returncode, "Traceback" in done.stderr) == (code, False)
+
+
+def test_a_program_and_its_options_need_two_dashes_at_most(here: Here) -> None:
+    assert here.run("-q", "echo", "-n", "--json", "hello").stdout == "--json hello"
+    assert here.run("-q", "--", "echo", "--", "hello").stdout == "-- hello\n"
+    assert here.run("-q").returncode == 2
+
+
+def test_a_proxy_that_cannot_start_shows_its_log(here: Here) -> None:
+    (here.home / "folder.db").mkdir()
+    done = here.run("--database", f"sqlite:///{here.home}/folder.db", "--", "echo", "never")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("the proxy cannot start:\n") and "aibridge cannot start:" in done.stderr
+
+
+def test_a_wrong_configuration_is_wrong_use(here: Here) -> None:
+    here.config.write_text("recording: {prompt: true}\n")
+    done = here.run(f"--config={here.config}", "--", "echo", "never")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "recording.prompt: found an unknown key" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_ends_the_program_and_then_the_proxy(here: Here, number: signal.Signals) -> None:
+    options = {"start_new_session": True}  # without a terminal
+    with here.running("--", "sh", "-c", "echo waits; exec sleep 600", **options) as process:
+        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+        family = psutil.Process(process.pid).children()
+        process.send_signal(number)
+        assert process.wait(WITHIN) == 128 + number
+        assert process.stderr is not None and "aibridge: 0 requests" in process.stderr.read()
+    assert len(family) == 2 and [each for each in family if each.is_running()] == []
+
+
+def test_the_proxy_ends_when_its_command_is_killed(here: Here) -> None:
+    with here.running("--", "sh", "-c", "echo waits; exec sleep 600") as process:
+        assert process.stdout is not None and process.stdout.readline() == "waits\n"
+        family = psutil.Process(process.pid).children()
+        [proxy] = [each for each in family if "aibridge_addon.private" in each.cmdline()]
+        process.kill()
+        poll_until(lambda: not proxy.is_running() or proxy.status() == psutil.STATUS_ZOMBIE, WITHIN, what="its end")
+        for each in family:
+            if each.is_running():
+                each.kill()
+
+
+COUNTING = """
+import signal, sys
+seen = []
+signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+print("ready", sys.stdin.isatty(), sys.stdout.isatty(), flush=True)
+signal.pause()
+sys.stdin.readline()
+print("interrupts:", len(seen), flush=True)
+"""
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_program_once(here: Here) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(here.folder)
+        command = [str(AIBRIDGE), "run", "--", sys.executable, "-c", COUNTING]
+        os.execve(AIBRIDGE, command, here.environment({}))
+    with open(terminal, "rb", buffering=0) as output:
+        assert b"ready True True" in output.readline()
+        os.write(terminal, b"\x03")
+        os.write(terminal, b"\n")
+        lines = b""
+        while b"interrupts" not in lines:
+            lines = output.readline()
+        assert b"interrupts: 1" in lines
+        assert b"aibridge: 0 requests" in output.readline()
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_proxy_that_runs_already_may_be_used(
+    here: Here, start_proxy: StartProxy, plain_upstream: ScriptedUpstream
+) -> None:
+    plain_upstream.answer(whole())
+    here.use(plain_upstream)
+    proxy = start_proxy(config=here.config.read_text())
+    options = (f"--proxy={proxy.proxy_url}", f"--confdir={proxy.confdir}")
+    done = here.run(*options, "--", *here.ask)
+    assert (done.returncode, done.stdout) == (0, SIMPLE.body.decode())
+    assert len(proxy.wait_for_rows("aibridge_interceptions", 1)) == 1
+    assert "aibridge.db" not in os.listdir(here.folder)
+    assert here.run(*options, "--summary-json=usage.json", "--", "true").returncode == 2
+
+
+def test_a_proxy_that_does_not_run_is_reported(here: Here) -> None:
+    done = here.run("--proxy=http://127.0.0.1:9", "--", "echo", "never")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("the proxy of --proxy cannot be reached: 127.0.0.1: ")
