@@ -1,7 +1,7 @@
 """Records of what the bridge observed, as frozen values, and the interface of the sinks that receive them.
 
 Names follow the `Recorder` interface of the original project; `docs/schema.md` maps them to columns. Times are
-timezone-aware UTC. Ids of interceptions are UUID text. This module imports no other module of the package.
+timezone-aware UTC. Ids of interceptions are UUID text. This package imports no other module of ours.
 """
 
 from __future__ import annotations
@@ -10,6 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+from aibridge_addon.records.health import KeyPoolState as KeyPoolState
+from aibridge_addon.records.health import ServerState as ServerState
+from aibridge_addon.records.upstream import BreakerChanged as BreakerChanged
+from aibridge_addon.records.upstream import BreakerRejected as BreakerRejected
+from aibridge_addon.records.upstream import KeysExhausted as KeysExhausted
+from aibridge_addon.records.upstream import UpstreamAttempt as UpstreamAttempt
 
 Status = Literal["completed", "failed"]
 Completeness = Literal["complete", "partial"]
@@ -277,36 +284,6 @@ class Overhead:
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamAttempt:
-    """An upstream attempt has an outcome, which decided the next step."""
-
-    provider_name: str
-    route: str
-    step: str
-    """`show`, `retry`, `next_key` or `exhausted`."""
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerChanged:
-    """A circuit breaker changed its state."""
-
-    provider_name: str
-    route: str
-    model: str
-    state: float
-    """0 closed, 0.5 half-open, 1 open."""
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerRejected:
-    """A circuit breaker rejected a request."""
-
-    provider_name: str
-    route: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
 class Refused:
     """The bridge has refused a request by a rule of its operator."""
 
@@ -363,6 +340,7 @@ Record = (
     | UpstreamAttempt
     | BreakerChanged
     | BreakerRejected
+    | KeysExhausted
     | Refused
     | BudgetUsed
     | Tunnelled
@@ -447,6 +425,10 @@ class Readiness:
     """Number of interceptions that are older than the retention allows, when they were last counted."""
     degraded: tuple[str, ...] = ()
     """Names of what does not work, although new requests can be accepted."""
+    key_pools: tuple[KeyPoolState, ...] = ()
+    """Of the providers that have central keys."""
+    servers: tuple[ServerState, ...] = ()
+    """Of all configured MCP servers."""
 
 
 Ask = Callable[[], Readiness]
