@@ -134,7 +134,7 @@ CLAUDE, GPT = {"provider": "anthropic", "model": "claude-a"}, {"provider": "open
 ERROR = {"error_type": "overloaded_error", "error_message": "overloaded_error"}
 EXPECTED: dict[str, list[dict[str, Any]]] = {
     "Total usage": [sums(1111, 2222, 3333, 4051)],
-    "Cost": [{"cost": 2.75}],
+    "Total cost": [{"cost": 2.75}],
     "Total interceptions": [{"interceptions": 4}],
     "Active users": [{"users": 2}],
     "Sessions": [{"sessions": 2}],

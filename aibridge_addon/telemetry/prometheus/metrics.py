@@ -144,7 +144,15 @@ class Metrics:
         # 1
         self._tunnels = self._counter("tunnels_total", "Connections to other hosts, never decrypted.", ())
         self._tunnels[()].inc(0)
+        self._begin_key_pools()
         self.registry.register(self)
+
+    def _begin_key_pools(self) -> None:
+        """Show zeros from the start. Prometheus sees no increase in a series that begins with its first refusal."""
+        for provider in self._providers:
+            for reason in ("rate_limited", "unauthorized") if provider.api_key else ():
+                self._refused_keys[provider.name, reason].inc(0)
+                self._exhaustions[provider.name, reason].inc(0)
 
     # --- the record stream ------------------------------------------------------------------------------------
 

@@ -276,6 +276,13 @@ def test_refusals_of_central_keys_are_counted() -> None:
     assert (buckets["1.0"], buckets["2.0"]) == (0, 1)
 
 
+def test_refusals_of_central_keys_are_zero_from_the_start() -> None:
+    keys = Settings.model_validate({"providers": [{"name": "p", "type": "openai", "api_key": ["a" * 20, "b" * 20]}]})
+    found = scrape(Metrics(schema.Metrics(), providers=keys.providers))
+    for name, label in (("key_pool_state_transitions_total", "reason"), ("key_pool_exhaustions_total", "outcome")):
+        assert by(label, found[name]) == {"rate_limited": 0, "unauthorized": 0}
+
+
 def test_states_of_keys_servers_and_providers_are_read_at_every_scrape() -> None:
     now = records.Readiness(
         key_pools=(records.KeyPoolState("anthropic-eu", valid=2, rate_limited=1, unauthorized=0),),
