@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
 import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.support.grafana import PROMQL, SQL, dashboard, panels, variables
 
@@ -37,6 +40,24 @@ def test_ids_and_titles_are_unique() -> None:
 
 def test_every_panel_is_of_a_type_that_comes_with_grafana() -> None:
     assert {panel["type"] for panel in ALL} == TYPES
+
+
+def test_every_member_is_one_of_grafanas_published_schema() -> None:
+    """What the schema does not have is gone after it was read and written."""
+    written = json.loads(JSONEncoder().encode(Dashboard.from_json(dict(dashboard()))))
+    assert list(lost(dashboard(), written, "")) == []
+
+
+def lost(ours: object, written: object, place: str) -> Iterator[str]:
+    """Yield the places of members that are not written, or as something else. Further ones are defaults."""
+    if isinstance(ours, Mapping) and isinstance(written, Mapping):
+        for name, value in ours.items():
+            yield from lost(value, written.get(name, "nothing"), f"{place}/{name}")
+    elif isinstance(ours, list) and isinstance(written, list) and len(ours) == len(written):
+        for number, (value, other) in enumerate(zip(ours, written, strict=True)):
+            yield from lost(value, other, f"{place}/{number}")
+    elif ours != written:
+        yield place
 
 
 def test_no_panel_lies_on_another_or_outside_the_grid() -> None:
