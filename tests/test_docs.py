@@ -25,7 +25,9 @@ BIN = Path(sys.executable).parent
 OURS = ("aibridge_addon", "benchmarks", "certs", "docs", "fixtures", "tests", ".ci")
 GENERATED = frozenset({"__pycache__", "node_modules"})
 PAGES = sorted(
-    page for folder in (".", "certs", "docs", "docs/decisions", "docs/how-to", "fixtures") for page in (ROOT / folder).glob("*.md")
+    page
+    for folder in (".", "certs", "docs", "docs/decisions", "docs/how-to", "fixtures")
+    for page in (ROOT / folder).glob("*.md")
 )
 NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 SHELL_PAGES = ("README.md", "docs/quick-start.md", "docs/operations.md", "certs/README.md", "docs/clients.md")

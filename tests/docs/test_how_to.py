@@ -29,8 +29,7 @@ def follow(page: str, folder: Path) -> list[Path]:
 
 
 def changed(file: Path, diff: str) -> None:
-    """Apply a diff of which each line that is removed or stays is found once. An added line goes after the one before
-    it in the diff, or else before the one after it."""
+    """Apply a diff: each line that stays or is removed is in the file once, and the added lines are beside it."""
     for hunk in re.findall(r"((?:^\+.*\n)*^[ -].*\n(?:^\+.*\n)*)", diff, re.MULTILINE):
         lines = hunk.splitlines()
         [old] = [line[1:] for line in lines if not line.startswith("+")]
@@ -45,7 +44,7 @@ def test_the_example_of_a_page_works(page: Path, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "aibridge_addon", tmp_path / "aibridge_addon")
     tests = follow(page.read_text(), tmp_path)
     assert tests
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, *tests]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", os.devnull, *map(str, tests)]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     ended = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -58,6 +57,6 @@ def test_the_example_of_a_page_is_in_the_projects_style(page: Path, tmp_path: Pa
     follow(page.read_text(), tmp_path)
     written = [name for language, name, _ in BLOCK.findall(page.read_text()) if language == "python"]
     for command in (["check"], ["format", "--check"]):
-        arguments = [Path(sys.executable).with_name("ruff"), *command, "--no-cache", *written]
+        arguments = [str(Path(sys.executable).with_name("ruff")), *command, "--no-cache", *written]
         ended = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
         assert ended.returncode == 0, ended.stdout + ended.stderr
