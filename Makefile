@@ -1,7 +1,10 @@
-# `make run` starts the proxy, `make test` runs every check; both build .venv first.
+# `make run` starts the proxy, `make test` runs every check; both build .venv first, `run` without what only tests need.
 PYTHON ?= python3.13
 BIN := .venv/bin
 BUILT := .venv/.built
+DEVELOPMENT := .venv/.development
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+TESTS ?=
 MITMDUMP_ARGS ?=
 MITMPROXY ?= 12.2.3
 SOAK_KILLS ?= 25
@@ -20,47 +23,56 @@ help: ## List the commands
 
 # The target is a file that is created last. So an interrupted build is not taken for a finished one.
 $(BUILT): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "Python 3.13 is needed ($(PYTHON) was not found). Install it, or name it: make PYTHON=/path/to/python3.13" >&2; exit 1; }
-	rm -rf .venv
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bedrock,postgres]'
-	@touch $(BUILT)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 13))' 2>/dev/null || { \
+	  echo "Python 3.13 or newer is needed; $(PYTHON) is missing or older." >&2; \
+	  echo "Install it (Debian 13: apt install python3.13-venv; macOS: brew install python@3.13; anywhere: uv python install 3.13)," >&2; \
+	  echo "or name one that is there: make PYTHON=/path/to/python3.13" >&2; exit 1; }
+	@echo "Building .venv (once): installing the pinned packages, about a minute ..."
+	@rm -rf .venv
+	@$(PYTHON) -m venv .venv
+	@$(PIP) --constraint constraints.txt --editable '.[bedrock,postgres]'
+	@touch $@
+
+$(DEVELOPMENT): $(BUILT)
+	@echo "Adding what tests need to .venv (once), about a minute ..."
+	@$(PIP) --constraint constraints.txt --editable '.[dev,bedrock,postgres]'
+	@touch $@
 
 run: $(BUILT) ## Start the proxy on 127.0.0.1:8080 with no configuration (more options: MITMDUMP_ARGS=…)
 	$(BIN)/mitmdump -s aibridge_addon/main.py --listen-host 127.0.0.1 $(MITMDUMP_ARGS)
 
 test: lint types pytest ## Lint, types and every test
 
-lint: $(BUILT) ## Check style
+lint: $(DEVELOPMENT) ## Check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(BUILT) ## Check types
+types: $(DEVELOPMENT) ## Check types
 	$(BIN)/mypy
 
-pytest: $(BUILT) ## Run the tests in parallel
-	$(BIN)/python -m pytest -n auto
+pytest: $(DEVELOPMENT) ## Run the tests in parallel (some of them: TESTS=tests/wire)
+	$(BIN)/python -m pytest -n auto $(TESTS)
 
 contract: $(OLDER)/.built ## Run the tests that depend on mitmproxy's internals against an older release (MITMPROXY=12.2.3)
 	PYTHONPATH=$(OLDER) $(BIN)/python -c 'from mitmproxy.version import VERSION; assert VERSION == "$(MITMPROXY)", VERSION'
 	PYTHONPATH=$(OLDER) $(BIN)/python -m pytest tests/proxy/stream
 
 # The older release is in a folder that comes first on `sys.path`, so no second environment is needed.
-$(OLDER)/.built: $(BUILT)
+$(OLDER)/.built: $(DEVELOPMENT)
 	rm -rf $(OLDER)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(OLDER) 'mitmproxy==$(MITMPROXY)'
+	$(PIP) --target $(OLDER) 'mitmproxy==$(MITMPROXY)'
 	@touch $@
 
-mutants: $(BUILT) ## Break the package in a copy, one place at a time: each time a test has to fail (minutes)
+mutants: $(DEVELOPMENT) ## Break the package in a copy, one place at a time: each time a test has to fail (minutes)
 	$(BIN)/python -m tests.support.mutants
 
 # Four tests share the kills. An outage lasts at least SOAK_OUTAGE seconds.
-soak: $(BUILT) ## Kill processes under load 100 times, make databases fail for minutes, generate 10,000 answers for each property (hours)
+soak: $(DEVELOPMENT) ## Kill processes under load 100 times, make databases fail for minutes, generate 10,000 answers for each property (hours)
 	SOAK_KILLS=$(SOAK_KILLS) $(BIN)/python -m pytest -vv -n auto tests/processes/test_crash.py tests/processes/test_crash_postgres.py -k under_load
 	SOAK_OUTAGE=$(SOAK_OUTAGE) $(BIN)/python -m pytest -vv -n auto tests/processes
 	SOAK_EXAMPLES=$(SOAK_EXAMPLES) $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py tests/dialects/test_history_properties.py tests/dialects/messages/test_history_thinking.py
 
-bench: $(BUILT) ## Measure against bare mitmdump, in one run
+bench: $(DEVELOPMENT) ## Measure against bare mitmdump, in one run
 	$(BIN)/python -m benchmarks
 
 image-check: $(BUILT) $(LINTERS)/.built ## Lint docs/deploy, run its image's steps in a clean Debian root, and start the result (as root, minutes)

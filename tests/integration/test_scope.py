@@ -129,16 +129,6 @@ def raw_server(serve: Callable[[socket.socket], None]) -> Iterator[int]:
             thread.join()
 
 
-def read_until(connection: socket.socket, end: bytes) -> bytes:
-    data = b""
-    while not data.endswith(end):
-        piece = connection.recv(65_536)
-        if not piece:
-            raise EOFError(f"the connection ended after {data[-80:]!r}")
-        data += piece
-    return data
-
-
 def greet_and_echo(connection: socket.socket) -> None:
     connection.sendall(b"220 \x00\xff who are you?\r\n")
     echo(connection)
@@ -151,9 +141,9 @@ def echo(connection: socket.socket) -> None:
 
 def test_a_server_may_speak_first(stage: Stage) -> None:
     with raw_server(greet_and_echo) as port, tunnel(stage.proxy, "localhost", port) as client:
-        assert read_until(client.socket, b"\r\n") == b"220 \x00\xff who are you?\r\n"
+        assert client.read_until(b"\r\n") == b"220 \x00\xff who are you?\r\n"
         client.send(EVERY_BYTE + b"end")
-        assert read_until(client.socket, b"end") == EVERY_BYTE + b"end"
+        assert client.read_until(b"end") == EVERY_BYTE + b"end"
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
@@ -162,14 +152,14 @@ def test_any_protocol_passes_a_tunnel(stage: Stage, host: str, data: bytes) -> N
     with raw_server(echo) as port, tunnel(stage.proxy, host, port) as client:
         for part in (data, b"and on", data):
             client.send(part)
-            assert read_until(client.socket, part) == part
+            assert client.read_until(part) == part
 
 
 def test_plain_http_within_a_tunnel_is_not_looked_at(stage: Stage) -> None:
     request = b"POST /v1/messages HTTP/1.1\r\nHost: anthropic-h1.test\r\nProxy-Connection: x\r\n\r\n"
     with raw_server(echo) as port, tunnel(stage.proxy, "localhost", port) as client:
         client.send(request)
-        assert read_until(client.socket, request) == request
+        assert client.read_until(request) == request
 
 
 # --- plain HTTP to others ---------------------------------------------------------------------------------------------
@@ -200,9 +190,10 @@ def test_a_plain_request_to_a_host_of_no_provider_streams(stage: Stage, host: st
     arrived = threading.Event()
 
     def serve(connection: socket.socket) -> None:
-        read_until(connection, b"first")
+        peer = RawHttp1(connection, "localhost")
+        peer.read_until(b"first")
         arrived.set()
-        read_until(connection, b"second")
+        peer.read_until(b"second")
         connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
 
     with raw_server(serve) as port, RawHttp1.connect("127.0.0.1", stage.proxy.port) as client:

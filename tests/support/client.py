@@ -188,6 +188,13 @@ class RawHttp1:
             body += piece
         return body
 
+    def read_until(self, end: bytes) -> bytes:
+        """Read on until these bytes, which are returned, too: also what came together with a head.
+
+        A connection that ends before is an EOFError.
+        """
+        return self._until(end)
+
     def read_to_end(self) -> bytes:
         """Return all bytes until the connection ends, as they are."""
         while self._receive():

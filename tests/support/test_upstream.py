@@ -246,3 +246,11 @@ def test_waits_are_bounded(plain: ScriptedUpstream) -> None:
         plain.wait_for_requests(1, timeout=0.01)
     with pytest.raises(TimeoutError, match="gate"):
         Gate().wait_reached(timeout=0.01)
+
+
+def test_a_raw_client_reads_what_came_together_with_a_head(plain: ScriptedUpstream) -> None:
+    plain.answer(RawAnswer([b"HTTP/1.1 200 Connection established\r\n\r\n220 who are you?\r\n"]))
+    with raw_client(plain) as client:
+        client.request("GET", "/")
+        assert client.read_head().status == 200
+        assert client.read_until(b"\r\n") == b"220 who are you?\r\n"
