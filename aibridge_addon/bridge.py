@@ -226,6 +226,8 @@ class Bridge:
             spooled_bytes=sum(sink.spooled_bytes for sink in sinks),
             expired=self._pruner.backlog,
             degraded=degraded,
+            key_pools=tuple(pool.state(name) for name, pool in self.key_pools.items()),
+            servers=self.servers.states() if self.servers is not None else (),
         )
 
     # --- life -------------------------------------------------------------------------------------------------

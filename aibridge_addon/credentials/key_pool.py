@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from pydantic import SecretStr
 
 from aibridge_addon.credentials.client import mask
+from aibridge_addon.records import KeyPoolState
 
 DEFAULT_REST = 60.0
 """Seconds that a key rests if the answer has no `Retry-After`."""
 MAX_REST = 86_400.0
 """Seconds. Longer `Retry-After` values are cut, so that a wrong one cannot disable a key for good."""
+
+
+RATE_LIMITED, UNAUTHORIZED = "rate_limited", "unauthorized"
+"""Why a provider refuses a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,10 @@ class Exhausted:
     message: str
     retry_after: int | None
     """Whole seconds until a key may be used again; None if waiting does not help."""
+
+    @property
+    def reason(self) -> str:
+        return UNAUTHORIZED if self.retry_after is None else RATE_LIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +79,15 @@ class KeyPool:
         """Rest a key that the provider has refused. `seconds` is its `Retry-After`; None if there is none."""
         now = self._now()
         pause = min(DEFAULT_REST if seconds is None else seconds, MAX_REST)
-        self._resting = {number: rest for number, rest in self._resting.items() if rest.until > now}
-        self._resting[key.number] = _Rest(now + pause, rate_limited)
+        resting = {number: rest for number, rest in self._resting.items() if rest.until > now}
+        self._resting = resting | {key.number: _Rest(now + pause, rate_limited)}
+
+    def state(self, provider_name: str) -> KeyPoolState:
+        """Count the keys by what may be done with them now. May be called on any thread."""
+        now = self._now()
+        resting = [rest.rate_limited for rest in self._resting.values() if rest.until > now]
+        limited = sum(resting)
+        return KeyPoolState(provider_name, len(self.keys) - len(resting), limited, len(resting) - limited)
 
     @property
     def wait(self) -> float:

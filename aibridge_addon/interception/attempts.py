@@ -18,6 +18,7 @@ from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Any
 
+from aibridge_addon.credentials import key_pool
 from aibridge_addon.credentials.key_pool import Key, KeyPool
 
 FIRST_PAUSE = 0.5
@@ -163,6 +164,8 @@ class Attempts:
     """The failed attempts and the steps after them, for the row's metadata."""
     pause: float = 0.0
     """Seconds to wait before the next attempt."""
+    refused_key: str | None = None
+    """Why the provider refused the key of the last attempt. None: it did not."""
     _retries: int = 0
     _refused: list[Key] = field(default_factory=list)
 
@@ -170,6 +173,13 @@ class Attempts:
     def last_status(self) -> int | None:
         """Status of the last answer that was not shown to the client. None: there was none."""
         return next((status for step in reversed(self.reported) if (status := step["status"]) is not None), None)
+
+    @property
+    def keys_tried(self) -> int | None:
+        """Number of central keys that were tried for this turn, since its last retry. None: there are not several."""
+        if self.pool is None or self.key is None or len(self.pool.keys) < 2:
+            return None
+        return len({*self._refused, self.key})
 
     def choose_key(self) -> Key | None:
         """Choose the key for the next attempt."""
@@ -182,6 +192,7 @@ class Attempts:
         refuses_key = pool is not None and key is not None and len(pool.keys) > 1
         retry_after = outcome.retry_after
         other_key = may_retry = False
+        self.refused_key = None
         if refuses_key and pool is not None and key is not None and outcome.status in (UNAUTHORIZED, RATE_LIMITED):
             pool.rest(
                 key,
@@ -189,6 +200,7 @@ class Attempts:
                 rate_limited=outcome.status == RATE_LIMITED,
             )
             self._refused.append(key)
+            self.refused_key = key_pool.RATE_LIMITED if outcome.status == RATE_LIMITED else key_pool.UNAUTHORIZED
             other_key = pool.choose(but=self._refused) is not None
             retry_after = pool.wait
             may_retry = retry_after < LONGEST_KEY_PAUSE

@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from aibridge_addon.records.health import KeyPoolState as KeyPoolState
+from aibridge_addon.records.health import ServerState as ServerState
 from aibridge_addon.records.plan_limits import PlanLimit as PlanLimit
+from aibridge_addon.records.upstream import BreakerChanged as BreakerChanged
+from aibridge_addon.records.upstream import BreakerRejected as BreakerRejected
+from aibridge_addon.records.upstream import KeysExhausted as KeysExhausted
+from aibridge_addon.records.upstream import UpstreamAttempt as UpstreamAttempt
 
 Status = Literal["completed", "failed"]
 Completeness = Literal["complete", "partial"]
@@ -274,36 +280,6 @@ class Overhead:
 
 
 @dataclass(frozen=True, slots=True)
-class UpstreamAttempt:
-    """An upstream attempt has an outcome, which decided the next step."""
-
-    provider_name: str
-    route: str
-    step: str
-    """`show`, `retry`, `next_key` or `exhausted`."""
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerChanged:
-    """A circuit breaker changed its state."""
-
-    provider_name: str
-    route: str
-    model: str
-    state: float
-    """0 closed, 0.5 half-open, 1 open."""
-
-
-@dataclass(frozen=True, slots=True)
-class BreakerRejected:
-    """A circuit breaker rejected a request."""
-
-    provider_name: str
-    route: str
-    model: str
-
-
-@dataclass(frozen=True, slots=True)
 class Refused:
     """The bridge has refused a request, for one of a fixed set of reasons, such as `budget_exceeded`."""
 
@@ -365,6 +341,7 @@ Record = (
     | UpstreamAttempt
     | BreakerChanged
     | BreakerRejected
+    | KeysExhausted
     | Refused
     | BudgetUsed
     | PlanLimit
@@ -448,6 +425,10 @@ class Readiness:
     """Number of interceptions that are older than the retention allows, when they were last counted."""
     degraded: tuple[str, ...] = ()
     """Names of what does not work, although new requests can be accepted."""
+    key_pools: tuple[KeyPoolState, ...] = ()
+    """Of the providers that have central keys."""
+    servers: tuple[ServerState, ...] = ()
+    """Of all configured MCP servers."""
 
 
 Ask = Callable[[], Readiness]

@@ -100,6 +100,15 @@ class Connection:
 
     # --- used by servers, calls and transports ----------------------------------------------------
 
+    @property
+    def is_up(self) -> bool:
+        return self._client is not None
+
+    @property
+    def left_out(self) -> int:
+        """Number of the server's tools that cannot be offered. 0 while it is away."""
+        return len(self._left_out) if self.is_up else 0
+
     async def call(self, tool: str, arguments: dict[str, Any], timeout: float) -> types.CallToolResult:
         client = self._client
         if client is None:

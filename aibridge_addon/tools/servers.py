@@ -7,11 +7,13 @@ import logging
 import random
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import mcp_types as types
 
+from aibridge_addon.records import ServerState
 from aibridge_addon.tools import CallError, catalog
 from aibridge_addon.tools.catalog import Catalog, Tool
 from aibridge_addon.tools.connection import (
@@ -61,6 +63,13 @@ class Servers:
     def catalog(self) -> Catalog:
         """The current catalogue. A request keeps the one that it began with."""
         return self._catalog
+
+    def states(self) -> tuple[ServerState, ...]:
+        """Return the state of each server. May be called on any thread."""
+        offered = Counter(tool.server_name for tool in self._catalog.tools)
+        return tuple(
+            ServerState(name, server.is_up, offered[name], server.left_out) for name, server in self._servers.items()
+        )
 
     def start(self) -> None:
         """Connect in the background, on the running loop."""

@@ -6,6 +6,7 @@ import pytest
 from pydantic import SecretStr
 
 from aibridge_addon.credentials.key_pool import MAX_REST, KeyPool
+from aibridge_addon.records import KeyPoolState
 
 SECRETS = ["sk-first-0000000000000001", "sk-second-000000000000002", "sk-third-0000000000000003"]
 
@@ -92,3 +93,12 @@ def test_a_rest_that_is_over_does_not_count_when_no_key_is_left(clock: Clock) ->
     assert pool.choose(but=[pool.keys[0]]) is None
     assert pool.wait == 30.0
     assert (pool.exhausted().status, pool.exhausted().retry_after) == (502, None)
+
+
+def test_the_state_counts_keys_until_their_rests_are_over(clock: Clock) -> None:
+    pool = pool_of(clock)
+    pool.rest(pool.keys[0], 10, rate_limited=True)
+    pool.rest(pool.keys[1], None, rate_limited=False)
+    assert pool.state("p") == KeyPoolState("p", valid=1, rate_limited=1, unauthorized=1)
+    clock.now += 10
+    assert pool.state("p") == KeyPoolState("p", valid=2, rate_limited=0, unauthorized=1)

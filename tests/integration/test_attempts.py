@@ -368,6 +368,28 @@ def test_attempts_are_counted(start_proxy: StartProxy, upstream: ScriptedUpstrea
             poll_until(lambda: line in client_.get(f"http://127.0.0.1:{port}/metrics").text, 20, what=line)  # noqa: B023
 
 
+def test_refused_and_exhausted_central_keys_are_counted(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    port = unused_port()
+    proxy = start_proxy(
+        config=f"metrics: {{listen: '127.0.0.1:{port}'}}\nproviders:\n"
+        f"- {{name: anthropic, type: anthropic, base_url: '{upstream.url}', {KEYS}}}\n"
+    )
+    upstream.answer(bad(429), bad(401))
+    with Client(proxy, ANTHROPIC) as client:
+        assert client.post("/v1/messages", BLOCKING.request).status == 429
+    with gateway_client(proxy) as client_:
+        for line in (
+            'key_pool_state{provider="anthropic",state="temporary"} 1.0',
+            'key_pool_state{provider="anthropic",state="permanent"} 1.0',
+            'key_pool_state{provider="anthropic",state="valid"} 0.0',
+            'key_pool_state_transitions_total{provider="anthropic",reason="rate_limited"} 1.0',
+            'key_pool_state_transitions_total{provider="anthropic",reason="unauthorized"} 1.0',
+            'key_pool_exhaustions_total{outcome="rate_limited",provider="anthropic"} 1.0',
+            'key_pool_failover_attempts_sum{provider="anthropic"} 2.0',
+        ):
+            poll_until(lambda: line in client_.get(f"http://127.0.0.1:{port}/metrics").text, 20, what=line)  # noqa: B023
+
+
 # --- later turns of a tool loop -----------------------------------------------------------------------------------
 
 

@@ -160,8 +160,9 @@ tokens_total{{{G},type="output_tokens_details.reasoning_tokens",{ADA},{CX}}} 0
 injected_tool_invocations_total{{{M},server="SERVER",name="echo"}} 1
 non_injected_tool_selections_total{{{A},name="Read"}} 1
 non_injected_tool_selections_total{{{M},name="Read"}} 1
-cost_usd_total{{{A}}} 0.0052764
-cost_usd_total{{{G}}} 0.0082
+cost_usd_total{{{A},{ADA},{CLAUDE}}} 0.0052764
+cost_usd_total{{{G},{ADA},{UN}}} 0.001638
+cost_usd_total{{{G},{ADA},{CX}}} 0.006562
 unpriced_token_usages_total{{provider="anthropic",model="claude-1"}} 2
 time_to_first_byte_seconds_count{{{A}}} 2
 time_to_first_byte_seconds_count{{{M}}} 1
@@ -173,6 +174,12 @@ upstream_attempts_total{{provider="anthropic",route="/v1/models",step="show"}} 1
 upstream_attempts_total{{provider="openai",{CHAT_ROUTE},step="show"}} 1
 upstream_attempts_total{{provider="openai",{RESPONSES_ROUTE},step="show"}} 1
 upstream_attempts_total{{provider="openai",route="other",step="show"}} 1
+provider_info{{provider_name="anthropic",provider_type="anthropic",status="enabled"}} 1
+provider_info{{provider_name="openai",provider_type="openai",status="enabled"}} 1
+mcp_server_up{{server="ours"}} 1
+mcp_tools{{server="ours"}} 22
+mcp_tools_left_out{{server="ours"}} 0
+internal_errors_total 0
 recorder_queue_depth 0
 recorder_spooled_bytes 0
 retention_backlog 0
@@ -220,7 +227,10 @@ def test_no_metric_names_the_initiator_where_that_is_not_wanted(
     series = scraped.series()
     assert all(name.startswith("coder_ai_gateway_") for name, _ in series)
     labels = {name for _, pairs in series for name, _ in pairs}
-    assert labels == {"provider", "model", "route", "method", "status", "client", "type", "step", "le"}
+    assert labels == {
+        *("provider", "model", "route", "method", "status", "client", "type", "step", "le"),
+        *("provider_name", "provider_type"),
+    }
     [ended] = [value for (name, _), value in series.items() if name == "coder_ai_gateway_interceptions_total"]
     assert ended == 1
 

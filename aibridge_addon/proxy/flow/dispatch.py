@@ -24,6 +24,7 @@ from aibridge_addon.proxy.flow.state import (
     refuse,
     state_of,
 )
+from aibridge_addon.records import KeysExhausted
 
 ACTOR_HEADERS = "X-AI-Bridge-Actor-"
 """Prefix of the bridge's own headers. A client's headers with this prefix are removed, so it cannot forge them."""
@@ -55,7 +56,9 @@ async def prepare(flow: http.HTTPFlow) -> None:
     ):
         key = attempts.choose_key()
         if key is None:
-            refuse(flow, state, _all_rest(attempts.pool.exhausted()))
+            exhausted = attempts.pool.exhausted()
+            head.bridge.emit(KeysExhausted(head.route.provider.name, exhausted.reason))
+            refuse(flow, state, _all_rest(exhausted))
             return
         _authenticate(flow.request, head.route, key)
     else:

@@ -72,16 +72,23 @@ class UpstreamAttempts:
         return True
 
     def _after(self, state: Served, answer: http.Response | Outcome) -> Step:
-        step = Step.SHOW
+        step, refused_key = Step.SHOW, None
         if isinstance(answer, Outcome) or answer.status_code >= 400:
             if isinstance(answer, http.Response):
                 answer = outcome_of(answer.status_code, answer.headers, utc_now())
             jitter = random.random()  # noqa: S311 (spreads load, protects no secret)
             step = state.head.dispatch.attempts.after(answer, jitter=jitter)
+            refused_key = state.head.dispatch.attempts.refused_key
             if not self._stream.is_repeatable:
                 step = Step.SHOW
-        route = state.head.route
-        state.head.bridge.emit(UpstreamAttempt(route.provider.name, route.template, step.value))
+        route, attempts = state.head.route, state.head.dispatch.attempts
+        state.head.bridge.emit(
+            UpstreamAttempt(
+                *(route.provider.name, route.template, step.value),
+                refused_key=refused_key,
+                keys_tried=attempts.keys_tried if step in (Step.SHOW, Step.EXHAUSTED) else None,
+            )
+        )
         return step
 
     def state_drop(self, event: events.Event) -> layer.CommandGenerator[None]:

@@ -15,19 +15,21 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from aibridge_addon import records
 from aibridge_addon.config import schema
+from aibridge_addon.config.providers import Provider
 from aibridge_addon.telemetry.prometheus import families
 from aibridge_addon.telemetry.prometheus.families import OTHER, UNKNOWN, Bounded, Family, Labels
 from aibridge_addon.telemetry.prometheus.plan_limits import PlanLimitGauge
+from aibridge_addon.telemetry.prometheus.states import collected
 
 logger = logging.getLogger(__name__)
 
@@ -49,16 +51,27 @@ OPEN = 1.0
 DURATIONS = (0.5, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
 FIRST_BYTES = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 OVERHEADS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+KEYS = (1, 2, 3, 4, 5, 10, 25)
+"""Upper bounds of buckets, in keys."""
 
 
 class Metrics:
     """Counts records; methods may be called on any thread."""
 
-    def __init__(self, settings: schema.Metrics, whole: records.Ask = records.Readiness) -> None:
-        """`whole` is called at every scrape. It returns how many records wait, and how many were lost."""
+    def __init__(
+        self,
+        settings: schema.Metrics,
+        whole: records.Ask = records.Readiness,
+        *,
+        providers: Sequence[Provider] = (),
+        internal_errors: Callable[[], int] = int,
+    ) -> None:
+        """`whole` and `internal_errors` are called at every scrape."""
         self.registry = CollectorRegistry()
         self._open: OrderedDict[str, _Begun] = OrderedDict()
         self._whole = whole
+        self._providers = providers
+        self._internal_errors = internal_errors
         self._has_failed = False
         self._names_initiators = settings.initiator_label
         self._prefix = settings.prefix
@@ -100,12 +113,24 @@ class Metrics:
         self._state = self._gauge("circuit_breaker_state", "0 closed, 0.5 half-open, 1 open.", breaker)
         self._trips = self._counter("circuit_breaker_trips_total", "Times that a breaker opened.", breaker)
         self._rejects = self._counter("circuit_breaker_rejects_total", "Requests that a breaker rejected.", breaker)
+        # At most MAX_SERIES + P
+        self._costs = self._counter(
+            "cost_usd_total", "Price in US dollars of the tokens that have one.", ("provider", "model", *who)
+        )
+        # 2·P each, and P histograms of 9 series
+        pool = ("provider", "reason")
+        self._refused_keys = self._counter("key_pool_state_transitions_total", "Central keys that were refused.", pool)
+        self._exhaustions = self._counter(
+            "key_pool_exhaustions_total", "Requests refused because no central key was left.", ("provider", "outcome")
+        )
+        self._failovers = self._histogram(
+            "key_pool_failover_attempts", "Central keys tried for a turn.", ("provider",), KEYS
+        )
         # 4·P·R
         attempt = ("provider", "route", "step")
         self._attempts = self._counter("upstream_attempts_total", "Requests sent upstream, and what followed.", attempt)
         # Each 202·P, at most MAX_SERIES + P
         model = ("provider", "model")
-        self._costs = self._counter("cost_usd_total", "Price in US dollars of the tokens that have one.", model)
         self._unpriced = self._counter("unpriced_token_usages_total", "Token rows without a known price.", model)
         # Each 202·P, at most MAX_HISTOGRAMS + P; 10 and 12 series each
         self._durations = self._histogram("interceptions_duration_seconds", "To the answer's end.", model, DURATIONS)
@@ -122,7 +147,15 @@ class Metrics:
         # 1
         self._tunnels = self._counter("tunnels_total", "Connections to other hosts, never decrypted.", ())
         self._tunnels[()].inc(0)
+        self._begin_key_pools()
         self.registry.register(self)
+
+    def _begin_key_pools(self) -> None:
+        """Show zeros from the start. Prometheus sees no increase in a series that begins with its first refusal."""
+        for provider in self._providers:
+            for reason in ("rate_limited", "unauthorized") if provider.api_key else ():
+                self._refused_keys[provider.name, reason].inc(0)
+                self._exhaustions[provider.name, reason].inc(0)
 
     # --- the record stream ------------------------------------------------------------------------------------
 
@@ -158,7 +191,9 @@ class Metrics:
             case records.Overhead():
                 self._overheads[record.provider_name,].observe(record.seconds)
             case records.UpstreamAttempt():
-                self._attempts[record.provider_name, record.route, record.step].inc()
+                self._count_attempt(record)
+            case records.KeysExhausted():
+                self._exhaustions[record.provider_name, record.outcome].inc()
             case records.BreakerChanged():
                 labels = (record.provider_name, record.route, self._model(record.model))
                 self._state[labels].set(record.state)
@@ -216,7 +251,14 @@ class Metrics:
         if record.cost_usd is None:
             self._unpriced[answered].inc()
         elif 0 <= record.cost_usd <= MAX_COUNT:
-            self._costs[answered].inc(record.cost_usd)
+            self._costs[*answered, *who].inc(record.cost_usd)
+
+    def _count_attempt(self, record: records.UpstreamAttempt) -> None:
+        self._attempts[record.provider_name, record.route, record.step].inc()
+        if record.refused_key is not None:
+            self._refused_keys[record.provider_name, record.refused_key].inc()
+        if record.keys_tried is not None:
+            self._failovers[record.provider_name,].observe(record.keys_tried)
 
     def _count_tool(self, record: records.ToolUsage) -> None:
         begun = self._open.get(record.interception_id, self._unseen)
@@ -238,14 +280,7 @@ class Metrics:
         for family in self._families:
             yield family.collect()
         yield self._plan_limits.collect()
-        now = self._whole()
-        yield GaugeMetricFamily(
-            self._prefix + "retention_backlog", "Interceptions that have expired.", value=now.expired
-        )
-        name = self._prefix + "recorder_"
-        yield GaugeMetricFamily(name + "queue_depth", "Records that are in memory only.", value=now.waiting)
-        yield GaugeMetricFamily(name + "spooled_bytes", "Files of records that wait.", value=now.spooled_bytes)
-        yield CounterMetricFamily(name + "lost_records_total", "Records that were dropped.", value=now.lost)
+        yield from collected(self._prefix, self._whole(), self._providers, self._internal_errors())
 
     def _counter(self, name: str, text: str, labels: Labels) -> Family[Counter]:
         return self._kept(families.counter(self._prefix + name, text, labels))

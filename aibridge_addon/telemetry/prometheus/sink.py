@@ -10,6 +10,7 @@ from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.config.values import Listen
 from aibridge_addon.records import Ask, Record, Sink
+from aibridge_addon.telemetry.prometheus.internal_errors import ErrorCount
 from aibridge_addon.telemetry.prometheus.listener import Listener, ListenError
 from aibridge_addon.telemetry.prometheus.metrics import Metrics
 
@@ -19,14 +20,19 @@ FREE = "an address that is free, or null; without a file, mitmproxy's option aib
 def prometheus_sink(settings: Settings, whole: Ask) -> Sink | None:
     """None: metrics are off."""
     listen = settings.metrics.listen
-    return None if listen is None else Prometheus(listen, Metrics(settings.metrics, whole), whole)
+    if listen is None:
+        return None
+    errors = ErrorCount()
+    metrics = Metrics(settings.metrics, whole, providers=settings.providers, internal_errors=lambda: errors.count)
+    return Prometheus(listen, metrics, whole, errors)
 
 
 class Prometheus(Sink):
-    def __init__(self, address: Listen, metrics: Metrics, whole: Ask) -> None:
+    def __init__(self, address: Listen, metrics: Metrics, whole: Ask, errors: ErrorCount) -> None:
         self._address = address
         self._metrics = metrics
         self._whole = whole
+        self._errors = errors
         self._listener: Listener | None = None
 
     def start(self) -> None:
@@ -40,6 +46,7 @@ class Prometheus(Sink):
         self._listener = listener
         host = f"[{self._address.host}]" if ":" in self._address.host else self._address.host
         self.address = f"{host}:{listener.port}"
+        self._errors.start()
 
     def emit(self, records: Sequence[Record]) -> None:
         for record in records:
@@ -52,6 +59,7 @@ class Prometheus(Sink):
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.stop()
+            self._errors.stop()
 
     def _readiness(self) -> tuple[bool, Mapping[str, Any]]:
         readiness = self._whole()

@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from aibridge_addon import records
 from aibridge_addon.config import schema
+from aibridge_addon.config.schema import Settings
 from aibridge_addon.records import Record
 from aibridge_addon.telemetry.prometheus import families, metrics
 from aibridge_addon.telemetry.prometheus.metrics import Metrics
@@ -42,6 +43,8 @@ USAGE = replace(
 PROMPT = examples.PROMPT
 TOOL = replace(examples.TOOL, server_name=None, server_url=None)
 PASSTHROUGH = examples.PASSTHROUGH
+
+PROVIDERS = Settings.model_validate({"providers": [{"name": "anthropic-eu", "type": "anthropic"}]}).providers
 
 Labels = dict[str, str]
 
@@ -251,8 +254,48 @@ def test_tunnels_times_and_costs_are_counted() -> None:
     assert found["tunnels_total"] == [({}, 2)]
     assert found["time_to_first_byte_seconds_sum"] == [({"provider": "anthropic-eu", "model": "m"}, 0.3)]
     assert found["overhead_seconds_sum"] == [({"provider": "anthropic-eu"}, 0.0007)]
-    assert found["cost_usd_total"] == [({"provider": "anthropic-eu", "model": "m"}, 0.75)]
+    unseen = {"provider": "anthropic-eu", "model": "m", "initiator_id": "unknown", "client": "unknown"}
+    assert found["cost_usd_total"] == [(unseen, 0.75)]
     assert found["unpriced_token_usages_total"] == [({"provider": "anthropic-eu", "model": "new"}, 1)]
+
+
+def test_costs_are_counted_by_actor_and_client() -> None:
+    found = scrape(make(STARTED, replace(USAGE, model="m", cost_usd=0.5)))
+    labels = {"provider": "anthropic-eu", "model": "m", "initiator_id": "ada", "client": "Claude Code"}
+    assert found["cost_usd_total"] == [(labels, 0.5)]
+
+
+def test_refusals_of_central_keys_are_counted() -> None:
+    attempt = records.UpstreamAttempt("anthropic-eu", "/v1/messages", "next_key", refused_key="unauthorized")
+    shown = replace(attempt, step="show", refused_key=None, keys_tried=2)
+    found = scrape(make(attempt, shown, records.KeysExhausted("anthropic-eu", "rate_limited")))
+    provider = {"provider": "anthropic-eu"}
+    assert found["key_pool_state_transitions_total"] == [({**provider, "reason": "unauthorized"}, 1)]
+    assert found["key_pool_exhaustions_total"] == [({**provider, "outcome": "rate_limited"}, 1)]
+    buckets = {labels["le"]: value for labels, value in found["key_pool_failover_attempts_bucket"]}
+    assert (buckets["1.0"], buckets["2.0"]) == (0, 1)
+
+
+def test_refusals_of_central_keys_are_zero_from_the_start() -> None:
+    keys = Settings.model_validate({"providers": [{"name": "p", "type": "openai", "api_key": ["a" * 20, "b" * 20]}]})
+    found = scrape(Metrics(schema.Metrics(), providers=keys.providers))
+    for name, label in (("key_pool_state_transitions_total", "reason"), ("key_pool_exhaustions_total", "outcome")):
+        assert by(label, found[name]) == {"rate_limited": 0, "unauthorized": 0}
+
+
+def test_states_of_keys_servers_and_providers_are_read_at_every_scrape() -> None:
+    now = records.Readiness(
+        key_pools=(records.KeyPoolState("anthropic-eu", valid=2, rate_limited=1, unauthorized=0),),
+        servers=(records.ServerState("time", True, 3, 1), records.ServerState("mail", False, 0, 0)),
+    )
+    found = scrape(Metrics(schema.Metrics(), lambda: now, providers=PROVIDERS, internal_errors=lambda: 4))
+    assert by("state", found["key_pool_state"]) == {"valid": 2, "temporary": 1, "permanent": 0}
+    assert by("server", found["mcp_server_up"]) == {"time": 1, "mail": 0}
+    assert by("server", found["mcp_tools"]) == {"time": 3, "mail": 0}
+    assert by("server", found["mcp_tools_left_out"]) == {"time": 1, "mail": 0}
+    info = {"provider_name": "anthropic-eu", "provider_type": "anthropic", "status": "enabled"}
+    assert found["provider_info"] == [(info, 1)]
+    assert found["internal_errors_total"] == [({}, 4)]
 
 
 def test_a_price_that_is_none_does_not_spoil_the_total() -> None:
@@ -466,13 +509,19 @@ def test_the_share_of_a_budget_names_actors_only_if_the_others_do(named: bool) -
 
 
 def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other() -> None:
-    made = make(STARTED, USAGE, PROMPT, TOOL, replace(TOOL, injected=True), PASSTHROUGH, ENDED)
+    state = records.Readiness(
+        key_pools=(records.KeyPoolState("anthropic-eu", 1, 0, 0),), servers=(records.ServerState("time", True, 3, 1),)
+    )
+    made = Metrics(schema.Metrics(), lambda: state, providers=PROVIDERS)
+    for record in (STARTED, USAGE, PROMPT, TOOL, replace(TOOL, injected=True), PASSTHROUGH, ENDED):
+        made.emit(record)
     made.emit(replace(USAGE, cost_usd=1.0))
     made.emit(records.FirstByte("anthropic-eu", "m", 1))
     made.emit(records.Overhead("anthropic-eu", 1))
     made.emit(records.BreakerChanged("anthropic-eu", "/v1/messages", "m", 1))
     made.emit(records.BreakerRejected("anthropic-eu", "/v1/messages", "m"))
-    made.emit(records.UpstreamAttempt("anthropic-eu", "/v1/messages", "retry"))
+    made.emit(records.UpstreamAttempt("anthropic-eu", "/v1/messages", "show", "unauthorized", 2))
+    made.emit(records.KeysExhausted("anthropic-eu", "rate_limited"))
     made.emit(records.Refused("budget_exceeded"))
     made.emit(records.BudgetUsed("daily", "ada", names_actor=True, ratio=0.5))
     made.emit(examples.PLAN_LIMIT)
@@ -484,7 +533,7 @@ def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other()
     rows = re.findall(r"^\| `(aibridge_\w+)` \| (\w+) \| ([\w, ]*?) ?\| ", DOCUMENT.read_text(), re.MULTILINE)
     documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
     assert documented == exposed
-    assert len(documented) == len(rows) == 24
+    assert len(documented) == len(rows) == 33
 
 
 def test_the_document_tells_the_buckets() -> None:
