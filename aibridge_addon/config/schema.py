@@ -129,6 +129,11 @@ class Metrics(values.Section):
     initiator_label: bool = True
 
 
+class Tracing(values.Section):
+    enabled: Literal["auto", True, False] = "auto"
+    content: bool = False
+
+
 class Limits(values.Section):
     request_body: values.Size = 32 * MIB
     decoded_body: values.Size = 64 * MIB
@@ -150,6 +155,7 @@ class Settings(values.Section):
     providers: Annotated[tuple[Provider, ...], AfterValidator(unique_or_default)] = DEFAULT_PROVIDERS
     mcp: Mcp = Mcp()
     metrics: Metrics = Metrics()
+    tracing: Tracing = Tracing()
     dump_dir: values.OptionalPath = None
     websockets: Literal["record", "upgrade_required", "auto"] = "auto"
     limits: Limits = Limits()

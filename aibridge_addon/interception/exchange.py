@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
@@ -31,10 +31,12 @@ from aibridge_addon.dialects.place import ANY, Place, call_digest
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.budgets import GROUPS
+from aibridge_addon.interception.clock import never_back
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.sale import Sale
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tap import OnEvent, OnPartial, OnPiece, Tap, ignore
+from aibridge_addon.interception.turn_times import TurnTimes
 from aibridge_addon.records import Emit
 from aibridge_addon.wire.json_object import JSONObject
 
@@ -101,7 +103,7 @@ class Exchange:
             agent=origin.agent_id or "",
         )
         self.emit = emit
-        self.now = _never_back(now)
+        self.now = never_back(now)
         self.ended = False
         self.turns = 0
         self.tap: Tap | None = None
@@ -116,6 +118,8 @@ class Exchange:
         """Called if the provider goes on in the background, with the response's id. Another request brings the end."""
         self.when_ended: Callable[[int | None, str | None], None] | None = None
         """Called once at the end, with the last answer's status and the error type."""
+        self.times: TurnTimes | None = None
+        """Measures the turns. None: traces are off."""
         self._turn_open = False
         """An answer has begun, and its records have not been emitted yet."""
         self.actor = origin.actor
@@ -139,6 +143,8 @@ class Exchange:
         """Emit the start of the interception."""
         origin, route = self._origin, self.route
         self._started_at = self.now()
+        if self.times is not None:
+            self.times.begin()
         self.emit(
             records.InterceptionStarted(
                 id=self.id,
@@ -241,6 +247,8 @@ class Exchange:
         self.turns += 1
         self._turn_open = True
         self._http_status = status
+        if self.times is not None:
+            self.times.answered()
         self.tap = Tap(
             reader,
             status=status,
@@ -251,6 +259,7 @@ class Exchange:
             on_event=on_event,
             on_piece=on_piece,
             on_partial=self._on_partial,
+            on_first=self.times.chunk_came if self.times is not None else None,
         )
 
     def first_byte_came(self) -> None:
@@ -294,6 +303,8 @@ class Exchange:
 
     def feed_event(self, data: bytes, *, terminal: bool) -> None:
         """Read an event that came as a message of its own. `terminal`: it is the last, even if it cannot be read."""
+        if self.times is not None:
+            self.times.chunk_came()
         if self.tap is not None and not self.ended and self.tap.event(data):
             self.conclude()
         elif terminal:
@@ -357,7 +368,7 @@ class Exchange:
         self.ended = True
         self._emit_prompt()
         if self.tap is not None and self._turn_open:
-            self.end_turn()
+            self.end_turn(error_type)
         for record in self.last_records():
             self.emit(record)
         answer_id = self._first_id()
@@ -387,8 +398,8 @@ class Exchange:
             return self._first_response_id
         return self.tap.reader.reading.response_id if self.tap is not None else ""
 
-    def end_turn(self) -> None:
-        """Emit the records of the current turn."""
+    def end_turn(self, error_type: str | None = None) -> None:
+        """Emit the records of the current turn. `error_type`: why the interception ends with it as failed."""
         assert self.tap is not None
         reading = self.tap.reader.reading
         self._turn_open = False
@@ -407,6 +418,9 @@ class Exchange:
         now = self.now()
         for part in reading.output:
             self._emit_output(part, response_id, now)
+        if self.times is not None:
+            status, streamed = self._http_status, self.tap.streaming
+            self.emit(self.times.ended(self.id, self.turns, reading, status, error_type, streamed=streamed))
 
     def _emit_usage(self, kind: str, model: str, usage: Usage) -> None:
         assert self.tap is not None
@@ -484,15 +498,3 @@ class Exchange:
 def _groups(actor: Actor) -> dict[str, str]:
     """Return the metadata with the groups that the request names. Those of the configuration are known by the actor."""
     return {GROUPS: ",".join(actor.named_groups)} if actor.named_groups else {}
-
-
-def _never_back(clock: Callable[[], datetime]) -> Callable[[], datetime]:
-    """Return a clock that stands still when `clock` is set back: no record is older than one before it."""
-    latest = datetime.min.replace(tzinfo=UTC)
-
-    def now() -> datetime:
-        nonlocal latest
-        latest = max(latest, clock())
-        return latest
-
-    return now

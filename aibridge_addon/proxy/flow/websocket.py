@@ -72,10 +72,11 @@ def upgrade_required(route: Route) -> http.Response:
 class BridgedSocket:
     """The interceptions of one WebSocket."""
 
-    def __init__(self, head: Head, host: str) -> None:
+    def __init__(self, head: Head, host: str, path: str) -> None:
         self.head = head
         """The head of the upgrade request. Its bridge is used for the next interception."""
         self._host = host
+        self._path = path
         self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits)
         self._bridges: dict[str, tuple[Bridge, Callable[[], None]]] = {}
 
@@ -83,6 +84,7 @@ class BridgedSocket:
         head = self.head
         sender = clients.sender(head.headers, reading, has_tools=has_tools)
         exchange = exchange_for(head, reading, sender, self._host)
+        continue_trace(head, exchange, utc_now(), self._path)
         cut_off = "the bridge was shut down before the answer had ended"
         left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off))
         self._bridges[exchange.id] = head.bridge, left
@@ -103,7 +105,9 @@ def opened(flow: http.HTTPFlow) -> None:
     if isinstance(state, Passthrough) and state.head.route.websocket is not None:
         # The upgrade request is a passthrough; the messages are requests in the dialect.
         route = replace(state.head.route, dialect=state.head.route.websocket)
-        flow.metadata[SOCKET] = BridgedSocket(replace(state.head, route=route), upstream_host(flow, state.head))
+        flow.metadata[SOCKET] = BridgedSocket(
+            replace(state.head, route=route), upstream_host(flow, state.head), flow.request.path
+        )
 
 
 def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] | None:

@@ -25,8 +25,9 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from aibridge_addon import records
 from aibridge_addon.config import schema
+from aibridge_addon.telemetry.labels import OTHER, UNKNOWN, Bounded
 from aibridge_addon.telemetry.prometheus import families
-from aibridge_addon.telemetry.prometheus.families import OTHER, UNKNOWN, Bounded, Family, Labels
+from aibridge_addon.telemetry.prometheus.families import Family, Labels
 
 logger = logging.getLogger(__name__)
 
@@ -240,6 +241,8 @@ class Metrics:
         yield GaugeMetricFamily(name + "queue_depth", "Records that are in memory only.", value=now.waiting)
         yield GaugeMetricFamily(name + "spooled_bytes", "Files of records that wait.", value=now.spooled_bytes)
         yield CounterMetricFamily(name + "lost_records_total", "Records that were dropped.", value=now.lost)
+        name = self._prefix + "lost_spans_total"
+        yield CounterMetricFamily(name, "Spans of traces that were dropped.", value=now.lost_spans)
 
     def _counter(self, name: str, text: str, labels: Labels) -> Family[Counter]:
         return self._kept(families.counter(self._prefix + name, text, labels))

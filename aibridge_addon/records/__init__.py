@@ -1,7 +1,7 @@
 """Records of what the bridge observed, as frozen values, and the interface of the sinks that receive them.
 
 Names follow the `Recorder` interface of the original project; `docs/schema.md` maps them to columns. Times are
-timezone-aware UTC. Ids of interceptions are UUID text. This module imports no other module of the package.
+timezone-aware UTC. Ids of interceptions are UUID text. This package imports no other module of ours.
 """
 
 from __future__ import annotations
@@ -10,6 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
+
+from aibridge_addon.records.tracing import PassthroughTimes as PassthroughTimes
+from aibridge_addon.records.tracing import TraceContinued as TraceContinued
+from aibridge_addon.records.tracing import TurnEnded as TurnEnded
 
 Status = Literal["completed", "failed"]
 Completeness = Literal["complete", "partial"]
@@ -255,6 +259,7 @@ class Passthrough:
     initiator_id: str
     billable: bool = False
     """The request may cost money, which no row shows."""
+    times: PassthroughTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +372,8 @@ Record = (
     | BudgetUsed
     | Tunnelled
     | Continuation
+    | TraceContinued
+    | TurnEnded
 )
 
 
@@ -426,9 +433,6 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-# --- sinks --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Readiness:
     """The state of one sink, or of the whole bridge."""
@@ -443,6 +447,8 @@ class Readiness:
     """Number of records that were dropped."""
     spooled_bytes: int = 0
     """Size of the files in which records wait for the database."""
+    lost_spans: int = 0
+    """Number of spans of traces that were dropped."""
     expired: int = 0
     """Number of interceptions that are older than the retention allows, when they were last counted."""
     degraded: tuple[str, ...] = ()
