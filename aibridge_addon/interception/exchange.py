@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
@@ -419,8 +420,8 @@ class Exchange:
         for part in reading.output:
             self._emit_output(part, response_id, now)
         if self.times is not None:
-            status, streamed = self._http_status, self.tap.streaming
-            self.emit(self.times.ended(self.id, self.turns, reading, status, error_type, streamed=streamed))
+            seen = partial(self.times.ended, status=self._http_status, error=error_type, streamed=self.tap.streaming)
+            self.emit(seen(self.id, self.turns, reading))
 
     def _emit_usage(self, kind: str, model: str, usage: Usage) -> None:
         assert self.tap is not None

@@ -38,12 +38,12 @@ class TurnTimes:
         interception_id: str,
         turn: int,
         reading: Reading,
+        *,
         status: int | None,
         error: str | None,
-        *,
         streamed: bool,
     ) -> TurnEnded:
-        """End the turn, of which `reading` is the answer."""
+        """End the turn, of which `reading` is the answer. `error`: why the interception ends with it as failed."""
         ended_at = self._now()
         return TurnEnded(
             interception_id=interception_id,

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from aibridge_addon.records.stored import DatabaseUnavailable as DatabaseUnavailable
+from aibridge_addon.records.stored import Spent as Spent
+from aibridge_addon.records.stored import Stored as Stored
 from aibridge_addon.records.tracing import PassthroughTimes as PassthroughTimes
 from aibridge_addon.records.tracing import TraceContinued as TraceContinued
 from aibridge_addon.records.tracing import TurnEnded as TurnEnded
@@ -391,37 +394,6 @@ STORED = frozenset(
     }
 )
 """Types of records that are stored as rows."""
-
-
-class DatabaseUnavailable(Exception):
-    """The database cannot be reached now. A later attempt may succeed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A continuation as the database returns it."""
-
-    value: bytes
-    """JSON."""
-    expires_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What the requests of one actor to one model of one provider have used."""
-
-    actor: str
-    groups: str | None
-    """The groups that the requests named, separated by commas. None: only those of the configuration."""
-    provider: str
-    """The configured instance."""
-    model: str
-    """The model of the request."""
-    usd: float = 0.0
-    tokens: int = 0
-    requests: int = 0
-    unpriced: int = 0
-    """Number of token rows without a cost."""
 
 
 Emit = Callable[[Record], None]

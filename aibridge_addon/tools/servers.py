@@ -72,7 +72,9 @@ class Servers:
     async def call(
         self, tool: Tool, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None = None
     ) -> types.CallToolResult:
-        """Call a tool. `meta` is sent as the request's `_meta`. Cancelling this also cancels the server's request, without waiting for the server.
+        """Call a tool. Cancelling this also cancels the server's request, without waiting for the server.
+
+        `meta` is sent as the request's `_meta`.
 
         Raises:
             CallError: the server or the connection failed, or the time is over.

@@ -27,6 +27,8 @@ from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
 from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, error_response, state_of
+from aibridge_addon.proxy.flow.traces import continue_trace
+from aibridge_addon.records import utc_now
 
 SOCKET = "aibridge_socket"
 """Key in `flow.metadata`: the `BridgedSocket` of this flow."""

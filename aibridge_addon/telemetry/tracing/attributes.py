@@ -26,7 +26,7 @@ PROVIDERS = (
     ("bedrock", "aws.bedrock"),
     ("copilot", "github.copilot"),
 )
-"""Values of `gen_ai.provider.name` by type of provider. `github.copilot` is ours: the conventions have no name for it."""
+"""`gen_ai.provider.name` by type of provider. `github.copilot` is ours: the conventions have no name for it."""
 
 
 def provider_name(provider_type: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.trace import NonRecordingSpan, SpanKind, set_span_in_context
 
 from aibridge_addon.telemetry.tracing.spans import ROOT
@@ -24,4 +25,4 @@ class Sampled:
         result = self._sampler.should_sample(context, trace_id, ROOT, SpanKind.SERVER)
         state = parent.state if parent is not None else ""
         root = span_id_for(interception_id, "intercept")
-        return TraceContext(trace_id, root, result.decision.is_sampled(), state)
+        return TraceContext(trace_id, root, result.decision is Decision.RECORD_AND_SAMPLE, state)

@@ -294,12 +294,8 @@ def _with_ends(
     last = found.turns[-2].ended if len(found.turns) > 1 else None
     unanswered = ended.error_type in ("upstream_unreachable", "client_disconnected") and ended.http_status is None
     if last is None and unanswered:
-        yield (
-            found.turns[-1],
-            TurnEnded(
-                ended.interception_id, 1, started.started_at, ended.ended_at, "", "", None, error_type=ended.error_type
-            ),
-        )
+        times = (started.started_at, ended.ended_at)
+        yield found.turns[-1], TurnEnded(started.id, 1, *times, "", "", None, error_type=ended.error_type)
 
 
 def _error_of(turn: TurnEnded) -> str | None:
