@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Limits
@@ -249,7 +248,7 @@ class Exchange:
         self._turn_open = True
         self._http_status = status
         if self.times is not None:
-            self.times.answered()
+            self.times.answered(status)
         self.tap = Tap(
             reader,
             status=status,
@@ -420,8 +419,7 @@ class Exchange:
         for part in reading.output:
             self._emit_output(part, response_id, now)
         if self.times is not None:
-            seen = partial(self.times.ended, status=self._http_status, error=error_type, streamed=self.tap.streaming)
-            self.emit(seen(self.id, self.turns, reading))
+            self.emit(self.times.ended(self.id, self.turns, self.tap, error_type))
 
     def _emit_usage(self, kind: str, model: str, usage: Usage) -> None:
         assert self.tap is not None
