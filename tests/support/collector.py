@@ -87,9 +87,9 @@ class Collector:
             return b""
         if path.endswith("/v1/traces"):
             self.traces.append(ExportTraceServiceRequest.FromString(body))
-            return ExportTraceServiceResponse().SerializeToString()
+            return bytes(ExportTraceServiceResponse().SerializeToString())
         self.metrics.append(ExportMetricsServiceRequest.FromString(body))
-        return ExportMetricsServiceResponse().SerializeToString()
+        return bytes(ExportMetricsServiceResponse().SerializeToString())
 
     @property
     def url(self) -> str:

@@ -138,7 +138,6 @@ def usage(turn: int = 1, **members: Any) -> TokenUsage:
 
 
 def turn_ended(turn: int = 1, **members: Any) -> TurnEnded:
-    times = {"started_at": at(turn), "answered_at": at(turn + 0.25), "first_chunk_at": at(turn + 0.5)}
     return replace(
         TurnEnded(
             interception_id="i",
@@ -148,7 +147,9 @@ def turn_ended(turn: int = 1, **members: Any) -> TurnEnded:
             model="claude-x-1",
             http_status=200,
             stop_reason="end_turn",
-            **times,
+            started_at=at(turn),
+            answered_at=at(turn + 0.25),
+            first_chunk_at=at(turn + 0.5),
         ),
         **members,
     )
@@ -389,8 +390,13 @@ def test_every_attribute_is_one_of_the_conventions_or_of_the_seeds_or_has_our_pr
     facts = {"agent_id": "a", "project": "p", "request_class": "prompt", "billing": "api"}
     times = records.PassthroughTimes(at(0), at(1), "/v1/models", "https://x/v1/models", 200)
     stage.take(
-        *[started(**facts), UserPrompt("i", "m", "Hello", at(1)), usage(), turn_ended(), tool(invocation_error="e")],
-        *[failing, ended(status="failed", error_type="e", turns=2)],
+        started(**facts),
+        UserPrompt("i", "m", "Hello", at(1)),
+        usage(),
+        turn_ended(),
+        tool(invocation_error="e"),
+        failing,
+        ended(status="failed", error_type="e", turns=2),
         records.Passthrough("anthropic", "/v1/models", "GET", "ada", times=times),
     )
     used = {name for span in stage.spans for name in span.attributes or {}}
