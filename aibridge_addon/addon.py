@@ -7,10 +7,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
-from mitmproxy import ctx, http, tls
+from mitmproxy import command, contentviews, ctx, http, tls
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.proxy import layer
@@ -26,13 +26,19 @@ from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded
 from aibridge_addon.proxy.flow.state import Bridged, state_of
+from aibridge_addon.proxy.interactive import kept_bodies, status
+from aibridge_addon.proxy.interactive.annotation import Annotation
+from aibridge_addon.proxy.interactive.content_view import ConversationView
+from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
+from aibridge_addon.proxy.stream.keeping import KeepingAndDumpingHttpLayer, KeepingHttpLayer
 from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
 from aibridge_addon.records import DatabaseUnavailable, Tunnelled
 
 logger = logging.getLogger(__name__)
 
 CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
+CONTENT_VIEW = ConversationView()
 CLOSE_TIMEOUT = 10.0
 """Seconds. Maximum time for writing the last records when mitmproxy ends without a signal."""
 
@@ -43,6 +49,8 @@ class AIBridge:
         self._classifier: RequestClassifier | None = None
         self._guard: EgressGuard | None = None
         self._drain: Drain | None = None
+        self._kept: KeptBodies | None = None
+        """Keeps bodies for the interactive tools. None in `mitmdump`."""
 
     # --- life -------------------------------------------------------------------------------------------------
 
@@ -54,6 +62,14 @@ class AIBridge:
             f"Path of aibridge's configuration file (or {CONFIG_VARIABLE} in the environment).",
         )
         loader.add_option("aibridge_database", str, "", "URL of aibridge's database; wins over the configuration file.")
+        loader.add_option(
+            "aibridge_keep_bodies",
+            int,
+            kept_bodies.DEFAULT,
+            "Bytes of a streamed answer that mitmproxy and mitmweb keep to show it. 0: none. mitmdump keeps none.",
+        )
+        if CONTENT_VIEW.name.lower() not in contentviews.registry:
+            contentviews.add(CONTENT_VIEW)
         # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
         self._drain = Drain.of_master()
@@ -79,6 +95,9 @@ class AIBridge:
                 exposure.check_exposure(self._bridge.settings, ctx.options, _path())
             except ConfigError as e:
                 raise OptionsError(str(e)) from e
+        if updated & {"aibridge_keep_bodies"} or self._kept is None:
+            limit = ctx.options.aibridge_keep_bodies if ctx.master.addons.get("view") is not None else 0
+            self._kept = KeptBodies(limit) if limit > 0 else None
         self._bridge.ssl_insecure = ctx.options.ssl_insecure
         self._guard = guard_for(self._bridge.settings, ctx.options)
 
@@ -106,6 +125,18 @@ class AIBridge:
             self._bridge.retire()
             self._bridge = self._classifier = self._guard = None
 
+    # --- commands of the interactive tools --------------------------------------------------------------------
+
+    @command.command("aibridge.status")  # type: ignore[untyped-decorator]
+    def show_status(self) -> Sequence[str]:
+        """Show the database, metrics, providers and tools of aibridge."""
+        return status.status(self._bridge)
+
+    @command.command("aibridge.tools")  # type: ignore[untyped-decorator]
+    def show_tools(self) -> Sequence[str]:
+        """Show the tools of MCP servers that aibridge injects."""
+        return status.tools(self._bridge)
+
     # --- connections ------------------------------------------------------------------------------------------
 
     def next_layer(self, next_layer: layer.NextLayer) -> None:
@@ -117,7 +148,11 @@ class AIBridge:
         if next_layer.layer is None:
             # A script's hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
-        bridge_http(next_layer, BridgeHttpLayer if self._bridge.dumper is None else DumpingHttpLayer)
+        dumps, kept = self._bridge.dumper is not None, self._kept
+        if kept is not None:
+            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept)
+        else:
+            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
@@ -171,6 +206,8 @@ class AIBridge:
         began = time.perf_counter()
         read = request.read_request if state.head.route.results is None else results.begin
         waiting = read(flow, state)
+        if ctx.master.addons.get("view") is not None and state.exchange is not None:
+            Annotation(flow, state.exchange, state.head.bridge)
         state.overhead += time.perf_counter() - began
         return waiting
 
@@ -207,7 +244,10 @@ class AIBridge:
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if flow.websocket is not None:
             # mitmproxy would keep every message until the connection ends.
-            del flow.websocket.messages[:-1]
+            if self._kept is not None:
+                self._kept.trim(flow)
+            else:
+                del flow.websocket.messages[:-1]
         return websocket.message_came(flow, self._bridge)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:
