@@ -29,7 +29,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, chdir, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, Unpack, cast
 
 from mitmproxy import log
 from mitmproxy.addons import dumper
@@ -254,7 +254,7 @@ class InProcessProxy(RunningProxy):
         return DumpMaster(options, with_termlog=False, with_dumper=False)
 
     def _new_parser(self, options: Options) -> ArgumentParser:
-        return cmdline.mitmdump(options)
+        return cast(ArgumentParser, cmdline.mitmdump(options))
 
     def _stop(self) -> None:
         self._stopping = asyncio.ensure_future(self._stop_in_order())
@@ -286,7 +286,7 @@ class InProcessWeb(InProcessProxy):
         return WebMaster(options, with_termlog=False)
 
     def _new_parser(self, options: Options) -> ArgumentParser:
-        return cmdline.mitmweb(options)
+        return cast(ArgumentParser, cmdline.mitmweb(options))
 
 
 def _proxyserver(master: Master) -> Proxyserver:

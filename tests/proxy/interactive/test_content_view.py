@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from mitmproxy import contentviews, http
 from mitmproxy.contentviews import Metadata
-from mitmproxy.test import tflow
+from mitmproxy.test import taddons, tflow
 from mitmproxy.websocket import WebSocketMessage
 from wsproto.frame_protocol import Opcode
 
@@ -32,6 +32,12 @@ PATHS = {
 CASES = [*fixtures.cases(), *fixtures.invoke_cases()]
 
 
+@pytest.fixture(autouse=True, scope="module")
+def registered() -> None:
+    if "ai conversation" not in contentviews.registry:
+        contentviews.add(ConversationView())
+
+
 def flow_with(
     path: str, request: bytes, answer: bytes = b"", content_type: str = "", status: int = 200
 ) -> http.HTTPFlow:
@@ -48,11 +54,8 @@ def flow_with(
 
 def shown(flow: http.HTTPFlow, message: http.Message | WebSocketMessage | None) -> contentviews.ContentviewResult:
     assert message is not None
-    registry = contentviews.ContentviewRegistry()
-    for view in contentviews.registry.values():
-        registry.register(view)
-    registry.register(ConversationView())
-    return contentviews.prettify_message(message, flow, registry=registry)
+    with taddons.context():  # the views read mitmproxy's options
+        return contentviews.prettify_message(message, flow)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
