@@ -30,12 +30,12 @@ $(BUILT): pyproject.toml constraints.txt
 	@echo "Building .venv (once): installing the pinned packages, about a minute ..."
 	@rm -rf .venv
 	@$(PYTHON) -m venv .venv
-	@$(PIP) --constraint constraints.txt --editable '.[bedrock,postgres]'
+	@$(PIP) --constraint constraints.txt --editable '.[bedrock,otel,postgres]'
 	@touch $@
 
 $(DEVELOPMENT): $(BUILT)
 	@echo "Adding what tests need to .venv (once), about a minute ..."
-	@$(PIP) --constraint constraints.txt --editable '.[dev,bedrock,postgres]'
+	@$(PIP) --constraint constraints.txt --editable '.[dev,bedrock,otel,postgres]'
 	@touch $@
 
 run: $(BUILT) ## Start the proxy on 127.0.0.1:8080 with no configuration (more options: MITMDUMP_ARGS=…)

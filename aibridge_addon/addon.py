@@ -7,10 +7,10 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
-from mitmproxy import ctx, http, tls
+from mitmproxy import command, contentviews, ctx, http, tls
 from mitmproxy.addonmanager import Loader
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.proxy import layer
@@ -28,13 +28,19 @@ from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
+from aibridge_addon.proxy.interactive import status
+from aibridge_addon.proxy.interactive.annotation import Annotation
+from aibridge_addon.proxy.interactive.content_view import ConversationView
+from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.options import CONFIG_VARIABLE, OPTIONS, add_options, check_names
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
+from aibridge_addon.proxy.stream.keeping import KeepingAndDumpingHttpLayer, KeepingHttpLayer
 from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
 from aibridge_addon.records import DatabaseUnavailable, Tunnelled
 
 logger = logging.getLogger(__name__)
 
+CONTENT_VIEW = ConversationView()
 CLOSE_TIMEOUT = 10.0
 """Seconds. Maximum time for writing the last records when mitmproxy ends without a signal."""
 
@@ -51,11 +57,15 @@ class AIBridge:
         self._guard: EgressGuard | None = None
         self._drain: Drain | None = None
         self._greetings = FailedGreetings(time.monotonic)
+        self._kept: KeptBodies | None = None
+        """Keeps bodies for the interactive tools. None in `mitmdump`."""
 
     # --- life -------------------------------------------------------------------------------------------------
 
     def load(self, loader: Loader) -> None:
         add_options(loader)
+        if CONTENT_VIEW.name.lower() not in contentviews.registry:
+            contentviews.add(CONTENT_VIEW)
         # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
         terminal.hide_flows(ctx.options)
@@ -86,6 +96,9 @@ class AIBridge:
                 exposure.check_exposure(self._bridge.settings, ctx.options, _path())
             except ConfigError as e:
                 raise OptionsError(str(e)) from e
+        if updated & {"aibridge_keep_bodies"} or self._kept is None:
+            limit = ctx.options.aibridge_keep_bodies if ctx.master.addons.get("view") is not None else 0
+            self._kept = KeptBodies(limit) if limit > 0 else None
         self._bridge.ssl_insecure = ctx.options.ssl_insecure
         self._guard = guard_for(self._bridge.settings, ctx.options)
 
@@ -114,6 +127,18 @@ class AIBridge:
             self._bridge.retire()
             self._bridge = self._classifier = self._guard = None
 
+    # --- commands of the interactive tools --------------------------------------------------------------------
+
+    @command.command("aibridge.status")  # type: ignore[untyped-decorator]
+    def show_status(self) -> Sequence[str]:
+        """Show the database, metrics, providers and tools of aibridge."""
+        return status.status(self._bridge)
+
+    @command.command("aibridge.tools")  # type: ignore[untyped-decorator]
+    def show_tools(self) -> Sequence[str]:
+        """Show the tools of MCP servers that aibridge injects."""
+        return status.tools(self._bridge)
+
     # --- connections ------------------------------------------------------------------------------------------
 
     def next_layer(self, next_layer: layer.NextLayer) -> None:
@@ -125,7 +150,11 @@ class AIBridge:
         if next_layer.layer is None:
             # A script's hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
-        bridge_http(next_layer, BridgeHttpLayer if self._bridge.dumper is None else DumpingHttpLayer)
+        dumps, kept = self._bridge.dumper is not None, self._kept
+        if kept is not None:
+            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept)
+        else:
+            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
@@ -188,6 +217,8 @@ class AIBridge:
         began = time.perf_counter()
         read = request.read_request if state.head.route.results is None else results.begin
         waiting = read(flow, state)
+        if ctx.master.addons.get("view") is not None and state.exchange is not None:
+            Annotation(flow, state.exchange, state.head.bridge)
         state.overhead += time.perf_counter() - began
         return waiting
 
@@ -224,7 +255,10 @@ class AIBridge:
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if flow.websocket is not None:
             # mitmproxy would keep every message until the connection ends.
-            del flow.websocket.messages[:-1]
+            if self._kept is not None:
+                self._kept.trim(flow)
+            else:
+                del flow.websocket.messages[:-1]
         return websocket.message_came(flow, self._bridge)
 
     def websocket_end(self, flow: http.HTTPFlow) -> None:

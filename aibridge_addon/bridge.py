@@ -42,6 +42,7 @@ from aibridge_addon.telemetry.dump.dumper import Dumper
 from aibridge_addon.telemetry.log.redaction import RedactedLog
 from aibridge_addon.telemetry.log.sink import log_sink
 from aibridge_addon.telemetry.prometheus.sink import prometheus_sink
+from aibridge_addon.telemetry.tracing.sink import trace_contexts, tracing_sink
 
 if TYPE_CHECKING:
     from aibridge_addon.tools.servers import Servers
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 MakeSink = Callable[[Settings, Ask], Sink | None]
 
-SINKS: Sequence[MakeSink] = (database_sink, prometheus_sink, log_sink)
+SINKS: Sequence[MakeSink] = (database_sink, prometheus_sink, log_sink, tracing_sink)
 """The table of sinks, in the order of their start. An entry returns None if the configuration turns its sink off."""
 DUMPS_TIMEOUT = 2.0
 """Seconds. Maximum time for writing the last dumps at the end."""
@@ -136,6 +137,8 @@ class Bridge:
         """The models that refused `stream_options.include_usage`."""
         self.ssl_insecure = False
         """Whether mitmproxy's option turns the verification of upstream certificates off."""
+        self.traces = trace_contexts(settings)
+        """Returns the trace context of an interception, for tool servers. None: traces are off."""
         self.draining = False
         """Whether a stop waits for the last answers. `/readyz` then reports that no new request should come."""
         self.listening = False
@@ -224,6 +227,7 @@ class Bridge:
             waiting=self.stream.depth,
             lost=self.stream.lost,
             spooled_bytes=sum(sink.spooled_bytes for sink in sinks),
+            lost_spans=sum(sink.lost_spans for sink in sinks),
             expired=self._pruner.backlog,
             degraded=degraded,
             key_pools=tuple(pool.state(name) for name, pool in self.key_pools.items()),

@@ -95,9 +95,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proxy.connection": DOMAIN | {"interception"},
     "proxy.flow": DOMAIN | {"ids", "interception", "messages_on_bedrock", "tools", "bridge", "proxy.connection"},
     "proxy.stream": DOMAIN
-    | {"interception", "messages_on_bedrock", "telemetry", "bridge", "proxy.connection", "proxy.flow"},
+    | {
+        "interception",
+        "messages_on_bedrock",
+        "telemetry",
+        "bridge",
+        "proxy.connection",
+        "proxy.flow",
+        "proxy.interactive",
+    },
+    "proxy.interactive": DOMAIN | {"interception", "bridge", "proxy.flow"},
     "proxy": {"bridge", "config", "interception", "telemetry"},
-    "addon": {"bridge", "config", "proxy", "proxy.connection", "proxy.flow", "proxy.stream", "records"},
+    "addon": {
+        *("bridge", "config", "proxy", "proxy.connection", "proxy.flow", "proxy.interactive", "proxy.stream"),
+        "records",
+    },
     "main": {"addon"},
     "private": {"addon", "proxy"},
 }
@@ -265,7 +277,8 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_mitmproxy_is_imported_in_its_rim_only() -> None:
     importing = {module.part for module in MODULES if imports_any(module, {"mitmproxy"})}
-    assert importing <= {"addon", "private", "proxy", "proxy.connection", "proxy.flow", "proxy.stream"}
+    rim = {"addon", "private", "proxy", "proxy.connection", "proxy.flow", "proxy.interactive", "proxy.stream"}
+    assert importing <= rim
 
 
 def test_one_folder_relies_on_the_inside_of_mitmproxys_http_layer() -> None:

@@ -21,7 +21,7 @@ case "$2" in
   pip) for asked in "$@"; do :; done; echo "$asked" >> log; exit "$(cat pip)" ;;
 esac
 """
-TO_RUN, TO_TEST = ".[bedrock,postgres]", ".[dev,bedrock,postgres]"
+TO_RUN, TO_TEST = ".[bedrock,otel,postgres]", ".[dev,bedrock,otel,postgres]"
 
 
 class Project:

@@ -133,6 +133,11 @@ class Log(values.Section):
     format: Literal["text", "json"] = "text"
 
 
+class Tracing(values.Section):
+    enabled: Literal["auto", True, False] = "auto"
+    content: bool = False
+
+
 class Limits(values.Section):
     request_body: values.Size = 32 * MIB
     decoded_body: values.Size = 64 * MIB
@@ -155,6 +160,7 @@ class Settings(values.Section):
     mcp: Mcp = Mcp()
     metrics: Metrics = Metrics()
     log: Log = Log()
+    tracing: Tracing = Tracing()
     dump_dir: values.OptionalPath = None
     websockets: Literal["record", "upgrade_required", "auto"] = "auto"
     limits: Limits = Limits()

@@ -11,7 +11,7 @@ records of a turn are emitted at that event, before it is sent on. What happens 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,45 +30,21 @@ from aibridge_addon.dialects.base import (
 from aibridge_addon.dialects.history import History, RequestHistory
 from aibridge_addon.dialects.limits import limits_in_event
 from aibridge_addon.dialects.place import ANY, Place, call_digest
-from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
-from aibridge_addon.interception.budgets import GROUPS
 from aibridge_addon.interception.clock import never_back
+from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.plan_limits import Said
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.sale import Sale
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tap import OnEvent, OnPartial, OnPiece, Tap, ignore
+from aibridge_addon.interception.turn_times import TurnTimes
 from aibridge_addon.records import Emit
 from aibridge_addon.wire.json_object import JSONObject
 
 CUT_OFF = "the answer was cut off before the call was complete"
 MAX_ERROR_LENGTH = 2000
 """Characters. Longer error messages of a provider are cut."""
-
-
-@dataclass(frozen=True, slots=True)
-class Origin:
-    """The sender of a request: actor, client and credential; and the host that the request goes to."""
-
-    actor: Actor
-    client: str
-    client_session_id: str | None
-    user_agent: str | None
-    credential_kind: records.CredentialKind
-    credential_hint: str
-    prompt: str | None
-    """The person's prompt; None if no person sent the request."""
-    upstream_host: str | None = None
-    agent_id: str | None = None
-    prompt_id: str | None = None
-    project: str | None = None
-    request_class: records.RequestClass | None = None
-    billing: records.Billing | None = None
-    credential: str = ""
-    """What distinguishes the credential from all others; see `credentials/identity.py`."""
-    details: Mapping[str, str] = NOTHING
-    """What else the client says about itself. It becomes part of the interception's metadata."""
 
 
 class Exchange:
@@ -122,12 +98,14 @@ class Exchange:
         """Called if the provider goes on in the background, with the response's id. Another request brings the end."""
         self.when_ended: Callable[[int | None, str | None], None] | None = None
         """Called once at the end, with the last answer's status and the error type."""
+        self.times: TurnTimes | None = None
+        """Measures the turns. None: traces are off."""
         self._turn_open = False
         """An answer has begun, and its records have not been emitted yet."""
         self.actor = origin.actor
         self._dialect = route.dialect
         self._origin = origin
-        self._metadata = {**origin.details, **origin.actor.metadata, **_groups(origin.actor)}
+        self._metadata = {**origin.details, **origin.actor.metadata, **origin.groups}
         self._started_at: datetime | None = None
         self.limits = limits
         self.sale = Sale(route, origin.upstream_host)
@@ -146,6 +124,8 @@ class Exchange:
         """Emit the start of the interception."""
         origin, route = self._origin, self.route
         self._started_at = self.now()
+        if self.times is not None:
+            self.times.begin()
         self.emit(
             records.InterceptionStarted(
                 id=self.id,
@@ -252,6 +232,8 @@ class Exchange:
         self.turns += 1
         self._turn_open = True
         self._http_status = status
+        if self.times is not None:
+            self.times.answered(status)
         self.tap = Tap(
             reader,
             status=status,
@@ -262,6 +244,7 @@ class Exchange:
             on_event=on_event,
             on_piece=on_piece,
             on_partial=self._on_partial,
+            on_first=self.times.chunk_came if self.times is not None else None,
         )
 
     def first_byte_came(self) -> None:
@@ -305,6 +288,8 @@ class Exchange:
 
     def feed_event(self, data: bytes, *, terminal: bool) -> None:
         """Read an event that came as a message of its own. `terminal`: it is the last, even if it cannot be read."""
+        if self.times is not None:
+            self.times.chunk_came()
         if self.tap is not None and not self.ended and self.tap.event(data):
             self.conclude()
         elif terminal:
@@ -368,7 +353,7 @@ class Exchange:
         self.ended = True
         self._emit_prompt()
         if self.tap is not None and self._turn_open:
-            self.end_turn()
+            self.end_turn(error_type)
         for record in self.last_records():
             self.emit(record)
         answer_id = self._first_id()
@@ -398,8 +383,8 @@ class Exchange:
             return self._first_response_id
         return self.tap.reader.reading.response_id if self.tap is not None else ""
 
-    def end_turn(self) -> None:
-        """Emit the records of the current turn."""
+    def end_turn(self, error_type: str | None = None) -> None:
+        """Emit the records of the current turn. `error_type`: why the interception ends with it as failed."""
         assert self.tap is not None
         reading = self.tap.reader.reading
         self._turn_open = False
@@ -420,6 +405,8 @@ class Exchange:
         now = self.now()
         for part in reading.output:
             self._emit_output(part, response_id, now)
+        if self.times is not None:
+            self.emit(self.times.ended(self.id, self.turns, self.tap, error_type))
 
     def _emit_usage(self, kind: str, model: str, usage: Usage) -> None:
         assert self.tap is not None
@@ -492,8 +479,3 @@ class Exchange:
         """Return the next place in the sequence of the interception's rows. The prompt has place 0."""
         self._sequence += 1
         return self._sequence
-
-
-def _groups(actor: Actor) -> dict[str, str]:
-    """Return the metadata with the groups that the request names. Those of the configuration are known by the actor."""
-    return {GROUPS: ",".join(actor.named_groups)} if actor.named_groups else {}

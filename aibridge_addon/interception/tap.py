@@ -52,12 +52,13 @@ class Tap:
         on_event: OnEvent | None = None,
         on_piece: OnPiece | None = None,
         on_partial: OnPartial = ignore,
+        on_first: Callable[[], None] | None = None,
     ) -> None:
         """Begin to read an answer.
 
         `streaming` says whether a stream was requested. `on_event` is called for each event of a stream, in order,
         after it has been read, and `on_piece` for each piece of an event that is too large. `on_partial` is called once
-        when something cannot be read, and for each internal error.
+        when something cannot be read, and for each internal error. `on_first` is called when the first bytes arrive.
         """
         self.reader = reader
         self.message: dict[str, Any] | None = None
@@ -67,6 +68,7 @@ class Tap:
         self._on_event = on_event
         self._on_piece = on_piece
         self._on_partial = on_partial
+        self._on_first = on_first
         self.readable = True
         """False: nothing more can be read, so the end of the answer is unknown."""
         self._label = framing_of(content_type, reader.framings, streaming=streaming) if status < 400 else None
@@ -191,6 +193,8 @@ class Tap:
 
     def _take_first(self, data: bytes) -> int | None:
         """Take the first bytes of a body, until they show its form."""
+        if self._on_first is not None and not self._body:
+            self._on_first()
         self._body += data
         form = form_of(bytes(self._body))
         return None if form is Form.OPEN else self._decide(form, len(data))

@@ -301,6 +301,8 @@ class ToolExchange:
         request = self.loop.results([invocation.result for invocation in invocations])
         if request is None:
             self.exchange.close(None, None)
+        elif self.exchange.times is not None:
+            self.exchange.times.begin()
         return request
 
     def tools_stopped(self, invocations: Sequence[Invocation]) -> None:

@@ -14,6 +14,11 @@ CONFIG = "aibridge_config"
 DATABASE = "aibridge_database"
 METRICS = "aibridge_metrics"
 OPTIONS = (CONFIG, DATABASE, METRICS)
+"""Those with which a configuration is made. A change of one makes a new one."""
+KEEP_BODIES = "aibridge_keep_bodies"
+KEPT = 2**20
+"""Default of `KEEP_BODIES`: bytes."""
+NAMES = (*OPTIONS, KEEP_BODIES)
 SIMILAR = 0.85
 """Ratio from which on an unknown option counts as a misspelt one of these."""
 
@@ -26,6 +31,12 @@ def add_options(loader: Loader) -> None:
     )
     for name, text in zip(OPTIONS, texts, strict=True):
         loader.add_option(name, str, "", text)
+    loader.add_option(
+        KEEP_BODIES,
+        int,
+        KEPT,
+        "Bytes of a streamed answer that mitmproxy and mitmweb keep to show it. 0: none. mitmdump keeps none.",
+    )
 
 
 def check_names(options: Options) -> None:
@@ -36,9 +47,9 @@ def check_names(options: Options) -> None:
 
 
 def _is_meant_for_us(name: str) -> bool:
-    return name.startswith("aibridge") or bool(difflib.get_close_matches(name, OPTIONS, n=1, cutoff=SIMILAR))
+    return name.startswith("aibridge") or bool(difflib.get_close_matches(name, NAMES, n=1, cutoff=SIMILAR))
 
 
 def _allowed(name: str) -> str:
-    nearest = difflib.get_close_matches(name, OPTIONS, n=1, cutoff=0.5)
-    return f"one of {', '.join(OPTIONS)}" + (f' (did you mean "{nearest[0]}"?)' if nearest else "")
+    nearest = difflib.get_close_matches(name, NAMES, n=1, cutoff=0.5)
+    return f"one of {', '.join(NAMES)}" + (f' (did you mean "{nearest[0]}"?)' if nearest else "")

@@ -29,7 +29,7 @@ PLAIN = frozenset({type(None), bool, int, float, datetime})
 """Types of values without a text."""
 NAMES = frozenset(
     {
-        *("id", "interception_id", "instance_id", "thread_keys", "initiator_id"),
+        *("id", "interception_id", "instance_id", "thread_keys", "initiator_id", "traceparent"),
         *("provider", "provider_name", "route", "method", "step", "client", "dialect", "vendor", "source", "kind"),
         *("status", "completeness", "credential_kind", "request_class", "billing", "cost_source", "price_list"),
         "window_name",

@@ -236,7 +236,7 @@ class RecordStream:
         deadline = time.monotonic() + timeout
         if self._thread.ident is not None:
             self._thread.join(timeout)
-        for sink in reversed(self._sinks):
+        for sink in sorted(self._sinks, key=lambda sink: not sink.durable):  # rows first: spans matter less
             sink.close(max(0.0, deadline - time.monotonic()))
 
     async def drain(self, timeout: float | None) -> None:

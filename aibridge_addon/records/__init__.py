@@ -14,6 +14,12 @@ from typing import Any, Literal
 from aibridge_addon.records.health import KeyPoolState as KeyPoolState
 from aibridge_addon.records.health import ServerState as ServerState
 from aibridge_addon.records.plan_limits import PlanLimit as PlanLimit
+from aibridge_addon.records.stored import DatabaseUnavailable as DatabaseUnavailable
+from aibridge_addon.records.stored import Spent as Spent
+from aibridge_addon.records.stored import Stored as Stored
+from aibridge_addon.records.tracing import PassthroughTimes as PassthroughTimes
+from aibridge_addon.records.tracing import TraceContinued as TraceContinued
+from aibridge_addon.records.tracing import TurnEnded as TurnEnded
 from aibridge_addon.records.upstream import BreakerChanged as BreakerChanged
 from aibridge_addon.records.upstream import BreakerRejected as BreakerRejected
 from aibridge_addon.records.upstream import KeysExhausted as KeysExhausted
@@ -259,6 +265,7 @@ class Passthrough:
     initiator_id: str
     billable: bool = False
     """The request may cost money, which no row shows."""
+    times: PassthroughTimes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,6 +354,8 @@ Record = (
     | PlanLimit
     | Tunnelled
     | Continuation
+    | TraceContinued
+    | TurnEnded
 )
 
 
@@ -365,37 +374,6 @@ STORED = frozenset(
     }
 )
 """Types of records that are stored as rows."""
-
-
-class DatabaseUnavailable(Exception):
-    """The database cannot be reached now. A later attempt may succeed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """A continuation as the database returns it."""
-
-    value: bytes
-    """JSON."""
-    expires_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Spent:
-    """What the requests of one actor to one model of one provider have used."""
-
-    actor: str
-    groups: str | None
-    """The groups that the requests named, separated by commas. None: only those of the configuration."""
-    provider: str
-    """The configured instance."""
-    model: str
-    """The model of the request."""
-    usd: float = 0.0
-    tokens: int = 0
-    requests: int = 0
-    unpriced: int = 0
-    """Number of token rows without a cost."""
 
 
 Emit = Callable[[Record], None]
@@ -421,6 +399,8 @@ class Readiness:
     """Number of records that were dropped."""
     spooled_bytes: int = 0
     """Size of the files in which records wait for the database."""
+    lost_spans: int = 0
+    """Number of spans of traces that were dropped."""
     expired: int = 0
     """Number of interceptions that are older than the retention allows, when they were last counted."""
     degraded: tuple[str, ...] = ()

@@ -7,12 +7,14 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.config.schema import Mcp
 from aibridge_addon.dialects.turns import Call, Invocation, Part, Result, Text
 from aibridge_addon.tools import CallError, results
 from aibridge_addon.tools.catalog import Tool
+from aibridge_addon.wire.trace_context import TraceContext
 
 if TYPE_CHECKING:
     from aibridge_addon.tools.servers import Servers
@@ -36,13 +38,15 @@ class RunningCalls:
         calls: Sequence[tuple[Tool | None, Call]],
         settings: Mcp,
         *,
+        contexts: Sequence[TraceContext] = (),
         clock: Clock = time.monotonic,
     ) -> None:
+        """`contexts`: the trace contexts that the servers get, one for each call. Empty: traces are off."""
         self._clock = clock
         self._began = clock()
         self._calls = [
-            (tool, call, asyncio.create_task(invoke(servers, tool, call, settings, clock=clock)))
-            for tool, call in calls
+            (tool, call, asyncio.create_task(invoke(servers, tool, call, settings, context=context, clock=clock)))
+            for (tool, call), context in zip_longest(calls, contexts)
         ]
 
     async def done(self, timeout: float) -> bool:
@@ -70,7 +74,13 @@ class RunningCalls:
 
 
 async def invoke(
-    servers: Servers, tool: Tool | None, call: Call, settings: Mcp, *, clock: Clock = time.monotonic
+    servers: Servers,
+    tool: Tool | None,
+    call: Call,
+    settings: Mcp,
+    *,
+    context: TraceContext | None = None,
+    clock: Clock = time.monotonic,
 ) -> Invocation:
     """Run one call. `tool` is None if the model called a tool that does not exist.
 
@@ -78,7 +88,7 @@ async def invoke(
     """
     began = clock()
     try:
-        parts, error = await _outcome(servers, tool, call, settings)
+        parts, error = await _outcome(servers, tool, call, settings, context)
     except CallError as e:
         parts, error = _failure(str(e))
     except Exception:
@@ -92,12 +102,22 @@ async def invoke(
     return Invocation(Result(call, parts, is_error=error is not None), tool, error, duration_ms)
 
 
-async def _outcome(servers: Servers, tool: Tool | None, call: Call, settings: Mcp) -> Outcome:
+async def _outcome(
+    servers: Servers, tool: Tool | None, call: Call, settings: Mcp, context: TraceContext | None
+) -> Outcome:
     if tool is None:
         raise CallError(f"there is no tool {call.name[:200]!r}")
-    returned = await servers.call(tool, _arguments(call.input), settings.tool_timeout)
+    returned = await servers.call(tool, _arguments(call.input), settings.tool_timeout, _meta(context))
     parts, is_error, error_text = results.to_parts(returned, settings.max_result_bytes)
     return parts, error_text if is_error else None
+
+
+def _meta(context: TraceContext | None) -> dict[str, Any]:
+    """Return the request's `_meta` (MCP SEP-414: W3C Trace Context under its own names)."""
+    if context is None:
+        return {}
+    state = {"tracestate": context.state} if context.state else {}
+    return {"traceparent": context.traceparent, **state}
 
 
 def _arguments(value: Any) -> dict[str, Any]:

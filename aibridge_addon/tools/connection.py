@@ -17,7 +17,7 @@ import math
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -109,13 +109,16 @@ class Connection:
         """Number of the server's tools that cannot be offered. 0 while it is away."""
         return len(self._left_out) if self.is_up else 0
 
-    async def call(self, tool: str, arguments: dict[str, Any], timeout: float) -> types.CallToolResult:
+    async def call(
+        self, tool: str, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None = None
+    ) -> types.CallToolResult:
         client = self._client
         if client is None:
             raise CallError(f"MCP server {self.name} is not connected")
         if all(listed.name != tool for listed in self.listing.tools):
             raise CallError(f"MCP server {self.name} does not offer the tool {tool!r} any more")
-        task = asyncio.ensure_future(client.call_tool(tool, arguments, read_timeout_seconds=timeout))
+        sent = types.RequestParamsMeta(**meta) if meta else None  # type: ignore[typeddict-item]
+        task = asyncio.ensure_future(client.call_tool(tool, arguments, read_timeout_seconds=timeout, meta=sent))
         self._calls.add(task)
         task.add_done_callback(self._call_ended)
         try:

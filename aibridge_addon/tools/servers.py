@@ -78,8 +78,12 @@ class Servers:
         loop = asyncio.get_running_loop()
         self._tasks += [loop.create_task(server.run()) for server in self._servers.values()]
 
-    async def call(self, tool: Tool, arguments: dict[str, Any], timeout: float) -> types.CallToolResult:
+    async def call(
+        self, tool: Tool, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None = None
+    ) -> types.CallToolResult:
         """Call a tool. Cancelling this also cancels the server's request, without waiting for the server.
+
+        `meta` is sent as the request's `_meta`.
 
         Raises:
             CallError: the server or the connection failed, or the time is over.
@@ -89,10 +93,10 @@ class Servers:
             raise CallError(f"there is no MCP server {tool.server_name}")
         deadline = time.monotonic() + timeout
         try:
-            return await server.call(tool.original_name, arguments, timeout)
+            return await server.call(tool.original_name, arguments, timeout, meta)
         except SessionExpired:
             await server.reconnected(deadline)
-        return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001))
+        return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001), meta)
 
     async def close(self, timeout: float = 3 * GRACE) -> None:
         """End all connections and programs. After `timeout` seconds, or on cancellation, kill them."""

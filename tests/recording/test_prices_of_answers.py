@@ -14,7 +14,8 @@ from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider
 from aibridge_addon.config.schema import Limits, Recording
 from aibridge_addon.dialects.base import UNREAD, Usage
 from aibridge_addon.interception.actors import Actor
-from aibridge_addon.interception.exchange import Exchange, Origin
+from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.routing import Router
 from aibridge_addon.interception.sale import Sale
 from aibridge_addon.recording import rows

@@ -11,7 +11,8 @@ from typing import Any
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider
 from aibridge_addon.config.schema import Limits, Recording
 from aibridge_addon.interception.actors import Actor
-from aibridge_addon.interception.exchange import Exchange, Origin
+from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.routing import Router
 from aibridge_addon.interception.sale import requested_in
 from aibridge_addon.recording import rows

@@ -23,21 +23,24 @@ import os
 import re
 import sys
 import threading
+from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, chdir, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self, Unpack
+from typing import Self, Unpack, cast
 
 from mitmproxy.addons import dumper
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.exceptions import OptionsError
+from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.tools import cmdline
 from mitmproxy.tools.dump import DumpMaster
 from mitmproxy.tools.main import process_options
+from mitmproxy.tools.web.master import WebMaster
 
 from tests.support.running import (
     ADDON,
@@ -49,6 +52,7 @@ from tests.support.running import (
     environment_for,
     without_metrics,
 )
+from tests.support.upstream import unused_port
 
 STARTED_WITHIN = 30.0
 ENDED_WITHIN = 15.0
@@ -104,7 +108,7 @@ class _LogHandler(TermLogHandler):
 class _Ready:
     """The last addon: when its `running` is called, all others are running."""
 
-    def __init__(self, started: Future[list[int]], master: DumpMaster) -> None:
+    def __init__(self, started: Future[list[int]], master: Master) -> None:
         self._started = started
         self._master = master
 
@@ -125,7 +129,7 @@ class InProcessProxy(RunningProxy):
         self._started: Future[list[int]] = Future()
         self._ended: Future[int] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._master: DumpMaster | None = None
+        self._master: Master | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
@@ -230,9 +234,9 @@ class InProcessProxy(RunningProxy):
         """Do as mitmproxy.tools.main.run does, whose signals and output are the process's."""
         self._loop = asyncio.get_running_loop()
         options = Options()
-        master = self._master = DumpMaster(options, with_termlog=False, with_dumper=False)
+        master = self._master = self._new_master(options)
         master.addons.add(dumper.Dumper(self._output))
-        parser = cmdline.mitmdump(options)
+        parser = self._new_parser(options)
         given = parser.parse_args(arguments)
         try:
             options.set(*given.setoptions, defer=True)
@@ -248,6 +252,12 @@ class InProcessProxy(RunningProxy):
                 await _proxyserver(master).servers.update([])
                 await master.done()
 
+    def _new_master(self, options: Options) -> Master:
+        return DumpMaster(options, with_termlog=False, with_dumper=False)
+
+    def _new_parser(self, options: Options) -> ArgumentParser:
+        return cast(ArgumentParser, cmdline.mitmdump(options))
+
     def _stop(self) -> None:
         self._stopping = asyncio.ensure_future(self._stop_in_order())
 
@@ -257,7 +267,31 @@ class InProcessProxy(RunningProxy):
         self._master.shutdown()
 
 
-def _proxyserver(master: DumpMaster) -> Proxyserver:
+class InProcessWeb(InProcessProxy):
+    """The same with mitmweb's master, which keeps flows. Its pages are at `web_url`."""
+
+    def __init__(self, folder: Path, **options: Unpack[ProxyOptions]) -> None:
+        self._web_port = unused_port()
+        web = (f"web_port={self._web_port}", "web_open_browser=false", "web_password=secret")
+        options["options"] = (*options.get("options", ()), *web)
+        super().__init__(folder, **options)
+
+    @property
+    def master(self) -> Master:
+        assert self._master is not None
+        return self._master
+
+    def web_url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self._web_port}{path}?token=secret"
+
+    def _new_master(self, options: Options) -> Master:
+        return WebMaster(options, with_termlog=False)
+
+    def _new_parser(self, options: Options) -> ArgumentParser:
+        return cast(ArgumentParser, cmdline.mitmweb(options))
+
+
+def _proxyserver(master: Master) -> Proxyserver:
     server = master.addons.get("proxyserver")
     assert isinstance(server, Proxyserver)
     return server

@@ -246,6 +246,12 @@ def headers(ctx: Context[Any, Any]) -> str:
     return json.dumps(dict(ctx.headers or {}))
 
 
+def meta(ctx: Context[Any, Any]) -> str:
+    """Return the trace context in the request's `_meta`."""
+    sent = dict(ctx.request_context.meta or {})
+    return json.dumps({name: value for name, value in sent.items() if name.startswith("trace")})
+
+
 def structured(city: str) -> Weather:
     """Return structured content; the SDK adds the same as text."""
     return Weather(city=city, degrees=21.5)
@@ -267,7 +273,10 @@ async def grow(ctx: Context[Any, Any]) -> str:
 
 
 Tools = tuple[Callable[..., Any], ...]
-PLAIN: Tools = (echo, add, area, slow, fail, crash, spawn, pid, environment, complain, headers, structured, big, grow)
+PLAIN: Tools = (
+    *(echo, add, area, slow, fail, crash, spawn, pid),
+    *(environment, complain, headers, meta, structured, big, grow),
+)
 TEXT = types.TextResourceContents(uri="memo://insights", mime_type="text/markdown", text="# Insights")
 BLOB = types.BlobResourceContents(uri="file:///report.pdf", mime_type="application/pdf", blob="JVBERi0xLjQ=")
 LINK = types.ResourceLink(uri="file:///main.rs", name="main.rs", mime_type="text/x-rust", description="Entry")

@@ -14,7 +14,8 @@ from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects.base import RequestReading
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.actors import Actor
-from aibridge_addon.interception.exchange import Exchange, Origin
+from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.providers import TYPES
 from aibridge_addon.records import Record

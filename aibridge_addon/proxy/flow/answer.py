@@ -31,6 +31,7 @@ from aibridge_addon.proxy.flow.state import (
     set_body,
     state_of,
 )
+from aibridge_addon.proxy.flow.traces import passthrough_times
 from aibridge_addon.records import FirstByte, Headers, Overhead
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 from aibridge_addon.wire.framing import SERVER_SENT, Form, form_of, media_type
@@ -321,5 +322,6 @@ def _count_passthrough(flow: http.HTTPFlow, head: Head) -> None:
             method=flow.request.method,
             initiator_id=head.actor.id,
             billable=head.route.billable,
+            times=passthrough_times(flow, head) if head.bridge.traces is not None else None,
         )
     )

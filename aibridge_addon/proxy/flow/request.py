@@ -19,14 +19,16 @@ from aibridge_addon.dialects.context import OUR_TOOLS
 from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.billing import billing
-from aibridge_addon.interception.exchange import Exchange, Origin
+from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import pending_record, result_key
+from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.sale import requested_in
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import inject_tools
 from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.plan_limits import central_hint, limits_said
 from aibridge_addon.proxy.flow.state import Bridged, Head, Refusal, UsageAsk, refuse, set_body
+from aibridge_addon.proxy.flow.traces import at, continue_trace
 from aibridge_addon.records import Billing, Emit, RequestClass, utc_now
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
@@ -70,6 +72,7 @@ def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
         reading = replace(reading, model=head.dispatch.translation.choose(reading.model))
     sender = clients.sender(head.headers, reading, has_tools=body is not None and dialect.has_tools(body))
     exchange = state.exchange = exchange_for(head, reading, sender, upstream_host(flow, head))
+    continue_trace(head, exchange, at(flow.request.timestamp_start), flow.request.path)
     if dialect is RESPONSES:
         exchange.when_pending = partial(remember, head, exchange)
     takes_tools = body is not None and head.bridge.continuations is not None and _takes_tools(head)

@@ -15,8 +15,9 @@ from mitmproxy import http
 from aibridge_addon.dialects.base import UNREAD
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.clients import UNKNOWN
-from aibridge_addon.interception.exchange import Exchange, Origin
+from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import Once, Pending, read_pending, result_key
+from aibridge_addon.interception.origin import Origin
 from aibridge_addon.proxy.flow.request import background_key, exchange_for, log_partial, upstream_host
 from aibridge_addon.proxy.flow.state import Bridged, Head
 from aibridge_addon.records import DatabaseUnavailable, utc_now

@@ -7,6 +7,7 @@ from mitmproxy import http
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow import answer
 from aibridge_addon.proxy.flow.state import Bridged, ToolRun, error_response, set_body
+from aibridge_addon.proxy.flow.traces import call_contexts
 from aibridge_addon.tools.calls import RunningCalls
 from aibridge_addon.wire.framing import SERVER_SENT, media_type
 
@@ -45,7 +46,8 @@ def _started(state: Bridged, tools: ToolRun) -> RunningCalls:
     bridge = state.head.bridge
     assert bridge.servers is not None
     calls = [(tools.catalog.get(call.name), call) for call in tools.exchange.loop.to_run]
-    return RunningCalls(bridge.servers, calls, bridge.settings.mcp)
+    contexts = call_contexts(state.head, tools.exchange.exchange, len(calls))
+    return RunningCalls(bridge.servers, calls, bridge.settings.mcp, contexts=contexts)
 
 
 def _merge(response: http.Response, exchange: ToolExchange) -> None:

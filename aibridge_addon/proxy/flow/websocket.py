@@ -29,6 +29,7 @@ from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
 from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, emit_refusal, error_response, state_of
+from aibridge_addon.proxy.flow.traces import continue_trace
 from aibridge_addon.records import utc_now
 
 SOCKET = "aibridge_socket"
@@ -75,10 +76,11 @@ def upgrade_required(route: Route) -> http.Response:
 class BridgedSocket:
     """The interceptions of one WebSocket."""
 
-    def __init__(self, head: Head, host: str) -> None:
+    def __init__(self, head: Head, host: str, path: str) -> None:
         self.head = head
         """The head of the upgrade request. Its bridge is used for the next interception."""
         self._host = host
+        self._path = path
         self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits, self._limits_came)
         self._bridges: dict[str, tuple[Bridge, Callable[[], None]]] = {}
 
@@ -86,6 +88,7 @@ class BridgedSocket:
         head = self.head
         sender = clients.sender(head.headers, reading, has_tools=has_tools)
         exchange = exchange_for(head, reading, sender, self._host)
+        continue_trace(head, exchange, utc_now(), self._path)
         cut_off = "the bridge was shut down before the answer had ended"
         left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off))
         self._bridges[exchange.id] = head.bridge, left
@@ -111,7 +114,9 @@ def opened(flow: http.HTTPFlow) -> None:
         if flow.response is not None:
             limits_came(state.head, flow.response.headers)
         route = replace(state.head.route, dialect=state.head.route.websocket)
-        flow.metadata[SOCKET] = BridgedSocket(replace(state.head, route=route), upstream_host(flow, state.head))
+        flow.metadata[SOCKET] = BridgedSocket(
+            replace(state.head, route=route), upstream_host(flow, state.head), flow.request.path
+        )
 
 
 def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] | None:

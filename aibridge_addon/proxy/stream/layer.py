@@ -10,11 +10,15 @@ from mitmproxy.proxy import context, events, layer
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode
 
 from aibridge_addon.proxy.connection.scope import is_ip_address
+from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.stream.stream import BridgeHttpStream
 
 
 class BridgeHttpLayer(HttpLayer):
     """An `HttpLayer` whose streams are `BridgeHttpStream`s."""
+
+    kept: KeptBodies | None = None
+    """Keeps the bodies of streamed answers; see `keeping`."""
 
     def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
         super().__init__(ctx, mode)
@@ -50,7 +54,7 @@ def _is_over(connection: Server) -> bool:
     return connection.timestamp_tcp_setup is None or connection.timestamp_end is not None
 
 
-def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer]) -> None:
+def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer], kept: KeptBodies | None = None) -> None:
     """Replace the `HttpLayer` that mitmproxy has chosen, if there is one, by ours."""
     parent: layer.Layer | None = None
     chosen = next_layer.layer
@@ -60,6 +64,7 @@ def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer]) -> Non
         return
     chosen.context.layers.remove(chosen)
     ours = kind(chosen.context, chosen.mode)
+    ours.kept = kept
     if parent is None:
         next_layer.layer = ours
     else:

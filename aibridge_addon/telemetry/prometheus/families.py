@@ -5,7 +5,6 @@ A scrape pauses while it reads many series, so that the event loop's thread gets
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,12 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client import Counter, Gauge, Histogram
 from prometheus_client.core import Metric, Sample
 
-OTHER = "other"
-UNKNOWN = "unknown"
-"""For an empty value, and for an interception whose start was not seen. Prometheus drops an empty label."""
+from aibridge_addon.telemetry.labels import OTHER
 
-MAX_LABEL_LENGTH = 128
-"""Characters of a label's value. What is longer is cut."""
 MAX_SERIES = 20_000
 """Label sets of one counter or gauge. That many take about 18 MB, and 0.5 s of a scrape."""
 MAX_HISTOGRAMS = 2_000
@@ -31,9 +26,6 @@ PAUSE = 0.0001
 
 CHOSEN_BY_CLIENTS = frozenset({"model", "initiator_id", "client", "name", "subject"})
 """Labels whose values clients choose. A full metric counts further values of them as `other`."""
-
-# Control characters and line separators would break the text format; half a surrogate pair cannot be encoded.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 Labels = tuple[str, ...]
 
@@ -55,27 +47,6 @@ class Leisurely(list[Sample]):
 
     def __iter__(self) -> Iterator[Sample]:
         return leisurely(super().__iter__())
-
-
-class Bounded:
-    """Maps the values of one label to at most `limit` different ones, the first that are seen, and `other`."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._known: dict[str, str] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, value: str) -> str:
-        value = value[:MAX_LABEL_LENGTH]  # first: the value may be megabytes, and a dictionary hashes all of it
-        return self._known.get(value) or self._admit(value)
-
-    def _admit(self, value: str) -> str:
-        if not value:
-            return UNKNOWN
-        with self._lock:
-            if value not in self._known and len(self._known) >= self._limit:
-                return OTHER
-            return self._known.setdefault(value, _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value))
 
 
 class Family[M: (Counter, Gauge, Histogram)]:

@@ -26,8 +26,9 @@ from prometheus_client.core import Metric
 from aibridge_addon import records
 from aibridge_addon.config import schema
 from aibridge_addon.config.providers import Provider
+from aibridge_addon.telemetry.labels import OTHER, UNKNOWN, Bounded
 from aibridge_addon.telemetry.prometheus import families
-from aibridge_addon.telemetry.prometheus.families import OTHER, UNKNOWN, Bounded, Family, Labels
+from aibridge_addon.telemetry.prometheus.families import Family, Labels
 from aibridge_addon.telemetry.prometheus.plan_limits import PlanLimitGauge
 from aibridge_addon.telemetry.prometheus.states import collected
 

@@ -10,7 +10,8 @@ from datetime import datetime
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from aibridge_addon.records import PlanLimit, utc_now
-from aibridge_addon.telemetry.prometheus.families import Bounded, Labels
+from aibridge_addon.telemetry.labels import Bounded
+from aibridge_addon.telemetry.prometheus.families import Labels
 
 WINDOWS = 50
 """Different names of windows. Providers choose them."""

@@ -17,6 +17,7 @@ def collected(prefix: str, now: Readiness, providers: Sequence[Provider], intern
     yield GaugeMetricFamily(name + "queue_depth", "Records that are in memory only.", value=now.waiting)
     yield GaugeMetricFamily(name + "spooled_bytes", "Files of records that wait.", value=now.spooled_bytes)
     yield CounterMetricFamily(name + "lost_records_total", "Records that were dropped.", value=now.lost)
+    yield CounterMetricFamily(prefix + "lost_spans_total", "Spans of traces that were dropped.", value=now.lost_spans)
     yield CounterMetricFamily(
         prefix + "internal_errors_total", "Unexpected exceptions in the log.", value=internal_errors
     )

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from aibridge_addon.config import schema
 from aibridge_addon.records import PlanLimit
-from aibridge_addon.telemetry.prometheus.families import OTHER
+from aibridge_addon.telemetry.labels import OTHER
 from aibridge_addon.telemetry.prometheus.metrics import Metrics
 from aibridge_addon.telemetry.prometheus.plan_limits import MAX_KNOWN, WINDOWS, PlanLimitGauge
 from tests.support.examples import PLAN_LIMIT

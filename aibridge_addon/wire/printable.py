@@ -1,0 +1,16 @@
+"""Text that nothing acts on that shows it."""
+
+from __future__ import annotations
+
+import re
+
+UNSAFE = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u00ad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb"
+    "\\ud800-\\udfff\\U000e0000-\\U000e007f]"
+)
+"""Control and format characters, except for tabs and line breaks."""
+
+
+def printable(text: str) -> str:
+    """Return text that cannot control a terminal. Such characters are shown as an escape: `\\x1b`."""
+    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
