@@ -10,10 +10,11 @@ MITMPROXY ?= 12.2.3
 SOAK_KILLS ?= 25
 SOAK_OUTAGE ?= 60
 SOAK_EXAMPLES ?= 10000
+CLIENTS ?=
 OLDER := .venv/mitmproxy-$(MITMPROXY)
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv run test lint types pytest contract mutants soak bench clean
+.PHONY: help .venv run test lint types pytest contract mutants soak bench clients clean
 
 help: ## List the commands
 	@grep -hE '^[a-zA-Z._]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -73,6 +74,10 @@ soak: $(DEVELOPMENT) ## Kill processes under load 100 times, make databases fail
 
 bench: $(DEVELOPMENT) ## Measure against bare mitmdump, in one run
 	$(BIN)/python -m benchmarks
+
+# Installs the clients once into the user's cache, some gigabytes. A few of them: CLIENTS="claude codex".
+clients: $(DEVELOPMENT) ## Run real clients through the proxy and as a gateway, and write docs/clients.md (a few: CLIENTS="claude codex")
+	$(BIN)/python -m tests.clients --write $(CLIENTS)
 
 clean: ## Remove what was built
 	rm -rf .venv .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

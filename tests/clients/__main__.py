@@ -33,10 +33,10 @@ def main() -> int:
         for client in chosen:
             for way in options.way or WAYS:
                 result = run(stage, client, way, options.case or CASES, verbose=options.verbose)
-                print(table.line(result), flush=True)
+                print(result, flush=True)
                 results.append(result)
     if options.write:
-        table.write(results)
+        table.PAGE.write_text(table.with_results(table.PAGE.read_text(), results))
     return any(not each.passed for each in results)
 
 
@@ -52,7 +52,7 @@ def run(stage: Stage, client: Client, way: Way, names: tuple[CaseName, ...], *, 
         return result.not_run(str(error))
     for case in names:
         if case == "tool" and client.tool is None:
-            result.add(case, "–")
+            result.add(case, table.NONE)
             continue
         try:
             seen = len(stage.upstream.requests)
@@ -68,9 +68,9 @@ def run(stage: Stage, client: Client, way: Way, names: tuple[CaseName, ...], *, 
                     )
                 raise
         except checks.Mismatch as error:
-            result.add(case, "fails", str(error))
+            result.add(case, table.FAILS, str(error))
         else:
-            result.add(case, "never" if case == "injected" and client.signed else "ok")
+            result.add(case, table.NEVER if case == "injected" and client.signed else table.OK)
     return result
 
 

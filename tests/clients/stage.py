@@ -136,9 +136,12 @@ class Stage:
     def _run(self, command: list[str], env: dict[str, str], work: Path, client: Client, *, interrupt: bool) -> Ran:
         output, errors = work.parent / "stdout", work.parent / "stderr"
         with output.open("wb") as out, errors.open("wb") as err, _ended(env[MARK]):
-            process = subprocess.Popen(
-                command, cwd=work, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
-            )
+            try:
+                process = subprocess.Popen(
+                    command, cwd=work, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True
+                )
+            except OSError as error:
+                return Ran(127, "", str(error))
             code: int | None = None
             try:
                 if interrupt:

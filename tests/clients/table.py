@@ -12,8 +12,11 @@ from tests.clients.matrix import CLIENTS, NOT_RUN
 
 PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
 BEGIN, END = "<!-- make clients: begin -->", "<!-- make clients: end -->"
-NOT_RUN_MARK = "not run"
-MAX_REASON = 150
+OK, FAILS, NEVER, NONE, NOT_RUN_HERE = "ok", "fails", "never", "–", "not run"
+MEANINGS = (OK, FAILS, NEVER, NONE, NOT_RUN_HERE)
+MAX_ROW = 200
+"""Characters of a row, as `tests/test_docs.py` allows them; the note is cut."""
+TITLE_ROW = ("Client", "Version", "As", *(TITLES[case] for case in CASES), "Date", "Note")
 _SECTION = re.compile(f"(?<={re.escape(BEGIN)}\n).*?(?={re.escape(END)})", re.DOTALL)
 
 
@@ -30,11 +33,7 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        return "fails" not in self.cells.values()
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.client, self.way
+        return FAILS not in self.cells.values()
 
     def add(self, case: CaseName, cell: str, note: str = "") -> None:
         self.cells[case] = cell
@@ -42,59 +41,54 @@ class Result:
             self.notes.append(f"{TITLES[case].lower()}: {_plain(note)}")
 
     def not_run(self, reason: str) -> Result:
-        self.cells = dict.fromkeys(CASES, NOT_RUN_MARK)
-        self.notes = [f"not run: {_plain(reason)}"]
+        self.cells = dict.fromkeys(CASES, NOT_RUN_HERE)
+        self.notes = [_plain(reason)]
         return self
+
+    @property
+    def row(self) -> list[str]:
+        cells = [self.cells.get(case, NOT_RUN_HERE) for case in CASES]
+        row = [self.client, self.version, self.way, *cells, self.date]
+        left = MAX_ROW - len(_line([*row, ""]))
+        return [*row, "; ".join(self.notes)[:left].strip()]
+
+    def __str__(self) -> str:
+        cells = " | ".join(self.cells.get(case, "") for case in CASES)
+        return f"{self.client} {self.version} | {self.way} | {cells}" + "".join(f"\n    {note}" for note in self.notes)
 
 
 def _plain(text: str) -> str:
-    """One line without what a table or Markdown reads."""
-    line = " ".join(text.split())
-    return re.sub(r"[|`*_<>\[\]\\]", "", line)[:MAX_REASON]
+    """One line, without what a table or Markdown reads."""
+    return re.sub(r"[|`*_<>\[\]\\]", "", " ".join(text.split()))
 
 
-def line(result: Result) -> str:
-    cells = " | ".join(result.cells.get(case, "") for case in CASES)
-    notes = "".join(f"\n    {note}" for note in result.notes)
-    return f"{result.client} {result.version} | {result.way} | {cells}{notes}"
+def _line(row: Sequence[str]) -> str:
+    return f"| {' | '.join(row)} |"
 
 
 def rows_of_matrix() -> list[tuple[str, str, str]]:
     """Client, version and way of every row that the table must have, in its order."""
-    run = [(client.name, client.version, way) for client in CLIENTS for way in WAYS]
-    return run + [(each.name, each.version, way) for each in NOT_RUN for way in WAYS]
+    return [(each.name, each.version, way) for each in (*CLIENTS, *NOT_RUN) for way in WAYS]
 
 
-def read() -> dict[tuple[str, str], list[str]]:
-    """The table's rows as cells, by client and way."""
-    section = _SECTION.search(PAGE.read_text())
-    assert section, f"{PAGE.name} has no section between {BEGIN} and {END}"
+def read(page: str) -> list[list[str]]:
+    """Return the rows of the table on a page, as cells."""
+    section = _SECTION.search(page)
+    if section is None:
+        raise ValueError(f"the page has no section between {BEGIN} and {END}")
     lines = [text for text in section[0].splitlines() if text.startswith("|")][2:]
-    rows = [[cell.strip() for cell in text.strip("|").split("|")] for text in lines]
-    return {(row[0], row[2]): row for row in rows}
+    return [[cell.strip() for cell in text.strip("|").split("|")] for text in lines]
 
 
-def write(results: Sequence[Result]) -> None:
-    """Put these rows in; the others stay as they are, and rows that are no longer in the matrix go."""
-    rows = read() | {result.key: _cells(result) for result in results}
-    for each in NOT_RUN:
-        for way in WAYS:
-            reason = Result(each.name, each.version, way, "").not_run(each.reason)
-            rows[each.name, way] = _cells(reason)
+def with_results(page: str, results: Sequence[Result]) -> str:
+    """Return the page with these rows; the others stay, and rows that have left the matrix go."""
+    unrun = [Result(each.name, each.version, way, NONE).not_run(each.reason) for each in NOT_RUN for way in WAYS]
+    rows = {(row[0], row[2]): row for row in [*read(page), *(result.row for result in (*unrun, *results))]}
     ordered = [rows[name, way] for name, _, way in rows_of_matrix() if (name, way) in rows]
-    text = "\n".join(["", *_table(ordered), "", ""])
-    page = PAGE.read_text()
-    PAGE.write_text(_SECTION.sub(lambda _: text, page))
+    return _SECTION.sub(lambda _: "\n".join(["", *_table(ordered), "", ""]), page)
 
 
-def _cells(result: Result) -> list[str]:
-    cells = [result.cells.get(case, "") for case in CASES]
-    return [result.client, result.version, result.way, *cells, result.date or "–", "; ".join(result.notes)]
-
-
-def _table(rows: Sequence[list[str]]) -> Iterator[str]:
-    titles = ["Client", "Version", "As", *(TITLES[case] for case in CASES), "Run", "Note"]
-    yield f"| {' | '.join(titles)} |"
-    yield "|" + "---|" * len(titles)
-    for row in rows:
-        yield f"| {' | '.join(row)} |"
+def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    yield _line(TITLE_ROW)
+    yield "|" + "---|" * len(TITLE_ROW)
+    yield from map(_line, rows)
