@@ -59,7 +59,8 @@ def run(stage: Stage, client: Client, way: Way, names: tuple[CaseName, ...], *, 
             watch = checks.Watch(stage.proxy_for(client, case))
             ran = stage.run(client, way, case, installed)
             try:
-                recorded = watch.recorded([request.body for request in stage.upstream.requests[seen:]])
+                bodies = [request.body for request in stage.upstream.requests[seen:]]
+                recorded = watch.recorded(stage.provider.asked, bodies)
                 checks.check(client, case, ran, recorded)
             except checks.Mismatch:
                 if verbose:

@@ -151,7 +151,7 @@ AGENTS = (
     ),
     Client(
         name="llm",
-        install=Venv({"llm": "0.36", "llm-anthropic": "0.30", "anthropic": "0.125.0"}),
+        install=Venv({"llm": "0.36", "llm-anthropic": "0.30"}),
         command=(
             "$bin/llm",
             "-m",
@@ -183,6 +183,7 @@ AGENTS = (
         ),
         dialect="messages",
         tool=None,
+        model="claude-sonnet-4-5",
         env={"ANTHROPIC_API_KEY": ANTHROPIC_KEY},
         proxy={"SSL_CERT_FILE": "$bundle"},
         gateway={"ANTHROPIC_BASE_URL": "$url/anthropic"},

@@ -56,23 +56,25 @@ class Watch:
         self._proxy = proxy
         self._known = {row["id"] for row in proxy.rows("aibridge_interceptions")}
 
-    def recorded(self, upstream: list[bytes]) -> Recorded:
-        """Return the new rows, once every new interception has ended."""
+    def recorded(self, turns: int, upstream: list[bytes]) -> Recorded:
+        """Return the new rows, once so many turns are recorded and every new interception has ended."""
+
+        def rows() -> list[Row] | None:
+            new = self._new()
+            ended = all(row["ended_at"] is not None for row in new)
+            return new if new and ended and sum(row["turns"] or 0 for row in new) >= turns else None
+
         try:
-            poll_until(self._all_ended, ENDED_WITHIN, what="the end of every interception")
+            new = poll_until(rows, ENDED_WITHIN, what="every turn's row")
         except TimeoutError as error:
-            running = [row["request_class"] for row in self._new() if row["ended_at"] is None]
-            raise Mismatch("nothing was recorded" if not running else f"still running: {running}") from error
-        main = [row for row in self._new() if row["request_class"] != "auxiliary"]
+            found = [(row["request_class"], row["status"], row["turns"]) for row in self._new()]
+            raise Mismatch(f"of {turns} turns these were recorded: {found}" if turns else "no request came") from error
+        main = [row for row in new if row["request_class"] != "auxiliary"]
         details = {table: self._proxy.rows(table) for table in DETAILS}  # type: ignore[arg-type]
         return Recorded(main, details, upstream)
 
     def _new(self) -> list[Row]:
         return [row for row in self._proxy.rows("aibridge_interceptions") if row["id"] not in self._known]
-
-    def _all_ended(self) -> bool:
-        rows = self._new()
-        return bool(rows) and all(row["ended_at"] is not None for row in rows)
 
 
 def equal(what: str, found: Any, wanted: Any) -> None:

@@ -47,6 +47,8 @@ class Client:
     recorded_as: str = "Unknown"
     """The column `client`."""
     tool: Call | None = Call()
+    model: str = ""
+    """How requests name the model, of a client without tools; calls for itself name another."""
     env: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     """Written into the run's folder, by their path there."""

@@ -40,9 +40,11 @@ class Provider:
         self.begin("hello", "", "{}")
 
     def begin(self, case: CaseName, tool: str, arguments: str) -> None:
-        """Answer by this case from now on; `tool` is the client's own."""
+        """Answer by this case from now on. `tool` is the client's own; a client without one has its model here."""
         self.case = case
         self.gate = Gate()
+        self.asked = 0
+        """Turns that the model was asked for, each of which must be recorded."""
         self._tool, self._arguments = tool, arguments
         self._called: set[str] = set()
         """The ids of calls that were made: a request that contains one brings its result."""
@@ -67,10 +69,11 @@ class Provider:
         if not json.loads(body).get("stream"):
             return Answer.json(written.body)
         events = [event + b"\n\n" for event in written.stream.split(b"\n\n") if event]
-        return Answer.event_stream(*self._maybe_held(events))
+        return Answer.event_stream(*self._maybe_held(events, body))
 
-    def _maybe_held(self, events: list[bytes]) -> list[bytes | Pause]:
-        if self.case != "cancelled":
+    def _maybe_held(self, events: list[bytes], body: bytes) -> list[bytes | Pause]:
+        """Stop before the end of an answer that will be cancelled; not of one to a client's call for itself."""
+        if self.case != "cancelled" or f'"{self._tool}"'.encode() not in body:
             return [*events]
         return [*events[:-HELD_BACK], Pause(self.gate), *events[-HELD_BACK:]]
 
@@ -81,6 +84,7 @@ class Provider:
     def _next(self, body: bytes) -> tuple[Turn, int]:
         """What to say to this request, and a number for its ids."""
         with self._lock:
+            self.asked += 1
             number = next(self._numbers)
             name = {"tool": self._tool, "injected": cases.INJECTED_NAME}.get(self.case, "")
             has_result = any(f"_{known}_0".encode() in body for known in self._called)
@@ -123,7 +127,7 @@ class Provider:
             ("metadata", {"usage": usage, "metrics": {"latencyMs": 9}}),
         ]
         frames = [aws_frames.event(kind, json.dumps(members).encode()) for kind, members in events]
-        return Answer(200, [("content-type", aws_frames.CONTENT_TYPE), *request_id], self._maybe_held(frames))
+        return Answer(200, [("content-type", aws_frames.CONTENT_TYPE), *request_id], self._maybe_held(frames, body))
 
     # --- over WebSockets --------------------------------------------------------------------------------------------
 
@@ -143,11 +147,13 @@ class Provider:
         try:
             for message in connection:
                 data = message.encode() if isinstance(message, str) else message
+                steps: list[bytes | Pause]
                 if json.loads(data).get("generate") is False:  # Codex's prewarm: an answer without output
-                    events = _events(FORMS["responses"].write(Turn(()), next(self._numbers), Style(usage="")))
+                    self.asked += 1
+                    steps = [*_events(FORMS["responses"].write(Turn(()), next(self._numbers), Style(usage="")))]
                 else:
-                    events = _events(self._written("responses", data))
-                for event in self._maybe_held(events):
+                    steps = self._maybe_held(_events(self._written("responses", data)), data)
+                for event in steps:
                     if isinstance(event, Pause):
                         asyncio.run(asyncio.wait_for(event.gate.passed(), HELD_AT_MOST))
                     else:

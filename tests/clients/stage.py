@@ -100,7 +100,7 @@ class Stage:
         """Run the client through one case, to its end: nothing of it is left running."""
         proxy = self.proxy_for(client, case)
         home = Path(tempfile.mkdtemp(dir=self.folder))
-        own = client.tool or Call()
+        own = client.tool or Call(client.model)
         self.provider.begin(case, own.name, own.text)
         places = {
             "bin": str(installed / ("node_modules/.bin" if (installed / "node_modules").exists() else "bin")),
