@@ -50,6 +50,8 @@ class Client:
     model: str = ""
     """How requests name the model, of a client without tools; calls for itself name another."""
     env: Mapping[str, str] = field(default_factory=dict)
+    programs: tuple[str, ...] = ()
+    """Programs of ours that have to be beside the installed packages: they are copied into the run's folder."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Written into the run's folder, by their path there."""
     proxy: Mapping[str, str] = field(default_factory=dict)

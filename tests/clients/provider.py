@@ -17,7 +17,7 @@ from websockets.http11 import Request as UpgradeRequest
 from websockets.http11 import Response
 from websockets.sync.server import ServerConnection, serve
 
-from tests.clients import cases
+from tests.clients import cases, github
 from tests.clients.cases import CaseName
 from tests.support import aws_frames
 from tests.support.script import Answer, Gate, Pause, Request
@@ -60,6 +60,8 @@ class Provider:
                     return self._speak(dialect, request.body)
             if path.endswith(("/converse", "/converse-stream")):
                 return self._converse(request.body, streaming=path.endswith("-stream"))
+        if (said := github.answer(path)) is not None:
+            return Answer.json(said)
         if path.endswith("/models"):
             return Answer.json({"object": "list", "data": [], "models": []})
         return Answer.json({"type": "error", "error": {"type": "not_found_error", "message": "not scripted"}}, 404)

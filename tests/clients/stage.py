@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import ssl
 import subprocess
@@ -115,6 +116,10 @@ class Stage:
             "case": case,
             "way": way,
         }
+        for name in client.programs:
+            shutil.copy(PROGRAMS / name, home)
+            if not (home / "node_modules").exists():
+                (home / "node_modules").symlink_to(installed / "node_modules")
         for name, text in client.files.items():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_text(filled(text, places))
