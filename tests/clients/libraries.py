@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from tests.clients.entry import Client
-from tests.clients.installs import Npm, Venv
+from tests.clients.installs import Go, Maven, Npm, Venv
 
 ANTHROPIC = {"ANTHROPIC_API_KEY": "sk-ant-matrix-0123456789"}
 OPENAI = {"OPENAI_API_KEY": "sk-matrix-0123456789"}
 ANTHROPIC_URL = {"ANTHROPIC_BASE_URL": "$url/anthropic"}
 OPENAI_URL = {"OPENAI_BASE_URL": "$url/openai/v1"}
-PYTHON_CA = {"SSL_CERT_FILE": "$bundle"}
+BUNDLE = {"SSL_CERT_FILE": "$bundle"}
 AWS = {
     "AWS_ACCESS_KEY_ID": "AKIAMATRIX0123456789",
     "AWS_SECRET_ACCESS_KEY": "matrix-secret-0123456789",
@@ -22,6 +22,8 @@ NODE = ("node", "--import", "$home/proxied.mjs")
 UNDICI = {"undici": "7.30.2"}
 """Node 20's own fetch ignores HTTPS_PROXY."""
 VERCEL = Npm({"ai": "7.0.173", "@ai-sdk/anthropic": "4.0.105", "@ai-sdk/openai": "4.0.118", **UNDICI})
+JAVA = ("java", "-cp", "$installed/classes:$installed/lib/*")
+JAVA_CA = {"JAVA_TOOL_OPTIONS": "-Djavax.net.ssl.trustStore=$truststore -Djavax.net.ssl.trustStorePassword=changeit"}
 
 LIBRARIES = (
     Client(
@@ -30,7 +32,7 @@ LIBRARIES = (
         command=("$bin/python", "$programs/anthropic_sdk.py", "$case", "$prompt"),
         dialect="messages",
         env=ANTHROPIC,
-        proxy=PYTHON_CA,
+        proxy=BUNDLE,
         gateway=ANTHROPIC_URL,
     ),
     Client(
@@ -39,7 +41,7 @@ LIBRARIES = (
         command=("$bin/python", "$programs/openai_responses.py", "$case", "$prompt"),
         dialect="responses",
         env=OPENAI,
-        proxy=PYTHON_CA,
+        proxy=BUNDLE,
         gateway=OPENAI_URL,
     ),
     Client(
@@ -48,7 +50,7 @@ LIBRARIES = (
         command=("$bin/python", "$programs/openai_chat.py", "$case", "$prompt"),
         dialect="chat_completions",
         env=OPENAI,
-        proxy=PYTHON_CA,
+        proxy=BUNDLE,
         gateway=OPENAI_URL,
     ),
     Client(
@@ -57,7 +59,7 @@ LIBRARIES = (
         command=("$bin/python", "$programs/langchain_client.py", "anthropic:claude-sonnet-4-5", "$case", "$prompt"),
         dialect="messages",
         env=ANTHROPIC,
-        proxy=PYTHON_CA,
+        proxy=BUNDLE,
         gateway=ANTHROPIC_URL,
     ),
     Client(
@@ -66,7 +68,7 @@ LIBRARIES = (
         command=("$bin/python", "$programs/langchain_client.py", "openai:gpt-4.1", "$case", "$prompt"),
         dialect="chat_completions",
         env=OPENAI,
-        proxy=PYTHON_CA,
+        proxy=BUNDLE,
         gateway=OPENAI_URL,
     ),
     Client(
@@ -75,7 +77,7 @@ LIBRARIES = (
         command=("$bin/python", "$programs/pydantic_ai_client.py", "anthropic:claude-sonnet-4-5", "$case", "$prompt"),
         dialect="messages",
         env=ANTHROPIC,
-        proxy=PYTHON_CA,
+        proxy=BUNDLE,
         gateway=ANTHROPIC_URL,
     ),
     Client(
@@ -84,7 +86,7 @@ LIBRARIES = (
         command=("$bin/python", "$programs/pydantic_ai_client.py", "openai-chat:gpt-4.1", "$case", "$prompt"),
         dialect="chat_completions",
         env=OPENAI,
-        proxy=PYTHON_CA,
+        proxy=BUNDLE,
         gateway=OPENAI_URL,
     ),
     Client(
@@ -145,6 +147,42 @@ LIBRARIES = (
         dialect="responses",
         env=OPENAI,
         proxy=NODE_CA,
+        gateway=OPENAI_URL,
+    ),
+    Client(
+        name="anthropic SDK, Go",
+        install=Go({"github.com/anthropics/anthropic-sdk-go": "1.84.0"}, source="anthropic_sdk.go"),
+        command=("$installed/program", "$case", "$prompt"),
+        dialect="messages",
+        env=ANTHROPIC,
+        proxy=BUNDLE,
+        gateway=ANTHROPIC_URL,
+    ),
+    Client(
+        name="openai SDK, Go",
+        install=Go({"github.com/openai/openai-go/v3": "3.99.0"}, source="openai_sdk.go"),
+        command=("$installed/program", "$case", "$prompt"),
+        dialect="chat_completions",
+        env=OPENAI,
+        proxy=BUNDLE,
+        gateway=OPENAI_URL,
+    ),
+    Client(
+        name="anthropic SDK, Java",
+        install=Maven({"com.anthropic:anthropic-java": "3.14.0"}, source="AnthropicSdk.java"),
+        command=(*JAVA, "AnthropicSdk", "$case", "$prompt"),
+        dialect="messages",
+        env=ANTHROPIC,
+        proxy=JAVA_CA,
+        gateway=ANTHROPIC_URL,
+    ),
+    Client(
+        name="openai SDK, Java",
+        install=Maven({"com.openai:openai-java": "4.101.0"}, source="OpenaiSdk.java"),
+        command=(*JAVA, "OpenaiSdk", "$case", "$prompt"),
+        dialect="chat_completions",
+        env=OPENAI,
+        proxy=JAVA_CA,
         gateway=OPENAI_URL,
     ),
 )

@@ -80,6 +80,11 @@ class Stage:
         self.bundle = self.folder / "bundle.pem"
         roots = ssl.get_default_verify_paths().cafile or ""
         self.bundle.write_text((Path(roots).read_text() if roots else "") + self.ca.read_text())
+        self.truststore = self.folder / "truststore.p12"
+        if keytool := shutil.which("keytool"):
+            options = ["-noprompt", "-alias", "ca", "-storetype", "PKCS12", "-storepass", "changeit"]
+            files = ["-file", str(self.ca), "-keystore", str(self.truststore)]
+            subprocess.run([keytool, "-importcert", *options, *files], check=True, capture_output=True)
         mcp = enter(HttpMcp())
         servers = f"mcp: {{servers: {{{cases.SERVER}: {{type: http, url: '{mcp.url}'}}}}}}\n"
 
@@ -111,6 +116,7 @@ class Stage:
             "port": str(proxy.port),
             "ca": str(self.ca),
             "bundle": str(self.bundle),
+            "truststore": str(self.truststore),
             "home": str(home),
             "prompt": cases.PROMPT,
             "case": case,
