@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import signal
 import sys
 
 from tests.clients import checks, table
@@ -28,6 +29,7 @@ def main() -> int:
     chosen = [c for c in CLIENTS if not options.names or any(n.lower() in c.name.lower() for n in options.names)]
     if not chosen:
         parser.error(f"no client is called so; there are: {', '.join(client.name for client in CLIENTS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends with us
     results = []
     with Stage() as stage:
         for client in chosen:
@@ -35,8 +37,8 @@ def main() -> int:
                 result = run(stage, client, way, options.case or CASES, verbose=options.verbose)
                 print(result, flush=True)
                 results.append(result)
-    if options.write:
-        table.PAGE.write_text(table.with_results(table.PAGE.read_text(), results))
+                if options.write:  # row by row: a run that is stopped keeps what it has
+                    table.PAGE.write_text(table.with_results(table.PAGE.read_text(), [result]))
     return any(not each.passed for each in results)
 
 

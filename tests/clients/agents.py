@@ -150,6 +150,21 @@ AGENTS = (
         interrupted=True,
     ),
     Client(
+        name="Cline CLI",
+        install=Npm({"cline": "3.0.65"}),
+        command=(
+            *("sh", "-c"),
+            f"$bin/cline auth -p anthropic -k {ANTHROPIC_KEY} -m claude-sonnet-4-5 $$CLINE_BASE_URL >&2 &&"
+            ' exec $bin/cline -P anthropic -m claude-sonnet-4-5 --auto-approve true "$$0"',
+            "$prompt",
+        ),
+        dialect="messages",
+        tool=Call("run_commands", {"commands": [f"echo {TOOL_OUTPUT}"]}),
+        proxy=NODE_CA,
+        gateway={"CLINE_BASE_URL": "-b $url/anthropic/v1"},
+        interrupted=True,
+    ),
+    Client(
         name="llm",
         install=Venv({"llm": "0.36", "llm-anthropic": "0.30"}),
         command=(

@@ -35,7 +35,7 @@ public class AnthropicSdk {
             called.content().forEach(block -> block.toolUse().ifPresent(use -> results.add(
                     ContentBlockParam.ofToolResult(ToolResultBlockParam.builder()
                             .toolUseId(use.id()).content("output-of-the-clients-tool").build()))));
-            request.addMessage(called).addUserMessageOfBlockParams(results);
+            request.addMessage(called).addUserMessageOfContentBlockParams(results);
             client.messages().create(request.build()).content()
                     .forEach(block -> block.text().ifPresent(text -> System.out.println(text.text())));
             System.exit(0);
