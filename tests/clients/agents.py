@@ -64,6 +64,9 @@ OPENCODE = {
     "OPENCODE_DISABLE_MODELS_FETCH": "1",
 }
 
+CLINE = Npm({"cline": "3.0.65"})
+CLINE_TOOL = Call("run_commands", {"commands": [f"echo {TOOL_OUTPUT}"]})
+
 
 def opencode_settings(**options: str) -> str:
     return json.dumps({"permission": "allow", "provider": {"anthropic": {"options": options}}})
@@ -150,19 +153,31 @@ AGENTS = (
         interrupted=True,
     ),
     Client(
-        name="Cline CLI",
-        install=Npm({"cline": "3.0.65"}),
+        name="Cline CLI, Anthropic",
+        install=CLINE,
+        command=("$bin/cline", "-P", "anthropic", "-k", ANTHROPIC_KEY, "-m", "claude-sonnet-4-5", "$prompt"),
+        dialect="messages",
+        tool=CLINE_TOOL,
+        proxy=NODE_CA,
+        ways=("proxy",),
+        without_way="it takes a base URL for OpenAI-compatible providers only",
+        interrupted=True,
+    ),
+    Client(
+        name="Cline CLI, OpenAI-compatible",
+        install=CLINE,
         command=(
             *("sh", "-c"),
-            f"$bin/cline auth -p anthropic -k {ANTHROPIC_KEY} -m claude-sonnet-4-5 $$CLINE_BASE_URL >&2 &&"
-            ' exec $bin/cline -P anthropic -m claude-sonnet-4-5 --auto-approve true "$$0"',
+            f"$bin/cline auth -p openai-compatible -k {OPENAI_KEY} -m gpt-4.1 -b $$BASE_URL >&2 &&"
+            ' exec $bin/cline -P openai-compatible -m gpt-4.1 "$$0"',
             "$prompt",
         ),
-        dialect="messages",
-        tool=Call("run_commands", {"commands": [f"echo {TOOL_OUTPUT}"]}),
-        proxy=NODE_CA,
-        gateway={"CLINE_BASE_URL": "-b $url/anthropic/v1"},
+        dialect="chat_completions",
+        tool=CLINE_TOOL,
+        proxy=NODE_CA | {"BASE_URL": "https://api.openai.com/v1"},
+        gateway={"BASE_URL": "$url/openai/v1"},
         interrupted=True,
+        time_limit=120,
     ),
     Client(
         name="llm",
