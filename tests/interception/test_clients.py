@@ -60,7 +60,10 @@ PROGRAMS: dict[str, tuple[Headers, str]] = {
         {b"user-agent": b"opencode/1", b"x-initiator": b"user", b"x-interaction-type": b"conversation-user"},
         "OpenCode",
     ),
-    "one of two markers is not enough": ({b"user-agent": b"OpenAI/JS 5.20.1", b"x-initiator": b"user"}, "Unknown"),
+    "Copilot on the command line with a key of its own and a tool's result": (
+        {b"user-agent": b"Anthropic/JS 0.94.0", b"x-initiator": b"agent"},
+        "GitHub Copilot (CLI)",
+    ),
     "an originator is compared as it is": ({b"originator": b"Roo-Code"}, "Unknown"),
 }
 

@@ -138,6 +138,7 @@ def chat(turn: Turn, number: int, style: Style) -> Written:
         "completion_tokens_details": {"reasoning_tokens": turn.reasoning_tokens},
     }
     head = {"id": f"chatcmpl-{number}", "object": "chat.completion.chunk", "created": 1767225600 + number}
+    head |= {"model": "gpt-1"}
     message: dict[str, Any] = {"role": "assistant", "content": texts["content"] or None}
     message |= {"reasoning_content": texts["reasoning_content"]} if texts["reasoning_content"] else {}
     message |= {"tool_calls": calls} if calls else {}
