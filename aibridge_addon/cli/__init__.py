@@ -14,13 +14,13 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from aibridge_addon.cli import config, export, import_, prune, purge, report, script, sessions, tokens
+from aibridge_addon.cli import config, export, import_, live, prune, purge, report, script, sessions, tokens
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.records import DatabaseUnavailable
 
 FAILED = 1
 WRONG_USE = 2
-COMMANDS = (script, config, report, sessions, tokens, prune, purge, export, import_)
+COMMANDS = (script, config, report, sessions, tokens, prune, purge, export, import_, live)
 
 
 def parser() -> argparse.ArgumentParser:

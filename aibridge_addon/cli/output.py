@@ -166,32 +166,43 @@ def write_table(
     target = console()
     target.print(title, style="bold")
     target.print()
-    table = _table(columns, rows, totals, width=target.width, bar=bar, whole=whole)
-    target.print(table)
+    shown = table(columns, rows, totals, width=target.width, bar=bar, whole=whole)
+    target.print(shown)
     if notes:
         target.print()
     for note in notes:
         target.print(note, style="dim")
 
 
-def _table(
+def table(
     columns: Sequence[Column],
     rows: Sequence[Row],
     totals: Row | None,
     *,
     width: int,
-    bar: Callable[[Row], float] | None,
-    whole: float | None,
+    bar: Callable[[Row], float] | None = None,
+    whole: float | None = None,
+    head: str = "",
+    style: Callable[[Row], str] | None = None,
 ) -> Table:
+    """Return a table of this width, with its arguments as in `write_table`.
+
+    Args:
+        head: The style of the line with the titles. If there is one, no line is drawn below them.
+        style: Each row's style.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     fitted = _fit(columns, [*rows, totals] if totals is not None else rows, width)
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="bold")
+    if head:
+        made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style=head)
+    else:
+        made = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="bold")
     for column, size in zip(fitted.columns, fitted.widths, strict=True):
         justify: Literal["left", "right"] = "right" if column.kind == "number" else "left"
-        table.add_column(
+        made.add_column(
             Text(column.title), justify=justify, no_wrap=True, overflow="ellipsis", vertical="bottom", width=size
         )
     lengths = [bar(row) for row in rows] if bar is not None else []
@@ -199,16 +210,17 @@ def _table(
     room = min(fitted.left - 1, MAX_BAR_WIDTH)
     with_bar = longest > 0 and (whole or len(rows) > 1) and room >= BAR_WIDTH
     if with_bar:
-        table.add_column("", no_wrap=True)
+        made.add_column("", no_wrap=True)
     for index, values in enumerate(fitted.cells):
         line = [Text(value) for value in values]
         is_total = index == len(rows)
         if with_bar and not is_total:
             line.append(Text(_bar(lengths[index] / longest, room), style="cyan"))
         if is_total:
-            table.add_section()
-        table.add_row(*line, style="bold" if is_total else "dim" if rows[index].get(PART) else None)
-    return table
+            made.add_section()
+        plain = style(rows[index]) if style is not None and not is_total else ""
+        made.add_row(*line, style="bold" if is_total else "dim" if rows[index].get(PART) else plain)
+    return made
 
 
 @dataclass(frozen=True, slots=True)
