@@ -22,9 +22,9 @@ from aibridge_addon.recording.live import RECENT, Snapshot, per_hour, snapshot
 from aibridge_addon.recording.reports import Usage
 from aibridge_addon.records import DatabaseUnavailable, utc_now
 
-DESCRIPTION = """Show what runs now and what was: requests in flight, the last ones that ended, usage of the day by model
-and by user, usage per hour, errors, and limits of plans. q or Ctrl-C ends it. Without a terminal it prints one snapshot
-and ends."""
+DESCRIPTION = """Show what runs now and what was: requests in flight, the last ones that ended, usage of the day by
+model and by user, usage per hour, errors, and limits of plans. q or Ctrl-C ends it. Without a terminal it prints one
+snapshot and ends."""
 
 REFRESH = 1.0
 """Seconds between two snapshots."""
@@ -183,10 +183,14 @@ def _keys() -> Iterator[Callable[[], str]]:
     def stop(*_: object) -> None:
         raise SystemExit(128 + signal.SIGTERM)
 
+    def waited() -> str:
+        time.sleep(TICK)
+        return ""
+
     before = signal.signal(signal.SIGTERM, stop)
     try:
         if not sys.stdin.isatty():
-            yield lambda: time.sleep(TICK) or ""
+            yield waited
             return
         terminal = sys.stdin.fileno()
         modes = termios.tcgetattr(terminal)

@@ -25,7 +25,7 @@ ROWS = 20
 """Rows of each block where there is no height to fit."""
 LEAST = 10
 """Lines below which only the first lines are shown."""
-PAYERS = (("API", "api"), ("subscription", "subscription"), ("other", ""))
+PAYERS = (("API", "api"), ("subscr.", "subscription"), ("other", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class _Block:
 
 def draw(view: View, now: datetime, width: int, height: int | None) -> Group:
     """Return the lines of a screen. `height`: None for as many as there are, up to `ROWS` of each kind."""
-    lines: list[RenderableType] = [*_top(view, now, width)]
+    lines: list[RenderableType] = [*_top(view, now, width, is_screen=height is not None)]
     if view.snapshot is None:
         return Group(*lines)
     blocks = _blocks(view.snapshot, view.zone, now, width)
@@ -92,9 +92,9 @@ def _shares(blocks: Sequence[_Block], height: int | None) -> list[int | None]:
 # --- first lines -----------------------------------------------------------------------------------------------------
 
 
-def _top(view: View, now: datetime, width: int) -> list[Text]:
+def _top(view: View, now: datetime, width: int, *, is_screen: bool) -> list[Text]:
     clock = now.astimezone(view.zone).strftime("%Y-%m-%d %H:%M:%S ") + view.zone.key
-    lines = [_apart("aibridge live", one_line(view.database), clock, width)]
+    lines = [_apart("aibridge live (q: end)" if is_screen else "aibridge live", one_line(view.database), clock, width)]
     if view.problem is not None:
         since = view.problem.since.astimezone(view.zone).strftime("%H:%M:%S")
         lines.append(
@@ -104,7 +104,7 @@ def _top(view: View, now: datetime, width: int) -> list[Text]:
         if view.problem is not None:
             read = view.snapshot.at.astimezone(view.zone).strftime("%H:%M:%S")
             lines.append(_line(f"What follows was read at {read}.", width, "red"))
-        lines += [_line(_today(view.snapshot), width), _line(_rate(view.snapshot), width)]
+        lines += [_line(_today(view.snapshot), width), _rate(view.snapshot, width)]
     elif view.problem is None:
         lines.append(_line("Reading…", width, "dim"))
     return lines
@@ -119,7 +119,6 @@ def _apart(left: str, middle: str, right: str, width: int) -> Text:
         line.append("  ").append_text(shown)
     else:
         line.append(" " * max(1, width - len(left) - len(right)))
-        right = f"{right}"
     line.append("  " if room >= LEAST else "").append(right)
     line.truncate(width, overflow="ellipsis")
     return line
@@ -139,15 +138,16 @@ def _today(found: Snapshot) -> str:
     return "Today  " + ", ".join([*parts, *([f"{count(unpriced)} unpriced"] if unpriced else [])])
 
 
-def _rate(found: Snapshot) -> str:
+def _rate(found: Snapshot, width: int) -> Text:
     hour = per_hour(found.recent)
     tokens = (
-        ("new input", hour.input_tokens),
+        ("in", hour.input_tokens),
         ("cached", hour.cache_read_input_tokens + hour.cache_write_input_tokens),
-        ("output", hour.output_tokens),
+        ("out", hour.output_tokens),
     )
-    parts = [*_amounts(hour), *(f"{kind} {short_count(number)}" for kind, number in tokens)]
-    return f"Per hour  {', '.join(parts)} (last {RECENT.seconds // 60} min)"
+    said = ", ".join([*_amounts(hour), *(f"{kind} {short_count(number)}" for kind, number in tokens)])
+    line, why = f"Per hour  {said}", f" (by the last {RECENT.seconds // 60} min)"
+    return _line(line + why if len(line + why) <= width else line, width)
 
 
 def _amounts(usage: Usage) -> list[str]:
@@ -206,11 +206,12 @@ def _amount(title: str, column: str, *, wide_only: bool = False) -> Column:
 
 
 def _tokens() -> list[Column]:
-    return [
-        _number("Input", "input_tokens"),
-        _number("Cached", "cached"),
-        _number("Output", "output_tokens"),
-    ]
+    """Return columns of tokens, which are empty before the end of the first turn."""
+
+    def column(title: str, key: str) -> Column:
+        return Column(title, lambda row: short_count(row[key]) if row["turns"] else "")
+
+    return [column("Input", "input_tokens"), column("Cached", "cached"), column("Output", "output_tokens")]
 
 
 def _number(title: str, column: str, *, wide_only: bool = False) -> Column:
@@ -227,7 +228,7 @@ def _with_cached(row: Row) -> Row:
 def _running(found: Snapshot, now: datetime, width: int, rows: int) -> Table:
     def age(row: Row) -> str:
         seconds = max(0.0, (now - datetime.fromisoformat(row["started_at"])).total_seconds())
-        return duration(float(int(seconds)) if seconds >= 1 else seconds)
+        return duration(seconds) if seconds >= 60 else f"{int(seconds)} s"
 
     def cost(row: Row) -> str:
         return money(row["cost_usd"]) if row["turns"] else ""
@@ -274,9 +275,8 @@ def _ended(found: Snapshot, zone: ZoneInfo, width: int, rows: int) -> Table:
         Column("Status", _status, kind="name"),
     ]
     shown = [_with_cached(row) for row in found.ended[:rows]]
-    failed = "red"
     return output.table(
-        columns, shown, None, width=width, head=HEAD, style=lambda row: failed if row["status"] == "failed" else ""
+        columns, shown, None, width=width, head=HEAD, style=lambda row: "red" if row["status"] == "failed" else ""
     )
 
 

@@ -200,17 +200,18 @@ def table(
         made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style=head)
     else:
         made = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="bold")
-    for column, size in zip(fitted.columns, fitted.widths, strict=True):
-        justify: Literal["left", "right"] = "right" if column.kind == "number" else "left"
-        made.add_column(
-            Text(column.title), justify=justify, no_wrap=True, overflow="ellipsis", vertical="bottom", width=size
-        )
     lengths = [bar(row) for row in rows] if bar is not None else []
     longest = whole or max(lengths, default=0)
     room = min(fitted.left - 1, MAX_BAR_WIDTH)
     with_bar = longest > 0 and (whole or len(rows) > 1) and room >= BAR_WIDTH
+    widths = _filled(fitted, room + 1 if with_bar else 0) if head else fitted.widths
+    for column, size in zip(fitted.columns, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if column.kind == "number" else "left"
+        made.add_column(
+            Text(column.title), justify=justify, no_wrap=True, overflow="ellipsis", vertical="bottom", width=size
+        )
     if with_bar:
-        made.add_column("", no_wrap=True)
+        made.add_column("", no_wrap=True, width=room if head else None)
     for index, values in enumerate(fitted.cells):
         line = [Text(value) for value in values]
         is_total = index == len(rows)
@@ -247,6 +248,14 @@ def _fit(columns: Sequence[Column], rows: Sequence[Row], width: int) -> _Fitted:
         if cut.left >= 0:
             return cut
     return _cut(candidates[-1], 4)
+
+
+def _filled(fitted: _Fitted, used: int) -> Sequence[int]:
+    """Return widths that fill the line: the last column with names takes what is left."""
+    widths = list(fitted.widths)
+    last = max(index for index, column in enumerate(fitted.columns) if column.kind == "name")
+    widths[last] += max(0, fitted.left - used)
+    return widths
 
 
 def _measured(columns: Sequence[Column], rows: Sequence[Row], width: int, *, short: bool) -> _Fitted:
