@@ -59,7 +59,7 @@ class _Block:
 
 def draw(view: View, now: datetime, width: int, height: int | None) -> Group:
     """Return the lines of a screen. `height`: None for as many as there are, up to `ROWS` of each kind."""
-    lines: list[RenderableType] = [*_top(view, now, width, is_screen=height is not None)]
+    lines: list[RenderableType] = [*_top(view, now, width, is_screen=height is not None)[:height]]
     if view.snapshot is None:
         return Group(*lines)
     blocks = _blocks(view.snapshot, view.zone, now, width)
