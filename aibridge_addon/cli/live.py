@@ -15,7 +15,6 @@ from zoneinfo import ZoneInfo
 
 from aibridge_addon.cli import database, output, period
 from aibridge_addon.cli.examples import examples
-from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.recording.database import queries
 from aibridge_addon.recording.live import RECENT, Snapshot, per_hour, snapshot
@@ -132,7 +131,7 @@ class _Latest:
                 self.found, self.since, self.problem = self.read(), None, ""
             except DatabaseUnavailable as e:
                 self.problem, self.since = str(e), self.since or utc_now()
-            except ConfigError as e:
+            except Exception as e:  # noqa: BLE001 (the command raises it; else the screen would stand still)
                 self.failed = e
                 return
             ended.wait(refresh)
