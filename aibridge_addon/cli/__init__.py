@@ -31,6 +31,7 @@ COMMANDS = (
     "config",
     "report",
     "sessions",
+    "live",
     "web",
     "tokens",
     "prune",

@@ -166,49 +166,62 @@ def write_table(
     target = console()
     target.print(title, style="bold")
     target.print()
-    table = _table(columns, rows, totals, width=target.width, bar=bar, whole=whole)
-    target.print(table)
+    shown = table(columns, rows, totals, width=target.width, bar=bar, whole=whole)
+    target.print(shown)
     if notes:
         target.print()
     for note in notes:
         target.print(note, style="dim")
 
 
-def _table(
+def table(
     columns: Sequence[Column],
     rows: Sequence[Row],
     totals: Row | None,
     *,
     width: int,
-    bar: Callable[[Row], float] | None,
-    whole: float | None,
+    bar: Callable[[Row], float] | None = None,
+    whole: float | None = None,
+    head: str = "",
+    style: Callable[[Row], str] | None = None,
 ) -> Table:
+    """Return a table of this width, with its arguments as in `write_table`.
+
+    Args:
+        head: The style of the line with the titles. If there is one, no line is drawn below them.
+        style: Each row's style.
+    """
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     fitted = _fit(columns, [*rows, totals] if totals is not None else rows, width)
-    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="bold")
-    for column, size in zip(fitted.columns, fitted.widths, strict=True):
-        justify: Literal["left", "right"] = "right" if column.kind == "number" else "left"
-        table.add_column(
-            Text(column.title), justify=justify, no_wrap=True, overflow="ellipsis", vertical="bottom", width=size
-        )
+    if head:
+        made = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style=head)
+    else:
+        made = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, show_edge=False, header_style="bold")
     lengths = [bar(row) for row in rows] if bar is not None else []
     longest = whole or max(lengths, default=0)
     room = min(fitted.left - 1, MAX_BAR_WIDTH)
     with_bar = longest > 0 and (whole or len(rows) > 1) and room >= BAR_WIDTH
+    widths = _filled(fitted, room + 1 if with_bar else 0) if head else fitted.widths
+    for column, size in zip(fitted.columns, widths, strict=True):
+        justify: Literal["left", "right"] = "right" if column.kind == "number" else "left"
+        made.add_column(
+            Text(column.title), justify=justify, no_wrap=True, overflow="ellipsis", vertical="bottom", width=size
+        )
     if with_bar:
-        table.add_column("", no_wrap=True)
+        made.add_column("", no_wrap=True, width=room if head else None)
     for index, values in enumerate(fitted.cells):
         line = [Text(value) for value in values]
         is_total = index == len(rows)
         if with_bar and not is_total:
             line.append(Text(_bar(lengths[index] / longest, room), style="cyan"))
         if is_total:
-            table.add_section()
-        table.add_row(*line, style="bold" if is_total else "dim" if rows[index].get(PART) else None)
-    return table
+            made.add_section()
+        plain = style(rows[index]) if style is not None and not is_total else ""
+        made.add_row(*line, style="bold" if is_total else "dim" if rows[index].get(PART) else plain)
+    return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +248,14 @@ def _fit(columns: Sequence[Column], rows: Sequence[Row], width: int) -> _Fitted:
         if cut.left >= 0:
             return cut
     return _cut(candidates[-1], 4)
+
+
+def _filled(fitted: _Fitted, used: int) -> Sequence[int]:
+    """Return widths that fill the line: the last column with names takes what is left."""
+    widths = list(fitted.widths)
+    last = max(index for index, column in enumerate(fitted.columns) if column.kind == "name")
+    widths[last] += max(0, fitted.left - used)
+    return widths
 
 
 def _measured(columns: Sequence[Column], rows: Sequence[Row], width: int, *, short: bool) -> _Fitted:

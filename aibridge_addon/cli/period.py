@@ -46,6 +46,10 @@ class Period:
 def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--since", metavar="TIME", help="first day or moment, in ISO format, included")
     command.add_argument("--until", metavar="TIME", help="last day or moment, included")
+    add_timezone(command)
+
+
+def add_timezone(command: argparse.ArgumentParser) -> None:
     command.add_argument("--timezone", metavar="ZONE", help="such as Europe/Berlin or UTC (default: the machine's)")
 
 
