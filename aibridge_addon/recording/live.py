@@ -14,7 +14,8 @@ from zoneinfo import ZoneInfo
 
 from aibridge_addon.recording.conditions import moment, parameter
 from aibridge_addon.recording.instances import SILENCE
-from aibridge_addon.recording.queries import Queries, has_table
+from aibridge_addon.recording.plan_limits import latest
+from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.reports import COUNTS, HOUR, Question, Usage, total, usage, usage_of
 from aibridge_addon.recording.rows import timestamp
 
@@ -26,11 +27,8 @@ ERRORS = 20
 """Maximum number of kinds of errors."""
 RECENT = timedelta(minutes=10)
 """The time from which the burn rate is computed."""
-LIMITS = "aibridge_plan_limits"
-LIMIT_ROWS = 500
-"""Newest rows of the limits of plans that are read. Each window's newest row counts."""
-LIMIT_COLUMNS = ("provider_name", "credential_hint", "window_name", "used_ratio", "limit_value", "remaining")
-LIMIT_TIMES = ("resets_at", "observed_at")
+LIMITS_OF = timedelta(days=8)
+"""Limits that were named longer ago are not shown: the windows of plans have up to seven days."""
 INTERCEPTION = ("id", "initiator_id", "client", "provider_name", "model", "session_id", "started_at")
 END = ("ended_at", "status", "http_status", "error_type", "time_to_first_byte_ms")
 
@@ -81,7 +79,7 @@ def snapshot(rows: Queries, now: datetime, zone: ZoneInfo) -> Snapshot:
         _by(rows, "initiator_id", since, zone),
         total(usage(rows, Question((), zone, now - RECENT)).values()),
         _errors(rows, now),
-        _limits(rows),
+        _limits(rows, now),
     )
 
 
@@ -151,12 +149,6 @@ def _errors(rows: Queries, now: datetime) -> list[dict[str, Any]]:
     return list(rows.select(sql, {"since": timestamp(now - HOUR)}))
 
 
-def _limits(rows: Queries) -> list[dict[str, Any]]:
-    if not has_table(rows, LIMITS):
-        return []
-    columns = ", ".join((*LIMIT_COLUMNS, *LIMIT_TIMES))
-    sql = f"select {columns} from {LIMITS} order by observed_at desc, id desc limit {LIMIT_ROWS}"  # noqa: S608
-    found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in rows.select(sql):
-        found.setdefault((row["provider_name"], row["credential_hint"], row["window_name"]), row)
-    return sorted(found.values(), key=lambda row: -(row["used_ratio"] or 0.0))
+def _limits(rows: Queries, now: datetime) -> list[dict[str, Any]]:
+    """Return the limits that were named within the longest window, the fullest first."""
+    return sorted(latest(rows, since=now - LIMITS_OF), key=lambda row: -(row["used_ratio"] or 0.0))

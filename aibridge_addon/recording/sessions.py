@@ -76,6 +76,7 @@ def newest(
     rows: Queries,
     *,
     limit: int | None,
+    skip: int = 0,
     since: datetime | None = None,
     until: datetime | None = None,
     actors: Sequence[str] = (),
@@ -83,7 +84,8 @@ def newest(
 ) -> list[Session]:
     """Return the sessions with the newest requests of the period, the newest first, each with all of its usage.
 
-    `limit`: None for all. `models` are as requested. Raises DatabaseUnavailable.
+    `limit`: None for all. `skip`: the number of newer ones that are not wanted. `models` are as requested. Raises
+    DatabaseUnavailable.
     """
     parameters: dict[str, object] = {}
     conditions = ["session_id is not null"]
@@ -95,7 +97,7 @@ def newest(
     sql = f"""select session_id, initiator_id from aibridge_interceptions where {" and ".join(conditions)}
         {grouped if limit is None else "order by started_at desc, id desc"}"""  # noqa: S608 (names are ours)
     found = _distinct((row["session_id"], row["initiator_id"]) for row in rows.stream(sql, parameters))
-    return _sessions(rows, list(islice(found, limit)))
+    return _sessions(rows, list(islice(found, skip, None if limit is None else skip + limit)))
 
 
 def _distinct[T](values: Iterable[T]) -> Iterator[T]:

@@ -79,14 +79,15 @@ def session_list(rows: Queries, view: View, *, search: str, actor: str, model: s
     """`search`: a part of a session's id, first prompt, project or client."""
     actors, models = ((text,) if text else () for text in (actor, model))
     first = (page - 1) * PAGE
-    limit = SEARCHED if search else first + PAGE + 1
-    found = sessions.newest(rows, limit=limit, actors=actors, models=models)
     if search:
         wanted = search.casefold()
-        found = [session for session in found if wanted in _searched(session)]
+        every = sessions.newest(rows, limit=SEARCHED, actors=actors, models=models)
+        found = [session for session in every if wanted in _searched(session)][first : first + PAGE + 1]
+    else:
+        found = sessions.newest(rows, limit=PAGE + 1, skip=first, actors=actors, models=models)
     return {
-        "sessions": found[first : first + PAGE],
-        "more": len(found) > first + PAGE,
+        "sessions": found[:PAGE],
+        "more": len(found) > PAGE,
         "page_number": page,
         "search": search,
         "actor": actor,

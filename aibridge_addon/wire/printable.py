@@ -13,4 +13,9 @@ UNSAFE = re.compile(
 
 def printable(text: str) -> str:
     """Return text that cannot control a terminal. Such characters are shown as an escape: `\\x1b`."""
-    return UNSAFE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return UNSAFE.sub(lambda found: escape(found[0]), text)
+
+
+def escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

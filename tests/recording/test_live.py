@@ -16,7 +16,7 @@ from aibridge_addon.recording.database import queries
 from aibridge_addon.recording.live import Snapshot, per_hour, snapshot
 from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.records import InterceptionEnded, InterceptionStarted, Record, TokenUsage
-from tests.support.databases import Database, opened, write
+from tests.support.databases import Database, write
 from tests.support.examples import ENDED, STARTED, TOKENS, uid
 
 NOW = datetime(2026, 11, 28, 10, 5, tzinfo=UTC)
@@ -220,17 +220,8 @@ def test_errors_of_the_last_hour_are_counted_by_kind(database: Database) -> None
     ]
 
 
-LIMITS = """create table if not exists aibridge_plan_limits (
-    id {id} primary key, initiator_id text, provider_name text, credential_hint text, window_name text,
-    used_ratio double precision, limit_value double precision, remaining double precision,
-    resets_at {time}, observed_at {time}, metadata {json})"""
-
-
 def test_each_window_of_a_plan_has_its_newest_row_and_the_fullest_one_is_first(database: Database) -> None:
     write(database)
-    with opened(database), queries(load(None, environ={}, database=database.url)) as rows:
-        types = ("uuid", "timestamptz", "jsonb") if rows.postgres else ("text", "text", "text")
-    database.execute(LIMITS.format(id=types[0], time=types[1], json=types[2]))
     for number, (window, ago, used) in enumerate([("5h", 2, 0.5), ("5h", 1, 0.25), ("7d", 3, 0.75)]):
         database.execute(
             "insert into aibridge_plan_limits (id, initiator_id, provider_name, credential_hint, window_name,"

@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import re
+from aibridge_addon.wire.printable import UNSAFE as UNSAFE
+from aibridge_addon.wire.printable import escape as escape
+from aibridge_addon.wire.printable import printable as printable
 
-UNSAFE = re.compile(
-    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u00ad\\u061c\\u200b-\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff\\ufff9-\\ufffb"
-    "\\ud800-\\udfff\\U000e0000-\\U000e007f]"
-)
-"""What a terminal acts on, or does not show: control and format characters, except for tabs and line breaks."""
 NOT_AVAILABLE = "n/a"
 """Stands for an amount that is not known."""
 UNITS = ((10**15, "P"), (10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k"))
-
-
-def printable(text: str) -> str:
-    """Return text that cannot control the terminal. Such characters are shown as an escape: `\\x1b`."""
-    return UNSAFE.sub(lambda found: escape(found[0]), text)
-
-
-def escape(character: str) -> str:
-    code = ord(character)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def one_line(text: str, limit: int | None = None) -> str:
