@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from aibridge_addon.recording import plan_limits, recent, reports, sessions
+from aibridge_addon.recording import context, plan_limits, recent, reports, sessions
+from aibridge_addon.recording.context import CATEGORIES, context_of
 from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.reports import COUNTS, Key, Question, Usage
 from aibridge_addon.web import plots, texts
@@ -37,8 +38,6 @@ KINDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Columns of tokens in the order in which plots stack them."""
-CONTEXT: Sequence[str] = ("system", "tools", "injected_tools", "history", "user", "tool_results", "images", "other")
-"""Categories of a request's bytes in their order in a plot. Others are beside `other`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +126,12 @@ def session(rows: Queries, view: View, *, id: str, actor: str, page: int, full: 
 
 
 def _turn(row: dict[str, Any], depth: int) -> dict[str, Any]:
-    metadata = row["metadata"] if isinstance(row["metadata"], dict) else {}
     return row | {
         "depth": depth,
         "events": sessions.events_of(row),
         "took": texts.took(row),
         "cost": _sum(item["cost_usd"] for item in row["token_usages"]),
-        "context": _context(metadata.get("context_bytes")),
+        "context": _context(row["metadata"]),
     }
 
 
@@ -142,16 +140,11 @@ def _sum(costs: Iterable[float | None]) -> float | None:
     return sum(known) if known else None
 
 
-def _context(found: object) -> Any:
+def _context(metadata: object) -> Any:
     """Return the plot of a request's bytes by category. None: they are not known."""
-    if not isinstance(found, dict):
-        return None
-    sizes = {name: size for name, size in found.items() if isinstance(size, int) and not isinstance(size, bool)}
-    names = [name for name in CONTEXT if name in sizes] + [name for name in sizes if name not in CONTEXT]
+    found = context_of(metadata)
     parts = [
-        Part(f"c{number % 8}", sizes[name], f"{name.replace('_', ' ')}: {sizes[name]:,} bytes")
-        for number, name in enumerate(names)
-        if sizes[name] > 0
+        Part(f"c{CATEGORIES.index(name)}", size, f"{name.replace('_', ' ')}: {size:,} bytes") for name, size in found
     ]
     legend = [(part.kind, part.text) for part in parts]
     return {"plot": plots.stack(parts, title="Where the context goes"), "legend": legend} if parts else None
@@ -178,7 +171,8 @@ def tools(rows: Queries, view: View) -> dict[str, Any]:
         }
         for key, sums in found.items()
     ]
-    return {"calls": sorted(calls, key=lambda call: -call["calls"])[:500]}
+    schemas = context.schemas(rows, since=view.since)
+    return {"calls": sorted(calls, key=lambda call: -call["calls"])[:500], "schemas": schemas}
 
 
 def providers(rows: Queries, view: View) -> dict[str, Any]:

@@ -72,14 +72,15 @@ def session(now: datetime, text: str = "Why does the build fail? Find out, and m
     context = {
         "context_bytes": {
             "system": 14_000,
-            "tools": 41_000,
-            "injected_tools": 6_500,
+            "client_tools": 41_000,
+            "our_tools": 6_500,
             "history": 22_000,
-            "user": 900,
+            "user_text": 900,
             "tool_results": 18_000,
             "images": 0,
             "other": 400,
-        }
+        },
+        "schema_bytes": {"tracker": 6_500},
     }
     first, second, third = uid("conv-1"), uid("conv-2"), uid("conv-3")
     common = replace(

@@ -117,7 +117,7 @@ def test_a_session_is_a_conversation(pages: TestClient) -> None:
     assert places == sorted(places)
     assert len(re.findall(r'<li class="turn d0">', html)) == 2
     assert len(re.findall(r'<li class="turn d1">', html)) == 1
-    assert "tools: 41,000 bytes" in text
+    assert "client tools: 41,000 bytes" in text
 
 
 def test_a_session_is_found_by_the_beginning_of_its_id(pages: TestClient) -> None:
@@ -135,6 +135,7 @@ def test_tools_are_listed_with_their_calls(pages: TestClient) -> None:
     text = text_of(pages, "/tools")
     assert "search_issues tracker injected 1 0 340 ms" in text
     assert "Task – 1 0 –" in text
+    assert "tracker 1,625 3" in text  # a quarter of the bytes, in three requests
 
 
 def test_limits_are_shown_beside_the_providers(pages: TestClient) -> None:
