@@ -6,6 +6,7 @@ import argparse
 import datetime
 import signal
 import sys
+from pathlib import Path
 
 from tests.clients import checks, table
 from tests.clients.cases import CASES, WAYS, CaseName, Way
@@ -57,24 +58,30 @@ def run(stage: Stage, client: Client, way: Way, names: tuple[CaseName, ...], *, 
             result.add(case, table.NONE)
             continue
         try:
-            seen = len(stage.upstream.requests)
-            watch = checks.Watch(stage.proxy_for(client, case))
-            ran = stage.run(client, way, case, installed)
-            try:
-                bodies = [request.body for request in stage.upstream.requests[seen:]]
-                recorded = watch.recorded(stage.provider.asked, bodies)
-                checks.check(client, case, ran, recorded)
-            except checks.Mismatch:
-                if verbose:
-                    print(
-                        f"--- {client.name}, {way}, {case}\n{ran.output[-3000:]}\n{ran.errors[-3000:]}---", flush=True
-                    )
-                raise
+            run_case(stage, client, way, case, installed, verbose=verbose)
         except checks.Mismatch as error:
             result.add(case, table.FAILS, str(error))
         else:
             result.add(case, table.NEVER if case == "injected" and client.signed else table.OK)
     return result
+
+
+def run_case(stage: Stage, client: Client, way: Way, case: CaseName, installed: Path, *, verbose: bool) -> None:
+    """Run one case. Raises `Mismatch` unless all is as it should be."""
+    seen, left = len(stage.upstream.requests), len(stage.upstream.disconnects)
+    watch = checks.Watch(stage.proxy_for(client, case))
+    ran = stage.run(client, way, case, installed)
+    try:
+        bodies = [request.body for request in stage.upstream.requests[seen:]]
+        checks.check(client, case, ran, watch.recorded(stage.provider.asked, bodies))
+        if case == "cancelled" and not client.websockets:
+            checks.cut(stage.upstream, left)
+    except checks.Mismatch:
+        if verbose:
+            print(f"--- {client.name}, {way}, {case}\n{ran.output[-3000:]}\n{ran.errors[-3000:]}---")
+        raise
+    finally:
+        stage.provider.gate.open()
 
 
 if __name__ == "__main__":

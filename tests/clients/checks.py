@@ -13,6 +13,7 @@ from tests.clients.stage import Ran
 from tests.support.database import Row
 from tests.support.polling import poll_until
 from tests.support.running import RunningProxy
+from tests.support.upstream import ScriptedUpstream
 
 ENDED_WITHIN = 15.0
 DETAILS = ("aibridge_token_usages", "aibridge_user_prompts", "aibridge_tool_usages")
@@ -130,6 +131,14 @@ def _cancelled(client: Client, ran: Ran, recorded: Recorded) -> None:
     ends = {(row["status"], row["error_type"]) for row in recorded.main}
     equal("ends", ends, {("failed", "client_disconnected")})
     equal("complete token rows", [row for row in recorded.tokens if row["completeness"] == "complete"], [])
+
+
+def cut(upstream: ScriptedUpstream, left: int) -> None:
+    """The provider, too, has lost its connection, after `left` others before this case."""
+    try:
+        upstream.wait_for_disconnects(left + 1)
+    except TimeoutError as error:
+        raise Mismatch("the provider's answer was not cut") from error
 
 
 CHECKS: Mapping[CaseName, Callable[[Client, Ran, Recorded], None]] = {

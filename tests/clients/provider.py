@@ -81,7 +81,9 @@ class Provider:
 
     def _written(self, dialect: str, body: bytes) -> Written:
         turn, number = self._next(body)
-        return FORMS[dialect].write(turn, number, Style(usage=USAGE[dialect], pieces=3))
+        # No provider sends a call's name in pieces, and not every client puts them together.
+        pieces = 3 if turn.has("text") else 1
+        return FORMS[dialect].write(turn, number, Style(usage=USAGE[dialect], pieces=pieces))
 
     def _next(self, body: bytes) -> tuple[Turn, int]:
         """What to say to this request, and a number for its ids."""

@@ -103,7 +103,10 @@ class Stage:
         return self.sockets if client.websockets else self.plain
 
     def run(self, client: Client, way: Way, case: CaseName, installed: Path) -> Ran:
-        """Run the client through one case, to its end: nothing of it is left running."""
+        """Run the client through one case, to its end: nothing of it is left running.
+
+        The provider's answer to a cancelled client stays where it is until `provider.gate` is opened.
+        """
         proxy = self.proxy_for(client, case)
         home = Path(tempfile.mkdtemp(dir=self.folder))
         own = client.tool or Call(client.model)
@@ -139,10 +142,7 @@ class Stage:
         work = home / "work"
         work.mkdir(exist_ok=True)
         command = [filled(word, places) for word in (*client.command[:-1], *arguments, *client.command[-1:])]
-        try:
-            return self._run(command, env, work, client, interrupt=case == "cancelled" and client.interrupted)
-        finally:
-            self.provider.gate.open()
+        return self._run(command, env, work, client, interrupt=case == "cancelled" and client.interrupted)
 
     def _run(self, command: list[str], env: dict[str, str], work: Path, client: Client, *, interrupt: bool) -> Ran:
         output, errors = work.parent / "stdout", work.parent / "stderr"

@@ -59,7 +59,7 @@ class Result:
 
 def _plain(text: str) -> str:
     """One line, without what a table or Markdown reads."""
-    return " ".join(re.sub(r"[|`*_<>\[\]\\]", "", text).split())
+    return " ".join(re.sub(r"[|`*<>\[\]\\]", "", text).split())
 
 
 def _line(row: Sequence[str]) -> str:
