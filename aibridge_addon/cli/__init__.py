@@ -27,6 +27,7 @@ COMPLETES = "_ARGCOMPLETE"
 COMMANDS = (
     "run",
     "env",
+    "doctor",
     "script",
     "config",
     "report",
