@@ -160,7 +160,7 @@ def _program(arguments: argparse.Namespace, settings: Settings, program: Sequenc
         log = proxy.log_tail
     try:
         with queries(settings) as rows:
-            requests = of_instance(rows, ready.instance_id, began).whole.requests
+            requests = of_instance(rows, ready.instance_id, began).whole.interceptions
     except DatabaseUnavailable as e:
         return [Check(name, False, f"its requests cannot be counted: {e}", "see the reason")]
     return [_verdict(name, done.returncode, requests, log)]

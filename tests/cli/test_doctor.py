@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import sqlite3
 import ssl
@@ -76,7 +77,7 @@ def test_what_is_no_database_fails(tmp_path: Path) -> None:
 
 def test_a_full_disk_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "free")
-    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: usage(5 << 20))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(5 << 20))
     check, _ = files.database(at(tmp_path / "a.db"))
     assert not check.ok and check.found.startswith("5 MiB free") and check.next_step
 

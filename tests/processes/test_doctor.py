@@ -49,7 +49,6 @@ def test_the_missing_variable_of_each_runtime_is_measured(tmp_path: Path) -> Non
     assert code == 1 and "aibridge.db" not in os.listdir(tmp_path)
     assert found["curl"]["next_step"].startswith("CURL_CA_BUNDLE is missing: ")
     assert found["python3"]["next_step"].startswith("SSL_CERT_FILE is missing: ")
-    assert all(not check["found"].startswith("/") or not check["ok"] for check in (found["curl"], found["python3"]))
 
 
 def test_a_program_is_run_and_its_requests_are_counted(tmp_path: Path, make_upstream: MakeUpstream) -> None:
