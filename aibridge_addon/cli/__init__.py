@@ -28,6 +28,7 @@ COMMANDS = (
     "run",
     "env",
     "doctor",
+    "certs",
     "script",
     "config",
     "report",
