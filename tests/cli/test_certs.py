@@ -29,7 +29,7 @@ def test_an_authority_that_is_made_is_mitmproxys(confdir: Path, tmp_path: Path) 
     store = CertStore.from_store(confdir, "mitmproxy", 2048)
     leaf = store.get_cert("api.anthropic.com", [x509.DNSName("api.anthropic.com")]).cert
     authority = x509.load_pem_x509_certificate((confdir / "mitmproxy-ca-cert.pem").read_bytes())
-    leaf.verify_directly_issued_by(authority)
+    leaf.to_cryptography().verify_directly_issued_by(authority)
     assert (confdir / "mitmproxy-ca.pem").stat().st_mode & 0o777 == 0o600
     check, _ = files.authority(confdir / "mitmproxy-ca-cert.pem", datetime.now(UTC))
     assert check.ok and not check.is_warning
