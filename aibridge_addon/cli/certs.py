@@ -28,8 +28,6 @@ EXAMPLES = examples(
     "sudo aibridge certs install --confdir ~/.mitmproxy",
 )
 FAILED = 1
-WITH_KEY = "mitmproxy-ca.pem"
-"""The key and then the certificate, as mitmproxy reads them at its start."""
 VALID = timedelta(days=3650)
 CLOCKS_DIFFER = timedelta(days=2)
 """Validity begins earlier by this, for clients whose clocks are behind."""
@@ -94,14 +92,14 @@ def _make(arguments: argparse.Namespace) -> int:
     from aibridge_addon.records import utc_now
 
     folder = authority.folder(arguments)
-    if any((folder / name).exists() for name in (WITH_KEY, authority.CERTIFICATE)):
+    if any((folder / name).exists() for name in (authority.WITH_KEY, authority.CERTIFICATE)):
         print(f"there is an authority in {folder} already: delete its files first", file=sys.stderr)
         return FAILED
     key, certificate = new_authority(utc_now())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Readable by its owner only, from the first byte on.
-        with os.fdopen(os.open(folder / WITH_KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with os.fdopen(os.open(folder / authority.WITH_KEY, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(key + certificate)
         authority.certificate(arguments).write_bytes(certificate)
     except OSError as e:

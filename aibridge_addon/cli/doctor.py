@@ -41,11 +41,19 @@ def add(commands: Any) -> None:
     )
     command.add_argument("program", nargs=argparse.REMAINDER, metavar="-- CMD", help="a program to check")
     command.add_argument("--json", action="store_true", help="print JSON")
-    command.add_argument("--port", type=int, default=PORT, help="the proxy's port (default: %(default)s)")
+    command.add_argument(
+        "--port", type=_port, metavar="PORT", default=PORT, help="the proxy's port (default: %(default)s)"
+    )
     command.add_argument("--offline", action="store_true", help="contact no provider and no MCP server")
     authority.add_options(command)
     database.add_options(command)
     command.set_defaults(run=run)
+
+
+def _port(text: str) -> int:
+    if not 0 < (port := int(text)) < 1 << 16:
+        raise ValueError
+    return port
 
 
 def run(arguments: argparse.Namespace) -> int:

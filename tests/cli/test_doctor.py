@@ -99,6 +99,7 @@ def make_ca(file: Path, begins: datetime, ends: datetime, *, signs: bool = True,
     if hosts:
         limits = x509.NameConstraints([x509.DNSName(host) for host in hosts], None)
         made = made.add_extension(limits, critical=True)
+    file.with_name("mitmproxy-ca.pem").touch()
     file.write_bytes(made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     return file
 
@@ -114,13 +115,16 @@ def test_an_authority_is_shown_with_what_it_may_sign(tmp_path: Path) -> None:
     assert "for these hosts only: api.anthropic.com" in files.authority(file, NOW)[0].found
 
 
-@pytest.mark.parametrize("state", ["missing", "expired", "no authority", "no certificate"])
+@pytest.mark.parametrize("state", ["missing", "expired", "no authority", "no certificate", "no key"])
 def test_an_authority_that_cannot_be_used_fails(state: str, tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     if state == "no certificate":
         file.write_text("text")
     elif state != "missing":
-        make_ca(file, NOW - YEAR, NOW + (YEAR if state == "no authority" else -timedelta(1)), signs=state == "expired")
+        ends = NOW - timedelta(1) if state == "expired" else NOW + YEAR
+        make_ca(file, NOW - YEAR, ends, signs=state != "no authority")
+    if state == "no key":
+        (tmp_path / "mitmproxy-ca.pem").unlink()
     check, _ = files.authority(file, NOW)
     assert not check.ok and check.next_step
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from aibridge_addon.cli.authority import WITH_KEY
 from aibridge_addon.cli.diagnosis.check import Check, shown
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.schema import Settings
@@ -119,6 +120,9 @@ def authority(certificate: Path, now: datetime) -> Found:
     except ValueError:
         return Check(name, False, f"{certificate} is not a certificate in PEM form", again), None
     begins, ends = found.not_valid_before_utc, found.not_valid_after_utc
+    if not os.access(certificate.with_name(WITH_KEY), os.R_OK):
+        step = f"copy {WITH_KEY} back, or name the proxy's folder with --confdir"
+        return Check(name, False, f"{certificate.with_name(WITH_KEY)} cannot be read: the key is missing", step), begins
     if not _may_sign(found):
         return Check(name, False, f"{certificate} must not sign certificates", again), begins
     if ends < now:
