@@ -42,7 +42,7 @@ def add(commands: Any) -> None:
     command.add_argument("program", nargs=argparse.REMAINDER, metavar="-- CMD", help="a program to check")
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument(
-        "--port", type=_port, metavar="PORT", default=PORT, help="the proxy's port (default: %(default)s)"
+        "--port", type=port_number, metavar="PORT", default=PORT, help="the proxy's port (default: %(default)s)"
     )
     command.add_argument("--offline", action="store_true", help="contact no provider and no MCP server")
     authority.add_options(command)
@@ -50,7 +50,7 @@ def add(commands: Any) -> None:
     command.set_defaults(run=run)
 
 
-def _port(text: str) -> int:
+def port_number(text: str) -> int:
     if not 0 < (port := int(text)) < 1 << 16:
         raise ValueError
     return port
@@ -146,7 +146,7 @@ def _program(arguments: argparse.Namespace, settings: Settings, program: Sequenc
     from aibridge_addon.recording.runs import of_instance
     from aibridge_addon.records import DatabaseUnavailable, utc_now
 
-    name, began = printable(program[0]), utc_now()
+    name, began = f"program {printable(program[0])}", utc_now()
     if shutil.which(program[0]) is None:
         return [Check(name, False, "command not found", "install it, or name its path")]
     options = [f"aibridge_database={settings.database.get_secret_value()}"]

@@ -65,5 +65,5 @@ def test_a_program_is_run_and_its_requests_are_counted(tmp_path: Path, make_upst
         tmp_path, "--config=aibridge.yaml", *program, **dict.fromkeys(trusted, str(tmp_path / "bundle.pem"))
     )
     assert code == 0, found
-    assert found[sys.executable]["found"] == "exit code 0, 1 request recorded"
+    assert found[f"program {sys.executable}"]["found"] == "exit code 0, 1 request recorded"
     assert "reaches a provider" in found["curl"]["found"]
