@@ -27,6 +27,8 @@ COMPLETES = "_ARGCOMPLETE"
 COMMANDS = (
     "run",
     "env",
+    "doctor",
+    "certs",
     "script",
     "config",
     "report",

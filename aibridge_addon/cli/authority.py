@@ -8,6 +8,8 @@ from pathlib import Path
 CONFDIR = "~/.mitmproxy"
 """mitmproxy's default."""
 CERTIFICATE = "mitmproxy-ca-cert.pem"
+WITH_KEY = "mitmproxy-ca.pem"
+"""The key and then the certificate, as mitmproxy reads them at its start. Without it, mitmproxy makes new ones."""
 
 
 def add_options(command: argparse.ArgumentParser) -> None:

@@ -1,0 +1,160 @@
+"""Measure whether the programs of this machine reach a provider through the proxy, and which variable they lack.
+
+Each runtime sends one real request over TLS to a host that exists only as a provider of a private proxy. The proxy
+forwards it to a server here, so whether it arrived is seen there and not guessed from exit codes.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import TracebackType
+from typing import Self
+
+from aibridge_addon.cli.diagnosis.check import Check, shown
+
+HOST = "aibridge-doctor.test"
+"""RFC 6761: no such name is in the DNS."""
+TIMEOUT = 30.0
+"""Seconds for one request, with the start of the runtime."""
+
+NODE = """
+const tls = require("node:tls"), http = require("node:http"), url = new URL(process.argv[1])
+const proxy = new URL(process.env.HTTPS_PROXY), place = url.hostname + ":443"
+http.request({host: proxy.hostname, port: proxy.port, method: "CONNECT", path: place}).on("connect", (_, socket) => {
+  const over = tls.connect({socket, servername: url.hostname}, () =>
+    over.write(`GET ${url.pathname} HTTP/1.1\\r\\nHost: ${url.hostname}\\r\\nConnection: close\\r\\n\\r\\n`))
+  over.on("data", () => {}).on("error", (e) => { console.error(e.code || e.message); process.exit(1) })
+}).on("error", (e) => { console.error(e.message); process.exit(1) }).end()
+"""
+"""Node's `fetch` uses the variable only from Node 22.21 on; clients on older ones bring this along."""
+BUN = "await fetch(process.argv[process.argv.length - 1])"
+PYTHON = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=20).read()"
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    program: str
+    arguments: tuple[str, ...]
+    """The URL follows them."""
+    variable: str
+    """Names the file of certificates that it trusts."""
+
+
+RUNTIMES = (
+    Runtime("node", ("-e", NODE), "NODE_EXTRA_CA_CERTS"),
+    Runtime("bun", ("-e", BUN), "NODE_EXTRA_CA_CERTS"),
+    Runtime("python3", ("-c", PYTHON), "SSL_CERT_FILE"),
+    Runtime("curl", ("-sS", "--max-time", "20", "-o", "/dev/null"), "CURL_CA_BUNDLE"),
+    Runtime("git", ("-c", "credential.helper=", "ls-remote"), "GIT_SSL_CAINFO"),
+)
+
+
+class Target:
+    """The server that the requests reach. It remembers their paths."""
+
+    def __init__(self) -> None:
+        self._paths: set[str] = set()
+        paths = self._paths
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                paths.add(self.path.partition("?")[0])
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, name="doctor's server", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def reached(self, path: str) -> bool:
+        return any(each == path or each.startswith(f"{path}/") for each in self._paths)
+
+    @property
+    def configuration(self) -> str:
+        """A configuration of the bridge in which this server is the only provider."""
+        provider = f"{{name: doctor, type: openai, price_as: none, hosts: [{HOST}], base_url: '{self.url}'}}"
+        return f"providers: [{provider}]\nmetrics: {{listen: null}}\n"
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+
+def check_all(
+    target: Target,
+    environ: Mapping[str, str],
+    ours: Mapping[str, str],
+    runtimes: Sequence[Runtime] = RUNTIMES,
+    which: Callable[[str], str | None] = shutil.which,
+) -> list[Check]:
+    """Check the runtimes that are found.
+
+    Args:
+        environ: The user's environment.
+        ours: The variables of `aibridge run` for the private proxy.
+    """
+    found = [(runtime, path) for runtime in runtimes if (path := which(runtime.program)) is not None]
+    with ThreadPoolExecutor(len(RUNTIMES)) as pool:
+        return list(pool.map(lambda each: _check(each[0], each[1], target, environ, ours), found))
+
+
+def _check(runtime: Runtime, path: str, target: Target, environ: Mapping[str, str], ours: Mapping[str, str]) -> Check:
+    name = runtime.program
+    proxied = {**environ, **{each: ours[each] for each in ("HTTPS_PROXY", "https_proxy")}}
+    reason = _request(runtime, path, target, proxied, "as-it-is")
+    if reason is None:
+        return Check(name, True, f"{path} reaches a provider through the proxy, and trusts its certificate")
+    step = 'start the program with `aibridge run -- CMD`, or: eval "$(aibridge env)"'
+    one = {**proxied, runtime.variable: ours[runtime.variable]}
+    if _request(runtime, path, target, one, "one-variable") is None:
+        state = "names a file without the proxy's certificate" if environ.get(runtime.variable) else "is missing"
+        return Check(name, False, f"{path}: {reason}", f"{runtime.variable} {state}: {step}")
+    if _request(runtime, path, target, {**environ, **ours}, "all-variables") is None:
+        return Check(name, False, f"{path}: {reason}", f"{runtime.variable} alone is not enough: {step}")
+    past = [each for each in ("NO_PROXY", "no_proxy") if environ.get(each)]
+    last = f"look at {' and '.join(past)}, and" if past else "look"
+    return Check(name, False, f"{path}: {reason}", f"no variable helps: {last} at {name}'s own configuration")
+
+
+def _request(runtime: Runtime, path: str, target: Target, environ: Mapping[str, str], attempt: str) -> str | None:
+    """Send a request. Returns why it did not arrive; None: it did."""
+    place = f"/v1/models/{runtime.program}-{attempt}"
+    try:
+        done = subprocess.run(  # noqa: S603 (a program of our table)
+            [path, *runtime.arguments, f"https://{HOST}{place}"],
+            env={**environ, "GIT_TERMINAL_PROMPT": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=TIMEOUT,
+        )
+    except subprocess.TimeoutExpired:
+        return f"no answer within {TIMEOUT:.0f} s"
+    except OSError as e:
+        return f"cannot be executed: {e.strerror}"
+    if target.reached(place):
+        return None
+    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    errors = [line for line in lines if line.startswith("curl: (")] or lines[-1:]  # curl adds advice
+    return shown(errors[0]) if errors else "the request did not reach the proxy"

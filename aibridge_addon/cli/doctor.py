@@ -1,0 +1,186 @@
+"""`aibridge doctor`: check what the proxy and its clients need, and say what to do next."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aibridge_addon.cli import authority, database
+from aibridge_addon.cli.diagnosis.check import Check
+from aibridge_addon.cli.examples import examples
+from aibridge_addon.cli.text import printable
+from aibridge_addon.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from aibridge_addon.config.schema import Settings
+
+DESCRIPTION = """Check the configuration, the database, certificates, addresses and this environment. A real request of
+each runtime on this machine shows whether it reaches the proxy. With CMD, that program is run and checked, too."""
+EXAMPLES = examples(
+    "aibridge doctor",
+    "aibridge doctor --config aibridge.yaml --offline",
+    'aibridge doctor -- claude -p "say hello"',
+    "aibridge doctor --json",
+)
+FAILED = 1
+PORT = 8080
+"""mitmproxy's default."""
+
+
+def add(commands: Any) -> None:
+    command = commands.add_parser(
+        "doctor", help="check everything, and say what to do", description=DESCRIPTION, **EXAMPLES
+    )
+    command.add_argument("program", nargs=argparse.REMAINDER, metavar="-- CMD", help="a program to check")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument(
+        "--port", type=port_number, metavar="PORT", default=PORT, help="the proxy's port (default: %(default)s)"
+    )
+    command.add_argument("--offline", action="store_true", help="contact no provider and no MCP server")
+    authority.add_options(command)
+    database.add_options(command)
+    command.set_defaults(run=run)
+
+
+def port_number(text: str) -> int:
+    if not 0 < (port := int(text)) < 1 << 16:
+        raise ValueError
+    return port
+
+
+def run(arguments: argparse.Namespace) -> int:
+    program = arguments.program[1:] if arguments.program[:1] == ["--"] else arguments.program
+    checks = _checks(arguments, program)
+    is_well = all(check.ok for check in checks)
+    if arguments.json:
+        members = [{name: getattr(each, name) for name in ("name", "ok", "found", "next_step")} for each in checks]
+        print(json.dumps({"ok": is_well, "checks": members}, indent=2))
+    else:
+        _print(checks)
+    return 0 if is_well else FAILED
+
+
+def _print(checks: Sequence[Check]) -> None:
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mark = "warn" if check.is_warning else "ok  " if check.ok else "FAIL"
+        print(f"{mark} {printable(check.name):{width}} {printable(check.found)}")
+        if check.next_step:
+            print(f"     {'':{width}} → {printable(check.next_step)}")
+
+
+def _checks(arguments: argparse.Namespace, program: Sequence[str]) -> list[Check]:
+    from aibridge_addon.cli.diagnosis import files, network, traps
+    from aibridge_addon.records import utc_now
+
+    try:
+        settings = database.settings_of(arguments, quiet=True)
+    except ConfigError as e:
+        first, *more = str(e).splitlines()
+        rest = f" (and {len(more)} more lines)" if more else ""
+        step = "mend the file: `aibridge config --check` lists all problems"
+        return [Check("configuration", False, printable(first) + rest, step)]
+    now = utc_now()
+    stored, newest = files.database(settings)
+    signing, begins = files.authority(authority.certificate(arguments), now)
+    jobs = [
+        lambda: network.proxy_port(arguments.port),
+        lambda: network.metrics(settings.metrics.listen, settings.metrics.prefix),
+        *network.mcp_servers(settings, offline=arguments.offline),
+    ]
+    return [
+        Check("configuration", True, str(arguments.config or "the built-in defaults")),
+        stored,
+        files.spool(settings),
+        signing,
+        files.clock(now, (newest, begins)),
+        *network.in_parallel(jobs),
+        *traps.traps(os.environ, Path.home(), settings.providers),
+        *(_through_a_proxy(arguments, settings) if signing.ok else ()),
+        *(_program(arguments, settings, program) if program else ()),
+    ]
+
+
+def _through_a_proxy(arguments: argparse.Namespace, settings: Settings) -> list[Check]:
+    """Check runtimes and providers with a private proxy that writes nothing to the user's database."""
+    from aibridge_addon.cli.diagnosis import network, runtimes
+    from aibridge_addon.cli.environment import Route, bundle_files, variables
+    from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed
+    from aibridge_addon.cli.roots import bundle, write_bundle
+
+    with (
+        tempfile.TemporaryDirectory(prefix="aibridge-doctor-") as name,
+        runtimes.Target() as target,
+        PrivateProxy() as proxy,
+    ):
+        folder = Path(name)
+        config, file = folder / "aibridge.yaml", folder / "ca-bundle.pem"
+        config.write_text(target.configuration)
+        options = [f"aibridge_config={config}", f"aibridge_database=sqlite:///{folder / 'doctor.db'}"]
+        try:
+            ready = proxy.listen([*options, f"confdir={authority.folder(arguments)}"])
+        except StartFailed as e:
+            return [Check("private proxy", False, " ".join(str(e).split()), "see the reason")]
+        write_bundle(file, bundle(ready.ca, bundle_files(os.environ)))
+        ours = variables(Route(ready.url, file), os.environ)
+        return [
+            *runtimes.check_all(target, os.environ, ours),
+            *([] if arguments.offline else network.in_parallel(network.providers(settings, ready.port))),
+        ]
+
+
+def _program(arguments: argparse.Namespace, settings: Settings, program: Sequence[str]) -> list[Check]:
+    """Run a program as `aibridge run` does, and look whether its requests were recorded."""
+    from aibridge_addon.cli.environment import Route, bundle_files, variables
+    from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed
+    from aibridge_addon.cli.roots import bundle, write_bundle
+    from aibridge_addon.recording.database import queries
+    from aibridge_addon.recording.runs import of_instance
+    from aibridge_addon.records import DatabaseUnavailable, utc_now
+
+    name, began = f"program {printable(program[0])}", utc_now()
+    if shutil.which(program[0]) is None:
+        return [Check(name, False, "command not found", "install it, or name its path")]
+    options = [f"aibridge_database={settings.database.get_secret_value()}"]
+    options += [f"aibridge_config={arguments.config}"] if arguments.config else []
+    options += [f"confdir={authority.folder(arguments)}"]
+    with tempfile.TemporaryDirectory(prefix="aibridge-doctor-") as folder, PrivateProxy() as proxy:
+        try:
+            ready = proxy.listen(options)
+        except StartFailed as e:
+            return [Check(name, False, f"the proxy cannot start: {' '.join(str(e).split())}", "see the reason")]
+        file = Path(folder) / "ca-bundle.pem"
+        write_bundle(file, bundle(ready.ca, bundle_files(os.environ)))
+        environ = {**os.environ, **variables(Route(ready.url, file), os.environ)}
+        try:
+            done = subprocess.run(list(program), env=environ, stdout=sys.stderr)  # noqa: S603 (what the user asks for)
+        except OSError as e:
+            return [Check(name, False, f"cannot be executed: {e.strerror}", "name another program")]
+        proxy.stop(settings.drain_timeout)
+        log = proxy.log_tail
+    try:
+        with queries(settings) as rows:
+            requests = of_instance(rows, ready.instance_id, began).whole.interceptions
+    except DatabaseUnavailable as e:
+        return [Check(name, False, f"its requests cannot be counted: {e}", "see the reason")]
+    return [_verdict(name, done.returncode, requests, log)]
+
+
+def _verdict(name: str, code: int, requests: int, log: str) -> Check:
+    found = f"exit code {code}, {requests} {'request' if requests == 1 else 'requests'} recorded"
+    if requests:
+        return Check(name, True, found)
+    if "handshake failed" in log:
+        step = "it trusts neither the variables of `aibridge run` nor the system's store: see docs/clients.md"
+        return Check(name, False, f"{found}; it refuses the proxy's certificate", step)
+    if "client connect" in log:
+        return Check(name, False, f"{found}; it used the proxy for other hosts only", "see docs/clients.md")
+    return Check(name, False, f"{found}; it went past the proxy", "set the proxy in its own configuration")
