@@ -53,7 +53,7 @@ class DatabaseUrl:
     def place(self) -> str:
         """Where the database is: the absolute path, or the hosts and the name, without user and parameters."""
         if self.sqlite_path is not None:
-            return str(self.sqlite_path.resolve())
+            return str(self.sqlite_path.absolute())
         return self._url.partition("?")[0].partition("://")[2].rpartition("@")[2]
 
     @property

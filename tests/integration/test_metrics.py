@@ -177,13 +177,14 @@ upstream_attempts_total{{provider="openai",route="other",step="show"}} 1
 provider_info{{provider_name="anthropic",provider_type="anthropic",status="enabled"}} 1
 provider_info{{provider_name="openai",provider_type="openai",status="enabled"}} 1
 mcp_server_up{{server="ours"}} 1
-mcp_tools{{server="ours"}} 22
+mcp_tools{{server="ours"}} 23
 mcp_tools_left_out{{server="ours"}} 0
 internal_errors_total 0
 recorder_queue_depth 0
 recorder_spooled_bytes 0
 retention_backlog 0
 recorder_lost_records_total 0
+lost_spans_total 0
 tunnels_total 1
 """
 

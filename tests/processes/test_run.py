@@ -24,6 +24,8 @@ from tests.support.polling import poll_until
 from tests.support.running import INHERITED
 from tests.support.upstream import ScriptedUpstream
 
+HEEDING = ("env", "--default-signal=INT,HUP,TERM")
+"""The beginning of a command that heeds these signals, also where the tests run with some of them ignored."""
 AIBRIDGE = Path(sys.executable).with_name("aibridge")
 WITHIN = 60.0
 ASK = """
@@ -77,7 +79,7 @@ class Here:
     @contextmanager
     def running(self, *arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
         with subprocess.Popen(
-            [str(AIBRIDGE), "run", *arguments],
+            [*HEEDING, str(AIBRIDGE), "run", *arguments],
             cwd=self.folder,
             env=self.environment({}),
             text=True,

@@ -123,7 +123,7 @@ class SqliteStore:
             self._file = Identity(self._path)
         except (sqlite3.Error, OSError) as e:
             self.close()
-            raise DatabaseUnavailable(f"{self._path.resolve()}: {open_error(self._path, e)}") from e
+            raise DatabaseUnavailable(f"{self._path.absolute()}: {open_error(self._path, e)}") from e
         except DatabaseUnavailable:
             self.close()
             raise

@@ -202,8 +202,12 @@ def test_a_hook_has_this_name_and_carries_one_datum(hook: Any, name: str) -> Non
     assert hook.blocking is True
 
 
+def is_hook(name: str, member: object) -> bool:
+    return inspect.isfunction(member) and not name.startswith("_") and not hasattr(member, "command_name")
+
+
 def test_every_hook_that_the_addon_waits_for_is_one_of_mitmproxys() -> None:
-    names = {name for name, member in vars(AIBridge).items() if inspect.isfunction(member) and not name.startswith("_")}
+    names = {name for name, member in vars(AIBridge).items() if is_hook(name, member)}
     unknown = names - set(hooks.all_hooks)
     assert not unknown, f"mitmproxy {VERSION} has no such hook: {unknown}"
 
