@@ -117,7 +117,7 @@ def test_tokens_take_one_connection(postgres: PostgresDatabase) -> None:
     with closing(postgres.tokens()) as store, closing(postgres.store()) as other:
         other.open()
         add_token(store)
-        assert postgres.connections() == 2
+        postgres.wait_for_connections(2)
 
 
 # --- two bridges on one database

@@ -35,6 +35,7 @@ from aibridge_addon.recording.tokens import TokenStore
 from aibridge_addon.records import Record, utc_now
 from tests.support import database
 from tests.support.database import Row, Table
+from tests.support.polling import poll_until
 from tests.support.postgres import PostgresServer
 from tests.support.reading import NOON
 
@@ -127,6 +128,10 @@ class PostgresDatabase:
         """Return the number of clients that are connected."""
         sql = f"select count(*) from pg_stat_activity where datname = '{self.name}'"
         return int(self.server.administrate(sql)[0][0])
+
+    def wait_for_connections(self, number: int) -> None:
+        """Wait until so many clients are connected: a server's process ends after its client has closed."""
+        poll_until(lambda: self.connections() == number, what=f"{number} connections")
 
     def waits(self) -> bool:
         """Return whether a transaction waits for another one."""

@@ -534,9 +534,9 @@ def test_a_store_a_reader_a_ledger_the_tokens_and_a_pruner_have_one_connection_e
             list(pool.map(lambda _: tokens.find(["x"]), range(8)))
             list(pool.map(lambda _: (reader.read(["x"], NOON), ledger.claim("x", NOON, later)), range(8)))
         with postgres.prunable():
-            assert postgres.connections() == MAX_CONNECTIONS
+            postgres.wait_for_connections(MAX_CONNECTIONS)
     store.close()
-    assert postgres.connections() == 0
+    postgres.wait_for_connections(0)
 
 
 @pytest.mark.parametrize(("durable", "expected"), [(True, "on"), (False, "off")])
