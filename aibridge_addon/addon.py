@@ -57,6 +57,8 @@ class AIBridge:
         self._guard: EgressGuard | None = None
         self._drain: Drain | None = None
         self._greetings = FailedGreetings(time.monotonic)
+        self._is_interactive = False
+        """Whether a person looks at flows, in `mitmproxy` or `mitmweb`."""
         self._kept: KeptBodies | None = None
         """Keeps bodies for the interactive tools. None in `mitmdump`."""
 
@@ -96,8 +98,9 @@ class AIBridge:
                 exposure.check_exposure(self._bridge.settings, ctx.options, _path())
             except ConfigError as e:
                 raise OptionsError(str(e)) from e
+        self._is_interactive = ctx.master.addons.get("view") is not None
         if updated & {"aibridge_keep_bodies"} or self._kept is None:
-            limit = ctx.options.aibridge_keep_bodies if ctx.master.addons.get("view") is not None else 0
+            limit = ctx.options.aibridge_keep_bodies if self._is_interactive else 0
             self._kept = KeptBodies(limit) if limit > 0 else None
         self._bridge.ssl_insecure = ctx.options.ssl_insecure
         self._guard = guard_for(self._bridge.settings, ctx.options)
@@ -217,7 +220,7 @@ class AIBridge:
         began = time.perf_counter()
         read = request.read_request if state.head.route.results is None else results.begin
         waiting = read(flow, state)
-        if ctx.master.addons.get("view") is not None and state.exchange is not None:
+        if self._is_interactive and state.exchange is not None:
             Annotation(flow, state.exchange, state.head.bridge)
         state.overhead += time.perf_counter() - began
         return waiting
