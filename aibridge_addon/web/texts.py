@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from aibridge_addon.telemetry.log.text import money, one_line, printable, short_count
+from aibridge_addon.telemetry.log.text import duration, money, one_line, printable, short_count
 
 SHORT, LONG = 4_000, 200_000
 """Characters of a recorded text that a page shows, unless and even if all of it is asked for."""
@@ -39,15 +39,7 @@ def percent(share: float | None) -> str:
 
 
 def seconds(value: float | None) -> str:
-    if value is None:
-        return "–"
-    if value < 1:
-        return f"{round(value * 1000)} ms"
-    if value < 60:
-        return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    return "–" if value is None else duration(value)
 
 
 def local(zone: ZoneInfo, moment: str | None, form: str = "%Y-%m-%d %H:%M") -> str:

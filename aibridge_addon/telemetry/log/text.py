@@ -45,3 +45,13 @@ def money(amount: float | None, digits: int = 4) -> str:
 def short_money(amount: float | None) -> str:
     """Return US dollars in at most six characters, as far as there are units: 0.05, 123.45, 12.3k."""
     return short_count(round(amount)) if amount is not None and amount >= 1000 else money(amount, 2)
+
+
+def duration(seconds: float) -> str:
+    if seconds < 1:
+        return f"{round(seconds * 1000)} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
