@@ -77,10 +77,13 @@ def lower_headers(request: http.Request) -> Headers:
 class RequestClassifier:
     """Sets a flow's state when the request's headers have arrived."""
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, before: RequestClassifier | None = None) -> None:
+        """`before`: that of the bridge that was replaced. Tunnels that were opened under it go on."""
         self._bridge = bridge
         self._connected: WeakKeyDictionary[Client, Named] = WeakKeyDictionary()
         self._connect_tokens: WeakKeyDictionary[Client, Presented] = WeakKeyDictionary()
+        if before is not None:
+            self._connected, self._connect_tokens = before._connected, before._connect_tokens
 
     def connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Handle a CONNECT request.
