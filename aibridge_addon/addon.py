@@ -105,7 +105,8 @@ class AIBridge:
         ctx.options.update(connection_strategy="lazy")
         terminal.hide_flows(ctx.options)
         self._life = Life.of_master()
-        before, self._life.follower = self._life.follower, self
+        before = self._life.addon
+        self._life.follow(self, self._use)
         if isinstance(before, AIBridge):  # `main.py` was saved: this addon goes on where that one has stopped
             self._bridge, self._classifier, self._guard = before._bridge, before._classifier, before._guard
             self._greetings, self._kept = before._greetings, before._kept
@@ -153,7 +154,7 @@ class AIBridge:
                 raise OptionsError(str(e)) from e
             life.reload(source)
 
-    def use(self, bridge: Bridge) -> None:
+    def _use(self, bridge: Bridge) -> None:
         """Serve new requests with this bridge, which has started."""
         self._bridge = bridge
         self._classifier = RequestClassifier(bridge, self._classifier)

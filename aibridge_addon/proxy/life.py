@@ -44,24 +44,20 @@ class Source(Protocol):
         """Check what depends on mitmproxy's other options. Called on the event loop. Raises ConfigError."""
 
 
-class Follower(Protocol):
-    """The addon that serves requests with the current bridge."""
-
-    def use(self, bridge: Bridge) -> None: ...
-
-
 class Life:
     """Registered as an addon with mitmproxy's master, so that the next load of the script finds it by name."""
 
     name = "aibridge_life"
 
     def __init__(self) -> None:
-        self.follower: Follower | None = None
+        self.addon: object = None
+        """The addon that serves requests with the current bridge. None: mitmproxy has unloaded it."""
         self.current: Bridge | None = None
         """The bridge for new requests."""
         self.source: Source | None = None
         """What the current bridge was made from, or the one that a reload is about to make."""
         self.drain = Drain(lambda: self.bridges)
+        self._serve_with: Callable[[Bridge], None] | None = None
         self._bridges: list[Bridge] = []
         self._lost = 0
         """Records that were lost by bridges that have ended."""
@@ -77,9 +73,8 @@ class Life:
         """Return the running master's object. The first call creates it."""
         life = ctx.master.addons.get(cls.name)
         if life is None:
-            life = ctx.master.addons.register(cls())
-            # The first one, because `done` of `-w` writes the requests under way, and keys are concealed before.
-            ctx.master.addons.chain = [life, *ctx.master.addons.chain]
+            life = cls()
+            ctx.master.addons.add(life)
         assert isinstance(life, Life)
         return life
 
@@ -91,6 +86,10 @@ class Life:
             self._lost += sum(bridge.stream.lost for bridge in ended)
             self._bridges = [bridge for bridge in self._bridges if bridge not in ended]
         return list(self._bridges)
+
+    def follow(self, addon: object, serve_with: Callable[[Bridge], None]) -> None:
+        """Call `serve_with` with each bridge that becomes the current one, for this addon instead of the one before."""
+        self.addon, self._serve_with = addon, serve_with
 
     def begin(self, source: Source) -> None:
         """Make the first bridge. Blocks until the database is open. Raises ConfigError and DatabaseUnavailable."""
@@ -119,9 +118,12 @@ class Life:
         else:
             self._again = True
 
-    def left(self, follower: Follower) -> None:
+    def left(self, addon: object) -> None:
         """An addon is removed: in favour of another one in the same turn of the event loop, or for good."""
-        asyncio.get_running_loop().call_soon(self._left, follower)
+        if ctx.master.should_exit.is_set():
+            self.done()  # now, since the `done` of `-w` writes the requests under way, and their keys are concealed here
+        else:
+            asyncio.get_running_loop().call_soon(self._left, addon)
 
     def done(self) -> None:
         """mitmproxy ends. End every bridge, and block for at most `CLOSE_TIMEOUT` seconds for each."""
@@ -158,8 +160,8 @@ class Life:
         self._bridges = [*self.bridges, bridge]
         if self.is_serving:
             bridge.serve()
-        if self.follower is not None:
-            self.follower.use(bridge)
+        if self._serve_with is not None:
+            self._serve_with(bridge)
         if before is not None:
             before.retire()
 
@@ -185,9 +187,10 @@ class Life:
             bridge = await asyncio.to_thread(source.make)
             source.check(bridge.settings)
             await asyncio.to_thread(bridge.open)
-            if self._over or self.drain.begun or self.follower is None:
+            if self._over or self.drain.begun or self.addon is None:
                 await bridge.close(0)
                 return
+            source.check(bridge.settings)  # again, since the options may have changed meanwhile
             bridge.start(self.current)
         except (ConfigError, DatabaseUnavailable) as e:
             logger.error("aibridge: the configuration is not reloaded, the old one stays in use: %s", e)
@@ -199,10 +202,10 @@ class Life:
         if bridge is not None:
             await bridge.close(0)
 
-    def _left(self, follower: Follower) -> None:
-        if self._over or self.follower is not follower:
+    def _left(self, addon: object) -> None:
+        if self._over or self.addon is not addon:
             return
-        self.follower = None
+        self.addon = self._serve_with = None
         bridge, self.current = self.current, None
         if bridge is not None:
             logger.warning("aibridge is unloaded: requests are not recorded any more")
