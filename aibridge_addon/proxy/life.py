@@ -100,10 +100,10 @@ class Life:
         self._use(bridge)
 
     def serve(self) -> None:
-        """The ports are open."""
-        self.is_serving = True
-        if self.current is not None:
+        """The ports are open. May be called again."""
+        if not self.is_serving and self.current is not None:
             self.current.serve()
+        self.is_serving = True
 
     def reload(self, source: Source | None = None) -> None:
         """Read the configuration again and replace the bridge by a new one, in the background.

@@ -143,7 +143,9 @@ class Preparation:
             if not self._price_failed:  # log once: the next rows may fail the same way
                 self._price_failed = True
                 logger.exception("aibridge: the price of an answer cannot be worked out, its row has none")
-            return replace(record, cost_usd=None, cost_source=None, price_list=None, unpriced=f"error: {type(e).__name__}")
+            return replace(
+                record, cost_usd=None, cost_source=None, price_list=None, unpriced=f"error: {type(e).__name__}"
+            )
 
     def is_never_priced(self, record: TokenUsage) -> bool:
         """Return whether no answer to a request has a price. `record` is what it is expected to use. Never raises."""
