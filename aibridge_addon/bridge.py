@@ -148,6 +148,8 @@ class Bridge:
         """Return the number of records that other bridges of this process have lost. Called on any thread."""
         self.draining = False
         """Whether a stop waits for the last answers. `/readyz` then reports that no new request should come."""
+        self.refusing = False
+        """Whether a stop has waited for the last answers: rows of further requests would be lost."""
         self.listening = False
         """Whether the proxy's ports are open. Until then, `/readyz` reports that no request can come."""
         self._sinks = [sink for make in sinks if (sink := make(settings, self._readiness)) is not None]

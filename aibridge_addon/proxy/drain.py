@@ -56,14 +56,17 @@ class Drain:
         try:
             async with asyncio.timeout(timeout):
                 await _stop_accepting()
-                while busy := [bridge for bridge in self._bridges() if bridge.in_flight]:
-                    await _emptied(busy[0].in_flight)
-                while any(_unsent()):  # noqa: ASYNC110 (transports do not say when they are empty)
-                    await asyncio.sleep(POLL)
+                while busy := [bridge for bridge in self._bridges() if bridge.in_flight] or any(_unsent()):
+                    if isinstance(busy, list):
+                        await _emptied(busy[0].in_flight)
+                    else:
+                        await asyncio.sleep(POLL)  # transports do not say when they are empty
         except TimeoutError:
             logger.warning("drain timeout: requests are cut off: %d", self._in_flight())
             for bridge in self._bridges():
                 bridge.in_flight.cut_off()
+        for bridge in self._bridges():
+            bridge.refusing = True  # a connection that is still open may bring another request
         try:
             await asyncio.gather(*(bridge.close(WRITE_TIMEOUT) for bridge in self._bridges()))
         finally:

@@ -121,7 +121,7 @@ class Life:
     def left(self, addon: object) -> None:
         """An addon is removed: in favour of another one in the same turn of the event loop, or for good."""
         if ctx.master.should_exit.is_set():
-            self.done()  # now, since the `done` of `-w` writes the requests under way, and their keys are concealed here
+            self.done()  # now: keys are concealed here, and the `done` of `-w` writes the requests under way
         else:
             asyncio.get_running_loop().call_soon(self._left, addon)
 

@@ -191,19 +191,17 @@ def test_a_hang_up_reads_the_configuration_again(mitmdump: StartMitmdump, upstre
     proxy = mitmdump(config=config(upstream.port, f"drain_timeout: 600\nmetrics: {{listen: '{first}'}}"))
     text = config(upstream.port, f"drain_timeout: 0.5\nmetrics: {{listen: '{second}'}}")
     upstream.answer(held(Gate()), held(Gate()))
-    with (
-        RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as before,
-        RawHttp1.through_proxy(proxy, "api.renamed.example", 443) as after,
-    ):
+    with RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as before:
         begin(before)
         (proxy.folder / "aibridge.yaml").write_text(text.replace("type:", "hosts: [api.renamed.example], type:"))
         hang_up(proxy)
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"http://{first}/readyz", trust_env=False)
         assert httpx.get(f"http://{second}/readyz", trust_env=False).json()["ready"] is True
-        begin(after)
-        proxy.terminate()
-        assert proxy.wait() == 0
+        with RawHttp1.through_proxy(proxy, "api.renamed.example", 443) as after:
+            begin(after)
+            proxy.terminate()
+            assert proxy.wait() == 0
     rows = proxy.rows("aibridge_interceptions")
     assert [(row["status"], row["error_type"]) for row in rows] == [("failed", "shutdown")] * 2
     usages = proxy.rows("aibridge_token_usages")
@@ -240,7 +238,7 @@ def test_ten_reloads_leak_nothing(mitmdump: StartMitmdump, upstream: ScriptedUps
 
 def test_reloads_and_a_stop_under_load_lose_no_row(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:
     proxy = mitmdump(config=config(upstream.port))
-    upstream.answer_all(whole())
+    upstream.handler = lambda _: whole()
     load = Load()
     with load.on(proxy, clients=3):
         for _ in range(4):

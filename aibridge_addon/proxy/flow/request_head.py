@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import assert_never
 from weakref import WeakKeyDictionary
 
@@ -64,6 +65,8 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 EVENT_LOGGING = "/api/event_logging/*"
 """Route of Claude Code's telemetry; see the routes of the type `anthropic`."""
 
+STOPPING = "the bridge is being stopped"
+TRY_AGAIN: Mapping[str, str] = MappingProxyType({"retry-after": "1", "connection": "close"})
 Named = tuple[str | None, tuple[str, ...]]
 """The actor and the groups that a front proxy's headers name."""
 ACTOR_PREFIX = dispatch.ACTOR_HEADERS.lower().rstrip("-").encode()
@@ -133,6 +136,9 @@ class RequestClassifier:
             return self._with_verdict(password, partial(self._foreign_with_token, flow))
         left = self._bridge.in_flight.enter(partial(_cut_off, flow))
         flow.metadata[KEY] = Refused(route, left)
+        if self._bridge.refusing:
+            flow.response = refusal_response(route, Refusal(503, STOPPING, headers=TRY_AGAIN))
+            return None
         if taken.in_url:
             flow.response = refusal_response(route, Refusal(400, IN_URL))
             return None
