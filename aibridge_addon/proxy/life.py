@@ -17,6 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
@@ -184,9 +185,9 @@ class Life:
         assert source is not None
         bridge: Bridge | None = None
         try:
-            bridge = await asyncio.to_thread(source.make)
+            bridge = await _on_thread(source.make)
             source.check(bridge.settings)
-            await asyncio.to_thread(bridge.open)
+            await _on_thread(bridge.open)
             if self._over or self.drain.begun or self.addon is None:
                 await bridge.close(0)
                 return
@@ -210,6 +211,15 @@ class Life:
         if bridge is not None:
             logger.warning("aibridge is unloaded: requests are not recorded any more")
             bridge.retire()
+
+
+async def _on_thread[Result](call: Callable[[], Result]) -> Result:
+    """Call a blocking function on a thread of its own: those of `asyncio.to_thread` may all wait for a resolver."""
+    threads = ThreadPoolExecutor(1, thread_name_prefix="aibridge-reload")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(threads, call)
+    finally:
+        threads.shutdown(wait=False)
 
 
 def _is_terminal(stream: object) -> bool:
