@@ -24,6 +24,7 @@ from aibridge_addon.config.load import load, log_format
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy import terminal
 from aibridge_addon.proxy.connection import exposure
+from aibridge_addon.proxy.connection.authentication import replace_authentication
 from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
@@ -104,6 +105,7 @@ class AIBridge:
         # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
         terminal.hide_flows(ctx.options)
+        replace_authentication(ctx.master.addons)
         self._life = Life.of_master()
         before = self._life.addon
         self._life.follow(self, self._use)

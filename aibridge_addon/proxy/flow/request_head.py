@@ -22,6 +22,7 @@ from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import WEBSOCKET, Route, Router
+from aibridge_addon.proxy.connection.authentication import FAILED
 from aibridge_addon.proxy.connection.egress import EgressGuard
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import dispatch, websocket
@@ -434,4 +435,5 @@ def report_refused_head(flow: http.HTTPFlow, bridge: Bridge) -> None:
     if flow.response is None or isinstance(state, Served) or (isinstance(state, Refused) and state.reported):
         return
     route = state.route if isinstance(state, Refused) else None
-    emit_refusal(bridge, flow, Refusal(flow.response.status_code, flow.response.reason), route)
+    error_type = "wrong_password" if flow.metadata.get(FAILED) else ""
+    emit_refusal(bridge, flow, Refusal(flow.response.status_code, flow.response.reason, error_type), route)
