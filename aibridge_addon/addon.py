@@ -20,7 +20,7 @@ from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.load import load, log_format
 from aibridge_addon.proxy import terminal
-from aibridge_addon.proxy.connection import exposure
+from aibridge_addon.proxy.connection import exposure, leaf_names
 from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
@@ -93,6 +93,8 @@ class AIBridge:
                 self._drain.add(self._bridge)
             self._classifier = RequestClassifier(self._bridge)
             self._bridge.listening = ctx.master.addons.get("proxyserver").is_running
+            if self._bridge.listening:
+                leaf_names.warn_of_hosts_not_permitted(self._bridge.settings.providers, ctx.options)
         elif updated & exposure.OPTIONS:
             try:
                 exposure.check_exposure(self._bridge.settings, ctx.options, _path())
@@ -109,6 +111,7 @@ class AIBridge:
         if self._bridge is not None:
             self._bridge.listening = True
             exposure.warn_if_open(self._bridge.settings, ctx.options)
+            leaf_names.warn_of_hosts_not_permitted(self._bridge.settings.providers, ctx.options)
         if ctx.options.ssl_insecure:
             logger.warning("ssl_insecure is set: UPSTREAM CERTIFICATES ARE NOT VERIFIED, keys and prompts are exposed")
         if threading.current_thread() is not threading.main_thread():
@@ -166,6 +169,8 @@ class AIBridge:
         data.ignore_connection = host is None or self._bridge.router.provider_for_host(host) is None
         if data.ignore_connection:
             self._bridge.emit(Tunnelled())
+        else:
+            leaf_names.use_permitted_names(ctx.master.addons.get("tlsconfig"))
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
         self._greetings.failed(data)

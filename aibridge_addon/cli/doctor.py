@@ -114,7 +114,7 @@ def _through_a_proxy(arguments: argparse.Namespace, settings: Settings) -> list[
     from aibridge_addon.cli.diagnosis import network, runtimes
     from aibridge_addon.cli.environment import Route, bundle_files, variables
     from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed
-    from aibridge_addon.cli.roots import bundle, write_bundle
+    from aibridge_addon.cli.roots import bundle, write_trusted
 
     with (
         tempfile.TemporaryDirectory(prefix="aibridge-doctor-") as name,
@@ -122,15 +122,16 @@ def _through_a_proxy(arguments: argparse.Namespace, settings: Settings) -> list[
         PrivateProxy() as proxy,
     ):
         folder = Path(name)
-        config, file = folder / "aibridge.yaml", folder / "ca-bundle.pem"
+        config = folder / "aibridge.yaml"
         config.write_text(target.configuration)
         options = [f"aibridge_config={config}", f"aibridge_database=sqlite:///{folder / 'doctor.db'}"]
         try:
             ready = proxy.listen([*options, f"confdir={authority.folder(arguments)}"])
         except StartFailed as e:
             return [Check("private proxy", False, " ".join(str(e).split()), "see the reason")]
-        write_bundle(file, bundle(ready.ca, bundle_files(os.environ)))
-        ours = variables(Route(ready.url, file), os.environ)
+        route = Route(ready.url, folder / "ca-bundle.pem")
+        write_trusted(route.bundle, route.trust_store, bundle(ready.ca, bundle_files(os.environ)))
+        ours = variables(route, os.environ)
         return [
             *runtimes.check_all(target, os.environ, ours),
             *([] if arguments.offline else network.in_parallel(network.providers(settings, ready.port))),
@@ -141,7 +142,7 @@ def _program(arguments: argparse.Namespace, settings: Settings, program: Sequenc
     """Run a program as `aibridge run` does, and look whether its requests were recorded."""
     from aibridge_addon.cli.environment import Route, bundle_files, variables
     from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed
-    from aibridge_addon.cli.roots import bundle, write_bundle
+    from aibridge_addon.cli.roots import bundle, write_trusted
     from aibridge_addon.recording.database import queries
     from aibridge_addon.recording.runs import of_instance
     from aibridge_addon.records import DatabaseUnavailable, utc_now
@@ -157,9 +158,9 @@ def _program(arguments: argparse.Namespace, settings: Settings, program: Sequenc
             ready = proxy.listen(options)
         except StartFailed as e:
             return [Check(name, False, f"the proxy cannot start: {' '.join(str(e).split())}", "see the reason")]
-        file = Path(folder) / "ca-bundle.pem"
-        write_bundle(file, bundle(ready.ca, bundle_files(os.environ)))
-        environ = {**os.environ, **variables(Route(ready.url, file), os.environ)}
+        route = Route(ready.url, Path(folder) / "ca-bundle.pem")
+        write_trusted(route.bundle, route.trust_store, bundle(ready.ca, bundle_files(os.environ)))
+        environ = {**os.environ, **variables(route, os.environ)}
         try:
             done = subprocess.run(list(program), env=environ, stdout=sys.stderr)  # noqa: S603 (what the user asks for)
         except OSError as e:

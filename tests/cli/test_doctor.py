@@ -304,7 +304,7 @@ def test_a_runtime_is_measured(
     before: dict[str, str], ours: dict[str, str], step: str, tmp_path: Path, make_ready: Callable[[str], Path]
 ) -> None:
     program = make_ready(SCRIPT)
-    runtime = runtimes.Runtime("fake", (), "NEEDED")
+    runtime = runtimes.Runtime("fake", "fake", ("{url}",), "NEEDED")
     with runtimes.Target() as target:
         environ = {"PATH": os.environ["PATH"], "TARGET": target.url, **before}
         added = {"HTTPS_PROXY": "http://proxy", "https_proxy": "http://proxy", "NEEDED": "", **ours}

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from mitmproxy import ctx, tls
 
+from aibridge_addon.proxy.connection.leaf_names import NEXT_STEP, may_sign
+
 logger = logging.getLogger(__name__)
 
 PAUSE = 60.0
@@ -45,7 +47,9 @@ class FailedGreetings:
         peer = data.context.client.peername
         client = peer[0] if peer else "an unknown address"
         if self._is_due((client, host)):
-            logger.warning("%s", message(client, host, error, Path(ctx.options.confdir).expanduser() / CA_FILE))
+            permitted = may_sign(ctx.master.addons.get("tlsconfig"), host)
+            ca_file = Path(ctx.options.confdir).expanduser() / CA_FILE
+            logger.warning("%s", message(client, host, error, ca_file, permitted=permitted))
 
     def _is_due(self, pair: tuple[str, str]) -> bool:
         now, before = self._clock(), self._logged.get(pair)
@@ -58,11 +62,16 @@ class FailedGreetings:
         return True
 
 
-def message(client: str, host: str, error: str, ca_file: Path) -> str:
-    """Return the line about a failed TLS greeting."""
+def message(client: str, host: str, error: str, ca_file: Path, *, permitted: bool = True) -> str:
+    """Return the line about a failed TLS greeting.
+
+    `permitted`: whether the name constraints of the CA permit the host.
+    """
     alert = REASON.search(error)
     if "agree on a TLS version" in error:
         advice = "client and proxy have no TLS version in common; see mitmproxy's option tls_version_client_min"
+    elif not permitted:
+        advice = f"the CA {ca_file} may not sign for this host (`aibridge certs show`): {NEXT_STEP}"
     else:
         advice = (
             f"the client probably does not trust the CA {ca_file}: set NODE_EXTRA_CA_CERTS (Node), SSL_CERT_FILE"
