@@ -56,7 +56,7 @@ class AIBridge:
         self._classifier: RequestClassifier | None = None
         self._guard: EgressGuard | None = None
         self._drain: Drain | None = None
-        self._greetings = FailedGreetings(time.monotonic)
+        self._greetings = FailedGreetings(time.monotonic, leaf_names.may_sign)
         self._is_interactive = False
         """Whether a person looks at flows, in `mitmproxy` or `mitmweb`."""
         self._kept: KeptBodies | None = None
@@ -170,7 +170,7 @@ class AIBridge:
         if data.ignore_connection:
             self._bridge.emit(Tunnelled())
         else:
-            leaf_names.use_permitted_names(ctx.master.addons.get("tlsconfig"))
+            leaf_names.use_permitted_names()
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
         self._greetings.failed(data)

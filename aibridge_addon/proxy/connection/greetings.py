@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mitmproxy import ctx, tls
 
-from aibridge_addon.proxy.connection.leaf_names import NEXT_STEP, may_sign
+from aibridge_addon.proxy.connection.leaf_names import NEXT_STEP
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +33,15 @@ REASON = re.compile(r"\(([^()]*)\)$")
 
 
 class FailedGreetings:
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock`: returns seconds, and never goes back."""
+    def __init__(self, clock: Callable[[], float], may_sign: Callable[[str], bool]) -> None:
+        """Remember what was logged.
+
+        Args:
+            clock: Returns seconds, and never goes back.
+            may_sign: Returns whether the CA may sign for a host.
+        """
         self._clock = clock
+        self._may_sign = may_sign
         self._logged: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def failed(self, data: tls.TlsData) -> None:
@@ -47,9 +53,8 @@ class FailedGreetings:
         peer = data.context.client.peername
         client = peer[0] if peer else "an unknown address"
         if self._is_due((client, host)):
-            permitted = may_sign(ctx.master.addons.get("tlsconfig"), host)
             ca_file = Path(ctx.options.confdir).expanduser() / CA_FILE
-            logger.warning("%s", message(client, host, error, ca_file, permitted=permitted))
+            logger.warning("%s", message(client, host, error, ca_file, permitted=self._may_sign(host)))
 
     def _is_due(self, pair: tuple[str, str]) -> bool:
         now, before = self._clock(), self._logged.get(pair)

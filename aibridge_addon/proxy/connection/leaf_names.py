@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from cryptography import x509
+from mitmproxy import ctx
 from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.certs import CertStore, CertStoreEntry
 from mitmproxy.options import CONF_BASENAME, Options
@@ -61,8 +62,9 @@ class ConstrainedCertStore(CertStore):
         return any(form in self.certs for name in names for form in self.asterisk_forms(name))
 
 
-def use_permitted_names(tls_config: TlsConfig) -> None:
+def use_permitted_names() -> None:
     """Replace the store of an authority with constraints. mitmproxy makes a new one when its options change."""
+    tls_config: TlsConfig = ctx.master.addons.get("tlsconfig")
     store = tls_config.certstore
     if isinstance(store, ConstrainedCertStore):
         return
@@ -71,9 +73,9 @@ def use_permitted_names(tls_config: TlsConfig) -> None:
         tls_config.certstore = ConstrainedCertStore(store, limits)
 
 
-def may_sign(tls_config: TlsConfig, host: str) -> bool:
+def may_sign(host: str) -> bool:
     """Return whether the authority may sign for a host name or an address."""
-    store = tls_config.certstore
+    store = ctx.master.addons.get("tlsconfig").certstore
     return not isinstance(store, ConstrainedCertStore) or store.limits.permits_host(host)
 
 
