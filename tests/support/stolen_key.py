@@ -6,7 +6,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -52,9 +52,13 @@ def issue(authority: Path, names: Iterable[str], common_name: str | None = None)
 
 
 class ForgingProxy:
-    """A proxy that is every host that it is asked for, with a certificate for these names."""
+    """A proxy that is every host that it is asked for, with a certificate for these names.
 
-    def __init__(self, authority: Path, names: Iterable[str], folder: Path) -> None:
+    It is a `Destination` of requests to the first of them.
+    """
+
+    def __init__(self, authority: Path, names: Sequence[str], folder: Path) -> None:
+        self.host = f"[{names[0]}]" if ":" in names[0] else names[0]
         file = folder / "forged.pem"
         file.write_bytes(issue(authority, names))
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -15,10 +15,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from aibridge_addon.cli.diagnosis.check import Check, shown
 from aibridge_addon.cli.environment import JAVA_OPTIONS, JAVA_TRUST, java_proxy
+from aibridge_addon.config.urls import is_address, is_host
+from aibridge_addon.credentials.name_constraints import Limits
 
 HOST = "aibridge-doctor.test"
 """RFC 6761: no such name is in the DNS."""
@@ -35,7 +37,10 @@ http.request({host: proxy.hostname, port: proxy.port, method: "CONNECT", path: p
 }).on("error", (e) => { console.error(e.message); process.exit(1) }).end()
 """
 """Node's `fetch` uses the variable only from Node 22.21 on; clients on older ones bring this along."""
-BUN = "await fetch(process.argv[process.argv.length - 1])"
+BUN = """
+await fetch(process.argv[process.argv.length - 1])
+  .catch((e) => { console.error(e.code || e.message); process.exit(1) })
+"""
 PYTHON = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=20).read()"
 
 
@@ -78,6 +83,21 @@ RUNTIMES = (
     # Each installation of Java has keytool, which reads the URL with Java's own client. It needs no compiler.
     Runtime("java", "keytool", ("-printcrl", "-file", "{url}"), JAVA_OPTIONS, JAVA_TRUST),
 )
+
+
+def host(limits: Limits | None) -> str:
+    """Return a name that is nowhere, and for which the authority may sign."""
+    names = [] if limits is None else [name for name in limits.permitted if is_host(name) and not is_address(name)]
+    return f"{HOST.partition('.')[0]}.{names[0]}" if names else HOST
+
+
+class Destination(Protocol):
+    """Where requests go."""
+
+    host: str
+
+    def reached(self, path: str) -> bool:
+        """Return whether a request for a path, or below it, has arrived."""
 
 
 class Target:
@@ -129,7 +149,7 @@ class Target:
 
 
 def check_all(
-    target: Target,
+    target: Destination,
     environ: Mapping[str, str],
     ours: Mapping[str, str],
     runtimes: Sequence[Runtime] = RUNTIMES,
@@ -146,7 +166,9 @@ def check_all(
         return list(pool.map(lambda each: _check(each[0], each[1], target, environ, ours), found))
 
 
-def _check(runtime: Runtime, path: str, target: Target, environ: Mapping[str, str], ours: Mapping[str, str]) -> Check:
+def _check(
+    runtime: Runtime, path: str, target: Destination, environ: Mapping[str, str], ours: Mapping[str, str]
+) -> Check:
     name, variable = runtime.name, runtime.variable
     proxied = {**environ, **{each: ours[each] for each in ("HTTPS_PROXY", "https_proxy")}}
     if variable == JAVA_OPTIONS:  # it reads no other variable, so its proxy is an option, too
@@ -157,7 +179,8 @@ def _check(runtime: Runtime, path: str, target: Target, environ: Mapping[str, st
     step = 'start the program with `aibridge run -- CMD`, or: eval "$(aibridge env)"'
     missing = f"{runtime.option} in {variable}" if runtime.option else variable
     if send(runtime, path, target, {**proxied, variable: ours[variable]}, "one-variable") is None:
-        is_there = (runtime.option or variable) in (environ.get(variable, "") if runtime.option else environ)
+        before = environ.get(variable, "")
+        is_there = runtime.option in before if runtime.option else bool(before)
         state = "names a file without the proxy's certificate" if is_there else "is missing"
         return Check(name, False, f"{path}: {reason}", f"{missing} {state}: {step}")
     if send(runtime, path, target, {**environ, **ours}, "all-variables") is None:
@@ -167,7 +190,7 @@ def _check(runtime: Runtime, path: str, target: Target, environ: Mapping[str, st
     return Check(name, False, f"{path}: {reason}", f"no variable helps: {last} at {name}'s own configuration")
 
 
-def send(runtime: Runtime, path: str, target: Target, environ: Mapping[str, str], attempt: str) -> str | None:
+def send(runtime: Runtime, path: str, target: Destination, environ: Mapping[str, str], attempt: str) -> str | None:
     """Send a request to `target`. Returns why it did not arrive; None: it did."""
     place = f"/v1/models/{runtime.name}-{attempt}"
     arguments, added = runtime.request(f"https://{target.host}{place}")
