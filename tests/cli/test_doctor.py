@@ -35,7 +35,7 @@ from aibridge_addon.recording.database import token_store
 from tests.conftest import MakeUpstream
 from tests.support.authority import Authority
 from tests.support.databases import PostgresDatabase
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import ADMINISTRATOR, PASSWORD, PostgresServer
 from tests.support.stolen_key import ForgingProxy
 from tests.support.upstream import Answer, unused_port
 
@@ -99,8 +99,7 @@ def test_postgresql_is_shown_with_its_version(postgres: PostgresDatabase) -> Non
     check, newest = files.database(settings(database=postgres.url))
     version = str(postgres.query("show server_version")[0]["server_version"])
     assert check.ok and f"PostgreSQL {version}" in check.found and "not there yet" in check.found and newest is None
-    with postgres.store():
-        pass
+    token_store(settings(database=postgres.url))
     check, _ = files.database(settings(database=postgres.url))
     assert check.ok and "schema 0" in check.found and "password" not in check.found
 
@@ -110,26 +109,29 @@ def test_postgresql_that_refuses_rows_fails(has_tables: bool, postgres: Postgres
     if has_tables:
         token_store(settings(database=postgres.url))
     name = f"reader_{postgres.name}"
-    postgres.execute(f"create role {name} login")
+    postgres.server.administrate(f"create role {name} login password '{PASSWORD}'")
     try:
         postgres.execute(f"grant select on all tables in schema public to {name}")
-        postgres.execute("revoke create on schema public from public")
         check, _ = files.database(settings(database=postgres.server.url(postgres.name, name)))
     finally:
-        postgres.execute(f"drop owned by {name}")
-        postgres.execute(f"drop role {name}")
+        postgres.server.administrate(f"drop owned by {name}", postgres.name)
+        postgres.server.administrate(f"drop role {name}")
     assert not check.ok and f"the user {name} may not" in check.found and check.next_step
 
 
 def test_postgresql_that_is_read_only_fails(postgres: PostgresDatabase) -> None:
-    postgres.execute(f"alter database {postgres.name} set default_transaction_read_only = on")
-    check, _ = files.database(settings(database=postgres.url))
+    setting = f"alter database {postgres.name} set default_transaction_read_only"
+    postgres.server.administrate(f"{setting} = on")
+    try:
+        check, _ = files.database(settings(database=postgres.url))
+    finally:
+        postgres.server.administrate(setting.replace(" set ", " reset "))
     assert not check.ok and "read-only" in check.found
 
 
 def test_a_standby_fails(postgres_server: PostgresServer) -> None:
     with postgres_server.standby() as standby:
-        check, _ = files.database(settings(database=standby.url("postgres")))
+        check, _ = files.database(settings(database=standby.url("postgres", ADMINISTRATOR)))
     assert not check.ok and "standby" in check.found
 
 
