@@ -23,6 +23,7 @@ from aibridge_addon.proxy import terminal
 from aibridge_addon.proxy.connection import exposure, leaf_names
 from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
+from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
@@ -57,6 +58,7 @@ class AIBridge:
         self._guard: EgressGuard | None = None
         self._drain: Drain | None = None
         self._greetings = FailedGreetings(time.monotonic, leaf_names.may_sign)
+        self._listeners: Listeners | None = None
         self._is_interactive = False
         """Whether a person looks at flows, in `mitmproxy` or `mitmweb`."""
         self._kept: KeptBodies | None = None
@@ -72,8 +74,11 @@ class AIBridge:
         ctx.options.update(connection_strategy="lazy")
         terminal.hide_flows(ctx.options)
         self._drain = Drain.of_master()
+        self._listeners = Listeners(ctx.master.addons.get("proxyserver"), ctx.options)
 
     def configure(self, updated: set[str]) -> None:
+        if not ctx.master.addons.get("proxyserver").is_running and self._listeners and self._listeners.report():
+            return  # mitmproxy exits because of the error
         if self._bridge is None or updated & set(OPTIONS):
             self._retire()
             path = _path()
@@ -123,6 +128,8 @@ class AIBridge:
         gc.freeze()
 
     def done(self) -> None:
+        if self._listeners is not None:
+            self._listeners.close()
         if ctx.master.should_exit.is_set() and self._drain is not None:
             self._drain.close_now(CLOSE_TIMEOUT)
         else:
