@@ -27,6 +27,7 @@ from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
+from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.interactive import status
@@ -182,6 +183,7 @@ class AIBridge:
     def tls_failed_client(self, data: tls.TlsData) -> None:
         self._greetings.failed(data)
 
+    @guarded_hook
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return self._guarded_after(None if self._classifier is None else self._classifier.connect(flow), flow)
 
@@ -222,9 +224,11 @@ class AIBridge:
     #
     # A flow keeps the bridge with which it began. After a reload, that is not `self._bridge`.
 
+    @guarded_hook
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return self._guarded_after(None if self._classifier is None else self._classifier.request_head(flow), flow)
 
+    @guarded_hook
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         state = state_of(flow)
         if not isinstance(state, Bridged) or flow.response is not None:
@@ -237,24 +241,25 @@ class AIBridge:
         state.overhead += time.perf_counter() - began
         return waiting
 
+    @guarded_hook
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         answer.open_answer(flow)
 
+    @guarded_hook
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
-        try:
-            await dispatch.prepare(flow)
-        except Exception:  # a half prepared request might reach a host that the configuration does not name
-            logger.exception("aibridge: a request could not be prepared for its provider")
-            dispatch.refuse_unprepared(flow)
+        await dispatch.prepare(flow)
 
+    @guarded_hook
     async def aibridge_attempt(self, flow: http.HTTPFlow) -> None:
         await dispatch.pause(flow)
 
+    @guarded_hook
     async def aibridge_commit(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
         if isinstance(state, Bridged):
             await answer.commit(flow, state)
 
+    @guarded_hook
     async def aibridge_turn(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
         if not isinstance(state, Bridged) or state.exchange is None:
@@ -279,9 +284,11 @@ class AIBridge:
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         websocket.closed(flow)
 
+    @guarded_hook
     def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return answer.answered(flow)
 
+    @guarded_hook
     def error(self, flow: http.HTTPFlow) -> None:
         answer.failed(flow)
 

@@ -138,6 +138,15 @@ def exchange_for(
     )
 
 
+def begin_unread(flow: http.HTTPFlow, state: Bridged) -> Exchange:
+    """Start the interception of a request that could not be read, so that it has a row."""
+    exchange = exchange_for(
+        state.head, UNREAD, clients.sender(state.head.headers, UNREAD, has_tools=False), upstream_host(flow, state.head)
+    )
+    exchange.start()
+    return exchange
+
+
 def remember(head: Head, exchange: Exchange, response_id: str) -> None:
     """Keep an interception for the request that will bring the end of its response."""
     head.bridge.emit(pending_record(exchange, background_key(head, response_id)))
