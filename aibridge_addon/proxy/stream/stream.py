@@ -457,12 +457,12 @@ class BridgeHttpStream(HttpStream):
             yield from super().handle_protocol_error(event)
         elif self.server_state == self.next_turn.state_leave:
             yield from self.next_turn.state_leave(event)
-        elif isinstance(state, Served) and self._is_repeated(state, event.message):
+        elif isinstance(state, Served) and self._is_repeated(state, event):
             yield from self.attempts.repeat()
         else:
             yield from self._upstream_failed(state, event)
 
-    def _is_repeated(self, state: Served, error: str) -> bool:
+    def _is_repeated(self, state: Served, error: http_events.ResponseProtocolError) -> bool:
         if not self.is_repeatable:
             return False
         if self.server_state == self.state_wait_for_response_headers:
