@@ -204,7 +204,7 @@ async def test_the_event_loop_uses_what_was_found_a_moment_ago(world: World, mon
 def test_a_client_with_an_ipv6_network_has_one_limit() -> None:
     def client(host: str) -> Client:
         made = make_context().client
-        made.peername = (host, 1, 0, 0)
+        made.peername = (host, 1)
         return made
 
     one, two, three = (
