@@ -196,7 +196,9 @@ def permitted_hosts(found: Limits | None, providers: Iterable[Provider]) -> list
         return []
     name = "permitted hosts"
     if missing := not_permitted(providers, found.permits_host):
-        step = "delete the CA's files, run `aibridge certs make --constrain`, and let clients trust the new one"
+        step = (
+            "delete its files (mitmproxy-ca*), run `aibridge certs make --constrain`, and let clients trust the new one"
+        )
         return [Check(name, False, f"the authority may not sign for {_short(missing)}", step)]
     return [Check(name, True, "the authority may sign for the hosts of all providers")]
 
