@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from mitmproxy.certs import CertStore
 
 from aibridge_addon import cli
-from aibridge_addon.cli import certs
+from aibridge_addon.cli import authority, certs
 from aibridge_addon.cli.certs import INSTALLED, Store
 from aibridge_addon.cli.diagnosis import files
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS
@@ -73,7 +73,7 @@ def test_without_a_configuration_the_default_providers_are_permitted(
 ) -> None:
     monkeypatch.delenv("AIBRIDGE_CONFIG", raising=False)
     assert cli.main(["certs", "make", "--constrain", "--confdir", str(tmp_path)]) == 0
-    limits = files.limits(tmp_path / "mitmproxy-ca-cert.pem")
+    limits = authority.limits(tmp_path / "mitmproxy-ca-cert.pem")
     assert limits is not None and not not_permitted(DEFAULT_PROVIDERS, limits.permits_host)
     assert capsys.readouterr().err == ""
 

@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from aibridge_addon.cli import authority
 from aibridge_addon.cli.diagnosis import files
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider
 from aibridge_addon.config.schema import Settings
@@ -145,14 +146,14 @@ def test_an_authority_is_shown_with_what_it_may_sign(tmp_path: Path) -> None:
 
 def test_a_provider_that_the_authority_may_not_sign_for_fails(tmp_path: Path) -> None:
     file = make_ca(tmp_path / "ca.pem", NOW - YEAR, NOW + YEAR)
-    assert files.permitted_hosts(files.limits(file), DEFAULT_PROVIDERS) == []
+    assert files.permitted_hosts(authority.limits(file), DEFAULT_PROVIDERS) == []
     file = make_ca(tmp_path / "ca.pem", NOW - YEAR, NOW + YEAR, hosts=("api.anthropic.com",))
     providers = [each for each in DEFAULT_PROVIDERS if each.name == "openai"]
-    [check] = files.permitted_hosts(files.limits(file), providers)
+    [check] = files.permitted_hosts(authority.limits(file), providers)
     assert not check.ok and "api.openai.com" in check.found and "aibridge certs make --constrain" in check.next_step
     own = Provider(name="a", type="anthropic", hosts=("api.anthropic.com",))
-    assert [check.ok for check in files.permitted_hosts(files.limits(file), [own])] == [True]
-    assert files.limits(tmp_path / "missing.pem") is None
+    assert [check.ok for check in files.permitted_hosts(authority.limits(file), [own])] == [True]
+    assert authority.limits(tmp_path / "missing.pem") is None
 
 
 @pytest.mark.parametrize("state", ["missing", "expired", "no authority", "no certificate", "no key"])

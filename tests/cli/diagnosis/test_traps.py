@@ -16,7 +16,7 @@ from tests.support.authority import Authority
 
 
 def trapped(environ: dict[str, str], home: Path) -> list[Check]:
-    return traps.traps(environ, home, DEFAULT_PROVIDERS)
+    return traps.traps(environ, home, home / "project", DEFAULT_PROVIDERS)
 
 
 def test_an_environment_without_traps_is_well(tmp_path: Path, ca: Authority) -> None:
@@ -48,3 +48,16 @@ def test_variables_of_claude_codes_settings_are_named(content: str, tmp_path: Pa
     (tmp_path / ".claude" / "settings.json").write_text(content, "latin-1")
     [check] = trapped({}, tmp_path)
     assert check.ok and check.is_warning == ("HTTPS_PROXY" in content)
+
+
+@pytest.mark.parametrize("place", [".claude", "own", "project/.claude", "project/.claude local", "managed"])
+def test_each_place_of_claude_codes_settings_is_read(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _, kind = place.partition(" ")
+    file = tmp_path / folder / f"settings{kind and '.local'}.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"env": {"NODE_EXTRA_CA_CERTS": "/own.pem"}}')
+    monkeypatch.setattr(traps, "MANAGED", (tmp_path / "managed" / "settings.json",))
+    [check] = trapped({"CLAUDE_CONFIG_DIR": str(tmp_path / "own")} if place == "own" else {}, tmp_path)
+    assert check.is_warning and f"{file} sets NODE_EXTRA_CA_CERTS" in check.found
