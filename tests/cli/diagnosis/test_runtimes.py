@@ -69,6 +69,7 @@ def test_a_real_runtime_lacks_its_variable_alone(runtime: runtimes.Runtime, mitm
         [there] = runtimes.check_all(proxy, environ | ours, ours, [runtime])
     assert not missing.ok and f"{runtime.variable} is missing" in missing.next_step
     assert there.ok, there
+    assert not (tmp_path / "go").exists() and not (tmp_path / ".config").exists()
 
 
 def test_the_host_of_the_measurement_is_one_for_which_the_authority_may_sign() -> None:
