@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.cli import authority, database
 from aibridge_addon.cli.examples import examples
-from aibridge_addon.cli.text import printable
+from aibridge_addon.wire.printable import printable
 
 if TYPE_CHECKING:
     from cryptography import x509

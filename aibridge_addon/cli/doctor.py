@@ -17,8 +17,8 @@ from aibridge_addon.cli import authority, database
 from aibridge_addon.cli.diagnosis.check import Check
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.cli.private_proxy import add_set_option
-from aibridge_addon.cli.text import printable
 from aibridge_addon.config.errors import ConfigError
+from aibridge_addon.wire.printable import printable
 
 if TYPE_CHECKING:
     from aibridge_addon.config.schema import Settings

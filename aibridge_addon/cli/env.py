@@ -16,7 +16,7 @@ from typing import Any
 from aibridge_addon.cli import authority
 from aibridge_addon.cli.database import CONFIG_VARIABLE
 from aibridge_addon.cli.examples import examples
-from aibridge_addon.cli.text import printable
+from aibridge_addon.wire.printable import printable
 
 DESCRIPTION = """Print shell commands that set the variables for a running proxy, or as a gateway. Every program of this
 shell then uses it. For one program, `aibridge run` is enough."""

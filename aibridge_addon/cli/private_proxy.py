@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from aibridge_addon.cli.text import printable
+from aibridge_addon.wire.printable import printable
 
 START_TIMEOUT = 60.0
 """Seconds. A proxy that is not ready by then is ended."""

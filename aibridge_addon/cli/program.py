@@ -14,8 +14,8 @@ from typing import Any, Self
 from aibridge_addon.cli import authority
 from aibridge_addon.cli.environment import Route, bundle_files, past_the_proxy, variables
 from aibridge_addon.cli.roots import bundle, write_trusted
-from aibridge_addon.cli.text import printable
 from aibridge_addon.config.providers import Provider
+from aibridge_addon.wire.printable import printable
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127

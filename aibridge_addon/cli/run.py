@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from aibridge_addon.cli import authority, database
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed, add_set_option
-from aibridge_addon.cli.text import printable
 from aibridge_addon.records import DatabaseUnavailable, utc_now
+from aibridge_addon.wire.printable import printable
 
 if TYPE_CHECKING:
     from aibridge_addon.recording.runs import RunUsage

@@ -7,20 +7,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 from mitmproxy import ctx, tls
 
 from aibridge_addon.credentials.name_constraints import NEXT_STEP
+from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
 
 logger = logging.getLogger(__name__)
 
-PAUSE = 60.0
-"""Seconds in which a client and a host have one line."""
-MAX_REMEMBERED = 1_000
-"""Pairs of client and host that are remembered. Clients choose the names of hosts."""
 MAX_HOST = 255
 """Characters. The longest host name that DNS has (RFC 1035, section 2.3.4)."""
 CA_FILE = "mitmproxy-ca-cert.pem"
@@ -40,9 +36,8 @@ class FailedGreetings:
             clock: Returns seconds, and never goes back.
             may_sign: Returns whether the CA may sign for a host.
         """
-        self._clock = clock
+        self._lines = OnceAMinute(clock)
         self._may_sign = may_sign
-        self._logged: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def failed(self, data: tls.TlsData) -> None:
         error = data.conn.error or ""
@@ -52,19 +47,9 @@ class FailedGreetings:
         host = (data.context.client.sni or (address[0] if address else "") or "an unknown host")[:MAX_HOST]
         peer = data.context.client.peername
         client = peer[0] if peer else "an unknown address"
-        if self._is_due((client, host)):
+        if self._lines.is_due((client, host)):
             ca_file = Path(ctx.options.confdir).expanduser() / CA_FILE
             logger.warning("%s", message(client, host, error, ca_file, permitted=self._may_sign(host)))
-
-    def _is_due(self, pair: tuple[str, str]) -> bool:
-        now, before = self._clock(), self._logged.get(pair)
-        if before is not None and now - before < PAUSE:
-            return False
-        self._logged[pair] = now
-        self._logged.move_to_end(pair)
-        if len(self._logged) > MAX_REMEMBERED:
-            self._logged.popitem(last=False)
-        return True
 
 
 def message(client: str, host: str, error: str, ca_file: Path, *, permitted: bool = True) -> str:

@@ -11,7 +11,8 @@ from mitmproxy import ctx, tls
 from mitmproxy.proxy.context import Context
 from mitmproxy.test import taddons, tflow
 
-from aibridge_addon.proxy.connection.greetings import MAX_REMEMBERED, PAUSE, FailedGreetings, message
+from aibridge_addon.proxy.connection.greetings import FailedGreetings, message
+from aibridge_addon.proxy.connection.once_a_minute import MAX_REMEMBERED, PAUSE
 from tests.support.running import CA_BASENAME
 
 UNKNOWN_CA = "The client does not trust the proxy's certificate for a.test (tlsv1 alert unknown ca)"
