@@ -6,7 +6,6 @@ import argparse
 import csv
 import io
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,17 +13,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
 from aibridge_addon.telemetry.log.text import count, local, money, one_line, short_count, short_money
-from aibridge_addon.wire.printable import UNSAFE
+from aibridge_addon.wire.printable import UNSAFE, printable_json
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 Row = Mapping[str, Any]
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""First characters of text that spreadsheets take for a formula."""
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""First characters of text that spreadsheets take for a formula, some also after spaces and line breaks."""
 NAME_WIDTH = 18
 """Minimum number of characters for the names of a row, before columns are left out."""
+MAX_NAME = 200
+"""Characters of a name. Further ones are counted."""
 PART = "part"
 """Key of a row that is a part of the row above it."""
 BAR_WIDTH = 8
@@ -39,13 +40,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def write_json(document: Any) -> None:
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    write(UNSAFE.sub(_escaped, text) + "\n")
-
-
-def _escaped(found: re.Match[str]) -> str:
-    """Return a character of a JSON text as an escape. Outside of texts there are none of these."""
-    return f"\\u{ord(found[0]):04x}" if ord(found[0]) < 0x10000 else json.dumps(found[0])[1:-1]
+    write(printable_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
 
 
 def compact(value: Any) -> str:
@@ -68,7 +63,8 @@ def write_csv(rows: Iterable[Row], columns: Sequence[str]) -> None:
 
 def _cell(value: object) -> object:
     if isinstance(value, str):
-        return ("'" if value.startswith(FORMULA) else "") + UNSAFE.sub("\ufffd", value)
+        shown = UNSAFE.sub("\ufffd", value)
+        return f"'{shown}" if shown.lstrip(" \t\r\n\ufffd").startswith(FORMULA) else shown
     return value
 
 
@@ -290,5 +286,5 @@ def _bar(part: float, width: int) -> str:
 
 
 def name(value: object) -> str:
-    """Return a name as a table shows it."""
-    return "–" if value is None or value == "" else one_line(str(value))
+    """Return a name as a table shows it, in one line. Each character of a long one would have to be measured."""
+    return "–" if value is None or value == "" else one_line(str(value), MAX_NAME)

@@ -12,7 +12,7 @@ from typing import Any
 from aibridge_addon.telemetry.log.line import Line
 from aibridge_addon.telemetry.log.members import timestamp
 from aibridge_addon.telemetry.log.sink import LINE, MEMBERS
-from aibridge_addon.wire.printable import printable
+from aibridge_addon.wire.printable import printable, printable_json
 
 
 class TextFormatter(logging.Formatter):
@@ -61,9 +61,10 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             members["exception"] = self.formatException(record.exc_info)
         try:
-            return json.dumps(members, default=str, allow_nan=False)
+            text = json.dumps(members, default=str, allow_nan=False)
         except ValueError:
-            return json.dumps(_without_infinity(members), default=str)
+            text = json.dumps(_without_infinity(members), default=str)
+        return printable_json(text)
 
 
 def _without_infinity(value: Any) -> Any:
