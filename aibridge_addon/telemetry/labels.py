@@ -10,13 +10,14 @@ OTHER = "other"
 UNKNOWN = "unknown"
 """For an empty value, and for an interception whose start was not seen. Prometheus drops an empty label."""
 
+REPLACED = "\N{REPLACEMENT CHARACTER}"
 MAX_LABEL_LENGTH = 128
 """Characters of a label's value. What is longer is cut."""
 
 
 def _shown(value: str) -> str:
     """Return a value that the text format can have, and that controls no terminal."""
-    return UNSAFE.sub("\N{REPLACEMENT CHARACTER}", value.replace("\n", " ").replace("\t", " "))
+    return UNSAFE.sub(REPLACED, value.replace("\n", REPLACED).replace("\t", REPLACED))
 
 
 class Bounded:
