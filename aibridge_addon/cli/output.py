@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """First characters of text that spreadsheets take for a formula, some also after spaces and line breaks."""
-NAME_WIDTH = 18
-"""Minimum number of characters for the names of a row, before columns are left out."""
+LONG_NAME, NAME_WIDTH = 24, 18
+"""Number of characters to which names are cut before columns are left out, and before names are cut further."""
 MAX_NAME = 200
 """Characters of a name. Further ones are counted."""
 PART = "part"
@@ -231,20 +231,17 @@ class _Fitted:
 
 
 def _fit(columns: Sequence[Column], rows: Sequence[Row], width: int) -> _Fitted:
-    """Choose long or short numbers and which columns are shown. If nothing else helps, cut names."""
-    candidates = [
-        _measured([column for column in columns if wide or not column.wide_only], rows, width, short=short)
-        for wide in (True, False)
+    """Choose long or short numbers, which columns are shown, and how much of names."""
+    wide, wide_short, narrow, narrow_short = (
+        _measured([column for column in columns if is_wide or not column.wide_only], rows, width, short=short)
+        for is_wide in (True, False)
         for short in (False, True)
-    ]
-    for candidate in candidates:
-        if candidate.left >= 0:
-            return candidate
-    for candidate in candidates[1::2]:
-        cut = _cut(candidate, NAME_WIDTH)
-        if cut.left >= 0:
-            return cut
-    return _cut(candidates[-1], 4)
+    )
+    in_turn = (
+        *(wide, wide_short, _cut(wide_short, LONG_NAME), narrow, narrow_short),
+        *(_cut(wide_short, NAME_WIDTH), _cut(narrow_short, NAME_WIDTH)),
+    )
+    return next((fitted for fitted in in_turn if fitted.left >= 0), _cut(narrow_short, 4))
 
 
 def _filled(fitted: _Fitted, used: int) -> Sequence[int]:

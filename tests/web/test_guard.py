@@ -187,3 +187,10 @@ def test_these_are_this_machine_alone(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "bridge.example", "", "localhost.example"])
 def test_these_are_not_this_machine_alone(host: str) -> None:
     assert not is_loopback(host)
+
+
+def test_the_form_says_nothing_of_the_database(database: SqliteDatabase) -> None:
+    pages = open_pages(database, TOKEN, "http://bridge.example:9470")
+    html = pages.get("/login").text
+    assert str(database.path.parent) not in html and "Overview" not in html
+    assert str(database.path.parent) in pages.get("/", headers={"authorization": f"Bearer {TOKEN}"}).text
