@@ -22,8 +22,10 @@ if TYPE_CHECKING:
 Row = Mapping[str, Any]
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
 """First characters of text that spreadsheets take for a formula, some also after spaces and line breaks."""
-LONG_NAME, NAME_WIDTH = 24, 18
-"""Number of characters to which names are cut before columns are left out, and before names are cut further."""
+NAME_WIDTH = 18
+"""Minimum number of characters for the names of a row, before columns are left out."""
+WIDE = 120
+"""Columns of a terminal from which on names are cut to a fifth of it before columns are left out."""
 MAX_NAME = 200
 """Characters of a name. Further ones are counted."""
 PART = "part"
@@ -238,8 +240,8 @@ def _fit(columns: Sequence[Column], rows: Sequence[Row], width: int) -> _Fitted:
         for short in (False, True)
     )
     in_turn = (
-        *(wide, wide_short, _cut(wide_short, LONG_NAME), narrow, narrow_short),
-        *(_cut(wide_short, NAME_WIDTH), _cut(narrow_short, NAME_WIDTH)),
+        *(wide, wide_short, *([_cut(wide_short, width // 5)] if width >= WIDE else [])),
+        *(narrow, narrow_short, _cut(wide_short, NAME_WIDTH), _cut(narrow_short, NAME_WIDTH)),
     )
     return next((fitted for fitted in in_turn if fitted.left >= 0), _cut(narrow_short, 4))
 

@@ -161,6 +161,12 @@ def test_longer_parts_appear_where_there_is_room() -> None:
     assert any("Errors of the last hour" in line and "Limits of plans" in line for line in lines(view(), 160))
 
 
+def test_a_long_name_is_cut_before_a_wide_screen_leaves_out_columns() -> None:
+    long = row(initiator_id="a-very-long-name-of-a-user@department.example.com", model="claude-" + "x" * 40)
+    shown = "\n".join(lines(view(running=[long], ended=[]), 160))
+    assert "Claude Code" in shown and "a-very-long-name" in shown
+
+
 def test_hostile_names_stay_text() -> None:
     shown = "\n".join(lines(view(running=[row(initiator_id=HOSTILE)]), 300))
     assert r"\x1b[2J\u202e<b>[red]\x00" in shown
