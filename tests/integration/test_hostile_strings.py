@@ -274,16 +274,8 @@ def test_the_summary_of_a_job_is_a_table_without_markup(text: str) -> None:
 # --- pages
 
 
-PAGES = (
-    "/",
-    "/sessions",
-    f"/session?id={uid('h')}",
-    f"/session?id={uid('h')}&full=1",
-    "/tools",
-    "/providers",
-    "/budgets",
-    "/unpriced",
-)
+PAGES = ("/", "/sessions", "/tools", "/providers", "/budgets", "/unpriced")
+PAGES += (f"/session?id={uid('h')}", f"/session?id={uid('h')}&full=1")
 BUDGET: Mapping[str, Any] = {
     "per": "actor",
     "period": "day",
@@ -393,6 +385,16 @@ def test_the_log_has_one_line_for_an_interception(text: str, width: int | None) 
         assert len(bare.splitlines()) == 1
         assert cell_len(bare) <= (width or 3_000) or "refused: " in bare
         assert len(bare) <= 3_000
+
+
+@each_text
+def test_another_line_of_the_log_stays_one_line(text: str) -> None:
+    made = Lines(TextFormatter(logging.Formatter(), width=lambda: 80, colour=True))
+    made.handle(logging.LogRecord("aibridge_addon.proxy", logging.WARNING, "", 1, "a model: %s", (text,), None))
+    [line] = made.made
+    assert_no_controls(line)
+    assert line.startswith("a model: ") and len(line.splitlines()) == 1
+    assert len(line) < 5_000
 
 
 @each_text
