@@ -274,8 +274,8 @@ def test_the_summary_of_a_job_is_a_table_without_markup(text: str) -> None:
 # --- pages
 
 
-PAGES = ("/", "/sessions", "/tools", "/providers", "/budgets", "/unpriced")
-PAGES += (f"/session?id={uid('h')}", f"/session?id={uid('h')}&full=1")
+SESSION = f"/session?id={uid('h')}"
+PAGES = ("/", "/sessions", SESSION, f"{SESSION}&full=1", "/tools", "/providers", "/budgets", "/unpriced")
 BUDGET: Mapping[str, Any] = {
     "per": "actor",
     "period": "day",
