@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -21,6 +22,12 @@ STOP_MARGIN = 15.0
 """Seconds beside `drain_timeout`, for writing the last records."""
 LOG_LINES = 30
 """Lines of the log that an error shows."""
+
+
+def add_set_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="an option of mitmproxy; may be repeated"
+    )
 
 
 class StartFailed(Exception):
