@@ -12,6 +12,7 @@ redacted without a change here. Three kinds of members are special:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from datetime import datetime
@@ -24,6 +25,8 @@ from aibridge_addon.records import Record, TokenUsage
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+logger = logging.getLogger(__name__)
 
 PLAIN = frozenset({type(None), bool, int, float, datetime})
 """Types of values without a text."""
@@ -62,6 +65,7 @@ class Preparation:
         self._redact = Redactor(recording.redact)
         self._redact_secrets = Redactor() if recording.redact else self._redact
         self._price: Callable[[TokenUsage], TokenUsage] | None = None
+        self._price_failed = False
 
     def load(self) -> None:
         """Read the price lists. This is the slowest part of the start."""
@@ -139,17 +143,29 @@ class Preparation:
         return str(self._member("model", name))
 
     def priced(self, record: TokenUsage) -> TokenUsage:
-        """Return the record with its cost. It takes less than a millisecond after `load`."""
-        if self._price is None:
-            self.load()
-        assert self._price is not None
-        return self._price(record)
+        """Return the record with its cost. It takes less than a millisecond after `load`. Never raises."""
+        try:
+            if self._price is None:
+                self.load()
+            assert self._price is not None
+            return self._price(record)
+        except Exception as e:
+            if not self._price_failed:  # log once: the next rows may fail the same way
+                self._price_failed = True
+                logger.exception("aibridge: the price of an answer cannot be worked out, its row has none")
+            return replace(
+                record, cost_usd=None, cost_source=None, price_list=None, unpriced=f"error: {type(e).__name__}"
+            )
 
     def is_never_priced(self, record: TokenUsage) -> bool:
-        """Return whether no answer to a request has a price. `record` is what it is expected to use."""
+        """Return whether no answer to a request has a price. `record` is what it is expected to use. Never raises."""
         from aibridge_addon.recording import pricing
 
-        return pricing.is_never_priced(record)
+        try:
+            return pricing.is_never_priced(record)
+        except Exception:
+            logger.exception("aibridge: whether an answer has a price cannot be worked out")
+            return False
 
 
 def cut(text: str, limit: int) -> tuple[str, bool]:

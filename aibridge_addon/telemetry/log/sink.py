@@ -53,7 +53,7 @@ class LogSink(Sink):
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="aibridge-log", daemon=True)
 
-    def start(self) -> None:
+    def start(self, before: Sink | None = None) -> None:
         self._thread.start()
 
     def emit(self, records: Sequence[Record]) -> None:
