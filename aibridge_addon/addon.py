@@ -153,11 +153,11 @@ class AIBridge:
         if next_layer.layer is None:
             # A script's hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
-        dumps, kept = self._bridge.dumper is not None, self._kept
+        dumps, kept, limits = self._bridge.dumper is not None, self._kept, self._bridge.settings.limits
         if kept is not None:
-            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept)
+            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept, limits)
         else:
-            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer)
+            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer, limits=limits)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:

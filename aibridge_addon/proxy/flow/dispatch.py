@@ -1,6 +1,7 @@
 """Prepare a request for the upstream right before each attempt and each turn: set the credential and actor headers.
 
-each attempt ─▶ aibridge_dispatch hook ─▶ prepare ─▶ upstream
+each attempt ─▶ aibridge_dispatch hook ─▶ prepare ─▶ the flow's request has the hint of each secret
+                                             └────▶ Dispatch.secrets ─▶ only the copy that goes upstream has them
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.bedrock import Untranslatable, to_bedrock
 from aibridge_addon.proxy.flow.state import (
+    Dispatch,
     Head,
     Refusal,
     Served,
@@ -51,6 +53,7 @@ async def prepare(flow: http.HTTPFlow) -> None:
     state = state_of(flow)
     assert isinstance(state, Served)
     head, attempts, translation = state.head, state.head.dispatch.attempts, state.head.dispatch.translation
+    head.dispatch.secrets = {}
     if attempts.pool is not None and head.route.provider.owns(
         flow.request.scheme, flow.request.host, flow.request.port
     ):
@@ -73,6 +76,7 @@ async def prepare(flow: http.HTTPFlow) -> None:
             attempts.key = Key(0, SecretStr(key_id), mask(key_id))
     elif head.route.provider.send_actor_headers:
         _name_actor(flow.request, head.actor)
+    _conceal(flow.request, head)
 
 
 NOT_PREPARED = Refusal(500, "the request could not be prepared for its provider", "not_ready")
@@ -83,7 +87,8 @@ def refuse_unprepared(flow: http.HTTPFlow) -> None:
     state = state_of(flow)
     if isinstance(state, Served):
         refuse(flow, state, NOT_PREPARED)
-        conceal(flow, state.head)
+        for name in (*CREDENTIAL_HEADERS, *AWS_CREDENTIALS):
+            flow.request.headers.pop(name, None)  # it is not known how far the preparation came
 
 
 def _all_rest(exhausted: Exhausted) -> Refusal:
@@ -97,27 +102,45 @@ def _authenticate(request: http.Request, route: Route, key: Key) -> None:
         request.headers.pop(name, None)
     # The client's Host header may name another host at the same address, to which a shared front end would route.
     request.host_header = url.hostport(request.scheme, request.host, request.port)
-    _set_credential(request, route, key.secret.get_secret_value())
+    header = _key_header(route)
+    _set(request, header, _as_credential(header, key.secret.get_secret_value()))
 
 
-def conceal(flow: http.HTTPFlow, head: Head) -> None:
-    """Replace the key by its hint after the request was sent.
+def _conceal(request: http.Request, head: Head) -> None:
+    """Replace each secret by its hint. mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons read it.
 
-    mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons read the flow later. The next attempt is
-    prepared again.
+    Nothing is awaited between a secret and its hint, so nothing else sees the flow with the secret.
     """
-    if head.dispatch.translation is not None:
-        for name in AWS_CREDENTIALS:
-            if name in flow.request.headers:
-                flow.request.headers[name] = mask(flow.request.headers[name])
-    elif head.dispatch.attempts.key is not None:
-        _set_credential(flow.request, head.route, head.dispatch.attempts.key.hint)
+    chosen = head.dispatch
+    hints = {}
+    if chosen.translation is not None:
+        hints = {name: mask(request.headers[name]) for name in AWS_CREDENTIALS if name in request.headers}
+    elif chosen.attempts.key is not None:
+        header = _key_header(head.route)
+        hints = {header: _as_credential(header, chosen.attempts.key.hint)}
+    for name, hint in hints.items():
+        chosen.secrets[name] = request.headers[name]
+        request.headers[name] = hint
 
 
-def _set_credential(request: http.Request, route: Route, credential: str) -> None:
+def for_upstream(request: http.Request, chosen: Dispatch) -> http.Request:
+    """Return the request as the upstream gets it: with the secrets that the flow does not show."""
+    if not chosen.secrets:
+        return request
+    sent = request.copy()
+    for name, value in chosen.secrets.items():
+        sent.headers[name] = value
+    return sent
+
+
+def _key_header(route: Route) -> str:
+    """Return the header that has the provider's key."""
     kind = route.type
-    header = (kind.messages_key_header if route.errors is MESSAGES else None) or kind.key_header
-    _set(request, header, f"Bearer {credential}" if header == "Authorization" else credential)
+    return (kind.messages_key_header if route.errors is MESSAGES else None) or kind.key_header
+
+
+def _as_credential(header: str, key: str) -> str:
+    return f"Bearer {key}" if header == "Authorization" else key
 
 
 def _name_actor(request: http.Request, actor: Actor) -> None:

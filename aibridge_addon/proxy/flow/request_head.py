@@ -7,7 +7,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from typing import assert_never
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -40,7 +39,6 @@ from aibridge_addon.proxy.flow.state import (
     TUNNEL,
     Bridged,
     Dispatch,
-    Foreign,
     Head,
     Passthrough,
     Refusal,
@@ -233,7 +231,6 @@ class RequestClassifier:
         if route.dialect is not None and route.dialect.takes_forms and too_large:
             head = replace(head, route=replace(route, dialect=None, billable=True))  # an upload: forwarded unread
         if head.route.dialect is None:
-            flow.request.stream = True
             return Passthrough(head, left)
         if too_large:
             flow.request.headers.pop("expect", None)  # the body will be refused, so do not send 100 Continue
@@ -267,7 +264,6 @@ class RequestClassifier:
             flow.response = no_such_route(None, self._bridge.router)
         else:
             self._strip(flow, lower_headers(flow.request))
-            flow.request.stream = True
 
     def _trusted(self, flow: http.HTTPFlow, headers: Headers) -> Named:
         # Requests inside a tunnel come from the client, not from the front proxy, so their headers are not trusted.
@@ -338,17 +334,9 @@ def _identity(request: http.Request, route: Route, headers: Headers, chosen: Dis
 
 
 def _cut_off(flow: http.HTTPFlow) -> None:
-    """End a flow at a stop. The key is concealed first, because mitmproxy's `-w` then writes the request."""
-    match state_of(flow):
-        case Bridged() as state:
-            dispatch.conceal(flow, state.head)
-            state.cut_off()
-        case Passthrough() as state:
-            dispatch.conceal(flow, state.head)
-        case Refused() | Foreign():
-            pass
-        case state:
-            assert_never(state)
+    """End a flow at a stop."""
+    if isinstance(state := state_of(flow), Bridged):
+        state.cut_off()
 
 
 def _must_not_leave(flow: http.HTTPFlow, route: Route) -> bool:

@@ -67,6 +67,8 @@ class Dispatch:
     attempts: Attempts = field(default_factory=Attempts)
     translation: Translation | None = None
     """Set if this is a Messages request that goes to Bedrock."""
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Headers of the current attempt whose values only the upstream gets. The flow has hints in their place."""
     pause: asyncio.Task[None] | None = None
     """The wait for the next attempt. While it is set, the attempt hook is called again."""
 

@@ -9,9 +9,12 @@ from mitmproxy.connection import Server
 from mitmproxy.proxy import context, events, layer
 from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode
 
+from aibridge_addon.config.schema import Limits
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.stream.stream import BridgeHttpStream
+
+DEFAULT_LIMITS = Limits()
 
 
 class BridgeHttpLayer(HttpLayer):
@@ -19,6 +22,8 @@ class BridgeHttpLayer(HttpLayer):
 
     kept: KeptBodies | None = None
     """Keeps the bodies of streamed answers; see `keeping`."""
+    passthrough_body = DEFAULT_LIMITS.passthrough_body
+    """Bytes. Bodies of requests that are not bridged are buffered up to this size; see `body_size`."""
 
     def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
         super().__init__(ctx, mode)
@@ -54,7 +59,12 @@ def _is_over(connection: Server) -> bool:
     return connection.timestamp_tcp_setup is None or connection.timestamp_end is not None
 
 
-def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer], kept: KeptBodies | None = None) -> None:
+def bridge_http(
+    next_layer: layer.NextLayer,
+    kind: type[BridgeHttpLayer],
+    kept: KeptBodies | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> None:
     """Replace the `HttpLayer` that mitmproxy has chosen, if there is one, by ours."""
     parent: layer.Layer | None = None
     chosen = next_layer.layer
@@ -65,6 +75,7 @@ def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer], kept: 
     chosen.context.layers.remove(chosen)
     ours = kind(chosen.context, chosen.mode)
     ours.kept = kept
+    ours.passthrough_body = limits.passthrough_body
     if parent is None:
         next_layer.layer = ours
     else:

@@ -1,13 +1,14 @@
-"""Mark gateway requests before mitmproxy fills in their missing host."""
+"""Where a request enters and leaves a stream: mark gateway requests, and send upstream what only the upstream gets."""
 
 from __future__ import annotations
 
 from mitmproxy import http
-from mitmproxy.proxy import context
-from mitmproxy.proxy.layers.http import HTTPMode
+from mitmproxy.proxy import context, layer
+from mitmproxy.proxy.layers.http import HTTPMode, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
-from aibridge_addon.proxy.flow.state import ORIGIN_FORM
+from aibridge_addon.proxy.flow import dispatch
+from aibridge_addon.proxy.flow.state import ORIGIN_FORM, Served, state_of
 
 
 def bring_flow(event: http_events.RequestHeaders, ctx: context.Context, mode: HTTPMode) -> None:
@@ -30,3 +31,22 @@ def _offer_basic_authentication(headers: http.Headers) -> None:
     basic = headers.get("authorization", "").lower().startswith("basic ")
     if basic and "proxy-authorization" not in headers:
         headers["proxy-authorization"] = headers.pop("authorization")
+
+
+def for_upstream(flow: http.HTTPFlow) -> http.Request:
+    """Return the flow's request as the upstream gets it."""
+    state = state_of(flow)
+    return dispatch.for_upstream(flow.request, state.head.dispatch) if isinstance(state, Served) else flow.request
+
+
+def sent_upstream(commands: layer.CommandGenerator[None], flow: http.HTTPFlow) -> layer.CommandGenerator[None]:
+    """Run mitmproxy's `commands` that send a request upstream, with the request as the upstream gets it."""
+    reply = None
+    while True:
+        try:
+            command = commands.send(reply)
+        except StopIteration:
+            return
+        if isinstance(command, SendHttp) and isinstance(command.event, http_events.RequestHeaders):
+            command.event.request = for_upstream(flow)
+        reply = yield command

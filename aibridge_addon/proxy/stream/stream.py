@@ -25,11 +25,10 @@ from mitmproxy.proxy.layers.http import HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.flow import dispatch
-from aibridge_addon.proxy.flow.answer import is_streamed, stream_answer
+from aibridge_addon.proxy.flow.answer import stream_answer
 from aibridge_addon.proxy.flow.http1 import frame_request
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
-    RETRY_BODY_LIMIT,
     TUNNEL,
     Bridged,
     FlowState,
@@ -40,14 +39,15 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
-from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, content_length
+from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
+from aibridge_addon.proxy.stream.body_size import BodySize
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
 from aibridge_addon.proxy.stream.next_turn import NextTurn
-from aibridge_addon.proxy.stream.request import bring_flow
+from aibridge_addon.proxy.stream.request import bring_flow, for_upstream, sent_upstream
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -61,6 +61,7 @@ class BridgeHttpStream(HttpStream):
         self.attempts = UpstreamAttempts(self)
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
+        self.body_size = BodySize(self, parent.passthrough_body)
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
         """Turns the upstream answer into the client's. None before its head, and if the flow is not bridged."""
@@ -85,28 +86,29 @@ class BridgeHttpStream(HttpStream):
         if self.client_state == self.state_consume_request_body:
             yield from self.check_body_size(True)
 
+    def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, http_events.RequestEndOfMessage):
+            self.body_size.transform_request()
+        consumed: layer.CommandGenerator[None] = super().state_consume_request_body(event)
+        return sent_upstream(consumed, self.flow) if isinstance(event, http_events.RequestEndOfMessage) else consumed
+
+    def consume_request(self) -> None:
+        self.client_state = self.state_consume_request_body
+
+    def start_request_stream(self) -> layer.CommandGenerator[None]:
+        if self.body_size.forbids_streaming:
+            return self.body_size.buffer_request()
+        return self._started_request_stream()
+
+    def _started_request_stream(self) -> layer.CommandGenerator[None]:
+        if not (yield from self.body_size.check_stream_start()):
+            yield from sent_upstream(super().start_request_stream(), self.flow)
+
     def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
-        if (yield from super().check_body_size(request)):
-            return True
-        state = self.state
-        if request and isinstance(state, Bridged):
-            size = max(len(self.request_body_buf), content_length(self.flow.request))
-            limit = state.head.bridge.settings.limits.request_body
-            if size > limit:
-                message = f"the request body is larger than {limit} bytes"
-                yield from self.early_end.run_error_hook(message)
-                yield from self.early_end.refuse(413, message)
-                return True
-        elif not request and not isinstance(state, Foreign) and self.response_body_buf:
-            if isinstance(state, Bridged) and state.undecided:
-                beginning = bytes(self.response_body_buf)
-                if is_streamed(self.flow, state, beginning):
-                    yield from self._stream_buffered(beginning)
-                return False
-            answer = self._opened()
-            if len(self.response_body_buf) > (RETRY_BODY_LIMIT if answer is None else answer.limit):
-                yield from self._outgrown(answer)
-        return False
+        if request:
+            classified = self.client_state != self.state_wait_for_request_headers
+            return self.body_size.check_request(is_classified=classified)
+        return super().check_body_size(False) if isinstance(self.state, Foreign) else self.body_size.check_answer()
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         state = self.state
@@ -148,7 +150,6 @@ class BridgeHttpStream(HttpStream):
 
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
         if isinstance(state := self.state, Served):
-            dispatch.conceal(self.flow, state.head)
             if (yield from self.attempts.drops(state, event.response)):
                 self.server_state = self.attempts.state_drop
                 return
@@ -172,7 +173,7 @@ class BridgeHttpStream(HttpStream):
             return True
         return False
 
-    def _opened(self) -> Tapped | Spliced | None:
+    def opened(self) -> Tapped | Spliced | None:
         """Return what turns the answer into the client's. None: mitmproxy forwards it."""
         state, response = self.state, self.flow.response
         if self.answer is None and response is not None and isinstance(state, Bridged) and state.exchange is not None:
@@ -180,7 +181,7 @@ class BridgeHttpStream(HttpStream):
         return self.answer
 
     def start_response_stream(self) -> layer.CommandGenerator[None]:
-        answer = self._opened()
+        answer = self.opened()
         if self.answer_begun and isinstance(answer, Spliced):
             self.server_state = self.state_read_answer
             return
@@ -255,25 +256,9 @@ class BridgeHttpStream(HttpStream):
         state = self.state
         return isinstance(state, Bridged) and state.rows is Rows.LOST
 
-    def _outgrown(self, answer: Tapped | Spliced | None) -> layer.CommandGenerator[None]:
-        """Handle a buffered answer that is larger than its limit."""
-        if isinstance(answer, Spliced):
-            # Forwarded unread, it might show the client an injected call.
-            message = f"the upstream's answer is larger than {answer.limit} bytes"
-            answer.exchange.end("answer_too_large", message)
-            yield from self.early_end.run_error_hook(message)
-            yield from self.cancel_upstream(message)
-            yield from (
-                self.early_end.break_off(message) if self.answer_begun else self.early_end.respond(502, message)
-            )
-            return
-        # It is too large to be a refusal of the added option, so it is forwarded.
-        if isinstance(state := self.state, Bridged):
-            state.usage = self.answer = None
-        yield from self._stream_buffered(bytes(self.response_body_buf))
-
-    def _stream_buffered(self, body: bytes) -> layer.CommandGenerator[None]:
+    def stream_buffered(self) -> layer.CommandGenerator[None]:
         """Stream an answer that was buffered so far."""
+        body = bytes(self.response_body_buf)
         self.response_body_buf.clear()
         yield from self.start_response_stream()
         yield from self.server_state(http_events.ResponseData(self.turns.id, body))
@@ -295,7 +280,7 @@ class BridgeHttpStream(HttpStream):
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         if self.flow.response is not None and not (self.flow.request.is_http2 or self.flow.request.is_http3):
             self.flow.response.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
-        answer = self._opened()
+        answer = self.opened()
         if not already_streamed and isinstance(answer, Spliced) and not self._is_later_error(answer):
             content = (self.flow.response and self.flow.response.raw_content) or b""
             if (output := answer.on_body(content)) is not None:
@@ -317,7 +302,7 @@ class BridgeHttpStream(HttpStream):
 
         `body_ended`: false if only the terminal event was read.
         """
-        state, answer = self.state, self._opened()
+        state, answer = self.state, self.opened()
         if not isinstance(state, Bridged) or answer is None:
             return True
         if isinstance(answer, Tapped):
@@ -369,7 +354,7 @@ class BridgeHttpStream(HttpStream):
         self.server_state = self.state_wait_for_response_headers
         if not (yield from self.make_server_connection()):
             return
-        for part in self.turns.request(self.flow.request):
+        for part in self.turns.request(for_upstream(self.flow)):
             yield SendHttp(part, self.context.server)
 
     # --- while the client waits -------------------------------------------------------------------------------
@@ -445,8 +430,6 @@ class BridgeHttpStream(HttpStream):
         if isinstance(state, Foreign):
             yield from super().handle_protocol_error(event)
             return
-        if isinstance(state, Served):
-            dispatch.conceal(self.flow, state.head)
         if isinstance(event, http_events.RequestProtocolError):
             # The upstream stream has the id of the current turn, not the client's.
             event = http_events.RequestProtocolError(self.turns.id, event.message, event.code)

@@ -1,0 +1,200 @@
+"""Decide by its size whether a body is buffered, streamed or refused.
+
+    request ─┬─ bridged      buffered, up to `limits.request_body`
+             └─ all others   buffered up to `limits.passthrough_body`, then streamed
+    answer  ─── buffered only where its end decides what the client gets, up to its limit
+
+Other addons see a buffered body in their `request` hook, before it goes upstream. mitmproxy's `body_size_limit` holds
+for all bodies whose size is known before they are streamed. Its `stream_large_bodies` lowers the size from which bodies
+of requests that are not bridged are streamed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from mitmproxy import http
+from mitmproxy.proxy import context, events, layer
+from mitmproxy.proxy.layers.http import SendHttp
+from mitmproxy.proxy.layers.http import _events as http_events
+from mitmproxy.proxy.layers.http import _hooks as http_hooks
+from mitmproxy.proxy.utils import ReceiveBuffer
+from mitmproxy.utils import human
+
+from aibridge_addon.proxy.flow.answer import is_streamed
+from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged, FlowState, Foreign, set_body
+from aibridge_addon.proxy.stream.answer import Spliced, Tapped, content_length
+from aibridge_addon.proxy.stream.early_end import EarlyEnd
+
+Transform = Callable[[bytes], bytes | Iterable[bytes]]
+"""A function that another addon has set as `stream` of a message: it gets each piece of the body, then `b""`."""
+
+
+class SizedStream(Protocol):
+    """The part of `BridgeHttpStream` that body sizes use."""
+
+    flow: http.HTTPFlow
+    context: context.Context
+    stream_id: int
+    early_end: EarlyEnd
+    request_body_buf: ReceiveBuffer
+    response_body_buf: ReceiveBuffer
+    answer: Tapped | Spliced | None
+
+    @property
+    def state(self) -> FlowState: ...
+    def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]: ...
+    def start_request_stream(self) -> layer.CommandGenerator[None]: ...
+    def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]: ...
+    def consume_request(self) -> None:
+        """Buffer the body of the request."""
+
+    def opened(self) -> Tapped | Spliced | None: ...
+    def stream_buffered(self) -> layer.CommandGenerator[None]: ...
+
+    def ignore_events(self) -> None: ...
+
+
+class BodySize:
+    def __init__(self, stream: SizedStream, passthrough_body: int) -> None:
+        """`passthrough_body` is the configuration's limit of that name, in bytes."""
+        self._stream = stream
+        self._passthrough_body = passthrough_body
+        self._transform: Transform | None = None
+
+    def check_request(self, *, is_classified: bool) -> layer.CommandGenerator[bool]:
+        """Check the part of a request that has arrived. Returns whether the stream has ended.
+
+        Before the head is classified, nothing is known about the limits. It is checked again after that.
+        """
+        stream, request = self._stream, self._stream.flow.request
+        if not is_classified:
+            return False
+        if stream.flow.response is not None:
+            stream.request_body_buf.clear()  # it is answered, so the rest is only read to its end
+            return False
+        size = max(len(stream.request_body_buf), content_length(request))
+        limit, state = self._limit(), stream.state
+        if isinstance(state, Bridged):
+            limit = min(limit, state.head.bridge.settings.limits.request_body)
+        if size > limit:
+            yield from self._refuse_request(f"the request body is larger than {limit} bytes")
+            return True
+        streamed_from = _size(stream.context.options.stream_large_bodies)
+        if not isinstance(state, Bridged) and size > min(self._passthrough_body, streamed_from):
+            yield from self._stream_request()
+        return False
+
+    def _limit(self) -> float:
+        return _size(self._stream.context.options.body_size_limit)
+
+    def _refuse_request(self, message: str) -> layer.CommandGenerator[None]:
+        stream = self._stream
+        yield from stream.early_end.run_error_hook(message)
+        if not isinstance(stream.state, Foreign):
+            yield from stream.early_end.refuse(413, message)
+            return
+        code = http_events.ErrorCode.REQUEST_TOO_LARGE
+        stream.flow.live = False
+        stream.ignore_events()
+        yield SendHttp(http_events.ResponseProtocolError(stream.stream_id, message, code), stream.context.client)
+
+    def _stream_request(self) -> layer.CommandGenerator[None]:
+        """Stream a request whose body was buffered so far."""
+        stream = self._stream
+        body = bytes(stream.request_body_buf)
+        stream.request_body_buf.clear()
+        stream.flow.request.stream = stream.flow.request.stream or True
+        yield from stream.start_request_stream()
+        if body:
+            yield from stream.handle_event(http_events.RequestData(stream.stream_id, body))
+
+    def check_stream_start(self) -> layer.CommandGenerator[bool]:
+        """Check a request that another addon streams from its head on. Returns whether the stream has ended."""
+        limit = self._limit()
+        if content_length(self._stream.flow.request) <= limit:
+            return False
+        yield from self._refuse_request(f"the request body is larger than {limit} bytes")
+        return True
+
+    @property
+    def forbids_streaming(self) -> bool:
+        """Whether a request is buffered although another addon or mitmproxy wants to stream it.
+
+        A bridged one has to be read first. One that is answered goes nowhere.
+        """
+        return isinstance(self._stream.state, Bridged) or self._stream.flow.response is not None
+
+    def buffer_request(self) -> layer.CommandGenerator[None]:
+        """Buffer a request that was to be streamed. What another addon does with its pieces is done at its end."""
+        request = self._stream.flow.request
+        if callable(request.stream):
+            self._transform = request.stream
+        request.stream = False
+        self._stream.consume_request()
+        yield from ()
+
+    def transform_request(self) -> None:
+        """Apply another addon's function to a complete request body."""
+        transform, self._transform = self._transform, None
+        if transform is None or self._stream.flow.response is not None:
+            return
+        buffered = self._stream.request_body_buf
+        body = transformed(transform, bytes(buffered)) + transformed(transform, b"")
+        buffered.clear()
+        buffered += body
+        set_body(self._stream.flow.request, body)
+
+    def check_answer(self) -> layer.CommandGenerator[bool]:
+        """Check the part of an answer that has arrived and is buffered. Returns whether the stream has ended."""
+        stream, state = self._stream, self._stream.state
+        if not stream.response_body_buf:
+            return (yield from self._check_answer_head())
+        if isinstance(state, Bridged) and state.undecided:
+            if is_streamed(stream.flow, state, bytes(stream.response_body_buf)):
+                yield from stream.stream_buffered()
+            return False
+        answer = stream.opened()
+        limit = RETRY_BODY_LIMIT if answer is None else answer.limit
+        if len(stream.response_body_buf) <= limit:
+            return False
+        if isinstance(answer, Spliced):  # forwarded unread, it might show the client an injected call
+            yield from self._refuse_answer(limit)
+            return False
+        # It is too large to be a refusal of the added option, so it is forwarded.
+        if isinstance(state, Bridged):
+            state.usage = stream.answer = None
+        yield from stream.stream_buffered()
+        return False
+
+    def _check_answer_head(self) -> layer.CommandGenerator[bool]:
+        stream = self._stream
+        assert stream.flow.response is not None
+        limit = self._limit()
+        if content_length(stream.flow.response) <= limit:
+            return False
+        yield http_hooks.HttpResponseHeadersHook(stream.flow)
+        yield from self._refuse_answer(limit)
+        return True
+
+    def _refuse_answer(self, limit: float) -> layer.CommandGenerator[None]:
+        stream, state = self._stream, self._stream.state
+        message = f"the upstream's answer is larger than {limit} bytes"
+        if isinstance(state, Bridged) and state.exchange is not None:
+            state.exchange.end("answer_too_large", message)
+        yield from stream.early_end.run_error_hook(message)
+        yield from stream.cancel_upstream(message)
+        yield from stream.early_end.refuse(502, message)
+
+
+def transformed(transform: Transform, data: bytes) -> bytes:
+    """Return what a function of another addon makes of a piece of a body."""
+    made = transform(data)
+    return made if isinstance(made, bytes) else b"".join(made)
+
+
+def _size(option: str | None) -> float:
+    """Return the bytes of a mitmproxy option; infinity if it is not set."""
+    size = human.parse_size(option)
+    return float("inf") if size is None else size
