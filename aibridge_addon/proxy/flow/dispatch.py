@@ -52,8 +52,15 @@ async def prepare(flow: http.HTTPFlow) -> None:
     """
     state = state_of(flow)
     assert isinstance(state, Served)
+    state.head.dispatch.secrets = {}
+    try:
+        await _prepare(flow, state)
+    finally:
+        _conceal(flow.request, state.head)
+
+
+async def _prepare(flow: http.HTTPFlow, state: Served) -> None:
     head, attempts, translation = state.head, state.head.dispatch.attempts, state.head.dispatch.translation
-    head.dispatch.secrets = {}
     if attempts.pool is not None and head.route.provider.owns(
         flow.request.scheme, flow.request.host, flow.request.port
     ):
@@ -76,19 +83,6 @@ async def prepare(flow: http.HTTPFlow) -> None:
             attempts.key = Key(0, SecretStr(key_id), mask(key_id))
     elif head.route.provider.send_actor_headers:
         _name_actor(flow.request, head.actor)
-    _conceal(flow.request, head)
-
-
-NOT_PREPARED = Refusal(500, "the request could not be prepared for its provider", "not_ready")
-
-
-def refuse_unprepared(flow: http.HTTPFlow) -> None:
-    """Refuse a request whose preparation failed; it must not be sent half prepared."""
-    state = state_of(flow)
-    if isinstance(state, Served):
-        refuse(flow, state, NOT_PREPARED)
-        for name in (*CREDENTIAL_HEADERS, *AWS_CREDENTIALS):
-            flow.request.headers.pop(name, None)  # it is not known how far the preparation came
 
 
 def _all_rest(exhausted: Exhausted) -> Refusal:
@@ -117,7 +111,7 @@ def _conceal(request: http.Request, head: Head) -> None:
         hints = {name: mask(request.headers[name]) for name in AWS_CREDENTIALS if name in request.headers}
     elif chosen.attempts.key is not None:
         header = _key_header(head.route)
-        hints = {header: _as_credential(header, chosen.attempts.key.hint)}
+        hints = {header: _as_credential(header, chosen.attempts.key.hint)} if header in request.headers else {}
     for name, hint in hints.items():
         chosen.secrets[name] = request.headers[name]
         request.headers[name] = hint

@@ -22,10 +22,11 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.utils import ReceiveBuffer
 from mitmproxy.utils import human
 
-from aibridge_addon.proxy.flow.answer import is_streamed
-from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged, FlowState, Foreign, set_body
-from aibridge_addon.proxy.stream.answer import Spliced, Tapped, content_length
+from aibridge_addon.proxy.flow.state import Bridged, FlowState, Foreign, set_body
+from aibridge_addon.proxy.stream.answer import content_length
+from aibridge_addon.proxy.stream.buffered import BufferedAnswer
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
+from aibridge_addon.proxy.stream.request import sent_upstream
 
 Transform = Callable[[bytes], bytes | Iterable[bytes]]
 """A function that another addon has set as `stream` of a message: it gets each piece of the body, then `b""`."""
@@ -40,18 +41,15 @@ class SizedStream(Protocol):
     early_end: EarlyEnd
     request_body_buf: ReceiveBuffer
     response_body_buf: ReceiveBuffer
-    answer: Tapped | Spliced | None
+    buffered: BufferedAnswer
 
     @property
     def state(self) -> FlowState: ...
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]: ...
     def start_request_stream(self) -> layer.CommandGenerator[None]: ...
-    def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]: ...
     def consume_request(self) -> None:
         """Buffer the body of the request."""
 
-    def opened(self) -> Tapped | Spliced | None: ...
-    def stream_buffered(self) -> layer.CommandGenerator[None]: ...
 
     def ignore_events(self) -> None: ...
 
@@ -63,7 +61,7 @@ class BodySize:
         self._passthrough_body = passthrough_body
         self._transform: Transform | None = None
 
-    def check_request(self, *, is_classified: bool) -> layer.CommandGenerator[bool]:
+    def check_request(self, is_classified: bool) -> layer.CommandGenerator[bool]:
         """Check the part of a request that has arrived. Returns whether the stream has ended.
 
         Before the head is classified, nothing is known about the limits. It is checked again after that.
@@ -110,82 +108,47 @@ class BodySize:
         if body:
             yield from stream.handle_event(http_events.RequestData(stream.stream_id, body))
 
-    def check_stream_start(self) -> layer.CommandGenerator[bool]:
-        """Check a request that another addon streams from its head on. Returns whether the stream has ended."""
-        limit = self._limit()
-        if content_length(self._stream.flow.request) <= limit:
-            return False
-        yield from self._refuse_request(f"the request body is larger than {limit} bytes")
-        return True
+    def start_stream(self, start: layer.CommandGenerator[None]) -> layer.CommandGenerator[None]:
+        """Stream a request by mitmproxy's commands `start`, unless it is buffered or refused.
 
-    @property
-    def forbids_streaming(self) -> bool:
-        """Whether a request is buffered although another addon or mitmproxy wants to stream it.
-
-        A bridged one has to be read first. One that is answered goes nowhere.
+        A bridged request has to be read first, and an answered one goes nowhere. So these are buffered, whatever
+        another addon wants. What it does with the pieces of a body is then done at its end.
         """
-        return isinstance(self._stream.state, Bridged) or self._stream.flow.response is not None
+        stream, request = self._stream, self._stream.flow.request
+        if isinstance(stream.state, Bridged) or stream.flow.response is not None:
+            if callable(request.stream):
+                self._transform = request.stream
+            request.stream = False
+            stream.consume_request()
+        elif content_length(request) > (limit := self._limit()):
+            yield from self._refuse_request(f"the request body is larger than {limit} bytes")
+        else:
+            yield from sent_upstream(start, stream.flow)
 
-    def buffer_request(self) -> layer.CommandGenerator[None]:
-        """Buffer a request that was to be streamed. What another addon does with its pieces is done at its end."""
-        request = self._stream.flow.request
-        if callable(request.stream):
-            self._transform = request.stream
-        request.stream = False
-        self._stream.consume_request()
-        yield from ()
-
-    def transform_request(self) -> None:
-        """Apply another addon's function to a complete request body."""
+    def end_buffered(self, end: layer.CommandGenerator[None]) -> layer.CommandGenerator[None]:
+        """Send a buffered request upstream by mitmproxy's commands `end`."""
         transform, self._transform = self._transform, None
-        if transform is None or self._stream.flow.response is not None:
-            return
-        buffered = self._stream.request_body_buf
-        body = transformed(transform, bytes(buffered)) + transformed(transform, b"")
-        buffered.clear()
-        buffered += body
-        set_body(self._stream.flow.request, body)
+        if transform is not None and self._stream.flow.response is None:
+            buffered = self._stream.request_body_buf
+            body = transformed(transform, bytes(buffered)) + transformed(transform, b"")
+            buffered.clear()
+            buffered += body
+            set_body(self._stream.flow.request, body)
+        yield from sent_upstream(end, self._stream.flow)
 
     def check_answer(self) -> layer.CommandGenerator[bool]:
-        """Check the part of an answer that has arrived and is buffered. Returns whether the stream has ended."""
-        stream, state = self._stream, self._stream.state
-        if not stream.response_body_buf:
-            return (yield from self._check_answer_head())
-        if isinstance(state, Bridged) and state.undecided:
-            if is_streamed(stream.flow, state, bytes(stream.response_body_buf)):
-                yield from stream.stream_buffered()
-            return False
-        answer = stream.opened()
-        limit = RETRY_BODY_LIMIT if answer is None else answer.limit
-        if len(stream.response_body_buf) <= limit:
-            return False
-        if isinstance(answer, Spliced):  # forwarded unread, it might show the client an injected call
-            yield from self._refuse_answer(limit)
-            return False
-        # It is too large to be a refusal of the added option, so it is forwarded.
-        if isinstance(state, Bridged):
-            state.usage = stream.answer = None
-        yield from stream.stream_buffered()
-        return False
-
-    def _check_answer_head(self) -> layer.CommandGenerator[bool]:
+        """Check the part of an answer that has arrived. Returns whether the stream has ended."""
         stream = self._stream
+        if stream.response_body_buf:
+            yield from stream.buffered.grew()
+            return False
         assert stream.flow.response is not None
         limit = self._limit()
         if content_length(stream.flow.response) <= limit:
             return False
         yield http_hooks.HttpResponseHeadersHook(stream.flow)
-        yield from self._refuse_answer(limit)
+        yield from stream.buffered.refuse(limit)
         return True
-
-    def _refuse_answer(self, limit: float) -> layer.CommandGenerator[None]:
-        stream, state = self._stream, self._stream.state
-        message = f"the upstream's answer is larger than {limit} bytes"
-        if isinstance(state, Bridged) and state.exchange is not None:
-            state.exchange.end("answer_too_large", message)
-        yield from stream.early_end.run_error_hook(message)
-        yield from stream.cancel_upstream(message)
-        yield from stream.early_end.refuse(502, message)
 
 
 def transformed(transform: Transform, data: bytes) -> bytes:

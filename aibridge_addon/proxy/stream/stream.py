@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mitmproxy import http
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import HttpStream, SendHttp
@@ -27,6 +28,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 from aibridge_addon.proxy.flow import dispatch
 from aibridge_addon.proxy.flow.answer import stream_answer
 from aibridge_addon.proxy.flow.http1 import frame_request
+from aibridge_addon.proxy.flow.internal_error import FAILED
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
     TUNNEL,
@@ -43,11 +45,13 @@ from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_f
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
 from aibridge_addon.proxy.stream.body_size import BodySize
+from aibridge_addon.proxy.stream.buffered import BufferedAnswer
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
+from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
 from aibridge_addon.proxy.stream.next_turn import NextTurn
-from aibridge_addon.proxy.stream.request import bring_flow, for_upstream, sent_upstream
+from aibridge_addon.proxy.stream.request import bring_flow, for_upstream
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -61,12 +65,16 @@ class BridgeHttpStream(HttpStream):
         self.attempts = UpstreamAttempts(self)
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
+        self.guard = StreamGuard(self)
         self.body_size = BodySize(self, parent.passthrough_body)
+        self.buffered = BufferedAnswer(self)
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
         """Turns the upstream answer into the client's. None before its head, and if the flow is not bridged."""
         self.answer_begun = False
         """Whether the answer's headers were sent to the client."""
+        self.connected = False
+        """Whether the request had an upstream connection."""
         self.read: Callable[[bytes], int | None]
         """The function that `state_tap_events` calls with each piece of an answer."""
         self.held = b""
@@ -74,9 +82,44 @@ class BridgeHttpStream(HttpStream):
         self.awake: commands.RequestWakeup | None = None
 
     @property
+    def maybe_flow(self) -> http.HTTPFlow | None:
+        return getattr(self, "flow", None)  # not set before the request's head
+
+    @property
     def state(self) -> FlowState:
-        flow = getattr(self, "flow", None)  # not set before the request's head
-        return FOREIGN if flow is None else state_of(flow)
+        return FOREIGN if (flow := self.maybe_flow) is None else state_of(flow)
+
+    # --- the guard --------------------------------------------------------------------------------------------
+
+    def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        try:
+            self.turns.handling(True)
+            self.guard.before(event)
+            yield from super().handle_event(event)
+            self.turns.handling(False)
+        except Exception:
+            if self.child_layer is not None:
+                raise  # the bytes of an upgraded connection or tunnel are no answer to end
+            self.guard.failed()
+            self._handle_event = self.guard.handle_rest
+            yield from super().handle_event(events.Start())
+
+    @property
+    def waits_for(self) -> commands.Command | None:
+        return None if self._paused is None else self._paused.command
+
+    @property
+    def ends_with_hook(self) -> bool:
+        over = (self.state_done, self.state_errored)
+        return self.client_state != self.state_errored and self.server_state not in over
+
+    def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
+        if (yield from super().check_killed(emit_error_hook)):
+            return True
+        if FAILED in self.flow.metadata:
+            yield from self.guard.end(run_hook=emit_error_hook)
+            return True
+        return False
 
     # --- the request ------------------------------------------------------------------------------------------
 
@@ -87,27 +130,19 @@ class BridgeHttpStream(HttpStream):
             yield from self.check_body_size(True)
 
     def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, http_events.RequestEndOfMessage):
-            self.body_size.transform_request()
         consumed: layer.CommandGenerator[None] = super().state_consume_request_body(event)
-        return sent_upstream(consumed, self.flow) if isinstance(event, http_events.RequestEndOfMessage) else consumed
+        ends = isinstance(event, http_events.RequestEndOfMessage)
+        return self.body_size.end_buffered(consumed) if ends else consumed
 
     def consume_request(self) -> None:
         self.client_state = self.state_consume_request_body
 
     def start_request_stream(self) -> layer.CommandGenerator[None]:
-        if self.body_size.forbids_streaming:
-            return self.body_size.buffer_request()
-        return self._started_request_stream()
-
-    def _started_request_stream(self) -> layer.CommandGenerator[None]:
-        if not (yield from self.body_size.check_stream_start()):
-            yield from sent_upstream(super().start_request_stream(), self.flow)
+        return self.body_size.start_stream(super().start_request_stream())
 
     def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
         if request:
-            classified = self.client_state != self.state_wait_for_request_headers
-            return self.body_size.check_request(is_classified=classified)
+            return self.body_size.check_request(self.client_state != self.state_wait_for_request_headers)
         return super().check_body_size(False) if isinstance(self.state, Foreign) else self.body_size.check_answer()
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
@@ -117,20 +152,13 @@ class BridgeHttpStream(HttpStream):
             if (yield from self.check_killed(True)):
                 return False
             if isinstance(refused := self.state, Refused):
-                yield from self._refused(refused)
+                yield from self.early_end.run_error_hook(refused.message)
+                yield from self.early_end.send_refusal(refused.message)
                 return False
-        connected = yield from super().make_server_connection()
+        connected = self.connected = yield from super().make_server_connection()
         if connected and self.context.server.alpn not in (b"h2", b"h3"):
             frame_request(self.flow.request)
         return connected
-
-    def _refused(self, refused: Refused) -> layer.CommandGenerator[None]:
-        """Answer a request that `aibridge_dispatch` has refused."""
-        yield from self.early_end.run_error_hook(refused.message)
-        if self.answer_begun or self.flow.response is None:
-            yield from self.early_end.break_off(refused.message)
-        else:
-            yield from self.early_end.send_whole(self.flow.response)
 
     @property
     def is_repeatable(self) -> bool:
@@ -149,10 +177,9 @@ class BridgeHttpStream(HttpStream):
     # --- the answer -------------------------------------------------------------------------------------------
 
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
-        if isinstance(state := self.state, Served):
-            if (yield from self.attempts.drops(state, event.response)):
-                self.server_state = self.attempts.state_drop
-                return
+        if isinstance(state := self.state, Served) and (yield from self.attempts.drops(state, event.response)):
+            self.server_state = self.attempts.state_drop
+            return
         yield from super().state_wait_for_response_headers(event)
         if isinstance(state := self.state, Bridged) and (pipe := incoming(state)):
             self.incoming = pipe
@@ -174,7 +201,6 @@ class BridgeHttpStream(HttpStream):
         return False
 
     def opened(self) -> Tapped | Spliced | None:
-        """Return what turns the answer into the client's. None: mitmproxy forwards it."""
         state, response = self.state, self.flow.response
         if self.answer is None and response is not None and isinstance(state, Bridged) and state.exchange is not None:
             self.answer = answer_for(state, state.exchange, response)
@@ -256,13 +282,6 @@ class BridgeHttpStream(HttpStream):
         state = self.state
         return isinstance(state, Bridged) and state.rows is Rows.LOST
 
-    def stream_buffered(self) -> layer.CommandGenerator[None]:
-        """Stream an answer that was buffered so far."""
-        body = bytes(self.response_body_buf)
-        self.response_body_buf.clear()
-        yield from self.start_response_stream()
-        yield from self.server_state(http_events.ResponseData(self.turns.id, body))
-
     def _unreadable(self, error_type: str, reason: str) -> layer.CommandGenerator[None]:
         """End an answer that cannot be decoded, although the client needs it decoded."""
         if isinstance(state := self.state, Bridged) and state.exchange is not None:
@@ -274,6 +293,10 @@ class BridgeHttpStream(HttpStream):
     def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]:
         """Cancel the rest of the upstream's answer."""
         yield SendHttp(self.turns.cancelled(reason), self.context.server)
+
+    def cancel_current(self, reason: str) -> layer.CommandGenerator[None]:
+        if self.connected and self.server_state not in (self.state_done, self.state_errored):
+            yield from self.cancel_upstream(reason)
 
     # --- turns ------------------------------------------------------------------------------------------------
 
@@ -360,9 +383,8 @@ class BridgeHttpStream(HttpStream):
     # --- while the client waits -------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Also handle timers, events of cancelled turns, and a client that disconnects during a hook."""
+        """Also handle timers and events of cancelled turns."""
         self._handle_event = self._handle_event_or_wakeup
-        self.handle_event = self._handle_event_watchfully  # type: ignore[method-assign]
 
     def _handle_event_or_wakeup(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Wakeup):
@@ -386,11 +408,6 @@ class BridgeHttpStream(HttpStream):
             yield from super()._handle_event(http_events.ResponseData(self.turns.id, data))
         if not isinstance(event, http_events.ResponseData):
             yield from super()._handle_event(event)
-
-    def _handle_event_watchfully(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if self._paused and isinstance(event, http_events.RequestProtocolError) and isinstance(self.state, Bridged):
-            self.state.client_gone()  # end the current hook early
-        yield from super().handle_event(event)
 
     def _handle_wakeup(self, command: commands.RequestWakeup) -> layer.CommandGenerator[None]:
         if self.client_state == self.state_errored:
@@ -416,6 +433,7 @@ class BridgeHttpStream(HttpStream):
     # --- the end ----------------------------------------------------------------------------------------------
 
     def flow_done(self) -> layer.CommandGenerator[None]:
+        self.answer_begun = True
         if self._is_lost:
             yield from self.early_end.break_off(NOT_RECORDED)
             return
@@ -437,12 +455,12 @@ class BridgeHttpStream(HttpStream):
             yield from super().handle_protocol_error(event)
         elif self.server_state == self.next_turn.state_leave:
             yield from self.next_turn.state_leave(event)
-        elif isinstance(state, Served) and self._is_repeated(state, event.message):
+        elif isinstance(state, Served) and self._is_repeated(state, event):
             yield from self.attempts.repeat()
         else:
             yield from self._upstream_failed(state, event)
 
-    def _is_repeated(self, state: Served, error: str) -> bool:
+    def _is_repeated(self, state: Served, error: http_events.ResponseProtocolError) -> bool:
         if not self.is_repeatable:
             return False
         if self.server_state == self.state_wait_for_response_headers:
