@@ -89,6 +89,11 @@ class Router:
         """Return the provider that a host belongs to."""
         return self._owner(host)[0]
 
+    def is_redirected(self, host: str) -> bool:
+        """Return whether requests to a host go to the base URL of its provider, so that the host is not dialled."""
+        provider, stays = self._owner(host)
+        return provider is not None and provider.base_url is not None and not stays
+
     def _owner(self, host: str) -> tuple[Provider | None, bool]:
         # With several `*`, a pattern takes quadratic time for a long name, and clients choose the name.
         return self._owner_of_host(host) if len(host) <= MAX_HOST else (None, False)
@@ -117,8 +122,12 @@ class Router:
         """Return the route of a gateway request; None if its path has no provider, or is not below its API's prefix."""
         usual = _usual(target)
         route = self._gateway(method, usual)
-        if usual != target and (route is None or not route.is_interception):
-            route = self._gateway(method, target) or route  # to the provider, the difference may matter
+        if usual != target:
+            as_written = self._gateway(method, target)
+            if route is None or not route.is_interception:
+                route = as_written or route  # to the provider, the difference may matter
+            elif as_written is not None and _is_clean(target.partition("?")[0]):
+                route = replace(route, target=as_written.target)
         if route is not None and _bridged_elsewhere(route, method, target, lambda free: self._gateway(method, free)):
             return replace(route, known=False)
         return route

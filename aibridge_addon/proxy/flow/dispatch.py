@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 
 from mitmproxy import http
-from mitmproxy.net.http import url
 from pydantic import SecretStr
 
 from aibridge_addon.credentials.client import mask
@@ -18,6 +17,7 @@ from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.bedrock import Untranslatable, to_bedrock
+from aibridge_addon.proxy.flow.http1 import HTTP_1_0, host_header
 from aibridge_addon.proxy.flow.state import (
     Dispatch,
     Head,
@@ -95,7 +95,7 @@ def _authenticate(request: http.Request, route: Route, key: Key) -> None:
     for name in CREDENTIAL_HEADERS:
         request.headers.pop(name, None)
     # The client's Host header may name another host at the same address, to which a shared front end would route.
-    request.host_header = url.hostport(request.scheme, request.host, request.port)
+    request.host_header = host_header(request.scheme, request.host, request.port)
     header = _key_header(route)
     _set(request, header, _as_credential(header, key.secret.get_secret_value()))
 
@@ -118,10 +118,12 @@ def _conceal(request: http.Request, head: Head) -> None:
 
 
 def for_upstream(request: http.Request, chosen: Dispatch) -> http.Request:
-    """Return the request as the upstream gets it: with the secrets that the flow does not show."""
-    if not chosen.secrets:
+    """Return the request as the upstream gets it: with the secrets that the flow does not show, and in HTTP/1.1."""
+    if not chosen.secrets and request.http_version != HTTP_1_0:
         return request
     sent = request.copy()
+    if sent.http_version == HTTP_1_0:
+        sent.http_version = "HTTP/1.1"
     for name, value in chosen.secrets.items():
         sent.headers[name] = value
     return sent

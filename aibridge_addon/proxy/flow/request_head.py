@@ -23,6 +23,7 @@ from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import WEBSOCKET, Route, Router
 from aibridge_addon.proxy.connection.egress import EgressGuard
 from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
+from aibridge_addon.proxy.connection.ourselves import OwnConnections, is_own_address
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import dispatch, websocket
 from aibridge_addon.proxy.flow.bedrock import Translation
@@ -36,10 +37,12 @@ from aibridge_addon.proxy.flow.bridge_token import (
     take,
     unauthenticated,
 )
+from aibridge_addon.proxy.flow.http1 import bracket_host
 from aibridge_addon.proxy.flow.state import (
     KEY,
     ORIGIN_FORM,
     TUNNEL,
+    UNDIALLED,
     Bridged,
     Dispatch,
     Head,
@@ -81,8 +84,16 @@ ACTOR_PREFIX = dispatch.ACTOR_HEADERS.lower().rstrip("-").encode()
 
 
 def lower_headers(request: http.Request) -> Headers:
-    """Return the headers by lower-case name. The last value of a repeated header counts."""
-    return {name.lower(): value for name, value in request.headers.fields}
+    """Return the headers by lower-case name. The last value of a repeated header counts.
+
+    Lines of `Content-Encoding` are one list (RFC 9110, section 5.3): all of them were applied to the body.
+    """
+    found = {name.lower(): value for name, value in request.headers.fields}
+    if CODING in found:
+        found[CODING] = b", ".join(value for name, value in request.headers.fields if name.lower() == CODING)
+    return found
+
+CODING = b"content-encoding"
 
 
 class RequestClassifier:
@@ -91,6 +102,7 @@ class RequestClassifier:
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
         self._untrusted = OnceAMinute(time.monotonic)
+        self._own = OwnConnections()
         self._connected: WeakKeyDictionary[Client, Named] = WeakKeyDictionary()
         self._connect_tokens: WeakKeyDictionary[Client, Presented] = WeakKeyDictionary()
 
@@ -108,8 +120,11 @@ class RequestClassifier:
         self._connect_tokens.pop(flow.client_conn, None)
         if token is not None:
             self._connect_tokens[flow.client_conn] = token
-        if provider is None and not is_ip_address(flow.request.host):
+        own = is_own_address((flow.request.host, flow.request.port), flow.client_conn)
+        if provider is None and not own and not is_ip_address(flow.request.host):
             flow.metadata[TUNNEL] = True
+        if own or self._bridge.router.is_redirected(flow.request.host):
+            flow.metadata[UNDIALLED] = True
         if token is not None:
             return self._with_verdict(token, partial(self._connect_with_token, flow))
         if _authentication_failed(flow):
@@ -285,7 +300,9 @@ class RequestClassifier:
             self._strip(flow, lower_headers(flow.request))
 
     def _named(self, flow: http.HTTPFlow, headers: Headers, *, on_connect: bool = False) -> Named:
-        actors, peer = self._bridge.actors, peer_of(flow)
+        actors = self._bridge.actors
+        # A client of the proxy wrote the headers of a connection that we made to ourselves.
+        peer = "" if actors.headers and self._own.made(flow.client_conn) else peer_of(flow)
         name, groups = actors.trusted_name(headers, peer), actors.trusted_groups(headers, peer)
         if name is not None:
             return Named(name, groups, "")
@@ -304,6 +321,7 @@ class RequestClassifier:
             request.scheme = base.scheme
             request.host = base.host
             request.port = base.port
+            bracket_host(request)
         if request.path != route.target:
             request.path = route.target
 
@@ -413,6 +431,8 @@ def proxy_user(flow: http.HTTPFlow) -> str | None:
 
 async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
     """Answer a request whose destination the egress guard refuses."""
+    if flow.metadata.get(UNDIALLED):
+        return
     refusal = await guard.refusal(flow.client_conn, flow.request.host, flow.request.port)
     if refusal is None:
         return

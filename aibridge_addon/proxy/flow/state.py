@@ -45,6 +45,8 @@ ORIGIN_FORM = "aibridge_origin_form"
 """Key in `flow.metadata` of a gateway request: its request line has only a path, on a port that proxies."""
 TUNNEL = "aibridge_tunnel"
 """Key in `flow.metadata` of a CONNECT to a host of no provider."""
+UNDIALLED = "aibridge_undialled"
+"""Key in `flow.metadata` of a CONNECT whose host is not dialled: the requests inside go to another address."""
 REASONS: Mapping[int, str] = MappingProxyType(
     {
         400: "invalid_request",
