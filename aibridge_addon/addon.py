@@ -28,7 +28,7 @@ from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
-from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
+from aibridge_addon.proxy.flow.request_head import RequestClassifier, forget_password, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.interactive import status
 from aibridge_addon.proxy.interactive.annotation import Annotation
@@ -185,7 +185,11 @@ class AIBridge:
 
     @guarded_hook
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return self._guarded_after(None if self._classifier is None else self._classifier.connect(flow), flow)
+        try:
+            waiting = None if self._classifier is None else self._classifier.connect(flow)
+        finally:
+            forget_password(flow)
+        return self._guarded_after(waiting, flow)
 
     def _guarded_after(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if waiting is None and (self._guard is None or flow.response is not None):
@@ -226,7 +230,11 @@ class AIBridge:
 
     @guarded_hook
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return self._guarded_after(None if self._classifier is None else self._classifier.request_head(flow), flow)
+        try:
+            waiting = None if self._classifier is None else self._classifier.request_head(flow)
+        finally:
+            forget_password(flow)
+        return self._guarded_after(waiting, flow)
 
     @guarded_hook
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:

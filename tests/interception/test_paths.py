@@ -40,7 +40,13 @@ def test_an_equivalent_path_is_bridged_and_sent_as_it_came(path: str) -> None:
 
 @pytest.mark.parametrize("path", EQUIVALENT)
 def test_an_equivalent_path_of_the_gateway_is_bridged_and_sent_to_the_same_place(path: str) -> None:
-    for prefix in ("/anthropic", "//anthropic", "/%61nthropic", "/api/v2/aibridge/anthropic", "/api//v2/aibridge/./anthropic"):
+    for prefix in (
+        "/anthropic",
+        "//anthropic",
+        "/%61nthropic",
+        "/api/v2/aibridge/anthropic",
+        "/api//v2/aibridge/./anthropic",
+    ):
         route = ROUTER.gateway("POST", prefix + path + "?beta=true")
         assert route is not None
         assert route.dialect is MESSAGES and route.known
@@ -111,9 +117,7 @@ def test_a_path_that_only_some_servers_take_for_a_bridged_one_gets_no_central_ke
     st.integers(0, 13),
     st.integers(1, 3),
 )
-def test_no_form_of_a_bridged_path_gets_a_central_key_without_a_row(
-    added: list[str], place: int, encoded: int
-) -> None:
+def test_no_form_of_a_bridged_path_gets_a_central_key_without_a_row(added: list[str], place: int, encoded: int) -> None:
     path = "/v1/responses"
     path = path[:place] + "".join(added) + path[place:]
     for _ in range(encoded - 1):

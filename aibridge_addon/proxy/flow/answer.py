@@ -32,6 +32,7 @@ from aibridge_addon.proxy.flow.state import (
     state_of,
 )
 from aibridge_addon.proxy.flow.traces import passthrough_times
+from aibridge_addon.proxy.flow.websocket import is_unreadable
 from aibridge_addon.records import FirstByte, Headers, Overhead
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 from aibridge_addon.wire.framing import SERVER_SENT, Form, form_of, media_type
@@ -49,16 +50,34 @@ def open_answer(flow: http.HTTPFlow) -> None:
     match state_of(flow):
         case Refused():
             pass
-        case Foreign() | Passthrough():
+        case Foreign():
             frame_answer(flow)
-            flow.response.stream = True
+            flow.response.stream = flow.response.stream or True
+        case Passthrough() as state:
+            settle_handshake(state.head, flow.response.status_code)
+            if is_unreadable(flow, state.head.route):
+                logger.warning("aibridge: an upstream answered a WebSocket handshake with another protocol")
+                flow.kill()
+                return
+            frame_answer(flow)
+            flow.response.stream = flow.response.stream or True
         case Bridged() as state:
             frame_answer(flow)
             limits_came(state.head, flow.response.headers)
             results.opened(flow, state)
-            flow.response.stream = state.exchange is None or _open_bridged(flow, state, state.exchange)
+            streams = state.exchange is None or _open_bridged(flow, state, state.exchange)
+            state.buffers = not streams
+            if not callable(flow.response.stream):  # else another addon wants the pieces
+                flow.response.stream = streams
         case state:
             assert_never(state)
+
+
+def settle_handshake(head: Head, status: int | None) -> None:
+    """Count a WebSocket's handshake for the circuit breaker. `status` None: the upstream could not be reached."""
+    ticket, head.dispatch.ticket = head.dispatch.ticket, None
+    if ticket is not None:
+        ticket.settle(status, "upstream_unreachable" if status is None else None)
 
 
 def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bool:
@@ -294,6 +313,8 @@ def failed(flow: http.HTTPFlow) -> None:
         case Refused() as state:
             pass
         case Passthrough() as state:
+            if flow.client_conn.connected:
+                settle_handshake(state.head, None)
             _count_passthrough(flow, state.head)
         case Bridged() as state:
             if state.exchange is not None:

@@ -14,7 +14,7 @@ from mitmproxy import http
 from mitmproxy.connection import Client
 
 from aibridge_addon.bridge import Bridge
-from aibridge_addon.credentials.client import brings_credential
+from aibridge_addon.credentials.client import PROTOCOLS, brings_credential
 from aibridge_addon.credentials.identity import CENTRAL, credential_identity
 from aibridge_addon.credentials.tokens import Presented, RefusedToken, Verdict
 from aibridge_addon.dialects import MESSAGES
@@ -86,14 +86,16 @@ ACTOR_PREFIX = dispatch.ACTOR_HEADERS.lower().rstrip("-").encode()
 def lower_headers(request: http.Request) -> Headers:
     """Return the headers by lower-case name. The last value of a repeated header counts.
 
-    Lines of `Content-Encoding` are one list (RFC 9110, section 5.3): all of them were applied to the body.
+    The lines of a list are one list (RFC 9110, section 5.3): all codings were applied to the body.
     """
     found = {name.lower(): value for name, value in request.headers.fields}
-    if CODING in found:
-        found[CODING] = b", ".join(value for name, value in request.headers.fields if name.lower() == CODING)
+    for listed in LISTS & found.keys():
+        found[listed] = b", ".join(value for name, value in request.headers.fields if name.lower() == listed)
     return found
 
-CODING = b"content-encoding"
+
+LISTS = frozenset({b"content-encoding", PROTOCOLS})
+"""Headers of several lines that are read."""
 
 
 class RequestClassifier:
@@ -255,8 +257,8 @@ class RequestClassifier:
         if owner is not None and _lacks_credential(route, chosen, headers, instead_of_key=instead_of_key):
             flow.response = refusal_response(route, no_central_key(route))
             return None
-        if websocket.is_refused(route, self._bridge):
-            flow.response = websocket.upgrade_required(route)
+        if (refusal := websocket.refused_handshake(route, self._bridge, headers, chosen)) is not None:
+            flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers)
             return None
         head = Head(route, self._bridge, headers, actor, chosen, _identity(flow.request, route, headers, chosen))
         if route.results is not None:
@@ -427,6 +429,18 @@ def proxy_user(flow: http.HTTPFlow) -> str | None:
     """Return the user name that mitmproxy's `--proxyauth` has accepted."""
     credentials = flow.metadata.get("proxyauth")
     return credentials[0] if credentials else None
+
+
+def forget_password(flow: http.HTTPFlow) -> None:
+    """Remove the password of mitmproxy's `--proxyauth` from a flow, which `-w` writes to a file.
+
+    Call this when the head has been classified.
+    """
+    if "proxyauth" in flow.metadata:
+        flow.metadata["proxyauth"] = (proxy_user(flow), "")
+    flow.request.headers.pop("proxy-authorization", None)
+    if _authentication_failed(flow) and flow.request.headers.get("authorization", "").lower().startswith("basic "):
+        del flow.request.headers["authorization"]
 
 
 async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:

@@ -25,6 +25,7 @@ from aibridge_addon.dialects.base import NOTHING, Dialect
 from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
+from aibridge_addon.interception.breaker import Ticket
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import Once
 from aibridge_addon.interception.routing import Route
@@ -71,6 +72,8 @@ class Dispatch:
     """Set if this is a Messages request that goes to Bedrock."""
     secrets: dict[str, str] = field(default_factory=dict)
     """Headers of the current attempt whose values only the upstream gets. The flow has hints in their place."""
+    ticket: Ticket | None = None
+    """The circuit breaker's admission of a WebSocket's handshake, until its answer has come."""
     pause: asyncio.Task[None] | None = None
     """The wait for the next attempt. While it is set, the attempt hook is called again."""
 
@@ -133,7 +136,7 @@ class Rows(Enum):
     """They could not be committed, and `recording.on_failure: closed` forbids to send the end without them."""
 
 
-class _Uncopied:
+class Uncopied:
     """Becomes None in copies of a flow. A copy in a file (`-w`), a replay or mitmweb is another flow."""
 
     __slots__ = ()
@@ -143,12 +146,12 @@ class _Uncopied:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign(_Uncopied):
+class Foreign(Uncopied):
     """A request to no provider, or any request while no bridge has started."""
 
 
 @dataclass(frozen=True, slots=True)
-class Passthrough(_Uncopied):
+class Passthrough(Uncopied):
     """A provider request that is not bridged."""
 
     head: Head
@@ -157,7 +160,7 @@ class Passthrough(_Uncopied):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused(_Uncopied):
+class Refused(Uncopied):
     """A provider request that the bridge or another addon has answered."""
 
     route: Route
@@ -169,7 +172,7 @@ class Refused(_Uncopied):
 
 
 @dataclass(slots=True)
-class Bridged(_Uncopied):
+class Bridged(Uncopied):
     """A request on a bridged route."""
 
     head: Head
@@ -180,6 +183,8 @@ class Bridged(_Uncopied):
     usage_withdrawn: bool = False
     """An error may have been about the added option. Without it, the request was sent again."""
     tools: ToolRun | None = None
+    buffers: bool = False
+    """The current answer is buffered, whatever another addon wants."""
     undecided: bool = False
     """The answer is buffered until its first bytes decide whether it is streamed to the client."""
     rows: Rows = Rows.PENDING

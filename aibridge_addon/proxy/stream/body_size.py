@@ -11,8 +11,8 @@ of requests that are not bridged are streamed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from mitmproxy import http
 from mitmproxy.proxy import context, events, layer
@@ -25,11 +25,9 @@ from mitmproxy.utils import human
 from aibridge_addon.proxy.flow.state import Bridged, FlowState, Foreign, set_body
 from aibridge_addon.proxy.stream.answer import content_length
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
+from aibridge_addon.proxy.stream.client_side import Transform, transformed
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.request import sent_upstream
-
-Transform = Callable[[bytes], bytes | Iterable[bytes]]
-"""A function that another addon has set as `stream` of a message: it gets each piece of the body, then `b""`."""
 
 
 class SizedStream(Protocol):
@@ -38,6 +36,7 @@ class SizedStream(Protocol):
     flow: http.HTTPFlow
     context: context.Context
     stream_id: int
+    client_state: Callable[[Any], layer.CommandGenerator[None]]
     early_end: EarlyEnd
     request_body_buf: ReceiveBuffer
     response_body_buf: ReceiveBuffer
@@ -47,9 +46,7 @@ class SizedStream(Protocol):
     def state(self) -> FlowState: ...
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]: ...
     def start_request_stream(self) -> layer.CommandGenerator[None]: ...
-    def consume_request(self) -> None:
-        """Buffer the body of the request."""
-
+    def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]: ...
 
     def ignore_events(self) -> None: ...
 
@@ -119,7 +116,7 @@ class BodySize:
             if callable(request.stream):
                 self._transform = request.stream
             request.stream = False
-            stream.consume_request()
+            stream.client_state = stream.state_consume_request_body
         elif content_length(request) > (limit := self._limit()):
             yield from self._refuse_request(f"the request body is larger than {limit} bytes")
         else:
@@ -149,12 +146,6 @@ class BodySize:
         yield http_hooks.HttpResponseHeadersHook(stream.flow)
         yield from stream.buffered.refuse(limit)
         return True
-
-
-def transformed(transform: Transform, data: bytes) -> bytes:
-    """Return what a function of another addon makes of a piece of a body."""
-    made = transform(data)
-    return made if isinstance(made, bytes) else b"".join(made)
 
 
 def _size(option: str | None) -> float:
