@@ -12,7 +12,10 @@ from typing import Any
 from aibridge_addon.telemetry.log.line import Line
 from aibridge_addon.telemetry.log.members import timestamp
 from aibridge_addon.telemetry.log.sink import LINE, MEMBERS
-from aibridge_addon.wire.printable import printable
+from aibridge_addon.wire.printable import one_line, printable
+
+LIBRARIES = frozenset({"mcp", "mcp_types", "httpx2", "httpcore2", "anyio"})
+"""Loggers of libraries that quote what MCP servers send, line breaks included."""
 
 
 class TextFormatter(logging.Formatter):
@@ -30,6 +33,8 @@ class TextFormatter(logging.Formatter):
         if isinstance(line, Line):
             return line.text(self._width(), colour=self._colour)
         message = record.getMessage()
+        if record.name.partition(".")[0] in LIBRARIES:
+            message = one_line(message)
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
         safe = copy.copy(record)
