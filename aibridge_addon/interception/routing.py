@@ -118,6 +118,13 @@ class Router:
             route = replace(route, known=False)
         return replace(route, base=None) if stays else route
 
+    def replayed(self, origin: BaseUrl, method: str, target: str) -> Route | None:
+        """Return the route of a request that mitmproxy sends again: it has the address to which it was sent before."""
+        owner = (p for p in self._by_name.values() if p.owns(origin.scheme, origin.host, origin.port))
+        if (provider := next(owner, None)) is not None:
+            return _proxied(provider, method, target)
+        return self.proxied(origin.host, method, target)
+
     def gateway(self, method: str, target: str) -> Route | None:
         """Return the route of a gateway request; None if its path has no provider, or is not below its API's prefix."""
         usual = _usual(target)

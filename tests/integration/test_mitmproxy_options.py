@@ -1,4 +1,4 @@
-"""Options of mitmproxy and other addons do with the bridge what they do without it; the rows of the documented table."""
+"""mitmproxy's options and other addons do with the bridge what they do without it: the rows of the documented table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.integration.stage import interceptions
 from tests.integration.turns import CONNECTED, JSON_BODY, MODES, Turns, call, configuration
 from tests.integration.turns import text as says
 from tests.support import fixtures, frames
-from tests.support.client import RawHttp1
+from tests.support.client import RawHttp1, gateway_client
 from tests.support.mcp_servers import HttpMcp
 from tests.support.polling import poll_until
 from tests.support.running import ADDON, RunningProxy
@@ -224,7 +224,9 @@ def test_a_body_above_the_limit_of_mitmproxy_is_refused_in_the_providers_shape(
         assert json.loads(refused.body)["error"]["type"] == "request_too_large"
     assert not upstream.requests
     for path in ("/v1/messages", COUNT):
-        upstream.answer(Answer(200, [("content-type", "application/json")], json.dumps(large).encode(), framing="length"))
+        upstream.answer(
+            Answer(200, [("content-type", "application/json")], json.dumps(large).encode(), framing="length")
+        )
         with Client(proxy, ANTHROPIC, http2=http2) as client:
             refused = client.post(path, BLOCKING.request, JSON_BODY)
         assert refused.status == 502 and json.loads(refused.body)["error"]["type"] == "api_error"
@@ -354,5 +356,59 @@ def test_what_another_addon_does_with_the_pieces_of_a_request_goes_upstream(
         with Client(proxy, ANTHROPIC) as client:
             assert client.post(path, body, [*JSON_BODY, ("x-loud", "request")]).status == 200
         assert upstream.requests[-1].body == body.replace(b"prompt-a", b"prompt-b")
-    [row] = wait_for_ended(proxy, 1)
-    assert interceptions(proxy)[0]["prompt"] == "prompt-b" or b"prompt-a" not in body
+    wait_for_ended(proxy, 1)
+    assert interceptions(proxy)[0]["prompt"] == "prompt-b"
+
+
+# --- client replay --------------------------------------------------------------------------------------------------
+
+
+@MODES
+@pytest.mark.parametrize("way", ["proxy", "gateway"])
+def test_a_replayed_request_is_an_interception(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path, way: str, streaming: bool
+) -> None:
+    file, case = tmp_path / "flows", STREAMING if streaming else BLOCKING
+    first = start_proxy(config=provider_config(upstream), arguments=["-w", str(file)])
+    counted = Answer.json({"input_tokens": 1})
+    upstream.answer(answer(case), counted, answer(case), counted)
+    for path in ("/v1/messages", COUNT):
+        headers = [*JSON_BODY, ("x-api-key", "sk-ant-own-0123456789abcdef")]
+        if way == "proxy":
+            with Client(first, ANTHROPIC) as client:
+                client.post(path, case.request, headers)
+        else:
+            with gateway_client(first) as gateway:
+                gateway.post("/anthropic" + path, content=case.request, headers=dict(headers))
+    wait_for_ended(first, 1)
+    first.close()
+    before = list(upstream.requests)
+    second = start_proxy(config=provider_config(upstream), options=[f"client_replay={file}"])
+    poll_until(lambda: len(upstream.requests) == 2 * len(before) or None, 20, what="the replay")
+    [row] = wait_for_ended(second, 1)
+    assert row["status"] == "completed"
+    [row] = interceptions(second)
+    assert (row["tokens"], row["prompt"]) == (case.expected["tokens"], case.expected["prompt"])
+    again = upstream.requests[len(before) :]
+    assert [request.body for request in again] == [request.body for request in before]
+    assert {request.header("x-api-key") for request in again} == {"sk-ant-own-0123456789abcdef"}
+
+
+def test_a_request_with_a_central_key_is_not_replayed(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    file = tmp_path / "flows"
+    config = provider_config(upstream, f", api_key: {CENTRAL}")
+    first = start_proxy(config=config, arguments=["-w", str(file)])
+    upstream.answer(answer(STREAMING))
+    with gateway_client(first) as gateway:
+        gateway.post("/anthropic/v1/messages", content=STREAMING.request)
+    wait_for_ended(first, 1)
+    first.close()
+    assert CENTRAL.encode() not in file.read_bytes()
+    again = tmp_path / "again"
+    second = start_proxy(config=config, options=[f"client_replay={file}"], arguments=["-w", str(again)])
+    poll_until(lambda: (again.exists() and again.stat().st_size) or None, 20, what="the replayed flow")
+    [flow] = saved(second, again)
+    assert flow.response is not None and flow.response.status_code == 403
+    assert len(upstream.requests) == 1 and upstream.requests[0].header("x-api-key") == CENTRAL

@@ -28,6 +28,7 @@ from aibridge_addon.proxy.flow.state import (
     Refused,
     Rows,
     UsageAsk,
+    is_replay,
     set_body,
     state_of,
 )
@@ -67,6 +68,9 @@ def open_answer(flow: http.HTTPFlow) -> None:
             results.opened(flow, state)
             streams = state.exchange is None or _open_bridged(flow, state, state.exchange)
             state.buffers = not streams
+            if is_replay(flow):
+                flow.response.stream = False  # no client waits, and the whole answer is read at its end
+                return
             if not callable(flow.response.stream):  # else another addon wants the pieces
                 flow.response.stream = streams
         case state:
@@ -274,6 +278,8 @@ def answered(flow: http.HTTPFlow) -> Awaitable[None] | None:
             _count_passthrough(flow, state.head)
         case Bridged(exchange=exchange) as state:
             assert exchange is not None
+            if is_replay(flow) and flow.response is not None:
+                exchange.feed(flow.response.raw_content or b"", last=True)
             exchange.answer_ended()
             if state.once is not None:
                 return _settled(flow, state, state.once)

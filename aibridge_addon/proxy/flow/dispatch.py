@@ -19,6 +19,7 @@ from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.bedrock import Untranslatable, to_bedrock
 from aibridge_addon.proxy.flow.http1 import HTTP_1_0, host_header
 from aibridge_addon.proxy.flow.state import (
+    CENTRAL_KEY,
     Dispatch,
     Head,
     Refusal,
@@ -56,7 +57,7 @@ async def prepare(flow: http.HTTPFlow) -> None:
     try:
         await _prepare(flow, state)
     finally:
-        _conceal(flow.request, state.head)
+        _conceal(flow, state.head)
 
 
 async def _prepare(flow: http.HTTPFlow, state: Served) -> None:
@@ -100,18 +101,20 @@ def _authenticate(request: http.Request, route: Route, key: Key) -> None:
     _set(request, header, _as_credential(header, key.secret.get_secret_value()))
 
 
-def _conceal(request: http.Request, head: Head) -> None:
+def _conceal(flow: http.HTTPFlow, head: Head) -> None:
     """Replace each secret by its hint. mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons read it.
 
     Nothing is awaited between a secret and its hint, so nothing else sees the flow with the secret.
     """
-    chosen = head.dispatch
+    chosen, request = head.dispatch, flow.request
     hints = {}
     if chosen.translation is not None:
         hints = {name: mask(request.headers[name]) for name in AWS_CREDENTIALS if name in request.headers}
     elif chosen.attempts.key is not None:
         header = _key_header(head.route)
         hints = {header: _as_credential(header, chosen.attempts.key.hint)} if header in request.headers else {}
+    if hints:
+        flow.metadata[CENTRAL_KEY] = True
     for name, hint in hints.items():
         chosen.secrets[name] = request.headers[name]
         request.headers[name] = hint

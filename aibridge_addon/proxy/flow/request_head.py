@@ -21,6 +21,7 @@ from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import WEBSOCKET, Route, Router
+from aibridge_addon.providers.base import BaseUrl
 from aibridge_addon.proxy.connection.egress import EgressGuard
 from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
 from aibridge_addon.proxy.connection.ourselves import OwnConnections, is_own_address
@@ -39,6 +40,7 @@ from aibridge_addon.proxy.flow.bridge_token import (
 )
 from aibridge_addon.proxy.flow.http1 import bracket_host
 from aibridge_addon.proxy.flow.state import (
+    CENTRAL_KEY,
     KEY,
     ORIGIN_FORM,
     TUNNEL,
@@ -53,6 +55,7 @@ from aibridge_addon.proxy.flow.state import (
     describe,
     emit_refusal,
     error_response,
+    is_replay,
     json_response,
     refuse,
     state_of,
@@ -68,6 +71,8 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods whose requests carry no conversation."""
 EVENT_LOGGING = "/api/event_logging/*"
 """Route of Claude Code's telemetry; see the routes of the type `anthropic`."""
+
+NO_REPLAY = "a request with a central credential cannot be replayed: send it again from its client"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +259,9 @@ class RequestClassifier:
         if chosen is None or _must_not_leave(flow, route):
             flow.response = no_such_route(route, self._bridge.router)
             return None
+        if is_replay(flow) and chosen.needs_stream(CENTRAL_KEY in flow.metadata):
+            flow.response = error_response(route.errors, 403, NO_REPLAY)
+            return None
         if owner is not None and _lacks_credential(route, chosen, headers, instead_of_key=instead_of_key):
             flow.response = refusal_response(route, no_central_key(route))
             return None
@@ -275,6 +283,8 @@ class RequestClassifier:
     def _route(self, flow: http.HTTPFlow) -> Route | None:
         request, router = flow.request, self._bridge.router
         method = WEBSOCKET if websocket.is_upgrade(request) else request.method
+        if is_replay(flow):
+            return router.replayed(BaseUrl(request.scheme, request.host, request.port), method, request.path)
         if flow.metadata.get(ORIGIN_FORM):
             return router.gateway(method, request.path)
         host = request.host

@@ -48,6 +48,8 @@ TUNNEL = "aibridge_tunnel"
 """Key in `flow.metadata` of a CONNECT to a host of no provider."""
 UNDIALLED = "aibridge_undialled"
 """Key in `flow.metadata` of a CONNECT whose host is not dialled: the requests inside go to another address."""
+CENTRAL_KEY = "aibridge_central_key"
+"""Key in `flow.metadata` of a request that was sent with a central credential. The flow has only a hint of it."""
 REASONS: Mapping[int, str] = MappingProxyType(
     {
         400: "invalid_request",
@@ -76,6 +78,10 @@ class Dispatch:
     """The circuit breaker's admission of a WebSocket's handshake, until its answer has come."""
     pause: asyncio.Task[None] | None = None
     """The wait for the next attempt. While it is set, the attempt hook is called again."""
+
+    def needs_stream(self, had_central_key: bool) -> bool:
+        """Return whether only the bridge's own stream can send the request. mitmproxy's replay uses another one."""
+        return had_central_key or self.attempts.pool is not None or self.translation is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +228,11 @@ Served = Passthrough | Bridged
 FlowState = Foreign | Served | Refused
 
 FOREIGN = Foreign()
+
+
+def is_replay(flow: http.HTTPFlow) -> bool:
+    """Return whether mitmproxy's client replay sends the request. No stream of the bridge handles it then."""
+    return flow.is_replay == "request"
 
 
 def state_of(flow: http.HTTPFlow) -> FlowState:
