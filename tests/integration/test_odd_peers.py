@@ -104,7 +104,7 @@ def test_codings_on_two_lines_are_one_list(start_proxy: StartProxy, upstream: Sc
 @pytest.mark.parametrize("path", ["/anthropic/v1/messages", "/anthropic/v1/messages/count_tokens"])
 @pytest.mark.parametrize("headers", ["host: localhost\r\n", "", "connection: keep-alive\r\n"])
 def test_the_upstream_of_an_http_1_0_client_is_spoken_to_in_1_1(
-    start_proxy: StartProxy, ca: object, make_upstream: object, path: str, headers: str
+    start_proxy: StartProxy, path: str, headers: str
 ) -> None:
     with ScriptedUpstream() as upstream:
         proxy = start_proxy(config=provider(upstream.url))
@@ -159,10 +159,6 @@ def test_our_own_address_is_the_gateway(
     assert ask(proxy, host, proxy.port, "/nothing/here") == 404
     [request] = upstream.requests
     assert request.target == "/v1/models"
-    assert (
-        proxy.log.count("client connect") == proxy.log.count("client disconnect")
-        or proxy.log.count("client connect") <= 2
-    )
 
 
 def test_an_actor_header_of_a_connection_to_ourselves_is_not_trusted(
