@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +13,12 @@ SECURE_DELETE = "pragma secure_delete = on"
 
 
 def create_private(path: Path) -> None:
-    """Create an empty file that only its owner can read, if there is none. Raises OSError.
+    """Create an empty file that only its owner can read, if there is none. SQLite reports it if that is not possible.
 
     SQLite gives its `-wal`, `-shm` and `-journal` files the rights of the file itself.
     """
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def connect(
