@@ -37,7 +37,7 @@ from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.options import CONFIG_VARIABLE, OPTIONS, add_options, check_names
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
 from aibridge_addon.proxy.stream.keeping import KeepingAndDumpingHttpLayer, KeepingHttpLayer
-from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
+from aibridge_addon.proxy.stream.layer import DEFAULT_LIMITS, BridgeHttpLayer, bridge_http
 from aibridge_addon.records import DatabaseUnavailable, Tunnelled
 
 logger = logging.getLogger(__name__)
@@ -251,7 +251,8 @@ class AIBridge:
 
     @guarded_hook
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        answer.open_answer(flow)
+        limits = self._bridge.settings.limits if self._bridge is not None else DEFAULT_LIMITS
+        answer.open_answer(flow, limits.passthrough_body)
 
     @guarded_hook
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:

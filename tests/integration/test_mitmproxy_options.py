@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from mitmproxy import http, io
@@ -22,6 +22,7 @@ from tests.support.client import RawHttp1, gateway_client
 from tests.support.mcp_servers import HttpMcp
 from tests.support.polling import poll_until
 from tests.support.running import ADDON, RunningProxy
+from tests.support.script import Gate, Pause
 from tests.support.upstream import Answer, ScriptedUpstream
 
 BLOCKING = fixtures.case("messages/simple/blocking")
@@ -88,6 +89,38 @@ def post_undeclared(client: Client, body: bytes) -> int:
     status, _ = raw.read_head(stream)
     raw.read_body(stream)
     return status
+
+
+@HTTP
+def test_addons_of_mitmproxy_see_the_answers_of_passthroughs(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, http2: bool
+) -> None:
+    proxy = start_proxy(config=provider_config(upstream), options=["modify_body=/~s & ~u count/secret/hidden-word"])
+    upstream.answer(Answer.json({"text": "a secret"}))
+    with Client(proxy, ANTHROPIC, http2=http2) as client:
+        assert json.loads(client.post(COUNT, b"{}").body) == {"text": "a hidden-word"}
+
+
+@HTTP
+@pytest.mark.parametrize(("framing", "size"), [("length", 1025), ("chunked", 10)])
+def test_larger_answers_and_those_without_a_length_are_streamed(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, http2: bool, framing: Literal["length", "chunked"], size: int
+) -> None:
+    proxy = start_proxy(config=provider_config(upstream, config="limits: {passthrough_body: 1KiB}"))
+    gate, body = Gate(), b"x" * size
+    upstream.answer(Answer(200, [], [body[:5], Pause(gate), body[5:]], framing=framing))
+    with Client(proxy, ANTHROPIC, http2=http2) as client:
+        raw = client.raw
+        if isinstance(raw, RawHttp1):
+            raw.request("POST", COUNT, [], b"{}")
+            raw.read_head()
+            gate.open()
+            assert raw.read_body() == body
+        else:
+            stream = raw.request("POST", COUNT, [(b"content-length", b"2")], b"{}")
+            raw.read_head(stream)  # while the rest is held back
+            gate.open()
+            assert raw.read_body(stream) == body
 
 
 HOOK = """

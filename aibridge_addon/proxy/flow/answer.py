@@ -45,15 +45,18 @@ BUDGET_HEADER = "X-AI-Bridge-Budget"
 """Header of an answer while a budget is near its limit."""
 
 
-def open_answer(flow: http.HTTPFlow) -> None:
-    """Start reading an answer whose head has arrived, and set whether it is streamed to the client."""
+def open_answer(flow: http.HTTPFlow, passthrough_body: int) -> None:
+    """Start reading an answer whose head has arrived, and set whether it is streamed to the client.
+
+    `passthrough_body`: bytes. Shorter answers that are not read are buffered, so that other addons see them.
+    """
     assert flow.response is not None
     match state_of(flow):
         case Refused():
             pass
         case Foreign():
             frame_answer(flow)
-            flow.response.stream = flow.response.stream or True
+            flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Passthrough() as state:
             settle_handshake(state.head, flow.response.status_code)
             if is_unreadable(flow, state.head.route):
@@ -61,7 +64,7 @@ def open_answer(flow: http.HTTPFlow) -> None:
                 flow.kill()
                 return
             frame_answer(flow)
-            flow.response.stream = flow.response.stream or True
+            flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Bridged() as state:
             frame_answer(flow)
             limits_came(state.head, flow.response.headers)
@@ -75,6 +78,12 @@ def open_answer(flow: http.HTTPFlow) -> None:
                 flow.response.stream = streams
         case state:
             assert_never(state)
+
+
+def _is_short(response: http.Response, limit: int) -> bool:
+    """Return whether an answer has a declared length of at most `limit` bytes."""
+    declared = response.headers.get("content-length", "")
+    return declared.isascii() and declared.isdigit() and int(declared[:20]) <= min(limit, RETRY_BODY_LIMIT)
 
 
 def settle_handshake(head: Head, status: int | None) -> None:
