@@ -20,6 +20,7 @@ from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.load import load, log_format
 from aibridge_addon.proxy import terminal
+from aibridge_addon.proxy.conflicts import conflicts
 from aibridge_addon.proxy.connection import exposure, leaf_names
 from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
@@ -106,6 +107,8 @@ class AIBridge:
                 exposure.check_exposure(self._bridge.settings, ctx.options, _path())
             except ConfigError as e:
                 raise OptionsError(str(e)) from e
+        for line in conflicts(self._bridge.settings, ctx.options, updated):
+            logger.warning("aibridge: %s", line)
         self._is_interactive = ctx.master.addons.get("view") is not None
         if updated & {"aibridge_keep_bodies"} or self._kept is None:
             limit = ctx.options.aibridge_keep_bodies if self._is_interactive else 0

@@ -186,6 +186,7 @@ HARMLESS = (
     "rawtcp=false",
     "anticache=true",
     "stickyauth=.*",
+    "stickycookie=.*",
 )
 
 
@@ -204,6 +205,35 @@ def test_a_bridged_exchange_is_the_same_with_the_option(
     for row in interceptions(proxy):
         assert row["tokens"] == STREAMING.expected["tokens"] or row["tokens"] == BLOCKING.expected["tokens"]
         assert row["prompt"] == STREAMING.expected["prompt"]
+
+
+def test_a_bridged_exchange_is_the_same_without_http2(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    proxy = start_proxy(config=provider_config(upstream), options=["http2=false"])
+    upstream.answer(answer(STREAMING))
+    with Client(proxy, ANTHROPIC) as client:
+        assert client.post("/v1/messages", STREAMING.request, JSON_BODY).body == STREAMING.body
+    assert upstream.requests[0].http_version == "1.1"
+    [row] = wait_for_ended(proxy, 1)
+    assert row["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ("modify_body=/a/b", "modify_body does not change streamed answers"),
+        ("websocket=false", "refused with 426"),
+        ("client_replay=FLOWS", "requests that need a central credential are refused"),
+    ],
+)
+def test_the_start_says_what_an_option_conflicts_with(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, tmp_path: Path, option: str, line: str
+) -> None:
+    (tmp_path / "flows").touch()
+    proxy = start_proxy(
+        config=provider_config(upstream, f", api_key: {CENTRAL}"),
+        options=[option.replace("FLOWS", str(tmp_path / "flows"))],
+    )
+    assert line in proxy.log
 
 
 EAGER = """
@@ -226,6 +256,7 @@ def test_eager_connections_may_be_set_later(
         assert client.read_head().status == 200
         assert client.read_body() == STREAMING.body
     wait_for_ended(proxy, 1)
+    assert "connection_strategy=eager" in proxy.log
 
 
 @MODES
