@@ -23,6 +23,7 @@ from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.load import load, log_format
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy import terminal
+from aibridge_addon.proxy.conflicts import conflicts
 from aibridge_addon.proxy.connection import exposure, leaf_names
 from aibridge_addon.proxy.connection.authentication import replace_authentication
 from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
@@ -31,7 +32,7 @@ from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
-from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
+from aibridge_addon.proxy.flow.request_head import RequestClassifier, forget_password, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.interactive import status
 from aibridge_addon.proxy.interactive.annotation import Annotation
@@ -41,7 +42,7 @@ from aibridge_addon.proxy.life import Life
 from aibridge_addon.proxy.options import CONFIG_VARIABLE, OPTIONS, add_options, check_names
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
 from aibridge_addon.proxy.stream.keeping import KeepingAndDumpingHttpLayer, KeepingHttpLayer
-from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
+from aibridge_addon.proxy.stream.layer import DEFAULT_LIMITS, BridgeHttpLayer, bridge_http
 from aibridge_addon.records import DatabaseUnavailable, Tunnelled
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,8 @@ class AIBridge:
             limit = ctx.options.aibridge_keep_bodies if self._is_interactive else 0
             self._kept = KeptBodies(limit) if limit > 0 else None
         if self._bridge is not None:
+            for line in conflicts(self._bridge.settings, ctx.options, updated):
+                logger.warning("aibridge: %s", line)
             self._follow_options(self._bridge)
 
     def _source(self) -> Source:
@@ -234,11 +237,11 @@ class AIBridge:
         if next_layer.layer is None:
             # A script's hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
-        dumps, kept = self._bridge.dumper is not None, self._kept
+        dumps, kept, limits = self._bridge.dumper is not None, self._kept, self._bridge.settings.limits
         if kept is not None:
-            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept)
+            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept, limits)
         else:
-            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer)
+            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer, limits=limits)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
@@ -255,7 +258,11 @@ class AIBridge:
 
     @guarded_hook
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return self._guarded_after(None if self._classifier is None else self._classifier.connect(flow), flow)
+        try:
+            waiting = None if self._classifier is None else self._classifier.connect(flow)
+        finally:
+            forget_password(flow)
+        return self._guarded_after(waiting, flow)
 
     def _guarded_after(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if waiting is None and (self._guard is None or flow.response is not None):
@@ -296,7 +303,11 @@ class AIBridge:
 
     @guarded_hook
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return self._guarded_after(None if self._classifier is None else self._classifier.request_head(flow), flow)
+        try:
+            waiting = None if self._classifier is None else self._classifier.request_head(flow)
+        finally:
+            forget_password(flow)
+        return self._guarded_after(waiting, flow)
 
     @guarded_hook
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
@@ -313,7 +324,8 @@ class AIBridge:
 
     @guarded_hook
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        answer.open_answer(flow)
+        limits = self._bridge.settings.limits if self._bridge is not None else DEFAULT_LIMITS
+        answer.open_answer(flow, limits.passthrough_body)
 
     @guarded_hook
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:

@@ -14,6 +14,7 @@ from aibridge_addon.config.schema import Mcp
 from aibridge_addon.dialects.turns import Call, Invocation, Part, Result, Text
 from aibridge_addon.tools import CallError, results
 from aibridge_addon.tools.catalog import Tool
+from aibridge_addon.wire.printable import printable_line
 from aibridge_addon.wire.trace_context import TraceContext
 
 if TYPE_CHECKING:
@@ -92,13 +93,14 @@ async def invoke(
     except CallError as e:
         parts, error = _failure(str(e))
     except Exception:
-        logger.exception("invocation failed: tool=%s", tool.name if tool else "unknown")
+        logger.exception("invocation failed: tool=%s", printable_line(tool.name) if tool else "unknown")
         parts, error = _failure("internal error")
     duration_ms = round((clock() - began) * 1000)
     if tool is not None:
         level = logging.DEBUG if error is None else logging.WARNING
         outcome = "failed" if error else "done"
-        logger.log(level, "MCP tool %s of %s: %s, %d ms", tool.original_name, tool.server_name, outcome, duration_ms)
+        name = printable_line(tool.original_name)
+        logger.log(level, "MCP tool %s of %s: %s, %d ms", name, tool.server_name, outcome, duration_ms)
     return Invocation(Result(call, parts, is_error=error is not None), tool, error, duration_ms)
 
 

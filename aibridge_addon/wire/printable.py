@@ -10,11 +10,17 @@ UNSAFE = re.compile(
     "\\ud800-\\udfff\\U000e0000-\\U000e007f]"
 )
 """Control and format characters, except for tabs and line breaks."""
+LAYOUT = re.compile("[\\t\\n]")
 
 
 def printable(text: str) -> str:
     """Return text that cannot control a terminal. Such characters are shown as an escape: `\\x1b`."""
     return UNSAFE.sub(lambda found: escape(found[0]), text)
+
+
+def printable_line(text: str) -> str:
+    """Return printable text without line breaks and tabs, for a line of a log: `\\x0a`."""
+    return printable(LAYOUT.sub(lambda found: escape(found[0]), text))
 
 
 def escape(character: str) -> str:

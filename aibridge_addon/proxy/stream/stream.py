@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mitmproxy import http
-from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
@@ -41,16 +40,17 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
-from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, content_length
+from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, invalid_head
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
+from aibridge_addon.proxy.stream.body_size import BodySize
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
 from aibridge_addon.proxy.stream.next_turn import NextTurn
-from aibridge_addon.proxy.stream.request import bring_flow
+from aibridge_addon.proxy.stream.request import bring_flow, for_upstream
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -65,6 +65,7 @@ class BridgeHttpStream(HttpStream):
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
         self.guard = StreamGuard(self)
+        self.body_size = BodySize(self, parent.passthrough_body)
         self.buffered = BufferedAnswer(self)
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
@@ -127,21 +128,18 @@ class BridgeHttpStream(HttpStream):
         if self.client_state == self.state_consume_request_body:
             yield from self.check_body_size(True)
 
+    def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        consumed: layer.CommandGenerator[None] = super().state_consume_request_body(event)
+        ends = isinstance(event, http_events.RequestEndOfMessage)
+        return self.body_size.end_buffered(consumed) if ends else consumed
+
+    def start_request_stream(self) -> layer.CommandGenerator[None]:
+        return self.body_size.start_stream(super().start_request_stream())
+
     def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
-        if (yield from super().check_body_size(request)):
-            return True
-        state = self.state
-        if request and isinstance(state, Bridged):
-            size = max(len(self.request_body_buf), content_length(self.flow.request))
-            limit = state.head.bridge.settings.limits.request_body
-            if size > limit:
-                message = f"the request body is larger than {limit} bytes"
-                yield from self.early_end.run_error_hook(message)
-                yield from self.early_end.refuse(413, message)
-                return True
-        elif not request and not isinstance(state, Foreign) and self.response_body_buf:
-            yield from self.buffered.grew()
-        return False
+        if request:
+            return self.body_size.check_request(self.client_state != self.state_wait_for_request_headers)
+        return super().check_body_size(False) if isinstance(self.state, Foreign) else self.body_size.check_answer()
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         state = self.state
@@ -175,11 +173,9 @@ class BridgeHttpStream(HttpStream):
     # --- the answer -------------------------------------------------------------------------------------------
 
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
-        if isinstance(state := self.state, Served):
-            dispatch.conceal(self.flow, state.head)
-            if (yield from self.attempts.drops(state, event.response)):
-                self.server_state = self.attempts.state_drop
-                return
+        if isinstance(state := self.state, Served) and (yield from self.attempts.drops(state, event.response)):
+            self.server_state = self.attempts.state_drop
+            return
         yield from super().state_wait_for_response_headers(event)
         if isinstance(state := self.state, Bridged) and (pipe := incoming(state)):
             self.incoming = pipe
@@ -188,17 +184,11 @@ class BridgeHttpStream(HttpStream):
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
         if request or isinstance(self.state, Foreign) or not self.context.options.validate_inbound_headers:
             return (yield from super().check_invalid(request))
-        assert self.flow.response is not None
-        try:
-            validate_headers(self.flow.response)
-        except ValueError as e:
-            yield commands.CloseConnection(self.flow.server_conn)
-            code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
-            yield from self.handle_protocol_error(
-                http_events.ResponseProtocolError(self.stream_id, f"the upstream sent an invalid answer: {e}", code)
-            )
-            return True
-        return False
+        if (error := invalid_head(self.flow.response, self.stream_id)) is None:
+            return False
+        yield commands.CloseConnection(self.flow.server_conn)
+        yield from self.handle_protocol_error(error)
+        return True
 
     def opened(self) -> Tapped | Spliced | None:
         state, response = self.state, self.flow.response
@@ -211,6 +201,12 @@ class BridgeHttpStream(HttpStream):
         if self.answer_begun and isinstance(answer, Spliced):
             self.server_state = self.state_read_answer
             return
+        if answer is not None and self.flow.response is not None:
+            self.client.adopt(self.flow.response, store=self.context.options.store_streamed_bodies)
+            at_head = self.server_state == self.state_wait_for_response_headers
+            if at_head and isinstance(state := self.state, Bridged) and state.buffers:
+                self.server_state = self.state_consume_response_body
+                return
         yield from super().start_response_stream()
         self.answer_begun = True
         if isinstance(answer, Spliced):
@@ -221,7 +217,7 @@ class BridgeHttpStream(HttpStream):
             self.server_state = self.state_read_answer
         elif answer is not None:
             self.read = answer.exchange.feed
-            unchanged = answer.is_verbatim and self.turns.is_first
+            unchanged = answer.is_verbatim and self.turns.is_first and self.client.only_sends
             self.server_state = self.state_tap_events if unchanged else self.state_read_answer
 
     def state_tap_events(self, event: events.Event) -> layer.CommandGenerator[None]:
@@ -314,6 +310,8 @@ class BridgeHttpStream(HttpStream):
                 if not (yield from self._send(output)):
                     return
         if (yield from self._is_last_turn(already_streamed)):
+            if answer is not None and self.flow.response is not None:
+                self.client.complete(self.flow.response, self.held, streamed=already_streamed)
             yield from super().send_response(already_streamed)
 
     def _is_later_error(self, answer: Spliced) -> bool:
@@ -377,7 +375,7 @@ class BridgeHttpStream(HttpStream):
         self.server_state = self.state_wait_for_response_headers
         if not (yield from self.make_server_connection()):
             return
-        for part in self.turns.request(self.flow.request):
+        for part in self.turns.request(for_upstream(self.flow)):
             yield SendHttp(part, self.context.server)
 
     # --- while the client waits -------------------------------------------------------------------------------
@@ -438,6 +436,7 @@ class BridgeHttpStream(HttpStream):
             yield from self.early_end.break_off(NOT_RECORDED)
             return
         yield from self.client.maybe_data(self.held)
+        yield from self.client.finish()
         yield from self.turns.drop()
         yield from super().flow_done()
 
@@ -448,8 +447,6 @@ class BridgeHttpStream(HttpStream):
         if isinstance(state, Foreign):
             yield from super().handle_protocol_error(event)
             return
-        if isinstance(state, Served):
-            dispatch.conceal(self.flow, state.head)
         if isinstance(event, http_events.RequestProtocolError):
             # The upstream stream has the id of the current turn, not the client's.
             event = http_events.RequestProtocolError(self.turns.id, event.message, event.code)

@@ -13,9 +13,11 @@ from aibridge_addon.telemetry.log.line import Line
 from aibridge_addon.telemetry.log.members import timestamp
 from aibridge_addon.telemetry.log.sink import LINE, MEMBERS
 from aibridge_addon.telemetry.log.text import one_line
-from aibridge_addon.wire.printable import printable, printable_json
+from aibridge_addon.wire.printable import printable, printable_json, printable_line
 
 OURS = "aibridge_addon."
+LIBRARIES = frozenset({"mcp", "mcp_types", "httpx2", "httpcore2", "anyio"})
+"""Loggers of libraries that quote what MCP servers send, line breaks included."""
 MAX_WORD = 1000
 """Characters of a text within a line of ours, such as a model's name."""
 
@@ -41,6 +43,8 @@ class TextFormatter(logging.Formatter):
         if record.name.startswith(OURS) and isinstance(record.args, tuple):
             safe.args = tuple(one_line(value, MAX_WORD) if type(value) is str else value for value in record.args)
         message = safe.getMessage()
+        if record.name.partition(".")[0] in LIBRARIES:
+            message = printable_line(message)
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
         safe.msg, safe.args, safe.exc_info = printable(message), None, None
