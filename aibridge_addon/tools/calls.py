@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.config.schema import Mcp
 from aibridge_addon.dialects.turns import Call, Invocation, Part, Result, Text
-from aibridge_addon.tools import CallError, results
+from aibridge_addon.tools import CallError, results, schemas
 from aibridge_addon.tools.catalog import Tool
 from aibridge_addon.wire.printable import printable_line
 from aibridge_addon.wire.trace_context import TraceContext
@@ -109,7 +109,8 @@ async def _outcome(
 ) -> Outcome:
     if tool is None:
         raise CallError(f"there is no tool {call.name[:200]!r}")
-    returned = await servers.call(tool, _arguments(call.input), settings.tool_timeout, _meta(context))
+    arguments = schemas.original(_arguments(call.input), tool.original_keys)
+    returned = await servers.call(tool, arguments, settings.tool_timeout, _meta(context))
     parts, is_error, error_text = results.to_parts(returned, settings.max_result_bytes)
     return parts, error_text if is_error else None
 
