@@ -26,6 +26,7 @@ from mitmproxy.tools.dump import DumpMaster
 from mitmproxy.tools.main import run
 
 from aibridge_addon.addon import AIBridge
+from aibridge_addon.proxy import password_file
 from aibridge_addon.proxy.life import Life
 
 ARGUMENTS = ("--listen-host", "127.0.0.1", "--listen-port", "0", "--set", "flow_detail=0")
@@ -61,15 +62,17 @@ def _end_with_input(loop: asyncio.AbstractEventLoop, life: Life) -> None:
 def main() -> None:
     output = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # mitmproxy logs to standard output
-    options = json.loads(sys.stdin.readline())
+    given = [word for option in json.loads(sys.stdin.readline()) for word in ("--set", option)]
+    if password_file.main(given) != 0:
+        sys.exit(1)
 
     def announce(ready: dict[str, Any]) -> None:
         print(json.dumps(ready), file=output, flush=True)
 
     masters: list[DumpMaster] = []
 
-    def made(given: Options) -> DumpMaster:
-        masters.append(DumpMaster(given))
+    def made(options: Options) -> DumpMaster:
+        masters.append(DumpMaster(options))
         return masters[0]
 
     def add_ours(_: Namespace) -> dict[str, Any]:
@@ -79,8 +82,7 @@ def main() -> None:
         addons.invoke_addon_sync(addon, ConfigureHook(set(masters[0].options.keys())))
         return {}
 
-    arguments = [*ARGUMENTS, *(word for option in options for word in ("--set", option))]
-    run(made, cmdline.mitmdump, arguments, add_ours)  # type: ignore[arg-type]  # a class, by its annotation
+    run(made, cmdline.mitmdump, [*ARGUMENTS, *given], add_ours)  # type: ignore[arg-type]  # a class, by its annotation
 
 
 if __name__ == "__main__":
