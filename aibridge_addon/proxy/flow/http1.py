@@ -1,8 +1,9 @@
-"""Add HTTP/1.1 framing to messages that came over HTTP/2 or HTTP/3, whose frames end a body without any header."""
+"""HTTP/1.1 framing: add it to messages that came over HTTP/2 or HTTP/3, and recognise what breaks it."""
 
 from __future__ import annotations
 
 from mitmproxy import http
+from mitmproxy.net.http.validate import validate_headers
 
 
 def frame_request(request: http.Request) -> None:
@@ -29,3 +30,12 @@ def frame_answer(flow: http.HTTPFlow) -> None:
     bodiless = request.method == "HEAD" or response.status_code in (204, 304)
     if framed and not bodiless and request.http_version == "HTTP/1.1" and "content-length" not in response.headers:
         response.headers["transfer-encoding"] = "chunked"
+
+
+def error_in(response: http.Response) -> str | None:
+    """Return why the head of an answer is invalid, or None if it is valid."""
+    try:
+        validate_headers(response)
+    except ValueError as e:
+        return f"the upstream sent an invalid answer: {e}"
+    return None

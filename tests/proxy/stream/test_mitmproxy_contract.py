@@ -50,6 +50,7 @@ METHODS: list[tuple[type, str, list[str]]] = [
     (HttpStream, "check_body_size", ["self", "request"]),
     (HttpStream, "check_invalid", ["self", "request"]),
     (HttpStream, "check_killed", ["self", "emit_error_hook"]),
+    (HttpStream, "start_request_stream", ["self"]),
     (HttpStream, "start_response_stream", ["self"]),
     (HttpStream, "send_response", ["self", "already_streamed"]),
     (HttpStream, "flow_done", ["self"]),
