@@ -26,6 +26,7 @@ from aibridge_addon.proxy.connection.greetings import FailedGreetings
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
+from aibridge_addon.proxy.flow.http1 import drop_trailers
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
@@ -218,6 +219,7 @@ class AIBridge:
 
     @guarded_hook
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        drop_trailers(flow)
         state = state_of(flow)
         if not isinstance(state, Bridged) or flow.response is not None:
             return None

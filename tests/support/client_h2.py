@@ -58,8 +58,15 @@ class RawHttp2:
         limit: int | None = self._h2.remote_settings.max_concurrent_streams
         return limit
 
-    def request(self, method: str, path: str, headers: Sequence[Header] = (), body: bytes = b"") -> int:
-        """Send a request and return its stream's id."""
+    def request(
+        self,
+        method: str,
+        path: str,
+        headers: Sequence[Header] = (),
+        body: bytes = b"",
+        trailers: Sequence[Header] = (),
+    ) -> int:
+        """Send a request and return its stream's id. A request with trailers has a body."""
         stream_id: int = self._h2.get_next_available_stream_id()
         pseudo = [
             (b":method", method.encode()),
@@ -75,8 +82,11 @@ class RawHttp2:
             if size <= 0:
                 self._receive()
                 continue
-            self._h2.send_data(stream_id, body[:size], end_stream=size == len(body))
+            self._h2.send_data(stream_id, body[:size], end_stream=size == len(body) and not trailers)
             body = body[size:]
+            self._flush()
+        if trailers:
+            self._h2.send_headers(stream_id, trailers, end_stream=True)
             self._flush()
         return stream_id
 

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 
 from mitmproxy.connection import Server
 from mitmproxy.proxy import commands, context, events, layer
-from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode, HttpStream
+from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode, HttpStream, RegisterHttpConnection
 
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import internal_error
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.stream.guard import Crashed
 from aibridge_addon.proxy.stream.stream import BridgeHttpStream
+from aibridge_addon.proxy.stream.trailers import drop_trailers
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +90,12 @@ class BridgeHttpLayer(HttpLayer):
                     reuse = False
         yield from super().get_connection(event, reuse=reuse)
 
+    def register_connection(self, command: RegisterHttpConnection) -> layer.CommandGenerator[None]:
+        drop_trailers(self.connections[command.connection].context.layers[-1])
+        yield from super().register_connection(command)
+
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
+        drop_trailers(self.connections[self.context.client])
         stream = BridgeHttpStream(self.context.fork(), stream_id, self)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())

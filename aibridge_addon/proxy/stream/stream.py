@@ -26,7 +26,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.flow import dispatch
 from aibridge_addon.proxy.flow.answer import stream_answer
-from aibridge_addon.proxy.flow.http1 import error_in, frame_request
+from aibridge_addon.proxy.flow.http1 import content_length, error_in, frame_request
 from aibridge_addon.proxy.flow.internal_error import FAILED
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
@@ -40,7 +40,7 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
-from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, content_length
+from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
@@ -129,7 +129,7 @@ class BridgeHttpStream(HttpStream):
             return True
         state = self.state
         if request and isinstance(state, Bridged):
-            size = max(len(self.request_body_buf), content_length(self.flow.request))
+            size = max(len(self.request_body_buf), content_length(self.flow.request.headers.get("content-length", "")))
             limit = state.head.bridge.settings.limits.request_body
             if size > limit:
                 message = f"the request body is larger than {limit} bytes"
@@ -164,6 +164,7 @@ class BridgeHttpStream(HttpStream):
         connected = self.connected = yield from super().make_server_connection()
         if connected and self.context.server.alpn not in (b"h2", b"h3"):
             frame_request(self.flow.request)
+            self.flow.request.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
         return connected
 
     @property
