@@ -30,6 +30,7 @@ from aibridge_addon.proxy.flow.http1 import drop_trailers
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
+from aibridge_addon.proxy.gate import Gate
 from aibridge_addon.proxy.interactive import status
 from aibridge_addon.proxy.interactive.annotation import Annotation
 from aibridge_addon.proxy.interactive.content_view import ConversationView
@@ -58,6 +59,7 @@ class AIBridge:
         self._classifier: RequestClassifier | None = None
         self._guard: EgressGuard | None = None
         self._drain: Drain | None = None
+        self._gate: Gate | None = None
         self._greetings = FailedGreetings(time.monotonic)
         self._is_interactive = False
         """Whether a person looks at flows, in `mitmproxy` or `mitmweb`."""
@@ -74,6 +76,8 @@ class AIBridge:
         ctx.options.update(connection_strategy="lazy")
         terminal.hide_flows(ctx.options)
         self._drain = Drain.of_master()
+        self._gate = Gate.of_master()
+        self._gate.use(self)
 
     def configure(self, updated: set[str]) -> None:
         if self._bridge is None or updated & set(OPTIONS):
@@ -122,6 +126,8 @@ class AIBridge:
         gc.freeze()
 
     def done(self) -> None:
+        if self._gate is not None:
+            self._gate.forget(self)
         if ctx.master.should_exit.is_set() and self._drain is not None:
             self._drain.close_now(CLOSE_TIMEOUT)
         else:
@@ -144,16 +150,16 @@ class AIBridge:
         """Show the tools of MCP servers that aibridge injects."""
         return status.tools(self._bridge)
 
-    # --- connections ------------------------------------------------------------------------------------------
+    # --- connections: called by the gate ----------------------------------------------------------------------
 
-    def next_layer(self, next_layer: layer.NextLayer) -> None:
+    def choose_layer(self, next_layer: layer.NextLayer) -> None:
         if self._bridge is None:
             return
         if tunnel_plain(next_layer, self._bridge.router):
             self._bridge.emit(Tunnelled())
             return
         if next_layer.layer is None:
-            # A script's hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
+            # This hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
         dumps, kept = self._bridge.dumper is not None, self._kept
         if kept is not None:
@@ -161,13 +167,21 @@ class AIBridge:
         else:
             bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer)
 
-    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+    def choose_decryption(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
             return
         host = destination(data.context, data.client_hello.sni)
         data.ignore_connection = host is None or self._bridge.router.provider_for_host(host) is None
         if data.ignore_connection:
             self._bridge.emit(Tunnelled())
+
+    async def check_destination(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            await self._guard.dial(data)
+
+    def connection_tried(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            self._guard.dialled(data)
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
         self._greetings.failed(data)
@@ -192,22 +206,6 @@ class AIBridge:
     def _report_refused(self, flow: http.HTTPFlow) -> None:
         if self._bridge is not None:
             report_refused_head(flow, self._bridge)
-
-    async def server_connect(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            try:
-                await self._guard.dial(data)
-            except Exception:  # mitmproxy would connect to an address that was not checked
-                logger.exception("aibridge: the egress guard failed")
-                data.server.error = "the egress guard failed"
-
-    def server_connected(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            self._guard.dialled(data)
-
-    def server_connect_error(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            self._guard.dialled(data)
 
     # --- requests and answers ---------------------------------------------------------------------------------
     #
