@@ -186,7 +186,7 @@ class MessagesSplice(Splice):
         try:
             members = event_members(data or b"")
         except (NotJSON, Unreadable):
-            return raw
+            return b"" if self.shows_call(raw) else raw
         if (as_text(members.get("type")) or name) not in BLOCK_EVENTS:
             return raw
         index = self._indexes.get(as_count(members.get("index")), self._next_index)

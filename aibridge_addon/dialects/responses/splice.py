@@ -107,7 +107,7 @@ class ResponsesSplice(Splice):
         try:
             members = event_members(data or b"")
         except (NotJSON, Unreadable):
-            return raw
+            return b"" if self.shows_call(raw) else raw
         kind = members.text("type") or name
         if kind in PREAMBLE:
             return self._preamble(raw, name, members)
