@@ -257,9 +257,11 @@ class AIBridge:
         else:
             await answer.first_turn_refused(flow, state, state.exchange)
 
+    @websocket.guarded
     def websocket_start(self, flow: http.HTTPFlow) -> None:
         websocket.opened(flow)
 
+    @websocket.guarded
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if flow.websocket is not None:
             # mitmproxy would keep every message until the connection ends.
@@ -269,6 +271,7 @@ class AIBridge:
                 del flow.websocket.messages[:-1]
         return websocket.message_came(flow, self._bridge)
 
+    @websocket.guarded
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         websocket.closed(flow)
 

@@ -32,6 +32,8 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
+from aibridge_addon.proxy.flow.websocket import INTERNAL_ERROR as MESSAGE
+from aibridge_addon.proxy.flow.websocket import SOCKET, BridgedSocket
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +41,7 @@ HOOK = "aibridge_hook"
 """Key in `flow.metadata`: the name of the last hook that the bridge has handled."""
 FAILED = "aibridge_failed"
 """Key in `flow.metadata` of a flow that ended with an error of the bridge. Its stream has to end the answer."""
-INTERNAL_ERROR = Refusal(500, "an internal error of the bridge, which its log describes", "internal_error")
+INTERNAL_ERROR = Refusal(500, MESSAGE, "internal_error")
 ENDS = frozenset({"response", "error"})
 """Hooks that end a flow. mitmproxy calls no other one afterwards."""
 BEFORE_THE_REQUEST = frozenset({"http_connect", "requestheaders", "request"})
@@ -146,6 +148,8 @@ def _end(flow: http.HTTPFlow, state: Bridged, refusal: Refusal) -> None:
 def abandon(flow: http.HTTPFlow) -> None:
     """End a flow for which mitmproxy will call no further hook. Never raises."""
     state = state_of(flow)
+    if isinstance(socket := flow.metadata.get(SOCKET), BridgedSocket):
+        socket.fail()
     if isinstance(state, Served):
         _refuse(flow, state, INTERNAL_ERROR)
     flow.metadata[FAILED] = True
