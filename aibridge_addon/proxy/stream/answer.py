@@ -12,6 +12,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mitmproxy import http
+from mitmproxy.net.http.validate import validate_headers
+from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.dialects.base import AnswerError
 from aibridge_addon.interception.exchange import Exchange
@@ -173,6 +175,16 @@ def answer_for(state: Bridged, exchange: Exchange, response: http.Response) -> T
     """Choose how an answer whose head has arrived is turned into the client's answer."""
     if (tools := state.splicing) is not None:
         return Spliced(tools.exchange, outgoing(state), state.head.bridge.settings.limits.decoded_body)
-    length = response.headers.get("content-length")
-    unread = None if length is None else content_length(length)
+    unread = content_length(response) if "content-length" in response.headers else None
     return Tapped(exchange, outgoing(state), unread)
+
+
+def invalid_head(response: http.Response | None, stream_id: int) -> http_events.ResponseProtocolError | None:
+    """Return what is wrong with the head of an answer; None if nothing is."""
+    try:
+        if response is not None:
+            validate_headers(response)
+    except ValueError as e:
+        code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
+        return http_events.ResponseProtocolError(stream_id, f"the upstream sent an invalid answer: {e}", code)
+    return None

@@ -19,6 +19,7 @@ from aibridge_addon.interception.attempts import Outcome, Step, outcome_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came
 from aibridge_addon.proxy.flow.state import Bridged, Served, state_of
 from aibridge_addon.proxy.stream.hooks import AibridgeAttemptHook
+from aibridge_addon.proxy.stream.http2 import RequestUnprocessed
 from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.records import UpstreamAttempt, utc_now
 
@@ -65,9 +66,10 @@ class UpstreamAttempts:
         yield self.timeout
         return True
 
-    def repeats(self, state: Served, error: str) -> bool:
+    def repeats(self, state: Served, error: http_events.ResponseProtocolError) -> bool:
         """Decide about an attempt without an answer. Returns whether another one follows."""
-        if self._after(state, Outcome(None, error=error)) is Step.SHOW:
+        unprocessed = isinstance(error, RequestUnprocessed)
+        if self._after(state, Outcome(None, error=error.message, unprocessed=unprocessed)) is Step.SHOW:
             return False
         self._stream.watch()
         return True

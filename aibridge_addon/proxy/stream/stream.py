@@ -26,7 +26,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.flow import dispatch
 from aibridge_addon.proxy.flow.answer import stream_answer
-from aibridge_addon.proxy.flow.http1 import content_length, error_in, frame_request
+from aibridge_addon.proxy.flow.http1 import frame_request
 from aibridge_addon.proxy.flow.internal_error import FAILED
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
@@ -40,9 +40,10 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
-from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for
+from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, invalid_head
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
+from aibridge_addon.proxy.stream.body_size import BodySize
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
@@ -50,7 +51,7 @@ from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
 from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.proxy.stream.next_turn import NextTurn
-from aibridge_addon.proxy.stream.request import bring_flow
+from aibridge_addon.proxy.stream.request import bring_flow, for_upstream
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -65,6 +66,7 @@ class BridgeHttpStream(HttpStream):
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
         self.guard = StreamGuard(self)
+        self.body_size = BodySize(self, parent.passthrough_body)
         self.buffered = BufferedAnswer(self)
         self.keep_alives = KeepAlives(self)
         self.incoming = Pipe()
@@ -119,37 +121,20 @@ class BridgeHttpStream(HttpStream):
         bring_flow(event, self.context, self.mode)
         yield from super().state_wait_for_request_headers(event)
         if self.client_state == self.state_consume_request_body:
-            if self.flow.response is not None:
-                self.client_state = self.state_drop_request_body
-            else:
-                yield from self.check_body_size(True)
+            yield from self.check_body_size(True)
 
-    def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
-        if (yield from super().check_body_size(request)):
-            return True
-        state = self.state
-        if request and isinstance(state, Bridged):
-            size = max(len(self.request_body_buf), content_length(self.flow.request.headers.get("content-length", "")))
-            limit = state.head.bridge.settings.limits.request_body
-            if size > limit:
-                message = f"the request body is larger than {limit} bytes"
-                yield from self.early_end.run_error_hook(message)
-                yield from self.early_end.refuse(413, message)
-                return True
-        elif not request and not isinstance(state, Foreign) and self.response_body_buf:
-            yield from self.buffered.grew()
-        return False
+    def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        consumed: layer.CommandGenerator[None] = super().state_consume_request_body(event)
+        ends = isinstance(event, http_events.RequestEndOfMessage)
+        return self.body_size.end_buffered(consumed) if ends else consumed
 
     def start_request_stream(self) -> layer.CommandGenerator[None]:
-        if self.flow.response is None:
-            yield from super().start_request_stream()
-        else:  # an addon has answered the request by its head: its body is read first
-            self.flow.request.stream = False
-            self.client_state = self.state_drop_request_body
+        return self.body_size.start_stream(super().start_request_stream())
 
-    def state_drop_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if not isinstance(event, http_events.RequestData):
-            yield from self.state_consume_request_body(event)
+    def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
+        if request:
+            return self.body_size.check_request(self.client_state != self.state_wait_for_request_headers)
+        return super().check_body_size(False) if isinstance(self.state, Foreign) else self.body_size.check_answer()
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         state = self.state
@@ -185,11 +170,9 @@ class BridgeHttpStream(HttpStream):
 
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
         if isinstance(state := self.state, Served):
-            dispatch.conceal(self.flow, state.head)
-            if self.context.options.validate_inbound_headers and (error := error_in(event.response)) is not None:
+            if (error := self._invalid(event.response)) is not None:
                 yield commands.CloseConnection(self.flow.server_conn)
-                code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
-                yield from self.handle_protocol_error(http_events.ResponseProtocolError(self.turns.id, error, code))
+                yield from self.handle_protocol_error(error)
                 return
             if (yield from self.attempts.drops(state, event.response)):
                 self.server_state = self.attempts.state_drop
@@ -198,6 +181,10 @@ class BridgeHttpStream(HttpStream):
         if isinstance(state := self.state, Bridged) and (pipe := incoming(state)):
             self.incoming = pipe
             self.watch()
+
+    def _invalid(self, response: http.Response) -> http_events.ResponseProtocolError | None:
+        """Return what is wrong with an answer's head. Such an answer counts as a failed attempt."""
+        return invalid_head(response, self.stream_id) if self.context.options.validate_inbound_headers else None
 
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
         if request or not isinstance(self.state, Served):
@@ -215,6 +202,12 @@ class BridgeHttpStream(HttpStream):
         if self.answer_begun and isinstance(answer, Spliced):
             self.server_state = self.state_read_answer
             return
+        if answer is not None and self.flow.response is not None:
+            self.client.adopt(self.flow.response, store=self.context.options.store_streamed_bodies)
+            at_head = self.server_state == self.state_wait_for_response_headers
+            if at_head and isinstance(state := self.state, Bridged) and state.buffers:
+                self.server_state = self.state_consume_response_body
+                return
         yield from super().start_response_stream()
         self.answer_begun = True
         if isinstance(answer, Spliced):
@@ -225,7 +218,7 @@ class BridgeHttpStream(HttpStream):
             self.server_state = self.state_read_answer
         elif answer is not None:
             self.read = answer.exchange.feed
-            unchanged = answer.is_verbatim and self.turns.is_first
+            unchanged = answer.is_verbatim and self.turns.is_first and self.client.only_sends
             self.server_state = self.state_tap_events if unchanged else self.state_read_answer
 
     def state_tap_events(self, event: events.Event) -> layer.CommandGenerator[None]:
@@ -320,6 +313,8 @@ class BridgeHttpStream(HttpStream):
                 if not (yield from self._send(output)):
                     return
         if (yield from self._is_last_turn(already_streamed)):
+            if answer is not None and self.flow.response is not None:
+                self.client.complete(self.flow.response, self.held, streamed=already_streamed)
             yield from super().send_response(already_streamed)
 
     def _is_later_error(self, answer: Spliced) -> bool:
@@ -383,7 +378,7 @@ class BridgeHttpStream(HttpStream):
         self.server_state = self.state_wait_for_response_headers
         if not (yield from self.make_server_connection()):
             return
-        for part in self.turns.request(self.flow.request):
+        for part in self.turns.request(for_upstream(self.flow)):
             yield SendHttp(part, self.context.server)
 
     # --- while the client waits -------------------------------------------------------------------------------
@@ -433,6 +428,7 @@ class BridgeHttpStream(HttpStream):
             yield from self.early_end.break_off(NOT_RECORDED)
             return
         yield from self.client.maybe_data(self.held)
+        yield from self.client.finish()
         yield from self.turns.drop()
         yield from super().flow_done()
 
@@ -443,8 +439,6 @@ class BridgeHttpStream(HttpStream):
         if isinstance(state, Foreign):
             yield from super().handle_protocol_error(event)
             return
-        if isinstance(state, Served):
-            dispatch.conceal(self.flow, state.head)
         if isinstance(event, http_events.RequestProtocolError):
             # The upstream stream has the id of the current turn, not the client's.
             event = http_events.RequestProtocolError(self.turns.id, event.message, event.code)
@@ -452,12 +446,12 @@ class BridgeHttpStream(HttpStream):
             yield from super().handle_protocol_error(event)
         elif self.server_state == self.next_turn.state_leave:
             yield from self.next_turn.state_leave(event)
-        elif isinstance(state, Served) and self._is_repeated(state, event.message):
+        elif isinstance(state, Served) and self._is_repeated(state, event):
             yield from self.attempts.repeat()
         else:
             yield from self._upstream_failed(state, event)
 
-    def _is_repeated(self, state: Served, error: str) -> bool:
+    def _is_repeated(self, state: Served, error: http_events.ResponseProtocolError) -> bool:
         if not self.is_repeatable:
             return False
         if self.server_state == self.state_wait_for_response_headers:

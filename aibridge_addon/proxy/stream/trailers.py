@@ -12,10 +12,10 @@ from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 
 
-def drop_trailers(connection: layer.Layer) -> None:
-    """Let a connection of HTTP/1 accept trailers. Has no effect on other connections, and if it is called again."""
-    if isinstance(connection, Http1Server | Http1Client) and not isinstance(connection.read_body, partial):
-        connection.read_body = partial(_read_body, connection)  # type: ignore[method-assign]
+def without_trailers[Connection: Http1Server | Http1Client](connection: Connection) -> Connection:
+    """Let a connection accept trailers, and return it."""
+    connection.read_body = partial(_read_body, connection)  # type: ignore[method-assign]
+    return connection
 
 
 def _read_body(connection: Http1Server | Http1Client, event: events.Event) -> layer.CommandGenerator[None]:
