@@ -31,9 +31,11 @@ from aibridge_addon.proxy.connection.greetings import FailedGreetings
 from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
+from aibridge_addon.proxy.flow.http1 import drop_trailers
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, forget_password, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
+from aibridge_addon.proxy.gate import Gate
 from aibridge_addon.proxy.interactive import status
 from aibridge_addon.proxy.interactive.annotation import Annotation
 from aibridge_addon.proxy.interactive.content_view import ConversationView
@@ -93,6 +95,7 @@ class AIBridge:
         """The one for new requests. None: it could not start, and connections are refused."""
         self._classifier: RequestClassifier | None = None
         self._guard: EgressGuard | None = None
+        self._gate: Gate | None = None
         self._greetings = FailedGreetings(time.monotonic, leaf_names.may_sign)
         self._listeners: Listeners | None = None
         self._is_interactive = False
@@ -109,6 +112,8 @@ class AIBridge:
         # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
         terminal.hide_flows(ctx.options)
+        self._gate = Gate.of_master()
+        self._gate.use(self)
         replace_authentication(ctx.master.addons)
         self._listeners = Listeners(ctx.master.addons.get("proxyserver"), ctx.options)
         self._life = Life.of_master()
@@ -205,6 +210,8 @@ class AIBridge:
         gc.freeze()
 
     def done(self) -> None:
+        if self._gate is not None:
+            self._gate.forget(self)
         if self._listeners is not None:
             self._listeners.close()
         if self._life is not None:
@@ -226,16 +233,16 @@ class AIBridge:
         """Show the tools of MCP servers that aibridge injects."""
         return status.tools(self._bridge)
 
-    # --- connections ------------------------------------------------------------------------------------------
+    # --- connections: called by the gate ----------------------------------------------------------------------
 
-    def next_layer(self, next_layer: layer.NextLayer) -> None:
+    def choose_layer(self, next_layer: layer.NextLayer) -> None:
         if self._bridge is None:
             return
         if tunnel_plain(next_layer, self._bridge.router):
             self._bridge.emit(Tunnelled())
             return
         if next_layer.layer is None:
-            # A script's hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
+            # This hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
         dumps, kept, limits = self._bridge.dumper is not None, self._kept, self._bridge.settings.limits
         if kept is not None:
@@ -243,7 +250,7 @@ class AIBridge:
         else:
             bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer, limits=limits)
 
-    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+    def choose_decryption(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
             return
         host = destination(data.context, data.client_hello.sni)
@@ -252,6 +259,14 @@ class AIBridge:
             self._bridge.emit(Tunnelled())
         else:
             leaf_names.use_permitted_names()
+
+    async def check_destination(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            await self._guard.dial(data)
+
+    def connection_tried(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            self._guard.dialled(data)
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
         self._greetings.failed(data)
@@ -281,22 +296,6 @@ class AIBridge:
         if self._bridge is not None:
             report_refused_head(flow, self._bridge)
 
-    async def server_connect(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            try:
-                await self._guard.dial(data)
-            except Exception:  # mitmproxy would connect to an address that was not checked
-                logger.exception("aibridge: the egress guard failed")
-                data.server.error = "the egress guard failed"
-
-    def server_connected(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            self._guard.dialled(data)
-
-    def server_connect_error(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            self._guard.dialled(data)
-
     # --- requests and answers ---------------------------------------------------------------------------------
     #
     # A flow keeps the bridge with which it began. After a reload, that is not `self._bridge`.
@@ -311,6 +310,7 @@ class AIBridge:
 
     @guarded_hook
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        drop_trailers(flow)
         state = state_of(flow)
         if not isinstance(state, Bridged) or flow.response is not None:
             return None
@@ -351,9 +351,11 @@ class AIBridge:
         else:
             await answer.first_turn_refused(flow, state, state.exchange)
 
+    @websocket.guarded
     def websocket_start(self, flow: http.HTTPFlow) -> None:
         websocket.opened(flow)
 
+    @websocket.guarded
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if flow.websocket is not None:
             # mitmproxy would keep every message until the connection ends.
@@ -363,6 +365,7 @@ class AIBridge:
                 del flow.websocket.messages[:-1]
         return websocket.message_came(flow, self._bridge)
 
+    @websocket.guarded
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         websocket.closed(flow)
 

@@ -10,6 +10,16 @@ from mitmproxy import http
 from mitmproxy.net.http import url
 
 HTTP_1_0 = "HTTP/1.0"
+MAX_DIGITS = 18
+"""Digits of a Content-Length. No body is longer, and Python refuses to read very long numbers."""
+
+
+def content_length(message: http.Message) -> int:
+    """Return the bytes that a Content-Length announces. 0: there is none, or it is no number."""
+    value = message.headers.get("content-length", "")
+    if not (value.isascii() and value.isdigit()):
+        return 0
+    return int(value) if len(value) <= MAX_DIGITS else 10**MAX_DIGITS
 
 
 def frame_request(request: http.Request) -> None:
@@ -23,6 +33,12 @@ def frame_request(request: http.Request) -> None:
         request.headers["transfer-encoding"] = "chunked"  # the body is streamed
     elif request.raw_content:
         request.headers["content-length"] = str(len(request.raw_content))
+
+
+def drop_trailers(flow: http.HTTPFlow) -> None:
+    """Drop the trailers of a streamed request for an HTTP/1.1 server. mitmproxy raises an error for them."""
+    if flow.request.trailers and flow.server_conn.connected and flow.server_conn.alpn not in (b"h2", b"h3"):
+        flow.request.trailers = None
 
 
 def frame_answer(flow: http.HTTPFlow) -> None:

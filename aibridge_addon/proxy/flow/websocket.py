@@ -6,6 +6,7 @@ waits for its rows. A stop waits for answers, not for idle sockets.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -41,6 +42,9 @@ from aibridge_addon.proxy.flow.state import (
 from aibridge_addon.proxy.flow.traces import continue_trace
 from aibridge_addon.records import Headers, utc_now
 
+logger = logging.getLogger(__name__)
+
+INTERNAL_ERROR = "an internal error of the bridge, which its log describes"
 SOCKET = "aibridge_socket"
 """Key in `flow.metadata`: the `BridgedSocket` of this flow."""
 
@@ -114,7 +118,7 @@ class BridgedSocket(Uncopied):
         self._host = host
         self._path = path
         self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits, self._limits_came)
-        self._bridges: dict[str, tuple[Bridge, Callable[[], None]]] = {}
+        self._bridges: dict[str, tuple[Bridge, Callable[[], None], Exchange]] = {}
 
     def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
         head = self.head
@@ -123,7 +127,7 @@ class BridgedSocket(Uncopied):
         continue_trace(head, exchange, utc_now(), self._path)
         cut_off = "the bridge was shut down before the answer had ended"
         left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off), partial(describe, head, exchange))
-        self._bridges[exchange.id] = head.bridge, left
+        self._bridges[exchange.id] = head.bridge, left, exchange
         return exchange
 
     def _limits_came(self, event: Any) -> None:
@@ -135,7 +139,16 @@ class BridgedSocket(Uncopied):
 
     def left(self, exchange: Exchange) -> None:
         """Report that an interception has ended and its last record was emitted."""
-        self._bridges.pop(exchange.id)[1]()
+        if exchange.id in self._bridges:
+            self._bridges.pop(exchange.id)[1]()
+
+    def fail(self) -> None:
+        """End all interceptions after an exception, and read the next messages anew."""
+        for _, left, exchange in self._bridges.values():
+            exchange.fail("internal_error", INTERNAL_ERROR)
+            left()
+        self._bridges.clear()
+        self.reader = ResponsesSocket(self._begin, self.head.bridge.settings.limits, self._limits_came)
 
 
 def opened(flow: http.HTTPFlow) -> None:
@@ -191,6 +204,42 @@ async def _admit_owner(
         refuse(refusal_of(verdict, proxy=False))
     elif (waiting := admit(bridge, exchange, content, refuse)) is not None:
         await waiting
+
+
+def guarded(hook: Callable[[Any, http.HTTPFlow], Awaitable[None] | None]) -> Callable[..., Awaitable[None] | None]:
+    """Wrap a WebSocket hook of the addon: an exception ends the interceptions, and its message is not sent upstream."""
+
+    def run(addon: Any, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        try:
+            waiting = hook(addon, flow)
+        except Exception:
+            logger.exception("aibridge: an internal error ends requests in a WebSocket")
+            _failed(flow)
+            return None
+        return None if waiting is None else _awaited(waiting, flow)
+
+    run.__name__ = hook.__name__
+    return run
+
+
+async def _awaited(waiting: Awaitable[None], flow: http.HTTPFlow) -> None:
+    try:
+        await waiting
+    except Exception:
+        logger.exception("aibridge: an internal error ends requests in a WebSocket")
+        _failed(flow)
+
+
+def _failed(flow: http.HTTPFlow) -> None:
+    """End the interceptions of a socket. A request that could not be read gets an error instead of an answer."""
+    socket = flow.metadata.get(SOCKET)
+    if not isinstance(socket, BridgedSocket) or flow.websocket is None:
+        return
+    socket.fail()
+    message = flow.websocket.messages[-1] if flow.websocket.messages else None
+    if message is not None and message.from_client and not message.dropped and flow.websocket.timestamp_end is None:
+        message.drop()
+        ctx.master.commands.call("inject.websocket", flow, True, error_message(500, INTERNAL_ERROR), True)
 
 
 def closed(flow: http.HTTPFlow) -> None:

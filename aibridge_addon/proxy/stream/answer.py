@@ -18,6 +18,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 from aibridge_addon.dialects.base import AnswerError
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.tool_exchange import ToolExchange
+from aibridge_addon.proxy.flow.http1 import content_length
 from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged
 from aibridge_addon.proxy.stream.body import Pipe, outgoing
 
@@ -176,11 +177,6 @@ def answer_for(state: Bridged, exchange: Exchange, response: http.Response) -> T
         return Spliced(tools.exchange, outgoing(state), state.head.bridge.settings.limits.decoded_body)
     unread = content_length(response) if "content-length" in response.headers else None
     return Tapped(exchange, outgoing(state), unread)
-
-
-def content_length(message: http.Message) -> int:
-    value = message.headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() else 0
 
 
 def invalid_head(response: http.Response | None, stream_id: int) -> http_events.ResponseProtocolError | None:

@@ -22,8 +22,8 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.utils import ReceiveBuffer
 from mitmproxy.utils import human
 
+from aibridge_addon.proxy.flow.http1 import content_length
 from aibridge_addon.proxy.flow.state import Bridged, FlowState, Foreign, set_body
-from aibridge_addon.proxy.stream.answer import content_length
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
 from aibridge_addon.proxy.stream.client_side import Transform, transformed
 from aibridge_addon.proxy.stream.early_end import EarlyEnd

@@ -49,6 +49,7 @@ from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
+from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.proxy.stream.next_turn import NextTurn
 from aibridge_addon.proxy.stream.request import bring_flow, for_upstream
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
@@ -67,6 +68,7 @@ class BridgeHttpStream(HttpStream):
         self.guard = StreamGuard(self)
         self.body_size = BodySize(self, parent.passthrough_body)
         self.buffered = BufferedAnswer(self)
+        self.keep_alives = KeepAlives(self)
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
         """Turns the upstream answer into the client's. None before its head, and if the flow is not bridged."""
@@ -78,7 +80,6 @@ class BridgeHttpStream(HttpStream):
         """The function that `state_tap_events` calls with each piece of an answer."""
         self.held = b""
         """The end of a body, to send when its rows are committed."""
-        self.awake: commands.RequestWakeup | None = None
 
     @property
     def maybe_flow(self) -> http.HTTPFlow | None:
@@ -88,12 +89,10 @@ class BridgeHttpStream(HttpStream):
     def state(self) -> FlowState:
         return FOREIGN if (flow := self.maybe_flow) is None else state_of(flow)
 
-    # --- the guard --------------------------------------------------------------------------------------------
-
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         try:
             self.turns.handling(True)
-            self.guard.before(event)
+            self.guard.before(event, self._paused)
             yield from super().handle_event(event)
             self.turns.handling(False)
         except Exception:
@@ -102,10 +101,6 @@ class BridgeHttpStream(HttpStream):
             self.guard.failed()
             self._handle_event = self.guard.handle_rest
             yield from super().handle_event(events.Start())
-
-    @property
-    def waits_for(self) -> commands.Command | None:
-        return None if self._paused is None else self._paused.command
 
     @property
     def ends_with_hook(self) -> bool:
@@ -154,6 +149,7 @@ class BridgeHttpStream(HttpStream):
         connected = self.connected = yield from super().make_server_connection()
         if connected and self.context.server.alpn not in (b"h2", b"h3"):
             frame_request(self.flow.request)
+            self.flow.request.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
         return connected
 
     @property
@@ -173,22 +169,27 @@ class BridgeHttpStream(HttpStream):
     # --- the answer -------------------------------------------------------------------------------------------
 
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
-        if isinstance(state := self.state, Served) and (yield from self.attempts.drops(state, event.response)):
-            self.server_state = self.attempts.state_drop
-            return
+        if isinstance(state := self.state, Served):
+            if (error := self._invalid(event.response)) is not None:
+                yield commands.CloseConnection(self.flow.server_conn)
+                yield from self.handle_protocol_error(error)
+                return
+            if (yield from self.attempts.drops(state, event.response)):
+                self.server_state = self.attempts.state_drop
+                return
         yield from super().state_wait_for_response_headers(event)
         if isinstance(state := self.state, Bridged) and (pipe := incoming(state)):
             self.incoming = pipe
             self.watch()
 
+    def _invalid(self, response: http.Response) -> http_events.ResponseProtocolError | None:
+        """Return what is wrong with an answer's head. Such an answer counts as a failed attempt."""
+        return invalid_head(response, self.stream_id) if self.context.options.validate_inbound_headers else None
+
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
-        if request or isinstance(self.state, Foreign) or not self.context.options.validate_inbound_headers:
+        if request or not isinstance(self.state, Served):
             return (yield from super().check_invalid(request))
-        if (error := invalid_head(self.flow.response, self.stream_id)) is None:
-            return False
-        yield commands.CloseConnection(self.flow.server_conn)
-        yield from self.handle_protocol_error(error)
-        return True
+        return False
 
     def opened(self) -> Tapped | Spliced | None:
         state, response = self.state, self.flow.response
@@ -213,7 +214,7 @@ class BridgeHttpStream(HttpStream):
             answer.begin()
             # From here on the client waits for bytes, so timers and its disconnection have to be handled at any time.
             self.watch()
-            yield from self._keep_awake()
+            yield from self.keep_alives.start()
             self.server_state = self.state_read_answer
         elif answer is not None:
             self.read = answer.exchange.feed
@@ -299,6 +300,8 @@ class BridgeHttpStream(HttpStream):
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         if self.flow.response is not None and not (self.flow.request.is_http2 or self.flow.request.is_http3):
             self.flow.response.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
+        if self.flow.request.method == "HEAD" and self.flow.response is not None:
+            self.flow.response.raw_content = b""  # with the length that it has for GET
         answer = self.opened()
         if not already_streamed and isinstance(answer, Spliced) and not self._is_later_error(answer):
             content = (self.flow.response and self.flow.response.raw_content) or b""
@@ -354,7 +357,7 @@ class BridgeHttpStream(HttpStream):
             state = self.state
             if not isinstance(state, Bridged) or state.tools is None or state.tools.calls is None:
                 break
-            yield from self.keep_client_waiting()
+            yield from self.keep_alives.send()
         if self.flow.response is not None:
             return True
         if body_ended:
@@ -414,19 +417,8 @@ class BridgeHttpStream(HttpStream):
             yield from self.attempts.stop_reading()
         elif command is self.next_turn.timer:
             yield from self.next_turn.start()
-        elif command is self.awake and isinstance(answer := self.answer, Spliced) and not answer.exchange.ended:
-            yield from self.client.maybe_data(answer.due_keepalive())
-            yield from self._keep_awake()
-
-    def _keep_awake(self) -> layer.CommandGenerator[None]:
-        if isinstance(state := self.state, Bridged):
-            self.awake = commands.RequestWakeup(state.head.bridge.settings.mcp.keepalive_interval)
-            yield self.awake
-
-    def keep_client_waiting(self) -> layer.CommandGenerator[None]:
-        """Send a keep-alive, if the answer's headers were sent to the client."""
-        if self.answer_begun and isinstance(self.answer, Spliced):
-            yield self.client.data(self.answer.keepalive())
+        elif command is self.keep_alives.timer:
+            yield from self.keep_alives.interval_over()
 
     # --- the end ----------------------------------------------------------------------------------------------
 
