@@ -10,6 +10,8 @@ from pathlib import Path
 from aibridge_addon.config.providers import Provider
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+NAMES_OF_PROXY = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+"""Variables that name a proxy for HTTPS, the one that counts first: as curl and Python read them."""
 
 
 @dataclass(frozen=True, slots=True)
