@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
@@ -22,6 +23,7 @@ from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import WEBSOCKET, Route, Router
 from aibridge_addon.providers.base import BaseUrl
+from aibridge_addon.proxy.connection.authentication import FAILED
 from aibridge_addon.proxy.connection.egress import EgressGuard
 from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
 from aibridge_addon.proxy.connection.ourselves import OwnConnections, is_own_address
@@ -72,6 +74,8 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 EVENT_LOGGING = "/api/event_logging/*"
 """Route of Claude Code's telemetry; see the routes of the type `anthropic`."""
 
+STOPPING = "the bridge is being stopped"
+TRY_AGAIN: Mapping[str, str] = MappingProxyType({"retry-after": "1", "connection": "close"})
 NO_REPLAY = "a request with a central credential cannot be replayed: send it again from its client"
 
 
@@ -106,12 +110,15 @@ LISTS = frozenset({b"content-encoding", PROTOCOLS})
 class RequestClassifier:
     """Sets a flow's state when the request's headers have arrived."""
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, before: RequestClassifier | None = None) -> None:
+        """`before`: that of the bridge that was replaced. Tunnels that were opened under it go on."""
         self._bridge = bridge
         self._untrusted = OnceAMinute(time.monotonic)
         self._own = OwnConnections()
         self._connected: WeakKeyDictionary[Client, Named] = WeakKeyDictionary()
         self._connect_tokens: WeakKeyDictionary[Client, Presented] = WeakKeyDictionary()
+        if before is not None:
+            self._connected, self._connect_tokens = before._connected, before._connect_tokens
 
     def connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Handle a CONNECT request.
@@ -166,6 +173,9 @@ class RequestClassifier:
             return self._with_verdict(password, partial(self._foreign_with_token, flow))
         left = self._bridge.in_flight.enter(partial(_cut_off, flow), partial(described, flow, route))
         flow.metadata[KEY] = Refused(route, left)
+        if self._bridge.refusing:
+            flow.response = refusal_response(route, Refusal(503, STOPPING, headers=TRY_AGAIN))
+            return None
         if taken.in_url:
             flow.response = refusal_response(route, Refusal(400, IN_URL))
             return None
@@ -476,4 +486,5 @@ def report_refused_head(flow: http.HTTPFlow, bridge: Bridge) -> None:
     if flow.response is None or isinstance(state, Served) or (isinstance(state, Refused) and state.reported):
         return
     route = state.route if isinstance(state, Refused) else None
-    emit_refusal(bridge, flow, Refusal(flow.response.status_code, flow.response.reason), route)
+    error_type = "wrong_password" if flow.metadata.get(FAILED) else ""
+    emit_refusal(bridge, flow, Refusal(flow.response.status_code, flow.response.reason, error_type), route)

@@ -165,6 +165,10 @@ def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] 
     if bridge is not None and socket.reader.idle:
         # A reload may have retired the socket's bridge, which does not wait for idle sockets.
         socket.head = replace(socket.head, bridge=bridge)
+    if message.from_client and socket.head.bridge.refusing:
+        message.drop()
+        _inject(flow, error_message(503, "the bridge is being stopped"))
+        return None
     if not message.from_client:
         exchange = socket.reader.from_server(message.content)
         return None if exchange is None else _ended(socket, exchange, message)
@@ -218,5 +222,9 @@ def _answer(
     message.drop()
     socket.reader.withdraw(exchange)
     socket.left(exchange)
-    answer = error_message(refusal.status, refusal.message, refusal.details)
-    ctx.master.commands.call("inject.websocket", flow, True, answer, True)
+    _inject(flow, error_message(refusal.status, refusal.message, refusal.details))
+
+
+def _inject(flow: http.HTTPFlow, message: bytes) -> None:
+    """Send a message to the client."""
+    ctx.master.commands.call("inject.websocket", flow, True, message, True)
