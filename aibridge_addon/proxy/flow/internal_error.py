@@ -46,7 +46,7 @@ ENDS = frozenset({"response", "error"})
 """Hooks that end a flow. mitmproxy calls no other one afterwards."""
 BEFORE_THE_REQUEST = frozenset({"http_connect", "requestheaders", "request"})
 """Hooks after which mitmproxy itself sends a `flow.response` in place of the request."""
-HANDLED = BEFORE_THE_REQUEST | ENDS | {"responseheaders"}
+HANDLED = frozenset({*BEFORE_THE_REQUEST, *ENDS, "responseheaders"})
 """The hooks of mitmproxy that decide about a flow."""
 
 Hook = Callable[[Any, http.HTTPFlow], Awaitable[None] | None]
