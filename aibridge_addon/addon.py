@@ -24,6 +24,7 @@ from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.load import load, log_format
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy import terminal
+from aibridge_addon.proxy.conflicts import conflicts
 from aibridge_addon.proxy.connection import exposure, leaf_names
 from aibridge_addon.proxy.connection.authentication import replace_authentication
 from aibridge_addon.proxy.connection.egress import EgressGuard, configured_names, guard_for
@@ -32,9 +33,11 @@ from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.names import Names
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
+from aibridge_addon.proxy.flow.http1 import drop_trailers
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
-from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
+from aibridge_addon.proxy.flow.request_head import RequestClassifier, forget_password, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
+from aibridge_addon.proxy.gate import Gate
 from aibridge_addon.proxy.interactive import status
 from aibridge_addon.proxy.interactive.annotation import Annotation
 from aibridge_addon.proxy.interactive.content_view import ConversationView
@@ -43,7 +46,7 @@ from aibridge_addon.proxy.life import Life
 from aibridge_addon.proxy.options import CONFIG_VARIABLE, OPTIONS, add_options, check_names
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
 from aibridge_addon.proxy.stream.keeping import KeepingAndDumpingHttpLayer, KeepingHttpLayer
-from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
+from aibridge_addon.proxy.stream.layer import DEFAULT_LIMITS, BridgeHttpLayer, bridge_http
 from aibridge_addon.records import DatabaseUnavailable, Tunnelled
 
 logger = logging.getLogger(__name__)
@@ -95,6 +98,7 @@ class AIBridge:
         self._classifier: RequestClassifier | None = None
         self._names = Names()
         self._guard: EgressGuard | None = None
+        self._gate: Gate | None = None
         self._greetings = FailedGreetings(time.monotonic, leaf_names.may_sign)
         self._listeners: Listeners | None = None
         self._is_interactive = False
@@ -111,6 +115,8 @@ class AIBridge:
         # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
         terminal.hide_flows(ctx.options)
+        self._gate = Gate.of_master()
+        self._gate.use(self)
         replace_authentication(ctx.master.addons)
         self._listeners = Listeners(ctx.master.addons.get("proxyserver"), ctx.options)
         self._life = Life.of_master()
@@ -137,6 +143,8 @@ class AIBridge:
             limit = ctx.options.aibridge_keep_bodies if self._is_interactive else 0
             self._kept = KeptBodies(limit) if limit > 0 else None
         if self._bridge is not None:
+            for line in conflicts(self._bridge.settings, ctx.options, updated):
+                logger.warning("aibridge: %s", line)
             self._follow_options(self._bridge)
 
     def _source(self) -> Source:
@@ -207,6 +215,8 @@ class AIBridge:
         gc.freeze()
 
     def done(self) -> None:
+        if self._gate is not None:
+            self._gate.forget(self)
         if self._listeners is not None:
             self._listeners.close()
         if self._life is not None:
@@ -228,24 +238,24 @@ class AIBridge:
         """Show the tools of MCP servers that aibridge injects."""
         return status.tools(self._bridge)
 
-    # --- connections ------------------------------------------------------------------------------------------
+    # --- connections: called by the gate ----------------------------------------------------------------------
 
-    def next_layer(self, next_layer: layer.NextLayer) -> None:
+    def choose_layer(self, next_layer: layer.NextLayer) -> None:
         if self._bridge is None:
             return
         if tunnel_plain(next_layer, self._bridge.router):
             self._bridge.emit(Tunnelled())
             return
         if next_layer.layer is None:
-            # A script's hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
+            # This hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
-        dumps, kept = self._bridge.dumper is not None, self._kept
+        dumps, kept, limits = self._bridge.dumper is not None, self._kept, self._bridge.settings.limits
         if kept is not None:
-            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept)
+            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept, limits)
         else:
-            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer)
+            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer, limits=limits)
 
-    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+    def choose_decryption(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
             return
         host = destination(data.context, data.client_hello.sni)
@@ -255,12 +265,23 @@ class AIBridge:
         else:
             leaf_names.use_permitted_names()
 
+    async def check_destination(self, data: ServerConnectionHookData) -> None:
+        await (self._names.check(data) if self._guard is None else self._guard.dial(data))
+
+    def connection_tried(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            self._guard.dialled(data)
+
     def tls_failed_client(self, data: tls.TlsData) -> None:
         self._greetings.failed(data)
 
     @guarded_hook
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return self._guarded_after(None if self._classifier is None else self._classifier.connect(flow), flow)
+        try:
+            waiting = None if self._classifier is None else self._classifier.connect(flow)
+        finally:
+            forget_password(flow)
+        return self._guarded_after(waiting, flow)
 
     def _guarded_after(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if waiting is None and (self._guard is None or flow.response is not None):
@@ -279,34 +300,21 @@ class AIBridge:
         if self._bridge is not None:
             report_refused_head(flow, self._bridge)
 
-    async def server_connect(self, data: ServerConnectionHookData) -> None:
-        if self._guard is None:
-            await self._names.check(data)
-        else:
-            try:
-                await self._guard.dial(data)
-            except Exception:  # mitmproxy would connect to an address that was not checked
-                logger.exception("aibridge: the egress guard failed")
-                data.server.error = "the egress guard failed"
-
-    def server_connected(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            self._guard.dialled(data)
-
-    def server_connect_error(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            self._guard.dialled(data)
-
     # --- requests and answers ---------------------------------------------------------------------------------
     #
     # A flow keeps the bridge with which it began. After a reload, that is not `self._bridge`.
 
     @guarded_hook
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return self._guarded_after(None if self._classifier is None else self._classifier.request_head(flow), flow)
+        try:
+            waiting = None if self._classifier is None else self._classifier.request_head(flow)
+        finally:
+            forget_password(flow)
+        return self._guarded_after(waiting, flow)
 
     @guarded_hook
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        drop_trailers(flow)
         state = state_of(flow)
         if not isinstance(state, Bridged) or flow.response is not None:
             return None
@@ -320,7 +328,8 @@ class AIBridge:
 
     @guarded_hook
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        answer.open_answer(flow)
+        limits = self._bridge.settings.limits if self._bridge is not None else DEFAULT_LIMITS
+        answer.open_answer(flow, limits.passthrough_body)
 
     @guarded_hook
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
@@ -346,9 +355,11 @@ class AIBridge:
         else:
             await answer.first_turn_refused(flow, state, state.exchange)
 
+    @websocket.guarded
     def websocket_start(self, flow: http.HTTPFlow) -> None:
         websocket.opened(flow)
 
+    @websocket.guarded
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if flow.websocket is not None:
             # mitmproxy would keep every message until the connection ends.
@@ -358,6 +369,7 @@ class AIBridge:
                 del flow.websocket.messages[:-1]
         return websocket.message_came(flow, self._bridge)
 
+    @websocket.guarded
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         websocket.closed(flow)
 

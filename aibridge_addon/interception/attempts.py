@@ -81,9 +81,9 @@ def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         return seconds if 0 <= seconds < float("inf") else None
     try:
         date = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
+    except (ValueError, TypeError, OverflowError):  # OverflowError: a time zone or a year out of range
         return None
-    seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
     return seconds if seconds >= 0 else None
 
 

@@ -133,7 +133,9 @@ class ToolExchange:
         return self.exchange.tap
 
     def _show(self, raw: bytes, name: str, event: Any) -> None:
-        if self.exchange.request.streaming:
+        if self._tap.misread and self.loop.splice.shows_call(raw):
+            self._blocked = True
+        elif self.exchange.request.streaming:
             self._shown += self.loop.splice.event(raw, name, event)
         else:
             self._events.append(raw)
@@ -179,7 +181,7 @@ class ToolExchange:
         tap = self.exchange.tap
         if tap is None or self.exchange.ended or (tap.readable and not self._blocked):
             return None
-        return "it cannot be decoded" if not tap.readable else "an event is too large"
+        return "it cannot be decoded" if not tap.readable else "an event with a call cannot be read"
 
     @property
     def within_event(self) -> bool:

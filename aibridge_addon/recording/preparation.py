@@ -45,6 +45,12 @@ LINKS = frozenset(
         *("client_session_id", "agent_id", "prompt_id"),
     }
 )
+CUT = frozenset({"model", "tool"})
+"""Names that no other limit bounds."""
+MAX_NAME = 256
+"""Characters. PostgreSQL refuses a row if the columns of an index take more than 2,704 bytes."""
+NUL = "\ufffd"
+"""Stands for the character NUL. PostgreSQL does not store it, and functions of SQLite take it for the end of a text."""
 MAX_ANSWER = 64 * 1024
 """Bytes. A longer text of an answer is cut."""
 MAX_RESULT = 16 * 1024
@@ -110,8 +116,12 @@ class Preparation:
         if is_dataclass(value) and not isinstance(value, type):
             return self._redacted(value)
         if name not in LINKS:
-            return redact.value(value)
-        return redact.link(value) if isinstance(value, str) else tuple(map(redact.link, value))
+            found = redact.value(value)
+        else:
+            found = redact.link(value) if isinstance(value, str) else tuple(map(redact.link, value))
+        if isinstance(found, str):
+            found = found.replace("\0", NUL)
+        return found[:MAX_NAME] if name in CUT and isinstance(found, str) else found
 
     def _cut(self, record: Record) -> Record:
         """Cut long texts, after secrets at their borders were redacted."""
@@ -130,7 +140,7 @@ class Preparation:
 
     def recorded_name(self, name: str) -> str:
         """Return a name that clients choose as rows have it, such as that of a model."""
-        return self._redact.text(name)
+        return str(self._member("model", name))
 
     def priced(self, record: TokenUsage) -> TokenUsage:
         """Return the record with its cost. It takes less than a millisecond after `load`. Never raises."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from mitmproxy import http
 
-from aibridge_addon.proxy.flow import dispatch
+from aibridge_addon.proxy.flow import answer
 from aibridge_addon.proxy.flow.request import begin_unread
 from aibridge_addon.proxy.flow.state import (
     KEY,
@@ -32,6 +32,8 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
+from aibridge_addon.proxy.flow.websocket import INTERNAL_ERROR as MESSAGE
+from aibridge_addon.proxy.flow.websocket import SOCKET, BridgedSocket
 
 logger = logging.getLogger(__name__)
 
@@ -39,12 +41,12 @@ HOOK = "aibridge_hook"
 """Key in `flow.metadata`: the name of the last hook that the bridge has handled."""
 FAILED = "aibridge_failed"
 """Key in `flow.metadata` of a flow that ended with an error of the bridge. Its stream has to end the answer."""
-INTERNAL_ERROR = Refusal(500, "an internal error of the bridge, which its log describes", "internal_error")
+INTERNAL_ERROR = Refusal(500, MESSAGE, "internal_error")
 ENDS = frozenset({"response", "error"})
 """Hooks that end a flow. mitmproxy calls no other one afterwards."""
 BEFORE_THE_REQUEST = frozenset({"http_connect", "requestheaders", "request"})
 """Hooks after which mitmproxy itself sends a `flow.response` in place of the request."""
-HANDLED = BEFORE_THE_REQUEST | ENDS | {"responseheaders"}
+HANDLED = frozenset({*BEFORE_THE_REQUEST, *ENDS, "responseheaders"})
 """The hooks of mitmproxy that decide about a flow."""
 
 Hook = Callable[[Any, http.HTTPFlow], Awaitable[None] | None]
@@ -87,9 +89,14 @@ def fail(flow: http.HTTPFlow, place: str) -> None:
 
 
 def missed(flow: http.HTTPFlow, place: str) -> None:
-    """Handle a hook that another addon's exception has kept from the bridge. Never raises."""
-    logger.error("aibridge: another addon's error kept a hook from the bridge, the request ends: hook=%s", place)
-    stop(flow, place, INTERNAL_ERROR)
+    """Handle a hook that another addon's exception has kept from the bridge. The last ones are made up for."""
+    logger.error("aibridge: the error of another addon has kept a hook from the bridge: hook=%s", place)
+    if place == "response":
+        answer.answered_unawaited(flow)
+    elif place == "error":
+        answer.failed(flow)
+    else:
+        stop(flow, place, INTERNAL_ERROR)
 
 
 def stop(flow: http.HTTPFlow, place: str, refusal: Refusal) -> None:
@@ -108,14 +115,12 @@ def stop(flow: http.HTTPFlow, place: str, refusal: Refusal) -> None:
 
 
 def error_answer(refusal: Refusal = INTERNAL_ERROR) -> http.Response:
-    """Return the answer to a request to no provider."""
-    error = {"type": "api_error", "message": refusal.message}
-    return json_response(refusal.status, json.dumps({"error": error}).encode())
+    """Return the answer to a request whose provider is not known. Clients of all dialects find its message."""
+    error = {"type": "error", "error": {"type": "api_error", "message": refusal.message}}
+    return json_response(refusal.status, json.dumps(error).encode())
 
 
 def _refuse(flow: http.HTTPFlow, state: Served, refusal: Refusal) -> None:
-    with suppress(Exception):  # what was written so far is concealed in the log all the same
-        dispatch.conceal(flow, state.head)
     if isinstance(state, Bridged):
         _end(flow, state, refusal)
     route = state.head.route
@@ -141,6 +146,8 @@ def _end(flow: http.HTTPFlow, state: Bridged, refusal: Refusal) -> None:
 def abandon(flow: http.HTTPFlow) -> None:
     """End a flow for which mitmproxy will call no further hook. Never raises."""
     state = state_of(flow)
+    if isinstance(socket := flow.metadata.get(SOCKET), BridgedSocket):
+        socket.fail()
     if isinstance(state, Served):
         _refuse(flow, state, INTERNAL_ERROR)
     flow.metadata[FAILED] = True

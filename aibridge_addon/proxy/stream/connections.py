@@ -13,6 +13,7 @@ from mitmproxy.proxy.layers.http._http3 import Http3Client, Http3Server
 
 from aibridge_addon.proxy.stream.http1 import BridgeHttp1Client
 from aibridge_addon.proxy.stream.http2 import BridgeHttp2Client, BridgeHttp2Server
+from aibridge_addon.proxy.stream.trailers import without_trailers
 
 Retire = Callable[[Connection], None]
 
@@ -21,7 +22,7 @@ def client_connection(ctx: context.Context) -> HttpConnection:
     """Return the layer of a client's connection, by the protocol that TLS has negotiated."""
     if is_h3_alpn(ctx.client.alpn):
         return Http3Server(ctx)
-    return BridgeHttp2Server(ctx) if ctx.client.alpn == b"h2" else Http1Server(ctx)
+    return BridgeHttp2Server(ctx) if ctx.client.alpn == b"h2" else without_trailers(Http1Server(ctx))
 
 
 def upstream_connection(ctx: context.Context, retire: Retire) -> HttpConnection:
@@ -31,7 +32,7 @@ def upstream_connection(ctx: context.Context, retire: Retire) -> HttpConnection:
     """
     if is_h3_alpn(ctx.server.alpn):
         return Http3Client(ctx)
-    return BridgeHttp2Client(ctx, retire) if ctx.server.alpn == b"h2" else BridgeHttp1Client(ctx)
+    return BridgeHttp2Client(ctx, retire) if ctx.server.alpn == b"h2" else without_trailers(BridgeHttp1Client(ctx))
 
 
 class BridgeHttpClient(layer.Layer):

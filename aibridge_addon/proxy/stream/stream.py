@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mitmproxy import http
-from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
@@ -41,16 +40,18 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
-from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, content_length
+from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, invalid_head
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
+from aibridge_addon.proxy.stream.body_size import BodySize
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
+from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.proxy.stream.next_turn import NextTurn
-from aibridge_addon.proxy.stream.request import bring_flow
+from aibridge_addon.proxy.stream.request import bring_flow, for_upstream
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -65,7 +66,9 @@ class BridgeHttpStream(HttpStream):
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
         self.guard = StreamGuard(self)
+        self.body_size = BodySize(self, parent.passthrough_body)
         self.buffered = BufferedAnswer(self)
+        self.keep_alives = KeepAlives(self)
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
         """Turns the upstream answer into the client's. None before its head, and if the flow is not bridged."""
@@ -77,7 +80,6 @@ class BridgeHttpStream(HttpStream):
         """The function that `state_tap_events` calls with each piece of an answer."""
         self.held = b""
         """The end of a body, to send when its rows are committed."""
-        self.awake: commands.RequestWakeup | None = None
 
     @property
     def maybe_flow(self) -> http.HTTPFlow | None:
@@ -87,12 +89,10 @@ class BridgeHttpStream(HttpStream):
     def state(self) -> FlowState:
         return FOREIGN if (flow := self.maybe_flow) is None else state_of(flow)
 
-    # --- the guard --------------------------------------------------------------------------------------------
-
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         try:
             self.turns.handling(True)
-            self.guard.before(event)
+            self.guard.before(event, self._paused)
             yield from super().handle_event(event)
             self.turns.handling(False)
         except Exception:
@@ -101,10 +101,6 @@ class BridgeHttpStream(HttpStream):
             self.guard.failed()
             self._handle_event = self.guard.handle_rest
             yield from super().handle_event(events.Start())
-
-    @property
-    def waits_for(self) -> commands.Command | None:
-        return None if self._paused is None else self._paused.command
 
     @property
     def ends_with_hook(self) -> bool:
@@ -127,21 +123,18 @@ class BridgeHttpStream(HttpStream):
         if self.client_state == self.state_consume_request_body:
             yield from self.check_body_size(True)
 
+    def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        consumed: layer.CommandGenerator[None] = super().state_consume_request_body(event)
+        ends = isinstance(event, http_events.RequestEndOfMessage)
+        return self.body_size.end_buffered(consumed) if ends else consumed
+
+    def start_request_stream(self) -> layer.CommandGenerator[None]:
+        return self.body_size.start_stream(super().start_request_stream())
+
     def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
-        if (yield from super().check_body_size(request)):
-            return True
-        state = self.state
-        if request and isinstance(state, Bridged):
-            size = max(len(self.request_body_buf), content_length(self.flow.request))
-            limit = state.head.bridge.settings.limits.request_body
-            if size > limit:
-                message = f"the request body is larger than {limit} bytes"
-                yield from self.early_end.run_error_hook(message)
-                yield from self.early_end.refuse(413, message)
-                return True
-        elif not request and not isinstance(state, Foreign) and self.response_body_buf:
-            yield from self.buffered.grew()
-        return False
+        if request:
+            return self.body_size.check_request(self.client_state != self.state_wait_for_request_headers)
+        return super().check_body_size(False) if isinstance(self.state, Foreign) else self.body_size.check_answer()
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         state = self.state
@@ -156,6 +149,7 @@ class BridgeHttpStream(HttpStream):
         connected = self.connected = yield from super().make_server_connection()
         if connected and self.context.server.alpn not in (b"h2", b"h3"):
             frame_request(self.flow.request)
+            self.flow.request.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
         return connected
 
     @property
@@ -176,7 +170,10 @@ class BridgeHttpStream(HttpStream):
 
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
         if isinstance(state := self.state, Served):
-            dispatch.conceal(self.flow, state.head)
+            if (error := self._invalid(event.response)) is not None:
+                yield commands.CloseConnection(self.flow.server_conn)
+                yield from self.handle_protocol_error(error)
+                return
             if (yield from self.attempts.drops(state, event.response)):
                 self.server_state = self.attempts.state_drop
                 return
@@ -185,19 +182,13 @@ class BridgeHttpStream(HttpStream):
             self.incoming = pipe
             self.watch()
 
+    def _invalid(self, response: http.Response) -> http_events.ResponseProtocolError | None:
+        """Return what is wrong with an answer's head. Such an answer counts as a failed attempt."""
+        return invalid_head(response, self.stream_id) if self.context.options.validate_inbound_headers else None
+
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
-        if request or isinstance(self.state, Foreign) or not self.context.options.validate_inbound_headers:
+        if request or not isinstance(self.state, Served):
             return (yield from super().check_invalid(request))
-        assert self.flow.response is not None
-        try:
-            validate_headers(self.flow.response)
-        except ValueError as e:
-            yield commands.CloseConnection(self.flow.server_conn)
-            code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
-            yield from self.handle_protocol_error(
-                http_events.ResponseProtocolError(self.stream_id, f"the upstream sent an invalid answer: {e}", code)
-            )
-            return True
         return False
 
     def opened(self) -> Tapped | Spliced | None:
@@ -211,17 +202,23 @@ class BridgeHttpStream(HttpStream):
         if self.answer_begun and isinstance(answer, Spliced):
             self.server_state = self.state_read_answer
             return
+        if answer is not None and self.flow.response is not None:
+            self.client.adopt(self.flow.response, store=self.context.options.store_streamed_bodies)
+            at_head = self.server_state == self.state_wait_for_response_headers
+            if at_head and isinstance(state := self.state, Bridged) and state.buffers:
+                self.server_state = self.state_consume_response_body
+                return
         yield from super().start_response_stream()
         self.answer_begun = True
         if isinstance(answer, Spliced):
             answer.begin()
             # From here on the client waits for bytes, so timers and its disconnection have to be handled at any time.
             self.watch()
-            yield from self._keep_awake()
+            yield from self.keep_alives.start()
             self.server_state = self.state_read_answer
         elif answer is not None:
             self.read = answer.exchange.feed
-            unchanged = answer.is_verbatim and self.turns.is_first
+            unchanged = answer.is_verbatim and self.turns.is_first and self.client.only_sends
             self.server_state = self.state_tap_events if unchanged else self.state_read_answer
 
     def state_tap_events(self, event: events.Event) -> layer.CommandGenerator[None]:
@@ -303,6 +300,8 @@ class BridgeHttpStream(HttpStream):
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         if self.flow.response is not None and not (self.flow.request.is_http2 or self.flow.request.is_http3):
             self.flow.response.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
+        if self.flow.request.method == "HEAD" and self.flow.response is not None:
+            self.flow.response.raw_content = b""  # with the length that it has for GET
         answer = self.opened()
         if not already_streamed and isinstance(answer, Spliced) and not self._is_later_error(answer):
             content = (self.flow.response and self.flow.response.raw_content) or b""
@@ -314,6 +313,8 @@ class BridgeHttpStream(HttpStream):
                 if not (yield from self._send(output)):
                     return
         if (yield from self._is_last_turn(already_streamed)):
+            if answer is not None and self.flow.response is not None:
+                self.client.complete(self.flow.response, self.held, streamed=already_streamed)
             yield from super().send_response(already_streamed)
 
     def _is_later_error(self, answer: Spliced) -> bool:
@@ -356,7 +357,7 @@ class BridgeHttpStream(HttpStream):
             state = self.state
             if not isinstance(state, Bridged) or state.tools is None or state.tools.calls is None:
                 break
-            yield from self.keep_client_waiting()
+            yield from self.keep_alives.send()
         if self.flow.response is not None:
             return True
         if body_ended:
@@ -377,7 +378,7 @@ class BridgeHttpStream(HttpStream):
         self.server_state = self.state_wait_for_response_headers
         if not (yield from self.make_server_connection()):
             return
-        for part in self.turns.request(self.flow.request):
+        for part in self.turns.request(for_upstream(self.flow)):
             yield SendHttp(part, self.context.server)
 
     # --- while the client waits -------------------------------------------------------------------------------
@@ -416,19 +417,8 @@ class BridgeHttpStream(HttpStream):
             yield from self.attempts.stop_reading()
         elif command is self.next_turn.timer:
             yield from self.next_turn.start()
-        elif command is self.awake and isinstance(answer := self.answer, Spliced) and not answer.exchange.ended:
-            yield from self.client.maybe_data(answer.due_keepalive())
-            yield from self._keep_awake()
-
-    def _keep_awake(self) -> layer.CommandGenerator[None]:
-        if isinstance(state := self.state, Bridged):
-            self.awake = commands.RequestWakeup(state.head.bridge.settings.mcp.keepalive_interval)
-            yield self.awake
-
-    def keep_client_waiting(self) -> layer.CommandGenerator[None]:
-        """Send a keep-alive, if the answer's headers were sent to the client."""
-        if self.answer_begun and isinstance(self.answer, Spliced):
-            yield self.client.data(self.answer.keepalive())
+        elif command is self.keep_alives.timer:
+            yield from self.keep_alives.interval_over()
 
     # --- the end ----------------------------------------------------------------------------------------------
 
@@ -438,6 +428,7 @@ class BridgeHttpStream(HttpStream):
             yield from self.early_end.break_off(NOT_RECORDED)
             return
         yield from self.client.maybe_data(self.held)
+        yield from self.client.finish()
         yield from self.turns.drop()
         yield from super().flow_done()
 
@@ -448,8 +439,6 @@ class BridgeHttpStream(HttpStream):
         if isinstance(state, Foreign):
             yield from super().handle_protocol_error(event)
             return
-        if isinstance(state, Served):
-            dispatch.conceal(self.flow, state.head)
         if isinstance(event, http_events.RequestProtocolError):
             # The upstream stream has the id of the current turn, not the client's.
             event = http_events.RequestProtocolError(self.turns.id, event.message, event.code)

@@ -26,6 +26,7 @@ from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 
 from aibridge_addon.config.values import Listen
+from aibridge_addon.wire.printable import printable_json
 
 logger = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class Listener:
 
     async def _readiness(self, _accept: str) -> Page:
         ready, details = self._ready()
-        text = json.dumps({"ready": ready, **details}, default=str) + "\n"
+        text = printable_json(json.dumps({"ready": ready, **details}, default=str)) + "\n"
         return HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, text.encode(), "application/json"
 
 
