@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from aibridge_addon.cli.environment import NAMES_OF_PROXY, bundle_files
 from aibridge_addon.cli.roots import bundle, write_bundle
-from aibridge_addon.cli.text import printable
+from aibridge_addon.wire.printable import printable
 
 SCHEMES = ("http", "https")
 
