@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aibridge_addon.config.schema import Recording
+from aibridge_addon.recording import pricing
 from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_NAME, MAX_RESULT, Preparation
-from aibridge_addon.records import Continuation, Record, ToolResult
+from aibridge_addon.records import Continuation, Record, TokenUsage, ToolResult
 from tests.support.databases import Database, interceptions, write
 from tests.support.examples import ANSWER, ENDED, PASSTHROUGH, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 
@@ -102,6 +105,54 @@ def test_a_price_is_put_into_the_record() -> None:
     )
     assert (priced.cost_usd, priced.cost_source, priced.unpriced) == (pytest.approx(0.002), "price_list", None)
     assert priced.price_list.startswith("genai-prices ")
+
+
+def test_an_error_of_pricing_costs_no_row(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(pricing, "priced", fail)
+    preparation = Preparation(Recording())
+    for _ in range(2):
+        priced = preparation(replace(TOKENS, cost_usd=1.0, cost_source="price_list"))
+        assert isinstance(priced, TokenUsage)
+        assert (priced.cost_usd, priced.cost_source, priced.price_list) == (None, None, None)
+        assert (priced.unpriced, priced.output_tokens) == ("error: OSError", TOKENS.output_tokens)
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(pricing, "is_never_priced", fail)
+    assert preparation.is_never_priced(TOKENS) is False
+
+
+def test_without_the_price_lists_rows_have_no_cost_until_they_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    preparation = Preparation(Recording())
+    with monkeypatch.context() as full:
+
+        def load() -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        full.setattr(pricing, "load", load)
+        assert preparation.priced(TOKENS).unpriced == "error: OSError"
+    assert not (preparation.priced(TOKENS).unpriced or "").startswith("error")
+
+
+PRICED_WITHOUT_FILES = """
+import sys
+from tests.recording.test_preparation import TOKENS, Preparation, Recording, replace
+from aibridge_addon.recording.prices import vendors
+preparation = Preparation(Recording())
+preparation.load()
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(arguments) if event in ("open", "import") else None)
+for vendor in (*sorted(vendors()), "groq", "nowhere", "openrouter", None):
+    for model in ("gpt-4.1", "claude-sonnet-4-5", "no-such-model"):
+        preparation.priced(replace(TOKENS, vendor=vendor, model=model, unpriced=None))
+assert not opened, opened
+"""
+
+
+def test_no_file_is_opened_for_a_price_after_the_start() -> None:
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", PRICED_WITHOUT_FILES], cwd=root, check=True)
 
 
 @pytest.mark.parametrize(("vendor", "reason"), [("anthropic", "model: no-such-model"), (None, "vendor: unknown")])
