@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
@@ -26,9 +27,10 @@ from aibridge_addon.proxy import terminal
 from aibridge_addon.proxy.conflicts import conflicts
 from aibridge_addon.proxy.connection import exposure, leaf_names
 from aibridge_addon.proxy.connection.authentication import replace_authentication
-from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
+from aibridge_addon.proxy.connection.egress import EgressGuard, configured_names, guard_for
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
 from aibridge_addon.proxy.connection.listeners import Listeners
+from aibridge_addon.proxy.connection.names import Names
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.http1 import drop_trailers
@@ -94,6 +96,7 @@ class AIBridge:
         self._bridge: Bridge | None = None
         """The one for new requests. None: it could not start, and connections are refused."""
         self._classifier: RequestClassifier | None = None
+        self._names = Names()
         self._guard: EgressGuard | None = None
         self._gate: Gate | None = None
         self._greetings = FailedGreetings(time.monotonic, leaf_names.may_sign)
@@ -121,7 +124,8 @@ class AIBridge:
         self._life.follow(self, self._use)
         if isinstance(before, AIBridge):  # `main.py` was saved: this addon goes on where that one has stopped
             self._bridge, self._classifier, self._guard = before._bridge, before._classifier, before._guard
-            self._greetings, self._kept = before._greetings, before._kept
+            self._names, self._greetings, self._kept = before._names, before._greetings, before._kept
+        self._names.answer(asyncio.get_running_loop())
 
     def configure(self, updated: set[str]) -> None:
         if not ctx.master.addons.get("proxyserver").is_running and self._listeners and self._listeners.report():
@@ -190,7 +194,8 @@ class AIBridge:
     def _follow_options(self, bridge: Bridge) -> None:
         """Bring up to date what depends on mitmproxy's options, too."""
         bridge.ssl_insecure = ctx.options.ssl_insecure
-        self._guard = guard_for(bridge.settings, ctx.options, self._guard)
+        self._names.configured = configured_names(bridge.settings)
+        self._guard = guard_for(bridge.settings, ctx.options, self._guard, self._names)
 
     def running(self) -> None:
         assert self._life is not None
@@ -261,8 +266,7 @@ class AIBridge:
             leaf_names.use_permitted_names()
 
     async def check_destination(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            await self._guard.dial(data)
+        await (self._names.check(data) if self._guard is None else self._guard.dial(data))
 
     def connection_tried(self, data: ServerConnectionHookData) -> None:
         if self._guard is not None:

@@ -17,9 +17,12 @@ from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # typeshed has it for macOS only
 
 from mitmproxy import ctx
+from mitmproxy.connection import Server
 from mitmproxy.hooks import ConfigureHook
+from mitmproxy.http import HTTPFlow
 from mitmproxy.options import CONF_BASENAME, Options
 from mitmproxy.tools import cmdline
 from mitmproxy.tools.dump import DumpMaster
@@ -29,7 +32,17 @@ from aibridge_addon.addon import AIBridge
 from aibridge_addon.proxy import password_file
 from aibridge_addon.proxy.life import Life
 
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 ARGUMENTS = ("--listen-host", "127.0.0.1", "--listen-port", "0", "--set", "flow_detail=0")
+
+
+class DirectHosts:
+    """In upstream mode, hosts that NO_PROXY names and this machine itself are reached without the upstream proxy."""
+
+    def requestheaders(self, flow: HTTPFlow) -> None:
+        host, port = flow.request.host, flow.request.port
+        if flow.server_conn.via is not None and (host in LOOPBACK or proxy_bypass_environment(f"{host}:{port}")):
+            flow.server_conn = Server(address=(host, port))
 
 
 class Announcement:
@@ -78,7 +91,7 @@ def main() -> None:
     def add_ours(_: Namespace) -> dict[str, Any]:
         # mitmproxy calls this after it has read all options. An earlier addon would start with only some of them.
         addons, addon = masters[0].addons, AIBridge(metrics_by_default=False)
-        addons.add(addon, Announcement(announce))
+        addons.add(addon, DirectHosts(), Announcement(announce))
         addons.invoke_addon_sync(addon, ConfigureHook(set(masters[0].options.keys())))
         return {}
 

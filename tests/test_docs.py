@@ -41,7 +41,7 @@ SHELL_PAGES = (
     "docs/clients.md",
 )
 
-OTHER_PROGRAMS = frozenset({"make", "export", "cat", "touch", "claude", "codex"})
+OTHER_PROGRAMS = frozenset({"make", "export", "cat", "kill", "touch", "claude", "codex"})
 """Programs in shell examples that do not come with the project."""
 
 MAX_LINE = 120

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 from aibridge_addon.config.providers import Provider
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+NAMES_OF_PROXY = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+"""Variables that name a proxy for HTTPS, the one that counts first: as curl and Python read them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,15 +45,15 @@ def system_roots() -> Iterator[str]:
     yield from certificates(_read(Path(certifi.where())))
 
 
-def bundle(authority: Path, others: Iterable[Path] = ()) -> str:
+def bundle(authority: Path | None, others: Iterable[Path] = ()) -> str:
     """Return the PEM text of all trusted certificates, each once.
 
     Args:
-        authority: The file of our certificate authority.
+        authority: The file of our certificate authority. None: leave it out.
         others: Files to add. Those that cannot be read are left out.
     Raises OSError: `authority` cannot be read.
     """
-    own = certificates(authority.read_text(errors="replace"))
+    own = [] if authority is None else certificates(authority.read_text(errors="replace"))
     found = [*system_roots(), *(each for file in others for each in certificates(_read(file))), *own]
     return "".join(f"{each}\n" for each in {"".join(each.split()): each.strip() for each in found}.values())
 

@@ -19,6 +19,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 MAX_DEPTH = 40
@@ -30,25 +31,27 @@ MAX_REFERENCES = 32
 KEY = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
 """Property keys that every provider takes."""
 TYPES = frozenset(("object", "array", "string", "number", "integer", "boolean", "null"))
-OTHER_NAMES = {
-    "int": "integer",
-    "long": "integer",
-    "float": "number",
-    "double": "number",
-    "decimal": "number",
-    "str": "string",
-    "text": "string",
-    "date": "string",
-    "datetime": "string",
-    "bool": "boolean",
-    "dict": "object",
-    "map": "object",
-    "list": "array",
-    "tuple": "array",
-    "set": "array",
-    "none": "null",
-    "undefined": "null",
-}
+OTHER_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "int": "integer",
+        "long": "integer",
+        "float": "number",
+        "double": "number",
+        "decimal": "number",
+        "str": "string",
+        "text": "string",
+        "date": "string",
+        "datetime": "string",
+        "bool": "boolean",
+        "dict": "object",
+        "map": "object",
+        "list": "array",
+        "tuple": "array",
+        "set": "array",
+        "none": "null",
+        "undefined": "null",
+    }
+)
 """Types as programming languages call them."""
 
 _INVALID = re.compile(r"[^a-zA-Z0-9_.-]")

@@ -133,3 +133,28 @@ def test_no_request_goes_upstream_with_the_password(start_proxy: StartProxy, ups
         client.post("/anthropic/v1/messages/count_tokens", content=b"{}", headers={"authorization": basic(PASSWORD)})
     [request] = upstream.requests
     assert basic(PASSWORD).encode() not in [value for _, value in request.headers]
+
+
+def test_a_saved_flow_has_no_password_of_an_upstream_proxy(start_proxy: StartProxy, tmp_path: Path) -> None:
+    """mitmproxy's `upstream_auth` adds it to plain requests, to a provider and to others."""
+    file = tmp_path / "flows"
+    with ScriptedUpstream() as proxy_behind:
+        proxy = start_proxy(
+            config="providers: [{name: anthropic, type: anthropic, base_url: 'http://provider.test'}]",
+            mode=[f"upstream:http://127.0.0.1:{proxy_behind.port}"],
+            options=[f"upstream_auth=alice:{PASSWORD}"],
+            arguments=["-w", str(file)],
+        )
+        with RawHttp1.connect("127.0.0.1", proxy.port) as raw:
+            for path in ("http://provider.test/v1/messages/count_tokens", "http://elsewhere.test/x"):
+                proxy_behind.answer(Answer.json({}))
+                raw.request("POST", path, [("content-type", "application/json")], b"{}")
+                assert raw.read_head().status == 200
+                raw.read_body()
+        for request in proxy_behind.requests:
+            assert request.header("proxy-authorization") == basic(PASSWORD)
+        assert len(proxy_behind.requests) == 2
+    proxy.close()
+    written = file.read_bytes()
+    assert b"count_tokens" in written and b"elsewhere" in written
+    assert PASSWORD.encode() not in written and basic(PASSWORD).encode() not in written

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.conftest import StartProxy
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import ANTHROPIC, Client, wait_for_ended
 from tests.integration.stage import interceptions
 from tests.integration.turns import JSON_BODY
 from tests.support import fixtures, resolver
-from tests.support.client import RawHttp1, gateway_client
+from tests.support.client import RawHttp1, connect_through, gateway_client
 from tests.support.running import RunningProxy
 from tests.support.script import DEFAULT_TIMEOUT
 from tests.support.upstream import Answer, ScriptedUpstream
@@ -221,3 +221,39 @@ def test_a_host_that_stays_where_it_is_is_still_guarded(start_proxy: StartProxy)
     with RawHttp1.connect("127.0.0.1", proxy.port) as raw:
         raw.send(b"CONNECT mine.azure.test:443 HTTP/1.1\r\nhost: mine.azure.test:443\r\n\r\n")
         assert raw.read_head().status == 403
+
+
+# --- equivalent names -----------------------------------------------------------------------------------------------
+
+
+@HTTP
+@pytest.mark.parametrize("host", ["API.ANTHROPIC.COM", "api.anthropic.com."])
+def test_equivalent_hosts_and_paths_are_recorded(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, http2: bool, host: str
+) -> None:
+    proxy = start_proxy(config=provider(upstream.url))
+    paths = ("/v1/messages", "//v1/messages", "/v1/messages/", "/v1/%6dessages", "/v1/./messages")
+    for path in paths:
+        upstream.answer(Answer(200, [("content-type", "application/json")], BLOCKING.body, framing="length"))
+        with Client(proxy, host, http2=http2) as client:
+            assert client.post(path, BLOCKING.request, JSON_BODY).status == 200
+    wait_for_ended(proxy, len(paths))
+
+
+@pytest.mark.parametrize("host", ["OWN.TEST", "own.test."])
+def test_a_host_without_a_base_url_is_reached_by_an_equivalent_name(
+    start_proxy: StartProxy, make_upstream: MakeUpstream, host: str
+) -> None:
+    upstream = make_upstream(names=["own.test"])
+    proxy = start_proxy(
+        config="providers: [{name: azure, type: azure, hosts: [own.test]}]",
+        arguments=["-s", str(resolver.__file__)],
+        env={"SCRIPTED_NAMES": json.dumps({host: [["127.0.0.1"]]})},
+    )
+    upstream.answer(Answer.json({}))
+    with RawHttp1(connect_through(proxy, host, upstream.port), f"{host}:{upstream.port}") as raw:
+        raw.request("POST", "/openai/v1/chat/completions", JSON_BODY, b'{"model": "m", "messages": []}')
+        assert raw.read_head().status == 200
+    [request] = upstream.requests
+    assert (request.sni or "").lower() == "own.test"
+    wait_for_ended(proxy, 1)

@@ -33,6 +33,7 @@ ACTOR_HEADERS = "X-AI-Bridge-Actor-"
 """Prefix of the bridge's own headers. A client's headers with this prefix are removed, so it cannot forge them."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key")
 """Removed when a central key is set, so that no second credential reaches the upstream."""
+PROXY_AUTHORIZATION = "proxy-authorization"
 AWS_CREDENTIALS = ("authorization", "x-amz-security-token")
 """Headers with the credentials of a Bedrock request: a bearer token, or a signature and a session token."""
 
@@ -122,9 +123,13 @@ def _conceal(flow: http.HTTPFlow, head: Head) -> None:
 
 def for_upstream(request: http.Request, chosen: Dispatch) -> http.Request:
     """Return the request as the upstream gets it: with the secrets that the flow does not show, and in HTTP/1.1."""
-    if not chosen.secrets and request.http_version != HTTP_1_0:
+    if PROXY_AUTHORIZATION in request.headers:
+        chosen.upstream_proxy = request.headers.pop(PROXY_AUTHORIZATION)
+    if not chosen.secrets and chosen.upstream_proxy is None and request.http_version != HTTP_1_0:
         return request
     sent = request.copy()
+    if chosen.upstream_proxy is not None:
+        sent.headers[PROXY_AUTHORIZATION] = chosen.upstream_proxy
     if sent.http_version == HTTP_1_0:
         sent.http_version = "HTTP/1.1"
     for name, value in chosen.secrets.items():

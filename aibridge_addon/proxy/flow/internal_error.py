@@ -48,7 +48,7 @@ BEFORE_THE_REQUEST = frozenset({"http_connect", "requestheaders", "request"})
 """Hooks after which mitmproxy itself sends a `flow.response` in place of the request."""
 HEADS = frozenset({"http_connect", "requestheaders"})
 """Hooks in which it is decided what a request is, and whether it may go anywhere."""
-HANDLED = frozenset({"http_connect", "requestheaders", "request", "responseheaders", "response", "error"})
+HANDLED = frozenset({*BEFORE_THE_REQUEST, *ENDS, "responseheaders"})
 """The hooks of mitmproxy that decide about a flow."""
 
 Hook = Callable[[Any, http.HTTPFlow], Awaitable[None] | None]

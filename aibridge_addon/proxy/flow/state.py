@@ -74,6 +74,8 @@ class Dispatch:
     """Set if this is a Messages request that goes to Bedrock."""
     secrets: dict[str, str] = field(default_factory=dict)
     """Headers of the current attempt whose values only the upstream gets. The flow has hints in their place."""
+    upstream_proxy: str | None = None
+    """The `Proxy-Authorization` for mitmproxy's upstream proxy, which is taken out of the flow (`upstream_auth`)."""
     ticket: Ticket | None = None
     """The circuit breaker's admission of a WebSocket's handshake, until its answer has come."""
     pause: asyncio.Task[None] | None = None

@@ -165,7 +165,7 @@ class BridgeHttpLayer(HttpLayer):
         return stack
 
     def _sni(self, address: tuple[str, int]) -> str:
-        host = address[0]
+        host = address[0].rstrip(".")  # RFC 6066, section 3: without a trailing dot
         if self.mode is HTTPMode.transparent and address == self.context.server.address:
             # Reverse mode may set a name. In transparent modes, only an address is known.
             return self.context.server.sni or (self.context.client.sni if is_ip_address(host) else None) or host

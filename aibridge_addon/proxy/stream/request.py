@@ -10,7 +10,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 from aibridge_addon.proxy.connection.ourselves import is_own_address
 from aibridge_addon.proxy.flow import dispatch
 from aibridge_addon.proxy.flow.http1 import host_header
-from aibridge_addon.proxy.flow.state import ORIGIN_FORM, Served, state_of
+from aibridge_addon.proxy.flow.state import ORIGIN_FORM, Dispatch, Served, state_of
 
 PROXIES = ("regular", "upstream", "socks5")
 """mitmproxy's modes whose clients name their destination themselves."""
@@ -54,7 +54,7 @@ def _offer_basic_authentication(headers: http.Headers) -> None:
 def for_upstream(flow: http.HTTPFlow) -> http.Request:
     """Return the flow's request as the upstream gets it."""
     state = state_of(flow)
-    return dispatch.for_upstream(flow.request, state.head.dispatch) if isinstance(state, Served) else flow.request
+    return dispatch.for_upstream(flow.request, state.head.dispatch if isinstance(state, Served) else Dispatch())
 
 
 def sent_upstream(commands: layer.CommandGenerator[None], flow: http.HTTPFlow) -> layer.CommandGenerator[None]:

@@ -27,6 +27,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from mitmproxy.proxy.layers.modes import HttpProxy, HttpUpstreamProxy
+from mitmproxy.proxy.mode_servers import ServerInstance
 from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO
 from mitmproxy.test import taddons, tflow
 from packaging.requirements import Requirement
@@ -300,3 +301,11 @@ def test_the_layers_that_scope_looks_for_exist() -> None:
     assert issubclass(HttpProxy, layer.Layer) and issubclass(HttpUpstreamProxy, layer.Layer)
     assert isinstance(commands.OpenConnection(tflow.tserver_conn()), commands.ConnectionCommand)
     assert dataclasses.is_dataclass(events.DataReceived)
+
+
+def test_a_listener_has_its_addresses_and_a_connection_its_transports() -> None:
+    """`proxy/connection/ourselves.py` recognises our own addresses and connections by these."""
+    assert Proxyserver().connections == {}
+    assert "transports" in inspect.get_annotations(ConnectionHandler)
+    assert isinstance(inspect.getattr_static(ServerInstance, "listen_addrs"), property)
+    assert {"peername", "sockname"} <= {field.name for field in dataclasses.fields(Client)}
