@@ -104,9 +104,7 @@ def test_all_streams_up_to_the_last_id_end_in_peace(upstream: ScriptedUpstream, 
 
 def test_a_request_above_the_last_id_is_sent_again_at_once(upstream: ScriptedUpstream, start: Start) -> None:
     proxy, leaves, never, rest = start(upstream), Gate(), Gate(), Gate()
-    upstream.answer(
-        held(Pause(leaves), GoAway(), Pause(rest)), Answer(before=[Pause(never)]), whole()
-    )
+    upstream.answer(held(Pause(leaves), GoAway(), Pause(rest)), Answer(before=[Pause(never)]), whole())
     with through(proxy) as client:
         first = ask(client)
         upstream.wait_for_requests(1)
@@ -140,9 +138,7 @@ def test_a_graceful_shutdown_in_two_steps_is_understood(upstream: ScriptedUpstre
     assert statuses(proxy, 2) == ["completed"] * 2
 
 
-@pytest.mark.parametrize(
-    "end", [(GoAway(),), (Close(),)], ids=["GOAWAY", "the end of the connection"]
-)
+@pytest.mark.parametrize("end", [(GoAway(),), (Close(),)], ids=["GOAWAY", "the end of the connection"])
 def test_queued_requests_are_sent_again_on_a_fresh_connection(
     make_upstream: MakeUpstream, start: Start, end: Sequence[Any]
 ) -> None:
@@ -167,7 +163,9 @@ def test_a_goaway_with_an_error_ends_streams_but_those_that_were_not_processed_a
 ) -> None:
     proxy, leaves, never = start(upstream), Gate(), Gate()
     calm = GoAway(error_code=ErrorCodes.ENHANCE_YOUR_CALM)
-    upstream.answer(Answer.event_stream(*EVENTS[:5], Pause(leaves), calm, Close()), Answer(before=[Pause(never)]), whole())
+    upstream.answer(
+        Answer.event_stream(*EVENTS[:5], Pause(leaves), calm, Close()), Answer(before=[Pause(never)]), whole()
+    )
     with through(proxy) as client:
         first = ask(client)
         upstream.wait_for_requests(1)

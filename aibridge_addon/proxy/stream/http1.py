@@ -20,22 +20,23 @@ class BridgeHttp1Client(Http1Client):
     The bridge needs none of them: mitmproxy itself answers `Expect: 100-continue`, and the others are hints.
     """
 
-    _interim = 0
+    _interim: tuple[int | None, int] = (None, 0)
+    """The stream of the current request, and its interim answers so far."""
 
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
         while isinstance(event, events.DataReceived) and self.stream_id is not None and is_interim(bytes(self.buf)):
             if self.buf.maybe_extract_lines() is None:
                 return
-            self._interim += 1
-            if self._interim > MAX_INTERIM:
+            counted, number = self._interim
+            number = number + 1 if counted == self.stream_id else 1
+            self._interim = self.stream_id, number
+            if number > MAX_INTERIM:
                 yield commands.CloseConnection(self.conn)
                 message = f"the upstream sent more than {MAX_INTERIM} interim answers"
                 code = http_events.ErrorCode.GENERIC_SERVER_ERROR
                 yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
                 return
         yield from super().read_headers(event)
-        if self.state != self.read_headers:
-            self._interim = 0
 
 
 def is_interim(head: bytes) -> bool:
