@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mitmproxy import command, contentviews, ctx, http, tls
 from mitmproxy.addonmanager import Loader
+from mitmproxy.connection import Client
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
@@ -20,7 +21,7 @@ from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.load import load, log_format
 from aibridge_addon.proxy import terminal
-from aibridge_addon.proxy.connection import exposure
+from aibridge_addon.proxy.connection import exposure, handler
 from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
@@ -70,6 +71,7 @@ class AIBridge:
             contentviews.add(CONTENT_VIEW)
         # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
+        handler.set_default_timeout(ctx.options)
         terminal.hide_flows(ctx.options)
         self._drain = Drain.of_master()
 
@@ -143,6 +145,11 @@ class AIBridge:
         return status.tools(self._bridge)
 
     # --- connections ------------------------------------------------------------------------------------------
+
+    def client_connected(self, client: Client) -> None:
+        of_client = ctx.master.addons.get("proxyserver").connections.get(client.id)
+        if of_client is not None and self._bridge is not None:
+            handler.adjust(of_client, self._bridge.settings.limits.upstream_connections)
 
     def next_layer(self, next_layer: layer.NextLayer) -> None:
         if self._bridge is None:

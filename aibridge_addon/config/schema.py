@@ -142,6 +142,7 @@ class Limits(values.Section):
     request_body: values.Size = 32 * MIB
     decoded_body: values.Size = 64 * MIB
     sse_event: values.Size = 8 * MIB
+    upstream_connections: values.Positive = 100
 
 
 class Egress(values.Section):

@@ -24,6 +24,7 @@ from aibridge_addon.interception import clients
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.responses_socket import ResponsesSocket
 from aibridge_addon.interception.routing import Route
+from aibridge_addon.proxy.connection.handler import INACTIVE, is_inactive
 from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
@@ -164,7 +165,10 @@ def closed(flow: http.HTTPFlow) -> None:
         return
     by = "client" if flow.websocket.closed_by_client else "upstream"
     code, reason = flow.websocket.close_code, flow.websocket.close_reason or ""
-    for exchange in socket.reader.cut(f"{by}_disconnected", f"WebSocket closed with {code} {reason}".rstrip()):
+    error_type, message = f"{by}_disconnected", f"WebSocket closed with {code} {reason}".rstrip()
+    if is_inactive(flow.client_conn):
+        error_type, message = "inactivity", INACTIVE
+    for exchange in socket.reader.cut(error_type, message):
         socket.left(exchange)
 
 

@@ -252,7 +252,7 @@ def test_a_killed_flow_is_known_by_its_message() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("connection_strategy", "lazy"), ("validate_inbound_headers", True), ("proxyauth", None)],
+    [("connection_strategy", "lazy"), ("tcp_timeout", 3600), ("validate_inbound_headers", True), ("proxyauth", None)],
 )
 async def test_an_option_that_we_set_or_read_exists(option: str, value: object) -> None:
     proxy, auth = Proxyserver(), proxyauth.ProxyAuth()
