@@ -24,7 +24,7 @@ from aibridge_addon.proxy import terminal
 from aibridge_addon.proxy.connection import exposure, handler
 from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
-from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
+from aibridge_addon.proxy.connection.scope import destination, is_for_proxy, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
@@ -168,6 +168,9 @@ class AIBridge:
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
+            return
+        if is_for_proxy(data.context):
+            data.context.client.alpn = b"http/1.1"  # mitmproxy takes no CONNECT over HTTP/2
             return
         host = destination(data.context, data.client_hello.sni)
         data.ignore_connection = host is None or self._bridge.router.provider_for_host(host) is None

@@ -1,4 +1,4 @@
-"""Connections without traffic: they last an hour unless the operator says otherwise, and rows do not blame the client."""
+"""Connections without traffic: an hour long unless the operator says otherwise, and rows do not blame the client."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_an_answer_over_a_websocket_does_too(start_proxy: StartProxy) -> None:
     assert (row["status"], row["error_type"]) == ("failed", "inactivity")
 
 
-def test_a_client_that_leaves_is_still_told_apart(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+def test_a_client_that_leaves_is_not_inactive(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
     proxy, gate = start_proxy(config=config(upstream.port)), Gate()
     upstream.answer(held(gate))
     with Client(proxy, ANTHROPIC) as client:

@@ -1,4 +1,4 @@
-"""Many answers of an HTTP/1.1 upstream at once for one HTTP/2 client: each has a connection of its own, up to a limit."""
+"""Many answers of an HTTP/1.1 upstream at once for one HTTP/2 client: each has its own connection, up to a limit."""
 
 from __future__ import annotations
 

@@ -20,8 +20,8 @@ from mitmproxy.options import Options
 from mitmproxy.proxy.server import ConnectionHandler
 
 TCP_TIMEOUT = 3600
-"""Seconds. Default of mitmproxy's option `tcp_timeout` with the addon. mitmproxy's own, 600, cuts answers of models that
-think for longer before the first byte."""
+"""Seconds. Default of mitmproxy's option `tcp_timeout` with the addon. mitmproxy's own, 600, cuts answers of models
+that think for longer before the first byte."""
 INACTIVE = "closed after tcp_timeout without traffic"
 """`error` of a client's connection that was closed because nothing was sent or received."""
 
