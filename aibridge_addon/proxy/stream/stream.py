@@ -47,7 +47,7 @@ from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
 from aibridge_addon.proxy.stream.next_turn import NextTurn
-from aibridge_addon.proxy.stream.request import bring_flow
+from aibridge_addon.proxy.stream.request import bring_flow, problem_of
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -158,7 +158,11 @@ class BridgeHttpStream(HttpStream):
             self.watch()
 
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
-        if request or isinstance(self.state, Foreign) or not self.context.options.validate_inbound_headers:
+        if request:
+            if problem := problem_of(self.flow, self.context, self.mode):
+                yield from self.early_end.refuse_head(problem)
+            return problem is not None
+        if isinstance(self.state, Foreign) or not self.context.options.validate_inbound_headers:
             return (yield from super().check_invalid(request))
         assert self.flow.response is not None
         try:
@@ -454,17 +458,10 @@ class BridgeHttpStream(HttpStream):
             yield from super().handle_protocol_error(event)
         elif self.server_state == self.next_turn.state_leave:
             yield from self.next_turn.state_leave(event)
-        elif isinstance(state, Served) and self._is_repeated(state, event):
+        elif isinstance(state, Served) and self.attempts.repeats(state, event):
             yield from self.attempts.repeat()
         else:
             yield from self._upstream_failed(state, event)
-
-    def _is_repeated(self, state: Served, error: http_events.ResponseProtocolError) -> bool:
-        if not self.is_repeatable:
-            return False
-        if self.server_state == self.state_wait_for_response_headers:
-            return self.attempts.repeats(state, error)
-        return bool(self.server_state == self.attempts.state_drop)
 
     def _upstream_failed(
         self, state: Served | Refused, event: http_events.ResponseProtocolError
