@@ -21,12 +21,14 @@ from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.load import load, log_format
 from aibridge_addon.proxy import terminal
-from aibridge_addon.proxy.connection import exposure, handler
+from aibridge_addon.proxy.connection import exposure, handler, leaf_names
 from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
+from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.scope import destination, is_for_proxy, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
+from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.interactive import status
@@ -57,7 +59,8 @@ class AIBridge:
         self._classifier: RequestClassifier | None = None
         self._guard: EgressGuard | None = None
         self._drain: Drain | None = None
-        self._greetings = FailedGreetings(time.monotonic)
+        self._greetings = FailedGreetings(time.monotonic, leaf_names.may_sign)
+        self._listeners: Listeners | None = None
         self._is_interactive = False
         """Whether a person looks at flows, in `mitmproxy` or `mitmweb`."""
         self._kept: KeptBodies | None = None
@@ -74,8 +77,11 @@ class AIBridge:
         handler.set_default_timeout(ctx.options)
         terminal.hide_flows(ctx.options)
         self._drain = Drain.of_master()
+        self._listeners = Listeners(ctx.master.addons.get("proxyserver"), ctx.options)
 
     def configure(self, updated: set[str]) -> None:
+        if not ctx.master.addons.get("proxyserver").is_running and self._listeners and self._listeners.report():
+            return  # mitmproxy exits because of the error
         if self._bridge is None or updated & set(OPTIONS):
             self._retire()
             path = _path()
@@ -95,6 +101,8 @@ class AIBridge:
                 self._drain.add(self._bridge)
             self._classifier = RequestClassifier(self._bridge)
             self._bridge.listening = ctx.master.addons.get("proxyserver").is_running
+            if self._bridge.listening:
+                leaf_names.warn_of_hosts_not_permitted(self._bridge.settings.providers, ctx.options)
         elif updated & exposure.OPTIONS:
             try:
                 exposure.check_exposure(self._bridge.settings, ctx.options, _path())
@@ -111,6 +119,7 @@ class AIBridge:
         if self._bridge is not None:
             self._bridge.listening = True
             exposure.warn_if_open(self._bridge.settings, ctx.options)
+            leaf_names.warn_of_hosts_not_permitted(self._bridge.settings.providers, ctx.options)
         if ctx.options.ssl_insecure:
             logger.warning("ssl_insecure is set: UPSTREAM CERTIFICATES ARE NOT VERIFIED, keys and prompts are exposed")
         if threading.current_thread() is not threading.main_thread():
@@ -122,6 +131,8 @@ class AIBridge:
         gc.freeze()
 
     def done(self) -> None:
+        if self._listeners is not None:
+            self._listeners.close()
         if ctx.master.should_exit.is_set() and self._drain is not None:
             self._drain.close_now(CLOSE_TIMEOUT)
         else:
@@ -176,10 +187,13 @@ class AIBridge:
         data.ignore_connection = host is None or self._bridge.router.provider_for_host(host) is None
         if data.ignore_connection:
             self._bridge.emit(Tunnelled())
+        else:
+            leaf_names.use_permitted_names()
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
         self._greetings.failed(data)
 
+    @guarded_hook
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return self._guarded_after(None if self._classifier is None else self._classifier.connect(flow), flow)
 
@@ -220,9 +234,11 @@ class AIBridge:
     #
     # A flow keeps the bridge with which it began. After a reload, that is not `self._bridge`.
 
+    @guarded_hook
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return self._guarded_after(None if self._classifier is None else self._classifier.request_head(flow), flow)
 
+    @guarded_hook
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         state = state_of(flow)
         if not isinstance(state, Bridged) or flow.response is not None:
@@ -235,24 +251,25 @@ class AIBridge:
         state.overhead += time.perf_counter() - began
         return waiting
 
+    @guarded_hook
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         answer.open_answer(flow)
 
+    @guarded_hook
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
-        try:
-            await dispatch.prepare(flow)
-        except Exception:  # a half prepared request might reach a host that the configuration does not name
-            logger.exception("aibridge: a request could not be prepared for its provider")
-            dispatch.refuse_unprepared(flow)
+        await dispatch.prepare(flow)
 
+    @guarded_hook
     async def aibridge_attempt(self, flow: http.HTTPFlow) -> None:
         await dispatch.pause(flow)
 
+    @guarded_hook
     async def aibridge_commit(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
         if isinstance(state, Bridged):
             await answer.commit(flow, state)
 
+    @guarded_hook
     async def aibridge_turn(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
         if not isinstance(state, Bridged) or state.exchange is None:
@@ -277,9 +294,11 @@ class AIBridge:
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         websocket.closed(flow)
 
+    @guarded_hook
     def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return answer.answered(flow)
 
+    @guarded_hook
     def error(self, flow: http.HTTPFlow) -> None:
         answer.failed(flow)
 

@@ -89,8 +89,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "telemetry": {"config", "credentials", "records", "wire"},
     # The rims: tools, command line, mitmproxy.
     "tools": {"config", "dialects", "records", "wire"},
-    "cli": {"config", "credentials", "interception", "records", "recording", "telemetry", "web"},
-    "web": {"records", "recording", "telemetry"},
+    "cli": {"config", "credentials", "interception", "records", "recording", "telemetry", "web", "wire"},
+    "web": {"records", "recording", "telemetry", "wire"},
     "bridge": DOMAIN | {"interception", "messages_on_bedrock", "recording", "telemetry", "tools"},
     "proxy.connection": DOMAIN | {"interception"},
     "proxy.flow": DOMAIN | {"ids", "interception", "messages_on_bedrock", "tools", "bridge", "proxy.connection"},

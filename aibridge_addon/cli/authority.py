@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aibridge_addon.credentials.name_constraints import Limits
 
 CONFDIR = "~/.mitmproxy"
 """mitmproxy's default."""
@@ -23,3 +27,12 @@ def folder(arguments: argparse.Namespace) -> Path:
 def certificate(arguments: argparse.Namespace) -> Path:
     """Return the file that clients must trust. It may not be there yet: mitmproxy creates it at its first start."""
     return folder(arguments) / CERTIFICATE
+
+
+def permitted(limits: Limits) -> list[str]:
+    """Return the names for which an authority may sign. Those that differ only in AWS's region are one line."""
+    from aibridge_addon.credentials.name_constraints import by_region
+
+    return [
+        name if count == 1 else f"{name} ({count} regions)" for name, count in by_region(limits.permitted).items()
+    ] or ["for no host"]

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from aibridge_addon.cli import output
 from aibridge_addon.cli.output import Column, Row, name
-from aibridge_addon.cli.text import count, duration, local, money, one_line, short_count, short_money
 from aibridge_addon.recording.live import RECENT, Snapshot, per_hour
 from aibridge_addon.recording.reports import Usage
+from aibridge_addon.telemetry.log.text import count, duration, local, money, one_line, short_count, short_money
 
 HEAD = "bold reverse"
 WIDE = 120

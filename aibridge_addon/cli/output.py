@@ -13,7 +13,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
-from aibridge_addon.cli.text import UNSAFE, count, local, money, one_line, short_count, short_money
+from aibridge_addon.telemetry.log.text import count, local, money, one_line, short_count, short_money
+from aibridge_addon.wire.printable import UNSAFE
 
 if TYPE_CHECKING:
     from rich.console import Console

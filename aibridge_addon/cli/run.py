@@ -18,9 +18,9 @@ from urllib.parse import urlsplit
 
 from aibridge_addon.cli import authority, database
 from aibridge_addon.cli.examples import examples
-from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed
-from aibridge_addon.cli.text import printable
+from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed, add_set_option
 from aibridge_addon.records import DatabaseUnavailable, utc_now
+from aibridge_addon.wire.printable import printable
 
 if TYPE_CHECKING:
     from aibridge_addon.recording.runs import RunUsage
@@ -55,9 +55,7 @@ def add(commands: Any) -> None:
     command.add_argument("--proxy", metavar="URL", help="use this running proxy, without a summary")
     command.add_argument("--log", metavar="FILE", help="keep the log of the private proxy in this file")
     authority.add_options(command)
-    command.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="an option of mitmproxy; may be repeated"
-    )
+    add_set_option(command)
     database.add_options(command)
     command.set_defaults(run=run, command=command)
 

@@ -6,9 +6,9 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aibridge_addon.cli.text import count, money, one_line
 from aibridge_addon.recording.reports import Usage
 from aibridge_addon.recording.runs import Calls, RunUsage
+from aibridge_addon.telemetry.log.text import count, money, one_line
 
 HEADS = ("Model", "Requests", "New input", "Cache read", "Cache write", "Output", "USD")
 SHORT_HEADS = ("Model", "Req.", "Input", "Cached", "Written", "Output", "USD")

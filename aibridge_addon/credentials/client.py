@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from aibridge_addon.records import Headers
 
-_CREDENTIAL = re.compile(r"\bCredential=([^/,\s]+)/")
+_CREDENTIAL = "Credential="
 
 
 def mask(secret: str) -> str:
@@ -50,5 +48,8 @@ def _bearer(value: str) -> str:
 
 def _access_key_id(value: str) -> str:
     """Read the id from `AWS4-HMAC-SHA256 Credential=<id>/<date>/<region>/<service>/aws4_request, …`."""
-    found = _CREDENTIAL.search(value)
-    return found[1] if found else ""
+    before, named, rest = value.partition(_CREDENTIAL)
+    if not named or (before and not before.endswith((" ", ",", "\t"))):
+        return ""
+    key_id, ended, _ = rest.partition("/")
+    return "" if not ended or "," in key_id or key_id.split() != [key_id] else key_id

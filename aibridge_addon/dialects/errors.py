@@ -21,7 +21,9 @@ MAX_DEPTH = 4
 MAX_ERRORS = 16
 """Maximum number of errors whose words are joined."""
 NO_DETAILS: Mapping[str, Any] = MappingProxyType({})
-_tags = re.compile(r"<(script|style)\b.*?</\1\s*>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+UNSHOWN = ("script", "style")
+"""Elements of a page whose content is not shown."""
+_end_of = MappingProxyType({name: re.compile(f"</{name}", re.IGNORECASE).search for name in UNSHOWN})
 
 
 @dataclass(slots=True)
@@ -141,7 +143,23 @@ def _words_of_page(text: str) -> str:
     begin = lower.find(">", lower.find("<title")) + 1 if "<title" in lower else 0
     end = lower.find("</title", begin)
     words = text[begin:end] if begin and end > begin else ""
-    return _plain(words.split() or _tags.sub(" ", text[:MAX_PAGE]).split())
+    return _plain(words.split() or _without_tags(text[:MAX_PAGE]).split())
+
+
+def _without_tags(page: str) -> str:
+    """Return the text that a page shows."""
+    shown, at, closed = [], 0, dict.fromkeys(UNSHOWN, True)
+    while (begin := page.find("<", at)) >= 0:
+        shown.append(page[at:begin])
+        name = next((name for name in UNSHOWN if page[begin + 1 : begin + 1 + len(name)].lower() == name), None)
+        if name is not None and closed[name]:
+            end_tag = _end_of[name](page, begin)
+            closed[name] = end_tag is not None  # if it is not closed, neither is a later one
+            begin = end_tag.start() if end_tag is not None else begin
+        at = page.find(">", begin) + 1
+        if not at:
+            return " ".join((*shown, page[begin:]))
+    return " ".join((*shown, page[at:]))
 
 
 def _plain(words: Iterable[str]) -> str:

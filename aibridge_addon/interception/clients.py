@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +65,8 @@ PROGRAMS = (
 )
 _unknown = Program(UNKNOWN, ())
 
-_LEGACY_USER_ID = re.compile(r"_session_(.+)\Z")
+MAX_USER_ID = 4096
+"""Characters. A longer `metadata.user_id` is not read. Anthropic allows 256, Claude Code sends about 200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +131,15 @@ def session_id(client: Program, headers: Headers, reading: RequestReading) -> st
 
 def _claude_code_session(user_id: str) -> str:
     """Read `{"session_id": …}` from a JSON string, or the older form `user_…_account_…_session_<uuid>`."""
+    if len(user_id) > MAX_USER_ID:
+        return ""
     try:
         members = json.loads(user_id)
     except (ValueError, RecursionError):
         members = None
     if isinstance(members, dict) and "session_id" in members:
         return as_text(members["session_id"])
-    match = _LEGACY_USER_ID.search(user_id)
-    return match[1] if match else ""
+    return user_id.partition("_session_")[2]
 
 
 def clean(value: str | None, limit: int = MAX_ID) -> str | None:
@@ -254,7 +255,7 @@ def _without_login(url: str) -> str:
     if not separator:
         return url
     authority, slash, path = rest.partition("/")
-    return scheme + separator + authority.rpartition("@")[2] + slash + re.split(r"[?#]", path, maxsplit=1)[0]
+    return scheme + separator + authority.rpartition("@")[2] + slash + path.partition("?")[0].partition("#")[0]
 
 
 def _request_class(client: Program, said: _Said, reading: RequestReading, *, has_tools: bool) -> RequestClass:

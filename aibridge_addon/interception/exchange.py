@@ -11,6 +11,7 @@ records of a turn are emitted at that event, before it is sent on. What happens 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -106,7 +107,8 @@ class Exchange:
         self._dialect = route.dialect
         self._origin = origin
         self._metadata = {**origin.details, **origin.actor.metadata, **origin.groups}
-        self._started_at: datetime | None = None
+        self.started_at: datetime | None = None
+        """None: the start was not emitted yet."""
         self.limits = limits
         self.sale = Sale(route, origin.upstream_host)
         self._attempts = attempts or Attempts()
@@ -119,11 +121,13 @@ class Exchange:
         self._places: list[tuple[ToolCall, int]] = []
         """The current turn's hidden calls, and their places in the interception's sequence."""
         self._model: str | None = None
+        self._end_is_due = False
+        """`close` has begun, and the end has not been emitted."""
 
     def start(self) -> None:
         """Emit the start of the interception."""
         origin, route = self._origin, self.route
-        self._started_at = self.now()
+        now = self.now()
         if self.times is not None:
             self.times.begin()
         self.emit(
@@ -142,7 +146,7 @@ class Exchange:
                 credential_hint=origin.credential_hint,
                 correlating_tool_call_id=self.request.correlating_tool_call_id,
                 metadata=self._metadata,
-                started_at=self._started_at,
+                started_at=now,
                 upstream_host=origin.upstream_host,
                 agent_id=origin.agent_id,
                 prompt_id=origin.prompt_id,
@@ -152,6 +156,7 @@ class Exchange:
                 thread_keys=self._thread_keys(),
             )
         )
+        self.started_at = now
         for result in self.request.tool_results:
             self.emit(
                 records.ToolResult(
@@ -160,7 +165,7 @@ class Exchange:
                     result=result.text,
                     is_error=result.is_error,
                     truncated=result.truncated,
-                    created_at=self._started_at,
+                    created_at=now,
                 )
             )
         self.request = replace(self.request, tool_results=())  # an answer may take long, and the texts are not small
@@ -249,8 +254,8 @@ class Exchange:
 
     def first_byte_came(self) -> None:
         """Measure the time to the first byte by the exchange's own clock, from its start on."""
-        if self._started_at is not None and self.time_to_first_byte_ms is None:
-            waited = self.now() - self._started_at
+        if self.started_at is not None and self.time_to_first_byte_ms is None:
+            waited = self.now() - self.started_at
             self.time_to_first_byte_ms = max(0, round(waited / timedelta(milliseconds=1)))
 
     @property
@@ -350,12 +355,25 @@ class Exchange:
 
     def close(self, error_type: str | None, message: str | None) -> None:
         """Emit the remaining records and the end."""
-        self.ended = True
+        self.ended = self._end_is_due = True
         self._emit_prompt()
         if self.tap is not None and self._turn_open:
             self.end_turn(error_type)
         for record in self.last_records():
             self.emit(record)
+        self._emit_end(error_type, message)
+
+    def fail(self, error_type: str, message: str) -> None:
+        """End the interception after an exception, which `close` itself may have raised. Never raises."""
+        with suppress(Exception):  # the first exception was reported
+            if not self.ended:
+                self.close(error_type, message)
+        with suppress(Exception):
+            if self._end_is_due:
+                self._emit_end(error_type, message)
+
+    def _emit_end(self, error_type: str | None, message: str | None) -> None:
+        self._end_is_due = False
         answer_id = self._first_id()
         key, attempts = self._attempts.key, self._attempts.reported
         self.emit(

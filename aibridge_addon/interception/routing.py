@@ -25,6 +25,8 @@ FREE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 """Requests with these methods read or remove something, which providers do not bill."""
 MAX_DEPTH = 8
 """Segments of a path below which the API of an OpenAI-compatible server is looked for."""
+MAX_HOST = 255
+"""Characters. The longest host name that DNS has (RFC 1035, section 2.3.4), with a dot at its end."""
 GATEWAY_PREFIX = "/api/v2/aibridge"
 """Optional prefix of gateway paths."""
 
@@ -79,7 +81,11 @@ class Router:
 
     def provider_for_host(self, host: str) -> Provider | None:
         """Return the provider that a host belongs to."""
-        return self._owner_of_host(host)[0]
+        return self._owner(host)[0]
+
+    def _owner(self, host: str) -> tuple[Provider | None, bool]:
+        # With several `*`, a pattern takes quadratic time for a long name, and clients choose the name.
+        return self._owner_of_host(host) if len(host) <= MAX_HOST else (None, False)
 
     def _find_owner_of_host(self, host: str) -> tuple[Provider | None, bool]:
         """Return the provider of a host, and whether its requests stay there in spite of the base URL."""
@@ -89,7 +95,7 @@ class Router:
 
     def proxied(self, host: str, method: str, target: str) -> Route | None:
         """Return the route of a request to `host`; None if no provider has this host."""
-        provider, stays = self._owner_of_host(host)
+        provider, stays = self._owner(host)
         if provider is None:
             return None
         route = _proxied(provider, method, target)

@@ -10,18 +10,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from mitmproxy import ctx
 from mitmproxy.addons.proxyserver import Proxyserver
 
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.interception.in_flight import InFlight
+from aibridge_addon.telemetry.log.text import one_line
 
 logger = logging.getLogger(__name__)
 
 POLL = 0.02
 """Seconds between checks whether the sockets have sent all their bytes."""
+MAX_NAMED = 8
+"""Different requests that the log of a stop names."""
+MAX_DESCRIPTION = 80
+"""Characters of a request's description there."""
 WRITE_TIMEOUT = 10.0
 """Seconds. Maximum time for writing the last records."""
 
@@ -83,8 +89,8 @@ class Drain:
         for bridge in self.bridges:
             bridge.draining = True
         logger.info(
-            "draining: requests under way: %d, for at most %s s; a second signal ends at once",
-            self._in_flight(),
+            "draining: requests under way: %s, for at most %s s; a second Ctrl-C or SIGTERM ends at once",
+            self._under_way(),
             timeout,
         )
         try:
@@ -96,7 +102,7 @@ class Drain:
                 while any(_unsent()):  # noqa: ASYNC110 (transports do not say when they are empty)
                     await asyncio.sleep(POLL)
         except TimeoutError:
-            logger.warning("drain timeout: requests are cut off: %d", self._in_flight())
+            logger.warning("drain timeout: requests are cut off: %s", self._under_way())
             for bridge in self.bridges:
                 bridge.in_flight.cut_off()
         try:
@@ -104,8 +110,21 @@ class Drain:
         finally:
             ctx.master.shutdown()
 
-    def _in_flight(self) -> int:
-        return sum(len(bridge.in_flight) for bridge in self.bridges)
+    def _under_way(self) -> str:
+        """Return the number of requests, and for whom each one is."""
+        return summary([each for bridge in self.bridges for each in bridge.in_flight.descriptions()])
+
+
+def summary(descriptions: Sequence[str]) -> str:
+    """Return the number of requests, and each description with its own number.
+
+    Descriptions contain names that clients choose. The summary is one line that cannot control a terminal.
+    """
+    counts = Counter(one_line(each, MAX_DESCRIPTION) for each in descriptions)
+    named = [each if count == 1 else f"{each} ({count})" for each, count in counts.most_common(MAX_NAMED)]
+    if (rest := len(counts) - MAX_NAMED) > 0:
+        named.append(f"{rest} more")
+    return f"{len(descriptions)} ({', '.join(named)})" if named else "0"
 
 
 async def _emptied(requests: InFlight) -> None:

@@ -24,6 +24,7 @@ from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.recent import change
 from aibridge_addon.recording.sessions import NotFound
 from aibridge_addon.records import DatabaseUnavailable
+from aibridge_addon.telemetry.log.text import money, short_count
 from aibridge_addon.web import pages, texts
 from aibridge_addon.web.guard import LOGIN, STATIC, Guard
 from aibridge_addon.web.pages import DEFAULT_DAYS, PERIODS, View
@@ -167,11 +168,11 @@ def _templates(zone: ZoneInfo) -> Environment:
         "shown": texts.shown,
         "named": texts.named,
         "count": texts.count,
-        "short": texts.short_count,
-        "money": texts.money,
+        "short": short_count,
+        "money": money,
         "percent": texts.percent,
         "seconds": texts.seconds,
-        "local": partial(texts.local, zone),
+        "local": partial(texts.at, zone),
     }
     made.globals |= {"periods": PERIODS}
     return made

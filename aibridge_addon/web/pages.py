@@ -15,6 +15,7 @@ from aibridge_addon.recording import context, plan_limits, recent, reports, sess
 from aibridge_addon.recording.context import CATEGORIES, context_of
 from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.reports import COUNTS, Key, Question, Usage
+from aibridge_addon.telemetry.log.text import money
 from aibridge_addon.web import plots, texts
 from aibridge_addon.web.plots import Bar, Part
 
@@ -252,7 +253,7 @@ def _token_parts(usage: Usage) -> list[Part]:
 def _cost_parts(usage: Usage) -> list[Part]:
     titles = (("api", "API"), ("subscription", "subscription"), ("", "other"))
     return [
-        Part(f"pay-{billing or 'other'}", cost, f"{title} USD {texts.money(cost)}")
+        Part(f"pay-{billing or 'other'}", cost, f"{title} USD {money(cost)}")
         for billing, title in titles
         if (cost := usage.cost(billing) or 0.0)
     ]

@@ -12,6 +12,7 @@ import sys
 from collections import namedtuple
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,12 +26,17 @@ from aibridge_addon import cli
 from aibridge_addon.cli import doctor, roots
 from aibridge_addon.cli.diagnosis import files, network, runtimes, traps
 from aibridge_addon.cli.diagnosis.check import Check
-from aibridge_addon.config.providers import DEFAULT_PROVIDERS
+from aibridge_addon.cli.environment import JAVA_OPTIONS, Route, variables
+from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.config.values import Listen
+from aibridge_addon.credentials.name_constraints import Limits, name_constraints
 from aibridge_addon.recording.database import token_store
 from tests.conftest import MakeUpstream
 from tests.support.authority import Authority
+from tests.support.databases import PostgresDatabase
+from tests.support.postgres import ADMINISTRATOR, PASSWORD, PostgresServer
+from tests.support.stolen_key import ForgingProxy
 from tests.support.upstream import Answer, unused_port
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
@@ -89,6 +95,51 @@ def test_a_spool_needs_a_folder(tmp_path: Path) -> None:
     assert not files.spool(bad).ok
 
 
+def test_postgresql_is_shown_with_its_version(postgres: PostgresDatabase) -> None:
+    check, newest = files.database(settings(database=postgres.url))
+    version = str(postgres.query("show server_version")[0]["server_version"])
+    assert check.ok and f"PostgreSQL {version}" in check.found and "not there yet" in check.found and newest is None
+    token_store(settings(database=postgres.url))
+    check, _ = files.database(settings(database=postgres.url))
+    assert check.ok and "schema 0" in check.found and "password" not in check.found
+
+
+@pytest.mark.parametrize("has_tables", [True, False])
+def test_postgresql_that_refuses_rows_fails(has_tables: bool, postgres: PostgresDatabase) -> None:
+    if has_tables:
+        token_store(settings(database=postgres.url))
+    name = f"reader_{postgres.name}"
+    postgres.server.administrate(f"create role {name} login password '{PASSWORD}'")
+    try:
+        postgres.execute(f"grant select on all tables in schema public to {name}")
+        check, _ = files.database(settings(database=postgres.server.url(postgres.name, name)))
+    finally:
+        postgres.server.administrate(f"drop owned by {name}", postgres.name)
+        postgres.server.administrate(f"drop role {name}")
+    assert not check.ok and f"the user {name} may not" in check.found and check.next_step
+
+
+def test_postgresql_that_is_read_only_fails(postgres: PostgresDatabase) -> None:
+    setting = f"alter database {postgres.name} set default_transaction_read_only"
+    postgres.server.administrate(f"{setting} = on")
+    try:
+        check, _ = files.database(settings(database=postgres.url))
+    finally:
+        postgres.server.administrate(setting.replace(" set ", " reset "))
+    assert not check.ok and "read-only" in check.found
+
+
+def test_a_standby_fails(postgres_server: PostgresServer) -> None:
+    with postgres_server.standby() as standby:
+        check, _ = files.database(settings(database=standby.url("postgres", ADMINISTRATOR)))
+    assert not check.ok and "standby" in check.found
+
+
+def test_postgresql_that_does_not_answer_fails() -> None:
+    check, _ = files.database(settings(database=f"postgresql://me:secret@127.0.0.1:{unused_port()}/bridge"))
+    assert not check.ok and check.next_step and "secret" not in check.found
+
+
 # --- certificate authority and clock ---------------------------------------------------------------------------------
 
 
@@ -113,6 +164,18 @@ def test_an_authority_is_shown_with_what_it_may_sign(tmp_path: Path) -> None:
     assert check.ok and "for every host" in check.found and begins == NOW - YEAR
     file = make_ca(tmp_path / "ca.pem", NOW - YEAR, NOW + YEAR, hosts=("api.anthropic.com",))
     assert "for these hosts only: api.anthropic.com" in files.authority(file, NOW)[0].found
+
+
+def test_a_provider_that_the_authority_may_not_sign_for_fails(tmp_path: Path) -> None:
+    file = make_ca(tmp_path / "ca.pem", NOW - YEAR, NOW + YEAR)
+    assert files.permitted_hosts(files.limits(file), DEFAULT_PROVIDERS) == []
+    file = make_ca(tmp_path / "ca.pem", NOW - YEAR, NOW + YEAR, hosts=("api.anthropic.com",))
+    providers = [each for each in DEFAULT_PROVIDERS if each.name == "openai"]
+    [check] = files.permitted_hosts(files.limits(file), providers)
+    assert not check.ok and "api.openai.com" in check.found and "aibridge certs make --constrain" in check.next_step
+    own = Provider(name="a", type="anthropic", hosts=("api.anthropic.com",))
+    assert [check.ok for check in files.permitted_hosts(files.limits(file), [own])] == [True]
+    assert files.limits(tmp_path / "missing.pem") is None
 
 
 @pytest.mark.parametrize("state", ["missing", "expired", "no authority", "no certificate", "no key"])
@@ -246,6 +309,15 @@ def test_a_provider_that_is_not_reached_is_a_warning(monkeypatch: pytest.MonkeyP
         assert all("no answer" in check.found for check in network.in_parallel(network.providers(settings(), port)))
 
 
+def test_warnings_with_one_reason_are_one_line_with_all_hosts() -> None:
+    away = [Check(f"provider {host}", True, "not reached: it cannot be reached", "check") for host in ("a", "b", "c")]
+    late = Check("provider d", True, "not reached: no answer within 5 s", "check")
+    well = [Check("provider e", True, "reached"), Check("provider f", True, "reached")]
+    summed = Check("providers", True, "3 hosts, not reached: it cannot be reached: a, b, c", "check")
+    assert network.summed_up([well[0], *away, late, well[1]]) == [well[0], summed, late, well[1]]
+    assert network.summed_up([]) == []
+
+
 # --- traps -----------------------------------------------------------------------------------------------------------
 
 
@@ -304,12 +376,47 @@ def test_a_runtime_is_measured(
     before: dict[str, str], ours: dict[str, str], step: str, tmp_path: Path, make_ready: Callable[[str], Path]
 ) -> None:
     program = make_ready(SCRIPT)
-    runtime = runtimes.Runtime("fake", (), "NEEDED")
+    runtime = runtimes.Runtime("fake", "fake", ("{url}",), "NEEDED")
     with runtimes.Target() as target:
         environ = {"PATH": os.environ["PATH"], "TARGET": target.url, **before}
         added = {"HTTPS_PROXY": "http://proxy", "https_proxy": "http://proxy", "NEEDED": "", **ours}
         [check] = runtimes.check_all(target, environ, added, [runtime], lambda _: str(program))
     assert check.ok == (not step) and step in check.next_step and "\x1b" not in check.found
+
+
+@pytest.mark.parametrize("before", ["", "-Xmx1g"])
+def test_an_option_of_java_is_named_within_its_variable(
+    before: str, tmp_path: Path, make_ready: Callable[[str], Path]
+) -> None:
+    script = SCRIPT.replace('[ -n "$NEEDED" ]', 'echo "$JAVA_TOOL_OPTIONS" | grep -q "https.proxyHost.*trustStore"')
+    [java] = [each for each in runtimes.RUNTIMES if each.name == "java"]
+    with runtimes.Target() as target:
+        environ = {"PATH": os.environ["PATH"], "TARGET": target.url, JAVA_OPTIONS: before}
+        ours = variables(Route("http://127.0.0.1:8080", tmp_path / "bundle.pem"), environ)
+        fake = replace(java, arguments=("{url}",))
+        [check] = runtimes.check_all(target, environ, ours, [fake], lambda _: str(make_ready(script)))
+    assert check.name == "java" and "-Djavax.net.ssl.trustStore in JAVA_TOOL_OPTIONS is missing" in check.next_step
+
+
+@pytest.mark.parametrize("runtime", runtimes.RUNTIMES, ids=[each.name for each in runtimes.RUNTIMES])
+def test_a_real_runtime_lacks_its_variable_alone(runtime: runtimes.Runtime, mitmproxy_ca: Path, tmp_path: Path) -> None:
+    if shutil.which(runtime.program) is None:
+        pytest.skip(f"{runtime.program} is not installed")
+    environ = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    with ForgingProxy(mitmproxy_ca / "mitmproxy-ca.pem", [runtimes.HOST], tmp_path) as proxy:
+        route = Route(proxy.url, tmp_path / "bundle.pem")
+        roots.write_trusted(route.bundle, route.trust_store, roots.bundle(mitmproxy_ca / "mitmproxy-ca-cert.pem"))
+        ours = variables(route, environ)
+        [missing] = runtimes.check_all(proxy, environ, ours, [runtime])
+        [there] = runtimes.check_all(proxy, environ | ours, ours, [runtime])
+    assert not missing.ok and f"{runtime.variable} is missing" in missing.next_step
+    assert there.ok, there
+
+
+def test_the_host_of_the_measurement_is_one_for_which_the_authority_may_sign() -> None:
+    assert runtimes.host(None) == runtimes.HOST
+    found = Limits((name_constraints(["192.0.2.1", "api.anthropic.com"]),))
+    assert runtimes.host(found) == "aibridge-doctor.api.anthropic.com" and found.permits_host(runtimes.host(found))
 
 
 @pytest.fixture
@@ -352,6 +459,33 @@ def test_a_wrong_configuration_is_the_only_check(tmp_path: Path, capsys: pytest.
     found = json.loads(capsys.readouterr().out)
     [check] = found["checks"]
     assert found["ok"] is check["ok"] is False and "recording.prompt" in check["found"] and check["next_step"]
+
+
+@pytest.mark.parametrize(("option", "own"), [("confdir=/x", "--confdir"), ("aibridge_config=x", "--config")])
+def test_an_option_that_the_command_has_itself_is_named(
+    option: str, own: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["doctor", "--set", option])
+    assert f"use {own}" in capsys.readouterr().err
+
+
+def test_options_of_mitmproxy_hold_for_the_hosts_of_providers(
+    ca: Authority, mitmproxy_ca: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind another proxy, which only `mode` names, and with an authority that only an option names."""
+    config = tmp_path / "aibridge.yaml"
+    config.write_text(
+        "providers: [{name: here, type: openai, base_url: 'https://localhost'}]\nmetrics: {listen: null}\n"
+    )
+    with Tunnel(ca.server_context()) as port:
+        options = [f"mode=upstream:http://127.0.0.1:{port}", f"ssl_verify_upstream_trusted_ca={ca.pem}"]
+        sets = [word for option in options for word in ("--set", option)]
+        database = f"sqlite:///{tmp_path}/a.db"
+        places = ["--confdir", str(mitmproxy_ca), "--config", str(config), "--database", database]
+        cli.main(["doctor", "--json", "--port", str(unused_port()), *places, *sets])
+    checks = {each["name"]: each for each in json.loads(capsys.readouterr().out)["checks"]}
+    assert "certificate verified" in checks["provider localhost"]["found"]
 
 
 def test_without_an_authority_all_else_is_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,12 @@ def test_most_of_a_secret_is_never_shown(secret: str) -> None:
         ({b"x-api-key": b"\xff\xfe"}, "ÿþ"),
         ({b"authorization": SIGNATURE}, "AKIDEXAMPLE"),
         ({b"authorization": b"AWS4-HMAC-SHA256 SignedHeaders=host"}, None),
+        ({b"authorization": b"AWS4-HMAC-SHA256 Signature=0,Credential=AKID/x"}, "AKID"),
+        ({b"authorization": b"AWS4-HMAC-SHA256 NotCredential=AKID/x"}, None),
+        ({b"authorization": b"AWS4-HMAC-SHA256 Credential=a b/x"}, None),
+        ({b"authorization": b"AWS4-HMAC-SHA256 Credential=a,b/x"}, None),
+        ({b"authorization": b"AWS4-HMAC-SHA256 Credential=/x"}, None),
+        ({b"authorization": b"AWS4-HMAC-SHA256 " + b"Credential=" * 6000}, None),
     ],
 )
 def test_the_first_header_that_holds_a_credential_counts(headers: Headers, credential: str | None) -> None:

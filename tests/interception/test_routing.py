@@ -170,6 +170,13 @@ def test_the_host_of_no_provider_has_no_route(host: str) -> None:
     assert DEFAULTS.proxied(host, "POST", "/v1/messages") is None
 
 
+def test_a_name_that_no_host_can_have_belongs_to_no_provider() -> None:
+    longest = "a." * 150
+    assert DEFAULTS.provider_for_host(f"{longest}openai.azure.com") is None
+    assert DEFAULTS.proxied("a.bedrock-runtime." * 6000, "POST", "/v1/messages") is None
+    assert DEFAULTS.provider_for_host("a." * 100 + "openai.azure.com") is not None
+
+
 @pytest.mark.parametrize("host", ["API.Anthropic.com", "api.anthropic.com.", "API.ANTHROPIC.COM."])
 def test_a_host_is_found_in_any_case_and_with_the_root_dot(host: str) -> None:
     assert proxied(host, "POST", "/v1/messages").provider.name == "anthropic"

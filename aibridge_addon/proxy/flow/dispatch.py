@@ -75,17 +75,6 @@ async def prepare(flow: http.HTTPFlow) -> None:
         _name_actor(flow.request, head.actor)
 
 
-NOT_PREPARED = Refusal(500, "the request could not be prepared for its provider", "not_ready")
-
-
-def refuse_unprepared(flow: http.HTTPFlow) -> None:
-    """Refuse a request whose preparation failed; it must not be sent half prepared."""
-    state = state_of(flow)
-    if isinstance(state, Served):
-        refuse(flow, state, NOT_PREPARED)
-        conceal(flow, state.head)
-
-
 def _all_rest(exhausted: Exhausted) -> Refusal:
     """Return the refusal for the case that every central key rests."""
     headers = {} if exhausted.retry_after is None else {"retry-after": str(exhausted.retry_after)}

@@ -22,6 +22,7 @@ from aibridge_addon.interception.billing import billing
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import pending_record, result_key
 from aibridge_addon.interception.origin import Origin
+from aibridge_addon.interception.routing import MAX_HOST
 from aibridge_addon.interception.sale import requested_in
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import inject_tools
@@ -38,8 +39,6 @@ logger = logging.getLogger(__name__)
 
 MAX_AGENT_LENGTH = 512
 """Characters. A longer User-Agent is cut, because clients choose it freely."""
-MAX_HOST = 255
-"""Characters. The longest host name that DNS has (RFC 1035, section 2.3.4)."""
 
 NOT_JSON = Refusal(400, "the request body is not JSON")
 
@@ -137,6 +136,15 @@ def exchange_for(
         on_limits=partial(limits_said, head),
         texts=head.bridge.settings.recording.answers,
     )
+
+
+def begin_unread(flow: http.HTTPFlow, state: Bridged) -> Exchange:
+    """Start the interception of a request that could not be read, so that it has a row."""
+    exchange = exchange_for(
+        state.head, UNREAD, clients.sender(state.head.headers, UNREAD, has_tools=False), upstream_host(flow, state.head)
+    )
+    exchange.start()
+    return exchange
 
 
 def remember(head: Head, exchange: Exchange, response_id: str) -> None:

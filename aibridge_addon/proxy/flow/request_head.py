@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import assert_never
 from weakref import WeakKeyDictionary
@@ -22,17 +23,19 @@ from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import WEBSOCKET, Route, Router
 from aibridge_addon.proxy.connection.egress import EgressGuard
+from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import dispatch, websocket
 from aibridge_addon.proxy.flow.bedrock import Translation
 from aibridge_addon.proxy.flow.bridge_token import (
-    CHALLENGE,
     IN_URL,
+    MISSING,
     Taken,
     no_central_key,
     refusal_of,
     refusal_response,
     take,
+    unauthenticated,
 )
 from aibridge_addon.proxy.flow.state import (
     KEY,
@@ -46,6 +49,7 @@ from aibridge_addon.proxy.flow.state import (
     Refusal,
     Refused,
     Served,
+    describe,
     emit_refusal,
     error_response,
     json_response,
@@ -64,8 +68,17 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 EVENT_LOGGING = "/api/event_logging/*"
 """Route of Claude Code's telemetry; see the routes of the type `anthropic`."""
 
-Named = tuple[str | None, tuple[str, ...]]
-"""The actor and the groups that a front proxy's headers name."""
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a front proxy's headers name."""
+
+    actor: str | None
+    groups: tuple[str, ...]
+    unnamed: str
+    """Why they name no actor. "": the configuration has no such header."""
+
+
 ACTOR_PREFIX = dispatch.ACTOR_HEADERS.lower().rstrip("-").encode()
 
 
@@ -79,6 +92,7 @@ class RequestClassifier:
 
     def __init__(self, bridge: Bridge) -> None:
         self._bridge = bridge
+        self._untrusted = OnceAMinute(time.monotonic)
         self._connected: WeakKeyDictionary[Client, Named] = WeakKeyDictionary()
         self._connect_tokens: WeakKeyDictionary[Client, Presented] = WeakKeyDictionary()
 
@@ -91,7 +105,7 @@ class RequestClassifier:
         """
         actors = self._bridge.actors
         provider = self._bridge.router.provider_for_host(flow.request.host)
-        name, _ = self._connected[flow.client_conn] = self._named(flow, lower_headers(flow.request))
+        named = self._connected[flow.client_conn] = self._named(flow, lower_headers(flow.request), on_connect=True)
         token = take(flow).as_password
         self._connect_tokens.pop(flow.client_conn, None)
         if token is not None:
@@ -100,12 +114,14 @@ class RequestClassifier:
             flow.metadata[TUNNEL] = True
         if token is not None:
             return self._with_verdict(token, partial(self._connect_with_token, flow))
-        if _authentication_failed(flow) or (
+        if _authentication_failed(flow):
+            flow.response = unauthenticated(None, proxy=True)
+        elif (
             provider is not None
             and provider.name not in self._bridge.key_pools.keys() | self._bridge.signers.keys()
-            and actors.resolve(proxy_user(flow), name) is None
+            and actors.resolve(proxy_user(flow), named.actor) is None
         ):
-            flow.response = unauthenticated(None, proxy=True)
+            flow.response = unauthenticated(None, proxy=True, reason=named.unnamed or MISSING)
         return None
 
     def _connect_with_token(self, flow: http.HTTPFlow, verdict: Verdict) -> None:
@@ -128,7 +144,7 @@ class RequestClassifier:
                 self._foreign(flow)
                 return None
             return self._with_verdict(password, partial(self._foreign_with_token, flow))
-        left = self._bridge.in_flight.enter(partial(_cut_off, flow))
+        left = self._bridge.in_flight.enter(partial(_cut_off, flow), partial(described, flow, route))
         flow.metadata[KEY] = Refused(route, left)
         if taken.in_url:
             flow.response = refusal_response(route, Refusal(400, IN_URL))
@@ -205,11 +221,14 @@ class RequestClassifier:
                 flow.response = unauthenticated(route, proxy=_used_as_proxy(flow))
             return None
         headers = lower_headers(flow.request)
-        actor = owner or self._bridge.actors.resolve(proxy_user(flow), *self._trusted(flow, headers))
+        # Requests inside a tunnel come from the client, not from the front proxy, so their headers are not trusted.
+        connected = self._connected.get(flow.client_conn)
+        named = connected or self._named(flow, headers)
+        actor = owner or self._bridge.actors.resolve(proxy_user(flow), named.actor, named.groups)
         if actor is None:
             # Inside a tunnel, 407 would be an error of the connection for many clients, without its message.
-            inside_tunnel = flow.client_conn in self._connected
-            flow.response = unauthenticated(route, proxy=_used_as_proxy(flow) and not inside_tunnel)
+            proxy = _used_as_proxy(flow) and connected is None
+            flow.response = unauthenticated(route, proxy=proxy, reason=named.unnamed or MISSING)
             return None
         self._address(flow, route)
         self._strip(flow, headers)
@@ -269,13 +288,15 @@ class RequestClassifier:
             self._strip(flow, lower_headers(flow.request))
             flow.request.stream = True
 
-    def _trusted(self, flow: http.HTTPFlow, headers: Headers) -> Named:
-        # Requests inside a tunnel come from the client, not from the front proxy, so their headers are not trusted.
-        return self._connected.get(flow.client_conn) or self._named(flow, headers)
-
-    def _named(self, flow: http.HTTPFlow, headers: Headers) -> Named:
+    def _named(self, flow: http.HTTPFlow, headers: Headers, *, on_connect: bool = False) -> Named:
         actors, peer = self._bridge.actors, peer_of(flow)
-        return actors.trusted_name(headers, peer), actors.trusted_groups(headers, peer)
+        name, groups = actors.trusted_name(headers, peer), actors.trusted_groups(headers, peer)
+        if name is not None:
+            return Named(name, groups, "")
+        unnamed = actors.unnamed(headers, peer, on_connect=on_connect)
+        if actors.is_untrusted(headers, peer) and self._untrusted.is_due(peer):
+            logger.warning("aibridge: %s", unnamed)
+        return Named(None, groups, unnamed)
 
     def _address(self, flow: http.HTTPFlow, route: Route) -> None:
         request, base = flow.request, route.base
@@ -337,6 +358,15 @@ def _identity(request: http.Request, route: Route, headers: Headers, chosen: Dis
     return credential_identity(headers, route.type.credential_headers, route.type.logins, host)
 
 
+def described(flow: http.HTTPFlow, route: Route) -> str:
+    """Return for the log of a stop which request it waits for."""
+    state = state_of(flow)
+    if isinstance(state, Bridged) and state.exchange is not None:
+        return describe(state.head, state.exchange)
+    actor = f" for {state.head.actor.id}" if isinstance(state, Served) else ""
+    return f"{route.provider.name}{route.template}{actor}"
+
+
 def _cut_off(flow: http.HTTPFlow) -> None:
     """End a flow at a stop. The key is concealed first, because mitmproxy's `-w` then writes the request."""
     match state_of(flow):
@@ -391,17 +421,6 @@ def proxy_user(flow: http.HTTPFlow) -> str | None:
     """Return the user name that mitmproxy's `--proxyauth` has accepted."""
     credentials = flow.metadata.get("proxyauth")
     return credentials[0] if credentials else None
-
-
-def unauthenticated(route: Route | None, *, proxy: bool) -> http.Response:
-    """Return 407 for clients of a proxy, 401 for those of a gateway or in a tunnel, with a Basic challenge."""
-    status, challenge = (407, "proxy-authenticate") if proxy else (401, "www-authenticate")
-    place = "in the proxy's URL, such as http://USER:TOKEN@HOST:PORT" if proxy else "in the place of the API key"
-    message = (
-        "this bridge requires authentication: a token, or user name and password, is missing or wrong. "
-        f"A token can be given {place}"
-    )
-    return refusal_response(route, Refusal(status, message, headers={challenge: CHALLENGE}))
 
 
 async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:

@@ -248,6 +248,11 @@ def refuse(flow: http.HTTPFlow, state: Served | Refused, refusal: Refusal) -> ht
     return flow.response
 
 
+def describe(head: Head, exchange: Exchange) -> str:
+    """Return what an interception is, for the log of a stop."""
+    return f"{head.route.provider.name}/{exchange.request.model or '-'} for {head.actor.id}"
+
+
 def report(flow: http.HTTPFlow, state: Served, refusal: Refusal) -> None:
     """Emit the refusal of a request that was to go upstream."""
     exchange = state.exchange if isinstance(state, Bridged) else None

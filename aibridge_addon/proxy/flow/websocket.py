@@ -29,7 +29,7 @@ from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
-from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, emit_refusal, error_response, state_of
+from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, describe, emit_refusal, error_response, state_of
 from aibridge_addon.proxy.flow.traces import continue_trace
 from aibridge_addon.records import utc_now
 
@@ -91,7 +91,7 @@ class BridgedSocket:
         exchange = exchange_for(head, reading, sender, self._host)
         continue_trace(head, exchange, utc_now(), self._path)
         cut_off = "the bridge was shut down before the answer had ended"
-        left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off))
+        left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off), partial(describe, head, exchange))
         self._bridges[exchange.id] = head.bridge, left
         return exchange
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 
 from mitmproxy.connection import Connection, Server
-from mitmproxy.proxy import context, events, layer, tunnel
+from mitmproxy.proxy import commands, context, events, layer, tunnel
 from mitmproxy.proxy.layers import quic, tls
-from mitmproxy.proxy.layers.http import GetHttpConnection, GetHttpConnectionCompleted, HttpLayer, HTTPMode
+from mitmproxy.proxy.layers.http import GetHttpConnection, GetHttpConnectionCompleted, HttpLayer, HTTPMode, HttpStream
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from aibridge_addon.proxy.connection.scope import is_ip_address
+from aibridge_addon.proxy.flow import internal_error
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.stream.connections import BridgeHttpClient, client_connection, upstream_connection
+from aibridge_addon.proxy.stream.guard import Crashed
 from aibridge_addon.proxy.stream.stream import BridgeHttpStream
+
+logger = logging.getLogger(__name__)
 
 
 class BridgeHttpLayer(HttpLayer):
@@ -35,8 +40,49 @@ class BridgeHttpLayer(HttpLayer):
         super().__init__(ctx, mode)
         # Stream ids of clients are positive, so negative ones never collide with them.
         self.turn_ids: Iterator[int] = itertools.count(-2, -2)
+        self.handling: HttpStream | None = None
         self.retired: set[Connection] = set()
         """Upstream connections that take no further requests."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        try:
+            yield from self._dispatch(event)
+        except GeneratorExit:  # a layer around this one has crashed, and mitmproxy drops all of them
+            self._abandon()
+            raise
+        except Exception as e:  # noqa: BLE001 (it is logged with each request that it ends)
+            yield from self._crashed(event, e)
+
+    def _crashed(self, event: events.Event, error: Exception) -> layer.CommandGenerator[None]:
+        """End the requests that an exception of mitmproxy's own code concerns, or else the connection."""
+        connection = event.connection if isinstance(event, events.ConnectionEvent) else None
+        if self.handling is not None:
+            concerned = [self.handling]
+        elif isinstance(connection, Server):
+            concerned = [stream for stream in self.streams.values() if stream.context.server is connection]
+        else:
+            concerned = []
+        try:
+            for stream in concerned:
+                yield from self.event_to_child(stream, Crashed(error))
+            if isinstance(connection, Server):
+                yield commands.CloseConnection(connection)
+        except Exception as e:  # noqa: BLE001 (it is logged below)
+            error, concerned = e, []
+        if not concerned:
+            logger.error("aibridge: an internal error ends a connection", exc_info=error)
+            self._abandon()
+            self._handle_event = self._ignore  # type: ignore[method-assign,assignment]
+            for open_connection in [*self.connections]:
+                yield commands.CloseConnection(open_connection)
+
+    def _abandon(self) -> None:
+        for stream in self.streams.values():
+            if (flow := getattr(stream, "flow", None)) is not None:
+                internal_error.abandon(flow)
+
+    def _ignore(self, _event: events.Event) -> layer.CommandGenerator[None]:
+        yield from ()
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         stream = BridgeHttpStream(self.context.fork(), stream_id, self)
@@ -45,12 +91,12 @@ class BridgeHttpLayer(HttpLayer):
 
     # --- connections ------------------------------------------------------------------------------------------
 
-    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+    def _dispatch(self, event: events.Event) -> layer.CommandGenerator[None]:
         server = self.context.server
         if isinstance(event, events.Start):
             self.connections.setdefault(self.context.client, client_connection(self.context.fork()))
             if not server.connected:  # no connection that was opened before can bring anything
-                self._handle_event = super()._handle_event  # type: ignore[method-assign]
+                self._dispatch = super()._handle_event  # type: ignore[method-assign]
         elif isinstance(event, events.DataReceived) and event.connection == server and server not in self.connections:
             return self._upstream_speaks_first(event)
         generator: layer.CommandGenerator[None] = super()._handle_event(event)

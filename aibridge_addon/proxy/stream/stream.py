@@ -19,17 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mitmproxy import http
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.flow import dispatch
-from aibridge_addon.proxy.flow.answer import is_streamed, stream_answer
+from aibridge_addon.proxy.flow.answer import stream_answer
 from aibridge_addon.proxy.flow.http1 import frame_request
+from aibridge_addon.proxy.flow.internal_error import FAILED
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
-    RETRY_BODY_LIMIT,
     TUNNEL,
     Bridged,
     FlowState,
@@ -43,8 +44,10 @@ from aibridge_addon.proxy.flow.state import (
 from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, content_length
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
+from aibridge_addon.proxy.stream.buffered import BufferedAnswer
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
+from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
 from aibridge_addon.proxy.stream.next_turn import NextTurn
 from aibridge_addon.proxy.stream.request import bring_flow, problem_of
@@ -61,11 +64,15 @@ class BridgeHttpStream(HttpStream):
         self.attempts = UpstreamAttempts(self)
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
+        self.guard = StreamGuard(self)
+        self.buffered = BufferedAnswer(self)
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
         """Turns the upstream answer into the client's. None before its head, and if the flow is not bridged."""
         self.answer_begun = False
         """Whether the answer's headers were sent to the client."""
+        self.connected = False
+        """Whether the request had an upstream connection."""
         self.read: Callable[[bytes], int | None]
         """The function that `state_tap_events` calls with each piece of an answer."""
         self.held = b""
@@ -73,9 +80,44 @@ class BridgeHttpStream(HttpStream):
         self.awake: commands.RequestWakeup | None = None
 
     @property
+    def maybe_flow(self) -> http.HTTPFlow | None:
+        return getattr(self, "flow", None)  # not set before the request's head
+
+    @property
     def state(self) -> FlowState:
-        flow = getattr(self, "flow", None)  # not set before the request's head
-        return FOREIGN if flow is None else state_of(flow)
+        return FOREIGN if (flow := self.maybe_flow) is None else state_of(flow)
+
+    # --- the guard --------------------------------------------------------------------------------------------
+
+    def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        try:
+            self.turns.handling(True)
+            self.guard.before(event)
+            yield from super().handle_event(event)
+            self.turns.handling(False)
+        except Exception:
+            if self.child_layer is not None:
+                raise  # the bytes of an upgraded connection or tunnel are no answer to end
+            self.guard.failed()
+            self._handle_event = self.guard.handle_rest
+            yield from super().handle_event(events.Start())
+
+    @property
+    def waits_for(self) -> commands.Command | None:
+        return None if self._paused is None else self._paused.command
+
+    @property
+    def ends_with_hook(self) -> bool:
+        over = (self.state_done, self.state_errored)
+        return self.client_state != self.state_errored and self.server_state not in over
+
+    def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
+        if (yield from super().check_killed(emit_error_hook)):
+            return True
+        if FAILED in self.flow.metadata:
+            yield from self.guard.end(run_hook=emit_error_hook)
+            return True
+        return False
 
     # --- the request ------------------------------------------------------------------------------------------
 
@@ -98,14 +140,7 @@ class BridgeHttpStream(HttpStream):
                 yield from self.early_end.refuse(413, message)
                 return True
         elif not request and not isinstance(state, Foreign) and self.response_body_buf:
-            if isinstance(state, Bridged) and state.undecided:
-                beginning = bytes(self.response_body_buf)
-                if is_streamed(self.flow, state, beginning):
-                    yield from self._stream_buffered(beginning)
-                return False
-            answer = self._opened()
-            if len(self.response_body_buf) > (RETRY_BODY_LIMIT if answer is None else answer.limit):
-                yield from self._outgrown(answer)
+            yield from self.buffered.grew()
         return False
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
@@ -115,20 +150,13 @@ class BridgeHttpStream(HttpStream):
             if (yield from self.check_killed(True)):
                 return False
             if isinstance(refused := self.state, Refused):
-                yield from self._refused(refused)
+                yield from self.early_end.run_error_hook(refused.message)
+                yield from self.early_end.send_refusal(refused.message)
                 return False
-        connected = yield from super().make_server_connection()
+        connected = self.connected = yield from super().make_server_connection()
         if connected and self.context.server.alpn not in (b"h2", b"h3"):
             frame_request(self.flow.request)
         return connected
-
-    def _refused(self, refused: Refused) -> layer.CommandGenerator[None]:
-        """Answer a request that `aibridge_dispatch` has refused."""
-        yield from self.early_end.run_error_hook(refused.message)
-        if self.answer_begun or self.flow.response is None:
-            yield from self.early_end.break_off(refused.message)
-        else:
-            yield from self.early_end.send_whole(self.flow.response)
 
     @property
     def is_repeatable(self) -> bool:
@@ -176,15 +204,14 @@ class BridgeHttpStream(HttpStream):
             return True
         return False
 
-    def _opened(self) -> Tapped | Spliced | None:
-        """Return what turns the answer into the client's. None: mitmproxy forwards it."""
+    def opened(self) -> Tapped | Spliced | None:
         state, response = self.state, self.flow.response
         if self.answer is None and response is not None and isinstance(state, Bridged) and state.exchange is not None:
             self.answer = answer_for(state, state.exchange, response)
         return self.answer
 
     def start_response_stream(self) -> layer.CommandGenerator[None]:
-        answer = self._opened()
+        answer = self.opened()
         if self.answer_begun and isinstance(answer, Spliced):
             self.server_state = self.state_read_answer
             return
@@ -259,29 +286,6 @@ class BridgeHttpStream(HttpStream):
         state = self.state
         return isinstance(state, Bridged) and state.rows is Rows.LOST
 
-    def _outgrown(self, answer: Tapped | Spliced | None) -> layer.CommandGenerator[None]:
-        """Handle a buffered answer that is larger than its limit."""
-        if isinstance(answer, Spliced):
-            # Forwarded unread, it might show the client an injected call.
-            message = f"the upstream's answer is larger than {answer.limit} bytes"
-            answer.exchange.end("answer_too_large", message)
-            yield from self.early_end.run_error_hook(message)
-            yield from self.cancel_upstream(message)
-            yield from (
-                self.early_end.break_off(message) if self.answer_begun else self.early_end.respond(502, message)
-            )
-            return
-        # It is too large to be a refusal of the added option, so it is forwarded.
-        if isinstance(state := self.state, Bridged):
-            state.usage = self.answer = None
-        yield from self._stream_buffered(bytes(self.response_body_buf))
-
-    def _stream_buffered(self, body: bytes) -> layer.CommandGenerator[None]:
-        """Stream an answer that was buffered so far."""
-        self.response_body_buf.clear()
-        yield from self.start_response_stream()
-        yield from self.server_state(http_events.ResponseData(self.turns.id, body))
-
     def _unreadable(self, error_type: str, reason: str) -> layer.CommandGenerator[None]:
         """End an answer that cannot be decoded, although the client needs it decoded."""
         if isinstance(state := self.state, Bridged) and state.exchange is not None:
@@ -294,12 +298,16 @@ class BridgeHttpStream(HttpStream):
         """Cancel the rest of the upstream's answer."""
         yield SendHttp(self.turns.cancelled(reason), self.context.server)
 
+    def cancel_current(self, reason: str) -> layer.CommandGenerator[None]:
+        if self.connected and self.server_state not in (self.state_done, self.state_errored):
+            yield from self.cancel_upstream(reason)
+
     # --- turns ------------------------------------------------------------------------------------------------
 
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         if self.flow.response is not None and not (self.flow.request.is_http2 or self.flow.request.is_http3):
             self.flow.response.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
-        answer = self._opened()
+        answer = self.opened()
         if not already_streamed and isinstance(answer, Spliced) and not self._is_later_error(answer):
             content = (self.flow.response and self.flow.response.raw_content) or b""
             if (output := answer.on_body(content)) is not None:
@@ -321,7 +329,7 @@ class BridgeHttpStream(HttpStream):
 
         `body_ended`: false if only the terminal event was read.
         """
-        state, answer = self.state, self._opened()
+        state, answer = self.state, self.opened()
         if not isinstance(state, Bridged) or answer is None:
             return True
         if isinstance(answer, Tapped):
@@ -379,9 +387,8 @@ class BridgeHttpStream(HttpStream):
     # --- while the client waits -------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Also handle timers, events of cancelled turns, and a client that disconnects during a hook."""
+        """Also handle timers and events of cancelled turns."""
         self._handle_event = self._handle_event_or_wakeup
-        self.handle_event = self._handle_event_watchfully  # type: ignore[method-assign]
 
     def _handle_event_or_wakeup(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Wakeup):
@@ -405,11 +412,6 @@ class BridgeHttpStream(HttpStream):
             yield from super()._handle_event(http_events.ResponseData(self.turns.id, data))
         if not isinstance(event, http_events.ResponseData):
             yield from super()._handle_event(event)
-
-    def _handle_event_watchfully(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if self._paused and isinstance(event, http_events.RequestProtocolError) and isinstance(self.state, Bridged):
-            self.state.client_gone()  # end the current hook early
-        yield from super().handle_event(event)
 
     def _handle_wakeup(self, command: commands.RequestWakeup) -> layer.CommandGenerator[None]:
         if self.client_state == self.state_errored:
@@ -435,6 +437,7 @@ class BridgeHttpStream(HttpStream):
     # --- the end ----------------------------------------------------------------------------------------------
 
     def flow_done(self) -> layer.CommandGenerator[None]:
+        self.answer_begun = True
         if self._is_lost:
             yield from self.early_end.break_off(NOT_RECORDED)
             return

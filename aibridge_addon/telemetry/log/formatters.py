@@ -12,7 +12,7 @@ from typing import Any
 from aibridge_addon.telemetry.log.line import Line
 from aibridge_addon.telemetry.log.members import timestamp
 from aibridge_addon.telemetry.log.sink import LINE, MEMBERS
-from aibridge_addon.telemetry.log.text import printable
+from aibridge_addon.wire.printable import printable
 
 
 class TextFormatter(logging.Formatter):
