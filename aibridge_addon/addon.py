@@ -28,9 +28,11 @@ from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.scope import destination, is_for_proxy, tunnel_plain
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
+from aibridge_addon.proxy.flow.http1 import drop_trailers
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
+from aibridge_addon.proxy.gate import Gate
 from aibridge_addon.proxy.interactive import status
 from aibridge_addon.proxy.interactive.annotation import Annotation
 from aibridge_addon.proxy.interactive.content_view import ConversationView
@@ -59,6 +61,7 @@ class AIBridge:
         self._classifier: RequestClassifier | None = None
         self._guard: EgressGuard | None = None
         self._drain: Drain | None = None
+        self._gate: Gate | None = None
         self._greetings = FailedGreetings(time.monotonic, leaf_names.may_sign)
         self._listeners: Listeners | None = None
         self._is_interactive = False
@@ -78,6 +81,8 @@ class AIBridge:
         terminal.hide_flows(ctx.options)
         self._drain = Drain.of_master()
         self._listeners = Listeners(ctx.master.addons.get("proxyserver"), ctx.options)
+        self._gate = Gate.of_master()
+        self._gate.use(self)
 
     def configure(self, updated: set[str]) -> None:
         if not ctx.master.addons.get("proxyserver").is_running and self._listeners and self._listeners.report():
@@ -133,6 +138,8 @@ class AIBridge:
     def done(self) -> None:
         if self._listeners is not None:
             self._listeners.close()
+        if self._gate is not None:
+            self._gate.forget(self)
         if ctx.master.should_exit.is_set() and self._drain is not None:
             self._drain.close_now(CLOSE_TIMEOUT)
         else:
@@ -155,21 +162,21 @@ class AIBridge:
         """Show the tools of MCP servers that aibridge injects."""
         return status.tools(self._bridge)
 
-    # --- connections ------------------------------------------------------------------------------------------
+    # --- connections: called by the gate ----------------------------------------------------------------------
 
     def client_connected(self, client: Client) -> None:
         of_client = ctx.master.addons.get("proxyserver").connections.get(client.id)
         if of_client is not None and self._bridge is not None:
             handler.adjust(of_client, self._bridge.settings.limits.upstream_connections)
 
-    def next_layer(self, next_layer: layer.NextLayer) -> None:
+    def choose_layer(self, next_layer: layer.NextLayer) -> None:
         if self._bridge is None:
             return
         if tunnel_plain(next_layer, self._bridge.router):
             self._bridge.emit(Tunnelled())
             return
         if next_layer.layer is None:
-            # A script's hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
+            # This hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
         dumps, kept = self._bridge.dumper is not None, self._kept
         if kept is not None:
@@ -177,7 +184,7 @@ class AIBridge:
         else:
             bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer)
 
-    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+    def choose_decryption(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
             return
         if is_for_proxy(data.context):
@@ -189,6 +196,14 @@ class AIBridge:
             self._bridge.emit(Tunnelled())
         else:
             leaf_names.use_permitted_names()
+
+    async def check_destination(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            await self._guard.dial(data)
+
+    def connection_tried(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            self._guard.dialled(data)
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
         self._greetings.failed(data)
@@ -214,22 +229,6 @@ class AIBridge:
         if self._bridge is not None:
             report_refused_head(flow, self._bridge)
 
-    async def server_connect(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            try:
-                await self._guard.dial(data)
-            except Exception:  # mitmproxy would connect to an address that was not checked
-                logger.exception("aibridge: the egress guard failed")
-                data.server.error = "the egress guard failed"
-
-    def server_connected(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            self._guard.dialled(data)
-
-    def server_connect_error(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            self._guard.dialled(data)
-
     # --- requests and answers ---------------------------------------------------------------------------------
     #
     # A flow keeps the bridge with which it began. After a reload, that is not `self._bridge`.
@@ -240,6 +239,7 @@ class AIBridge:
 
     @guarded_hook
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        drop_trailers(flow)
         state = state_of(flow)
         if not isinstance(state, Bridged) or flow.response is not None:
             return None

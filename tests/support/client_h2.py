@@ -60,9 +60,19 @@ class RawHttp2:
         return limit
 
     def request(
-        self, method: str, path: str, headers: Sequence[Header] = (), body: bytes = b"", *, whole: bool = True
+        self,
+        method: str,
+        path: str,
+        headers: Sequence[Header] = (),
+        body: bytes = b"",
+        trailers: Sequence[Header] = (),
+        *,
+        whole: bool = True,
     ) -> int:
-        """Send a request and return its stream's id. `whole` False: more of its body follows with `send_rest`."""
+        """Send a request and return its stream's id. A request with trailers has a body.
+
+        `whole` False: more of its body follows with `send_rest`.
+        """
         stream_id: int = self._h2.get_next_available_stream_id()
         pseudo = [
             (b":method", method.encode()),
@@ -72,7 +82,10 @@ class RawHttp2:
         ]
         self._h2.send_headers(stream_id, [*pseudo, *headers], end_stream=whole and not body)
         self._flush()
-        self._send(stream_id, body, whole=whole)
+        self._send(stream_id, body, whole=whole and not trailers)
+        if trailers:
+            self._h2.send_headers(stream_id, trailers, end_stream=True)
+            self._flush()
         return stream_id
 
     def send_rest(self, stream_id: int, body: bytes) -> None:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Awaitable
-from typing import assert_never
+from collections.abc import Coroutine
+from typing import Any, assert_never
 
 from mitmproxy import http
 
@@ -243,7 +243,7 @@ async def commit(flow: http.HTTPFlow, state: Bridged) -> None:
         state.rows = Rows.LOST if not committed and recording.on_failure == "closed" else Rows.AWAITED
 
 
-def answered(flow: http.HTTPFlow) -> Awaitable[None] | None:
+def answered(flow: http.HTTPFlow) -> Coroutine[Any, Any, None] | None:
     """End a flow whose answer is complete. The client gets the answer's end after the returned awaitable."""
     match state_of(flow):
         case Foreign():
@@ -266,6 +266,16 @@ def answered(flow: http.HTTPFlow) -> Awaitable[None] | None:
             assert_never(state)
     state.left()
     return None
+
+
+def answered_unawaited(flow: http.HTTPFlow) -> None:
+    """End a flow whose answer is complete, if its end cannot wait for the rows any more."""
+    waiting, state = answered(flow), state_of(flow)
+    if waiting is None or not isinstance(state, Bridged):
+        return
+    state.settling = asyncio.ensure_future(waiting)
+    if state.rows is Rows.PENDING and state.head.bridge.settings.recording.on_failure == "closed":
+        state.rows = Rows.LOST
 
 
 async def _settled(flow: http.HTTPFlow, state: Bridged, once: Once) -> None:

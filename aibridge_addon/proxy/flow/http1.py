@@ -1,8 +1,19 @@
-"""Add HTTP/1.1 framing to messages that came over HTTP/2 or HTTP/3, whose frames end a body without any header."""
+"""HTTP/1.1 framing: add it to messages that came over HTTP/2 or HTTP/3, and recognise what breaks it."""
 
 from __future__ import annotations
 
 from mitmproxy import http
+from mitmproxy.net.http.validate import validate_headers
+
+MAX_DIGITS = 18
+"""Digits of a Content-Length. No body is longer, and Python refuses to read very long numbers."""
+
+
+def content_length(value: str) -> int:
+    """Return the bytes that a Content-Length announces. 0: it is no number, which mitmproxy refuses."""
+    if not (value.isascii() and value.isdigit()):
+        return 0
+    return int(value) if len(value) <= MAX_DIGITS else 10**MAX_DIGITS
 
 
 def frame_request(request: http.Request) -> None:
@@ -18,6 +29,12 @@ def frame_request(request: http.Request) -> None:
         request.headers["content-length"] = str(len(request.raw_content))
 
 
+def drop_trailers(flow: http.HTTPFlow) -> None:
+    """Drop the trailers of a streamed request for an HTTP/1.1 server. mitmproxy raises an error for them."""
+    if flow.request.trailers and flow.server_conn.connected and flow.server_conn.alpn not in (b"h2", b"h3"):
+        flow.request.trailers = None
+
+
 def frame_answer(flow: http.HTTPFlow) -> None:
     """Add framing to an answer for an HTTP/1.1 client.
 
@@ -29,3 +46,12 @@ def frame_answer(flow: http.HTTPFlow) -> None:
     bodiless = request.method == "HEAD" or response.status_code in (204, 304)
     if framed and not bodiless and request.http_version == "HTTP/1.1" and "content-length" not in response.headers:
         response.headers["transfer-encoding"] = "chunked"
+
+
+def error_in(response: http.Response) -> str | None:
+    """Return why the head of an answer is invalid, or None if it is valid."""
+    try:
+        validate_headers(response)
+    except ValueError as e:
+        return f"the upstream sent an invalid answer: {e}"
+    return None

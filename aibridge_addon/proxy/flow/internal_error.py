@@ -19,7 +19,7 @@ from typing import Any
 
 from mitmproxy import http
 
-from aibridge_addon.proxy.flow import dispatch
+from aibridge_addon.proxy.flow import answer, dispatch
 from aibridge_addon.proxy.flow.request import begin_unread
 from aibridge_addon.proxy.flow.state import (
     KEY,
@@ -87,9 +87,14 @@ def fail(flow: http.HTTPFlow, place: str) -> None:
 
 
 def missed(flow: http.HTTPFlow, place: str) -> None:
-    """Handle a hook that another addon's exception has kept from the bridge. Never raises."""
-    logger.error("aibridge: another addon's error kept a hook from the bridge, the request ends: hook=%s", place)
-    stop(flow, place, INTERNAL_ERROR)
+    """Handle a hook that another addon's exception has kept from the bridge. The last ones are made up for."""
+    logger.error("aibridge: the error of another addon has kept a hook from the bridge: hook=%s", place)
+    if place == "response":
+        answer.answered_unawaited(flow)
+    elif place == "error":
+        answer.failed(flow)
+    else:
+        stop(flow, place, INTERNAL_ERROR)
 
 
 def stop(flow: http.HTTPFlow, place: str, refusal: Refusal) -> None:
@@ -108,9 +113,9 @@ def stop(flow: http.HTTPFlow, place: str, refusal: Refusal) -> None:
 
 
 def error_answer(refusal: Refusal = INTERNAL_ERROR) -> http.Response:
-    """Return the answer to a request to no provider."""
-    error = {"type": "api_error", "message": refusal.message}
-    return json_response(refusal.status, json.dumps({"error": error}).encode())
+    """Return the answer to a request whose provider is not known. Clients of all dialects find its message."""
+    error = {"type": "error", "error": {"type": "api_error", "message": refusal.message}}
+    return json_response(refusal.status, json.dumps(error).encode())
 
 
 def _refuse(flow: http.HTTPFlow, state: Served, refusal: Refusal) -> None:

@@ -37,6 +37,7 @@ from aibridge_addon.proxy.flow.bridge_token import (
     take,
     unauthenticated,
 )
+from aibridge_addon.proxy.flow.http1 import content_length
 from aibridge_addon.proxy.flow.state import (
     KEY,
     ORIGIN_FORM,
@@ -248,7 +249,10 @@ class RequestClassifier:
         head = Head(route, self._bridge, headers, actor, chosen, _identity(flow.request, route, headers, chosen))
         if route.results is not None:
             return Bridged(replace(head, route=replace(route, dialect=route.results)), left)
-        too_large = int(headers.get(b"content-length", b"0") or b"0") > self._bridge.settings.limits.request_body
+        too_large = (
+            content_length(headers.get(b"content-length", b"").decode("latin-1"))
+            > self._bridge.settings.limits.request_body
+        )
         if route.dialect is not None and route.dialect.takes_forms and too_large:
             head = replace(head, route=replace(route, dialect=None, billable=True))  # an upload: forwarded unread
         if head.route.dialect is None:

@@ -184,7 +184,7 @@ class Bridged(_Uncopied):
     once: Once | None = None
     """Set if the answer may bring the result of earlier work. The request itself is a passthrough."""
     settling: asyncio.Future[None] | None = None
-    """Set while the records of such an answer are emitted after the client has disconnected."""
+    """Set while the last records are emitted or awaited after the end of the flow."""
     overhead: float = 0.0
     """Seconds that the bridge itself has used so far: reading the request, and waiting for the rows."""
 

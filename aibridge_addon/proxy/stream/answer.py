@@ -16,6 +16,7 @@ from mitmproxy import http
 from aibridge_addon.dialects.base import AnswerError
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.tool_exchange import ToolExchange
+from aibridge_addon.proxy.flow.http1 import content_length
 from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged
 from aibridge_addon.proxy.stream.body import Pipe, outgoing
 
@@ -172,10 +173,6 @@ def answer_for(state: Bridged, exchange: Exchange, response: http.Response) -> T
     """Choose how an answer whose head has arrived is turned into the client's answer."""
     if (tools := state.splicing) is not None:
         return Spliced(tools.exchange, outgoing(state), state.head.bridge.settings.limits.decoded_body)
-    unread = content_length(response) if "content-length" in response.headers else None
+    length = response.headers.get("content-length")
+    unread = None if length is None else content_length(length)
     return Tapped(exchange, outgoing(state), unread)
-
-
-def content_length(message: http.Message) -> int:
-    value = message.headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() else 0

@@ -21,6 +21,7 @@ from aibridge_addon.proxy.flow.plan_limits import limits_came
 from aibridge_addon.proxy.flow.state import Bridged, Served, state_of
 from aibridge_addon.proxy.stream.hooks import AibridgeAttemptHook
 from aibridge_addon.proxy.stream.http2 import RequestUnprocessed
+from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.records import UpstreamAttempt, utc_now
 
 MAX_DROPPED = 256 * 1024
@@ -35,6 +36,7 @@ class RepeatableStream(Protocol):
     flow: http.HTTPFlow
     context: context.Context
     server_state: Callable[[Any], layer.CommandGenerator[None]]
+    keep_alives: KeepAlives
 
     @property
     def is_repeatable(self) -> bool:
@@ -44,7 +46,6 @@ class RepeatableStream(Protocol):
     def watch(self) -> None: ...
     def start_turn(self) -> layer.CommandGenerator[None]: ...
     def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]: ...
-    def keep_client_waiting(self) -> layer.CommandGenerator[None]: ...
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]: ...
 
 
@@ -129,7 +130,7 @@ class UpstreamAttempts:
                 return
             if not is_pausing(stream.flow):
                 break
-            yield from stream.keep_client_waiting()
+            yield from stream.keep_alives.send()
         yield from stream.start_turn()
 
 

@@ -12,6 +12,7 @@ from mitmproxy.proxy.layers.http._http3 import Http3Client, Http3Server
 
 from aibridge_addon.proxy.stream.http1 import BridgeHttp1Client, BridgeHttp1Server
 from aibridge_addon.proxy.stream.http2 import BridgeHttp2Client, BridgeHttp2Server
+from aibridge_addon.proxy.stream.trailers import with_trailers_dropped
 
 Retire = Callable[[Connection], None]
 
@@ -20,7 +21,9 @@ def client_connection(ctx: context.Context) -> HttpConnection:
     """Return the layer of a client's connection, by the protocol that TLS has negotiated."""
     if is_h3_alpn(ctx.client.alpn):
         return Http3Server(ctx)
-    return BridgeHttp2Server(ctx) if ctx.client.alpn == b"h2" else BridgeHttp1Server(ctx)
+    if ctx.client.alpn == b"h2":
+        return BridgeHttp2Server(ctx)
+    return with_trailers_dropped(BridgeHttp1Server(ctx))
 
 
 def upstream_connection(ctx: context.Context, retire: Retire) -> HttpConnection:
@@ -30,7 +33,9 @@ def upstream_connection(ctx: context.Context, retire: Retire) -> HttpConnection:
     """
     if is_h3_alpn(ctx.server.alpn):
         return Http3Client(ctx)
-    return BridgeHttp2Client(ctx, retire) if ctx.server.alpn == b"h2" else BridgeHttp1Client(ctx)
+    if ctx.server.alpn == b"h2":
+        return BridgeHttp2Client(ctx, retire)
+    return with_trailers_dropped(BridgeHttp1Client(ctx))
 
 
 class BridgeHttpClient(layer.Layer):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mitmproxy import http
-from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.layers.http import DropStream
 from mitmproxy.proxy.layers.http import _events as http_events
 
@@ -46,10 +46,6 @@ class GuardedStream(Protocol):
         """The flow. None before the request's head."""
 
     @property
-    def waits_for(self) -> commands.Command | None:
-        """The hook or other command whose completion the stream waits for."""
-
-    @property
     def ends_with_hook(self) -> bool:
         """Whether the flow's last hook was not called yet."""
 
@@ -62,17 +58,17 @@ class StreamGuard:
         self._stream = stream
         self._over = False
 
-    def before(self, event: events.Event) -> None:
-        """Look at an event before the stream handles it."""
+    def before(self, event: events.Event, paused: layer.Paused | None) -> None:
+        """Look at an event before the stream handles it. `paused`: the hook or other command that it waits for."""
         if isinstance(event, Crashed):
             raise event.error
-        waits_for, flow = self._stream.waits_for, self._stream.maybe_flow
-        if waits_for is None or flow is None:
+        flow = self._stream.maybe_flow
+        if paused is None or flow is None:
             return
         if isinstance(event, http_events.RequestProtocolError):
             if isinstance(state := state_of(flow), Bridged):
                 state.client_gone()  # end the current hook early
-        elif isinstance(event, events.HookCompleted) and event.command is waits_for:
+        elif isinstance(event, events.HookCompleted) and event.command is paused.command:
             name = event.command.name
             if name in HANDLED and flow.metadata.get(HOOK) != name and FAILED not in flow.metadata:
                 internal_error.missed(flow, name)

@@ -20,14 +20,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mitmproxy import http
-from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.flow import dispatch
 from aibridge_addon.proxy.flow.answer import stream_answer
-from aibridge_addon.proxy.flow.http1 import frame_request
+from aibridge_addon.proxy.flow.http1 import content_length, error_in, frame_request
 from aibridge_addon.proxy.flow.internal_error import FAILED
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
@@ -41,7 +40,7 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
-from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, content_length
+from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
@@ -49,6 +48,7 @@ from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
+from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.proxy.stream.next_turn import NextTurn
 from aibridge_addon.proxy.stream.request import bring_flow, problem_of
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
@@ -66,6 +66,7 @@ class BridgeHttpStream(HttpStream):
         self.early_end = EarlyEnd(self)
         self.guard = StreamGuard(self)
         self.buffered = BufferedAnswer(self)
+        self.keep_alives = KeepAlives(self)
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
         """Turns the upstream answer into the client's. None before its head, and if the flow is not bridged."""
@@ -77,7 +78,6 @@ class BridgeHttpStream(HttpStream):
         """The function that `state_tap_events` calls with each piece of an answer."""
         self.held = b""
         """The end of a body, to send when its rows are committed."""
-        self.awake: commands.RequestWakeup | None = None
 
     @property
     def maybe_flow(self) -> http.HTTPFlow | None:
@@ -87,12 +87,10 @@ class BridgeHttpStream(HttpStream):
     def state(self) -> FlowState:
         return FOREIGN if (flow := self.maybe_flow) is None else state_of(flow)
 
-    # --- the guard --------------------------------------------------------------------------------------------
-
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         try:
             self.turns.handling(True)
-            self.guard.before(event)
+            self.guard.before(event, self._paused)
             yield from super().handle_event(event)
             self.turns.handling(False)
         except Exception:
@@ -101,10 +99,6 @@ class BridgeHttpStream(HttpStream):
             self.guard.failed()
             self._handle_event = self.guard.handle_rest
             yield from super().handle_event(events.Start())
-
-    @property
-    def waits_for(self) -> commands.Command | None:
-        return None if self._paused is None else self._paused.command
 
     @property
     def ends_with_hook(self) -> bool:
@@ -125,14 +119,17 @@ class BridgeHttpStream(HttpStream):
         bring_flow(event, self.context, self.mode)
         yield from super().state_wait_for_request_headers(event)
         if self.client_state == self.state_consume_request_body:
-            yield from self.check_body_size(True)
+            if self.flow.response is not None:
+                self.client_state = self.state_drop_request_body
+            else:
+                yield from self.check_body_size(True)
 
     def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
         if (yield from super().check_body_size(request)):
             return True
         state = self.state
         if request and isinstance(state, Bridged):
-            size = max(len(self.request_body_buf), content_length(self.flow.request))
+            size = max(len(self.request_body_buf), content_length(self.flow.request.headers.get("content-length", "")))
             limit = state.head.bridge.settings.limits.request_body
             if size > limit:
                 message = f"the request body is larger than {limit} bytes"
@@ -142,6 +139,17 @@ class BridgeHttpStream(HttpStream):
         elif not request and not isinstance(state, Foreign) and self.response_body_buf:
             yield from self.buffered.grew()
         return False
+
+    def start_request_stream(self) -> layer.CommandGenerator[None]:
+        if self.flow.response is None:
+            yield from super().start_request_stream()
+        else:  # an addon has answered the request by its head: its body is read first
+            self.flow.request.stream = False
+            self.client_state = self.state_drop_request_body
+
+    def state_drop_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if not isinstance(event, http_events.RequestData):
+            yield from self.state_consume_request_body(event)
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         state = self.state
@@ -156,6 +164,7 @@ class BridgeHttpStream(HttpStream):
         connected = self.connected = yield from super().make_server_connection()
         if connected and self.context.server.alpn not in (b"h2", b"h3"):
             frame_request(self.flow.request)
+            self.flow.request.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
         return connected
 
     @property
@@ -177,6 +186,11 @@ class BridgeHttpStream(HttpStream):
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
         if isinstance(state := self.state, Served):
             dispatch.conceal(self.flow, state.head)
+            if self.context.options.validate_inbound_headers and (error := error_in(event.response)) is not None:
+                yield commands.CloseConnection(self.flow.server_conn)
+                code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
+                yield from self.handle_protocol_error(http_events.ResponseProtocolError(self.turns.id, error, code))
+                return
             if (yield from self.attempts.drops(state, event.response)):
                 self.server_state = self.attempts.state_drop
                 return
@@ -190,18 +204,8 @@ class BridgeHttpStream(HttpStream):
             if problem := problem_of(self.flow, self.context, self.mode):
                 yield from self.early_end.refuse_head(problem)
             return problem is not None
-        if isinstance(self.state, Foreign) or not self.context.options.validate_inbound_headers:
+        if not isinstance(self.state, Served):
             return (yield from super().check_invalid(request))
-        assert self.flow.response is not None
-        try:
-            validate_headers(self.flow.response)
-        except ValueError as e:
-            yield commands.CloseConnection(self.flow.server_conn)
-            code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
-            yield from self.handle_protocol_error(
-                http_events.ResponseProtocolError(self.stream_id, f"the upstream sent an invalid answer: {e}", code)
-            )
-            return True
         return False
 
     def opened(self) -> Tapped | Spliced | None:
@@ -221,7 +225,7 @@ class BridgeHttpStream(HttpStream):
             answer.begin()
             # From here on the client waits for bytes, so timers and its disconnection have to be handled at any time.
             self.watch()
-            yield from self._keep_awake()
+            yield from self.keep_alives.start()
             self.server_state = self.state_read_answer
         elif answer is not None:
             self.read = answer.exchange.feed
@@ -307,6 +311,8 @@ class BridgeHttpStream(HttpStream):
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         if self.flow.response is not None and not (self.flow.request.is_http2 or self.flow.request.is_http3):
             self.flow.response.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
+        if self.flow.request.method == "HEAD" and self.flow.response is not None:
+            self.flow.response.raw_content = b""  # with the length that it has for GET
         answer = self.opened()
         if not already_streamed and isinstance(answer, Spliced) and not self._is_later_error(answer):
             content = (self.flow.response and self.flow.response.raw_content) or b""
@@ -360,7 +366,7 @@ class BridgeHttpStream(HttpStream):
             state = self.state
             if not isinstance(state, Bridged) or state.tools is None or state.tools.calls is None:
                 break
-            yield from self.keep_client_waiting()
+            yield from self.keep_alives.send()
         if self.flow.response is not None:
             return True
         if body_ended:
@@ -420,19 +426,8 @@ class BridgeHttpStream(HttpStream):
             yield from self.attempts.stop_reading()
         elif command is self.next_turn.timer:
             yield from self.next_turn.start()
-        elif command is self.awake and isinstance(answer := self.answer, Spliced) and not answer.exchange.ended:
-            yield from self.client.maybe_data(answer.due_keepalive())
-            yield from self._keep_awake()
-
-    def _keep_awake(self) -> layer.CommandGenerator[None]:
-        if isinstance(state := self.state, Bridged):
-            self.awake = commands.RequestWakeup(state.head.bridge.settings.mcp.keepalive_interval)
-            yield self.awake
-
-    def keep_client_waiting(self) -> layer.CommandGenerator[None]:
-        """Send a keep-alive, if the answer's headers were sent to the client."""
-        if self.answer_begun and isinstance(self.answer, Spliced):
-            yield self.client.data(self.answer.keepalive())
+        elif command is self.keep_alives.timer:
+            yield from self.keep_alives.interval_over()
 
     # --- the end ----------------------------------------------------------------------------------------------
 
