@@ -85,7 +85,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interception": DOMAIN,
     "messages_on_bedrock": DOMAIN,
     # Sinks know the records only; a sink knows no other.
-    "recording": {"config", "credentials", "ids", "providers", "records"},
+    "recording": {"config", "credentials", "ids", "providers", "records", "wire"},
     "telemetry": {"config", "credentials", "records", "wire"},
     # The rims: tools, command line, mitmproxy.
     "tools": {"config", "dialects", "records", "wire"},

@@ -20,7 +20,7 @@ from tests.support.upstream import unused_port
 
 
 class Unstartable(Sink):
-    def start(self) -> None:
+    def start(self, before: Sink | None = None) -> None:
         raise ValueError("no such place")
 
 

@@ -112,7 +112,7 @@ def _make(arguments: argparse.Namespace) -> int:
 
     folder = authority.folder(arguments)
     if any((folder / name).exists() for name in (authority.WITH_KEY, authority.CERTIFICATE)):
-        print(f"there is an authority in {folder} already: delete its files first", file=sys.stderr)
+        print(f"there is an authority in {folder} already: delete its files (mitmproxy-ca*) first", file=sys.stderr)
         return FAILED
     if arguments.permit and not arguments.constrain:
         arguments.command.error("--permit needs --constrain")
@@ -192,13 +192,13 @@ def new_authority(now: datetime, constraints: x509.NameConstraints | None = None
 
 def _export(arguments: argparse.Namespace) -> int:
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.serialization import pkcs12
+
+    from aibridge_addon.cli.roots import java_trust_store
 
     if (found := _load(arguments)) is None:
         return FAILED
     if arguments.format == "p12":
-        nothing = serialization.NoEncryption()
-        content = pkcs12.serialize_key_and_certificates(b"mitmproxy", None, found, None, nothing)
+        content = java_trust_store(found.public_bytes(serialization.Encoding.PEM).decode())
     else:
         der = arguments.format == "der"
         content = found.public_bytes(serialization.Encoding.DER if der else serialization.Encoding.PEM)

@@ -101,7 +101,7 @@ def _checks(arguments: argparse.Namespace, program: Sequence[str]) -> list[Check
     stored, newest = files.database(settings)
     certificate = authority.certificate(arguments)
     signing, begins = files.authority(certificate, now)
-    limits = files.limits(certificate)
+    limits = authority.limits(certificate)
     jobs = [
         lambda: network.proxy_port(arguments.port),
         lambda: network.metrics(settings.metrics.listen, settings.metrics.prefix),
@@ -120,7 +120,7 @@ def _checks(arguments: argparse.Namespace, program: Sequence[str]) -> list[Check
         *files.permitted_hosts(limits, settings.providers),
         files.clock(now, (newest, begins)),
         *network.in_parallel(jobs),
-        *traps.traps(os.environ, Path.home(), settings.providers),
+        *traps.traps(os.environ, Path.home(), Path.cwd(), settings.providers),
         *(check for found in network.in_parallel(through_proxies) for check in found),
         *(_program(arguments, settings, program) if program else ()),
     ]

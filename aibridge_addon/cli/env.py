@@ -175,6 +175,8 @@ def _proxy(arguments: argparse.Namespace, url: str) -> Found | None:
     settings = load(Path(arguments.config) if arguments.config else None, environ=os.environ)
     for entry in past_the_proxy(values["NO_PROXY"], settings.providers):
         print(f"aibridge: NO_PROXY contains {printable(entry)}: requests to it go past the proxy", file=sys.stderr)
+    if (missing := authority.missing(ca, settings.providers)) is not None:
+        print(f"aibridge: {printable(missing)}", file=sys.stderr)
     comments = [
         f"Every program of this shell now uses the proxy at {url}: also git, gh, curl and package managers.",
         "Hosts of no provider are tunnelled, and never decrypted. While the proxy does not run, nothing is reached.",

@@ -287,7 +287,7 @@ def _status(row: Row) -> str:
 
 
 def _error(row: Row) -> str:
-    said = [str(row["http_status"] or ""), one_line(row["error_type"] or "")]
+    said = [str(row["http_status"] or ""), name(row["error_type"]) if row["error_type"] else ""]
     return " ".join(filter(None, said)) or "failed"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+from aibridge_addon.cli import authority
 from aibridge_addon.cli.environment import Route, bundle_files, past_the_proxy, variables
 from aibridge_addon.cli.roots import bundle, write_trusted
 from aibridge_addon.config.providers import Provider
@@ -36,6 +37,8 @@ def run(
     ours = variables(route, os.environ)
     for entry in past_the_proxy(ours["NO_PROXY"], providers):
         print(f"aibridge: NO_PROXY contains {printable(entry)}: requests to it go past the proxy", file=sys.stderr)
+    if (missing := authority.missing(ca, providers)) is not None:
+        print(f"aibridge: {printable(missing)}", file=sys.stderr)
     try:
         child = subprocess.Popen(list(command), env={**os.environ, **ours})  # noqa: S603 (what the user asks for)
     except OSError as e:

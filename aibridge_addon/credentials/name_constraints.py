@@ -7,7 +7,7 @@ addresses, except where a provider's host is one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -16,6 +16,11 @@ from cryptography import x509
 ALL_ADDRESSES = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 NO_NAME = "invalid"
 """A top-level domain that has no hosts (RFC 6761, section 6.4). Without a permitted name, all names are permitted."""
+
+NEXT_STEP = "delete its files (mitmproxy-ca*), run `aibridge certs make --constrain`, and let clients trust the new one"
+"""What to do if an authority may not sign for a provider's host."""
+MAX_HOSTS = 8
+"""Hosts that a message names."""
 
 _REGION = re.compile(r"(?<=\.)(?:cn|us-gov|[a-z]{2})-[a-z]+-\d(?=\.)")
 
@@ -84,6 +89,12 @@ def by_region(names: Iterable[str]) -> dict[str, int]:
         key = _REGION.sub("<region>", name)
         counts[key] = counts.get(key, 0) + 1
     return counts
+
+
+def some(hosts: Sequence[str]) -> str:
+    """Return the first hosts of a list, and the number of the others."""
+    more = len(hosts) - MAX_HOSTS
+    return ", ".join(hosts[:MAX_HOSTS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _permits(constraints: x509.NameConstraints, name: x509.GeneralName) -> bool:

@@ -12,6 +12,7 @@ redacted without a change here. Three kinds of members are special:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from datetime import datetime
@@ -24,6 +25,8 @@ from aibridge_addon.records import Record, TokenUsage
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+logger = logging.getLogger(__name__)
 
 PLAIN = frozenset({type(None), bool, int, float, datetime})
 """Types of values without a text."""
@@ -42,6 +45,12 @@ LINKS = frozenset(
         *("client_session_id", "agent_id", "prompt_id"),
     }
 )
+CUT = frozenset({"model", "tool"})
+"""Names that no other limit bounds."""
+MAX_NAME = 256
+"""Characters. PostgreSQL refuses a row if the columns of an index take more than 2,704 bytes."""
+NUL = "\ufffd"
+"""Stands for the character NUL. PostgreSQL does not store it, and functions of SQLite take it for the end of a text."""
 MAX_ANSWER = 64 * 1024
 """Bytes. A longer text of an answer is cut."""
 MAX_RESULT = 16 * 1024
@@ -56,6 +65,7 @@ class Preparation:
         self._redact = Redactor(recording.redact)
         self._redact_secrets = Redactor() if recording.redact else self._redact
         self._price: Callable[[TokenUsage], TokenUsage] | None = None
+        self._price_failed = False
 
     def load(self) -> None:
         """Read the price lists. This is the slowest part of the start."""
@@ -106,8 +116,12 @@ class Preparation:
         if is_dataclass(value) and not isinstance(value, type):
             return self._redacted(value)
         if name not in LINKS:
-            return redact.value(value)
-        return redact.link(value) if isinstance(value, str) else tuple(map(redact.link, value))
+            found = redact.value(value)
+        else:
+            found = redact.link(value) if isinstance(value, str) else tuple(map(redact.link, value))
+        if isinstance(found, str):
+            found = found.replace("\0", NUL)
+        return found[:MAX_NAME] if name in CUT and isinstance(found, str) else found
 
     def _cut(self, record: Record) -> Record:
         """Cut long texts, after secrets at their borders were redacted."""
@@ -126,20 +140,32 @@ class Preparation:
 
     def recorded_name(self, name: str) -> str:
         """Return a name that clients choose as rows have it, such as that of a model."""
-        return self._redact.text(name)
+        return str(self._member("model", name))
 
     def priced(self, record: TokenUsage) -> TokenUsage:
-        """Return the record with its cost. It takes less than a millisecond after `load`."""
-        if self._price is None:
-            self.load()
-        assert self._price is not None
-        return self._price(record)
+        """Return the record with its cost. It takes less than a millisecond after `load`. Never raises."""
+        try:
+            if self._price is None:
+                self.load()
+            assert self._price is not None
+            return self._price(record)
+        except Exception as e:
+            if not self._price_failed:  # log once: the next rows may fail the same way
+                self._price_failed = True
+                logger.exception("aibridge: the price of an answer cannot be worked out, its row has none")
+            return replace(
+                record, cost_usd=None, cost_source=None, price_list=None, unpriced=f"error: {type(e).__name__}"
+            )
 
     def is_never_priced(self, record: TokenUsage) -> bool:
-        """Return whether no answer to a request has a price. `record` is what it is expected to use."""
+        """Return whether no answer to a request has a price. `record` is what it is expected to use. Never raises."""
         from aibridge_addon.recording import pricing
 
-        return pricing.is_never_priced(record)
+        try:
+            return pricing.is_never_priced(record)
+        except Exception:
+            logger.exception("aibridge: whether an answer has a price cannot be worked out")
+            return False
 
 
 def cut(text: str, limit: int) -> tuple[str, bool]:

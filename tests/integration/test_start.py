@@ -153,6 +153,33 @@ def test_an_address_of_another_machine_says_how_to_choose_one(run_to_exit: RunTo
     assert "aibridge cannot listen: 192.0.2.1:" in ended.output and "--listen-host 127.0.0.1" in ended.output
 
 
+OPEN = "other machines can use this proxy without authentication"
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "warned"),
+    [
+        ("", [], True),
+        ("", ["proxyauth=any"], True),
+        ("", ["proxyauth=ada:secret"], False),
+        ("actor: {required: true}", [], False),
+        ("actor: {required: true, default: team}", [], True),
+    ],
+)
+def test_an_open_listener_is_warned_about_with_what_to_do(
+    start_proxy: StartProxy, config: str, options: list[str], warned: bool
+) -> None:
+    proxy = start_proxy(config=config, options=options, arguments=["--listen-host", "0.0.0.0"])
+    lines = [line for line in proxy.log.splitlines() if OPEN in line]
+    assert bool(lines) == warned
+    for line in lines:
+        assert "--listen-host 127.0.0.1" in line and "--proxyauth" in line and "actor.required" in line
+
+
+def test_a_listener_on_loopback_needs_no_warning(start_proxy: StartProxy) -> None:
+    assert OPEN not in start_proxy(config="").log
+
+
 # --- a database that cannot be opened
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.providers import Provider
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.config.subtrees import not_permitted
-from aibridge_addon.credentials.name_constraints import Limits, limits_of
+from aibridge_addon.credentials.name_constraints import NEXT_STEP, Limits, limits_of, some
 from aibridge_addon.recording.database import queries, spool_folder
 from aibridge_addon.recording.newer import check_steps
 from aibridge_addon.recording.queries import has_table
@@ -29,8 +29,6 @@ EXPIRES_SOON = timedelta(days=30)
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the clocks of two machines that write to one database may differ."""
 MIB = 1 << 20
-MAX_HOSTS = 8
-"""Hosts that a line names."""
 
 POSTGRES = """
     select current_setting('server_version') as version, current_user as person, pg_is_in_recovery() as is_standby,
@@ -170,7 +168,7 @@ def authority(certificate: Path, now: datetime) -> Found:
         limits = limits_of([found])
     except ValueError as e:
         return Check(name, False, f"{certificate}: {shown(e)}", again), begins
-    signs = "for every host" if limits is None else f"for these hosts only: {_short(permitted(limits))}"
+    signs = "for every host" if limits is None else f"for these hosts only: {some(permitted(limits))}"
     step = f"it expires soon: {again}" if ends - now < EXPIRES_SOON else ""
     return Check(name, True, f"{certificate}, valid until {ends:%Y-%m-%d}, may sign {signs}", step), begins
 
@@ -182,28 +180,14 @@ def _may_sign(certificate: x509.Certificate) -> bool:
         return False
 
 
-def limits(certificate: Path) -> Limits | None:
-    """Return for which hosts an authority may sign. None: for every host, or it cannot be read."""
-    try:
-        return limits_of([x509.load_pem_x509_certificate(certificate.read_bytes())])
-    except (OSError, ValueError):
-        return None
-
-
 def permitted_hosts(found: Limits | None, providers: Iterable[Provider]) -> list[Check]:
     """Check whether an authority with constraints may sign for the hosts of all providers."""
     if found is None:
         return []
     name = "permitted hosts"
     if missing := not_permitted(providers, found.permits_host):
-        step = "delete the CA's files, run `aibridge certs make --constrain`, and let clients trust the new one"
-        return [Check(name, False, f"the authority may not sign for {_short(missing)}", step)]
+        return [Check(name, False, f"the authority may not sign for {some(missing)}", NEXT_STEP)]
     return [Check(name, True, "the authority may sign for the hosts of all providers")]
-
-
-def _short(names: Sequence[str]) -> str:
-    more = len(names) - MAX_HOSTS
-    return ", ".join(map(shown, names[:MAX_HOSTS])) + (f" and {more} more (`aibridge certs show`)" if more > 0 else "")
 
 
 def clock(now: datetime, past: Iterable[datetime | None]) -> Check:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,18 +50,23 @@ class Runtime:
     name: str
     program: str
     arguments: tuple[str, ...]
-    """`{url}` stands for the URL, here and in `environ`."""
+    """`{url}` stands for the URL and `{folder}` for an empty folder, here and in `environ`."""
     variable: str
     """Names the file of certificates that it trusts."""
     option: str = ""
     """The option within the variable that does so. Empty: its whole value is the file's name."""
     environ: tuple[tuple[str, str], ...] = ()
     """More variables for the request."""
+    elsewhere: bool = False
+    """It is started in the empty folder: files of a project would change what it does."""
 
-    def request(self, url: str) -> tuple[list[str], dict[str, str]]:
+    def request(self, url: str, folder: str) -> tuple[list[str], dict[str, str]]:
         """Return the arguments and the variables of a request."""
-        arguments = [each.replace("{url}", url) for each in self.arguments]
-        return arguments, {name: value.replace("{url}", url) for name, value in self.environ}
+
+        def filled(text: str) -> str:
+            return text.replace("{url}", url).replace("{folder}", folder)
+
+        return [filled(each) for each in self.arguments], {name: filled(value) for name, value in self.environ}
 
 
 GO = (
@@ -72,6 +78,10 @@ GO = (
     ("GOFLAGS", ""),
     ("GO111MODULE", "on"),
     ("GOWORK", "off"),
+    ("GOENV", "off"),
+    # It writes nothing to the user's folders.
+    ("GOMODCACHE", "{folder}"),
+    ("XDG_CONFIG_HOME", "{folder}"),
 )
 RUNTIMES = (
     Runtime("node", "node", ("-e", NODE, "{url}"), "NODE_EXTRA_CA_CERTS"),
@@ -79,7 +89,7 @@ RUNTIMES = (
     Runtime("python3", "python3", ("-c", PYTHON, "{url}"), "SSL_CERT_FILE"),
     Runtime("curl", "curl", ("-sS", "--max-time", "20", "-o", os.devnull, "{url}"), "CURL_CA_BUNDLE"),
     Runtime("git", "git", ("-c", "credential.helper=", "ls-remote", "{url}"), "GIT_SSL_CAINFO"),
-    Runtime("go", "go", ("list", "-m", "aibridge.test/doctor@v1.0.0"), "SSL_CERT_FILE", environ=GO),
+    Runtime("go", "go", ("list", "-m", "aibridge.test/doctor@v1.0.0"), "SSL_CERT_FILE", environ=GO, elsewhere=True),
     # Each installation of Java has keytool, which reads the URL with Java's own client. It needs no compiler.
     Runtime("java", "keytool", ("-printcrl", "-file", "{url}"), JAVA_OPTIONS, JAVA_TRUST),
 )
@@ -193,16 +203,18 @@ def _check(
 def send(runtime: Runtime, path: str, target: Destination, environ: Mapping[str, str], attempt: str) -> str | None:
     """Send a request to `target`. Returns why it did not arrive; None: it did."""
     place = f"/v1/models/{runtime.name}-{attempt}"
-    arguments, added = runtime.request(f"https://{target.host}{place}")
     try:
-        done = subprocess.run(  # noqa: S603 (a program of our table)
-            [path, *arguments],
-            env={**environ, **added, "GIT_TERMINAL_PROMPT": "0"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,  # Java's tools write errors to standard output
-            timeout=TIMEOUT,
-        )
+        with tempfile.TemporaryDirectory(prefix="aibridge-doctor-") as folder:
+            arguments, added = runtime.request(f"https://{target.host}{place}", folder)
+            done = subprocess.run(  # noqa: S603 (a program of our table)
+                [path, *arguments],
+                env={**environ, **added, "GIT_TERMINAL_PROMPT": "0"},
+                cwd=folder if runtime.elsewhere else None,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,  # Java's tools write errors to standard output
+                timeout=TIMEOUT,
+            )
     except subprocess.TimeoutExpired:
         return f"no answer within {TIMEOUT:.0f} s"
     except OSError as e:

@@ -98,14 +98,16 @@ class EgressGuard:
         *,
         resolve: Resolve | None = None,
         clock: Callable[[], float] = time.monotonic,
+        before: EgressGuard | None = None,
     ) -> None:
-        """Create a guard with an empty cache.
+        """Create a guard.
 
         `own`: destinations from the configuration, which are always allowed. `resolve`: default `SystemResolver`.
+        `before`: the guard that this one replaces. Only what it has checked is checked again.
         """
         self._settings = settings
         self._own = frozenset(own)
-        self._resolve = resolve or SystemResolver()
+        self._resolve: Resolve = resolve or (before._resolve if before is not None else SystemResolver())
         self._clock = clock
         self._checked: WeakKeyDictionary[Client, dict[Destination, _Checked]] = WeakKeyDictionary()
         self._names: WeakKeyDictionary[Server, Destination] = WeakKeyDictionary()
@@ -113,6 +115,12 @@ class EgressGuard:
         self._dead: dict[Destination, float] = {}
         """Time at which an address did not answer, oldest first. For all clients, such addresses are tried last."""
         self._warned: list[float] = []
+        if before is not None:
+            self._names, self._dead, self._warned = before._names, before._dead, before._warned
+
+    def follows(self, settings: Egress, own: Collection[Destination]) -> bool:
+        """Return whether this guard was made from equal settings."""
+        return (self._settings, self._own) == (settings, frozenset(own))
 
     async def refusal(self, client: Client, host: str, port: int) -> Refusal | None:
         """Return why a client may not reach this destination, or None if it may."""
@@ -208,8 +216,8 @@ class EgressGuard:
             logger.warning("egress guard: refused %s", text)
 
 
-def guard_for(settings: Settings, options: Options) -> EgressGuard | None:
-    """Return the guard for a configuration. None: every destination is allowed."""
+def guard_for(settings: Settings, options: Options, before: EgressGuard | None = None) -> EgressGuard | None:
+    """Return the guard for a configuration: `before` if it fits. None: every destination is allowed."""
     egress = settings.egress
     if egress.guard == "off" or (egress.guard == "auto" and not reachable_from_other_machines(options)):
         return None
@@ -218,4 +226,4 @@ def guard_for(settings: Settings, options: Options) -> EgressGuard | None:
     own = {(base.host, base.port) for base in bases if base is not None}
     if options.onboarding:
         own.add((options.onboarding_host, 80))  # mitmproxy itself answers it
-    return EgressGuard(egress, own)
+    return before if before is not None and before.follows(egress, own) else EgressGuard(egress, own, before=before)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mitmproxy import ctx, tls
 
-from aibridge_addon.proxy.connection.leaf_names import NEXT_STEP
+from aibridge_addon.credentials.name_constraints import NEXT_STEP
 from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
 
 logger = logging.getLogger(__name__)

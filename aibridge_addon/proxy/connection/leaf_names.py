@@ -18,15 +18,9 @@ from mitmproxy.options import CONF_BASENAME, Options
 
 from aibridge_addon.config.providers import Provider
 from aibridge_addon.config.subtrees import not_permitted
-from aibridge_addon.credentials.name_constraints import Limits, limits_of
+from aibridge_addon.credentials.name_constraints import NEXT_STEP, Limits, limits_of, some
 
 logger = logging.getLogger(__name__)
-
-SHOWN = 8
-"""Hosts that a line of the log names."""
-NEXT_STEP = (
-    "delete the files of the authority, run `aibridge certs make --constrain`, and let clients trust the new one"
-)
 
 
 class ConstrainedCertStore(CertStore):
@@ -88,12 +82,10 @@ def warn_of_hosts_not_permitted(providers: Iterable[Provider], options: Options)
         return  # mitmproxy makes one without constraints, or reports the error
     if limits is None or not (missing := not_permitted(providers, limits.permits_host)):
         return
-    more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
     logger.warning(
-        "aibridge: the certificate authority %s may not sign for hosts of the configuration: %s%s. As a proxy, their"
+        "aibridge: the certificate authority %s may not sign for hosts of the configuration: %s. As a proxy, their"
         " clients refuse the certificate: %s",
         file,
-        ", ".join(missing[:SHOWN]),
-        more,
+        some(missing),
         NEXT_STEP,
     )

@@ -1,10 +1,16 @@
-"""HTTP/1.1 framing: add it to messages that came over HTTP/2 or HTTP/3, and recognise what breaks it."""
+"""Differences between the versions of HTTP on both sides of the bridge.
+
+Frames of HTTP/2 and HTTP/3 end a body without any header, so HTTP/1.1 framing is added to such messages. The bridge
+speaks HTTP/1.1 to upstreams of HTTP/1.0 clients, and these get no chunks.
+"""
 
 from __future__ import annotations
 
 from mitmproxy import http
+from mitmproxy.net.http import url
 from mitmproxy.net.http.validate import validate_headers
 
+HTTP_1_0 = "HTTP/1.0"
 MAX_DIGITS = 18
 """Digits of a Content-Length. No body is longer, and Python refuses to read very long numbers."""
 
@@ -14,6 +20,11 @@ def content_length(value: str) -> int:
     if not (value.isascii() and value.isdigit()):
         return 0
     return int(value) if len(value) <= MAX_DIGITS else 10**MAX_DIGITS
+
+
+def declared_length(message: http.Message) -> int:
+    """Return the bytes of a message's body that its head announces. 0: none, or not known."""
+    return content_length(message.headers.get("content-length", ""))
 
 
 def frame_request(request: http.Request) -> None:
@@ -42,6 +53,9 @@ def frame_answer(flow: http.HTTPFlow) -> None:
     """
     request, response = flow.request, flow.response
     assert response is not None
+    if request.http_version == HTTP_1_0:
+        response.headers.pop("transfer-encoding", None)  # the end of the connection ends the body
+        return
     framed = response.is_http2 or response.is_http3
     bodiless = request.method == "HEAD" or response.status_code in (204, 304)
     if framed and not bodiless and request.http_version == "HTTP/1.1" and "content-length" not in response.headers:
@@ -55,3 +69,14 @@ def error_in(response: http.Response) -> str | None:
     except ValueError as e:
         return f"the upstream sent an invalid answer: {e}"
     return None
+
+
+def bracket_host(request: http.Request) -> None:
+    """Put an IPv6 address in the Host header into brackets (RFC 3986, section 3.2.2), which mitmproxy does not."""
+    if ":" in request.host:
+        request.host_header = host_header(request.scheme, request.host, request.port)
+
+
+def host_header(scheme: str, host: str, port: int) -> str:
+    """Return the Host header for an address."""
+    return url.hostport(scheme, f"[{host}]" if ":" in host else host, port)

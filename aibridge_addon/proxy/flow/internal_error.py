@@ -19,7 +19,7 @@ from typing import Any
 
 from mitmproxy import http
 
-from aibridge_addon.proxy.flow import answer, dispatch
+from aibridge_addon.proxy.flow import answer
 from aibridge_addon.proxy.flow.request import begin_unread
 from aibridge_addon.proxy.flow.state import (
     KEY,
@@ -119,8 +119,6 @@ def error_answer(refusal: Refusal = INTERNAL_ERROR) -> http.Response:
 
 
 def _refuse(flow: http.HTTPFlow, state: Served, refusal: Refusal) -> None:
-    with suppress(Exception):  # what was written so far is concealed in the log all the same
-        dispatch.conceal(flow, state.head)
     if isinstance(state, Bridged):
         _end(flow, state, refusal)
     route = state.head.route

@@ -28,7 +28,7 @@ from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import inject_tools
 from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.plan_limits import central_hint, limits_said
-from aibridge_addon.proxy.flow.state import Bridged, Head, Refusal, UsageAsk, refuse, set_body
+from aibridge_addon.proxy.flow.state import Bridged, Head, Refusal, UsageAsk, is_replay, refuse, set_body
 from aibridge_addon.proxy.flow.traces import at, continue_trace
 from aibridge_addon.records import Billing, Emit, RequestClass, utc_now
 from aibridge_addon.wire.codings import CodingError, decode_all
@@ -74,7 +74,9 @@ def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
     continue_trace(head, exchange, at(flow.request.timestamp_start), flow.request.path)
     if dialect is RESPONSES:
         exchange.when_pending = partial(remember, head, exchange)
-    takes_tools = body is not None and head.bridge.continuations is not None and _takes_tools(head)
+    takes_tools = (
+        body is not None and head.bridge.continuations is not None and _takes_tools(head) and not is_replay(flow)
+    )
     if body is not None and (takes_tools or exchange.needs_history or body.size > inject_tools.LARGE):
         return _begin_later(flow, state, exchange, body, sender.request_class if takes_tools else None)
     if body is not None:
@@ -175,7 +177,8 @@ def _billing(head: Head, credential: str | None) -> Billing | None:
 
 def _takes_tools(head: Head) -> bool:
     assert head.route.dialect is not None
-    return head.route.dialect.injection is not None and not signs_request(head.headers)
+    has_servers = head.bridge.continuations is not None
+    return has_servers and head.route.dialect.injection is not None and not signs_request(head.headers)
 
 
 async def _begin_later(
@@ -206,7 +209,7 @@ def _note_context(exchange: Exchange, dialect: Dialect, body: JSONObject, schema
 
 
 def _begin(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject | None) -> Awaitable[None] | None:
-    if not exchange.request.wants_usage and body is not None:
+    if not exchange.request.wants_usage and body is not None and not is_replay(flow):
         _ask_for_usage(flow, state, body, exchange.request.model)
     exchange.start()
     return admit(state.head.bridge, exchange, body or flow.request.raw_content or b"", partial(refuse, flow, state))

@@ -25,13 +25,22 @@ from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.responses_socket import ResponsesSocket
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.connection.handler import INACTIVE, is_inactive
-from aibridge_addon.proxy.flow.admission import admit
+from aibridge_addon.proxy.flow.admission import admit, admit_handshake
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
-from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, describe, emit_refusal, error_response, state_of
+from aibridge_addon.proxy.flow.state import (
+    Dispatch,
+    Head,
+    Passthrough,
+    Refusal,
+    Uncopied,
+    describe,
+    emit_refusal,
+    state_of,
+)
 from aibridge_addon.proxy.flow.traces import continue_trace
-from aibridge_addon.records import utc_now
+from aibridge_addon.records import Headers, utc_now
 
 SOCKET = "aibridge_socket"
 """Key in `flow.metadata`: the `BridgedSocket` of this flow."""
@@ -60,21 +69,44 @@ def is_upgrade(request: http.Request) -> bool:
     )
 
 
-def is_refused(route: Route, bridge: Bridge) -> bool:
-    """Return whether this request is a WebSocket handshake that the bridge refuses."""
+def refused_handshake(route: Route, bridge: Bridge, headers: Headers, chosen: Dispatch) -> Refusal | None:
+    """Return why a handshake is refused; None if it is not, or if the request is none of a recorded WebSocket.
+
+    An admitted one has a ticket of the circuit breaker in `chosen`.
+    """
     if route.websocket is None:
-        return False
+        return None
     injects = bridge.servers is not None and route.provider.inject_tools
-    return REFUSED[bridge.settings.websockets, injects]
+    if REFUSED[bridge.settings.websockets, injects] or not ctx.options.websocket:
+        return UPGRADE_REQUIRED
+    if headers.get(b"sec-websocket-version", b"").strip() != VERSION:
+        return WRONG_VERSION  # mitmproxy would relay its messages unread
+    admitted = admit_handshake(bridge, route)
+    if isinstance(admitted, Refusal):
+        return admitted
+    chosen.ticket = admitted
+    return None
 
 
-def upgrade_required(route: Route) -> http.Response:
-    """Return 426. Codex and Copilot then use HTTP at once; after other statuses they retry first, or give up."""
-    message = "WebSockets are not served here: use HTTP"
-    return error_response(route.errors, 426, message, {"upgrade": "HTTP/1.1", "connection": "upgrade"})
+UPGRADE_REQUIRED = Refusal(
+    426, "WebSockets are not served here: use HTTP", headers={"upgrade": "HTTP/1.1", "connection": "upgrade"}
+)
+"""Codex and Copilot then use HTTP at once; after other statuses they retry first, or give up."""
+VERSION = b"13"
+WRONG_VERSION = Refusal(
+    426, "the version of the WebSocket protocol has to be 13", headers={"sec-websocket-version": VERSION.decode()}
+)
+"""RFC 6455, section 4.4."""
 
 
-class BridgedSocket:
+def is_unreadable(flow: http.HTTPFlow, route: Route) -> bool:
+    """Return whether an upstream switches to a protocol that mitmproxy would relay unread, on a recorded route."""
+    assert flow.response is not None
+    switched = flow.response.status_code == 101 and route.websocket is not None
+    return switched and flow.response.headers.get("upgrade", "").lower() != "websocket"
+
+
+class BridgedSocket(Uncopied):
     """The interceptions of one WebSocket."""
 
     def __init__(self, head: Head, host: str, path: str) -> None:
@@ -129,11 +161,15 @@ def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] 
     if not isinstance(socket, BridgedSocket) or flow.websocket is None:
         return None
     message = flow.websocket.messages[-1]
-    if message.injected or message.dropped or not message.is_text:
-        return None
+    if message.injected or message.dropped:
+        return None  # a binary message is read as text: servers may do so, too
     if bridge is not None and socket.reader.idle:
         # A reload may have retired the socket's bridge, which does not wait for idle sockets.
         socket.head = replace(socket.head, bridge=bridge)
+    if message.from_client and socket.head.bridge.refusing:
+        message.drop()
+        _inject(flow, error_message(503, "the bridge is being stopped"))
+        return None
     if not message.from_client:
         exchange = socket.reader.from_server(message.content)
         return None if exchange is None else _ended(socket, exchange, message)
@@ -190,5 +226,9 @@ def _answer(
     message.drop()
     socket.reader.withdraw(exchange)
     socket.left(exchange)
-    answer = error_message(refusal.status, refusal.message, refusal.details)
-    ctx.master.commands.call("inject.websocket", flow, True, answer, True)
+    _inject(flow, error_message(refusal.status, refusal.message, refusal.details))
+
+
+def _inject(flow: http.HTTPFlow, message: bytes) -> None:
+    """Send a message to the client."""
+    ctx.master.commands.call("inject.websocket", flow, True, message, True)

@@ -58,16 +58,22 @@ class BufferedAnswer:
         stream = self._stream
         if isinstance(answer, Spliced):
             # Forwarded unread, it might show the client an injected call.
-            message = f"the upstream's answer is larger than {answer.limit} bytes"
-            answer.exchange.end("answer_too_large", message)
-            yield from stream.early_end.run_error_hook(message)
-            yield from stream.cancel_upstream(message)
-            yield from stream.early_end.refuse(502, message)
+            yield from self.refuse(answer.limit)
             return
         # It is too large to be a refusal of the added option, so it is forwarded.
         if isinstance(state := stream.state, Bridged):
             state.usage = stream.answer = None
         yield from self._stream_it(bytes(stream.response_body_buf))
+
+    def refuse(self, limit: float) -> layer.CommandGenerator[None]:
+        """End the flow, because its answer is larger than `limit` bytes."""
+        stream, state = self._stream, self._stream.state
+        message = f"the upstream's answer is larger than {limit} bytes"
+        if isinstance(state, Bridged) and state.exchange is not None:
+            state.exchange.end("answer_too_large", message)
+        yield from stream.early_end.run_error_hook(message)
+        yield from stream.cancel_upstream(message)
+        yield from stream.early_end.refuse(502, message)
 
     def _stream_it(self, body: bytes) -> layer.CommandGenerator[None]:
         stream = self._stream

@@ -12,6 +12,7 @@ from mitmproxy.proxy.layers import quic, tls
 from mitmproxy.proxy.layers.http import GetHttpConnection, GetHttpConnectionCompleted, HttpLayer, HTTPMode, HttpStream
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
+from aibridge_addon.config.schema import Limits
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import internal_error
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
@@ -20,6 +21,8 @@ from aibridge_addon.proxy.stream.guard import Crashed
 from aibridge_addon.proxy.stream.stream import BridgeHttpStream
 
 logger = logging.getLogger(__name__)
+
+DEFAULT_LIMITS = Limits()
 
 
 class BridgeHttpLayer(HttpLayer):
@@ -35,6 +38,8 @@ class BridgeHttpLayer(HttpLayer):
 
     kept: KeptBodies | None = None
     """Keeps the bodies of streamed answers; see `keeping`."""
+    passthrough_body = DEFAULT_LIMITS.passthrough_body
+    """Bytes. Bodies of requests that are not bridged are buffered up to this size; see `body_size`."""
 
     def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
         super().__init__(ctx, mode)
@@ -186,7 +191,12 @@ def _is_over(connection: Server) -> bool:
     return connection.timestamp_tcp_setup is None or connection.timestamp_end is not None
 
 
-def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer], kept: KeptBodies | None = None) -> None:
+def bridge_http(
+    next_layer: layer.NextLayer,
+    kind: type[BridgeHttpLayer],
+    kept: KeptBodies | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> None:
     """Replace the `HttpLayer` that mitmproxy has chosen, if there is one, by ours."""
     parent: layer.Layer | None = None
     chosen = next_layer.layer
@@ -197,6 +207,7 @@ def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer], kept: 
     chosen.context.layers.remove(chosen)
     ours = kind(chosen.context, chosen.mode)
     ours.kept = kept
+    ours.passthrough_body = limits.passthrough_body
     if parent is None:
         next_layer.layer = ours
     else:

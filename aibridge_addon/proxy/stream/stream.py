@@ -26,7 +26,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.flow import dispatch
 from aibridge_addon.proxy.flow.answer import stream_answer
-from aibridge_addon.proxy.flow.http1 import content_length, error_in, frame_request
+from aibridge_addon.proxy.flow.http1 import error_in, frame_request
 from aibridge_addon.proxy.flow.internal_error import FAILED
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
@@ -43,6 +43,7 @@ from aibridge_addon.proxy.flow.state import (
 from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
+from aibridge_addon.proxy.stream.body_size import BodySize
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
@@ -50,7 +51,7 @@ from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
 from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.proxy.stream.next_turn import NextTurn
-from aibridge_addon.proxy.stream.request import bring_flow, problem_of
+from aibridge_addon.proxy.stream.request import bring_flow, for_upstream, problem_of
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -65,6 +66,7 @@ class BridgeHttpStream(HttpStream):
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
         self.guard = StreamGuard(self)
+        self.body_size = BodySize(self, parent.passthrough_body)
         self.buffered = BufferedAnswer(self)
         self.keep_alives = KeepAlives(self)
         self.incoming = Pipe()
@@ -119,37 +121,20 @@ class BridgeHttpStream(HttpStream):
         bring_flow(event, self.context, self.mode)
         yield from super().state_wait_for_request_headers(event)
         if self.client_state == self.state_consume_request_body:
-            if self.flow.response is not None:
-                self.client_state = self.state_drop_request_body
-            else:
-                yield from self.check_body_size(True)
+            yield from self.check_body_size(True)
 
-    def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
-        if (yield from super().check_body_size(request)):
-            return True
-        state = self.state
-        if request and isinstance(state, Bridged):
-            size = max(len(self.request_body_buf), content_length(self.flow.request.headers.get("content-length", "")))
-            limit = state.head.bridge.settings.limits.request_body
-            if size > limit:
-                message = f"the request body is larger than {limit} bytes"
-                yield from self.early_end.run_error_hook(message)
-                yield from self.early_end.refuse(413, message)
-                return True
-        elif not request and not isinstance(state, Foreign) and self.response_body_buf:
-            yield from self.buffered.grew()
-        return False
+    def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        consumed: layer.CommandGenerator[None] = super().state_consume_request_body(event)
+        ends = isinstance(event, http_events.RequestEndOfMessage)
+        return self.body_size.end_buffered(consumed) if ends else consumed
 
     def start_request_stream(self) -> layer.CommandGenerator[None]:
-        if self.flow.response is None:
-            yield from super().start_request_stream()
-        else:  # an addon has answered the request by its head: its body is read first
-            self.flow.request.stream = False
-            self.client_state = self.state_drop_request_body
+        return self.body_size.start_stream(super().start_request_stream())
 
-    def state_drop_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if not isinstance(event, http_events.RequestData):
-            yield from self.state_consume_request_body(event)
+    def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
+        if request:
+            return self.body_size.check_request(self.client_state != self.state_wait_for_request_headers)
+        return super().check_body_size(False) if isinstance(self.state, Foreign) else self.body_size.check_answer()
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         state = self.state
@@ -185,8 +170,8 @@ class BridgeHttpStream(HttpStream):
 
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
         if isinstance(state := self.state, Served):
-            dispatch.conceal(self.flow, state.head)
-            if self.context.options.validate_inbound_headers and (error := error_in(event.response)) is not None:
+            invalid = error_in(event.response) if self.context.options.validate_inbound_headers else None
+            if error := invalid:
                 yield commands.CloseConnection(self.flow.server_conn)
                 code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
                 yield from self.handle_protocol_error(http_events.ResponseProtocolError(self.turns.id, error, code))
@@ -219,6 +204,12 @@ class BridgeHttpStream(HttpStream):
         if self.answer_begun and isinstance(answer, Spliced):
             self.server_state = self.state_read_answer
             return
+        if answer is not None and self.flow.response is not None:
+            self.client.adopt(self.flow.response, store=self.context.options.store_streamed_bodies)
+            at_head = self.server_state == self.state_wait_for_response_headers
+            if at_head and isinstance(state := self.state, Bridged) and state.buffers:
+                self.server_state = self.state_consume_response_body
+                return
         yield from super().start_response_stream()
         self.answer_begun = True
         if isinstance(answer, Spliced):
@@ -229,7 +220,7 @@ class BridgeHttpStream(HttpStream):
             self.server_state = self.state_read_answer
         elif answer is not None:
             self.read = answer.exchange.feed
-            unchanged = answer.is_verbatim and self.turns.is_first
+            unchanged = answer.is_verbatim and self.turns.is_first and self.client.only_sends
             self.server_state = self.state_tap_events if unchanged else self.state_read_answer
 
     def state_tap_events(self, event: events.Event) -> layer.CommandGenerator[None]:
@@ -324,6 +315,8 @@ class BridgeHttpStream(HttpStream):
                 if not (yield from self._send(output)):
                     return
         if (yield from self._is_last_turn(already_streamed)):
+            if answer is not None and self.flow.response is not None:
+                self.client.complete(self.flow.response, self.held, streamed=already_streamed)
             yield from super().send_response(already_streamed)
 
     def _is_later_error(self, answer: Spliced) -> bool:
@@ -387,7 +380,7 @@ class BridgeHttpStream(HttpStream):
         self.server_state = self.state_wait_for_response_headers
         if not (yield from self.make_server_connection()):
             return
-        for part in self.turns.request(self.flow.request):
+        for part in self.turns.request(for_upstream(self.flow)):
             yield SendHttp(part, self.context.server)
 
     # --- while the client waits -------------------------------------------------------------------------------
@@ -437,6 +430,7 @@ class BridgeHttpStream(HttpStream):
             yield from self.early_end.break_off(NOT_RECORDED)
             return
         yield from self.client.maybe_data(self.held)
+        yield from self.client.finish()
         yield from self.turns.drop()
         yield from super().flow_done()
 
@@ -447,8 +441,6 @@ class BridgeHttpStream(HttpStream):
         if isinstance(state, Foreign):
             yield from super().handle_protocol_error(event)
             return
-        if isinstance(state, Served):
-            dispatch.conceal(self.flow, state.head)
         if isinstance(event, http_events.RequestProtocolError):
             # The upstream stream has the id of the current turn, not the client's.
             event = http_events.RequestProtocolError(self.turns.id, event.message, event.code)

@@ -24,10 +24,11 @@ _Answer = (
 
 
 class TurnIds(Protocol):
-    """The part of `BridgeHttpLayer` that turns use."""
+    """The part of `BridgeHttpLayer` that its streams use."""
 
     turn_ids: Iterator[int]
     streams: dict[int, HttpStream]
+    passthrough_body: int
     handling: HttpStream | None
     """The stream that handles an event or whose commands are carried out."""
 
