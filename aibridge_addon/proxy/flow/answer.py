@@ -34,7 +34,6 @@ from aibridge_addon.proxy.flow.state import (
     state_of,
 )
 from aibridge_addon.proxy.flow.traces import passthrough_times
-from aibridge_addon.proxy.flow.websocket import is_unreadable
 from aibridge_addon.records import FirstByte, Headers, Overhead
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 from aibridge_addon.wire.framing import SERVER_SENT, Form, form_of, media_type
@@ -60,10 +59,6 @@ def open_answer(flow: http.HTTPFlow, passthrough_body: int) -> None:
             flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Passthrough() as state:
             settle_handshake(state.head, flow.response.status_code)
-            if is_unreadable(flow, state.head.route):
-                logger.warning("aibridge: an upstream answered a WebSocket handshake with another protocol")
-                flow.kill()
-                return
             frame_answer(flow)
             flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Bridged() as state:

@@ -18,6 +18,7 @@ that take events and yield commands. The subclass differs from it as follows:
 from __future__ import annotations
 
 from collections.abc import Callable
+from logging import WARNING
 
 from mitmproxy import http
 from mitmproxy.proxy import commands, context, events, layer
@@ -40,6 +41,7 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
+from aibridge_addon.proxy.flow.websocket import switch_error
 from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
@@ -171,7 +173,8 @@ class BridgeHttpStream(HttpStream):
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
         if isinstance(state := self.state, Served):
             invalid = error_in(event.response) if self.context.options.validate_inbound_headers else None
-            if error := invalid:
+            if error := invalid or switch_error(self.flow, state, event.response):
+                yield commands.Log(f"aibridge: {error}", WARNING)
                 yield commands.CloseConnection(self.flow.server_conn)
                 code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
                 yield from self.handle_protocol_error(http_events.ResponseProtocolError(self.turns.id, error, code))
