@@ -153,6 +153,7 @@ class Limits(values.Section):
     request_body: values.Size = 32 * MIB
     decoded_body: values.Size = 64 * MIB
     sse_event: values.Size = 8 * MIB
+    upstream_connections: values.Positive = 100
     passthrough_body: values.Size = MIB
 
 

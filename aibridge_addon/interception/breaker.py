@@ -49,7 +49,7 @@ BROKEN_OFF = frozenset({"upstream_unreachable", "upstream_disconnected", "incomp
 """Error types of interceptions: there was no connection, or the stream broke off."""
 OVERLOADED = frozenset({"overloaded_error", "serviceUnavailableException"})
 """Error types that mean 529 (Anthropic) and 503 (Bedrock) when they arrive inside a stream."""
-NOT_CAUSED_BY_PROVIDER = frozenset({"client_disconnected", "internal_error", "shutdown"})
+NOT_CAUSED_BY_PROVIDER = frozenset({"client_disconnected", "inactivity", "internal_error", "shutdown"})
 """Error types that say nothing about the provider."""
 
 

@@ -96,6 +96,7 @@ def test_a_file_that_says_nothing_gives_the_defaults(configure: Write, text: str
         ("limits.request_body", 32 * 1024 * 1024),
         ("limits.decoded_body", 64 * 1024 * 1024),
         ("limits.sse_event", 8 * 1024 * 1024),
+        ("limits.upstream_connections", 100),
         ("drain_timeout", 30),
         ("egress.guard", "auto"),
         ("egress.ports", (80, 443)),

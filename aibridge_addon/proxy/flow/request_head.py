@@ -275,6 +275,8 @@ class RequestClassifier:
         if owner is not None and _lacks_credential(route, chosen, headers, instead_of_key=instead_of_key):
             flow.response = refusal_response(route, no_central_key(route))
             return None
+        if route.websocket is None and (route.dialect is not None or chosen.attempts.pool is not None):
+            websocket.drop_upgrade(flow.request)
         if (refusal := websocket.refused_handshake(route, self._bridge, headers, chosen)) is not None:
             flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers)
             return None

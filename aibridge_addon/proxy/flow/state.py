@@ -196,8 +196,8 @@ class Bridged(Uncopied):
     undecided: bool = False
     """The answer is buffered until its first bytes decide whether it is streamed to the client."""
     rows: Rows = Rows.PENDING
-    cut_by: Literal["client", "upstream"] = "client"
-    """Which side ended a flow that ends in the error hook."""
+    cut_by: Literal["client", "upstream", "inactivity"] = "client"
+    """What ended a flow that ends in the error hook."""
     once: Once | None = None
     """Set if the answer may bring the result of earlier work. The request itself is a passthrough."""
     settling: asyncio.Future[None] | None = None

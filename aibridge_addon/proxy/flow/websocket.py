@@ -25,15 +25,18 @@ from aibridge_addon.interception import clients
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.responses_socket import ResponsesSocket
 from aibridge_addon.interception.routing import Route
+from aibridge_addon.proxy.connection.handler import INACTIVE, is_inactive
 from aibridge_addon.proxy.flow.admission import admit, admit_handshake
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
 from aibridge_addon.proxy.flow.state import (
+    Bridged,
     Dispatch,
     Head,
     Passthrough,
     Refusal,
+    Served,
     Uncopied,
     describe,
     emit_refusal,
@@ -48,6 +51,8 @@ INTERNAL_ERROR = "an internal error of the bridge, which its log describes"
 SOCKET = "aibridge_socket"
 """Key in `flow.metadata`: the `BridgedSocket` of this flow."""
 
+SWITCHING = 101
+"""Status of an answer after which another protocol follows."""
 Mode = Literal["record", "upgrade_required", "auto"]
 
 REFUSED: Mapping[tuple[Mode, bool], bool] = MappingProxyType(
@@ -102,11 +107,37 @@ WRONG_VERSION = Refusal(
 """RFC 6455, section 4.4."""
 
 
-def is_unreadable(flow: http.HTTPFlow, route: Route) -> bool:
-    """Return whether an upstream switches to a protocol that mitmproxy would relay unread, on a recorded route."""
-    assert flow.response is not None
-    switched = flow.response.status_code == 101 and route.websocket is not None
-    return switched and flow.response.headers.get("upgrade", "").lower() != "websocket"
+def drop_upgrade(request: http.Request) -> None:
+    """Remove the wish for another protocol, which a server may ignore (RFC 9110, section 7.8).
+
+    In another protocol the bridge would read nothing.
+    """
+    if "upgrade" not in request.headers:
+        return
+    del request.headers["upgrade"]
+    request.headers.pop("http2-settings", None)
+    named = [token.strip() for token in request.headers.get("connection", "").split(",")]
+    kept = ", ".join(token for token in named if token.lower() not in ("", "upgrade", "http2-settings"))
+    if kept:
+        request.headers["connection"] = kept
+    else:
+        request.headers.pop("connection", None)
+
+
+def switch_error(flow: http.HTTPFlow, state: Served, answer: http.Response) -> str | None:
+    """Return why an upstream may not switch to another protocol. None: it may, or does not.
+
+    On a recorded route, and with a central key, the one protocol is the WebSocket whose messages are read.
+    """
+    if answer.status_code != SWITCHING:
+        return None
+    route = state.head.route
+    if isinstance(state, Bridged) or "upgrade" not in flow.request.headers:
+        return "the upstream switched to another protocol, which the request did not ask for"
+    is_socket = route.websocket is not None and answer.headers.get("upgrade", "").lower() == "websocket"
+    if not is_socket and (route.websocket is not None or state.head.dispatch.attempts.pool is not None):
+        return "the upstream switched to another protocol, which the bridge does not read"
+    return None
 
 
 class BridgedSocket(Uncopied):
@@ -249,7 +280,10 @@ def closed(flow: http.HTTPFlow) -> None:
         return
     by = "client" if flow.websocket.closed_by_client else "upstream"
     code, reason = flow.websocket.close_code, flow.websocket.close_reason or ""
-    for exchange in socket.reader.cut(f"{by}_disconnected", f"WebSocket closed with {code} {reason}".rstrip()):
+    error_type, message = f"{by}_disconnected", f"WebSocket closed with {code} {reason}".rstrip()
+    if is_inactive(flow.client_conn):
+        error_type, message = "inactivity", INACTIVE
+    for exchange in socket.reader.cut(error_type, message):
         socket.left(exchange)
 
 

@@ -9,7 +9,8 @@ upstream ─┬─ an answer's head ─┐
 from __future__ import annotations
 
 import random
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from mitmproxy import http
 from mitmproxy.proxy import commands, context, events, layer
@@ -34,12 +35,14 @@ class RepeatableStream(Protocol):
 
     flow: http.HTTPFlow
     context: context.Context
+    server_state: Callable[[Any], layer.CommandGenerator[None]]
     keep_alives: KeepAlives
 
     @property
     def is_repeatable(self) -> bool:
         """Whether the request can be sent again."""
 
+    def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]: ...
     def watch(self) -> None: ...
     def start_turn(self) -> layer.CommandGenerator[None]: ...
     def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]: ...
@@ -68,10 +71,15 @@ class UpstreamAttempts:
 
     def repeats(self, state: Served, error: http_events.ResponseProtocolError) -> bool:
         """Decide about an attempt without an answer. Returns whether another one follows."""
+        stream = self._stream
+        if not stream.is_repeatable or stream.server_state == self.state_drop:
+            return stream.is_repeatable
+        if stream.server_state != stream.state_wait_for_response_headers:
+            return False
         unprocessed = isinstance(error, RequestUnprocessed)
         if self._after(state, Outcome(None, error=error.message, unprocessed=unprocessed)) is Step.SHOW:
             return False
-        self._stream.watch()
+        stream.watch()
         return True
 
     def _after(self, state: Served, answer: http.Response | Outcome) -> Step:
