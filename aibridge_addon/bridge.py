@@ -21,6 +21,7 @@ from aibridge_addon.interception.accounts import Sums
 from aibridge_addon.interception.actors import ActorResolver
 from aibridge_addon.interception.breaker import Breakers, State
 from aibridge_addon.interception.budgets import Budgets
+from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.in_flight import InFlight
 from aibridge_addon.interception.plan_limits import PlanLimits
@@ -116,6 +117,8 @@ class Bridge:
         self.signers = _signers(settings)
         """By provider name, for providers whose Messages requests go to Bedrock."""
         self.in_flight = InFlight()
+        self.buffers = Buffers(settings.limits.buffered)
+        """The bytes of requests and answers in memory."""
         self.servers = _servers(settings)
         """The MCP servers whose tools are injected. None: none are configured."""
         self.continuations = (
@@ -225,6 +228,7 @@ class Bridge:
                 "ssl_insecure": self.ssl_insecure,
             },
             waiting=self.stream.depth,
+            buffered_bytes=self.buffers.used,
             lost=self.stream.lost,
             spooled_bytes=sum(sink.spooled_bytes for sink in sinks),
             lost_spans=sum(sink.lost_spans for sink in sinks),

@@ -142,6 +142,8 @@ class Limits(values.Section):
     request_body: values.Size = 32 * MIB
     decoded_body: values.Size = 64 * MIB
     sse_event: values.Size = 8 * MIB
+    buffered: values.Size = 512 * MIB
+    json_values: values.Positive = 250_000
 
 
 class Egress(values.Section):

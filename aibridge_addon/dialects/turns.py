@@ -331,9 +331,11 @@ def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def wants_tools(holder: JSONObject) -> bool:
-    """Return whether tools may be added. An empty list excludes tools on purpose."""
+    """Return whether tools may be added: not to an empty list, which excludes tools, nor to what cannot be read."""
     tools = holder.get("tools")
-    return tools is None or (isinstance(tools, list) and bool(tools))
+    if tools is None:
+        return holder.raw("tools") == b"null"
+    return isinstance(tools, list) and bool(tools)
 
 
 def members_of(element: bytes) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.proxy.flow.state import Refusal
 from aibridge_addon.records import BreakerRejected, TokenUsage
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+from aibridge_addon.wire.json_structure import has_more_values
 
 CIRCUIT_OPEN = "circuit breaker is open"
 """The original project's message."""
@@ -53,7 +54,7 @@ def _over_budget(bridge: Bridge, exchange: Exchange, request: JSONObject | bytes
     if budgets is None:
         return None
     party = budgets.accounts.asking(actor.id, actor.named_groups, route.provider.name, exchange.request.model)
-    body = _maybe_object(request) if isinstance(request, bytes) else request
+    body = _maybe_object(request, bridge.settings.limits.json_values) if isinstance(request, bytes) else request
     size = len(request) if isinstance(request, bytes) else request.size
     exceeded = budgets.accounts.admit(
         exchange.id,
@@ -71,7 +72,9 @@ def _over_budget(bridge: Bridge, exchange: Exchange, request: JSONObject | bytes
     return Refusal(403, exceeded.message, BUDGET_EXCEEDED, details=exceeded.details)
 
 
-def _maybe_object(data: bytes) -> JSONObject | None:
+def _maybe_object(data: bytes, most: int) -> JSONObject | None:
+    if has_more_values(data, most):
+        return None
     try:
         return JSONObject(data)
     except (NotJSON, Unreadable):

@@ -34,6 +34,7 @@ from aibridge_addon.proxy.flow.state import (
     Bridged,
     FlowState,
     Foreign,
+    Refusal,
     Refused,
     Rows,
     Served,
@@ -43,6 +44,7 @@ from aibridge_addon.proxy.flow.state import (
 from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, content_length
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
+from aibridge_addon.proxy.stream.body_limits import BodyLimits
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
@@ -61,6 +63,7 @@ class BridgeHttpStream(HttpStream):
         self.attempts = UpstreamAttempts(self)
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
+        self.limits = BodyLimits()
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
         """Turns the upstream answer into the client's. None before its head, and if the flow is not bridged."""
@@ -90,12 +93,9 @@ class BridgeHttpStream(HttpStream):
             return True
         state = self.state
         if request and isinstance(state, Bridged):
-            size = max(len(self.request_body_buf), content_length(self.flow.request))
-            limit = state.head.bridge.settings.limits.request_body
-            if size > limit:
-                message = f"the request body is larger than {limit} bytes"
-                yield from self.early_end.run_error_hook(message)
-                yield from self.early_end.refuse(413, message)
+            size = len(self.request_body_buf)
+            if (refusal := self.limits.refusal(state, size, content_length(self.flow.request))) is not None:
+                yield from self.early_end.reject(refusal)
                 return True
         elif not request and not isinstance(state, Foreign) and self.response_body_buf:
             if isinstance(state, Bridged) and state.undecided:
@@ -104,7 +104,8 @@ class BridgeHttpStream(HttpStream):
                     yield from self._stream_buffered(beginning)
                 return False
             answer = self._opened()
-            if len(self.response_body_buf) > (RETRY_BODY_LIMIT if answer is None else answer.limit):
+            limit = RETRY_BODY_LIMIT if answer is None else answer.limit
+            if not self.limits.has_room(state, len(self.response_body_buf), limit):
                 yield from self._outgrown(answer)
         return False
 
@@ -259,13 +260,11 @@ class BridgeHttpStream(HttpStream):
         """Handle a buffered answer that is larger than its limit."""
         if isinstance(answer, Spliced):
             # Forwarded unread, it might show the client an injected call.
-            message = f"the upstream's answer is larger than {answer.limit} bytes"
+            message = f"the upstream's answer is larger than {answer.limit} bytes, or limits.buffered is used up"
             answer.exchange.end("answer_too_large", message)
             yield from self.early_end.run_error_hook(message)
             yield from self.cancel_upstream(message)
-            yield from (
-                self.early_end.break_off(message) if self.answer_begun else self.early_end.respond(502, message)
-            )
+            yield from self.early_end.refuse(Refusal(502, message))
             return
         # It is too large to be a refusal of the added option, so it is forwarded.
         if isinstance(state := self.state, Bridged):
@@ -275,6 +274,7 @@ class BridgeHttpStream(HttpStream):
     def _stream_buffered(self, body: bytes) -> layer.CommandGenerator[None]:
         """Stream an answer that was buffered so far."""
         self.response_body_buf.clear()
+        self.limits.give_back(self.state)
         yield from self.start_response_stream()
         yield from self.server_state(http_events.ResponseData(self.turns.id, body))
 
@@ -484,7 +484,7 @@ class BridgeHttpStream(HttpStream):
             return
         yield from self.early_end.run_error_hook(event.message)
         if not (yield from self.check_killed(False)):
-            yield from self.early_end.refuse(502, "the upstream could not be reached or broke off")
+            yield from self.early_end.refuse(Refusal(502, "the upstream could not be reached or broke off"))
 
     def _forward_error(self, event: http_events.ResponseProtocolError) -> layer.CommandGenerator[None]:
         yield from self.turns.drop()
