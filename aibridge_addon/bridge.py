@@ -208,11 +208,13 @@ class Bridge:
         assert self.dumper is not None
         self.dumper.close(None if timeout is None else DUMPS_TIMEOUT)
 
-    def _breaker_changed(self, provider_name: str, route: str, model: str, before: State, after: State) -> None:
-        logger.warning(
-            "circuit breaker of %s, %s, %r: %s, was %s", provider_name, route, model, after.name, before.name
-        )
-        self.emit(BreakerChanged(provider_name, route, model, after.value))
+    def _breaker_changed(
+        self, provider_name: str, host: str, route: str, model: str, before: State, after: State
+    ) -> None:
+        text = "circuit breaker of %s, %s, %s, %r: %s, was %s"
+        logger.warning(text, provider_name, host, route, model, after.name, before.name)
+        if after is State.OPEN or self.breakers.worst(provider_name, route, model) is after:
+            self.emit(BreakerChanged(provider_name, route, model, after.value))
 
     def _readiness(self) -> Readiness:
         """Combine the states of all sinks. May be called on any thread."""

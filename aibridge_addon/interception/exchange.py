@@ -108,6 +108,8 @@ class Exchange:
         self._metadata = {**origin.details, **origin.actor.metadata, **origin.groups}
         self._started_at: datetime | None = None
         self.limits = limits
+        self.host = origin.upstream_host or ""
+        """The host that the request goes to."""
         self.sale = Sale(route, origin.upstream_host)
         self._attempts = attempts or Attempts()
         self._on_partial = on_partial

@@ -114,7 +114,7 @@ def _expected(exchange: Exchange, model: str, inputs: int, outputs: int) -> Toke
 def _rejected(bridge: Bridge, exchange: Exchange) -> Refusal | None:
     """Return a refusal if the circuit breaker is open. Otherwise the end of the exchange is reported to it."""
     route, model = exchange.route, exchange.request.model
-    breaker = bridge.breakers.breaker(route.provider, route.template, model)
+    breaker = bridge.breakers.breaker(route.provider, exchange.host, route.template, model)
     if breaker is None:
         return None
     ticket = breaker.admit()

@@ -112,6 +112,7 @@ def _start(flow: http.HTTPFlow, state: Bridged, read: _Read) -> Awaitable[None] 
     elif head.dispatch.translation is not None:
         reading = replace(reading, model=head.dispatch.translation.choose(reading.model))
     sender = clients.sender(head.headers, reading, has_tools=body is not None and dialect.has_tools(body))
+    head.dispatch.attempts.model = reading.model
     exchange = state.exchange = exchange_for(head, reading, sender, upstream_host(flow, head))
     if read.unread:
         exchange.note(unread=read.unread)
