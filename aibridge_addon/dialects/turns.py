@@ -134,9 +134,16 @@ class Splice(ABC):
 
     def __init__(self, injected: Collection[str]) -> None:
         self.injected = frozenset(injected)
+        self.keeps = True
+        """Whether the turn's events are kept. False: they are too large, so that no other turn can follow."""
         names = b"|".join(re.escape(name.encode()) for name in sorted(self.injected))
         self.shows_call = re.compile(self.CALL_SIGN % names).search
         """Whether bytes of an event show a call that may be hidden. Quotes inside a JSON text are escaped."""
+
+    @property
+    @abstractmethod
+    def hides(self) -> bool:
+        """Whether the current turn has called an injected tool, as far as it has been read."""
 
     @abstractmethod
     def begin_turn(self) -> None:

@@ -7,7 +7,8 @@
         └───────── max_requests successes in a row ────────────────── HALF-OPEN: at most max_requests trial requests
 
 Each provider, host, route and model has one breaker, created at its first request. Requests admitted before the last
-change of state are not counted. An answer is counted when it ends, so a stream that breaks off counts, however long it ran.
+change of state are not counted. An answer is counted when it ends, so a stream that breaks off counts, however long
+it ran.
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ from aibridge_addon.dialects.history import History, RequestHistory
 from aibridge_addon.dialects.limits import limits_in_event
 from aibridge_addon.dialects.place import ANY, Place, call_digest
 from aibridge_addon.interception.attempts import Attempts
+from aibridge_addon.interception.buffers import Share
 from aibridge_addon.interception.clock import never_back
 from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.plan_limits import Said
@@ -64,11 +65,12 @@ class Exchange:
         on_partial: OnPartial = ignore,
         on_limits: Said | None = None,
         texts: bool = True,
+        share: Share | None = None,
     ) -> None:
         """`now` is a clock in UTC. `on_partial` is called once for each answer that cannot be read in full.
 
         `on_limits` takes limits of the plan that a stream names. `texts`: record the texts that the model writes for
-        the user.
+        the user. `share` counts the bytes of the answers that are kept.
         """
         assert route.dialect is not None
         self.id = id
@@ -115,6 +117,7 @@ class Exchange:
         self._on_partial = on_partial
         self._on_limits = on_limits
         self._texts = texts
+        self.share = share
         self._first_response_id: str | None = None
         self._http_status: int | None = None
         self._sequence = 0
@@ -247,6 +250,7 @@ class Exchange:
             on_piece=on_piece,
             on_partial=self._on_partial,
             on_first=self.times.chunk_came if self.times is not None else None,
+            share=self.share,
         )
 
     def first_byte_came(self) -> None:
@@ -390,6 +394,8 @@ class Exchange:
         assert self.tap is not None
         reading = self.tap.reader.reading
         self._turn_open = False
+        if self.tap.beyond:
+            self.emit(records.LeftUnread(self.tap.beyond))
         if reading.limits and self._on_limits is not None:
             self._on_limits(limits_in_event(reading.limits, self.now()))
         self._model = reading.model or None

@@ -19,6 +19,7 @@ from aibridge_addon.dialects.context import OUR_TOOLS
 from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.billing import billing
+from aibridge_addon.interception.buffers import Share
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import pending_record, result_key
 from aibridge_addon.interception.origin import Origin
@@ -113,7 +114,7 @@ def _start(flow: http.HTTPFlow, state: Bridged, read: _Read) -> Awaitable[None] 
         reading = replace(reading, model=head.dispatch.translation.choose(reading.model))
     sender = clients.sender(head.headers, reading, has_tools=body is not None and dialect.has_tools(body))
     head.dispatch.attempts.model = reading.model
-    exchange = state.exchange = exchange_for(head, reading, sender, upstream_host(flow, head))
+    exchange = state.exchange = exchange_for(head, reading, sender, upstream_host(flow, head), share=state.share)
     if read.unread:
         exchange.note(unread=read.unread)
         head.bridge.emit(LeftUnread(read.unread))
@@ -141,11 +142,17 @@ def upstream_host(flow: http.HTTPFlow, head: Head) -> str:
 
 
 def exchange_for(
-    head: Head, reading: RequestReading, sender: clients.Sender, host: str, *, emit: Emit | None = None
+    head: Head,
+    reading: RequestReading,
+    sender: clients.Sender,
+    host: str,
+    *,
+    emit: Emit | None = None,
+    share: Share | None = None,
 ) -> Exchange:
     """Create the interception for a request of this flow, which goes to `host`.
 
-    `emit` takes its records. None: the bridge does.
+    `emit` takes its records. None: the bridge does. `share` counts the bytes of its answers.
     """
     if requested := requested_in(head.headers):
         reading = replace(reading, requested={**reading.requested, **requested})
@@ -181,6 +188,7 @@ def exchange_for(
         on_partial=partial(log_partial, id),
         on_limits=partial(limits_said, head),
         texts=head.bridge.settings.recording.answers,
+        share=share,
     )
 
 
