@@ -147,6 +147,7 @@ class Limits(values.Section):
     answer: values.Size = 16 * MIB
     buffered: values.Size = 512 * MIB
     json_values: values.Positive = 250_000
+    websocket_message: values.Size = 32 * MIB
 
 
 class Egress(values.Section):

@@ -253,7 +253,7 @@ async def test_a_server_runs_only_so_many_calls_at_the_same_time(start: StartSer
         first = asyncio.create_task(stage.call("bmcp_ours_slow", port=gate.port))
         await asyncio.to_thread(gate.wait_reached)
         add = await stage.tool("bmcp_ours_add")
-        with pytest.raises(CallError, match="MCP server ours was busy with other calls for 0.01 s"):
+        with pytest.raises(CallError, match="MCP server ours was busy with other calls for 0"):
             await stage.servers.call(add, {"a": 1, "b": 2}, 0.01)
         second = asyncio.create_task(stage.call("bmcp_ours_add", a=1, b=2))
         gate.open()

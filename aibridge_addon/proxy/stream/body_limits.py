@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from mitmproxy import http
+
 from aibridge_addon.interception.buffers import LIMIT
 from aibridge_addon.proxy.flow.state import Bridged, FlowState, Refusal
+from aibridge_addon.proxy.stream.answer import content_length
 
 RETRY_AFTER = 1
 """Seconds after which a client may ask again. Memory is free again when a few answers have ended."""
@@ -15,10 +18,10 @@ class BodyLimits:
     def __init__(self) -> None:
         self._request = self._answer = 0
 
-    def refusal(self, state: Bridged, buffered: int, declared: int) -> Refusal | None:
-        """Return a refusal if a request's body is too large. `declared`: its length by its head."""
+    def refusal(self, state: Bridged, buffered: int, request: http.Request) -> Refusal | None:
+        """Return a refusal if a request's body is too large, or its head says that it will be."""
         limit = state.head.bridge.settings.limits.request_body
-        if max(buffered, declared) > limit:
+        if max(buffered, content_length(request)) > limit:
             return Refusal(413, f"the request body is larger than {limit} bytes")
         if not state.share.add(buffered - self._request):
             message = "the bridge has no memory left for this request, try again"

@@ -41,7 +41,8 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
-from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, content_length
+from aibridge_addon.proxy.stream import upgrade
+from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
 from aibridge_addon.proxy.stream.body_limits import BodyLimits
@@ -93,8 +94,7 @@ class BridgeHttpStream(HttpStream):
             return True
         state = self.state
         if request and isinstance(state, Bridged):
-            size = len(self.request_body_buf)
-            if (refusal := self.limits.refusal(state, size, content_length(self.flow.request))) is not None:
+            if (refusal := self.limits.refusal(state, len(self.request_body_buf), self.flow.request)) is not None:
                 yield from self.early_end.reject(refusal)
                 return True
         elif not request and not isinstance(state, Foreign) and self.response_body_buf:
@@ -436,7 +436,7 @@ class BridgeHttpStream(HttpStream):
             return
         yield from self.client.maybe_data(self.held)
         yield from self.turns.drop()
-        yield from super().flow_done()
+        yield from upgrade.switch_protocols(self) if upgrade.is_taken(self) else super().flow_done()
 
     def handle_protocol_error(
         self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
