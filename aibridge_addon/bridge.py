@@ -157,7 +157,7 @@ class Bridge:
         """Return whether no answer to a request has a price."""
         self.budgets = self._budgets(preparation.recorded_name) if settings.budgets else None
         """What requests may use. None: no budgets are configured."""
-        self.stream = RecordStream(self._sinks, preparation, load=preparation.load)
+        self.stream = RecordStream(self._sinks, preparation, load=preparation.load, max_bytes=settings.limits.buffered)
         self.emit = self.stream.emit
         """Send a record to every sink. Never blocks and never raises."""
         self.plan_limits = PlanLimits(self.emit)

@@ -44,6 +44,8 @@ from aibridge_addon.records import Emit
 from aibridge_addon.wire.json_object import JSONObject
 
 CUT_OFF = "the answer was cut off before the call was complete"
+MAX_MODEL = 256
+"""Characters. Longer names of models are cut: clients and servers choose them."""
 MAX_ERROR_LENGTH = 2000
 """Characters. Longer error messages of a provider are cut."""
 
@@ -394,6 +396,9 @@ class Exchange:
         assert self.tap is not None
         reading = self.tap.reader.reading
         self._turn_open = False
+        reading.model = reading.model[:MAX_MODEL]
+        for iteration in reading.iterations:
+            iteration.model = iteration.model[:MAX_MODEL]
         if self.tap.beyond:
             self.emit(records.LeftUnread(self.tap.beyond))
         if reading.limits and self._on_limits is not None:

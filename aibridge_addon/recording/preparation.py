@@ -12,9 +12,11 @@ redacted without a change here. Three kinds of members are special:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon import records
@@ -42,6 +44,28 @@ LINKS = frozenset(
         *("client_session_id", "agent_id", "prompt_id"),
     }
 )
+LONG = frozenset(
+    {
+        *(
+            "prompt",
+            "content",
+            "result",
+            "input",
+            "metadata",
+            "extra",
+            "value",
+            "error_message",
+            "invocation_error",
+            "times",
+        ),
+        *("before", "after", "details", "state", "terms"),
+    }
+)
+"""Members with limits of their own."""
+MAX_NAME = 1024
+"""Characters. Longer texts of all other members are cut: models, tools, sessions, user agents, projects."""
+MAX_LINK = 256
+"""Characters. Of a longer id that connects rows, the beginning and a digest of the whole are kept."""
 MAX_ANSWER = 64 * 1024
 """Bytes. A longer text of an answer is cut."""
 MAX_RESULT = 16 * 1024
@@ -105,9 +129,13 @@ class Preparation:
         redact = self._redact_secrets if name in NAMES else self._redact
         if is_dataclass(value) and not isinstance(value, type):
             return self._redacted(value)
-        if name not in LINKS:
-            return redact.value(value)
-        return redact.link(value) if isinstance(value, str) else tuple(map(redact.link, value))
+        if name in LINKS:
+            link = partial(_link, redact)
+            return link(value) if isinstance(value, str) else tuple(map(link, value))
+        if isinstance(value, str) and len(value) > MAX_NAME and name not in LONG:
+            value = value[: 2 * MAX_NAME]  # a secret at the border is redacted before the rest is cut
+            return redact.text(value)[:MAX_NAME]
+        return redact.value(value)
 
     def _cut(self, record: Record) -> Record:
         """Cut long texts, after secrets at their borders were redacted."""
@@ -140,6 +168,15 @@ class Preparation:
         from aibridge_addon.recording import pricing
 
         return pricing.is_never_priced(record)
+
+
+def _link(redact: Redactor, value: str) -> str:
+    """Redact an id, and shorten it. Equal ids stay equal, and different ones different."""
+    shown = redact.link(value)
+    if len(shown) <= MAX_LINK:
+        return shown
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{shown[: MAX_LINK - 17]}~{digest}"
 
 
 def cut(text: str, limit: int) -> tuple[str, bool]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aibridge_addon.config.schema import Recording
-from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_RESULT, Preparation
+from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_LINK, MAX_NAME, MAX_RESULT, Preparation
 from aibridge_addon.records import Continuation, Record, ToolResult
 from tests.support.examples import ANSWER, ENDED, PASSTHROUGH, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 
@@ -128,3 +128,27 @@ def test_what_imports_slowly_is_not_imported_with_the_addon() -> None:
     )
     imported = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, check=True)
     assert imported.stdout.split() == []
+
+
+def test_names_that_clients_choose_are_cut() -> None:
+    long = "x" * 100_000
+    started = prepare(replace(STARTED, model=long, user_agent=long, project=long, client_session_id=long))
+    assert (len(started.model), len(started.user_agent), len(started.project)) == (MAX_NAME,) * 3
+    assert prepare(replace(TOOL, tool=long)).tool == "x" * MAX_NAME
+    assert len(started.client_session_id) == MAX_LINK
+    # Texts have limits of their own.
+    assert prepare(replace(PROMPT, prompt=long)).prompt == long
+    assert prepare(replace(THOUGHT, content=long)).content == long
+
+
+def test_long_ids_stay_equal_or_different() -> None:
+    def shown(call_id: str) -> str:
+        return str(prepare(replace(TOOL, provider_tool_call_id=call_id)).provider_tool_call_id)
+
+    first, second = "x" * 1000 + "1", "x" * 1000 + "2"
+    assert shown(first) == shown(first) != shown(second)
+    assert len(shown(first)) == MAX_LINK and shown("x" * MAX_LINK) == "x" * MAX_LINK
+
+
+def test_a_secret_at_the_border_of_a_cut_is_redacted() -> None:
+    assert SECRET[:10] not in prepare(replace(STARTED, model="x" * (MAX_NAME - 12) + f" {SECRET} y")).model

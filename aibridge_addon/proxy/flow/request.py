@@ -20,7 +20,7 @@ from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.billing import billing
 from aibridge_addon.interception.buffers import Share
-from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.exchange import MAX_MODEL, Exchange
 from aibridge_addon.interception.once import pending_record, result_key
 from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.routing import MAX_HOST
@@ -113,7 +113,7 @@ def _start(flow: http.HTTPFlow, state: Bridged, read: _Read) -> Awaitable[None] 
     elif head.dispatch.translation is not None:
         reading = replace(reading, model=head.dispatch.translation.choose(reading.model))
     sender = clients.sender(head.headers, reading, has_tools=body is not None and dialect.has_tools(body))
-    head.dispatch.attempts.model = reading.model
+    head.dispatch.attempts.model = reading.model[:MAX_MODEL]
     exchange = state.exchange = exchange_for(head, reading, sender, upstream_host(flow, head), share=state.share)
     if read.unread:
         exchange.note(unread=read.unread)
@@ -154,6 +154,8 @@ def exchange_for(
 
     `emit` takes its records. None: the bridge does. `share` counts the bytes of its answers.
     """
+    if len(reading.model) > MAX_MODEL:
+        reading = replace(reading, model=reading.model[:MAX_MODEL])
     if requested := requested_in(head.headers):
         reading = replace(reading, requested={**reading.requested, **requested})
     central = central_hint(head.dispatch)

@@ -87,11 +87,12 @@ class BridgedSocket:
     def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
         head = self.head
         sender = clients.sender(head.headers, reading, has_tools=has_tools)
-        exchange = exchange_for(head, reading, sender, self._host)
+        share = head.bridge.buffers.share()
+        exchange = exchange_for(head, reading, sender, self._host, share=share)
         continue_trace(head, exchange, utc_now(), self._path)
         cut_off = "the bridge was shut down before the answer had ended"
         left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off))
-        self._bridges[exchange.id] = head.bridge, left
+        self._bridges[exchange.id] = head.bridge, share.ending(left)
         return exchange
 
     def _limits_came(self, event: Any) -> None:

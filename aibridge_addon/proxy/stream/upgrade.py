@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from typing import Protocol, cast
 
 from mitmproxy import http
-from mitmproxy.proxy import context, events, layer
+from mitmproxy.connection import Connection
+from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers import tcp, websocket
 from mitmproxy.proxy.layers.http import SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
@@ -25,6 +26,12 @@ from aibridge_addon.proxy.flow.state import Passthrough, state_of
 
 FRAME_COST = 128
 """Bytes that a frame counts in addition to its content. Without it, a message could have any number of empty frames."""
+
+
+DRAIN_TIMEOUT = 5.0
+"""Seconds in which a peer whose message was too large can read the close frame."""
+MAX_DRAINED = 64 * 1024 * 1024
+"""Bytes of it that are read and dropped meanwhile."""
 
 
 class UpgradableStream(Protocol):
@@ -70,6 +77,9 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
         super().__init__(ctx, flow)
         self._limit = limit
         self._shares = (share(), share())
+        self._sender: Connection | None = None
+        """The peer whose message was too large, and that still sends."""
+        self._drained = 0
 
     def start(self, event: events.Event) -> layer.CommandGenerator[None]:
         yield from super().start(event)
@@ -81,13 +91,38 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
     _handle_event = start
 
     def relay_messages(self, event: events.Event) -> layer.CommandGenerator[None]:
-        yield from super().relay_messages(event)
+        for command in super().relay_messages(event):
+            if isinstance(command, commands.CloseConnection) and self._still_sends(command.connection):
+                self._sender = command.connection
+            else:
+                yield command
         for connection in (self.client_ws, self.server_ws):
             if type(connection.frame_buf) is not _Frames:
                 connection.frame_buf = _Frames(connection.frame_buf)
         if self._handle_event == self.done:
             for share in self._shares:
                 share.end()
+            if self._sender is not None:
+                self._handle_event = self.drain  # type: ignore[method-assign]
+                yield commands.RequestWakeup(DRAIN_TIMEOUT)
+
+    def _still_sends(self, connection: Connection) -> bool:
+        """Return whether a peer is in the middle of a message that is too large."""
+        assert self.flow.websocket is not None
+        by_client = connection == self.context.client
+        refused = self.flow.websocket.close_code in (CloseReason.MESSAGE_TOO_BIG, CloseReason.TRY_AGAIN_LATER)
+        return refused and by_client is self.flow.websocket.closed_by_client and bool(connection.state)
+
+    def drain(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """Read and drop what a peer still sends. Closed at once, it would often not read why."""
+        if isinstance(event, events.DataReceived) and event.connection == self._sender:
+            self._drained += len(event.data)
+        is_over = isinstance(event, events.Wakeup) or (
+            isinstance(event, events.ConnectionClosed) and event.connection == self._sender
+        )
+        if self._sender is not None and (is_over or self._drained > MAX_DRAINED):
+            yield commands.CloseConnection(self._sender)
+            self._sender = None
 
 
 class _Frames(list[bytes]):
