@@ -46,19 +46,8 @@ LINKS = frozenset(
 )
 LONG = frozenset(
     {
-        *(
-            "prompt",
-            "content",
-            "result",
-            "input",
-            "metadata",
-            "extra",
-            "value",
-            "error_message",
-            "invocation_error",
-            "times",
-        ),
-        *("before", "after", "details", "state", "terms"),
+        *("prompt", "content", "result", "input", "metadata", "extra", "value", "error_message", "invocation_error"),
+        *("times", "before", "after", "details", "state", "terms"),
     }
 )
 """Members with limits of their own."""
