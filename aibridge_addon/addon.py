@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import os
 import threading
 import time
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from mitmproxy import command, contentviews, ctx, http, tls
 from mitmproxy.addonmanager import Loader
+from mitmproxy.connection import Client
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.proxy import layer
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
@@ -19,30 +22,66 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.load import load, log_format
+from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy import terminal
-from aibridge_addon.proxy.connection import exposure
-from aibridge_addon.proxy.connection.egress import EgressGuard, guard_for
+from aibridge_addon.proxy.conflicts import conflicts
+from aibridge_addon.proxy.connection import exposure, leaf_names
+from aibridge_addon.proxy.connection.authentication import replace_authentication
+from aibridge_addon.proxy.connection.egress import EgressGuard, configured_names, guard_for
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
+from aibridge_addon.proxy.connection.listeners import Listeners
+from aibridge_addon.proxy.connection.names import Names
 from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
-from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
-from aibridge_addon.proxy.flow.request_head import RequestClassifier, guarded, report_refused_head
+from aibridge_addon.proxy.flow.http1 import drop_trailers
+from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
+from aibridge_addon.proxy.flow.request_head import RequestClassifier, forget_password, guarded, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
+from aibridge_addon.proxy.gate import Gate
 from aibridge_addon.proxy.interactive import status
 from aibridge_addon.proxy.interactive.annotation import Annotation
 from aibridge_addon.proxy.interactive.content_view import ConversationView
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
+from aibridge_addon.proxy.life import Life
 from aibridge_addon.proxy.options import CONFIG_VARIABLE, OPTIONS, add_options, check_names
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
 from aibridge_addon.proxy.stream.keeping import KeepingAndDumpingHttpLayer, KeepingHttpLayer
-from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, bridge_http
+from aibridge_addon.proxy.stream.layer import DEFAULT_LIMITS, BridgeHttpLayer, bridge_http
 from aibridge_addon.records import DatabaseUnavailable, Tunnelled
 
 logger = logging.getLogger(__name__)
 
 CONTENT_VIEW = ConversationView()
-CLOSE_TIMEOUT = 10.0
-"""Seconds. Maximum time for writing the last records when mitmproxy ends without a signal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a configuration is made from: mitmproxy's options and, at the time of the call, a file."""
+
+    path: str
+    database: str
+    metrics: str
+    metrics_by_default: bool
+
+    @classmethod
+    def of_options(cls, *, metrics_by_default: bool) -> Source:
+        options = ctx.options
+        path = options.aibridge_config or os.environ.get(CONFIG_VARIABLE, "")
+        return cls(path, options.aibridge_database, options.aibridge_metrics, metrics_by_default)
+
+    def settings(self) -> Settings:
+        """Load the configuration. Raises ConfigError."""
+        path, database, metrics = Path(self.path) if self.path else None, self.database or None, self.metrics or None
+        settings = load(path, environ=os.environ, database=database, metrics=metrics)
+        if self.metrics_by_default or "listen" in settings.metrics.model_fields_set:
+            return settings
+        return settings.model_copy(update={"metrics": settings.metrics.model_copy(update={"listen": None})})
+
+    def make(self) -> Bridge:
+        return Bridge(self.settings())
+
+    def check(self, settings: Settings) -> None:
+        exposure.check_exposure(settings, ctx.options, self.path)
 
 
 class AIBridge:
@@ -52,11 +91,16 @@ class AIBridge:
         `metrics_by_default`: whether metrics are served if the configuration has no `metrics.listen`.
         """
         self._metrics_by_default = metrics_by_default
+        self._life: Life | None = None
+        self._is_configured = False
         self._bridge: Bridge | None = None
+        """The one for new requests. None: it could not start, and connections are refused."""
         self._classifier: RequestClassifier | None = None
+        self._names = Names()
         self._guard: EgressGuard | None = None
-        self._drain: Drain | None = None
-        self._greetings = FailedGreetings(time.monotonic)
+        self._gate: Gate | None = None
+        self._greetings = FailedGreetings(time.monotonic, leaf_names.may_sign)
+        self._listeners: Listeners | None = None
         self._is_interactive = False
         """Whether a person looks at flows, in `mitmproxy` or `mitmweb`."""
         self._kept: KeptBodies | None = None
@@ -71,64 +115,116 @@ class AIBridge:
         # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
         terminal.hide_flows(ctx.options)
-        self._drain = Drain.of_master()
+        self._gate = Gate.of_master()
+        self._gate.use(self)
+        replace_authentication(ctx.master.addons)
+        self._listeners = Listeners(ctx.master.addons.get("proxyserver"), ctx.options)
+        self._life = Life.of_master()
+        before = self._life.addon
+        self._life.follow(self, self._use)
+        if isinstance(before, AIBridge):  # `main.py` was saved: this addon goes on where that one has stopped
+            self._bridge, self._classifier, self._guard = before._bridge, before._classifier, before._guard
+            self._names, self._greetings, self._kept = before._names, before._greetings, before._kept
+        self._names.answer(asyncio.get_running_loop())
 
     def configure(self, updated: set[str]) -> None:
-        if self._bridge is None or updated & set(OPTIONS):
-            self._retire()
-            path = _path()
-            terminal.use_format(log_format(Path(path) if path else None))
+        if not ctx.master.addons.get("proxyserver").is_running and self._listeners and self._listeners.report():
+            return  # mitmproxy exits because of the error
+        is_first, self._is_configured = not self._is_configured, True
+        if is_first or updated & set(OPTIONS):
+            self._configure_bridge(reload=is_first)
+        elif self._bridge is not None and updated & exposure.OPTIONS:
             try:
-                self._bridge = _started(metrics_by_default=self._metrics_by_default)
-            except (ConfigError, DatabaseUnavailable) as e:
-                # During the start, mitmproxy exits with code 1 after an error in the log; a shutdown here would make
-                # it code 0. At a reload, mitmproxy goes on after such an error, so it is shut down here.
-                logger.error("aibridge cannot start: %s", e)
-                if ctx.master.addons.get("proxyserver").is_running:
-                    ctx.master.shutdown()
-                else:
-                    terminal.hide_listening()
-                return
-            if self._drain is not None:
-                self._drain.add(self._bridge)
-            self._classifier = RequestClassifier(self._bridge)
-            self._bridge.listening = ctx.master.addons.get("proxyserver").is_running
-        elif updated & exposure.OPTIONS:
-            try:
-                exposure.check_exposure(self._bridge.settings, ctx.options, _path())
+                exposure.check_exposure(self._bridge.settings, ctx.options, self._source().path)
             except ConfigError as e:
                 raise OptionsError(str(e)) from e
         self._is_interactive = ctx.master.addons.get("view") is not None
         if updated & {"aibridge_keep_bodies"} or self._kept is None:
             limit = ctx.options.aibridge_keep_bodies if self._is_interactive else 0
             self._kept = KeptBodies(limit) if limit > 0 else None
-        self._bridge.ssl_insecure = ctx.options.ssl_insecure
-        self._guard = guard_for(self._bridge.settings, ctx.options)
+        if self._bridge is not None:
+            for line in conflicts(self._bridge.settings, ctx.options, updated):
+                logger.warning("aibridge: %s", line)
+            self._follow_options(self._bridge)
+
+    def _source(self) -> Source:
+        return Source.of_options(metrics_by_default=self._metrics_by_default)
+
+    def _configure_bridge(self, *, reload: bool) -> None:
+        """Start the first bridge, or have it replaced because of changed options or, with `reload`, in any case."""
+        life, source = self._life, self._source()
+        assert life is not None
+        if life.current is None:
+            terminal.use_format(log_format(Path(source.path) if source.path else None))
+            try:
+                check_names(ctx.options)
+                life.begin(source)
+            except (ConfigError, DatabaseUnavailable) as e:
+                # During the start, mitmproxy exits with code 1 after an error in the log.
+                logger.error("aibridge cannot start: %s", e)
+                if not ctx.master.addons.get("proxyserver").is_running:
+                    terminal.hide_listening()
+        elif reload:
+            life.reload(source)
+        elif source != life.source:  # equal: mitmproxy takes back a change that was refused
+            try:
+                source.check(source.settings())
+            except ConfigError as e:
+                logger.error("aibridge: the options are not changed: %s", e)
+                raise OptionsError(str(e)) from e
+            life.reload(source)
+
+    def _use(self, bridge: Bridge) -> None:
+        """Serve new requests with this bridge, which has started."""
+        self._bridge = bridge
+        self._classifier = RequestClassifier(bridge, self._classifier)
+        self._follow_options(bridge)
+        terminal.use_format(bridge.settings.log.format)
+        logger.info(
+            "aibridge: configuration %s, %d providers, %d MCP servers, rows in %s, metrics on %s",
+            self._source().path or "(the defaults)",
+            len(bridge.settings.providers),
+            len(bridge.settings.mcp.servers),
+            bridge.settings.database.absolute,
+            bridge.address or "no port",
+        )
+        if self._life is not None and self._life.is_serving:
+            leaf_names.warn_of_hosts_not_permitted(bridge.settings.providers, ctx.options)
+
+    def _follow_options(self, bridge: Bridge) -> None:
+        """Bring up to date what depends on mitmproxy's options, too."""
+        bridge.ssl_insecure = ctx.options.ssl_insecure
+        self._names.configured = configured_names(bridge.settings)
+        self._guard = guard_for(bridge.settings, ctx.options, self._guard, self._names)
 
     def running(self) -> None:
+        assert self._life is not None
+        is_reload = self._life.is_serving
+        self._life.serve()
         if self._bridge is not None:
-            self._bridge.listening = True
             exposure.warn_if_open(self._bridge.settings, ctx.options)
+            leaf_names.warn_of_hosts_not_permitted(self._bridge.settings.providers, ctx.options)
         if ctx.options.ssl_insecure:
             logger.warning("ssl_insecure is set: UPSTREAM CERTIFICATES ARE NOT VERIFIED, keys and prompts are exposed")
-        if threading.current_thread() is not threading.main_thread():
+        if is_reload or threading.current_thread() is not threading.main_thread():
             return  # mitmproxy is embedded in another program, which owns the signals and the garbage collector
-        if self._bridge is not None and self._drain is not None:
-            self._drain.take_signals()
-        # Modules and price lists stay until the end. Frozen, they are not traversed by each full collection.
+        self._life.take_signals()
+        # Modules and price lists stay until the end. Frozen, they are not traversed by each full collection. After a
+        # reload that would keep what the replaced bridge has left.
         gc.collect()
         gc.freeze()
 
     def done(self) -> None:
-        if ctx.master.should_exit.is_set() and self._drain is not None:
-            self._drain.close_now(CLOSE_TIMEOUT)
-        else:
-            self._retire()
+        if self._gate is not None:
+            self._gate.forget(self)
+        if self._listeners is not None:
+            self._listeners.close()
+        if self._life is not None:
+            self._life.left(self)
 
-    def _retire(self) -> None:
-        if self._bridge is not None:
-            self._bridge.retire()
-            self._bridge = self._classifier = self._guard = None
+    def client_connected(self, client: Client) -> None:
+        if self._bridge is None:  # the start has failed: nothing may pass unrecorded until mitmproxy has ended
+            client.error = "aibridge has not started"
 
     # --- commands of the interactive tools --------------------------------------------------------------------
 
@@ -142,36 +238,50 @@ class AIBridge:
         """Show the tools of MCP servers that aibridge injects."""
         return status.tools(self._bridge)
 
-    # --- connections ------------------------------------------------------------------------------------------
+    # --- connections: called by the gate ----------------------------------------------------------------------
 
-    def next_layer(self, next_layer: layer.NextLayer) -> None:
+    def choose_layer(self, next_layer: layer.NextLayer) -> None:
         if self._bridge is None:
             return
         if tunnel_plain(next_layer, self._bridge.router):
             self._bridge.emit(Tunnelled())
             return
         if next_layer.layer is None:
-            # A script's hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
+            # This hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
-        dumps, kept = self._bridge.dumper is not None, self._kept
+        dumps, kept, limits = self._bridge.dumper is not None, self._kept, self._bridge.settings.limits
         if kept is not None:
-            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept)
+            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept, limits)
         else:
-            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer)
+            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer, limits=limits)
 
-    def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+    def choose_decryption(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
             return
         host = destination(data.context, data.client_hello.sni)
         data.ignore_connection = host is None or self._bridge.router.provider_for_host(host) is None
         if data.ignore_connection:
             self._bridge.emit(Tunnelled())
+        else:
+            leaf_names.use_permitted_names()
+
+    async def check_destination(self, data: ServerConnectionHookData) -> None:
+        await (self._names.check(data) if self._guard is None else self._guard.dial(data))
+
+    def connection_tried(self, data: ServerConnectionHookData) -> None:
+        if self._guard is not None:
+            self._guard.dialled(data)
 
     def tls_failed_client(self, data: tls.TlsData) -> None:
         self._greetings.failed(data)
 
+    @guarded_hook
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return self._guarded_after(None if self._classifier is None else self._classifier.connect(flow), flow)
+        try:
+            waiting = None if self._classifier is None else self._classifier.connect(flow)
+        finally:
+            forget_password(flow)
+        return self._guarded_after(waiting, flow)
 
     def _guarded_after(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if waiting is None and (self._guard is None or flow.response is not None):
@@ -190,30 +300,21 @@ class AIBridge:
         if self._bridge is not None:
             report_refused_head(flow, self._bridge)
 
-    async def server_connect(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            try:
-                await self._guard.dial(data)
-            except Exception:  # mitmproxy would connect to an address that was not checked
-                logger.exception("aibridge: the egress guard failed")
-                data.server.error = "the egress guard failed"
-
-    def server_connected(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            self._guard.dialled(data)
-
-    def server_connect_error(self, data: ServerConnectionHookData) -> None:
-        if self._guard is not None:
-            self._guard.dialled(data)
-
     # --- requests and answers ---------------------------------------------------------------------------------
     #
     # A flow keeps the bridge with which it began. After a reload, that is not `self._bridge`.
 
+    @guarded_hook
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
-        return self._guarded_after(None if self._classifier is None else self._classifier.request_head(flow), flow)
+        try:
+            waiting = None if self._classifier is None else self._classifier.request_head(flow)
+        finally:
+            forget_password(flow)
+        return self._guarded_after(waiting, flow)
 
+    @guarded_hook
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        drop_trailers(flow)
         state = state_of(flow)
         if not isinstance(state, Bridged) or flow.response is not None:
             return None
@@ -225,24 +326,26 @@ class AIBridge:
         state.overhead += time.perf_counter() - began
         return waiting
 
+    @guarded_hook
     def responseheaders(self, flow: http.HTTPFlow) -> None:
-        answer.open_answer(flow)
+        limits = self._bridge.settings.limits if self._bridge is not None else DEFAULT_LIMITS
+        answer.open_answer(flow, limits.passthrough_body)
 
+    @guarded_hook
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
-        try:
-            await dispatch.prepare(flow)
-        except Exception:  # a half prepared request might reach a host that the configuration does not name
-            logger.exception("aibridge: a request could not be prepared for its provider")
-            dispatch.refuse_unprepared(flow)
+        await dispatch.prepare(flow)
 
+    @guarded_hook
     async def aibridge_attempt(self, flow: http.HTTPFlow) -> None:
         await dispatch.pause(flow)
 
+    @guarded_hook
     async def aibridge_commit(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
         if isinstance(state, Bridged):
             await answer.commit(flow, state)
 
+    @guarded_hook
     async def aibridge_turn(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
         if not isinstance(state, Bridged) or state.exchange is None:
@@ -252,9 +355,11 @@ class AIBridge:
         else:
             await answer.first_turn_refused(flow, state, state.exchange)
 
+    @websocket.guarded
     def websocket_start(self, flow: http.HTTPFlow) -> None:
         websocket.opened(flow)
 
+    @websocket.guarded
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if flow.websocket is not None:
             # mitmproxy would keep every message until the connection ends.
@@ -264,42 +369,14 @@ class AIBridge:
                 del flow.websocket.messages[:-1]
         return websocket.message_came(flow, self._bridge)
 
+    @websocket.guarded
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         websocket.closed(flow)
 
+    @guarded_hook
     def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return answer.answered(flow)
 
+    @guarded_hook
     def error(self, flow: http.HTTPFlow) -> None:
         answer.failed(flow)
-
-
-def _started(*, metrics_by_default: bool) -> Bridge:
-    """Load the configuration and start its bridge. Raises ConfigError and DatabaseUnavailable."""
-    check_names(ctx.options)
-    path = _path()
-    settings = load(
-        Path(path).expanduser() if path else None,
-        environ=os.environ,
-        database=ctx.options.aibridge_database or None,
-        metrics=ctx.options.aibridge_metrics or None,
-    )
-    if not metrics_by_default and "listen" not in settings.metrics.model_fields_set:
-        metrics = settings.metrics.model_copy(update={"listen": None})
-        settings = settings.model_copy(update={"metrics": metrics})
-    exposure.check_exposure(settings, ctx.options, path)
-    bridge = Bridge(settings)
-    bridge.start()
-    logger.info(
-        "aibridge: configuration %s, %d providers, %d MCP servers, rows in %s, metrics on %s",
-        path or "(the defaults)",
-        len(settings.providers),
-        len(settings.mcp.servers),
-        settings.database.absolute,
-        bridge.address or "no port",
-    )
-    return bridge
-
-
-def _path() -> str:
-    return ctx.options.aibridge_config or os.environ.get(CONFIG_VARIABLE, "")

@@ -7,7 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,7 +58,7 @@ DUMPS_TIMEOUT = 2.0
 """Seconds. Maximum time for writing the last dumps at the end."""
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
@@ -68,7 +68,12 @@ class Part:
 
     close_now: Callable[[float | None], None]
     """End within the given number of seconds, blocking. None: end in the background."""
-    start: Callable[[], None] = _nothing
+    open: Callable[[], None] = _nothing
+    """Do what takes time or may fail without the event loop, such as opening a database. Called on any thread."""
+    start: Callable[[Bridge | None], None] = _nothing
+    """Begin, on the event loop. It gets the bridge that is going to be replaced."""
+    serve: Callable[[], None] = _nothing
+    """Begin what must not outlive a start that fails, such as programs. The ports are open."""
     retire: Callable[[], None] = _nothing
     """Release what the next bridge needs, such as a port. Requests under way still use this part."""
     close_gently: Callable[[float | None], Awaitable[None]] | None = None
@@ -142,8 +147,12 @@ class Bridge:
         """Whether mitmproxy's option turns the verification of upstream certificates off."""
         self.traces = trace_contexts(settings)
         """Returns the trace context of an interception, for tool servers. None: traces are off."""
+        self.lost_elsewhere: Callable[[], int] = lambda: 0
+        """Return the number of records that other bridges of this process have lost. Called on any thread."""
         self.draining = False
         """Whether a stop waits for the last answers. `/readyz` then reports that no new request should come."""
+        self.refusing = False
+        """Whether a stop has waited for the last answers: rows of further requests would be lost."""
         self.listening = False
         """Whether the proxy's ports are open. Until then, `/readyz` reports that no request can come."""
         self._sinks = [sink for make in sinks if (sink := make(settings, self._readiness)) is not None]
@@ -165,6 +174,7 @@ class Bridge:
         self.committed = self.stream.committed
         """Wait until everything emitted so far is in the database. Returns False if that fails or takes too long."""
         self._parts = self._ordered_parts()
+        self._opened = False
         self._ending: asyncio.Future[None] | None = None
 
     def _budgets(self, recorded_name: Callable[[str], str]) -> SharedBudgets:
@@ -188,20 +198,27 @@ class Bridge:
         """
         stream, log = self.stream, self._log
         parts = [
-            Part(lambda _: log.stop(lambda: stream.ended), log.start),
-            Part(stream.close, stream.start, stream.retire, stream.drain),
+            Part(lambda _: log.stop(lambda: stream.ended), open=log.start),
+            Part(
+                stream.close,
+                open=stream.open,
+                start=lambda before: stream.start(before.stream if before is not None else None),
+                retire=stream.retire,
+                close_gently=stream.drain,
+            ),
             Part(lambda _: self.ledger.close()),
             Part(lambda _: self.tokens.close()),
-            Part(self._pruner.close, self._pruner.start, self._pruner.stop),
+            Part(self._pruner.close, serve=self._pruner.start, retire=self._pruner.stop),
         ]
         if (budgets := self.budgets) is not None:
-            parts.append(Part(budgets.sync.close, budgets.sync.start))
+            sync = budgets.sync
+            parts.append(Part(sync.close, open=sync.open, start=lambda _: sync.start()))
         if (continuations := self.continuations) is not None:
             parts.append(Part(lambda _: continuations.close()))
         if self.dumper is not None:
-            parts.append(Part(self._close_dumper, self.dumper.start))
+            parts.append(Part(self._close_dumper, open=self.dumper.start))
         if (servers := self.servers) is not None:
-            parts.append(Part(lambda _: servers.kill(), servers.start, close_gently=lambda _: servers.close()))
+            parts.append(Part(lambda _: servers.kill(), serve=servers.start, close_gently=lambda _: servers.close()))
         return parts
 
     def _close_dumper(self, timeout: float | None) -> None:
@@ -231,7 +248,7 @@ class Bridge:
             },
             waiting=self.stream.depth,
             buffered_bytes=self.buffers.used,
-            lost=self.stream.lost,
+            lost=self.stream.lost + self.lost_elsewhere(),
             spooled_bytes=sum(sink.spooled_bytes for sink in sinks),
             lost_spans=sum(sink.lost_spans for sink in sinks),
             expired=self._pruner.backlog,
@@ -242,19 +259,41 @@ class Bridge:
 
     # --- life -------------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start all parts. If one fails, those before it are closed again.
+    def open(self) -> None:
+        """Do what takes time before the start. Blocks, and may be called on any thread.
 
         Raises:
-            ConfigError: the address for metrics is in use, or the folder for dumps cannot be used.
+            ConfigError: the folder for dumps or for the spool cannot be used.
             DatabaseUnavailable: the database cannot be opened.
         """
-        with ExitStack() as undo:
+        self._opened = True
+        for part in self._parts:
+            part.open()
+        self.stream.wait_until_loaded()  # once the port is open, nothing may block the event loop
+
+    def start(self, before: Bridge | None = None) -> None:
+        """Start all parts, and open them before if `open` was not called. If one fails, all are closed again.
+
+        `before`: the bridge that this one is going to replace. It stays in use if this one cannot start.
+
+        Raises:
+            ConfigError: the address for metrics is in use, or what `open` raises.
+            DatabaseUnavailable: the database cannot be opened.
+        """
+        try:
+            if not self._opened:
+                self.open()
             for part in self._parts:
-                undo.callback(part.close_now, 0)
-                part.start()
-            self.stream.wait_until_loaded()  # once the port is open, nothing may block the event loop
-            undo.pop_all()
+                part.start(before)
+        except BaseException:
+            self.close_now(0)
+            raise
+
+    def serve(self) -> None:
+        """The ports are open: requests may come."""
+        self.listening = True
+        for part in self._parts:
+            part.serve()
 
     @property
     def address(self) -> str:

@@ -274,10 +274,10 @@ class Bench:
 
     def run(self) -> None:
         place = self._place
-        _say(f"{place.name}: filling with {self._interceptions} interceptions")
+        say(f"{place.name}: filling with {self._interceptions} interceptions")
         began = time.perf_counter()
         place.fill(stored(self._interceptions))
-        _say(f"{place.name}: filled in {time.perf_counter() - began:.0f} s")
+        say(f"{place.name}: filled in {time.perf_counter() - began:.0f} s")
         self._queries()
         for name, arguments in COMMANDS.items():
             self._command(f"{name}, 30 days", (*arguments, "--since", (END - MONTH).date().isoformat()))
@@ -351,7 +351,7 @@ class Bench:
 
     def _add(self, name: str, unit: str, ours: float, bar: float | None = None, detail: str = "") -> None:
         self._results.append(Result(f"{self._place.name}, {name}", unit, ours, bar=bar, detail=detail))
-        _say(f"{self._place.name}, {name}: {ours:.2f} {unit} {detail}")
+        say(f"{self._place.name}, {name}: {ours:.2f} {unit} {detail}")
 
 
 def _answer(number: int) -> list[Record]:
@@ -377,7 +377,7 @@ def _timed(store: Store, number: int) -> float:
     return time.perf_counter() - began
 
 
-def _places(wanted: Sequence[str], folder: Path) -> Iterator[Place]:
+def places(wanted: Sequence[str], folder: Path) -> Iterator[Place]:
     if "sqlite" in wanted:
         yield Sqlite(folder)
     if "postgresql" in wanted:
@@ -393,13 +393,13 @@ def main() -> int:
     options = parser.parse_args()
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="aibridge-bench-") as folder:
-        for place in _places(options.only or ("sqlite", "postgresql"), Path(folder)):
+        for place in places(options.only or ("sqlite", "postgresql"), Path(folder)):
             Bench(place, options.interceptions, results).run()
     print(as_json(results) if options.json else as_table(results))
     return int(any(result.passed is False for result in results))
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

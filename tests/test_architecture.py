@@ -85,12 +85,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "interception": DOMAIN,
     "messages_on_bedrock": DOMAIN,
     # Sinks know the records only; a sink knows no other.
-    "recording": {"config", "credentials", "ids", "providers", "records"},
+    "recording": {"config", "credentials", "ids", "providers", "records", "wire"},
     "telemetry": {"config", "credentials", "records", "wire"},
     # The rims: tools, command line, mitmproxy.
     "tools": {"config", "dialects", "records", "wire"},
-    "cli": {"config", "credentials", "interception", "records", "recording", "telemetry", "web"},
-    "web": {"records", "recording", "telemetry"},
+    "cli": {"config", "credentials", "interception", "records", "recording", "telemetry", "web", "wire"},
+    "web": {"records", "recording", "telemetry", "wire"},
     "bridge": DOMAIN | {"interception", "messages_on_bedrock", "recording", "telemetry", "tools"},
     "proxy.connection": DOMAIN | {"interception"},
     "proxy.flow": DOMAIN | {"ids", "interception", "messages_on_bedrock", "tools", "bridge", "proxy.connection"},
@@ -105,7 +105,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "proxy.interactive",
     },
     "proxy.interactive": DOMAIN | {"interception", "bridge", "proxy.flow"},
-    "proxy": {"bridge", "config", "interception", "telemetry"},
+    "proxy": {"bridge", "config", "interception", "records", "telemetry", "wire"},
     "addon": {
         *("bridge", "config", "proxy", "proxy.connection", "proxy.flow", "proxy.interactive", "proxy.stream"),
         "records",

@@ -20,7 +20,7 @@ from tests.support.upstream import unused_port
 
 
 class Unstartable(Sink):
-    def start(self) -> None:
+    def start(self, before: Sink | None = None) -> None:
         raise ValueError("no such place")
 
 
@@ -55,7 +55,7 @@ async def test_a_part_that_cannot_start_ends_the_sinks(tmp_path: Path) -> None:
 async def test_a_request_that_began_before_a_retirement_is_recorded_to_its_end(tmp_path: Path) -> None:
     bridge = make(tmp_path)
     bridge.start()
-    left = bridge.in_flight.enter(lambda: None)
+    left = bridge.in_flight.enter(lambda: None, str)
     bridge.emit(STARTED)
     bridge.retire()
     assert not bridge.ended

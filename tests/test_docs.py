@@ -14,6 +14,7 @@ from sqlite_utils import Database
 
 from aibridge_addon import cli
 from aibridge_addon.cli.config import plain
+from aibridge_addon.cli.diagnosis.runtimes import RUNTIMES
 from aibridge_addon.cli.environment import VARIABLES
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.interception import clients
@@ -40,7 +41,7 @@ SHELL_PAGES = (
     "docs/clients.md",
 )
 
-OTHER_PROGRAMS = frozenset({"make", "export", "cat", "touch", "claude", "codex"})
+OTHER_PROGRAMS = frozenset({"make", "export", "cat", "kill", "touch", "claude", "codex"})
 """Programs in shell examples that do not come with the project."""
 
 MAX_LINE = 120
@@ -182,6 +183,13 @@ def test_every_variable_for_programs_is_listed() -> None:
     assert listed == [(variable.name, both.get(variable.used_by, variable.used_by)) for variable in VARIABLES]
 
 
+def test_every_measured_program_is_in_the_table_of_constraints() -> None:
+    rows = table_rows(section(read("docs/security.md"), "A CA with constraints"))
+    verdicts = {INLINE.findall(row[0])[0]: (row[2], row[3].strip("*")) for row in rows}
+    assert {runtime.name for runtime in RUNTIMES} <= set(verdicts)
+    assert [program for program, verdict in verdicts.items() if verdict != ("accepted", "refused")] == ["java"]
+
+
 def test_every_page_is_listed_in_the_index() -> None:
     listed = {(ROOT / "docs" / link).resolve() for link in LINK.findall(read("docs/index.md"))}
     pages = {page for page in PAGES if page.parent.is_relative_to(ROOT / "docs")}
@@ -248,7 +256,8 @@ def test_every_decision_has_the_same_sections(heading: str) -> None:
 
 def test_every_make_command_is_a_target() -> None:
     targets = set(re.findall(r"^([\w.-]+):", read("Makefile"), re.MULTILINE))
-    named = {name for page in PAGES for name in re.findall(r"(?:^|\s)make ([\w.-]+)", code_of(page.read_text()))}
+    make = re.compile(r"(?<!certs)(?:^|\s)make ([\w.-]+)")
+    named = {name for page in PAGES for name in make.findall(code_of(page.read_text()))}
     assert {"run", "test"} <= named <= targets
 
 

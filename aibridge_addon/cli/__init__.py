@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.metadata import version
 from keyword import iskeyword
 
 from aibridge_addon.cli.examples import examples
@@ -57,7 +56,6 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     `command`: the only command that is wanted, since it takes half a second to import the modules of all. None: all.
     """
     made = Parser(prog="aibridge", description="Tools for the mitmproxy addon AI Bridge.", **EXAMPLES)
-    made.add_argument("--version", action="version", version=f"aibridge {version('aibridge-mitmproxy')}")
     commands = made.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name in COMMANDS if command is None else (command,):
         import_module(f"{__name__}.{name}{'_' * iskeyword(name)}").add(commands)

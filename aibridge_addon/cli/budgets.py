@@ -11,7 +11,6 @@ from uuid import uuid4
 from aibridge_addon.cli import database, output, period
 from aibridge_addon.cli.output import Column, Row, name
 from aibridge_addon.cli.period import Period
-from aibridge_addon.cli.text import count, local, money, short_count, short_money
 from aibridge_addon.config.budgets import Budget
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.config.system_user import operating_system_user
@@ -22,6 +21,7 @@ from aibridge_addon.recording.budgets import SILENT
 from aibridge_addon.recording.database import budget_store
 from aibridge_addon.recording.preparation import Preparation
 from aibridge_addon.records import utc_now
+from aibridge_addon.telemetry.log.text import count, local, money, short_count, short_money
 
 COLUMNS = (
     *("name", "per", "subject", "period", "timezone", "since", "resets_at"),

@@ -14,9 +14,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aibridge_addon.cli import authority
+from aibridge_addon.cli import authority, database
 from aibridge_addon.cli.examples import examples
-from aibridge_addon.cli.text import printable
+from aibridge_addon.wire.printable import printable
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DESCRIPTION = "Make, show and export the certificate authority that clients of the proxy must trust."
 EXAMPLES = examples(
     "aibridge certs show",
+    "aibridge certs make --constrain --config aibridge.yaml",
     "aibridge certs export --format der aibridge-ca.crt",
     "sudo aibridge certs install --confdir ~/.mitmproxy",
 )
@@ -49,7 +50,19 @@ def add(commands: Any) -> None:
         return added
 
     action("show", _show, "print the certificate's subject, validity and fingerprint")
-    action("make", _make, "make an authority before the first start of the proxy")
+    make = action("make", _make, "make an authority before the first start of the proxy")
+    make.add_argument(
+        "--constrain", action="store_true", help="it may sign for the hosts of the configuration's providers only"
+    )
+    make.add_argument(
+        "--permit",
+        metavar="HOST",
+        action="append",
+        default=[],
+        help="with --constrain, also for this host and the names below it; may be repeated",
+    )
+    database.add_config_option(make)
+    make.set_defaults(database="", command=make)
     export = action("export", _export, "write the certificate, without its key")
     export.add_argument("file", nargs="?", default="-", metavar="FILE", help="default: standard output")
     export.add_argument("--format", choices=("pem", "der", "p12"), default="pem", help="default: %(default)s")
@@ -76,12 +89,18 @@ def _load(arguments: argparse.Namespace) -> x509.Certificate | None:
 def _show(arguments: argparse.Namespace) -> int:
     from cryptography.hazmat.primitives import hashes
 
+    from aibridge_addon.credentials.name_constraints import limits_of
+
     if (found := _load(arguments)) is None:
         return FAILED
     print(f"file        {authority.certificate(arguments)}")
     print(f"subject     {printable(found.subject.rfc4514_string())}")
     print(f"valid       {found.not_valid_before_utc:%Y-%m-%d} to {found.not_valid_after_utc:%Y-%m-%d}")
     print(f"SHA-256     {found.fingerprint(hashes.SHA256()).hex(':').upper()}")
+    if (limits := limits_of([found])) is None:
+        print("may sign    for every host")
+    for index, line in enumerate(() if limits is None else authority.permitted(limits)):
+        print(f"{'' if index else 'may sign':12}{printable(line)}")
     return 0
 
 
@@ -93,9 +112,11 @@ def _make(arguments: argparse.Namespace) -> int:
 
     folder = authority.folder(arguments)
     if any((folder / name).exists() for name in (authority.WITH_KEY, authority.CERTIFICATE)):
-        print(f"there is an authority in {folder} already: delete its files first", file=sys.stderr)
+        print(f"there is an authority in {folder} already: delete its files (mitmproxy-ca*) first", file=sys.stderr)
         return FAILED
-    key, certificate = new_authority(utc_now())
+    if arguments.permit and not arguments.constrain:
+        arguments.command.error("--permit needs --constrain")
+    key, certificate = new_authority(utc_now(), _constraints(arguments) if arguments.constrain else None)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Readable by its owner only, from the first byte on.
@@ -109,8 +130,27 @@ def _make(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def new_authority(now: datetime) -> tuple[bytes, bytes]:
-    """Return a key and its certificate, both in PEM form, with the extensions of mitmproxy's own."""
+def _constraints(arguments: argparse.Namespace) -> x509.NameConstraints:
+    """Return constraints for the hosts of the configuration, and warn of names that are permitted beside them."""
+    from aibridge_addon.config.subtrees import subtrees, widened
+    from aibridge_addon.config.urls import is_address, is_host
+    from aibridge_addon.credentials.name_constraints import name_constraints
+
+    extra = [host.lower().removeprefix("*.") for host in arguments.permit]
+    if wrong := [host for host in extra if not (is_host(host) or is_address(host))]:
+        arguments.command.error(f"--permit {printable(wrong[0])}: a host name or an IP address is needed")
+    patterns = [host for provider in database.settings_of(arguments, quiet=True).providers for host in provider.hosts]
+    for pattern in dict.fromkeys(patterns):
+        if (tree := widened(pattern)) is not None:
+            print(f"{pattern} has no exact constraint: all names below {tree} are permitted", file=sys.stderr)
+    return name_constraints([*subtrees(patterns), *extra])
+
+
+def new_authority(now: datetime, constraints: x509.NameConstraints | None = None) -> tuple[bytes, bytes]:
+    """Return a key and its certificate, both in PEM form, with the extensions of mitmproxy's own.
+
+    `constraints`: an extension for the names that it may sign for. None: it may sign for every name.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -129,7 +169,7 @@ def new_authority(now: datetime) -> tuple[bytes, bytes]:
         encipher_only=False,
         decipher_only=False,
     )
-    made = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -141,8 +181,10 @@ def new_authority(now: datetime) -> tuple[bytes, bytes]:
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(usage, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
     )
+    if constraints is not None:
+        builder = builder.add_extension(constraints, critical=True)
+    made = builder.sign(key, hashes.SHA256())
     form = serialization.PrivateFormat.TraditionalOpenSSL
     secret = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
     return secret, made.public_bytes(serialization.Encoding.PEM)
@@ -150,13 +192,13 @@ def new_authority(now: datetime) -> tuple[bytes, bytes]:
 
 def _export(arguments: argparse.Namespace) -> int:
     from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.serialization import pkcs12
+
+    from aibridge_addon.cli.roots import java_trust_store
 
     if (found := _load(arguments)) is None:
         return FAILED
     if arguments.format == "p12":
-        nothing = serialization.NoEncryption()
-        content = pkcs12.serialize_key_and_certificates(b"mitmproxy", None, found, None, nothing)
+        content = java_trust_store(found.public_bytes(serialization.Encoding.PEM).decode())
     else:
         der = arguments.format == "der"
         content = found.public_bytes(serialization.Encoding.DER if der else serialization.Encoding.PEM)

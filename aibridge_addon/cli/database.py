@@ -15,14 +15,18 @@ CONFIG_VARIABLE = "AIBRIDGE_CONFIG"
 DATABASE_VARIABLE = "AIBRIDGE_DATABASE"
 
 
-def add_options(command: argparse.ArgumentParser) -> None:
-    """Add `--config` and `--database`."""
+def add_config_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config",
         metavar="FILE",
         default=os.environ.get(CONFIG_VARIABLE, ""),
         help=f"the configuration file (default: {CONFIG_VARIABLE} in the environment)",
     )
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add `--config` and `--database`."""
+    add_config_option(command)
     command.add_argument(
         "--database",
         metavar="URL",

@@ -16,7 +16,7 @@ from typing import Any
 from aibridge_addon.cli import authority
 from aibridge_addon.cli.database import CONFIG_VARIABLE
 from aibridge_addon.cli.examples import examples
-from aibridge_addon.cli.text import printable
+from aibridge_addon.wire.printable import printable
 
 DESCRIPTION = """Print shell commands that set the variables for a running proxy, or as a gateway. Every program of this
 shell then uses it. For one program, `aibridge run` is enough."""
@@ -155,26 +155,28 @@ def _gateway(arguments: argparse.Namespace, url: str) -> Found:
 def _proxy(arguments: argparse.Namespace, url: str) -> Found | None:
     """Write the bundle, and return the variables. None: there is no CA."""
     from aibridge_addon.cli.environment import Route, bundle_files, past_the_proxy, variables
-    from aibridge_addon.cli.roots import bundle, write_bundle
+    from aibridge_addon.cli.roots import bundle, write_trusted
     from aibridge_addon.config.load import load
 
     ca = authority.certificate(arguments)
-    file = ca.with_name(BUNDLE)
+    route = Route(url, ca.with_name(BUNDLE))
     environ = os.environ | {name: value or "" for name, value in _before().items()}
     try:
-        write_bundle(file, bundle(ca, bundle_files(environ)))
+        write_trusted(route.bundle, route.trust_store, bundle(ca, bundle_files(environ)))
     except FileNotFoundError:
         print(
             f"no certificate authority at {ca}. The proxy makes it at its first start: start it once", file=sys.stderr
         )
         return None
     except OSError as e:
-        print(f"{file}: the bundle of trusted certificates cannot be written: {e.strerror}", file=sys.stderr)
+        print(f"{route.bundle}: the bundle of trusted certificates cannot be written: {e.strerror}", file=sys.stderr)
         return None
-    values = variables(Route(url, file), environ)
+    values = variables(route, environ)
     settings = load(Path(arguments.config) if arguments.config else None, environ=os.environ)
     for entry in past_the_proxy(values["NO_PROXY"], settings.providers):
         print(f"aibridge: NO_PROXY contains {printable(entry)}: requests to it go past the proxy", file=sys.stderr)
+    if (missing := authority.missing(ca, settings.providers)) is not None:
+        print(f"aibridge: {printable(missing)}", file=sys.stderr)
     comments = [
         f"Every program of this shell now uses the proxy at {url}: also git, gh, curl and package managers.",
         "Hosts of no provider are tunnelled, and never decrypted. While the proxy does not run, nothing is reached.",

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from aibridge_addon.config.providers import Provider
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+NAMES_OF_PROXY = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+"""Variables that name a proxy for HTTPS, the one that counts first: as curl and Python read them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +23,11 @@ class Route:
     """The proxy's URL."""
     bundle: Path
     """A PEM file with the system's roots and the proxy's certificate authority."""
+
+    @property
+    def trust_store(self) -> Path:
+        """The same certificates in a file of PKCS #12, as Java reads them."""
+        return self.bundle.with_suffix(".p12")
 
 
 Value = Callable[[Route, str], str]
@@ -42,6 +50,28 @@ def _no_proxy(_: Route, before: str) -> str:
 
 def _on(_: Route, __: str) -> str:
     return "1"
+
+
+JAVA_OPTIONS = "JAVA_TOOL_OPTIONS"
+JAVA_TRUST = "-Djavax.net.ssl.trustStore"
+
+
+def _java(route: Route, before: str) -> str:
+    """Add the proxy and the certificates. Of an option that is there twice, the last one counts."""
+    trust = (f"{JAVA_TRUST}={route.trust_store}", f"{JAVA_TRUST}Type=PKCS12")
+    return " ".join([java_proxy(route.proxy, before), *map(_quoted, trust)])
+
+
+def java_proxy(proxy: str, before: str) -> str:
+    """Return options with which Java's own clients use the proxy, and no certificates."""
+    parts = urlsplit(proxy)
+    return f"{before} -Dhttps.proxyHost={parts.hostname} -Dhttps.proxyPort={parts.port or 80}".strip()
+
+
+def _quoted(option: str) -> str:
+    """Quote an option with spaces or quotes (JVM Tool Interface, "JAVA_TOOL_OPTIONS")."""
+    mark = "'" if '"' in option else '"'
+    return f"{mark}{option}{mark}" if {" ", "'", '"'} & {*option} else option
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +103,7 @@ VARIABLES = (
     Variable("CARGO_HTTP_CAINFO", _bundle, "cargo"),
     Variable("DENO_CERT", _bundle, "Deno"),
     Variable("NIX_SSL_CERT_FILE", _bundle, "programs of Nix"),
+    Variable(JAVA_OPTIONS, _java, "Java"),
 )
 
 

@@ -9,11 +9,11 @@ from typing import Any
 from aibridge_addon.cli import database, output, period
 from aibridge_addon.cli.output import Column, Row, name
 from aibridge_addon.cli.period import Period
-from aibridge_addon.cli.text import count, short_count
 from aibridge_addon.recording.database import queries
 from aibridge_addon.recording.plan_limits import COLUMNS, latest
 from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.records import utc_now
+from aibridge_addon.telemetry.log.text import count, short_count
 
 NOTHING = "No answer of this period has named a limit. Providers name them in headers: see docs/limits.md."
 BINDING = "* This window decides about the next request."

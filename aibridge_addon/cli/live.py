@@ -6,8 +6,8 @@ import argparse
 import math
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -141,6 +141,7 @@ def _show(settings: Settings, zone: ZoneInfo, refresh: float) -> None:
     """Show snapshots until a key ends it. Raises ConfigError."""
     from rich.live import Live
 
+    from aibridge_addon.cli.keyboard import Keyboard
     from aibridge_addon.cli.live_screen import Problem, View, draw
 
     latest = _Latest(lambda: read(settings, zone))
@@ -151,11 +152,16 @@ def _show(settings: Settings, zone: ZoneInfo, refresh: float) -> None:
     threading.Thread(target=latest.follow, args=(refresh, ended), daemon=True, name="aibridge-live").start()
     with ExitStack() as stack:
         stack.callback(ended.set)
-        pressed = stack.enter_context(_keys())
+        keyboard = stack.enter_context(Keyboard())
         live = stack.enter_context(Live(console=target, screen=True, auto_refresh=False))
         shown: object = None
         try:
-            while not QUIT.intersection(pressed()):
+            while not QUIT.intersection(keyboard.pressed(TICK)):
+                if keyboard.is_pause_wanted:
+                    live.stop()
+                    keyboard.pause()
+                    live.start()
+                    shown = None
                 if latest.failed is not None:
                     raise latest.failed
                 since = latest.since
@@ -167,43 +173,3 @@ def _show(settings: Settings, zone: ZoneInfo, refresh: float) -> None:
                     shown = state
         except KeyboardInterrupt:
             return
-
-
-@contextmanager
-def _keys() -> Iterator[Callable[[], str]]:
-    """Return a function that waits at most `TICK` for keys and returns them. The terminal is restored afterwards."""
-    import os
-    import select
-    import signal
-    import termios
-    import time
-    import tty
-
-    def stop(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    def waited() -> str:
-        time.sleep(TICK)
-        return ""
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        if not sys.stdin.isatty():
-            yield waited
-            return
-        terminal = sys.stdin.fileno()
-        modes = termios.tcgetattr(terminal)
-
-        def pressed() -> str:
-            if not select.select([terminal], [], [], TICK)[0]:
-                return ""
-            found = os.read(terminal, 1024)
-            return found.decode(errors="replace") if found else "q"  # the terminal is gone
-
-        try:
-            tty.setcbreak(terminal)
-            yield pressed
-        finally:
-            termios.tcsetattr(terminal, termios.TCSADRAIN, modes)
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from aibridge_addon.cli import output
 from aibridge_addon.cli.output import Column, Row, name
-from aibridge_addon.cli.text import count, duration, local, money, one_line, short_count, short_money
 from aibridge_addon.recording.live import RECENT, Snapshot, per_hour
 from aibridge_addon.recording.reports import Usage
+from aibridge_addon.telemetry.log.text import count, duration, local, money, one_line, short_count, short_money
 
 HEAD = "bold reverse"
 WIDE = 120
@@ -287,7 +287,7 @@ def _status(row: Row) -> str:
 
 
 def _error(row: Row) -> str:
-    said = [str(row["http_status"] or ""), one_line(row["error_type"] or "")]
+    said = [str(row["http_status"] or ""), name(row["error_type"]) if row["error_type"] else ""]
     return " ".join(filter(None, said)) or "failed"
 
 

@@ -6,24 +6,28 @@ import argparse
 import csv
 import io
 import json
-import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 from zoneinfo import ZoneInfo
 
-from aibridge_addon.cli.text import UNSAFE, count, local, money, one_line, short_count, short_money
+from aibridge_addon.telemetry.log.text import count, local, money, one_line, short_count, short_money
+from aibridge_addon.wire.printable import UNSAFE, printable_json
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
 Row = Mapping[str, Any]
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-"""First characters of text that spreadsheets take for a formula."""
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+"""First characters of text that spreadsheets take for a formula, some also after spaces and line breaks."""
 NAME_WIDTH = 18
 """Minimum number of characters for the names of a row, before columns are left out."""
+WIDE = 120
+"""Columns of a terminal from which on names are cut to a fifth of it before columns are left out."""
+MAX_NAME = 200
+"""Characters of a name. Further ones are counted."""
 PART = "part"
 """Key of a row that is a part of the row above it."""
 BAR_WIDTH = 8
@@ -38,13 +42,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 
 def write_json(document: Any) -> None:
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    write(UNSAFE.sub(_escaped, text) + "\n")
-
-
-def _escaped(found: re.Match[str]) -> str:
-    """Return a character of a JSON text as an escape. Outside of texts there are none of these."""
-    return f"\\u{ord(found[0]):04x}" if ord(found[0]) < 0x10000 else json.dumps(found[0])[1:-1]
+    write(printable_json(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
 
 
 def compact(value: Any) -> str:
@@ -67,7 +65,8 @@ def write_csv(rows: Iterable[Row], columns: Sequence[str]) -> None:
 
 def _cell(value: object) -> object:
     if isinstance(value, str):
-        return ("'" if value.startswith(FORMULA) else "") + UNSAFE.sub("\ufffd", value)
+        shown = UNSAFE.sub("\ufffd", value)
+        return f"'{shown}" if shown.lstrip(" \t\r\n\ufffd").startswith(FORMULA) else shown
     return value
 
 
@@ -234,20 +233,17 @@ class _Fitted:
 
 
 def _fit(columns: Sequence[Column], rows: Sequence[Row], width: int) -> _Fitted:
-    """Choose long or short numbers and which columns are shown. If nothing else helps, cut names."""
-    candidates = [
-        _measured([column for column in columns if wide or not column.wide_only], rows, width, short=short)
-        for wide in (True, False)
+    """Choose long or short numbers, which columns are shown, and how much of names."""
+    wide, wide_short, narrow, narrow_short = (
+        _measured([column for column in columns if is_wide or not column.wide_only], rows, width, short=short)
+        for is_wide in (True, False)
         for short in (False, True)
-    ]
-    for candidate in candidates:
-        if candidate.left >= 0:
-            return candidate
-    for candidate in candidates[1::2]:
-        cut = _cut(candidate, NAME_WIDTH)
-        if cut.left >= 0:
-            return cut
-    return _cut(candidates[-1], 4)
+    )
+    in_turn = (
+        *(wide, wide_short, *([_cut(wide_short, width // 5)] if width >= WIDE else [])),
+        *(narrow, narrow_short, _cut(wide_short, NAME_WIDTH), _cut(narrow_short, NAME_WIDTH)),
+    )
+    return next((fitted for fitted in in_turn if fitted.left >= 0), _cut(narrow_short, 4))
 
 
 def _filled(fitted: _Fitted, used: int) -> Sequence[int]:
@@ -289,5 +285,5 @@ def _bar(part: float, width: int) -> str:
 
 
 def name(value: object) -> str:
-    """Return a name as a table shows it."""
-    return "–" if value is None or value == "" else one_line(str(value))
+    """Return a name as a table shows it, in one line. Each character of a long one would have to be measured."""
+    return "–" if value is None or value == "" else one_line(str(value), MAX_NAME)

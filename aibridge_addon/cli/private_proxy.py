@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from aibridge_addon.cli.text import printable
+from aibridge_addon.wire.printable import printable
 
 START_TIMEOUT = 60.0
 """Seconds. A proxy that is not ready by then is ended."""
@@ -21,6 +22,12 @@ STOP_MARGIN = 15.0
 """Seconds beside `drain_timeout`, for writing the last records."""
 LOG_LINES = 30
 """Lines of the log that an error shows."""
+
+
+def add_set_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set", metavar="NAME=VALUE", action="append", default=[], help="an option of mitmproxy; may be repeated"
+    )
 
 
 class StartFailed(Exception):

@@ -11,10 +11,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
+from aibridge_addon.cli import authority
 from aibridge_addon.cli.environment import Route, bundle_files, past_the_proxy, variables
-from aibridge_addon.cli.roots import bundle, write_bundle
-from aibridge_addon.cli.text import printable
+from aibridge_addon.cli.roots import bundle, write_trusted
 from aibridge_addon.config.providers import Provider
+from aibridge_addon.wire.printable import printable
 
 NOT_EXECUTABLE = 126
 NOT_FOUND = 127
@@ -31,10 +32,13 @@ def run(
         folder: For the bundle of trusted certificates.
     """
     file = folder / "ca-bundle.pem"
-    write_bundle(file, bundle(ca, bundle_files(os.environ)))
-    ours = variables(Route(proxy, file), os.environ)
+    route = Route(proxy, file)
+    write_trusted(file, route.trust_store, bundle(ca, bundle_files(os.environ)))
+    ours = variables(route, os.environ)
     for entry in past_the_proxy(ours["NO_PROXY"], providers):
         print(f"aibridge: NO_PROXY contains {printable(entry)}: requests to it go past the proxy", file=sys.stderr)
+    if (missing := authority.missing(ca, providers)) is not None:
+        print(f"aibridge: {printable(missing)}", file=sys.stderr)
     try:
         child = subprocess.Popen(list(command), env={**os.environ, **ours})  # noqa: S603 (what the user asks for)
     except OSError as e:

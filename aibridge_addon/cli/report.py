@@ -12,13 +12,13 @@ from aibridge_addon.cli import budgets, database, limits, output, period, repric
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.cli.output import PART, Column, Row, name
 from aibridge_addon.cli.period import Period
-from aibridge_addon.cli.text import duration
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.recording import reports
 from aibridge_addon.recording.context import BYTES_PER_TOKEN, schemas
 from aibridge_addon.recording.database import queries
 from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.reports import KEYS, PERIODS, Key, Question, Usage
+from aibridge_addon.telemetry.log.text import duration
 
 DESCRIPTION = """Show tokens and costs, or calls of tools. A token row counts when its answer ended, an interception
 when it ended. Input is new input: cached tokens are apart. Amounts are US dollars."""

@@ -10,6 +10,7 @@ import os
 import re
 import ssl
 import tempfile
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -44,27 +45,55 @@ def system_roots() -> Iterator[str]:
     yield from certificates(_read(Path(certifi.where())))
 
 
-def bundle(authority: Path, others: Iterable[Path] = ()) -> str:
+def bundle(authority: Path | None, others: Iterable[Path] = ()) -> str:
     """Return the PEM text of all trusted certificates, each once.
 
     Args:
-        authority: The file of our certificate authority.
+        authority: The file of our certificate authority. None: leave it out.
         others: Files to add. Those that cannot be read are left out.
     Raises OSError: `authority` cannot be read.
     """
-    own = certificates(authority.read_text(errors="replace"))
+    own = [] if authority is None else certificates(authority.read_text(errors="replace"))
     found = [*system_roots(), *(each for file in others for each in certificates(_read(file))), *own]
     return "".join(f"{each}\n" for each in {"".join(each.split()): each.strip() for each in found}.values())
 
 
+def write_trusted(bundle_file: Path, trust_store: Path, text: str) -> None:
+    """Write a bundle as PEM and as Java's trust store. Raises OSError."""
+    if not trust_store.exists() or _read(bundle_file) != text:
+        _replace(trust_store, java_trust_store(text))
+    write_bundle(bundle_file, text)
+
+
+def java_trust_store(text: str) -> bytes:
+    """Return the certificates of a PEM text as PKCS #12 without a password, marked as trusted for Java."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.serialization import pkcs12
+
+    found = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some old roots break rules of today, such as a serial number of zero
+        for number, each in enumerate(certificates(text)):
+            try:
+                loaded = x509.load_pem_x509_certificate(each.encode())
+            except ValueError:
+                continue
+            found.append(pkcs12.PKCS12Certificate(loaded, str(number).encode()))
+    return pkcs12.serialize_java_truststore(found, serialization.NoEncryption())
+
+
 def write_bundle(file: Path, text: str) -> None:
-    """Write a bundle at once, so that a program that reads it meanwhile has the old one or the new one."""
-    if _read(file) == text:
-        return
+    if _read(file) != text:
+        _replace(file, text.encode())
+
+
+def _replace(file: Path, content: bytes) -> None:
+    """Write a file at once, so that a program that reads it meanwhile has the old content or the new one."""
     descriptor, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
-        with os.fdopen(descriptor, "w") as new:
-            new.write(text)
+        with os.fdopen(descriptor, "wb") as new:
+            new.write(content)
         os.chmod(name, 0o644)
         os.replace(name, file)
     except BaseException:

@@ -11,18 +11,19 @@ import socket
 import sys
 import tempfile
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from aibridge_addon.cli import authority, database
 from aibridge_addon.cli.examples import examples
-from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed
-from aibridge_addon.cli.text import printable
+from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed, add_set_option
 from aibridge_addon.records import DatabaseUnavailable, utc_now
+from aibridge_addon.wire.printable import printable
 
 if TYPE_CHECKING:
+    from aibridge_addon.config.schema import Settings
     from aibridge_addon.recording.runs import RunUsage
 
 # Other modules of ours are imported while the proxy starts: both take about a second.
@@ -41,6 +42,7 @@ NOT_FOUND = 127
 STEP_SUMMARY = "GITHUB_STEP_SUMMARY"
 CLOCK_MARGIN = timedelta(days=1)
 """Rows that are older than the start by this much are not searched. A clock may have been set back meanwhile."""
+NO_SUMMARY = "aibridge: no summary: the proxy of --proxy may serve other programs, too; see aibridge sessions"
 CONNECT_TIMEOUT = 5.0
 """Seconds to reach the proxy of `--proxy`."""
 
@@ -55,9 +57,7 @@ def add(commands: Any) -> None:
     command.add_argument("--proxy", metavar="URL", help="use this running proxy, without a summary")
     command.add_argument("--log", metavar="FILE", help="keep the log of the private proxy in this file")
     authority.add_options(command)
-    command.add_argument(
-        "--set", metavar="NAME=VALUE", action="append", default=[], help="an option of mitmproxy; may be repeated"
-    )
+    add_set_option(command)
     database.add_options(command)
     command.set_defaults(run=run, command=command)
 
@@ -76,16 +76,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _with_private_proxy(arguments: argparse.Namespace, command: Sequence[str]) -> int:
-    began = utc_now() - CLOCK_MARGIN
+    started = utc_now()
     log = Path(arguments.log) if arguments.log else None
     with tempfile.TemporaryDirectory(prefix="aibridge-run-") as folder, PrivateProxy(log) as proxy:
         from aibridge_addon.cli.program import Signals
         from aibridge_addon.cli.program import run as run_program
+        from aibridge_addon.cli.upstream_proxy import upstream_of
         from aibridge_addon.recording.database import queries
         from aibridge_addon.recording.runs import of_instance
 
         settings = database.settings_of(arguments, quiet=True)
-        options = [f"aibridge_database={settings.database.get_secret_value()}", *arguments.set]
+        options = [f"aibridge_database={settings.database.get_secret_value()}"]
+        upstream = upstream_of(os.environ, arguments.set, Path(folder))
+        options += arguments.set if upstream is None else upstream.options
+        if upstream is not None and not arguments.quiet:
+            print(f"aibridge: {upstream.line}", file=sys.stderr)
         options += [f"aibridge_config={arguments.config}"] if arguments.config else []
         options += [f"confdir={arguments.confdir}"] if arguments.confdir else []
         try:
@@ -100,12 +105,26 @@ def _with_private_proxy(arguments: argparse.Namespace, command: Sequence[str]) -
             print(f"the proxy has failed; the end of its log:\n{proxy.log_tail}", file=sys.stderr)
     try:
         with queries(settings) as rows:
-            found = of_instance(rows, ready.instance_id, began)
+            found = of_instance(rows, ready.instance_id, started - CLOCK_MARGIN)
     except DatabaseUnavailable as e:
         print(f"no summary: {e}", file=sys.stderr)
     else:
         _report(arguments, command, found)
+        if (waiting := _spooled(settings, started)) is not None:
+            print(f"aibridge: some records wait in {waiting}: the summary is without them", file=sys.stderr)
     return code
+
+
+def _spooled(settings: Settings, since: datetime) -> Path | None:
+    """Return the spool's folder if it has records that were written since then: the database was away."""
+    from aibridge_addon.recording.database import spool_folder
+
+    folder = spool_folder(settings).absolute()
+    try:
+        found = [file.stat() for file in folder.glob("*.log")]
+    except OSError:
+        return None
+    return folder if any(each.st_size and each.st_mtime >= since.timestamp() for each in found) else None
 
 
 def _with_running_proxy(arguments: argparse.Namespace, command: Sequence[str]) -> int:
@@ -122,7 +141,13 @@ def _with_running_proxy(arguments: argparse.Namespace, command: Sequence[str]) -
         print(f"no certificate authority at {ca}: --confdir names the folder of the running proxy's", file=sys.stderr)
         return FAILED
     with tempfile.TemporaryDirectory(prefix="aibridge-run-") as folder, Signals() as signals:
-        return run_program(command, url, ca, Path(folder), settings.providers, signals)
+        code = run_program(command, url, ca, Path(folder), settings.providers, signals)
+    if not arguments.quiet:
+        print(
+            "aibridge: no summary: the proxy of --proxy may serve other programs, too; see aibridge sessions",
+            file=sys.stderr,
+        )
+    return code
 
 
 def _missing(name: str) -> int | None:

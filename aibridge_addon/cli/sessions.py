@@ -14,12 +14,13 @@ from aibridge_addon.cli.context import bar, legend
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.cli.output import Column, Row, name
 from aibridge_addon.cli.period import Period
-from aibridge_addon.cli.text import count, duration, local, money, one_line, printable
 from aibridge_addon.recording import sessions
 from aibridge_addon.recording.context import last_context
 from aibridge_addon.recording.database import queries
 from aibridge_addon.recording.reports import COUNTS, total
 from aibridge_addon.recording.sessions import Agents, NotFound, Session, events_of
+from aibridge_addon.telemetry.log.text import count, duration, local, money, one_line
+from aibridge_addon.wire.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

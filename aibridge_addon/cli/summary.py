@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aibridge_addon.cli.text import count, money, one_line
 from aibridge_addon.recording.reports import Usage
 from aibridge_addon.recording.runs import Calls, RunUsage
+from aibridge_addon.telemetry.log.text import count, money, one_line
+from aibridge_addon.wire.printable import escape
 
 HEADS = ("Model", "Requests", "New input", "Cache read", "Cache write", "Output", "USD")
 SHORT_HEADS = ("Model", "Req.", "Input", "Cached", "Written", "Output", "USD")
 UNKNOWN_MODEL = "(unknown)"
 MODEL_WIDTH = 28
 """Characters of a model's name in the text."""
+WWW = re.compile(r"(www)\.", re.IGNORECASE)
+"""GitHub makes links of words that begin so."""
+RUNNER_COMMANDS = ("::", "##[")
+"""Beginnings of lines that the runners of GitHub and of Azure obey, also on stderr."""
 COMMAND_WIDTH = 80
 """Characters of the command in Markdown."""
 MAX_TOOLS = 10
@@ -88,6 +94,8 @@ def _cells(model: str, usage: Usage) -> Sequence[str]:
 
 def _name(name: str) -> str:
     line = one_line(name[: 8 * MODEL_WIDTH])
+    if line.startswith(RUNNER_COMMANDS):
+        line = escape(line[0]) + line[1:]
     return line if len(line) <= MODEL_WIDTH else f"{line[: MODEL_WIDTH - 1]}…"
 
 
@@ -114,11 +122,11 @@ def _tools(tools: Sequence[Calls]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that is no markup in Markdown, and stays in its cell of a table."""
+    """Return text that is no markup and no link in Markdown, and stays in its cell of a table."""
     escaped = html.escape(text, quote=False)
-    for character in "\\`*_[]|~":
+    for character in "\\`*_[]|~:@":
         escaped = escaped.replace(character, f"&#{ord(character)};")
-    return escaped
+    return WWW.sub(lambda found: f"{found[1]}&#46;", escaped)
 
 
 def _counted(number: int, noun: str) -> str:

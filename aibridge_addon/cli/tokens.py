@@ -15,12 +15,12 @@ from typing import Any
 from aibridge_addon.cli import output
 from aibridge_addon.cli.database import add_options, settings_of
 from aibridge_addon.cli.examples import examples
-from aibridge_addon.cli.text import one_line
 from aibridge_addon.credentials.client import mask
 from aibridge_addon.credentials.tokens import RANDOM_BYTES, make_token, token_digest
 from aibridge_addon.recording import database
 from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.records import utc_now
+from aibridge_addon.telemetry.log.text import one_line
 
 MAX_NAME = 256
 """Characters of an actor's or a group's name. Rows have no longer ones."""

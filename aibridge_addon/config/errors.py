@@ -194,8 +194,13 @@ def _allowed_keys(location: Location, root: type[BaseModel]) -> str:
 
 def did_you_mean(name: str, allowed: Sequence[str]) -> str:
     """Return a hint at the most similar name, or "" if none is similar."""
-    nearest = difflib.get_close_matches(name.lower(), allowed, n=1)
-    return f' (did you mean "{nearest[0]}"?)' if nearest else ""
+    nearest = most_similar(name, allowed)
+    return f' (did you mean "{nearest}"?)' if nearest else ""
+
+
+def most_similar(name: str, allowed: Iterable[str]) -> str | None:
+    # difflib's time grows with the square of the length.
+    return next(iter(difflib.get_close_matches(name.lower()[:MAX_SHOWN], allowed, n=1)), None)
 
 
 def _models_at(location: Location, root: type[BaseModel]) -> Sequence[type[BaseModel]]:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from aibridge_addon.config import values
-from aibridge_addon.config.errors import ConfigError, Problem, describe, dotted, problems_from
+from aibridge_addon.config.errors import ConfigError, Problem, describe, dotted, most_similar, problems_from
 from aibridge_addon.config.schema import HttpServer, Settings, StdioServer, server_class
 from aibridge_addon.config.source import Document, expand, read_json, read_yaml
 from aibridge_addon.config.urls import DatabaseUrl
@@ -150,10 +150,14 @@ def _disabled(entry: object) -> bool:
 
 
 def _server(name: str, entry: object, part: Document, problems: list[Problem]) -> HttpServer | StdioServer | None:
-    """Read one entry of a file that other programs read too. Unknown keys are ignored."""
+    """Read one entry of a file that other programs read too. Unknown keys are ignored.
+
+    A key that resembles a required one, which is missing, is an error: it is misspelt.
+    """
     model = server_class(entry)
     if isinstance(entry, dict):
-        entry = {key: item for key, item in entry.items() if key in model.model_fields}
+        missing = [key for key, field in model.model_fields.items() if field.is_required() and key not in entry]
+        entry = {k: item for k, item in entry.items() if k in model.model_fields or most_similar(str(k), missing)}
     try:
         values.server_name(name)
         return model.model_validate(entry)

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Discriminator, Field, PlainValidator, Tag, 
 
 from aibridge_addon.config import values
 from aibridge_addon.config.budgets import LONGEST_PERIOD, Budget, Groups, unique_budgets
-from aibridge_addon.config.errors import rejected
+from aibridge_addon.config.errors import most_similar, rejected
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider, unique_or_default
 from aibridge_addon.config.urls import DatabaseUrl
 from aibridge_addon.config.values import Listen
@@ -105,8 +105,19 @@ def server_class(entry: object) -> type[HttpServer] | type[StdioServer]:
         return StdioServer
     if not isinstance(entry, dict):
         return HttpServer
-    program = "command" in entry and "url" not in entry
-    return StdioServer if entry.get("type", "stdio" if program else "http") == "stdio" else HttpServer
+    kind = entry.get("type")
+    if kind is None and "url" not in entry:
+        kind = "stdio" if any(_meant(key) in PROGRAM_KEYS for key in entry) else "http"
+    return StdioServer if kind == "stdio" else HttpServer
+
+
+PROGRAM_KEYS = StdioServer.model_fields.keys() - HttpServer.model_fields.keys()
+
+
+def _meant(key: object) -> str | None:
+    """Return the key of a server that this one is, or that it resembles: so the error names the right one."""
+    keys = {**HttpServer.model_fields, **StdioServer.model_fields}
+    return str(key) if key in keys else most_similar(str(key), keys)
 
 
 McpServer = Annotated[
@@ -148,6 +159,7 @@ class Limits(values.Section):
     buffered: values.Size = 512 * MIB
     json_values: values.Positive = 250_000
     websocket_message: values.Size = 32 * MIB
+    passthrough_body: values.Size = MIB
 
 
 class Egress(values.Section):

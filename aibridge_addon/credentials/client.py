@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from aibridge_addon.records import Headers
 
 _CREDENTIAL = "Credential="
+PROTOCOLS = b"sec-websocket-protocol"
+"""Header in which programs in browsers send a credential, because they can set no other one of a WebSocket."""
+_NAMES = ("key", "secret", "token", "bearer", "authorization")
+"""How the name of a credential among a WebSocket's protocols ends: `openai-insecure-api-key.<key>`, `token, <key>`."""
 
 
 def mask(secret: str) -> str:
@@ -18,7 +24,8 @@ def mask(secret: str) -> str:
 def client_credential(headers: Headers, names: tuple[bytes, ...]) -> str | None:
     """Return the credential in the first of these headers that has one.
 
-    `Authorization` has a bearer token, or the id of the access key of an AWS signature.
+    `Authorization` has a bearer token, or the id of the access key of an AWS signature. The protocols of a WebSocket
+    may have a credential, too.
     """
     for name in names:
         value = headers.get(name, b"").decode("latin-1").strip()
@@ -26,7 +33,27 @@ def client_credential(headers: Headers, names: tuple[bytes, ...]) -> str | None:
             value = _access_key_id(value) if signs_request(headers) else _bearer(value)
         if value:
             return value
-    return None
+    return next((secret for _, secret in _protocols(headers.get(PROTOCOLS, b"").decode("latin-1")) if secret), None)
+
+
+def masked_protocols(value: str) -> str:
+    """Return the value of `Sec-WebSocket-Protocol` without the credentials in it."""
+    return ", ".join(before + mask(secret) for before, secret in _protocols(value))
+
+
+def _protocols(value: str) -> Iterator[tuple[str, str]]:
+    """Yield the protocols of a WebSocket, each divided into what is no credential and what is one."""
+    is_named = False
+    for protocol in value.split(","):
+        text = protocol.strip()
+        name, dot, secret = text.partition(".")
+        if is_named:
+            yield "", text
+        elif dot and name.lower().endswith(_NAMES):
+            yield name + dot, secret
+        else:
+            yield text, ""
+        is_named = not dot and not is_named and name.lower() in _NAMES
 
 
 def signs_request(headers: Headers) -> bool:

@@ -78,9 +78,14 @@ class Redactor:
         return self._replaced(data, REDACTED.encode())
 
     def _redacted(self, text: str, mark: str) -> str:
-        data = _encode(text)
+        """Lone surrogates become question marks: no sink can encode them."""
+        try:
+            data = text.encode()
+        except UnicodeEncodeError:
+            data = text.encode("utf-8", "replace")
+            text = data.decode()
         redacted = self._replaced(data, mark.encode())
-        return text if redacted is data else redacted.decode("utf-8", "surrogatepass")
+        return text if redacted is data else redacted.decode()
 
     def _replaced(self, data: bytes, mark: bytes, *, escaped: bool = False) -> bytes:
         """Put marks in place of secrets. Returns `data` itself if it has none.

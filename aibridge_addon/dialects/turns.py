@@ -35,7 +35,7 @@ class InjectedTool:
     """`bmcp_<server>_<tool>`, valid for every provider."""
     description: str
     input_schema: dict[str, Any]
-    """The complete JSON Schema."""
+    """The complete JSON Schema of an object, with its `properties`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,15 +326,6 @@ def _added(counts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def object_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a complete tool schema. Both vendors require a type; OpenAI also requires properties."""
-    completed = dict(schema)
-    completed.setdefault("type", "object")
-    if completed["type"] == "object":
-        completed.setdefault("properties", {})
-    return completed
 
 
 def wants_tools(holder: JSONObject) -> bool:

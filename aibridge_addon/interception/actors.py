@@ -67,6 +67,27 @@ class ActorResolver:
         parts = given.decode("utf-8", "replace").split(",", MAX_GROUPS)[:MAX_GROUPS]
         return tuple(dict.fromkeys(name for part in parts if (name := part.strip()[:MAX_ID_LENGTH])))
 
+    def is_untrusted(self, headers: Headers, peer: str) -> bool:
+        """Return whether the header that names the actor is ignored, because this peer may not set it."""
+        return self._header is not None and bool(headers.get(self._header, b"").strip()) and not self._trusts(peer)
+
+    def unnamed(self, headers: Headers, peer: str, *, on_connect: bool = False) -> str:
+        """Return why a front proxy's header names no actor, and what to do. "": the configuration has no such header.
+
+        `on_connect`: these are the headers of the CONNECT request of a tunnel.
+        """
+        if self._header is None:
+            return ""
+        name, place = self._settings.header, " on the CONNECT request" if on_connect else ""
+        if self._header not in headers:
+            return f"the header {name}, which names the actor, is missing{place}: the front proxy has to set it"
+        if not headers[self._header].strip():
+            return f"the header {name}, which names the actor, is empty{place}: the front proxy has to set it"
+        return (
+            f"the header {name}{place} is ignored, because it comes from {peer or 'an unknown address'}: add the front"
+            " proxy's address to actor.trusted_sources"
+        )
+
     def resolve(
         self, proxy_user: str | None, trusted_name: str | None, named_groups: tuple[str, ...] = ()
     ) -> Actor | None:

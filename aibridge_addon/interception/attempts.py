@@ -37,6 +37,8 @@ MAX_RETRY_AFTER = 60.0
 LONGEST_KEY_PAUSE = 30.0
 """Seconds. The bridge does not wait longer for a resting key. This is well below the default rest of a minute, part of
 which may have passed when the last key is refused."""
+MAX_UNPROCESSED = 3
+"""Times that a request is sent again because the upstream had not processed it. These are no retries."""
 MAX_REPORTED = 50
 """Maximum number of attempts listed in a row's metadata. A tool loop may make many."""
 
@@ -83,6 +85,8 @@ class Outcome:
     retry_after: float | None = None
     """Seconds from now; never negative."""
     error: str | None = None
+    unprocessed: bool = False
+    """The upstream said that it has not processed the request, so nothing is done twice."""
 
 
 def outcome_of(status: int, headers: Mapping[str, str], now: datetime) -> Outcome:
@@ -100,9 +104,9 @@ def _retry_after(headers: Mapping[str, str], now: datetime) -> float | None:
         return seconds if 0 <= seconds < float("inf") else None
     try:
         date = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
+        seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
+    except (ValueError, TypeError, OverflowError):  # OverflowError: a time zone or a year out of range
         return None
-    seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now).total_seconds()
     return seconds if seconds >= 0 else None
 
 
@@ -205,6 +209,7 @@ class Attempts:
     _refusal: tuple[Key, int] | None = None
     """The key that was refused last, and the status."""
     _retries: int = 0
+    _unprocessed: int = 0
     _refused: list[Key] = field(default_factory=list)
 
     @property
@@ -226,6 +231,8 @@ class Attempts:
 
     def after(self, outcome: Outcome, *, jitter: float) -> Step:
         """Decide what follows this attempt, and set `pause` to the seconds to wait before it."""
+        if outcome.unprocessed and self._unprocessed < MAX_UNPROCESSED:
+            return self._again(outcome, jitter)
         pool, key = self.pool, self.key
         refuses_key = pool is not None and key is not None and len(pool.keys) > 1
         retry_after = outcome.retry_after
@@ -275,9 +282,17 @@ class Attempts:
         elif status == UNAUTHORIZED or code in OF_THE_ACCOUNT:
             self.pool.rest(key, None, rate_limited=status == RATE_LIMITED)
 
+    def _again(self, outcome: Outcome, jitter: float) -> Step:
+        """Send a request again that was not processed: at once on another connection, then after pauses."""
+        self.refused_key = None
+        self.pause = pause(self._unprocessed - 1, None, jitter) if self._unprocessed else 0.0
+        self._unprocessed += 1
+        self._report(outcome, Step.RETRY)
+        return Step.RETRY
+
     def answered(self, status: int) -> None:
         """Note that the attempt's answer is shown: the next turn has fresh retries."""
-        self._retries = 0
+        self._retries = self._unprocessed = 0
         self._refused.clear()
         if self.reported:
             self._report(Outcome(status), None)

@@ -50,7 +50,7 @@ BROKEN_OFF = frozenset({"upstream_unreachable", "upstream_disconnected", "incomp
 """Error types of interceptions: there was no connection, or the stream broke off."""
 OVERLOADED = frozenset({"overloaded_error", "serviceUnavailableException"})
 """Error types that mean 529 (Anthropic) and 503 (Bedrock) when they arrive inside a stream."""
-NOT_CAUSED_BY_PROVIDER = frozenset({"client_disconnected", "shutdown", "upstream_unresolvable"})
+NOT_CAUSED_BY_PROVIDER = frozenset({"client_disconnected", "internal_error", "shutdown", "upstream_unresolvable"})
 """Error types that say nothing about the provider."""
 
 

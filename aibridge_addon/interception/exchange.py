@@ -11,6 +11,7 @@ records of a turn are emitted at that event, before it is sent on. What happens 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -29,7 +30,6 @@ from aibridge_addon.dialects.base import (
 )
 from aibridge_addon.dialects.history import History, RequestHistory
 from aibridge_addon.dialects.limits import limits_in_event
-from aibridge_addon.dialects.place import ANY, Place, call_digest
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.buffers import Share
 from aibridge_addon.interception.clock import never_back
@@ -39,6 +39,7 @@ from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.sale import Sale
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tap import OnEvent, OnPartial, OnPiece, Tap, ignore
+from aibridge_addon.interception.thread_keys import key_of_answer, keys_of_call, keys_of_request
 from aibridge_addon.interception.turn_times import TurnTimes
 from aibridge_addon.records import Emit
 from aibridge_addon.wire.json_object import JSONObject
@@ -110,7 +111,8 @@ class Exchange:
         self._dialect = route.dialect
         self._origin = origin
         self._metadata = {**origin.details, **origin.actor.metadata, **origin.groups}
-        self._started_at: datetime | None = None
+        self.started_at: datetime | None = None
+        """None: the start was not emitted yet."""
         self.limits = limits
         self.host = origin.upstream_host or ""
         """The host that the request goes to."""
@@ -126,11 +128,13 @@ class Exchange:
         self._places: list[tuple[ToolCall, int]] = []
         """The current turn's hidden calls, and their places in the interception's sequence."""
         self._model: str | None = None
+        self._end_is_due = False
+        """`close` has begun, and the end has not been emitted."""
 
     def start(self) -> None:
         """Emit the start of the interception."""
         origin, route = self._origin, self.route
-        self._started_at = self.now()
+        now = self.now()
         if self.times is not None:
             self.times.begin()
         self.emit(
@@ -149,16 +153,17 @@ class Exchange:
                 credential_hint=origin.credential_hint,
                 correlating_tool_call_id=self.request.correlating_tool_call_id,
                 metadata=self._metadata,
-                started_at=self._started_at,
+                started_at=now,
                 upstream_host=origin.upstream_host,
                 agent_id=origin.agent_id,
                 prompt_id=origin.prompt_id,
                 project=origin.project,
                 request_class=origin.request_class,
                 billing=origin.billing,
-                thread_keys=self._thread_keys(),
+                thread_keys=keys_of_request(self.scope, self.request),
             )
         )
+        self.started_at = now
         for result in self.request.tool_results:
             self.emit(
                 records.ToolResult(
@@ -167,7 +172,7 @@ class Exchange:
                     result=result.text,
                     is_error=result.is_error,
                     truncated=result.truncated,
-                    created_at=self._started_at,
+                    created_at=now,
                 )
             )
         self.request = replace(self.request, tool_results=())  # an answer may take long, and the texts are not small
@@ -195,34 +200,8 @@ class Exchange:
         result_of = self.history.places_by_trail(body, history, call_ids) if call_ids else ()
         self.request = replace(self.request, position=history.position, result_of=result_of)
 
-    def _thread_keys(self) -> tuple[str, ...]:
-        """Return the keys of what the request continues, the most exact one first: an answer, or a call."""
-        continued = self.request.previous_response_id
-        keys = [self._answer_key(continued)] if continued else []
-        call_id, places = self.request.answered_call_id, list(self.request.result_of)
-        if not call_id:
-            return tuple(keys)
-        if not places:
-            places.append(Place(ANY, call_id))
-        elif self.scope.session and places[0].call:
-            # The session is the conversation. Some clients change its opening.
-            places.append(Place(ANY, call_id, places[0].call))
-        return (*keys, *(self.scope.place_key("lineage", place) for place in places))
-
-    def _answer_key(self, response_id: str) -> str:
-        return self.scope.place_key("lineage", Place(("answer", response_id), ""))
-
     def _call_keys(self, call: ToolCall) -> tuple[str, ...]:
-        """Return the keys under which a later request finds this call."""
-        if not call.call_id:
-            return ()
-        digest = call_digest(call.name, call.input)
-        after = self.request.position.after(self._first_response_id or "")
-        in_request = ("opening", "history")
-        places = [Place(before, call.call_id, digest if before[0] in in_request else "") for before in (*after, ANY)]
-        if self.scope.session:
-            places.append(Place(ANY, call.call_id, digest))
-        return tuple(self.scope.place_key("lineage", place) for place in places)
+        return keys_of_call(self.scope, self.request, self._first_response_id or "", call)
 
     def open_answer(
         self,
@@ -257,8 +236,8 @@ class Exchange:
 
     def first_byte_came(self) -> None:
         """Measure the time to the first byte by the exchange's own clock, from its start on."""
-        if self._started_at is not None and self.time_to_first_byte_ms is None:
-            waited = self.now() - self._started_at
+        if self.started_at is not None and self.time_to_first_byte_ms is None:
+            waited = self.now() - self.started_at
             self.time_to_first_byte_ms = max(0, round(waited / timedelta(milliseconds=1)))
 
     @property
@@ -358,12 +337,25 @@ class Exchange:
 
     def close(self, error_type: str | None, message: str | None) -> None:
         """Emit the remaining records and the end."""
-        self.ended = True
+        self.ended = self._end_is_due = True
         self._emit_prompt()
         if self.tap is not None and self._turn_open:
             self.end_turn(error_type)
         for record in self.last_records():
             self.emit(record)
+        self._emit_end(error_type, message)
+
+    def fail(self, error_type: str, message: str) -> None:
+        """End the interception after an exception, which `close` itself may have raised. Never raises."""
+        with suppress(Exception):  # the first exception was reported
+            if not self.ended:
+                self.close(error_type, message)
+        with suppress(Exception):
+            if self._end_is_due:
+                self._emit_end(error_type, message)
+
+    def _emit_end(self, error_type: str | None, message: str | None) -> None:
+        self._end_is_due = False
         answer_id = self._first_id()
         key, attempts = self._attempts.key, self._attempts.reported
         self.emit(
@@ -379,7 +371,9 @@ class Exchange:
                 credential_hint=key.hint if key is not None else None,
                 metadata={**self._metadata, "attempts": list(attempts)} if attempts else None,
                 time_to_first_byte_ms=self.time_to_first_byte_ms,
-                thread_keys=(self._answer_key(answer_id),) if self.request.position.named and answer_id else (),
+                thread_keys=(key_of_answer(self.scope, answer_id),)
+                if self.request.position.named and answer_id
+                else (),
             )
         )
         if self.when_ended is not None:

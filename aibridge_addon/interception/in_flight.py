@@ -8,25 +8,29 @@ from collections.abc import Callable
 
 class InFlight:
     def __init__(self) -> None:
-        self._cut_off: dict[int, Callable[[], None]] = {}
+        self._requests: dict[int, tuple[Callable[[], None], Callable[[], str]]] = {}
         self._numbers = itertools.count()
         self._when_empty: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
-        return len(self._cut_off)
+        return len(self._requests)
 
-    def enter(self, cut_off: Callable[[], None]) -> Callable[[], None]:
-        """Add a request. `cut_off` ends its record when the process stops before its answer has ended.
+    def enter(self, cut_off: Callable[[], None], describe: Callable[[], str]) -> Callable[[], None]:
+        """Add a request.
+
+        Args:
+            cut_off: Ends its record when the process stops before its answer has ended.
+            describe: Returns what the request is, for the log. The text contains names that clients choose.
 
         Returns:
             A function that removes the request. Call it after the last record; further calls have no effect.
         """
         number = next(self._numbers)
-        self._cut_off[number] = cut_off
+        self._requests[number] = cut_off, describe
 
         def leave() -> None:
-            self._cut_off.pop(number, None)
-            if not self._cut_off:
+            self._requests.pop(number, None)
+            if not self._requests:
                 callbacks, self._when_empty = self._when_empty, []
                 for callback in callbacks:
                     callback()
@@ -35,12 +39,16 @@ class InFlight:
 
     def cut_off(self) -> None:
         """End the records of all requests that are still in flight."""
-        for end in list(self._cut_off.values()):
+        for end, _ in list(self._requests.values()):
             end()
+
+    def descriptions(self) -> list[str]:
+        """Return what each request is, the oldest first."""
+        return [describe() for _, describe in self._requests.values()]
 
     def when_empty(self, callback: Callable[[], None]) -> None:
         """Call `callback` once when no request is in flight. If there is none now, call it at once."""
-        if self._cut_off:
+        if self._requests:
             self._when_empty.append(callback)
         else:
             callback()

@@ -7,7 +7,7 @@ gateway request has `/<provider>`, followed by the path of the vendor's API.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from urllib.parse import unquote
@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from aibridge_addon.config.providers import Provider
 from aibridge_addon.dialects import RESPONSES
 from aibridge_addon.dialects.base import Dialect
+from aibridge_addon.interception.paths import normalised, read_most_freely
 from aibridge_addon.providers import TYPES
 from aibridge_addon.providers.base import BaseUrl, ProviderType, ResultOf
 
@@ -63,6 +64,11 @@ class Route:
     """The name in the path of an Azure deployment, decoded."""
 
     @property
+    def is_interception(self) -> bool:
+        """Whether the request, its answer or the messages of its WebSocket are recorded."""
+        return self.dialect is not None or self.websocket is not None or self.results is not None
+
+    @property
     def query(self) -> str:
         return self.target.partition("?")[2]
 
@@ -83,6 +89,11 @@ class Router:
         """Return the provider that a host belongs to."""
         return self._owner(host)[0]
 
+    def is_redirected(self, host: str) -> bool:
+        """Return whether requests to a host go to the base URL of its provider, so that the host is not dialled."""
+        provider, stays = self._owner(host)
+        return provider is not None and provider.base_url is not None and not stays
+
     def _owner(self, host: str) -> tuple[Provider | None, bool]:
         # With several `*`, a pattern takes quadratic time for a long name, and clients choose the name.
         return self._owner_of_host(host) if len(host) <= MAX_HOST else (None, False)
@@ -98,11 +109,37 @@ class Router:
         provider, stays = self._owner(host)
         if provider is None:
             return None
-        route = _proxied(provider, method, target)
+        usual = _usual(target)
+        route = _proxied(provider, method, usual)
+        if usual != target:
+            sent = target if route.target == usual else route.target
+            route = replace(route, target=sent, known=route.known and _is_clean(target.partition("?")[0]))
+        if _bridged_elsewhere(route, method, target, lambda free: _proxied(provider, method, free)):
+            route = replace(route, known=False)
         return replace(route, base=None) if stays else route
+
+    def replayed(self, origin: BaseUrl, method: str, target: str) -> Route | None:
+        """Return the route of a request that mitmproxy sends again: it has the address to which it was sent before."""
+        owner = (p for p in self._by_name.values() if p.owns(origin.scheme, origin.host, origin.port))
+        if (provider := next(owner, None)) is not None:
+            return _proxied(provider, method, target)
+        return self.proxied(origin.host, method, target)
 
     def gateway(self, method: str, target: str) -> Route | None:
         """Return the route of a gateway request; None if its path has no provider, or is not below its API's prefix."""
+        usual = _usual(target)
+        route = self._gateway(method, usual)
+        if usual != target:
+            as_written = self._gateway(method, target)
+            if route is None or not route.is_interception:
+                route = as_written or route  # to the provider, the difference may matter
+            elif as_written is not None and _is_clean(target.partition("?")[0]):
+                route = replace(route, target=as_written.target)
+        if route is not None and _bridged_elsewhere(route, method, target, lambda free: self._gateway(method, free)):
+            return replace(route, known=False)
+        return route
+
+    def _gateway(self, method: str, target: str) -> Route | None:
         below_root = target.removeprefix(GATEWAY_PREFIX) if target.startswith(GATEWAY_PREFIX + "/") else target
         _, _, rest = below_root.partition("/")
         name = re.split(r"[/?]", rest, maxsplit=1)[0]
@@ -135,6 +172,23 @@ def host_pattern(pattern: str) -> re.Pattern[str]:
     """Compile a host pattern, in which `*` stands for one or more labels."""
     label = r"[a-z0-9_-]+(?:\.[a-z0-9_-]+)*"
     return re.compile(label.join(re.escape(part) for part in pattern.split("*")))
+
+
+def _usual(target: str) -> str:
+    """Return a target with the usual form of its path."""
+    path, mark, query = target.partition("?")
+    return normalised(path) + mark + query
+
+
+def _bridged_elsewhere(route: Route, method: str, target: str, find: Callable[[str], Route | None]) -> bool:
+    """Return whether a server that reads the path more freely than we do may answer it like a bridged route.
+
+    With a central key, such a request would be paid and not recorded.
+    """
+    if not route.known or route.is_interception or method not in ("POST", WEBSOCKET):
+        return False
+    found = find(read_most_freely(target))
+    return found is not None and found.is_interception
 
 
 def _below(prefix: str, path: str) -> str | None:

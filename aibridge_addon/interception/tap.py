@@ -71,6 +71,8 @@ class Tap:
         """The whole blocking answer, if it succeeded."""
         self.partial_reason: str | None = None
         """Why the answer could not be read in full; None: everything was read so far."""
+        self.misread = False
+        """Whether the event that `on_event` gets could not be read, so that nothing is known about it."""
         self._on_event = on_event
         self._on_piece = on_piece
         self._on_partial = on_partial
@@ -284,12 +286,14 @@ class Tap:
                     event = decode_event(data)
                     self.reader.read(name, event)
             except (NotJSON, Unreadable) as e:
+                self.misread = True
                 self._miss(e)
             except CorruptEventStream as e:
                 self._corrupt(e)
                 break
             if self._on_event is not None:
                 self._on_event(raw, name, event)
+            self.misread = False
             if reading.ended and not ended:
                 terminal = start
                 if self._scanner.oversized:

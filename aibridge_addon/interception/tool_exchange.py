@@ -141,7 +141,9 @@ class ToolExchange:
 
     def _show(self, raw: bytes, name: str, event: Any) -> None:
         has_room = self._room.take(len(raw))
-        if self.exchange.request.streaming:
+        if self._tap.misread and self.loop.splice.shows_call(raw):
+            self._blocked = True
+        elif self.exchange.request.streaming:
             self.loop.splice.keeps = has_room
             self._shown += self.loop.splice.event(raw, name, event)
         elif has_room:
@@ -193,7 +195,7 @@ class ToolExchange:
         tap = self.exchange.tap
         if tap is None or self.exchange.ended or (tap.readable and not self._blocked):
             return None
-        return "it cannot be decoded" if not tap.readable else "it is too large"
+        return "it cannot be decoded" if not tap.readable else "a part with a call cannot be read"
 
     @property
     def within_event(self) -> bool:

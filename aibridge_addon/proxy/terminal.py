@@ -12,6 +12,7 @@ from typing import Literal
 
 from mitmproxy.addons.termlog import TermLogHandler
 from mitmproxy.options import Options
+from mitmproxy.optmanager import unset
 
 from aibridge_addon.telemetry.log.formatters import JsonFormatter, TextFormatter
 
@@ -21,15 +22,16 @@ LISTENERS = "mitmproxy.proxy.mode_servers"
 """mitmproxy's logger of ports: opened, closed."""
 FAILED_GREETING = "Client TLS handshake failed."
 """The beginning of mitmproxy's line that `proxy/connection/greetings.py` replaces."""
-USUAL_DETAIL = 1
-"""mitmdump's default of `flow_detail`."""
+DETAIL = "flow_detail"
+"""mitmdump's option of what it prints for each flow."""
 MIN_WIDTH = 40
 """Columns. A narrower terminal wraps the lines."""
 
 
 def hide_flows(options: Options) -> None:
-    """Have `mitmdump` print nothing for each flow, unless its user chose more than the default."""
-    if "flow_detail" in options and options.flow_detail == USUAL_DETAIL:
+    """Have `mitmdump` print nothing for each flow, unless its user chose a level. That may be mitmdump's default."""
+    # An option that was set to its default differs from one that was not set only in this private attribute.
+    if DETAIL in options and options._options[DETAIL].value is unset:
         options.update(flow_detail=0)
 
 

@@ -91,7 +91,7 @@ class BudgetSink(Sink):
         self._accounts = accounts
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def start(self) -> None:
+    def start(self, before: Sink | None = None) -> None:
         self._loop = asyncio.get_running_loop()
 
     def emit(self, records: Sequence[Record]) -> None:
@@ -132,24 +132,29 @@ class BudgetSync[Totals]:
         self._failed = False
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._late: Future[_Found[Totals] | None] | None = None
+        """What was spent so far, where the database has not answered in time."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="aibridge-budgets")
         self._ended = threading.Event()
         self._left: Future[None] | None = None
         """The last work of the thread."""
 
-    def start(self) -> None:
+    def open(self) -> None:
         """Read what was spent so far. This blocks, for `start_wait` seconds at most, and is called once at the start.
 
         If the database is slower, requests are admitted as if nothing was spent until it has answered.
         """
         first = self._thread.submit(self._read, self._accounts.windows(), self._now())
-        late = None
         try:
             self._apply(first.result(self._start_wait))
         except TimeoutError:
-            late = first
+            self._late = first
             logger.warning("aibridge: budgets count what was spent before the start as soon as the database answers")
-        self._task = asyncio.get_running_loop().create_task(self._run(late))
+
+    def start(self) -> None:
+        """Keep the accounts up to date, on the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run(self._late))
+        self._late = None
 
     def want(self) -> None:
         """Publish a new reservation soon."""

@@ -22,6 +22,7 @@ import msgspec
 
 from aibridge_addon.recording.queries import Queries, has_table
 from aibridge_addon.recording.rows import DETAIL_TABLES, Row, timestamp
+from aibridge_addon.wire.printable import printable_json
 
 FORMAT = "aibridge-export"
 VERSION = 1
@@ -106,7 +107,7 @@ def export(queries: Queries, file: IO[bytes], since: datetime | None, progress: 
     rows: dict[str, int] = {}
 
     def write(line: Mapping[str, Any]) -> None:
-        data = msgspec.json.encode(line) + b"\n"
+        data = _safe(msgspec.json.encode(line)) + b"\n"
         digest.update(data)
         file.write(data)
 
@@ -125,6 +126,13 @@ def export(queries: Queries, file: IO[bytes], since: datetime | None, progress: 
     file.write(msgspec.json.encode({"end": True, "rows": rows, "sha256": digest.hexdigest()}) + b"\n")
     file.flush()
     return sum(rows.values())
+
+
+def _safe(line: bytes) -> bytes:
+    """Return a line that controls no terminal, to which it may go. `sys.stdout` is the usual file."""
+    if line.isascii() and b"\x7f" not in line:
+        return line
+    return printable_json(line.decode()).encode()
 
 
 def _selection(table: str, queries: Queries) -> str:

@@ -13,6 +13,7 @@ redacted without a change here. Three kinds of members are special:
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from datetime import datetime
@@ -26,6 +27,8 @@ from aibridge_addon.records import Record, TokenUsage
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+logger = logging.getLogger(__name__)
 
 PLAIN = frozenset({type(None), bool, int, float, datetime})
 """Types of values without a text."""
@@ -51,10 +54,16 @@ LONG = frozenset(
     }
 )
 """Members with limits of their own."""
+CUT = frozenset({"model", "tool"})
+"""Names that are parts of indexes."""
+MAX_MODEL = 256
+"""Characters. PostgreSQL refuses a row if the columns of an index take more than 2,704 bytes."""
 MAX_NAME = 1024
 """Characters. Longer texts of all other members are cut: models, tools, sessions, user agents, projects."""
 MAX_LINK = 256
 """Characters. Of a longer id that connects rows, the beginning and a digest of the whole are kept."""
+NUL = "\ufffd"
+"""Stands for the character NUL. PostgreSQL does not store it, and functions of SQLite take it for the end of a text."""
 MAX_ANSWER = 64 * 1024
 """Bytes. A longer text of an answer is cut."""
 MAX_RESULT = 16 * 1024
@@ -69,6 +78,7 @@ class Preparation:
         self._redact = Redactor(recording.redact)
         self._redact_secrets = Redactor() if recording.redact else self._redact
         self._price: Callable[[TokenUsage], TokenUsage] | None = None
+        self._price_failed = False
 
     def load(self) -> None:
         """Read the price lists. This is the slowest part of the start."""
@@ -120,11 +130,13 @@ class Preparation:
             return self._redacted(value)
         if name in LINKS:
             link = partial(_link, redact)
-            return link(value) if isinstance(value, str) else tuple(map(link, value))
-        if isinstance(value, str) and len(value) > MAX_NAME and name not in LONG:
-            value = value[: 2 * MAX_NAME]  # a secret at the border is redacted before the rest is cut
-            return redact.text(value)[:MAX_NAME]
-        return redact.value(value)
+            found: Any = link(value) if isinstance(value, str) else tuple(map(link, value))
+        elif isinstance(value, str) and name not in LONG:
+            limit = MAX_MODEL if name in CUT else MAX_NAME
+            found = redact.text(value[: 2 * limit])[:limit]  # a secret at the border is redacted before the cut
+        else:
+            found = redact.value(value)
+        return found.replace("\0", NUL) if isinstance(found, str) else found
 
     def _cut(self, record: Record) -> Record:
         """Cut long texts, after secrets at their borders were redacted."""
@@ -143,20 +155,32 @@ class Preparation:
 
     def recorded_name(self, name: str) -> str:
         """Return a name that clients choose as rows have it, such as that of a model."""
-        return self._redact.text(name)
+        return str(self._member("model", name))
 
     def priced(self, record: TokenUsage) -> TokenUsage:
-        """Return the record with its cost. It takes less than a millisecond after `load`."""
-        if self._price is None:
-            self.load()
-        assert self._price is not None
-        return self._price(record)
+        """Return the record with its cost. It takes less than a millisecond after `load`. Never raises."""
+        try:
+            if self._price is None:
+                self.load()
+            assert self._price is not None
+            return self._price(record)
+        except Exception as e:
+            if not self._price_failed:  # log once: the next rows may fail the same way
+                self._price_failed = True
+                logger.exception("aibridge: the price of an answer cannot be worked out, its row has none")
+            return replace(
+                record, cost_usd=None, cost_source=None, price_list=None, unpriced=f"error: {type(e).__name__}"
+            )
 
     def is_never_priced(self, record: TokenUsage) -> bool:
-        """Return whether no answer to a request has a price. `record` is what it is expected to use."""
+        """Return whether no answer to a request has a price. `record` is what it is expected to use. Never raises."""
         from aibridge_addon.recording import pricing
 
-        return pricing.is_never_priced(record)
+        try:
+            return pricing.is_never_priced(record)
+        except Exception:
+            logger.exception("aibridge: whether an answer has a price cannot be worked out")
+            return False
 
 
 def _link(redact: Redactor, value: str) -> str:

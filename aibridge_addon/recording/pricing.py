@@ -19,7 +19,7 @@ import msgspec
 
 from aibridge_addon.providers import vendor_of
 from aibridge_addon.providers.vendors import ALIASES, NONE
-from aibridge_addon.recording.prices import Supplement, models, price_list, supplement, usage, vendors
+from aibridge_addon.recording.prices import Supplement, always, models, price_list, supplement, usage, vendors
 from aibridge_addon.recording.prices.rules import Question, Rule, Unpriced, rule
 from aibridge_addon.recording.rows import PRICE_TERMS
 from aibridge_addon.records import CACHE_LIFETIMES, CostSource, PriceTerms, TokenUsage
@@ -357,7 +357,12 @@ STATED = MappingProxyType({"openrouter": _openrouter, "github-copilot": _copilot
 
 
 def load() -> None:
-    """Read the price lists now, which takes most of a second, so that the first row does not wait for them."""
+    """Read the price lists now, which takes most of a second, so that the first row does not wait for them.
+
+    Later, no file is opened: at the process's limit of open files, rows are priced all the same.
+    """
+    price_list()
+    always()
     for vendor in vendors():
         supplement(vendor)
         models.provider(vendor)

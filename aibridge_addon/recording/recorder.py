@@ -140,7 +140,7 @@ class Recorder(Sink):
         self._giving_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aibridge-recorder", daemon=True)
 
-    def start(self) -> None:
+    def open(self) -> None:
         """Open the database. This blocks, and is called once at the start.
 
         Raises:

@@ -88,24 +88,59 @@ def newest(
     DatabaseUnavailable.
     """
     parameters: dict[str, object] = {}
-    conditions = ["session_id is not null"]
-    conditions += within(rows, "started_at", since, until, parameters)
-    conditions += matching(rows, "initiator_id", actors, parameters)
-    conditions += matching(rows, "model", models, parameters)
+    conditions = ["session_id is not null", *within(rows, "started_at", since, until, parameters)]
+    conditions += _chosen(rows, actors, models, parameters)
     # For all sessions, the database groups the rows. For a few, only the newest rows are read.
     grouped = "group by session_id, initiator_id order by max(started_at) desc, session_id, initiator_id"
     sql = f"""select session_id, initiator_id from aibridge_interceptions where {" and ".join(conditions)}
         {grouped if limit is None else "order by started_at desc, id desc"}"""  # noqa: S608 (names are ours)
-    found = _distinct((row["session_id"], row["initiator_id"]) for row in rows.stream(sql, parameters))
+    found = (key for key, _ in _first_of_each(rows.stream(sql, parameters)))
     return _sessions(rows, list(islice(found, skip, None if limit is None else skip + limit)))
 
 
-def _distinct[T](values: Iterable[T]) -> Iterator[T]:
-    seen: set[T] = set()
-    for value in values:
-        if value not in seen:
-            seen.add(value)
-            yield value
+def search(
+    rows: Queries,
+    text: str,
+    *,
+    of: int,
+    limit: int,
+    skip: int = 0,
+    actors: Sequence[str] = (),
+    models: Sequence[str] = (),
+) -> list[Session]:
+    """Return those of the `of` newest sessions that have a text in their id, first prompt, project or client.
+
+    Upper and lower case are the same. Usage is read of the sessions that are returned, and of no other. The rest is as
+    in `newest`.
+    """
+    parameters: dict[str, object] = {}
+    conditions = ["session_id is not null", *_chosen(rows, actors, models, parameters)]
+    sql = f"""select session_id, initiator_id, client, project from aibridge_interceptions
+        where {" and ".join(conditions)} order by started_at desc, id desc"""  # noqa: S608 (names are ours)
+    found = islice(_first_of_each(rows.stream(sql, parameters)), of)
+    newest = {key: [key[0], row["client"], row["project"]] for key, row in found}
+    for some in batched(newest, AT_ONCE, strict=False):
+        for key, prompt in _prompts(rows, some).items():
+            newest[key].append(prompt)
+    wanted = text.casefold()
+    having = [key for key, texts in newest.items() if any(each and wanted in each.casefold() for each in texts)]
+    return _sessions(rows, having[skip : skip + limit])
+
+
+def _chosen(
+    rows: Queries, actors: Sequence[str], models: Sequence[str], parameters: dict[str, object]
+) -> Iterator[str]:
+    yield from matching(rows, "initiator_id", actors, parameters)
+    yield from matching(rows, "model", models, parameters)
+
+
+def _first_of_each(found: Iterable[dict[str, Any]]) -> Iterator[tuple[tuple[str, str], dict[str, Any]]]:
+    """Yield the first row of each session of each user."""
+    seen: set[tuple[str, str]] = set()
+    for row in found:
+        if (key := (row["session_id"], row["initiator_id"])) not in seen:
+            seen.add(key)
+            yield key, row
 
 
 def _sessions(rows: Queries, wanted: Sequence[tuple[str, str]]) -> list[Session]:
@@ -122,8 +157,7 @@ def _sessions(rows: Queries, wanted: Sequence[tuple[str, str]]) -> list[Session]
             )
         for row in rows.select(TOKENS.format(values=values, sum="sum" if rows.postgres else "total"), parameters):
             usage[row["session_id"], row["initiator_id"]].add(usage_of(row))
-        for row in rows.select(PROMPTS.format(values=values), parameters):
-            prompts.setdefault((row["session_id"], row["initiator_id"]), row["prompt"])
+        prompts |= _prompts(rows, some)
     return [
         Session(
             *key,
@@ -135,6 +169,14 @@ def _sessions(rows: Queries, wanted: Sequence[tuple[str, str]]) -> list[Session]
         )
         for key in wanted
     ]
+
+
+def _prompts(rows: Queries, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], str | None]:
+    """Return the beginnings of the first prompts of sessions."""
+    values, parameters = _list({session_id for session_id, _ in wanted})
+    found = _first_of_each(rows.select(PROMPTS.format(values=values), parameters))
+    keys = set(wanted)
+    return {key: row["prompt"] for key, row in found if key in keys}
 
 
 INTERCEPTIONS = """
@@ -207,13 +249,18 @@ def whole(rows: Queries, session_id: str, actors: Sequence[str]) -> list[Session
     return _sessions(rows, [(session_id, row["initiator_id"]) for row in rows.select(sql, parameters)])
 
 
-def one(rows: Queries, session_id: str, actors: Sequence[str]) -> Iterator[dict[str, Any]]:
+def one(
+    rows: Queries, session_id: str, actors: Sequence[str], *, skip: int = 0, limit: int | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the interceptions of a session as they began, with their rows of other tables, in their order.
 
-    JSON columns are decoded. Raises DatabaseUnavailable. `actors`: names or patterns, as in `newest`.
+    JSON columns are decoded. Raises DatabaseUnavailable. `actors`: names or patterns, as in `newest`. `skip`: the
+    number of first ones that are not wanted. `limit`: None for all.
     """
     found, wanted = _of(rows, session_id, actors)
-    for some in batched(rows.stream(f"select * {found} order by started_at, id", wanted), AT_ONCE, strict=False):
+    part = "" if limit is None else f" limit {limit:d} offset {skip:d}"
+    sql = f"select * {found} order by started_at, id{part}"
+    for some in batched(rows.stream(sql, wanted), AT_ONCE, strict=False):
         interceptions = {row["id"]: _decoded(row) | {name: [] for name in CHILDREN} for row in some}
         values, parameters = _list(interceptions)
         if rows.postgres:
@@ -251,6 +298,19 @@ def _list(values: Iterable[str]) -> tuple[str, dict[str, str]]:
 
 
 # --- one session as a conversation ------------------------------------------------------------------------------------
+
+
+def agents_before(rows: Queries, session_id: str, actors: Sequence[str], number: int) -> Agents:
+    """Return the agents of the first interceptions of a session, without reading texts. Raises DatabaseUnavailable."""
+    found, wanted = _of(rows, session_id, actors)
+    sql = f"""
+        select agent_id, request_class, metadata from (select * {found} order by started_at, id limit {number:d}) as i
+        where request_class = 'subagent' order by started_at, id
+    """  # noqa: S608 (names are ours)
+    agents = Agents()
+    for row in rows.stream(sql, wanted) if number else ():
+        agents.depth(_decoded(row))
+    return agents
 
 
 class Agents:

@@ -24,7 +24,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from aibridge_addon.recording.sizes import MAX_QUEUED_BYTES, weight_of
@@ -105,6 +104,7 @@ class RecordStream:
         """Whether a flush is under way."""
         self._crowd = 0
         """Number of answers that waited for the last flush."""
+        self._opened = False
         self._ended = False
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -129,14 +129,23 @@ class RecordStream:
 
     # --- on the event loop ------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the sinks. If one raises, those before it are closed, and the exception is raised again."""
-        with ExitStack() as undo:
-            undo.callback(self.close, 0)
-            self._thread.start()
-            for sink in self._sinks:
-                sink.start()
-            undo.pop_all()
+    def open(self) -> None:
+        """Open the sinks. Blocks, and may be called on any thread."""
+        self._opened = True
+        self._thread.start()
+        for sink in self._sinks:
+            sink.open()
+
+    def start(self, before: RecordStream | None = None) -> None:
+        """Start the sinks, and open them before if `open` was not called.
+
+        `before`: the stream that this one is going to replace. It still runs.
+        """
+        if not self._opened:
+            self.open()
+        for sink in self._sinks:
+            predecessor = next((old for old in before._sinks if type(old) is type(sink)), None) if before else None
+            sink.start(predecessor)
 
     def wait_until_loaded(self) -> None:
         """Block until the imports of the preparation are done."""

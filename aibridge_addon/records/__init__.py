@@ -430,8 +430,8 @@ class Sink:
     """Receives prepared records: redacted, priced, and without the texts that the configuration excludes.
 
     A subclass implements `emit` and overrides only what it needs. `start`, `retire` and `close` are called on the
-    event loop's thread, `emit`, `flush` and `overdue` on the record stream's thread, `readiness` and `ended` on any
-    thread.
+    event loop's thread, `emit`, `flush` and `overdue` on the record stream's thread, `open`, `readiness` and `ended` on
+    any thread.
     """
 
     address = ""  # where it is served, as host and port
@@ -440,8 +440,18 @@ class Sink:
     durable = False
     """Whether this is a database. Answers wait for its `flush`. Only durable sinks receive continuations."""
 
-    def start(self) -> None:
-        """Open what the first request needs. An exception stops the start of the bridge."""
+    def open(self) -> None:
+        """Do what takes time before the start, such as opening a database. Blocks, and is called on any thread.
+
+        An exception stops the start of the bridge.
+        """
+
+    def start(self, before: Sink | None = None) -> None:
+        """Begin. An exception stops the start of the bridge.
+
+        `before`: the sink of the same type that this one is going to replace. It still runs, and goes on if a later
+        part of the new bridge cannot start.
+        """
 
     def emit(self, records: Sequence[Record]) -> None:
         """Process records in the order in which they were emitted. After an exception the sink gets no more."""

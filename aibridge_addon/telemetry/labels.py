@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import re
 import threading
+
+from aibridge_addon.wire.printable import UNSAFE
 
 OTHER = "other"
 UNKNOWN = "unknown"
 """For an empty value, and for an interception whose start was not seen. Prometheus drops an empty label."""
 
+REPLACED = "\N{REPLACEMENT CHARACTER}"
 MAX_LABEL_LENGTH = 128
 """Characters of a label's value. What is longer is cut."""
 
-# Control characters and line separators would break the text format; half a surrogate pair cannot be encoded.
-_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+def _shown(value: str) -> str:
+    """Return a value that the text format can have, and that controls no terminal."""
+    return UNSAFE.sub(REPLACED, value.replace("\n", REPLACED).replace("\t", REPLACED))
 
 
 class Bounded:
@@ -34,4 +38,4 @@ class Bounded:
         with self._lock:
             if value not in self._known and len(self._known) >= self._limit:
                 return OTHER
-            return self._known.setdefault(value, _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", value))
+            return self._known.setdefault(value, _shown(value))

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.config.schema import Mcp
 from aibridge_addon.dialects.turns import Call, Invocation, Part, Result, Text
-from aibridge_addon.tools import CallError, results
+from aibridge_addon.tools import CallError, results, schemas
 from aibridge_addon.tools.catalog import Tool
+from aibridge_addon.wire.printable import printable_line
 from aibridge_addon.wire.trace_context import TraceContext
 
 if TYPE_CHECKING:
@@ -92,13 +93,14 @@ async def invoke(
     except CallError as e:
         parts, error = _failure(str(e))
     except Exception:
-        logger.exception("invocation failed: tool=%s", tool.name if tool else "unknown")
+        logger.exception("invocation failed: tool=%s", printable_line(tool.name) if tool else "unknown")
         parts, error = _failure("internal error")
     duration_ms = round((clock() - began) * 1000)
     if tool is not None:
         level = logging.DEBUG if error is None else logging.WARNING
         outcome = "failed" if error else "done"
-        logger.log(level, "MCP tool %s of %s: %s, %d ms", tool.original_name, tool.server_name, outcome, duration_ms)
+        name = printable_line(tool.original_name)
+        logger.log(level, "MCP tool %s of %s: %s, %d ms", name, tool.server_name, outcome, duration_ms)
     return Invocation(Result(call, parts, is_error=error is not None), tool, error, duration_ms)
 
 
@@ -107,7 +109,8 @@ async def _outcome(
 ) -> Outcome:
     if tool is None:
         raise CallError(f"there is no tool {call.name[:200]!r}")
-    returned = await servers.call(tool, _arguments(call.input), settings.tool_timeout, _meta(context))
+    arguments = schemas.original(_arguments(call.input), tool.original_keys)
+    returned = await servers.call(tool, arguments, settings.tool_timeout, _meta(context))
     parts, is_error, error_text = results.to_parts(returned, settings.max_result_bytes)
     return parts, error_text if is_error else None
 

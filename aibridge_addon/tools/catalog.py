@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from re import Pattern
 from typing import Any
 
 from aibridge_addon.dialects.turns import InjectedTool, Injection
-from aibridge_addon.tools import naming
+from aibridge_addon.tools import naming, schemas
 
 MANY_TOOLS = 128
 """Maximum number of tools that OpenAI's API accepts in one request. A larger catalogue is logged."""
@@ -31,6 +31,8 @@ class ListedTool:
     name: str
     description: str
     input_schema: dict[str, Any]
+    original_keys: Mapping[str, str] = field(default_factory=dict)
+    """Property keys that `admit` has renamed, each with the server's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,9 @@ class Tool:
     """The URL without its query; None for a program."""
     description: str
     input_schema: dict[str, Any]
-    """The JSON Schema as the server lists it."""
+    """The JSON Schema, as every provider takes it."""
+    original_keys: Mapping[str, str] = field(default_factory=dict)
+    """Property keys that were renamed, each with the server's own."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,7 @@ def build(listings: Iterable[Listing]) -> Catalog:
             server_url=listing.server_url,
             description=listed.description,
             input_schema=listed.input_schema,
+            original_keys=listed.original_keys,
         )
         for pair, (listing, listed) in selected.items()
     )
@@ -121,14 +126,18 @@ def build(listings: Iterable[Listing]) -> Catalog:
 
 
 def admit(listed: Iterable[ListedTool]) -> tuple[tuple[ListedTool, ...], tuple[str, ...]]:
-    """Return the tools that can be offered to a model, and descriptions of the others with their problems."""
+    """Return the tools that can be offered to a model, and descriptions of the others with their problems.
+
+    Schemas are mended: see `schemas`.
+    """
     admitted: dict[str, ListedTool] = {}
     left_out: list[str] = []
     for tool in listed:
         if problem := _maybe_problem(tool, admitted):
             left_out.append(f"{tool.name[:60]!r} ({problem})")
         else:
-            admitted[tool.name] = tool
+            mended = schemas.mend(tool.input_schema)
+            admitted[tool.name] = replace(tool, input_schema=mended.schema, original_keys=mended.original_keys)
     return tuple(admitted.values()), tuple(left_out)
 
 

@@ -35,6 +35,7 @@ from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.tools import CallError, catalog
 from aibridge_addon.tools.catalog import ListedTool, Listing
 from aibridge_addon.tools.transports import GRACE, MAX_REASON, over_http, over_stdio
+from aibridge_addon.wire.printable import printable_line
 
 logger = logging.getLogger(__name__)
 
@@ -219,7 +220,7 @@ class Connection:
             error = error.exceptions[0]
         if isinstance(error, MCPError):
             status = f" (HTTP {self.status})" if self.status else ""
-            return self.masked(" ".join(error.message.split()))[:MAX_REASON] + status
+            return printable_line(self.masked(" ".join(error.message.split()))[:MAX_REASON]) + status
         known = (text for kind, text in REASONS if isinstance(error, kind))
         return next(known, type(error).__name__)
 

@@ -24,6 +24,7 @@ from aibridge_addon.config.schema import HttpServer, StdioServer
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
 
+from aibridge_addon.wire.printable import printable_line
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +199,7 @@ async def _log(server: Peer, stderr: asyncio.StreamReader) -> None:
         lines += 1
         if lines <= MAX_LOG_LINES:
             text = server.masked(line.decode("utf-8", "replace").rstrip())
-            logger.debug("MCP server %s: stderr: %s", server.name, text[:MAX_REASON])
+            logger.debug("MCP server %s: stderr: %s", server.name, printable_line(text[:MAX_REASON]))
 
 
 async def _end(server: Peer, process: asyncio.subprocess.Process) -> None:

@@ -1,9 +1,9 @@
-"""The application of the pages: routes, templates, and the stream that says that something is new."""
+"""The application of the pages: routes and templates."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -11,12 +11,11 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import anyio
-from anyio import to_thread
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -24,13 +23,14 @@ from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.recent import change
 from aibridge_addon.recording.sessions import NotFound
 from aibridge_addon.records import DatabaseUnavailable
+from aibridge_addon.telemetry.log.text import money, short_count
 from aibridge_addon.web import pages, texts
-from aibridge_addon.web.guard import LOGIN, STATIC, Guard
+from aibridge_addon.web.changes import Changes
+from aibridge_addon.web.guard import LOGIN, STATIC, Guard, Wait
 from aibridge_addon.web.pages import DEFAULT_DAYS, PERIODS, View
 
 FOLDER = Path(__file__).parent
-MAX_STREAMS = 64
-"""Pages that are updated live at the same time. Further ones are not."""
+POLL = 2.0
 MAX_PAGE = 1_000
 MAX_PARAMETER = 512
 """Characters of a search text or an id."""
@@ -48,20 +48,11 @@ class Source:
     now: Callable[[], datetime]
 
 
-@dataclass(slots=True)
-class Streams:
-    """The number of streams that are open."""
-
-    open: int = 0
-
-
 @dataclass(frozen=True, slots=True)
 class Pages:
     source: Source
-    poll: float
-    """Seconds between two looks for something new."""
+    changes: Changes
     templates: Environment
-    streams: Streams = field(default_factory=Streams)
 
     def overview(self, request: Request) -> Response:
         return self._page(request, "overview", pages.overview)
@@ -97,29 +88,7 @@ class Pages:
 
     async def events(self, request: Request) -> Response:
         """Send an event each time that a request has begun or ended."""
-        if self.streams.open >= MAX_STREAMS:
-            return PlainTextResponse("Too many pages are open.\n", 503)
-        return StreamingResponse(self._changes(), media_type="text/event-stream")
-
-    async def _changes(self) -> AsyncIterator[bytes]:
-        self.streams.open += 1
-        try:
-            last = await to_thread.run_sync(self._change)
-            yield b"retry: 5000\n\n"
-            while True:
-                await anyio.sleep(self.poll)
-                now = await to_thread.run_sync(self._change)
-                yield b"event: change\ndata: 1\n\n" if now != last else b": nothing new\n\n"
-                last = now
-        finally:
-            self.streams.open -= 1
-
-    def _change(self) -> str:
-        try:
-            with self.source.open() as rows:
-                return change(rows)
-        except DatabaseUnavailable:
-            return ""
+        return self.changes.stream()
 
     def _page(self, request: Request, name: str, values: Callable[[Queries, View], dict[str, Any]]) -> Response:
         view = View(self.source.zone, self.source.now(), _days(request))
@@ -137,9 +106,15 @@ class Pages:
         return HTMLResponse(html.encode("utf-8", "replace"), status)
 
 
-def application(source: Source, *, token: str | None, poll: float = 2.0) -> Starlette:
-    """Return the application. `token`: what users have to show. None: only this machine reaches the listener."""
-    shown = Pages(source, poll, _templates(source.zone))
+def application(source: Source, *, token: str | None, poll: float = POLL, wait: Wait = anyio.sleep) -> Starlette:
+    """Return the application.
+
+    Args:
+        token: What users have to show. None: only this machine reaches the listener.
+        poll: Seconds between two looks for something new.
+        wait: Waits for seconds, before the answer to a wrong token.
+    """
+    shown = Pages(source, Changes(partial(_change, source), poll), _templates(source.zone))
     routes = [
         Route("/", shown.overview),
         Route("/sessions", shown.sessions),
@@ -152,7 +127,15 @@ def application(source: Source, *, token: str | None, poll: float = 2.0) -> Star
         Route(LOGIN, shown.login),
         Mount(STATIC.rstrip("/"), StaticFiles(directory=FOLDER / "static")),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(Guard, token=token)])
+    return Starlette(routes=routes, middleware=[Middleware(Guard, token=token, wait=wait)])
+
+
+def _change(source: Source) -> str:
+    try:
+        with source.open() as rows:
+            return change(rows)
+    except DatabaseUnavailable:
+        return ""
 
 
 def _templates(zone: ZoneInfo) -> Environment:
@@ -167,11 +150,11 @@ def _templates(zone: ZoneInfo) -> Environment:
         "shown": texts.shown,
         "named": texts.named,
         "count": texts.count,
-        "short": texts.short_count,
-        "money": texts.money,
+        "short": short_count,
+        "money": money,
         "percent": texts.percent,
         "seconds": texts.seconds,
-        "local": partial(texts.local, zone),
+        "local": partial(texts.at, zone),
     }
     made.globals |= {"periods": PERIODS}
     return made

@@ -3,6 +3,9 @@
 A page of another site may make a browser send requests to a listener on loopback, also under a name of its own that
 resolves to 127.0.0.1 (DNS rebinding). So without a token only names of the machine itself are answered, and requests
 that another site has started are refused.
+
+The answer to a wrong token is delayed. While `MAX_WAITING` of them wait, no further token is compared, so `MAX_WAITING`
+tokens can be tried in `DELAY` seconds. A cookie of an earlier login is always good.
 """
 
 from __future__ import annotations
@@ -10,20 +13,35 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ipaddress
-from collections.abc import Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping
 from types import MappingProxyType
 from urllib.parse import parse_qs, urlsplit
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from aibridge_addon.telemetry.log.text import one_line
+
+logger = logging.getLogger(__name__)
 
 COOKIE = "aibridge_web"
 LOGIN = "/login"
 STATIC = "/static/"
 MAX_FORM = 4096
 """Bytes of the login form."""
+Wait = Callable[[float], Awaitable[None]]
+
+DELAY = 1.0
+"""Seconds before the answer to a wrong token."""
+MAX_WAITING = 16
+"""Answers to wrong tokens that wait at the same time."""
+MAX_ADDRESS = 60
+MAX_LOGGED = 100
+"""Addresses whose first wrong token is logged."""
 HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
@@ -53,9 +71,12 @@ def is_loopback(host: str) -> bool:
 class Guard:
     """ASGI middleware. `token`: None if only this machine reaches the listener."""
 
-    def __init__(self, app: ASGIApp, token: str | None) -> None:
+    def __init__(self, app: ASGIApp, token: str | None, wait: Wait = anyio.sleep) -> None:
         self._app = app
         self._token = token
+        self._wait = wait
+        self._waiting = 0
+        self._logged: set[str] = set()
         # The cookie does not show the token.
         self._cookie = None if token is None else hmac.digest(token.encode(), b"aibridge web", hashlib.sha256).hex()
 
@@ -94,11 +115,11 @@ class Guard:
             return None
         if request.url.path == LOGIN and request.method == "POST":
             return await self._log_in(request, self._token, self._cookie)
-        given = request.headers.get("authorization", "")
-        if given.startswith("Bearer ") and _equal(given.removeprefix("Bearer "), self._token):
-            return None
         if _equal(request.cookies.get(COOKIE, ""), self._cookie):
             return None
+        given = request.headers.get("authorization", "")
+        if given.startswith("Bearer "):
+            return await self._refusal(request, given.removeprefix("Bearer "), self._token, _missing())
         if request.url.path == LOGIN:
             return None
         return RedirectResponse(LOGIN, 303) if "text/html" in request.headers.get("accept", "") else _missing()
@@ -110,12 +131,29 @@ class Guard:
             if len(body) > MAX_FORM:
                 return PlainTextResponse("The form is too long.\n", 413)
         given = parse_qs(body.decode("utf-8", "replace")).get("token", [""])[0]
-        if not _equal(given, token):
-            return RedirectResponse(f"{LOGIN}?wrong=1", 303)
+        if refused := await self._refusal(request, given, token, RedirectResponse(f"{LOGIN}?wrong=1", 303)):
+            return refused
         answer = RedirectResponse("/", 303)
         secure = request.url.scheme == "https"
         answer.set_cookie(COOKIE, cookie, httponly=True, samesite="strict", secure=secure, path="/")
         return answer
+
+    async def _refusal(self, request: Request, given: str, token: str, wrong: Response) -> Response | None:
+        """Return `wrong` after a delay if the token is not the one. None: it is."""
+        if self._waiting >= MAX_WAITING:
+            return PlainTextResponse("Too many wrong tokens: try again.\n", 429, {"Retry-After": "1"})
+        if _equal(given, token):
+            return None
+        address = one_line(request.client.host if request.client else "", MAX_ADDRESS)
+        if address not in self._logged and len(self._logged) < MAX_LOGGED:
+            self._logged.add(address)
+            logger.warning("aibridge web: a wrong token from %s; further ones from there are not logged", address)
+        self._waiting += 1
+        try:
+            await self._wait(DELAY)
+        finally:
+            self._waiting -= 1
+        return wrong
 
 
 def _missing() -> Response:

@@ -6,7 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
-from itertools import islice
 from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -15,6 +14,7 @@ from aibridge_addon.recording import context, plan_limits, recent, reports, sess
 from aibridge_addon.recording.context import CATEGORIES, context_of
 from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.reports import COUNTS, Key, Question, Usage
+from aibridge_addon.telemetry.log.text import money
 from aibridge_addon.web import plots, texts
 from aibridge_addon.web.plots import Bar, Part
 
@@ -79,9 +79,7 @@ def session_list(rows: Queries, view: View, *, search: str, actor: str, model: s
     actors, models = ((text,) if text else () for text in (actor, model))
     first = (page - 1) * PAGE
     if search:
-        wanted = search.casefold()
-        every = sessions.newest(rows, limit=SEARCHED, actors=actors, models=models)
-        found = [session for session in every if wanted in _searched(session)][first : first + PAGE + 1]
+        found = sessions.search(rows, search, of=SEARCHED, limit=PAGE + 1, skip=first, actors=actors, models=models)
     else:
         found = sessions.newest(rows, limit=PAGE + 1, skip=first, actors=actors, models=models)
     return {
@@ -95,32 +93,21 @@ def session_list(rows: Queries, view: View, *, search: str, actor: str, model: s
     }
 
 
-def _searched(session: sessions.Session) -> str:
-    texts_of = (session.session_id, session.prompt, session.project, session.client)
-    return "\n".join(text for text in texts_of if text).casefold()
-
-
 def session(rows: Queries, view: View, *, id: str, actor: str, page: int, full: bool) -> dict[str, Any]:
     """Raises NotFound."""
     id = sessions.find(rows, id)
     actors = (actor,) if actor else ()
-    agents = sessions.Agents()
     first = (page - 1) * TURNS
-    shown: list[dict[str, Any]] = []
-    more = False
-    for number, row in enumerate(islice(sessions.one(rows, id, actors), first + TURNS + 1)):
-        depth = agents.depth(row)
-        if number == first + TURNS:
-            more = True
-        elif number >= first:
-            shown.append(_turn(row, depth))
+    agents = sessions.agents_before(rows, id, actors, first)
+    found = list(sessions.one(rows, id, actors, skip=first, limit=TURNS + 1))
+    shown = [_turn(row, agents.depth(row)) for row in found[:TURNS]]
     return {
         "id": id,
         "actor": actor,
         "whole": sessions.whole(rows, id, actors),
         "interceptions": shown,
         "page_number": page,
-        "more": more,
+        "more": len(found) > TURNS,
         "full": full,
     }
 
@@ -252,7 +239,7 @@ def _token_parts(usage: Usage) -> list[Part]:
 def _cost_parts(usage: Usage) -> list[Part]:
     titles = (("api", "API"), ("subscription", "subscription"), ("", "other"))
     return [
-        Part(f"pay-{billing or 'other'}", cost, f"{title} USD {texts.money(cost)}")
+        Part(f"pay-{billing or 'other'}", cost, f"{title} USD {money(cost)}")
         for billing, title in titles
         if (cost := usage.cost(billing) or 0.0)
     ]

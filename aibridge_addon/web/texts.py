@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from aibridge_addon.telemetry.log.text import duration, money, one_line, printable, short_count
+from aibridge_addon.telemetry.log.text import duration, local, one_line
+from aibridge_addon.wire.printable import printable
 
 SHORT, LONG = 4_000, 200_000
 """Characters of a recorded text that a page shows, unless and even if all of it is asked for."""
@@ -42,8 +43,8 @@ def seconds(value: float | None) -> str:
     return "–" if value is None else duration(value)
 
 
-def local(zone: ZoneInfo, moment: str | None, form: str = "%Y-%m-%d %H:%M") -> str:
-    return "–" if moment is None else datetime.fromisoformat(moment).astimezone(zone).strftime(form)
+def at(zone: ZoneInfo, moment: str | None, form: str = "%Y-%m-%d %H:%M") -> str:
+    return local(moment, zone, form) or "–"
 
 
 def took(row: Mapping[str, str | None]) -> float | None:
@@ -52,6 +53,3 @@ def took(row: Mapping[str, str | None]) -> float | None:
         return None
     difference = datetime.fromisoformat(row["ended_at"]) - datetime.fromisoformat(row["started_at"])
     return max(0.0, difference.total_seconds())
-
-
-__all__ = ["count", "local", "money", "named", "percent", "seconds", "short_count", "shown", "took"]

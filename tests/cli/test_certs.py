@@ -13,9 +13,11 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 from mitmproxy.certs import CertStore
 
 from aibridge_addon import cli
-from aibridge_addon.cli import certs
+from aibridge_addon.cli import authority, certs
 from aibridge_addon.cli.certs import INSTALLED, Store
 from aibridge_addon.cli.diagnosis import files
+from aibridge_addon.config.providers import DEFAULT_PROVIDERS
+from aibridge_addon.config.subtrees import not_permitted
 
 
 @pytest.fixture
@@ -43,7 +45,59 @@ def test_an_authority_is_never_replaced(confdir: Path, capsys: pytest.CaptureFix
 
 def test_an_authority_is_shown(confdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["certs", "show", "--confdir", str(confdir)]) == 0
-    assert "subject     CN=mitmproxy of AI Bridge" in capsys.readouterr().out
+    assert "subject     CN=mitmproxy of AI Bridge" in (output := capsys.readouterr().out)
+    assert "may sign    for every host" in output
+
+
+def test_an_authority_with_constraints_shows_what_it_may_sign(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "aibridge.yaml"
+    config.write_text(
+        "providers:\n- {name: a, type: anthropic}\n- {name: b, type: openai, hosts: ['ai.*.corp.example']}\n"
+    )
+    places = ["--confdir", str(tmp_path / "conf")]
+    made = ["certs", "make", "--constrain", "--config", str(config), "--permit", "Gateway.example", "--permit", "*.dev"]
+    assert cli.main([*made, "--permit", "10.0.0.1", *places]) == 0
+    assert "all names below corp.example are permitted" in capsys.readouterr().err
+    assert cli.main(["certs", "show", *places]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    shown = [line[12:] for line in lines[lines.index("may sign    api.anthropic.com") :]]
+    regions = "aws-external-anthropic.<region>.api.aws (36 regions)"
+    assert shown == ["api.anthropic.com", regions, "corp.example", "gateway.example", "dev", "10.0.0.1"]
+    assert CertStore.from_store(tmp_path / "conf", "mitmproxy", 2048).default_ca.is_ca
+
+
+def test_without_a_configuration_the_default_providers_are_permitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIBRIDGE_CONFIG", raising=False)
+    assert cli.main(["certs", "make", "--constrain", "--confdir", str(tmp_path)]) == 0
+    limits = authority.limits(tmp_path / "mitmproxy-ca-cert.pem")
+    assert limits is not None and not not_permitted(DEFAULT_PROVIDERS, limits.permits_host)
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--permit", "a.example"], "--permit needs --constrain"),
+        (["--constrain", "--permit", "https://a.example"], "a host name or an IP address"),
+        (["--constrain", "--permit", "a.*.example"], "a host name or an IP address"),
+    ],
+)
+def test_a_wrong_use_is_refused_and_makes_nothing(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["certs", "make", "--confdir", str(tmp_path / "conf"), *words])
+    assert message in capsys.readouterr().err and not (tmp_path / "conf").exists()
+
+
+def test_a_wrong_configuration_makes_no_authority(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("provider: []\n")
+    made = ["certs", "make", "--constrain", "--config", str(tmp_path / "a.yaml"), "--confdir", str(tmp_path / "conf")]
+    assert cli.main(made) == 2 and not (tmp_path / "conf").exists()
 
 
 def test_a_certificate_is_exported_without_its_key(confdir: Path, tmp_path: Path) -> None:
@@ -54,9 +108,9 @@ def test_a_certificate_is_exported_without_its_key(confdir: Path, tmp_path: Path
         contents.append(file.read_bytes())
     pem, der, p12 = contents
     assert ssl.PEM_cert_to_DER_cert(pem.decode()) == der and b"PRIVATE" not in pem
-    key, certificate, _ = pkcs12.load_key_and_certificates(p12, None)
-    # Without a key, the certificate is one of the others.
-    assert key is None and (certificate is not None or pkcs12.load_pkcs12(p12, None).additional_certs)
+    found = pkcs12.load_pkcs12(p12, None)
+    assert found.key is None and found.cert is None
+    assert [each.certificate for each in found.additional_certs] == [x509.load_der_x509_certificate(der)]
 
 
 @pytest.mark.parametrize("action", ["show", "export", "install"])

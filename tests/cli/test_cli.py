@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -122,7 +123,17 @@ def test_help_has_examples_that_the_command_accepts(
 
 @pytest.mark.parametrize(
     ("arguments", "meant"),
-    [(["reprot"], "report"), (["report", "dialy"], "daily"), (["sesions", "show", "x"], "sessions")],
+    [
+        (["reprot"], "report"),
+        (["report", "dialy"], "daily"),
+        (["sesions", "show", "x"], "sessions"),
+        (["report", "--sinse", "2026-11-01"], "--since"),
+        (["report", "--jsn"], "--json"),
+        (["run", "--sumary-json", "file", "--", "true"], "--summary-json"),
+        (["run", "--config", "file", "--porxy=http://a", "true"], "--proxy"),
+        (["tokens", "create", "--actr", "ada"], "--actor"),
+        (["--versoin"], "--version"),
+    ],
     ids=" ".join,
 )
 def test_a_misspelt_name_suggests_the_right_one(
@@ -134,10 +145,24 @@ def test_a_misspelt_name_suggests_the_right_one(
     assert f'(did you mean "{meant}"?)' in capsys.readouterr().err
 
 
+def test_options_of_a_program_to_run_are_its_own() -> None:
+    parsed = cli.parser("run").parse_args(["run", "--set", "a=b", "--config", "file", "make", "--versoin", "--", "--x"])
+    assert (parsed.program, parsed.set, parsed.config) == (["make", "--versoin", "--", "--x"], ["a=b"], "file")
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in cli.COMMANDS), ["tokens", "create"]], ids=" ".join)
+def test_version_is_everywhere(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*command, "--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"aibridge {version('aibridge-mitmproxy')}\n"
+
+
 def test_a_misspelt_name_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("\x1b[31m", "\u202e", "\udc80", "x" * 1_000_000):
-        with pytest.raises(SystemExit):
-            cli.main([name])
+        for arguments in ([name], ["report", f"--{name}"]):
+            with pytest.raises(SystemExit):
+                cli.main(arguments)
     printed = capsys.readouterr().err
     assert "\x1b" not in printed and "\u202e" not in printed and len(printed) < 10_000
 

@@ -15,6 +15,7 @@ from aibridge_addon import cli
 from aibridge_addon.cli.env import BEFORE, BUNDLE, SHELLS
 from aibridge_addon.cli.environment import VARIABLES
 from tests.support.authority import Authority
+from tests.support.constrained import make_constrained_ca
 
 AIBRIDGE = Path(sys.executable).with_name("aibridge")
 VALUES = ("plain", "it's", 'a "b" $HOME `x` \\ \\\\', "é ☃")
@@ -84,6 +85,18 @@ def test_powershell_gets_its_own_commands(confdir: Path, capsys: pytest.CaptureF
     assert f"$env:SSL_CERT_FILE = '{str(confdir / BUNDLE).replace("'", "''")}'" in lines
     assert cli.main(["env", "--shell", "powershell", "--unset"]) == 0
     assert "Remove-Item Env:HTTPS_PROXY -ErrorAction SilentlyContinue" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("hosts", "said"), [(["api.anthropic.com"], True), (["com", "ai", "azure.us", "aws", "cn"], False)]
+)
+def test_hosts_for_which_the_authority_may_not_sign_are_named(
+    hosts: list[str], said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_constrained_ca(tmp_path / "conf", hosts)
+    assert cli.main(["env", "--shell", "sh", "--confdir", str(folder)]) == 0
+    printed = capsys.readouterr()
+    assert ("may not sign for" in printed.err) == said and "may not sign" not in printed.out
 
 
 def test_a_comment_says_that_every_program_uses_the_proxy(confdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

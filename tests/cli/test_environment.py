@@ -13,6 +13,7 @@ from aibridge_addon.cli.environment import (
     Route,
     bundle_files,
     gateway_variables,
+    java_proxy,
     past_the_proxy,
     variables,
 )
@@ -51,6 +52,22 @@ def test_programs_get_the_proxy_and_the_bundle() -> None:
 )
 def test_loopback_is_added_to_what_goes_past_proxies_already(before: str, after: str) -> None:
     assert variables(ROUTE, {"NO_PROXY": before})["NO_PROXY"] == after
+
+
+@pytest.mark.parametrize(
+    ("before", "bundle", "after"),
+    [
+        ("", "/x/b.pem", "-Djavax.net.ssl.trustStore=/x/b.p12"),
+        ("-Xmx1g", "/x/b.pem", "-Djavax.net.ssl.trustStore=/x/b.p12"),
+        ("", "/a dir/b.pem", '"-Djavax.net.ssl.trustStore=/a dir/b.p12"'),
+        ("", "/it's/b.pem", '"-Djavax.net.ssl.trustStore=/it\'s/b.p12"'),
+    ],
+)
+def test_java_gets_options_after_those_that_are_there(before: str, bundle: str, after: str) -> None:
+    found = variables(Route("http://127.0.0.1:8080", Path(bundle)), {"JAVA_TOOL_OPTIONS": before})["JAVA_TOOL_OPTIONS"]
+    proxy = "-Dhttps.proxyHost=127.0.0.1 -Dhttps.proxyPort=8080"
+    assert found == f"{before} {proxy} {after} -Djavax.net.ssl.trustStoreType=PKCS12".strip()
+    assert java_proxy("http://127.0.0.1:8080", before) == f"{before} {proxy}".strip()
 
 
 def test_files_that_the_environment_trusts_already_are_found_once() -> None:

@@ -29,7 +29,7 @@ from aibridge_addon.cli.live_screen import Problem, View, draw
 from aibridge_addon.recording.live import Snapshot
 from aibridge_addon.recording.reports import Usage
 from aibridge_addon.recording.rows import timestamp
-from tests.support.databases import Database, SqliteDatabase, write
+from tests.support.databases import Database, PostgresDatabase, SqliteDatabase, write
 from tests.support.examples import ENDED, STARTED, TOKENS, uid
 from tests.support.polling import poll_until
 
@@ -159,6 +159,12 @@ def test_longer_parts_appear_where_there_is_room() -> None:
         assert part not in narrow
         assert part in wide
     assert any("Errors of the last hour" in line and "Limits of plans" in line for line in lines(view(), 160))
+
+
+def test_a_long_name_is_cut_before_a_wide_screen_leaves_out_columns() -> None:
+    long = row(initiator_id="a-very-long-name-of-a-user@department.example.com", model="claude-" + "x" * 40)
+    shown = "\n".join(lines(view(running=[long], ended=[]), 160))
+    assert "Claude Code" in shown and "a-very-long-name" in shown
 
 
 def test_hostile_names_stay_text() -> None:
@@ -331,6 +337,58 @@ def test_the_terminal_is_restored(place: SqliteDatabase, way: str) -> None:
         assert shown.ended() == (0 if way != "SIGTERM" else 128 + signal.SIGTERM)
         assert LEAVE in shown.out and b"Traceback" not in shown.out
         assert termios.tcgetattr(shown.slave) == shown.modes
+
+
+def test_a_pause_restores_the_terminal_and_the_screen_comes_back(place: SqliteDatabase) -> None:
+    with terminal(place.url) as shown:
+        shown.until(ENTER)
+        shown.until(b"In flight: 1")
+        for _ in range(2):
+            shown.process.send_signal(signal.SIGTSTP)
+            shown.until(LEAVE)
+            poll_until(lambda: os.waitpid(shown.process.pid, os.WUNTRACED | os.WNOHANG)[0], 60.0, what="a pause")
+            assert termios.tcgetattr(shown.slave) == shown.modes
+            shown.process.send_signal(signal.SIGCONT)
+            shown.until(ENTER)
+            shown.until(b"In flight: 1")
+            assert termios.tcgetattr(shown.slave) != shown.modes
+        os.write(shown.master, b"q")
+        assert shown.ended() == 0
+        assert termios.tcgetattr(shown.slave) == shown.modes
+
+
+def test_a_screen_goes_on_when_postgresql_is_back(postgres: PostgresDatabase) -> None:
+    fill(postgres, datetime.now(UTC))
+    with terminal(postgres.url) as shown:
+        shown.until(b"In flight: 1")
+        postgres.server.stop()
+        try:
+            shown.until(b"No database since")
+            shown.until(b"What follows was read at")
+            shown.until(b"In flight: 1")  # the last snapshot is still there
+        finally:
+            postgres.server.start()
+        shown.until(b"aibridge live")
+        poll_until(lambda: _is_back(shown), 60.0, what="a screen without a problem")
+        os.write(shown.master, b"q")
+        assert shown.ended() == 0
+
+
+def _is_back(shown: Terminal) -> bool:
+    """Whether the last whole screen reports no problem."""
+    shown.read()
+    *screens, _ = shown.out.split(b"aibridge live")
+    return bool(screens) and b"In flight: 1" in screens[-1] and b"No database since" not in screens[-1]
+
+
+def test_a_database_that_hangs_keeps_no_key_waiting(postgres: PostgresDatabase) -> None:
+    fill(postgres, datetime.now(UTC))
+    with terminal(postgres.url) as shown:
+        shown.until(b"In flight: 1")
+        with postgres.server.hanging():
+            os.write(shown.master, b"q")
+            assert shown.ended() == 0
+        assert LEAVE in shown.out
 
 
 def test_a_screen_follows_the_size_and_a_database_that_goes_away_and_returns(place: SqliteDatabase) -> None:

@@ -135,13 +135,14 @@ class TestEveryDialect:
         assert injected(dialect, body) is None
         assert offered(dialect, body) == []
 
-    def test_a_schema_is_given_what_vendors_insist_on_and_loses_nothing(self, dialect: str) -> None:
-        schemas: list[dict[str, Any]] = [{}, {"type": "object"}, {"$defs": {"a": {}}, "oneOf": [{}]}]
-        tools = tuple(InjectedTool(f"bmcp_a_{n}", "", schema) for n, schema in enumerate(schemas))
-        told = tools_of(injected(dialect, BASE[dialect], tools))
-        seen = [(tool.get("function") or tool) for tool in told]
-        members = [tool.get("input_schema") or tool.get("parameters") for tool in seen]
-        assert members == [schema | {"type": "object", "properties": {}} for schema in schemas]
+
+@pytest.mark.parametrize("length", [1024, 1025])
+def test_a_description_is_cut_where_the_api_refuses_longer_ones(length: int) -> None:
+    tools = (InjectedTool("bmcp_a_b", "d" * length, SCHEMA),)
+    sent = {dialect: tools_of(injected(dialect, BASE[dialect], tools))[0] for dialect in DIALECTS}
+    assert sent["messages"]["description"] == sent["responses"]["description"] == "d" * length
+    description = sent["chat_completions"]["function"]["description"]
+    assert description == ("d" * 1024 if length == 1024 else "d" * 1018 + " [cut]")
 
 
 NOT_MEANT: list[tuple[str, dict[str, Any]]] = [

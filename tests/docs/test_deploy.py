@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from aibridge_addon.addon import CLOSE_TIMEOUT
 from aibridge_addon.config.load import load
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.proxy.life import CLOSE_TIMEOUT
 from tests.support.image import stages
 from tests.support.prometheus import program
 

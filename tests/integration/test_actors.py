@@ -25,6 +25,7 @@ CHAT = "/openai/v1/chat/completions"
 HEADER = "X-Forwarded-User"
 QUESTION = {"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "Hello?"}]}
 ANSWER = {"id": "msg_1", "type": "message", "model": "m", "content": [], "usage": {"input_tokens": 1}}
+CENTRAL_KEY = "type: anthropic, api_key: sk-central-0000000000000001,"
 USER, PASSWORD = "ada", "opensesame"
 
 
@@ -292,6 +293,61 @@ def test_a_header_from_a_stranger_does_not_fulfil_the_requirement(
     assert_asks_for_credentials(asked(process, {HEADER: USER}))
     assert upstream.requests == []
     assert process.rows("aibridge_interceptions") == []
+
+
+TRUSTED, OTHERS = "[127.0.0.1/32]", "[10.0.0.0/8]"
+MISSING = f"the header {HEADER}, which names the actor, is missing"
+EMPTY = f"the header {HEADER}, which names the actor, is empty"
+
+
+@pytest.mark.parametrize(
+    ("sources", "given", "reason", "step"),
+    [
+        (TRUSTED, None, MISSING, "the front proxy has to set it"),
+        (TRUSTED, "", EMPTY, "the front proxy has to set it"),
+        (OTHERS, None, MISSING, "the front proxy has to set it"),
+        (OTHERS, USER, "it comes from 127.0.0.1", "add the front proxy's address to actor.trusted_sources"),
+    ],
+)
+def test_a_front_proxys_header_that_names_no_actor_is_explained(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, sources: str, given: str | None, reason: str, step: str
+) -> None:
+    actor = f"{{required: true, header: {HEADER}, trusted_sources: {sources}}}"
+    process = start_proxy(config=config(upstream, actor))
+    headers = {} if given is None else {HEADER: given}
+    _, body = connect_refused(process, headers)
+    message = body["error"]["message"]
+    assert "on the CONNECT request" in message
+    for text in (message, asked(process, headers).json()["error"]["message"]):
+        assert reason in text.replace(" on the CONNECT request", "") and step in text and HEADER in text
+        assert "password" not in text
+
+
+def test_inside_a_tunnel_the_header_of_the_connect_request_is_explained(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    central = config(upstream, f"{{required: true, header: {HEADER}}}").replace("type: anthropic,", CENTRAL_KEY)
+    process = start_proxy(config=central)
+    refused = proxied(process, inside={HEADER: USER})
+    assert refused.status_code == 401
+    assert f"{MISSING} on the CONNECT request" in refused.json()["error"]["message"]
+
+
+def test_without_a_header_and_passwords_only_a_token_is_asked_for(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    process = start_proxy(config=config(upstream, "{required: true}"))
+    for text in (connect_refused(process)[1]["error"]["message"], asked(process).json()["error"]["message"]):
+        assert "a token is missing" in text and "password" not in text
+
+
+def test_a_header_from_elsewhere_is_logged_once_a_minute(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:
+    actor = f"{{default: team, header: {HEADER}, trusted_sources: {OTHERS}}}"
+    process = start_proxy(config=config(answering, actor))
+    for _ in range(3):
+        assert asked(process, {HEADER: USER}).status_code == 200
+    line = f"the header {HEADER} is ignored, because it comes from 127.0.0.1"
+    assert process.log.count(line) == 1
 
 
 def test_hosts_of_no_provider_need_no_actor(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:

@@ -187,8 +187,21 @@ def test_a_passthrough_without_a_body_fails_over_too(start: Start, upstream: Scr
     assert keys_seen(upstream) == [FIRST, SECOND]
 
 
-def test_a_passthrough_with_a_body_is_sent_once_but_its_key_rests(start: Start, upstream: ScriptedUpstream) -> None:
+def test_a_passthrough_with_a_small_body_is_sent_again_with_the_next_key(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
     proxy = start(KEYS + ", max_retries: 2")
+    upstream.answer(bad(429), Answer.json({"input_tokens": 1}))
+    with Client(proxy, ANTHROPIC) as client:
+        assert client.post("/v1/messages/count_tokens", BLOCKING.request).status == 200
+    assert keys_seen(upstream) == [FIRST, SECOND]
+    assert [request.body for request in upstream.requests] == [BLOCKING.request] * 2
+
+
+def test_a_passthrough_with_a_large_body_is_sent_once_but_its_key_rests(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    proxy = start(KEYS + ", max_retries: 2", "limits: {passthrough_body: 1}")
     upstream.answer(bad(429), Answer.json({"input_tokens": 1}))
     with Client(proxy, ANTHROPIC) as client:
         statuses = [client.post("/v1/messages/count_tokens", BLOCKING.request).status for _ in range(2)]

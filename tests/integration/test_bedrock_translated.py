@@ -272,7 +272,7 @@ def test_a_request_that_cannot_be_made_ready_goes_to_nobody(
         answer = client.post("/v1/messages", BLOCKING.request)
     assert (answer.status, json.loads(answer.body)["error"]["type"]) == (500, "api_error")
     wait_for_ended(proxy, 1)
-    assert recorded(proxy).outcome == ("failed", 0, "not_ready")
+    assert recorded(proxy).outcome == ("failed", 0, "internal_error")
     proxy.wait_for_log("could not be prepared")
     assert upstream.requests == [] and "secret-" not in proxy.log and "server connection" not in proxy.log
 

@@ -113,12 +113,12 @@ VERBATIM_TARGETS = {
     "/v1/messages?beta=true": True,
     "/v1/messages?": True,
     "/v1/messages?a=1&&b=%20+%2f&c=http://x/?y": True,
-    "//v1/messages": False,
-    "/v1/messages/": False,
-    "/v1//messages?beta=true": False,
-    "/v1/%6Dessages": False,
+    "//v1/messages": True,
+    "/v1/messages/": True,
+    "/v1//messages?beta=true": True,
+    "/v1/%6Dessages": True,
     "/v1/messages;v=2": False,
-    "/v1/../v1/messages": False,
+    "/v1/../v1/messages": True,
     "/V1/Messages": False,
     "/v1/caf%C3%A9/%2F%2e": False,
 }
@@ -132,7 +132,8 @@ def test_targets_are_kept_as_they_are_written(stage: Stage, route: Route) -> Non
             stage.answer(case, SIMPLE_ANSWER)
             body = message(case)
             assert client.exchange("POST", target, headers_for(case, body), body).status == 200
-            assert stage.received[case].target == target
+            resolved = ".." in target and route.client == "gateway"  # the gateway's own path
+            assert stage.received[case].target == ("/v1/messages" if resolved else target)
             assert stage.received[case].authority == f"localhost:{stage.upstreams[route.upstream].port}"
     bridged = {f"{target} {route}" for target, is_bridged in VERBATIM_TARGETS.items() if is_bridged}
     assert {prompt for prompt in prompts(stage) if prompt.endswith(f" {route}") and prompt[0] == "/"} == bridged

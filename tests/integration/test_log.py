@@ -92,7 +92,7 @@ def test_traffic_of_other_hosts_makes_no_line(start_proxy: StartProxy, upstream:
     assert proxy.log == before
 
 
-@pytest.mark.parametrize("option", ["flow_detail=2", "flow_detail=3"])
+@pytest.mark.parametrize("option", ["flow_detail=1", "flow_detail=2", "flow_detail=3"])
 def test_flows_are_shown_again_by_mitmproxys_option(
     start_proxy: StartProxy, upstream: ScriptedUpstream, option: str
 ) -> None:

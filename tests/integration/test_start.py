@@ -131,6 +131,55 @@ def test_a_port_in_use_names_the_key_and_the_option(run_to_exit: RunToExit) -> N
         assert_cannot_start(run_to_exit, "metrics.listen", "aibridge_metrics=HOST:PORT", options=[option])
 
 
+# --- ports of mitmproxy
+
+
+@pytest.mark.parametrize("mode", ["", "@"])
+def test_a_taken_port_says_how_to_choose_another(run_to_exit: RunToExit, mode: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        chosen = ["--mode", f"regular@127.0.0.1:{port}"] if mode else ["--listen-port", str(port)]
+        ended = run_to_exit(config="", arguments=["--listen-host", "127.0.0.1", *chosen])
+    [line] = [line for line in ended.output.splitlines() if "aibridge cannot listen: " in line]
+    example = "--mode regular@127.0.0.1:" if mode else "--listen-port "
+    assert f"127.0.0.1:{port} is in use by another program" in line and f"for example {example}{port + 1}" in line
+    assert ended.code == 1
+    assert "aibridge: configuration" not in ended.output and "listening at" not in ended.output
+
+
+def test_an_address_of_another_machine_says_how_to_choose_one(run_to_exit: RunToExit) -> None:
+    ended = run_to_exit(config="", arguments=["--listen-host", "192.0.2.1", "--listen-port", str(unused_port())])
+    assert ended.code == 1
+    assert "aibridge cannot listen: 192.0.2.1:" in ended.output and "--listen-host 127.0.0.1" in ended.output
+
+
+OPEN = "other machines can use this proxy without authentication"
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "warned"),
+    [
+        ("", [], True),
+        ("", ["proxyauth=any"], True),
+        ("", ["proxyauth=ada:secret"], False),
+        ("actor: {required: true}", [], False),
+        ("actor: {required: true, default: team}", [], True),
+    ],
+)
+def test_an_open_listener_is_warned_about_with_what_to_do(
+    start_proxy: StartProxy, config: str, options: list[str], warned: bool
+) -> None:
+    proxy = start_proxy(config=config, options=options, arguments=["--listen-host", "0.0.0.0"])
+    lines = [line for line in proxy.log.splitlines() if OPEN in line]
+    assert bool(lines) == warned
+    for line in lines:
+        assert "--listen-host 127.0.0.1" in line and "--proxyauth" in line and "actor.required" in line
+
+
+def test_a_listener_on_loopback_needs_no_warning(start_proxy: StartProxy) -> None:
+    assert OPEN not in start_proxy(config="").log
+
+
 # --- a database that cannot be opened
 
 

@@ -55,15 +55,15 @@ def test_a_program_is_run_and_its_requests_are_counted(tmp_path: Path, make_upst
     upstream = make_upstream(authority=None)
     upstream.answer(whole())
     ca = make_mitmproxy_ca(tmp_path) / "mitmproxy-ca-cert.pem"
-    (tmp_path / "bundle.pem").write_text(roots.bundle(ca))
+    roots.write_trusted(tmp_path / "bundle.pem", tmp_path / "bundle.p12", roots.bundle(ca))
     (tmp_path / "request.json").write_bytes(REQUEST)
     provider = f"{{name: anthropic, type: anthropic, base_url: 'http://127.0.0.1:{upstream.port}'}}"
     (tmp_path / "aibridge.yaml").write_text(f"providers: [{provider}]\nmetrics: {{listen: null}}\n")
     trusted = ("SSL_CERT_FILE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS")
     program = ("--", sys.executable, "-c", ASK, "request.json")
-    code, found = doctor(
-        tmp_path, "--config=aibridge.yaml", *program, **dict.fromkeys(trusted, str(tmp_path / "bundle.pem"))
-    )
+    variables = dict.fromkeys(trusted, str(tmp_path / "bundle.pem"))
+    variables["JAVA_TOOL_OPTIONS"] = f"-Djavax.net.ssl.trustStore={tmp_path / 'bundle.p12'}"
+    code, found = doctor(tmp_path, "--config=aibridge.yaml", *program, **variables)
     assert code == 0, found
     assert found[f"program {sys.executable}"]["found"] == "exit code 0, 1 request recorded"
     assert "reaches a provider" in found["curl"]["found"]

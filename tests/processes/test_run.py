@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +213,13 @@ def test_the_proxy_ends_when_its_command_is_killed(here: Here) -> None:
 
 
 COUNTING = """
-import signal, sys
+import os, signal, sys
 seen = []
-signal.signal(signal.SIGINT, lambda *_: seen.append(1))
+def interrupted(*_):
+    seen.append(1)
+    os.write(1, b"interrupt\\n")
+signal.signal(signal.SIGINT, interrupted)
 print("ready", sys.stdin.isatty(), sys.stdout.isatty(), flush=True)
-signal.pause()
 sys.stdin.readline()
 print("interrupts:", len(seen), flush=True)
 """
@@ -228,12 +233,15 @@ def test_ctrl_c_in_a_terminal_reaches_the_program_once(here: Here) -> None:
         os.execve(AIBRIDGE, command, here.environment({}))
     with open(terminal, "rb", buffering=0) as output:
         assert b"ready True True" in output.readline()
-        os.write(terminal, b"\x03")
+        for _ in range(2):  # by the second one, the first would have been passed on
+            os.write(terminal, b"\x03")
+            while b"interrupt" not in output.readline():
+                pass
         os.write(terminal, b"\n")
         lines = b""
         while b"interrupts" not in lines:
             lines = output.readline()
-        assert b"interrupts: 1" in lines
+        assert b"interrupts: 2" in lines
         assert b"aibridge: 0 requests" in output.readline()
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
@@ -247,9 +255,65 @@ def test_a_proxy_that_runs_already_may_be_used(
     options = (f"--proxy={proxy.proxy_url}", f"--confdir={proxy.confdir}")
     done = here.run(*options, "--", *here.ask)
     assert (done.returncode, done.stdout) == (0, SIMPLE.body.decode())
+    assert done.stderr.startswith("aibridge: no summary: the proxy of --proxy may serve other programs")
     assert len(proxy.wait_for_rows("aibridge_interceptions", 1)) == 1
     assert "aibridge.db" not in os.listdir(here.folder)
     assert here.run(*options, "--summary-json=usage.json", "--", "true").returncode == 2
+
+
+@pytest.fixture
+def company() -> Iterator[tuple[int, list[str]]]:
+    """A proxy of a company: it refuses every tunnel, and remembers what it was asked for."""
+    asked: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = server.accept()
+                    with connection:
+                        asked.append(connection.recv(65536).decode())
+                        connection.sendall(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1], asked
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def test_a_proxy_that_the_environment_names_is_the_upstream(here: Here, company: tuple[int, list[str]]) -> None:
+    port, asked = company
+    fetch = (sys.executable, "-c", "import httpx; print(httpx.get('https://host.example/').status_code)")
+    done = here.run("--", *fetch, HTTPS_PROXY=f"http://ada:p%40ss@127.0.0.1:{port}")
+    assert f"aibridge: requests go through http://127.0.0.1:{port} (HTTPS_PROXY)" in done.stderr
+    [request] = asked
+    assert request.startswith("CONNECT host.example:443 ")
+    assert f"Proxy-Authorization: Basic {base64.b64encode(b'ada:p@ss').decode()}".lower() in request.lower()
+    assert "p@ss" not in done.stderr and "p%40ss" not in done.stderr
+
+
+@pytest.mark.parametrize("no_proxy", ["", "127.0.0.1", "localhost, .internal"])
+def test_hosts_of_no_proxy_and_this_machine_are_reached_without_it(
+    here: Here, company: tuple[int, list[str]], plain_upstream: ScriptedUpstream, no_proxy: str
+) -> None:
+    plain_upstream.answer(whole())
+    gateway = ASK.replace("https://api.anthropic.com/", "{os.environ['HTTPS_PROXY']}/anthropic/")
+    gateway = gateway.replace("import sys", "import os, sys").replace('httpx.post("', 'httpx.post(f"')
+    port, asked = company
+    environ = {"HTTPS_PROXY": f"http://127.0.0.1:{port}", "NO_PROXY": no_proxy}
+    program = (sys.executable, "-c", gateway, str(here.home / "request.json"))
+    done = here.run(here.use(plain_upstream), "--", *program, **environ)
+    assert (done.returncode, done.stdout) == (0, SIMPLE.body.decode())
+    assert asked == []
+    assert [row["status"] for row in here.interceptions()] == ["completed"]
+
+
+def test_records_that_wait_in_the_spool_are_mentioned(here: Here) -> None:
+    spool = here.folder / "aibridge-spool"
+    write = f"import pathlib; p = pathlib.Path({str(spool)!r}); p.mkdir(); (p / 'a.b.1.log').write_bytes(b'x')"
+    done = here.run("--", sys.executable, "-c", write)
+    assert f"some records wait in {spool}: the summary is without them" in done.stderr
 
 
 def test_a_proxy_that_does_not_run_is_reported(here: Here) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 import threading
 
@@ -84,6 +85,30 @@ def test_a_second_signal_ends_at_once(mitmdump: StartMitmdump, upstream: Scripte
         assert proxy.wait() == 0
     [row] = proxy.rows("aibridge_interceptions")
     assert row["status"] != "completed"
+
+
+def test_a_stop_says_for_whom_it_waits_and_how_to_end_at_once(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream
+) -> None:
+    proxy = mitmdump(config=config(upstream.port, "actor: {default: ada}"))
+    gates = [Gate(), Gate()]
+    upstream.answer(*map(held, gates))
+    with (
+        RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as first,
+        RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as second,
+    ):
+        for client in (first, second):
+            begin(client)
+        proxy.interrupt()
+        model = json.loads(REQUEST)["model"]
+        line = proxy.wait_for_log(r"draining: (.*)")[1]
+        assert line == (
+            f"requests under way: 2 (anthropic/{model} for ada (2)), for at most 30 s;"
+            " a second Ctrl-C or SIGTERM ends at once"
+        )
+        for gate in gates:
+            gate.open()
+    assert proxy.wait() == 0
 
 
 def test_nothing_in_flight_ends_at_once(mitmdump: StartMitmdump, upstream: ScriptedUpstream) -> None:

@@ -341,6 +341,7 @@ def test_records_are_counted_and_the_database_is_read_in_the_background(database
         process = Process(database, MINE, {"usd": 1.0})
         sink = BudgetSink(process.accounts)
         sink.start()
+        process.sync.open()
         process.sync.start()
         assert process.admit("a", cost=0.0)
         sink.emit(interception("own", instance=MINE, cost_usd=0.25))
@@ -363,6 +364,7 @@ def test_an_end_while_the_database_is_about_to_be_read_logs_nothing(
 
     async def run() -> None:
         process = Process(database, MINE, {"usd": 1.0})
+        process.sync.open()
         process.sync.start()
         task, process.sync._task = process.sync._task, None  # its cancellation comes too late
         assert task is not None
@@ -404,6 +406,7 @@ def test_a_start_does_not_wait_for_a_database_that_hangs_and_counts_its_answer_l
         process = Process(database, MINE, {"usd": 1.0})
         process.sync._store = store = HangingStore(process.store)
         process.sync._start_wait = 0.0
+        process.sync.open()
         process.sync.start()
         assert process.admit("a", cost=0.0)
         store.answer.set()
@@ -420,6 +423,7 @@ def test_an_end_does_not_wait_longer_than_allowed_for_a_database_that_hangs(data
         process = Process(database, MINE, {"usd": 1.0})
         process.sync._store = store = HangingStore(process.store)
         process.sync._start_wait = 0.0
+        process.sync.open()
         process.sync.start()
         assert store.asked.wait(30)
         process.sync.close(0.01)

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from aibridge_addon.config.schema import Recording
-from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_LINK, MAX_NAME, MAX_RESULT, Preparation
+from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_LINK, MAX_MODEL, MAX_NAME, MAX_RESULT, Preparation
 from aibridge_addon.records import Continuation, Record, ToolResult
+from tests.support.databases import Database, interceptions, write
 from tests.support.examples import ANSWER, ENDED, PASSTHROUGH, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 
 SECRET = "sk-ant-0123456789abcdef"
@@ -25,7 +26,7 @@ def prepare(record: Record, **recording: Any) -> Any:
 
 
 def test_secrets_are_redacted_in_every_text() -> None:
-    assert prepare(PROMPT).prompt == "Grüße 😀 \0 my key is [redacted]"
+    assert prepare(PROMPT).prompt == "Grüße 😀 \ufffd my key is [redacted]"
     assert prepare(ENDED).error_message == "too much with key [redacted]"
     assert prepare(replace(THOUGHT, content=f"{SECRET}?")).content == "[redacted]?"
     assert prepare(TOOL).input == {"path": "/é", "n": 10**30, "key": "[redacted]"}
@@ -133,8 +134,8 @@ def test_what_imports_slowly_is_not_imported_with_the_addon() -> None:
 def test_names_that_clients_choose_are_cut() -> None:
     long = "x" * 100_000
     started = prepare(replace(STARTED, model=long, user_agent=long, project=long, client_session_id=long))
-    assert (len(started.model), len(started.user_agent), len(started.project)) == (MAX_NAME,) * 3
-    assert prepare(replace(TOOL, tool=long)).tool == "x" * MAX_NAME
+    assert (len(started.model), len(started.user_agent), len(started.project)) == (MAX_MODEL, MAX_NAME, MAX_NAME)
+    assert prepare(replace(TOOL, tool=long)).tool == "x" * MAX_MODEL
     assert len(started.client_session_id) == MAX_LINK
     # Texts have limits of their own.
     assert prepare(replace(PROMPT, prompt=long)).prompt == long
@@ -151,4 +152,21 @@ def test_long_ids_stay_equal_or_different() -> None:
 
 
 def test_a_secret_at_the_border_of_a_cut_is_redacted() -> None:
-    assert SECRET[:10] not in prepare(replace(STARTED, model="x" * (MAX_NAME - 12) + f" {SECRET} y")).model
+    assert SECRET[:10] not in prepare(replace(STARTED, model="x" * (MAX_MODEL - 12) + f" {SECRET} y")).model
+
+
+@pytest.mark.parametrize("name", ["m" * 300, "\U0001f600" * 10_000])
+def test_a_name_of_any_length_can_be_recorded(database: Database, name: str) -> None:
+    """PostgreSQL refuses rows whose columns of an index are too long."""
+    prepared = Preparation(Recording())
+    tool = replace(TOOL, tool=name)
+    batch: list[Record] = [replace(STARTED, model=name), tool, replace(TOKENS, model=name), ENDED]
+    write(database, *map(prepared, batch))
+    assert interceptions(database)[STARTED.id]["model"] == name[:MAX_MODEL] == prepared.recorded_name(name)
+    assert [row["tool"] for row in database.rows("aibridge_tool_usages")] == [name[:MAX_MODEL]]
+
+
+def test_what_no_database_stores_is_replaced() -> None:
+    started = prepare(replace(STARTED, model="a\0b", project="\ud800"))
+    assert (started.model, started.project) == ("a\ufffdb", "?")
+    assert Preparation(Recording()).recorded_name("a\0b") == "a\ufffdb"

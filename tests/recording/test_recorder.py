@@ -72,7 +72,7 @@ async def make(folder: Path) -> AsyncIterator[Make]:
         recorder = stream_to(
             store, folder, **{"retry_delays": (0.0,), "commit_timeout": PATIENCE, "overdue": PATIENCE, **options}
         )
-        recorder.start()
+        recorder.open()
         started.append((recorder, store))
         return recorder
 
@@ -143,7 +143,7 @@ def test_records_wait_for_company_but_not_for_long(folder: Path) -> None:
         assert isinstance(clock, Clock)
         store = MemoryStore()
         recorder = stream_to(store, folder)
-        recorder.start()
+        recorder.open()
         first, second, third = thought("1"), thought("2"), thought("3")
         recorder.emit(first)
         await clock.advance(LINGER * 0.9)
@@ -308,7 +308,7 @@ def test_what_waits_for_a_write_that_takes_too_long_is_spooled_before_the_answer
         assert isinstance(clock, Clock)
         store = MemoryStore(stepped=True)
         recorder = stream_to(store, folder, required=required, retry_delays=(0.0,))
-        recorder.start()
+        recorder.open()
         first, second, third = thought("in progress"), thought("behind it"), thought("later")
         recorder.emit(first)
         waiting = [asyncio.ensure_future(recorder.committed())]
@@ -338,7 +338,7 @@ def test_a_write_that_takes_too_long_holds_up_no_answer_where_the_spool_cannot_b
         assert isinstance(clock, Clock)
         store = MemoryStore(stepped=True)
         recorder = stream_to(store, refusing(folder), retry_delays=(0.0,))
-        recorder.start()
+        recorder.open()
         recorder.emit(thought())
         waiting = asyncio.ensure_future(recorder.committed())
         await clock.advance(0)
@@ -752,6 +752,6 @@ def test_a_database_that_cannot_be_opened_stops_the_start(folder: Path, error: E
 async def test_a_recorder_whose_start_failed_can_be_closed(folder: Path) -> None:
     recorder = stream_to(MemoryStore(cannot_open=DatabaseUnavailable("locked")), folder)
     with contextlib.suppress(DatabaseUnavailable):
-        recorder.start()
+        recorder.open()
     recorder.close(0)
     assert recorder.lost == 0

@@ -60,11 +60,6 @@ class Failing(Kept):
         raise ValueError("a bug")
 
 
-class Unstartable(Kept):
-    def start(self) -> None:
-        raise ValueError("no such place")
-
-
 def unchanged(record: Record) -> Record:
     return record
 
@@ -205,14 +200,6 @@ async def test_a_sink_that_cannot_be_closed_leaves_no_other_open() -> None:
     await stream.drain(None)
     stream._thread.join(10)
     assert broken.closed and last.closed
-
-
-async def test_a_sink_that_cannot_start_stops_the_start_and_those_before_it_are_closed() -> None:
-    first = Kept()
-    stream = RecordStream([first, Unstartable()], unchanged)
-    with pytest.raises(ValueError, match="no such place"):
-        stream.start()
-    assert first.closed
 
 
 async def test_records_that_wait_are_bounded_in_bytes_too() -> None:

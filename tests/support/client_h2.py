@@ -10,6 +10,7 @@ import h2.config
 import h2.connection
 import h2.errors
 import h2.events
+from hyperframe.frame import GoAwayFrame
 
 from tests.support.client import Proxy, connect_through
 from tests.support.peer import READ_SIZE
@@ -58,8 +59,20 @@ class RawHttp2:
         limit: int | None = self._h2.remote_settings.max_concurrent_streams
         return limit
 
-    def request(self, method: str, path: str, headers: Sequence[Header] = (), body: bytes = b"") -> int:
-        """Send a request and return its stream's id."""
+    def request(
+        self,
+        method: str,
+        path: str,
+        headers: Sequence[Header] = (),
+        body: bytes = b"",
+        trailers: Sequence[Header] = (),
+        *,
+        whole: bool = True,
+    ) -> int:
+        """Send a request and return its stream's id. A request with trailers has a body.
+
+        `whole` False: more of its body follows with `send_rest`.
+        """
         stream_id: int = self._h2.get_next_available_stream_id()
         pseudo = [
             (b":method", method.encode()),
@@ -67,18 +80,27 @@ class RawHttp2:
             (b":authority", self.authority.encode()),
             (b":path", path.encode("latin-1")),
         ]
-        self._h2.send_headers(stream_id, [*pseudo, *headers], end_stream=not body)
+        self._h2.send_headers(stream_id, [*pseudo, *headers], end_stream=whole and not body)
         self._flush()
+        self._send(stream_id, body, whole=whole and not trailers)
+        if trailers:
+            self._h2.send_headers(stream_id, trailers, end_stream=True)
+            self._flush()
+        return stream_id
+
+    def send_rest(self, stream_id: int, body: bytes) -> None:
+        self._send(stream_id, body, whole=True)
+
+    def _send(self, stream_id: int, body: bytes, *, whole: bool) -> None:
         while body:
             window = self._h2.local_flow_control_window(stream_id)
             size = min(window, self._h2.max_outbound_frame_size, len(body))
             if size <= 0:
                 self._receive()
                 continue
-            self._h2.send_data(stream_id, body[:size], end_stream=size == len(body))
+            self._h2.send_data(stream_id, body[:size], end_stream=whole and size == len(body))
             body = body[size:]
             self._flush()
-        return stream_id
 
     def read_head(self, stream_id: int) -> tuple[int, list[Header]]:
         """Return the status and the headers, without pseudo-headers."""
@@ -106,6 +128,10 @@ class RawHttp2:
     def reset(self, stream_id: int, error_code: int = h2.errors.ErrorCodes.CANCEL) -> None:
         self._h2.reset_stream(stream_id, error_code)
         self._flush()
+
+    def go_away(self) -> None:
+        """Send GOAWAY without an error, as a client does that makes no further requests, and read on."""
+        self.socket.sendall(GoAwayFrame(0, last_stream_id=0, error_code=0).serialize())
 
     def close(self) -> None:
         self.socket.close()

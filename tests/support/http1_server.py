@@ -12,7 +12,7 @@ import h11
 
 from tests.support.journal import Journal
 from tests.support.peer import Peer
-from tests.support.script import Abort, Answer, AnyAnswer, Close, Header, Pause, RawAnswer, Request, Step
+from tests.support.script import Abort, Answer, AnyAnswer, Close, GoAway, Header, Pause, RawAnswer, Request, Step
 
 MAX_HEAD_SIZE = 1024 * 1024
 
@@ -138,6 +138,8 @@ class Http1Session:
                 case Close():
                     self._peer.close()
                     raise _ConnectionEnded
+                case GoAway():
+                    raise TypeError("GOAWAY is HTTP/2's")
                 case b"":
                     pass  # an empty chunk would end the body
                 case bytes():

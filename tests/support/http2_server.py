@@ -10,10 +10,11 @@ import h2.connection
 import h2.events
 import h2.exceptions
 from h2.settings import SettingCodes
+from hyperframe.frame import GoAwayFrame
 
 from tests.support.journal import Journal
 from tests.support.peer import Peer
-from tests.support.script import Abort, Answer, AnyAnswer, Close, Header, Pause, Request, Step
+from tests.support.script import Abort, Answer, AnyAnswer, Close, GoAway, Header, Pause, Request, Step
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +167,10 @@ class Http2Session:
                     self._h2.reset_stream(stream_id, error_code)
                     await self._flush()
                     raise _StreamEnded
+                case GoAway(last, code):
+                    # h2 itself ends a connection on which it has sent GOAWAY.
+                    last = stream_id if last is None else last
+                    await self._peer.write(GoAwayFrame(0, last_stream_id=last, error_code=code).serialize())
                 case Close():
                     self._h2.close_connection()
                     self._flush_soon()

@@ -126,6 +126,9 @@ class Mitmdump(RunningProxy):
     def interrupt(self) -> None:
         self._signal(signal.SIGINT)
 
+    def hang_up(self) -> None:
+        self._signal(signal.SIGHUP)
+
     def kill(self) -> None:
         self._signal(signal.SIGKILL)
 

@@ -63,7 +63,18 @@ class Close:
     """Close the connection here in an orderly way: what the framing promised may still be missing."""
 
 
-Step = bytes | Pause | Abort | Close
+@dataclass(frozen=True)
+class GoAway:
+    """HTTP/2: send GOAWAY here, and go on with the answer. No stream above `last` is served any more.
+
+    `last` None: the stream of this answer.
+    """
+
+    last: int | None = None
+    error_code: int = 0
+
+
+Step = bytes | Pause | Abort | Close | GoAway
 
 
 def _raw(value: str | bytes) -> bytes:
@@ -86,7 +97,7 @@ class Answer:
     body: bytes | Iterable[Step] = b""
     framing: Framing = "chunked"
     trailers: Sequence[AnyHeader] = ()
-    before: Sequence[Pause | Abort | Close] = ()
+    before: Sequence[Pause | Abort | Close | GoAway] = ()
     reason: bytes = b""
 
     @property

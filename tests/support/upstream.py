@@ -32,7 +32,19 @@ from tests.support.http1_server import Http1Session
 from tests.support.http2_server import Http2Session
 from tests.support.journal import Journal
 from tests.support.peer import Peer
-from tests.support.script import Abort, Answer, AnyAnswer, Close, Disconnect, Gate, Pause, RawAnswer, Request, Step
+from tests.support.script import (
+    Abort,
+    Answer,
+    AnyAnswer,
+    Close,
+    Disconnect,
+    Gate,
+    GoAway,
+    Pause,
+    RawAnswer,
+    Request,
+    Step,
+)
 
 __all__ = [
     "CODINGS",
@@ -43,6 +55,7 @@ __all__ = [
     "Coding",
     "Disconnect",
     "Gate",
+    "GoAway",
     "Pause",
     "RawAnswer",
     "Request",

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -102,6 +103,15 @@ async def test_a_crash_is_an_error(start: StartServers) -> None:
 @pytest.mark.parametrize("value", [None, "", {}])
 async def test_no_arguments_are_no_error(start: StartServers, ours: HttpMcp, value: Any) -> None:
     assert (await run(start({"ours": ours.settings()}), call("pid", value)))[1] is None
+
+
+async def test_a_server_gets_its_own_names_of_arguments_that_had_to_be_renamed(
+    start: StartServers, ours: HttpMcp
+) -> None:
+    stage = start({"ours": ours.settings()})
+    tool = replace(await stage.tool("bmcp_ours_add"), original_keys={"first": "a"})
+    done = await invoke(stage.servers, tool, call("add", {"first": 1, "b": 2}), SETTINGS)
+    assert done.result.parts == (Text("3"),)
 
 
 @pytest.mark.parametrize("value", ["{broken", "text", 7, [], [{"a": 1}], True])

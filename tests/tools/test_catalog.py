@@ -1,5 +1,6 @@
 """The snapshot of what is offered."""
 
+import json
 import re
 from typing import Any
 
@@ -15,6 +16,9 @@ SCHEMA: dict[str, Any] = {
     "properties": {"n": {"oneOf": [{"$ref": "#/$defs/big"}, {"type": "null"}], "default": 1.0}},
     "additionalProperties": False,
 }
+
+
+EMPTY: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 def listing(server: str, *names: str, allow: tuple[str, ...] = (), deny: tuple[str, ...] = ()) -> Listing:
@@ -83,12 +87,12 @@ def test_filters_of_one_server_do_not_touch_another() -> None:
     ],
 )
 def test_what_no_model_can_use_is_left_out_and_named(offer: ListedTool, problem: str) -> None:
-    good = ListedTool("ok", "", {})
+    good = ListedTool("ok", "", EMPTY)
     assert catalog.admit([good, offer]) == ((good,), (problem,))
 
 
 def test_a_name_and_a_schema_at_their_limits_are_offered() -> None:
-    offers = (ListedTool("n" * 256, "", {"x": "y" * ((256 << 10) - 9)}),)
+    offers = (ListedTool("n" * 256, "", EMPTY | {"x": "y" * ((256 << 10) - len(json.dumps(EMPTY)) - 9)}),)
     assert catalog.admit(offers) == (offers, ())
 
 
@@ -96,3 +100,11 @@ def test_no_server_can_offer_more_than_a_thousand_tools() -> None:
     offers, left_out = catalog.admit(ListedTool(f"t{n}", "", {}) for n in range(1002))
     assert len(offers) == 1000
     assert left_out == ("'t1000' (more than 1000 tools)", "'t1001' (more than 1000 tools)")
+
+
+def test_a_tool_with_keys_that_providers_refuse_knows_the_servers_own() -> None:
+    offers, left_out = catalog.admit([ListedTool("t", "", {"type": "object", "properties": {"filter[id]": {}}})])
+    [tool] = catalog.build([Listing("s", None, tools=offers)]).tools
+    assert left_out == ()
+    assert tool.input_schema["properties"].keys() == tool.original_keys.keys()
+    assert list(tool.original_keys.values()) == ["filter[id]"]

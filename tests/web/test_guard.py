@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable
 from pathlib import Path
 
 import pytest
+from httpx import ASGITransport, AsyncClient, Response
+from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from aibridge_addon.web import guard
 from aibridge_addon.web.app import application
-from aibridge_addon.web.guard import is_loopback
+from aibridge_addon.web.guard import DELAY, MAX_WAITING, is_loopback
 from tests.support import team
 from tests.support.databases import SqliteDatabase, write
 from tests.support.reading import NOON
@@ -26,7 +31,11 @@ def database(tmp_path: Path) -> SqliteDatabase:
 
 
 def open_pages(database: SqliteDatabase, token: str | None = None, base_url: str = LOCAL) -> TestClient:
-    return TestClient(application(source_of(database), token=token), base_url=base_url, follow_redirects=False)
+    async def no_wait(seconds: float) -> None:
+        pass
+
+    application_ = application(source_of(database), token=token, wait=no_wait)
+    return TestClient(application_, base_url=base_url, follow_redirects=False)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +108,56 @@ def test_a_wrong_token_leads_back_to_the_form(database: SqliteDatabase, data: di
     assert "This token is wrong." in pages.get("/login?wrong=1").text
 
 
+def asked(app: Starlette, given: str) -> Awaitable[Response]:
+    async def ask() -> Response:
+        async with AsyncClient(transport=ASGITransport(app), base_url="http://bridge.example:9470") as client:
+            return await client.post("/login", data={"token": given})
+
+    return ask()
+
+
+def test_wrong_tokens_wait_and_only_so_many_at_a_time_are_compared(database: SqliteDatabase) -> None:
+    async def run() -> None:
+        release, waits = asyncio.Event(), asyncio.Semaphore(0)
+
+        async def wait(seconds: float) -> None:
+            assert seconds == DELAY
+            waits.release()
+            await release.wait()
+
+        app = application(source_of(database), token=TOKEN, wait=wait)
+        waiting = [asyncio.ensure_future(asked(app, f"wrong {number}")) for number in range(MAX_WAITING)]
+        for _ in waiting:
+            await waits.acquire()
+        refused = await asked(app, TOKEN)
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+        assert not any(answer.done() for answer in waiting)
+        release.set()
+        assert {(await answer).headers["location"] for answer in waiting} == {"/login?wrong=1"}
+        assert (await asked(app, TOKEN)).headers["location"] == "/"
+
+    asyncio.run(run())
+
+
+def test_a_cookie_is_good_while_others_try_tokens(database: SqliteDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    pages = open_pages(database, TOKEN, "http://bridge.example:9470")
+    pages.post("/login", data={"token": TOKEN})
+    monkeypatch.setattr(guard, "MAX_WAITING", 0)
+    assert pages.post("/login", data={"token": TOKEN}).status_code == 429
+    assert pages.get("/", headers={"authorization": f"Bearer {TOKEN}", "cookie": ""}).status_code == 429
+    assert pages.get("/", headers=HTML).status_code == 200
+
+
+def test_wrong_tokens_of_an_address_are_logged_once(database: SqliteDatabase, caplog: pytest.LogCaptureFixture) -> None:
+    pages = open_pages(database, TOKEN, "http://bridge.example:9470")
+    for _ in range(3):
+        pages.post("/login", data={"token": "a secret typed wrong"})
+        pages.get("/", headers={"authorization": "Bearer a secret typed wrong"})
+    [line] = [record.getMessage() for record in caplog.records if record.name == guard.__name__]
+    assert line == "aibridge web: a wrong token from testclient; further ones from there are not logged"
+
+
 def test_a_form_has_a_bound(database: SqliteDatabase) -> None:
     pages = open_pages(database, TOKEN, "http://bridge.example:9470")
     assert pages.post("/login", data={"token": "x" * 10_000}).status_code == 413
@@ -128,3 +187,10 @@ def test_these_are_this_machine_alone(host: str) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "bridge.example", "", "localhost.example"])
 def test_these_are_not_this_machine_alone(host: str) -> None:
     assert not is_loopback(host)
+
+
+def test_the_form_says_nothing_of_the_database(database: SqliteDatabase) -> None:
+    pages = open_pages(database, TOKEN, "http://bridge.example:9470")
+    html = pages.get("/login").text
+    assert str(database.path.parent) not in html and "Overview" not in html
+    assert str(database.path.parent) in pages.get("/", headers={"authorization": f"Bearer {TOKEN}"}).text

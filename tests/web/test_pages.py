@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from datetime import timedelta
 from html.parser import HTMLParser
+from typing import Any, Self
 
 import pytest
 from starlette.testclient import TestClient
 
+from aibridge_addon.recording.queries import NO_PARAMETERS
+from aibridge_addon.records import Record
 from aibridge_addon.web.app import application
+from aibridge_addon.web.pages import TURNS
 from tests.support import team
 from tests.support.databases import Database, SqliteDatabase, write
+from tests.support.examples import ENDED, PROMPT, STARTED, uid
 from tests.support.reading import NOON
 from tests.web.conftest import LOCAL, source_of
 
@@ -118,6 +126,66 @@ def test_a_session_is_a_conversation(pages: TestClient) -> None:
     assert len(re.findall(r'<li class="turn d0">', html)) == 2
     assert len(re.findall(r'<li class="turn d1">', html)) == 1
     assert "client tools: 41,000 bytes" in text
+
+
+def long_session() -> Iterator[Record]:
+    """A subagent that begins on the first page, and goes on on the second one."""
+    for number in range(TURNS + 3):
+        id, at = uid(f"long-{number:03}"), NOON - timedelta(minutes=TURNS + 3 - number)
+        subagent = number in (1, TURNS + 1)
+        yield replace(
+            STARTED,
+            id=id,
+            client_session_id="long",
+            started_at=at,
+            agent_id="sub" if subagent else None,
+            request_class="subagent" if subagent else "prompt",
+            metadata={"parent_agent_id": "main"} if subagent else {},
+        )
+        yield replace(PROMPT, interception_id=id, prompt=f"Prompt {number}.", created_at=at)
+        yield replace(ENDED, interception_id=id, ended_at=at)
+
+
+def test_a_page_of_a_session_reads_its_own_texts_only(database: Database) -> None:
+    write(database, *long_session())
+    asked: list[int] = []
+    source = source_of(database)
+
+    class Counting:
+        """Queries that count the rows of prompts."""
+
+        def __init__(self) -> None:
+            self._queries = source.open()
+            self.postgres = self._queries.postgres
+
+        def __enter__(self) -> Self:
+            self._queries.__enter__()
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self._queries.__exit__(*error)
+
+        def select(self, sql: str, parameters: Mapping[str, object] = NO_PARAMETERS) -> Iterator[dict[str, Any]]:
+            found = list(self._queries.select(sql, parameters))
+            asked.extend([len(found)] if "from aibridge_user_prompts" in sql else [])
+            return iter(found)
+
+        def stream(self, sql: str, parameters: Mapping[str, object] = NO_PARAMETERS) -> Iterator[dict[str, Any]]:
+            return self._queries.stream(sql, parameters)
+
+    pages = TestClient(application(replace(source, open=Counting), token=None), base_url=LOCAL)
+    html = pages.get("/session?id=long&page=2").text
+    assert re.findall(r"Prompt \d+\.", html) == [f"Prompt {number}." for number in range(TURNS, TURNS + 3)]
+    assert re.findall(r'<li class="turn d(\d)">', html) == ["0", "1", "0"]
+    assert "Earlier" in html and "Later" not in html
+    assert asked == [3]
+    first = pages.get("/session?id=long").text
+    assert len(re.findall(r"Prompt \d+\.", first)) == TURNS and "Later" in first
+
+
+@pytest.mark.parametrize("words", ["CLAUDE code", "/src/par", "build FAIL", "b2b0a1c4"])
+def test_a_search_finds_clients_projects_prompts_and_ids(pages: TestClient, words: str) -> None:
+    assert "Why does the build fail?" in text_of(pages, f"/sessions?search={words}&actor=ada")
 
 
 def test_a_session_is_found_by_the_beginning_of_its_id(pages: TestClient) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aibridge_addon.cli.text import one_line
+from aibridge_addon.telemetry.log.text import one_line
 
 MAX_TEXT = 400
 """Characters of a text that comes from a program or a server."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 
-from aibridge_addon.cli.authority import WITH_KEY
+from aibridge_addon.cli.authority import WITH_KEY, permitted
 from aibridge_addon.cli.diagnosis.check import Check, shown
 from aibridge_addon.config.errors import ConfigError
+from aibridge_addon.config.providers import Provider
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.config.subtrees import not_permitted
+from aibridge_addon.credentials.name_constraints import NEXT_STEP, Limits, limits_of, some
 from aibridge_addon.recording.database import queries, spool_folder
 from aibridge_addon.recording.newer import check_steps
 from aibridge_addon.recording.queries import has_table
@@ -25,6 +29,20 @@ EXPIRES_SOON = timedelta(days=30)
 CLOCK_TOLERANCE = timedelta(minutes=5)
 """How far the clocks of two machines that write to one database may differ."""
 MIB = 1 << 20
+
+POSTGRES = """
+    select current_setting('server_version') as version, current_user as person, pg_is_in_recovery() as is_standby,
+           coalesce(has_schema_privilege(current_schema(), 'create'), false) as may_create,
+           coalesce(has_table_privilege(to_regclass('aibridge_interceptions'), 'insert')
+                    and has_table_privilege(to_regclass('aibridge_interceptions'), 'update'), false) as may_insert,
+           exists (
+               select 1 from pg_db_role_setting
+               where setdatabase in (0, (select oid from pg_database where datname = current_database()))
+                 and setrole in (0, (select oid from pg_roles where rolname = current_user))
+                 and 'default_transaction_read_only=on' = any(setconfig)
+           ) as is_read_only
+"""
+"""Whether rows can be written, read in a transaction that writes nothing."""
 
 Found = tuple[Check, datetime | None]
 """A check, and a time in the past that the clock must not be before."""
@@ -52,12 +70,31 @@ def database(settings: Settings) -> Found:
             check_steps(steps, _known_steps(postgres=rows.postgres))
             sql = "select max(started_at) as newest from aibridge_interceptions"
             newest = next(iter(rows.select(sql)), {}).get("newest") if steps else None
+            server = next(iter(rows.select(POSTGRES))) if rows.postgres else {}
     except DatabaseUnavailable as e:
         return Check(name, False, shown(e), "see the reason; docs/troubleshooting.md lists what to do"), None
     except ConfigError as e:
         return Check(name, False, shown(e), "change `database` in the configuration"), None
     place = f"{settings.database}, schema {max(steps, default='not there yet')}"
-    return Check(name, True, place if file is None else f"{place}, {free // MIB} MiB free"), _time(newest)
+    if file is not None:
+        return Check(name, True, f"{place}, {free // MIB} MiB free"), _time(newest)
+    place += f", PostgreSQL {shown(server['version'])}"
+    if (wrong := _refuses_rows(server, has_tables=bool(steps))) is not None:
+        return Check(name, False, f"{place}: {wrong}", "name the primary, or grant this user the rights"), _time(newest)
+    return Check(name, True, place), _time(newest)
+
+
+def _refuses_rows(server: Mapping[str, Any], *, has_tables: bool) -> str | None:
+    """Return why PostgreSQL would refuse rows. None: nothing is known."""
+    if server["is_standby"]:
+        return "it is a standby, which cannot be written to"
+    if server["is_read_only"]:
+        return "transactions are read-only (default_transaction_read_only)"
+    if has_tables and not server["may_insert"]:
+        return f"the user {shown(server['person'])} may not write to aibridge_interceptions"
+    if not has_tables and not server["may_create"]:
+        return f"the user {shown(server['person'])} may not create tables in this schema"
+    return None
 
 
 def _known_steps(*, postgres: bool) -> list[str]:
@@ -127,7 +164,11 @@ def authority(certificate: Path, now: datetime) -> Found:
         return Check(name, False, f"{certificate} must not sign certificates", again), begins
     if ends < now:
         return Check(name, False, f"expired on {ends:%Y-%m-%d}", again), begins
-    signs = _signs(found)
+    try:
+        limits = limits_of([found])
+    except ValueError as e:
+        return Check(name, False, f"{certificate}: {shown(e)}", again), begins
+    signs = "for every host" if limits is None else f"for these hosts only: {some(permitted(limits))}"
     step = f"it expires soon: {again}" if ends - now < EXPIRES_SOON else ""
     return Check(name, True, f"{certificate}, valid until {ends:%Y-%m-%d}, may sign {signs}", step), begins
 
@@ -139,14 +180,14 @@ def _may_sign(certificate: x509.Certificate) -> bool:
         return False
 
 
-def _signs(certificate: x509.Certificate) -> str:
-    """Return for which hosts its certificates are accepted (RFC 5280, 4.2.1.10)."""
-    try:
-        limits = certificate.extensions.get_extension_for_class(x509.NameConstraints).value
-    except x509.ExtensionNotFound:
-        return "for every host"
-    permitted = [shown(each.value) for each in limits.permitted_subtrees or () if isinstance(each, x509.DNSName)]
-    return f"for these hosts only: {', '.join(permitted)}" if permitted else "for no host by name"
+def permitted_hosts(found: Limits | None, providers: Iterable[Provider]) -> list[Check]:
+    """Check whether an authority with constraints may sign for the hosts of all providers."""
+    if found is None:
+        return []
+    name = "permitted hosts"
+    if missing := not_permitted(providers, found.permits_host):
+        return [Check(name, False, f"the authority may not sign for {some(missing)}", NEXT_STEP)]
+    return [Check(name, True, "the authority may sign for the hosts of all providers")]
 
 
 def clock(now: datetime, past: Iterable[datetime | None]) -> Check:

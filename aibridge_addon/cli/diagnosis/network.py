@@ -6,7 +6,7 @@ import http.client
 import shutil
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from urllib.parse import urlsplit
@@ -23,10 +23,15 @@ THREADS = 16
 ANSWER = 256 << 10
 """Bytes of an answer that are read."""
 
+PROVIDER = "provider "
+"""The beginning of the name of a provider's check."""
+TUNNELS_ALL = "providers: [{name: doctor, type: openai, hosts: [aibridge-doctor.test]}]\nmetrics: {listen: null}\n"
+"""A configuration with which a proxy tunnels the hosts of all real providers."""
+
 type Job = Callable[[], Check]
 
 
-def in_parallel(jobs: Iterable[Job]) -> list[Check]:
+def in_parallel[Found](jobs: Iterable[Callable[[], Found]]) -> list[Found]:
     with ThreadPoolExecutor(THREADS) as pool:
         return [each.result() for each in [pool.submit(job) for job in jobs]]
 
@@ -141,8 +146,25 @@ def providers(settings: Settings, proxy_port: int, trusted: str | None = None) -
     return [lambda host=host, port=port: _provider(host, port, proxy_port, context) for host, port in addresses]  # type: ignore[misc]
 
 
+def summed_up(checks: Iterable[Check]) -> list[Check]:
+    """Return one check for all warnings with the same reason, as without a network, in the place of the first."""
+    groups: dict[tuple[str, ...], list[Check]] = {}
+    for check in checks:
+        same = (check.found, check.next_step) if check.is_warning else (check.name,)
+        groups.setdefault(same, []).append(check)
+    return [_one(group) for group in groups.values()]
+
+
+def _one(group: Sequence[Check]) -> Check:
+    first, *more = group
+    if not more:
+        return first
+    hosts = ", ".join(check.name.removeprefix(PROVIDER) for check in group)
+    return Check("providers", True, f"{len(group)} hosts, {first.found}: {hosts}", first.next_step)
+
+
 def _provider(host: str, port: int, proxy_port: int, context: ssl.SSLContext) -> Check:
-    name, step = f"provider {host}", "check the network and, behind a company's proxy, mitmproxy's `mode=upstream:`"
+    name, step = f"{PROVIDER}{host}", "check the network and, behind a company's proxy, mitmproxy's `mode=upstream:`"
     try:
         with socket.create_connection(("127.0.0.1", proxy_port), TIMEOUT) as connection:
             place = f"{host}:{port}"

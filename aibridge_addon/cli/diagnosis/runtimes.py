@@ -6,17 +6,22 @@ forwards it to a server here, so whether it arrived is seen there and not guesse
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from aibridge_addon.cli.diagnosis.check import Check, shown
+from aibridge_addon.cli.environment import JAVA_OPTIONS, JAVA_TRUST, java_proxy
+from aibridge_addon.config.urls import is_address, is_host
+from aibridge_addon.credentials.name_constraints import Limits
 
 HOST = "aibridge-doctor.test"
 """RFC 6761: no such name is in the DNS."""
@@ -33,32 +38,84 @@ http.request({host: proxy.hostname, port: proxy.port, method: "CONNECT", path: p
 }).on("error", (e) => { console.error(e.message); process.exit(1) }).end()
 """
 """Node's `fetch` uses the variable only from Node 22.21 on; clients on older ones bring this along."""
-BUN = "await fetch(process.argv[process.argv.length - 1])"
+BUN = """
+await fetch(process.argv[process.argv.length - 1])
+  .catch((e) => { console.error(e.code || e.message); process.exit(1) })
+"""
 PYTHON = "import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=20).read()"
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
+    name: str
     program: str
     arguments: tuple[str, ...]
-    """The URL follows them."""
+    """`{url}` stands for the URL and `{folder}` for an empty folder, here and in `environ`."""
     variable: str
     """Names the file of certificates that it trusts."""
+    option: str = ""
+    """The option within the variable that does so. Empty: its whole value is the file's name."""
+    environ: tuple[tuple[str, str], ...] = ()
+    """More variables for the request."""
+    elsewhere: bool = False
+    """It is started in the empty folder: files of a project would change what it does."""
+
+    def request(self, url: str, folder: str) -> tuple[list[str], dict[str, str]]:
+        """Return the arguments and the variables of a request."""
+
+        def filled(text: str) -> str:
+            return text.replace("{url}", url).replace("{folder}", folder)
+
+        return [filled(each) for each in self.arguments], {name: filled(value) for name, value in self.environ}
 
 
-RUNTIMES = (
-    Runtime("node", ("-e", NODE), "NODE_EXTRA_CA_CERTS"),
-    Runtime("bun", ("-e", BUN), "NODE_EXTRA_CA_CERTS"),
-    Runtime("python3", ("-c", PYTHON), "SSL_CERT_FILE"),
-    Runtime("curl", ("-sS", "--max-time", "20", "-o", "/dev/null"), "CURL_CA_BUNDLE"),
-    Runtime("git", ("-c", "credential.helper=", "ls-remote"), "GIT_SSL_CAINFO"),
+GO = (
+    # The `go` command is itself a program in Go, so nothing has to be compiled for the request.
+    ("GOPROXY", "{url}"),
+    ("GONOPROXY", "none"),
+    ("GOSUMDB", "off"),
+    ("GOTOOLCHAIN", "local"),
+    ("GOFLAGS", ""),
+    ("GO111MODULE", "on"),
+    ("GOWORK", "off"),
+    ("GOENV", "off"),
+    # It writes nothing to the user's folders.
+    ("GOMODCACHE", "{folder}"),
+    ("XDG_CONFIG_HOME", "{folder}"),
 )
+RUNTIMES = (
+    Runtime("node", "node", ("-e", NODE, "{url}"), "NODE_EXTRA_CA_CERTS"),
+    Runtime("bun", "bun", ("-e", BUN, "{url}"), "NODE_EXTRA_CA_CERTS"),
+    Runtime("python3", "python3", ("-c", PYTHON, "{url}"), "SSL_CERT_FILE"),
+    Runtime("curl", "curl", ("-sS", "--max-time", "20", "-o", os.devnull, "{url}"), "CURL_CA_BUNDLE"),
+    Runtime("git", "git", ("-c", "credential.helper=", "ls-remote", "{url}"), "GIT_SSL_CAINFO"),
+    Runtime("go", "go", ("list", "-m", "aibridge.test/doctor@v1.0.0"), "SSL_CERT_FILE", environ=GO, elsewhere=True),
+    # Each installation of Java has keytool, which reads the URL with Java's own client. It needs no compiler.
+    Runtime("java", "keytool", ("-printcrl", "-file", "{url}"), JAVA_OPTIONS, JAVA_TRUST),
+)
+
+
+def host(limits: Limits | None) -> str:
+    """Return a name that is nowhere, and for which the authority may sign."""
+    names = [] if limits is None else [name for name in limits.permitted if is_host(name) and not is_address(name)]
+    return f"{HOST.partition('.')[0]}.{names[0]}" if names else HOST
+
+
+class Destination(Protocol):
+    """Where requests go."""
+
+    host: str
+
+    def reached(self, path: str) -> bool:
+        """Return whether a request for a path, or below it, has arrived."""
 
 
 class Target:
     """The server that the requests reach. It remembers their paths."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = HOST) -> None:
+        """`host`: the name under which the private proxy has it, for which the authority may sign."""
+        self.host = host
         self._paths: set[str] = set()
         paths = self._paths
 
@@ -93,7 +150,7 @@ class Target:
     @property
     def configuration(self) -> str:
         """A configuration of the bridge in which this server is the only provider."""
-        provider = f"{{name: doctor, type: openai, price_as: none, hosts: [{HOST}], base_url: '{self.url}'}}"
+        provider = f"{{name: doctor, type: openai, price_as: none, hosts: [{self.host}], base_url: '{self.url}'}}"
         return f"providers: [{provider}]\nmetrics: {{listen: null}}\n"
 
     @property
@@ -102,7 +159,7 @@ class Target:
 
 
 def check_all(
-    target: Target,
+    target: Destination,
     environ: Mapping[str, str],
     ours: Mapping[str, str],
     runtimes: Sequence[Runtime] = RUNTIMES,
@@ -119,42 +176,51 @@ def check_all(
         return list(pool.map(lambda each: _check(each[0], each[1], target, environ, ours), found))
 
 
-def _check(runtime: Runtime, path: str, target: Target, environ: Mapping[str, str], ours: Mapping[str, str]) -> Check:
-    name = runtime.program
+def _check(
+    runtime: Runtime, path: str, target: Destination, environ: Mapping[str, str], ours: Mapping[str, str]
+) -> Check:
+    name, variable = runtime.name, runtime.variable
     proxied = {**environ, **{each: ours[each] for each in ("HTTPS_PROXY", "https_proxy")}}
-    reason = _request(runtime, path, target, proxied, "as-it-is")
+    if variable == JAVA_OPTIONS:  # it reads no other variable, so its proxy is an option, too
+        proxied[variable] = java_proxy(ours["HTTPS_PROXY"], environ.get(variable, ""))
+    reason = send(runtime, path, target, proxied, "as-it-is")
     if reason is None:
         return Check(name, True, f"{path} reaches a provider through the proxy, and trusts its certificate")
     step = 'start the program with `aibridge run -- CMD`, or: eval "$(aibridge env)"'
-    one = {**proxied, runtime.variable: ours[runtime.variable]}
-    if _request(runtime, path, target, one, "one-variable") is None:
-        state = "names a file without the proxy's certificate" if environ.get(runtime.variable) else "is missing"
-        return Check(name, False, f"{path}: {reason}", f"{runtime.variable} {state}: {step}")
-    if _request(runtime, path, target, {**environ, **ours}, "all-variables") is None:
-        return Check(name, False, f"{path}: {reason}", f"{runtime.variable} alone is not enough: {step}")
+    missing = f"{runtime.option} in {variable}" if runtime.option else variable
+    if send(runtime, path, target, {**proxied, variable: ours[variable]}, "one-variable") is None:
+        before = environ.get(variable, "")
+        is_there = runtime.option in before if runtime.option else bool(before)
+        state = "names a file without the proxy's certificate" if is_there else "is missing"
+        return Check(name, False, f"{path}: {reason}", f"{missing} {state}: {step}")
+    if send(runtime, path, target, {**environ, **ours}, "all-variables") is None:
+        return Check(name, False, f"{path}: {reason}", f"{missing} alone is not enough: {step}")
     past = [each for each in ("NO_PROXY", "no_proxy") if environ.get(each)]
     last = f"look at {' and '.join(past)}, and" if past else "look"
     return Check(name, False, f"{path}: {reason}", f"no variable helps: {last} at {name}'s own configuration")
 
 
-def _request(runtime: Runtime, path: str, target: Target, environ: Mapping[str, str], attempt: str) -> str | None:
-    """Send a request. Returns why it did not arrive; None: it did."""
-    place = f"/v1/models/{runtime.program}-{attempt}"
+def send(runtime: Runtime, path: str, target: Destination, environ: Mapping[str, str], attempt: str) -> str | None:
+    """Send a request to `target`. Returns why it did not arrive; None: it did."""
+    place = f"/v1/models/{runtime.name}-{attempt}"
     try:
-        done = subprocess.run(  # noqa: S603 (a program of our table)
-            [path, *runtime.arguments, f"https://{HOST}{place}"],
-            env={**environ, "GIT_TERMINAL_PROMPT": "0"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=TIMEOUT,
-        )
+        with tempfile.TemporaryDirectory(prefix="aibridge-doctor-") as folder:
+            arguments, added = runtime.request(f"https://{target.host}{place}", folder)
+            done = subprocess.run(  # noqa: S603 (a program of our table)
+                [path, *arguments],
+                env={**environ, **added, "GIT_TERMINAL_PROMPT": "0"},
+                cwd=folder if runtime.elsewhere else None,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,  # Java's tools write errors to standard output
+                timeout=TIMEOUT,
+            )
     except subprocess.TimeoutExpired:
         return f"no answer within {TIMEOUT:.0f} s"
     except OSError as e:
         return f"cannot be executed: {e.strerror}"
     if target.reached(place):
         return None
-    lines = done.stderr.decode(errors="replace").strip().splitlines()
+    lines = done.stdout.decode(errors="replace").strip().splitlines()
     errors = [line for line in lines if line.startswith("curl: (")] or lines[-1:]  # curl adds advice
     return shown(errors[0]) if errors else "the request did not reach the proxy"

@@ -13,13 +13,28 @@ from aibridge_addon.config.providers import Provider
 
 ADDED = frozenset({"NODE_EXTRA_CA_CERTS", "CODEX_CA_CERTIFICATE", "DENO_CERT"})
 """Certificates of these files are trusted beside the program's own. Other variables replace them."""
-SETTINGS = ".claude/settings.json"
-"""Claude Code's settings, in the home folder. Its `env` overrides the variables that Claude Code is started with."""
+CLAUDE_FOLDER = "CLAUDE_CONFIG_DIR"
+"""The variable with the folder of Claude Code's settings. The default is `.claude` in the home folder."""
+MANAGED = (
+    Path("/etc/claude-code/managed-settings.json"),
+    Path("/Library/Application Support/ClaudeCode/managed-settings.json"),
+)
+"""Claude Code's settings of a whole machine."""
 
 
-def traps(environ: Mapping[str, str], home: Path, providers: Iterable[Provider]) -> list[Check]:
-    """Return what is wrong, or one check that says that nothing is."""
-    found = [*_proxy_urls(environ), *_files(environ), *_past(environ, providers), *_claude_code(home)]
+def traps(environ: Mapping[str, str], home: Path, project: Path, providers: Iterable[Provider]) -> list[Check]:
+    """Return what is wrong, or one check that says that nothing is.
+
+    `project`: the folder in which programs are started, which may have settings of its own.
+    """
+    own = Path(environ.get(CLAUDE_FOLDER) or home / ".claude")
+    places = [
+        own / "settings.json",
+        *(project / ".claude" / f"settings{kind}.json" for kind in ("", ".local")),
+        *MANAGED,
+    ]
+    found = [*_proxy_urls(environ), *_files(environ), *_past(environ, providers)]
+    found += [check for file in dict.fromkeys(places) for check in _claude_code(file)]
     return found or [Check("environment", True, "no known trap")]
 
 
@@ -75,8 +90,8 @@ def _past(environ: Mapping[str, str], providers: Iterable[Provider]) -> list[Che
     ]
 
 
-def _claude_code(home: Path) -> list[Check]:
-    file = home / SETTINGS
+def _claude_code(file: Path) -> list[Check]:
+    """Check a settings file of Claude Code. Its `env` overrides the variables that Claude Code is started with."""
     try:
         found = json.loads(file.read_bytes()[:MAX_FILE])
         names = set(found["env"])

@@ -14,11 +14,14 @@ from aibridge_addon.dialects.turns import (
     Injection,
     Result,
     Text,
-    object_schema,
     wants_tools,
 )
 from aibridge_addon.wire.json_object import JSONObject, array, encode
 from aibridge_addon.wire.json_values import as_dict, as_text
+
+MAX_DESCRIPTION = 1024
+"""Characters. The API refuses longer descriptions of tools with `string_above_max_length`."""
+CUT = " [cut]"
 
 
 class ChatInjection(Injection):
@@ -65,8 +68,10 @@ class ChatInjection(Injection):
 
 
 def _tool(tool: InjectedTool) -> bytes:
-    parameters = object_schema(tool.input_schema)
-    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    description = tool.description
+    if len(description) > MAX_DESCRIPTION:
+        description = description[: MAX_DESCRIPTION - len(CUT)] + CUT
+    function = {"name": tool.name, "description": description, "parameters": tool.input_schema}
     return encode({"type": "function", "function": function})
 
 

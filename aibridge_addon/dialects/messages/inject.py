@@ -15,7 +15,6 @@ from aibridge_addon.dialects.turns import (
     Part,
     Result,
     Text,
-    object_schema,
     wants_tools,
 )
 from aibridge_addon.wire.json_object import JSONObject, array, encode
@@ -89,7 +88,7 @@ def _tool(tool: InjectedTool) -> bytes:
             "name": tool.name,
             "description": tool.description,
             "type": "custom",
-            "input_schema": object_schema(tool.input_schema),
+            "input_schema": tool.input_schema,
         }
     )
 

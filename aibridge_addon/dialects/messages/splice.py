@@ -26,7 +26,7 @@ from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
-_INDEX = re.compile(rb'(data: ?\{"type": ?"content_block_(?:start|delta|stop)", ?"index": ?)(\d+)')
+_INDEX = re.compile(rb'(data: ?\{"type": ?"content_block_(?:start|delta|stop)", ?"index": ?)(\d{1,9})(?=\s*[,}])')
 _block_type = re.compile(rb'\s*,\s*"content_block"\s*:\s*\{\s*"type"\s*:\s*"(\w{1,80})"').match
 HEAD_SIZE = 4096
 """Bytes. Size of the beginning of a large event in which its type and index are searched."""
@@ -39,6 +39,8 @@ LASTING = ("container", "context_management")
 """Members that the merged answer has if any turn had them."""
 CUT_SHORT = frozenset(("max_tokens", "model_context_window_exceeded", "refusal", "pause_turn"))
 """Stop reasons of a message whose calls may be incomplete and are not to be run."""
+SERVER_CALLS = ("server_tool_use", "mcp_tool_use")
+"""Blocks that call tools of the provider, whose names may be the same."""
 ABANDONED = ("tool_use", "thinking", "redacted_thinking")
 """Blocks before a `fallback` block that must not be sent back."""
 MEMBERS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -128,7 +130,7 @@ class MessagesSplice(Splice):
             self._failed = True
             held, self._tail = self._tail, []
             return b"".join(held) + raw if not self._spliced else raw
-        return self._passed(raw)
+        return b"" if _is_hidden(as_dict(members.get("content_block")), self.injected) else self._passed(raw)
 
     def _passed(self, raw: bytes, *, is_block: bool = False) -> bytes:
         """Return the bytes that pass at once. After the held end, events are held as well to keep the order.
@@ -190,7 +192,7 @@ class MessagesSplice(Splice):
         try:
             members = event_members(data or b"")
         except (NotJSON, Unreadable):
-            return raw
+            return b"" if self.shows_call(raw) else raw
         if (as_text(members.get("type")) or name) not in BLOCK_EVENTS:
             return raw
         index = self._indexes.get(as_count(members.get("index")), self._next_index)
@@ -304,7 +306,8 @@ class MessagesSplice(Splice):
 
 
 def _is_hidden(block: dict[str, Any], injected: Collection[str]) -> bool:
-    return block.get("type") == "tool_use" and as_text(block.get("name")) in injected
+    """Return whether a block calls an injected tool. Its type may be one that is not known here, or no text."""
+    return as_text(block.get("name")) in injected and block.get("type") not in SERVER_CALLS
 
 
 def _maybe_client_call(block: dict[str, Any]) -> str | None:

@@ -17,7 +17,6 @@ from aibridge_addon.dialects.turns import (
     Result,
     Text,
     members_of,
-    object_schema,
     wants_tools,
 )
 from aibridge_addon.wire.json_object import JSONObject, array, encode
@@ -119,7 +118,7 @@ def _tool(tool: InjectedTool) -> bytes:
             "type": "function",
             "name": tool.name,
             "description": tool.description,
-            "parameters": object_schema(tool.input_schema),
+            "parameters": tool.input_schema,
             "strict": False,
         }
     )

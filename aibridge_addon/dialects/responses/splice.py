@@ -26,7 +26,7 @@ from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL, sta
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, encode
-from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
+from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text, maybe_count
 
 _is_delta = re.compile(rb'(?:event: ?|data: ?\{"type": ?")response\.[a-z_.]+\.delta\b').match
 """Matches deltas of an item. They are most of a stream, and only their numbers may change."""
@@ -35,6 +35,8 @@ _kind_in = re.compile(rb'data: ?\{\s*"type"\s*:\s*"([a-z_.]{1,80})"').search
 _item_type_in = re.compile(rb'"item"\s*:\s*\{[^{]*?"type"\s*:\s*"(\w{1,80})"').search
 _OUTPUT_INDEX = re.compile(rb'("output_index"\s*:\s*)(\d{1,9})')
 _NUMBER = re.compile(rb'("sequence_number"\s*:\s*)(\d{1,9})')
+OTHER_CALLS = ("custom_tool_call", "mcp_call")
+"""Items that call tools of the client or the provider, whose names may be the same."""
 HEAD_SIZE = 4096
 """Bytes. Size of the beginning of a large event in which its type and numbers are searched."""
 FIRST_MEMBERS = ("id", "created_at", "previous_response_id", "conversation", "tool_choice", "parallel_tool_calls")
@@ -111,7 +113,7 @@ class ResponsesSplice(Splice):
         try:
             members = event_members(data or b"")
         except (NotJSON, Unreadable):
-            return raw
+            return b"" if self.shows_call(raw) else raw
         kind = members.text("type") or name
         if kind in PREAMBLE:
             return self._preamble(raw, name, members)
@@ -133,7 +135,7 @@ class ResponsesSplice(Splice):
             index = self._index(members, item)
             if self.keeps:
                 self._items[index] = item
-            if index not in self._indexes:
+            if index not in self._indexes or _is_hidden(item, self.injected):
                 self._open(index, item)
         return self._numbered(raw, name, members)
 
@@ -168,8 +170,8 @@ class ResponsesSplice(Splice):
 
     def _index(self, members: JSONObject, item: dict[str, Any]) -> int:
         """Return the index of an item. Some servers send none: then its id names an item that has begun."""
-        if "output_index" in members:
-            return as_count(members.get("output_index"))
+        if (given := maybe_count(members.get("output_index"))) is not None:
+            return given
         item_id = as_text(item.get("id"))
         index = self._unnumbered.get(item_id) if item_id else None
         if index is None:
@@ -192,12 +194,15 @@ class ResponsesSplice(Splice):
 
     def _numbered(self, raw: bytes, name: str, members: JSONObject) -> bytes:
         """Return the event with the client's numbers and without injected tools. Empty for hidden items."""
+        if members.text("name") in self.injected or _is_hidden(as_dict(members.get("item")), self.injected):
+            self._spliced = True
+            return b""
         changes = self._without_injected_tools(members)
         if not self._spliced:
             self._pass(raw)
             return sse.event(name, members.replaced(changes)) if changes else raw
-        if "output_index" in members:
-            index = as_count(members.get("output_index"))
+        index = maybe_count(members.get("output_index"))
+        if index is not None:
             if index not in self._indexes:
                 self._open(index, {})
             if (visible_index := self._indexes[index]) is None:
@@ -382,7 +387,8 @@ def _for_request(item: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_hidden(item: dict[str, Any], injected: Collection[str]) -> bool:
-    return item.get("type") == "function_call" and as_text(item.get("name")) in injected
+    """Return whether an item calls an injected tool. Its type may be one that is not known here, or no text."""
+    return as_text(item.get("name")) in injected and item.get("type") not in OTHER_CALLS
 
 
 def _call_id(item: dict[str, Any]) -> str:

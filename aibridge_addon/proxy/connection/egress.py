@@ -10,13 +10,10 @@ checks the addresses that this machine resolves.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
-import socket
 import time
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -28,16 +25,14 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from aibridge_addon.config.schema import Egress, Settings
 from aibridge_addon.proxy.connection.addresses import is_reserved, maybe_address
 from aibridge_addon.proxy.connection.exposure import reachable_from_other_machines
+from aibridge_addon.proxy.connection.names import Names, Unresolved, address_of
 
 logger = logging.getLogger(__name__)
 
 Destination = tuple[str, int]
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+Resolve = Callable[[str, str], Awaitable[Sequence[str]]]
+"""Takes the address of a client and a name. Raises Unresolved."""
 
-DNS_TIMEOUT = 5.0
-"""Seconds. Maximum time for resolving a name."""
-DNS_THREADS = 8
-"""Names resolved at the same time. The system's resolver blocks a thread for each."""
 CHECKED_FOR = 60.0
 """Seconds. Lifetime of a checked destination for one client connection; later requests resolve the name again."""
 MAX_CHECKED = 64
@@ -46,10 +41,6 @@ MAX_DEAD = 1024
 """Maximum number of addresses remembered because they did not answer."""
 WARNINGS_PER_MINUTE = 20
 """Maximum number of refusals logged per minute. Clients cause them, so they could fill the log."""
-
-
-class Unresolved(Exception):
-    """The name has no address, or the resolver did not answer in time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,30 +55,6 @@ class _Checked:
     until: float
 
 
-class SystemResolver:
-    """Resolves names with the system's resolver in its own threads. They end when it is garbage collected."""
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="aibridge-dns")
-
-    async def __call__(self, host: str, port: int) -> Sequence[str]:
-        """Return the addresses of a name in the order to try them. Raises Unresolved."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(DNS_TIMEOUT):
-                found = await loop.run_in_executor(self._threads, _getaddrinfo, host, port)
-        except (OSError, UnicodeError, TimeoutError) as e:
-            raise Unresolved(str(e)) from e
-        if not found:
-            raise Unresolved("no address")
-        return list(dict.fromkeys(found))
-
-
-def _getaddrinfo(host: str, port: int) -> list[str]:
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
-    return [str(address[0]) for *_, address in found]
-
-
 class EgressGuard:
     """Used on one event loop."""
 
@@ -98,14 +65,16 @@ class EgressGuard:
         *,
         resolve: Resolve | None = None,
         clock: Callable[[], float] = time.monotonic,
+        before: EgressGuard | None = None,
     ) -> None:
-        """Create a guard with an empty cache.
+        """Create a guard.
 
-        `own`: destinations from the configuration, which are always allowed. `resolve`: default `SystemResolver`.
+        `own`: destinations from the configuration, which are always allowed. `resolve`: default `Names().resolve`.
+        `before`: the guard that this one replaces. Only what it has checked is checked again.
         """
         self._settings = settings
         self._own = frozenset(own)
-        self._resolve = resolve or SystemResolver()
+        self._resolve: Resolve = resolve or (before._resolve if before is not None else Names().resolve)
         self._clock = clock
         self._checked: WeakKeyDictionary[Client, dict[Destination, _Checked]] = WeakKeyDictionary()
         self._names: WeakKeyDictionary[Server, Destination] = WeakKeyDictionary()
@@ -113,6 +82,12 @@ class EgressGuard:
         self._dead: dict[Destination, float] = {}
         """Time at which an address did not answer, oldest first. For all clients, such addresses are tried last."""
         self._warned: list[float] = []
+        if before is not None:
+            self._names, self._dead, self._warned = before._names, before._dead, before._warned
+
+    def follows(self, settings: Egress, own: Collection[Destination]) -> bool:
+        """Return whether this guard was made from equal settings."""
+        return (self._settings, self._own) == (settings, frozenset(own))
 
     async def refusal(self, client: Client, host: str, port: int) -> Refusal | None:
         """Return why a client may not reach this destination, or None if it may."""
@@ -133,7 +108,7 @@ class EgressGuard:
             addresses: Sequence[str] = [str(literal)]
         else:
             try:
-                addresses = await self._resolve(host, port)
+                addresses = await self._resolve(address_of(client), host)
             except Unresolved:
                 if isinstance(client.proxy_mode, UpstreamMode):
                     return None  # the upstream proxy may be able to resolve the name
@@ -208,8 +183,11 @@ class EgressGuard:
             logger.warning("egress guard: refused %s", text)
 
 
-def guard_for(settings: Settings, options: Options) -> EgressGuard | None:
-    """Return the guard for a configuration. None: every destination is allowed."""
+def guard_for(
+    settings: Settings, options: Options, before: EgressGuard | None = None, names: Names | None = None
+) -> EgressGuard | None:
+    """Return the guard for a configuration: `before` if it fits. None: every destination is allowed."""
+    resolve = None if names is None else names.resolve
     egress = settings.egress
     if egress.guard == "off" or (egress.guard == "auto" and not reachable_from_other_machines(options)):
         return None
@@ -218,4 +196,15 @@ def guard_for(settings: Settings, options: Options) -> EgressGuard | None:
     own = {(base.host, base.port) for base in bases if base is not None}
     if options.onboarding:
         own.add((options.onboarding_host, 80))  # mitmproxy itself answers it
-    return EgressGuard(egress, own)
+    return (
+        before
+        if before is not None and before.follows(egress, own)
+        else EgressGuard(egress, own, before=before, resolve=resolve)
+    )
+
+
+def configured_names(settings: Settings) -> frozenset[str]:
+    """Return the names of hosts in a configuration."""
+    bases = [base.host for provider in settings.providers if (base := provider.base_url) is not None]
+    bases += [provider.bedrock.endpoint.host for provider in settings.providers if provider.bedrock is not None]
+    return frozenset((*bases, *(host for provider in settings.providers for host in provider.hosts if "*" not in host)))

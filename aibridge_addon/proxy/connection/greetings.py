@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 from mitmproxy import ctx, tls
 
+from aibridge_addon.credentials.name_constraints import NEXT_STEP
+from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
+
 logger = logging.getLogger(__name__)
 
-PAUSE = 60.0
-"""Seconds in which a client and a host have one line."""
-MAX_REMEMBERED = 1_000
-"""Pairs of client and host that are remembered. Clients choose the names of hosts."""
 MAX_HOST = 255
 """Characters. The longest host name that DNS has (RFC 1035, section 2.3.4)."""
 CA_FILE = "mitmproxy-ca-cert.pem"
@@ -31,10 +29,15 @@ REASON = re.compile(r"\(([^()]*)\)$")
 
 
 class FailedGreetings:
-    def __init__(self, clock: Callable[[], float]) -> None:
-        """`clock`: returns seconds, and never goes back."""
-        self._clock = clock
-        self._logged: OrderedDict[tuple[str, str], float] = OrderedDict()
+    def __init__(self, clock: Callable[[], float], may_sign: Callable[[str], bool]) -> None:
+        """Remember what was logged.
+
+        Args:
+            clock: Returns seconds, and never goes back.
+            may_sign: Returns whether the CA may sign for a host.
+        """
+        self._lines = OnceAMinute(clock)
+        self._may_sign = may_sign
 
     def failed(self, data: tls.TlsData) -> None:
         error = data.conn.error or ""
@@ -44,25 +47,21 @@ class FailedGreetings:
         host = (data.context.client.sni or (address[0] if address else "") or "an unknown host")[:MAX_HOST]
         peer = data.context.client.peername
         client = peer[0] if peer else "an unknown address"
-        if self._is_due((client, host)):
-            logger.warning("%s", message(client, host, error, Path(ctx.options.confdir).expanduser() / CA_FILE))
-
-    def _is_due(self, pair: tuple[str, str]) -> bool:
-        now, before = self._clock(), self._logged.get(pair)
-        if before is not None and now - before < PAUSE:
-            return False
-        self._logged[pair] = now
-        self._logged.move_to_end(pair)
-        if len(self._logged) > MAX_REMEMBERED:
-            self._logged.popitem(last=False)
-        return True
+        if self._lines.is_due((client, host)):
+            ca_file = Path(ctx.options.confdir).expanduser() / CA_FILE
+            logger.warning("%s", message(client, host, error, ca_file, permitted=self._may_sign(host)))
 
 
-def message(client: str, host: str, error: str, ca_file: Path) -> str:
-    """Return the line about a failed TLS greeting."""
+def message(client: str, host: str, error: str, ca_file: Path, *, permitted: bool = True) -> str:
+    """Return the line about a failed TLS greeting.
+
+    `permitted`: whether the name constraints of the CA permit the host.
+    """
     alert = REASON.search(error)
     if "agree on a TLS version" in error:
         advice = "client and proxy have no TLS version in common; see mitmproxy's option tls_version_client_min"
+    elif not permitted:
+        advice = f"the CA {ca_file} may not sign for this host (`aibridge certs show`): {NEXT_STEP}"
     else:
         advice = (
             f"the client probably does not trust the CA {ca_file}: set NODE_EXTRA_CA_CERTS (Node), SSL_CERT_FILE"

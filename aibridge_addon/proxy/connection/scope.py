@@ -8,6 +8,7 @@ from mitmproxy.proxy.layers.modes import HttpProxy, HttpUpstreamProxy
 
 from aibridge_addon.interception.routing import Router
 from aibridge_addon.proxy.connection.addresses import maybe_address
+from aibridge_addon.proxy.connection.ourselves import is_own_address
 
 
 def destination(context: Context, sni: str | None) -> str | None:
@@ -36,7 +37,7 @@ def tunnel_plain(next_layer: layer.NextLayer, router: Router) -> bool:
     )
     if not inside_connect or address is None or is_ip_address(address[0]):
         return False
-    if router.provider_for_host(address[0]) is not None:
+    if router.provider_for_host(address[0]) is not None or is_own_address(address, context.client):
         return False
     next_layer.layer = layers.TCPLayer(context, ignore=True)
     return True

@@ -12,8 +12,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 
 from aibridge_addon.bridge import Bridge
+from aibridge_addon.interception.breaker import Breaker, Ticket
 from aibridge_addon.interception.budgets import max_output
 from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.state import Refusal
 from aibridge_addon.records import BreakerRejected, TokenUsage
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
@@ -121,9 +123,21 @@ def _rejected(bridge: Bridge, exchange: Exchange) -> Refusal | None:
     if ticket is not None:
         exchange.when_ended = ticket.settle
         return None
+    return _circuit_open(bridge, route, model, breaker)
+
+
+def _circuit_open(bridge: Bridge, route: Route, model: str, breaker: Breaker) -> Refusal:
     bridge.emit(BreakerRejected(route.provider.name, route.template, model))
     headers = {"retry-after": str(breaker.retry_after)}
     return Refusal(503, CIRCUIT_OPEN, "circuit_breaker_open", headers=headers)
+
+
+def admit_handshake(bridge: Bridge, route: Route, host: str) -> Ticket | Refusal | None:
+    """Admit the handshake of a WebSocket to the circuit breaker. It names no model. None: there is no breaker."""
+    breaker = bridge.breakers.breaker(route.provider, host, route.template, "")
+    if breaker is None:
+        return None
+    return breaker.admit() or _circuit_open(bridge, route, "", breaker)
 
 
 async def _unless_recordable(bridge: Bridge, refuse: Callable[[Refusal], object]) -> None:

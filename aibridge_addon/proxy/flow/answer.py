@@ -6,8 +6,8 @@ import asyncio
 import logging
 import sys
 import time
-from collections.abc import Awaitable
-from typing import assert_never
+from collections.abc import Coroutine
+from typing import Any, assert_never
 
 from mitmproxy import http
 
@@ -28,10 +28,12 @@ from aibridge_addon.proxy.flow.state import (
     Refused,
     Rows,
     UsageAsk,
+    is_replay,
     set_body,
     state_of,
 )
 from aibridge_addon.proxy.flow.traces import passthrough_times
+from aibridge_addon.proxy.flow.websocket import is_unreadable
 from aibridge_addon.records import FirstByte, Headers, Overhead
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 from aibridge_addon.wire.framing import SERVER_SENT, Form, form_of, media_type
@@ -52,22 +54,52 @@ BUDGET_HEADER = "X-AI-Bridge-Budget"
 """Header of an answer while a budget is near its limit."""
 
 
-def open_answer(flow: http.HTTPFlow) -> None:
-    """Start reading an answer whose head has arrived, and set whether it is streamed to the client."""
+def open_answer(flow: http.HTTPFlow, passthrough_body: int) -> None:
+    """Start reading an answer whose head has arrived, and set whether it is streamed to the client.
+
+    `passthrough_body`: bytes. Shorter answers that are not read are buffered, so that other addons see them.
+    """
     assert flow.response is not None
     match state_of(flow):
         case Refused():
             pass
-        case Foreign() | Passthrough():
+        case Foreign():
             frame_answer(flow)
-            flow.response.stream = True
+            flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
+        case Passthrough() as state:
+            settle_handshake(state.head, flow.response.status_code)
+            if is_unreadable(flow, state.head.route):
+                logger.warning("aibridge: an upstream answered a WebSocket handshake with another protocol")
+                flow.kill()
+                return
+            frame_answer(flow)
+            flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Bridged() as state:
             frame_answer(flow)
             limits_came(state.head, flow.response.headers)
             results.opened(flow, state)
-            flow.response.stream = state.exchange is None or _open_bridged(flow, state, state.exchange)
+            streams = state.exchange is None or _open_bridged(flow, state, state.exchange)
+            state.buffers = not streams
+            if is_replay(flow):
+                flow.response.stream = False  # no client waits, and the whole answer is read at its end
+                return
+            if not callable(flow.response.stream):  # else another addon wants the pieces
+                flow.response.stream = streams
         case state:
             assert_never(state)
+
+
+def _is_short(response: http.Response, limit: int) -> bool:
+    """Return whether an answer has a declared length of at most `limit` bytes."""
+    declared = response.headers.get("content-length", "")
+    return declared.isascii() and declared.isdigit() and int(declared[:20]) <= min(limit, RETRY_BODY_LIMIT)
+
+
+def settle_handshake(head: Head, status: int | None) -> None:
+    """Count a WebSocket's handshake for the circuit breaker. `status` None: the upstream could not be reached."""
+    ticket, head.dispatch.ticket = head.dispatch.ticket, None
+    if ticket is not None:
+        ticket.settle(status, "upstream_unreachable" if status is None else None)
 
 
 def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bool:
@@ -251,7 +283,7 @@ async def commit(flow: http.HTTPFlow, state: Bridged) -> None:
         state.rows = Rows.LOST if not committed and recording.on_failure == "closed" else Rows.AWAITED
 
 
-def answered(flow: http.HTTPFlow) -> Awaitable[None] | None:
+def answered(flow: http.HTTPFlow) -> Coroutine[Any, Any, None] | None:
     """End a flow whose answer is complete. The client gets the answer's end after the returned awaitable."""
     match state_of(flow):
         case Foreign():
@@ -264,6 +296,8 @@ def answered(flow: http.HTTPFlow) -> Awaitable[None] | None:
             _count_passthrough(flow, state.head)
         case Bridged(exchange=exchange) as state:
             assert exchange is not None
+            if is_replay(flow) and flow.response is not None:
+                exchange.feed(flow.response.raw_content or b"", last=True)
             exchange.answer_ended()
             if state.once is not None:
                 return _settled(flow, state, state.once)
@@ -274,6 +308,16 @@ def answered(flow: http.HTTPFlow) -> Awaitable[None] | None:
             assert_never(state)
     state.left()
     return None
+
+
+def answered_unawaited(flow: http.HTTPFlow) -> None:
+    """End a flow whose answer is complete, if its end cannot wait for the rows any more."""
+    waiting, state = answered(flow), state_of(flow)
+    if waiting is None or not isinstance(state, Bridged):
+        return
+    state.settling = asyncio.ensure_future(waiting)
+    if state.rows is Rows.PENDING and state.head.bridge.settings.recording.on_failure == "closed":
+        state.rows = Rows.LOST
 
 
 async def _settled(flow: http.HTTPFlow, state: Bridged, once: Once) -> None:
@@ -303,6 +347,8 @@ def failed(flow: http.HTTPFlow) -> None:
         case Refused() as state:
             pass
         case Passthrough() as state:
+            if flow.client_conn.connected:
+                settle_handshake(state.head, None)
             _count_passthrough(flow, state.head)
         case Bridged() as state:
             if state.exchange is not None:

@@ -5,6 +5,7 @@ head ─▶ take (from now on, the flow has no token) ─▶ the bridge's cache 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -26,6 +27,8 @@ CHALLENGE = 'Basic realm="aibridge"'
 RETRY_AFTER: Mapping[str, str] = MappingProxyType({"retry-after": "5"})
 ERROR_TYPE = "token_refused"
 """Error type of an interception whose token does not count any more."""
+MISSING_OR_WRONG = "a token, or user name and password, is missing or wrong"
+MISSING = "a token is missing"
 IN_URL = "a token of the bridge does not belong in a URL: send it as an API key"
 
 
@@ -90,5 +93,13 @@ def refusal_response(route: Route | None, refusal: Refusal) -> http.Response:
     if route is not None:
         return error_response(route.errors, refusal.status, refusal.message, refusal.headers)
     kind = {400: "invalid_request_error", 503: "api_error"}.get(refusal.status, "authentication_error")
-    body = b'{"error":{"type":"%s","message":"%s"}}' % (kind.encode(), refusal.message.encode())
+    body = json.dumps({"error": {"type": kind, "message": refusal.message}}).encode()
     return json_response(refusal.status, body, dict(refusal.headers))
+
+
+def unauthenticated(route: Route | None, *, proxy: bool, reason: str = MISSING_OR_WRONG) -> http.Response:
+    """Return 407 for clients of a proxy, 401 for those of a gateway or in a tunnel, with a Basic challenge."""
+    status, challenge = (407, "proxy-authenticate") if proxy else (401, "www-authenticate")
+    place = "in the proxy's URL, such as http://USER:TOKEN@HOST:PORT" if proxy else "in the place of the API key"
+    message = f"this bridge requires authentication: {reason}. A token can be given {place}"
+    return refusal_response(route, Refusal(status, message, headers={challenge: CHALLENGE}))

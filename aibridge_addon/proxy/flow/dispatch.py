@@ -1,6 +1,7 @@
 """Prepare a request for the upstream right before each attempt and each turn: set the credential and actor headers.
 
-each attempt ─▶ aibridge_dispatch hook ─▶ prepare ─▶ upstream
+each attempt ─▶ aibridge_dispatch hook ─▶ prepare ─▶ the flow's request has the hint of each secret
+                                             └────▶ Dispatch.secrets ─▶ only the copy that goes upstream has them
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import asyncio
 
 from mitmproxy import http
-from mitmproxy.net.http import url
 from pydantic import SecretStr
 
 from aibridge_addon.credentials.client import mask
@@ -18,7 +18,10 @@ from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Fault
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.bedrock import Untranslatable, to_bedrock
+from aibridge_addon.proxy.flow.http1 import HTTP_1_0, host_header
 from aibridge_addon.proxy.flow.state import (
+    CENTRAL_KEY,
+    Dispatch,
     Head,
     Refusal,
     Served,
@@ -40,6 +43,7 @@ CONNECTION_OPTIONS = frozenset({"close", "keep-alive", "upgrade"})
 FRAMING = frozenset({"content-length", "transfer-encoding", "host", "upgrade"})
 """Headers that stay although `Connection` names them: without them, the request would be another one."""
 REFUSED = "the provider refuses this request"
+PROXY_AUTHORIZATION = "proxy-authorization"
 AWS_CREDENTIALS = ("authorization", "x-amz-security-token")
 """Headers with the credentials of a Bedrock request: a bearer token, or a signature and a session token."""
 
@@ -60,6 +64,14 @@ async def prepare(flow: http.HTTPFlow) -> None:
     """
     state = state_of(flow)
     assert isinstance(state, Served)
+    state.head.dispatch.secrets = {}
+    try:
+        await _prepare(flow, state)
+    finally:
+        _conceal(flow, state.head)
+
+
+async def _prepare(flow: http.HTTPFlow, state: Served) -> None:
     head, attempts, translation = state.head, state.head.dispatch.attempts, state.head.dispatch.translation
     if (fault := attempts.fault) is not None:
         refuse(flow, state, _refused(fault))
@@ -88,17 +100,6 @@ async def prepare(flow: http.HTTPFlow) -> None:
         _name_actor(flow.request, head.actor)
 
 
-NOT_PREPARED = Refusal(500, "the request could not be prepared for its provider", "not_ready")
-
-
-def refuse_unprepared(flow: http.HTTPFlow) -> None:
-    """Refuse a request whose preparation failed; it must not be sent half prepared."""
-    state = state_of(flow)
-    if isinstance(state, Served):
-        refuse(flow, state, NOT_PREPARED)
-        conceal(flow, state.head)
-
-
 def _refused(fault: Fault) -> Refusal:
     """Return the refusal for a request that the provider refuses with every key."""
     return Refusal(fault.status, fault.message or REFUSED, "request_refused", f"{fault.code}: {fault.message}")
@@ -115,8 +116,9 @@ def _authenticate(request: http.Request, route: Route, key: Key) -> None:
     for name in (*CREDENTIAL_HEADERS, *NOT_WITH_CENTRAL_KEY):
         request.headers.pop(name, None)
     # The client's Host header may name another host at the same address, to which a shared front end would route.
-    request.host_header = url.hostport(request.scheme, request.host, request.port)
-    _set_credential(request, route, key.secret.get_secret_value())
+    request.host_header = host_header(request.scheme, request.host, request.port)
+    header = _key_header(route)
+    _set(request, header, _as_credential(header, key.secret.get_secret_value()))
 
 
 def _drop_connection_headers(request: http.Request) -> None:
@@ -133,24 +135,49 @@ def _drop_connection_headers(request: http.Request) -> None:
             request.headers["connection"] = ", ".join(kept)
 
 
-def conceal(flow: http.HTTPFlow, head: Head) -> None:
-    """Replace the key by its hint after the request was sent.
+def _conceal(flow: http.HTTPFlow, head: Head) -> None:
+    """Replace each secret by its hint. mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons read it.
 
-    mitmproxy's log with `--flow-detail 2`, `-w`, mitmweb and other addons read the flow later. The next attempt is
-    prepared again.
+    Nothing is awaited between a secret and its hint, so nothing else sees the flow with the secret.
     """
-    if head.dispatch.translation is not None:
-        for name in AWS_CREDENTIALS:
-            if name in flow.request.headers:
-                flow.request.headers[name] = mask(flow.request.headers[name])
-    elif head.dispatch.attempts.key is not None:
-        _set_credential(flow.request, head.route, head.dispatch.attempts.key.hint)
+    chosen, request = head.dispatch, flow.request
+    hints = {}
+    if chosen.translation is not None:
+        hints = {name: mask(request.headers[name]) for name in AWS_CREDENTIALS if name in request.headers}
+    elif chosen.attempts.key is not None:
+        header = _key_header(head.route)
+        hints = {header: _as_credential(header, chosen.attempts.key.hint)} if header in request.headers else {}
+    if hints:
+        flow.metadata[CENTRAL_KEY] = True
+    for name, hint in hints.items():
+        chosen.secrets[name] = request.headers[name]
+        request.headers[name] = hint
 
 
-def _set_credential(request: http.Request, route: Route, credential: str) -> None:
+def for_upstream(request: http.Request, chosen: Dispatch) -> http.Request:
+    """Return the request as the upstream gets it: with the secrets that the flow does not show, and in HTTP/1.1."""
+    if PROXY_AUTHORIZATION in request.headers:
+        chosen.upstream_proxy = request.headers.pop(PROXY_AUTHORIZATION)
+    if not chosen.secrets and chosen.upstream_proxy is None and request.http_version != HTTP_1_0:
+        return request
+    sent = request.copy()
+    if chosen.upstream_proxy is not None:
+        sent.headers[PROXY_AUTHORIZATION] = chosen.upstream_proxy
+    if sent.http_version == HTTP_1_0:
+        sent.http_version = "HTTP/1.1"
+    for name, value in chosen.secrets.items():
+        sent.headers[name] = value
+    return sent
+
+
+def _key_header(route: Route) -> str:
+    """Return the header that has the provider's key."""
     kind = route.type
-    header = (kind.messages_key_header if route.errors is MESSAGES else None) or kind.key_header
-    _set(request, header, f"Bearer {credential}" if header == "Authorization" else credential)
+    return (kind.messages_key_header if route.errors is MESSAGES else None) or kind.key_header
+
+
+def _as_credential(header: str, key: str) -> str:
+    return f"Bearer {key}" if header == "Authorization" else key
 
 
 def _name_actor(request: http.Request, actor: Actor) -> None:

@@ -29,7 +29,7 @@ from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import inject_tools
 from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.plan_limits import central_hint, limits_said
-from aibridge_addon.proxy.flow.state import Bridged, Head, Refusal, UsageAsk, refuse, set_body
+from aibridge_addon.proxy.flow.state import Bridged, Head, Refusal, UsageAsk, is_replay, refuse, set_body
 from aibridge_addon.proxy.flow.traces import at, continue_trace
 from aibridge_addon.records import Billing, Emit, LeftUnread, RequestClass, utc_now
 from aibridge_addon.wire.codings import CodingError, OutputLimitExceeded, decode_all
@@ -121,7 +121,9 @@ def _start(flow: http.HTTPFlow, state: Bridged, read: _Read) -> Awaitable[None] 
     continue_trace(head, exchange, at(flow.request.timestamp_start), flow.request.path)
     if dialect is RESPONSES:
         exchange.when_pending = partial(remember, head, exchange)
-    takes_tools = body is not None and head.bridge.continuations is not None and _takes_tools(head)
+    takes_tools = (
+        body is not None and head.bridge.continuations is not None and _takes_tools(head) and not is_replay(flow)
+    )
     if body is not None and (takes_tools or exchange.needs_history or body.size > inject_tools.LARGE):
         return _begin_later(flow, state, exchange, body, sender.request_class if takes_tools else None)
     if body is not None:
@@ -194,6 +196,15 @@ def exchange_for(
     )
 
 
+def begin_unread(flow: http.HTTPFlow, state: Bridged) -> Exchange:
+    """Start the interception of a request that could not be read, so that it has a row."""
+    exchange = exchange_for(
+        state.head, UNREAD, clients.sender(state.head.headers, UNREAD, has_tools=False), upstream_host(flow, state.head)
+    )
+    exchange.start()
+    return exchange
+
+
 def remember(head: Head, exchange: Exchange, response_id: str) -> None:
     """Keep an interception for the request that will bring the end of its response."""
     head.bridge.emit(pending_record(exchange, background_key(head, response_id)))
@@ -222,7 +233,8 @@ def _billing(head: Head, credential: str | None) -> Billing | None:
 
 def _takes_tools(head: Head) -> bool:
     assert head.route.dialect is not None
-    return head.route.dialect.injection is not None and not signs_request(head.headers)
+    has_servers = head.bridge.continuations is not None
+    return has_servers and head.route.dialect.injection is not None and not signs_request(head.headers)
 
 
 async def _begin_later(
@@ -253,7 +265,7 @@ def _note_context(exchange: Exchange, dialect: Dialect, body: JSONObject, schema
 
 
 def _begin(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject | None) -> Awaitable[None] | None:
-    if not exchange.request.wants_usage and body is not None:
+    if not exchange.request.wants_usage and body is not None and not is_replay(flow):
         _ask_for_usage(flow, state, body, exchange.request.model)
     exchange.start()
     return admit(state.head.bridge, exchange, body or flow.request.raw_content or b"", partial(refuse, flow, state))

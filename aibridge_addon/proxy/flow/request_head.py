@@ -4,50 +4,60 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import assert_never
+from types import MappingProxyType
 from weakref import WeakKeyDictionary
 
 from mitmproxy import http
 from mitmproxy.connection import Client
 
 from aibridge_addon.bridge import Bridge
-from aibridge_addon.credentials.client import brings_credential
+from aibridge_addon.credentials.client import PROTOCOLS, brings_credential
 from aibridge_addon.credentials.identity import CENTRAL, credential_identity
 from aibridge_addon.credentials.tokens import Presented, RefusedToken, Verdict
 from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import WEBSOCKET, Route, Router
+from aibridge_addon.providers.base import BaseUrl
+from aibridge_addon.proxy.connection.authentication import FAILED
 from aibridge_addon.proxy.connection.egress import EgressGuard
+from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
+from aibridge_addon.proxy.connection.ourselves import OwnConnections, is_own_address
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import dispatch, websocket
 from aibridge_addon.proxy.flow.bedrock import Translation
 from aibridge_addon.proxy.flow.bridge_token import (
-    CHALLENGE,
     IN_URL,
+    MISSING,
     Taken,
     no_central_key,
     refusal_of,
     refusal_response,
     take,
+    unauthenticated,
 )
+from aibridge_addon.proxy.flow.http1 import bracket_host, content_length
 from aibridge_addon.proxy.flow.state import (
+    CENTRAL_KEY,
     KEY,
     ORIGIN_FORM,
     TUNNEL,
+    UNDIALLED,
     Bridged,
     Dispatch,
-    Foreign,
     Head,
     Passthrough,
     Refusal,
     Refused,
     Served,
+    describe,
     emit_refusal,
     error_response,
+    is_replay,
     json_response,
     refuse,
     state_of,
@@ -64,23 +74,51 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 EVENT_LOGGING = "/api/event_logging/*"
 """Route of Claude Code's telemetry; see the routes of the type `anthropic`."""
 
-Named = tuple[str | None, tuple[str, ...]]
-"""The actor and the groups that a front proxy's headers name."""
+STOPPING = "the bridge is being stopped"
+TRY_AGAIN: Mapping[str, str] = MappingProxyType({"retry-after": "1", "connection": "close"})
+NO_REPLAY = "a request with a central credential cannot be replayed: send it again from its client"
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a front proxy's headers name."""
+
+    actor: str | None
+    groups: tuple[str, ...]
+    unnamed: str
+    """Why they name no actor. "": the configuration has no such header."""
+
+
 ACTOR_PREFIX = dispatch.ACTOR_HEADERS.lower().rstrip("-").encode()
 
 
 def lower_headers(request: http.Request) -> Headers:
-    """Return the headers by lower-case name. The last value of a repeated header counts."""
-    return {name.lower(): value for name, value in request.headers.fields}
+    """Return the headers by lower-case name. The last value of a repeated header counts.
+
+    The lines of a list are one list (RFC 9110, section 5.3): all codings were applied to the body.
+    """
+    found = {name.lower(): value for name, value in request.headers.fields}
+    for listed in LISTS & found.keys():
+        found[listed] = b", ".join(value for name, value in request.headers.fields if name.lower() == listed)
+    return found
+
+
+LISTS = frozenset({b"content-encoding", PROTOCOLS})
+"""Headers of several lines that are read."""
 
 
 class RequestClassifier:
     """Sets a flow's state when the request's headers have arrived."""
 
-    def __init__(self, bridge: Bridge) -> None:
+    def __init__(self, bridge: Bridge, before: RequestClassifier | None = None) -> None:
+        """`before`: that of the bridge that was replaced. Tunnels that were opened under it go on."""
         self._bridge = bridge
+        self._untrusted = OnceAMinute(time.monotonic)
+        self._own = OwnConnections()
         self._connected: WeakKeyDictionary[Client, Named] = WeakKeyDictionary()
         self._connect_tokens: WeakKeyDictionary[Client, Presented] = WeakKeyDictionary()
+        if before is not None:
+            self._connected, self._connect_tokens = before._connected, before._connect_tokens
 
     def connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Handle a CONNECT request.
@@ -91,21 +129,26 @@ class RequestClassifier:
         """
         actors = self._bridge.actors
         provider = self._bridge.router.provider_for_host(flow.request.host)
-        name, _ = self._connected[flow.client_conn] = self._named(flow, lower_headers(flow.request))
+        named = self._connected[flow.client_conn] = self._named(flow, lower_headers(flow.request), on_connect=True)
         token = take(flow).as_password
         self._connect_tokens.pop(flow.client_conn, None)
         if token is not None:
             self._connect_tokens[flow.client_conn] = token
-        if provider is None and not is_ip_address(flow.request.host):
+        own = is_own_address((flow.request.host, flow.request.port), flow.client_conn)
+        if provider is None and not own and not is_ip_address(flow.request.host):
             flow.metadata[TUNNEL] = True
+        if own or self._bridge.router.is_redirected(flow.request.host):
+            flow.metadata[UNDIALLED] = True
         if token is not None:
             return self._with_verdict(token, partial(self._connect_with_token, flow))
-        if _authentication_failed(flow) or (
+        if _authentication_failed(flow):
+            flow.response = unauthenticated(None, proxy=True)
+        elif (
             provider is not None
             and provider.name not in self._bridge.key_pools.keys() | self._bridge.signers.keys()
-            and actors.resolve(proxy_user(flow), name) is None
+            and actors.resolve(proxy_user(flow), named.actor) is None
         ):
-            flow.response = unauthenticated(None, proxy=True)
+            flow.response = unauthenticated(None, proxy=True, reason=named.unnamed or MISSING)
         return None
 
     def _connect_with_token(self, flow: http.HTTPFlow, verdict: Verdict) -> None:
@@ -128,8 +171,11 @@ class RequestClassifier:
                 self._foreign(flow)
                 return None
             return self._with_verdict(password, partial(self._foreign_with_token, flow))
-        left = self._bridge.in_flight.enter(partial(_cut_off, flow))
+        left = self._bridge.in_flight.enter(partial(_cut_off, flow), partial(described, flow, route))
         flow.metadata[KEY] = Refused(route, left)
+        if self._bridge.refusing:
+            flow.response = refusal_response(route, Refusal(503, STOPPING, headers=TRY_AGAIN))
+            return None
         if taken.in_url:
             flow.response = refusal_response(route, Refusal(400, IN_URL))
             return None
@@ -205,11 +251,14 @@ class RequestClassifier:
                 flow.response = unauthenticated(route, proxy=_used_as_proxy(flow))
             return None
         headers = lower_headers(flow.request)
-        actor = owner or self._bridge.actors.resolve(proxy_user(flow), *self._trusted(flow, headers))
+        # Requests inside a tunnel come from the client, not from the front proxy, so their headers are not trusted.
+        connected = self._connected.get(flow.client_conn)
+        named = connected or self._named(flow, headers)
+        actor = owner or self._bridge.actors.resolve(proxy_user(flow), named.actor, named.groups)
         if actor is None:
             # Inside a tunnel, 407 would be an error of the connection for many clients, without its message.
-            inside_tunnel = flow.client_conn in self._connected
-            flow.response = unauthenticated(route, proxy=_used_as_proxy(flow) and not inside_tunnel)
+            proxy = _used_as_proxy(flow) and connected is None
+            flow.response = unauthenticated(route, proxy=proxy, reason=named.unnamed or MISSING)
             return None
         self._address(flow, route)
         self._strip(flow, headers)
@@ -220,20 +269,22 @@ class RequestClassifier:
         if chosen is None or _must_not_leave(flow, route):
             flow.response = no_such_route(route, self._bridge.router)
             return None
+        if is_replay(flow) and chosen.needs_stream(CENTRAL_KEY in flow.metadata):
+            flow.response = error_response(route.errors, 403, NO_REPLAY)
+            return None
         if owner is not None and _lacks_credential(route, chosen, headers, instead_of_key=instead_of_key):
             flow.response = refusal_response(route, no_central_key(route))
             return None
-        if websocket.is_refused(route, self._bridge):
-            flow.response = websocket.upgrade_required(route)
+        if (refusal := websocket.refused_handshake(route, self._bridge, headers, chosen)) is not None:
+            flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers)
             return None
         head = Head(route, self._bridge, headers, actor, chosen, _identity(flow.request, route, headers, chosen))
         if route.results is not None:
             return self._bridged(replace(head, route=replace(route, dialect=route.results)), left)
-        too_large = int(headers.get(b"content-length", b"0") or b"0") > self._bridge.settings.limits.request_body
+        too_large = content_length(flow.request) > self._bridge.settings.limits.request_body
         if route.dialect is not None and route.dialect.takes_forms and too_large:
             head = replace(head, route=replace(route, dialect=None, billable=True))  # an upload: forwarded unread
         if head.route.dialect is None:
-            flow.request.stream = True
             return Passthrough(head, left)
         if too_large:
             flow.request.headers.pop("expect", None)  # the body will be refused, so do not send 100 Continue
@@ -246,6 +297,8 @@ class RequestClassifier:
     def _route(self, flow: http.HTTPFlow) -> Route | None:
         request, router = flow.request, self._bridge.router
         method = WEBSOCKET if websocket.is_upgrade(request) else request.method
+        if is_replay(flow):
+            return router.replayed(BaseUrl(request.scheme, request.host, request.port), method, request.path)
         if flow.metadata.get(ORIGIN_FORM):
             return router.gateway(method, request.path)
         host = request.host
@@ -271,15 +324,18 @@ class RequestClassifier:
             flow.response = no_such_route(None, self._bridge.router)
         else:
             self._strip(flow, lower_headers(flow.request))
-            flow.request.stream = True
 
-    def _trusted(self, flow: http.HTTPFlow, headers: Headers) -> Named:
-        # Requests inside a tunnel come from the client, not from the front proxy, so their headers are not trusted.
-        return self._connected.get(flow.client_conn) or self._named(flow, headers)
-
-    def _named(self, flow: http.HTTPFlow, headers: Headers) -> Named:
-        actors, peer = self._bridge.actors, peer_of(flow)
-        return actors.trusted_name(headers, peer), actors.trusted_groups(headers, peer)
+    def _named(self, flow: http.HTTPFlow, headers: Headers, *, on_connect: bool = False) -> Named:
+        actors = self._bridge.actors
+        # A client of the proxy wrote the headers of a connection that we made to ourselves.
+        peer = "" if actors.headers and self._own.made(flow.client_conn) else peer_of(flow)
+        name, groups = actors.trusted_name(headers, peer), actors.trusted_groups(headers, peer)
+        if name is not None:
+            return Named(name, groups, "")
+        unnamed = actors.unnamed(headers, peer, on_connect=on_connect)
+        if actors.is_untrusted(headers, peer) and self._untrusted.is_due(peer):
+            logger.warning("aibridge: %s", unnamed)
+        return Named(None, groups, unnamed)
 
     def _address(self, flow: http.HTTPFlow, route: Route) -> None:
         request, base = flow.request, route.base
@@ -291,6 +347,7 @@ class RequestClassifier:
             request.scheme = base.scheme
             request.host = base.host
             request.port = base.port
+            bracket_host(request)
         if request.path != route.target:
             request.path = route.target
 
@@ -341,18 +398,19 @@ def _identity(request: http.Request, route: Route, headers: Headers, chosen: Dis
     return credential_identity(headers, route.type.credential_headers, route.type.logins, host)
 
 
+def described(flow: http.HTTPFlow, route: Route) -> str:
+    """Return for the log of a stop which request it waits for."""
+    state = state_of(flow)
+    if isinstance(state, Bridged) and state.exchange is not None:
+        return describe(state.head, state.exchange)
+    actor = f" for {state.head.actor.id}" if isinstance(state, Served) else ""
+    return f"{route.provider.name}{route.template}{actor}"
+
+
 def _cut_off(flow: http.HTTPFlow) -> None:
-    """End a flow at a stop. The key is concealed first, because mitmproxy's `-w` then writes the request."""
-    match state_of(flow):
-        case Bridged() as state:
-            dispatch.conceal(flow, state.head)
-            state.cut_off()
-        case Passthrough() as state:
-            dispatch.conceal(flow, state.head)
-        case Refused() | Foreign():
-            pass
-        case state:
-            assert_never(state)
+    """End a flow at a stop."""
+    if isinstance(state := state_of(flow), Bridged):
+        state.cut_off()
 
 
 def _must_not_leave(flow: http.HTTPFlow, route: Route) -> bool:
@@ -397,19 +455,22 @@ def proxy_user(flow: http.HTTPFlow) -> str | None:
     return credentials[0] if credentials else None
 
 
-def unauthenticated(route: Route | None, *, proxy: bool) -> http.Response:
-    """Return 407 for clients of a proxy, 401 for those of a gateway or in a tunnel, with a Basic challenge."""
-    status, challenge = (407, "proxy-authenticate") if proxy else (401, "www-authenticate")
-    place = "in the proxy's URL, such as http://USER:TOKEN@HOST:PORT" if proxy else "in the place of the API key"
-    message = (
-        "this bridge requires authentication: a token, or user name and password, is missing or wrong. "
-        f"A token can be given {place}"
-    )
-    return refusal_response(route, Refusal(status, message, headers={challenge: CHALLENGE}))
+def forget_password(flow: http.HTTPFlow) -> None:
+    """Remove the password of mitmproxy's `--proxyauth` from a flow, which `-w` writes to a file.
+
+    Call this when the head has been classified.
+    """
+    if "proxyauth" in flow.metadata:
+        flow.metadata["proxyauth"] = (proxy_user(flow), "")
+    flow.request.headers.pop("proxy-authorization", None)
+    if _authentication_failed(flow) and flow.request.headers.get("authorization", "").lower().startswith("basic "):
+        del flow.request.headers["authorization"]
 
 
 async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
     """Answer a request whose destination the egress guard refuses."""
+    if flow.metadata.get(UNDIALLED):
+        return
     refusal = await guard.refusal(flow.client_conn, flow.request.host, flow.request.port)
     if refusal is None:
         return
@@ -429,4 +490,5 @@ def report_refused_head(flow: http.HTTPFlow, bridge: Bridge) -> None:
     if flow.response is None or isinstance(state, Served) or (isinstance(state, Refused) and state.reported):
         return
     route = state.route if isinstance(state, Refused) else None
-    emit_refusal(bridge, flow, Refusal(flow.response.status_code, flow.response.reason), route)
+    error_type = "wrong_password" if flow.metadata.get(FAILED) else ""
+    emit_refusal(bridge, flow, Refusal(flow.response.status_code, flow.response.reason, error_type), route)

@@ -25,6 +25,7 @@ from aibridge_addon.dialects.base import NOTHING, Dialect
 from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
+from aibridge_addon.interception.breaker import Ticket
 from aibridge_addon.interception.buffers import Share
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import Once
@@ -46,6 +47,10 @@ ORIGIN_FORM = "aibridge_origin_form"
 """Key in `flow.metadata` of a gateway request: its request line has only a path, on a port that proxies."""
 TUNNEL = "aibridge_tunnel"
 """Key in `flow.metadata` of a CONNECT to a host of no provider."""
+UNDIALLED = "aibridge_undialled"
+"""Key in `flow.metadata` of a CONNECT whose host is not dialled: the requests inside go to another address."""
+CENTRAL_KEY = "aibridge_central_key"
+"""Key in `flow.metadata` of a request that was sent with a central credential. The flow has only a hint of it."""
 REASONS: Mapping[int, str] = MappingProxyType(
     {
         400: "invalid_request",
@@ -68,8 +73,18 @@ class Dispatch:
     attempts: Attempts = field(default_factory=Attempts)
     translation: Translation | None = None
     """Set if this is a Messages request that goes to Bedrock."""
+    secrets: dict[str, str] = field(default_factory=dict)
+    """Headers of the current attempt whose values only the upstream gets. The flow has hints in their place."""
+    upstream_proxy: str | None = None
+    """The `Proxy-Authorization` for mitmproxy's upstream proxy, which is taken out of the flow (`upstream_auth`)."""
+    ticket: Ticket | None = None
+    """The circuit breaker's admission of a WebSocket's handshake, until its answer has come."""
     pause: asyncio.Task[None] | None = None
     """The wait for the next attempt. While it is set, the attempt hook is called again."""
+
+    def needs_stream(self, had_central_key: bool) -> bool:
+        """Return whether only the bridge's own stream can send the request. mitmproxy's replay uses another one."""
+        return had_central_key or self.attempts.pool is not None or self.translation is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +145,7 @@ class Rows(Enum):
     """They could not be committed, and `recording.on_failure: closed` forbids to send the end without them."""
 
 
-class _Uncopied:
+class Uncopied:
     """Becomes None in copies of a flow. A copy in a file (`-w`), a replay or mitmweb is another flow."""
 
     __slots__ = ()
@@ -140,12 +155,12 @@ class _Uncopied:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign(_Uncopied):
+class Foreign(Uncopied):
     """A request to no provider, or any request while no bridge has started."""
 
 
 @dataclass(frozen=True, slots=True)
-class Passthrough(_Uncopied):
+class Passthrough(Uncopied):
     """A provider request that is not bridged."""
 
     head: Head
@@ -154,7 +169,7 @@ class Passthrough(_Uncopied):
 
 
 @dataclass(frozen=True, slots=True)
-class Refused(_Uncopied):
+class Refused(Uncopied):
     """A provider request that the bridge or another addon has answered."""
 
     route: Route
@@ -166,7 +181,7 @@ class Refused(_Uncopied):
 
 
 @dataclass(slots=True)
-class Bridged(_Uncopied):
+class Bridged(Uncopied):
     """A request on a bridged route."""
 
     head: Head
@@ -179,6 +194,8 @@ class Bridged(_Uncopied):
     usage_withdrawn: bool = False
     """An error may have been about the added option. Without it, the request was sent again."""
     tools: ToolRun | None = None
+    buffers: bool = False
+    """The current answer is buffered, whatever another addon wants."""
     undecided: bool = False
     """The answer is buffered until its first bytes decide whether it is streamed to the client."""
     rows: Rows = Rows.PENDING
@@ -187,7 +204,7 @@ class Bridged(_Uncopied):
     once: Once | None = None
     """Set if the answer may bring the result of earlier work. The request itself is a passthrough."""
     settling: asyncio.Future[None] | None = None
-    """Set while the records of such an answer are emitted after the client has disconnected."""
+    """Set while the last records are emitted or awaited after the end of the flow."""
     overhead: float = 0.0
     """Seconds that the bridge itself has used so far: reading the request, and waiting for the rows."""
 
@@ -216,6 +233,11 @@ Served = Passthrough | Bridged
 FlowState = Foreign | Served | Refused
 
 FOREIGN = Foreign()
+
+
+def is_replay(flow: http.HTTPFlow) -> bool:
+    """Return whether mitmproxy's client replay sends the request. No stream of the bridge handles it then."""
+    return flow.is_replay == "request"
 
 
 def state_of(flow: http.HTTPFlow) -> FlowState:
@@ -249,6 +271,11 @@ def refuse(flow: http.HTTPFlow, state: Served | Refused, refusal: Refusal) -> ht
     flow.request.stream = False  # mitmproxy accepts no answer of ours while it streams the request
     flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers, refusal.details)
     return flow.response
+
+
+def describe(head: Head, exchange: Exchange) -> str:
+    """Return what an interception is, for the log of a stop."""
+    return f"{head.route.provider.name}/{exchange.request.model or '-'} for {head.actor.id}"
 
 
 def report(flow: http.HTTPFlow, state: Served, refusal: Refusal) -> None:

@@ -6,6 +6,7 @@ waits for its rows. A stop waits for answers, not for idle sockets.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,14 +25,26 @@ from aibridge_addon.interception import clients
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.responses_socket import ResponsesSocket
 from aibridge_addon.interception.routing import Route
-from aibridge_addon.proxy.flow.admission import admit
+from aibridge_addon.proxy.flow.admission import admit, admit_handshake
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
-from aibridge_addon.proxy.flow.state import Head, Passthrough, Refusal, emit_refusal, error_response, state_of
+from aibridge_addon.proxy.flow.state import (
+    Dispatch,
+    Head,
+    Passthrough,
+    Refusal,
+    Uncopied,
+    describe,
+    emit_refusal,
+    state_of,
+)
 from aibridge_addon.proxy.flow.traces import continue_trace
-from aibridge_addon.records import utc_now
+from aibridge_addon.records import Headers, utc_now
 
+logger = logging.getLogger(__name__)
+
+INTERNAL_ERROR = "an internal error of the bridge, which its log describes"
 SOCKET = "aibridge_socket"
 """Key in `flow.metadata`: the `BridgedSocket` of this flow."""
 
@@ -59,21 +72,44 @@ def is_upgrade(request: http.Request) -> bool:
     )
 
 
-def is_refused(route: Route, bridge: Bridge) -> bool:
-    """Return whether this request is a WebSocket handshake that the bridge refuses."""
+def refused_handshake(route: Route, bridge: Bridge, headers: Headers, chosen: Dispatch) -> Refusal | None:
+    """Return why a handshake is refused; None if it is not, or if the request is none of a recorded WebSocket.
+
+    An admitted one has a ticket of the circuit breaker in `chosen`.
+    """
     if route.websocket is None:
-        return False
+        return None
     injects = bridge.servers is not None and route.provider.inject_tools
-    return REFUSED[bridge.settings.websockets, injects]
+    if REFUSED[bridge.settings.websockets, injects] or not ctx.options.websocket:
+        return UPGRADE_REQUIRED
+    if headers.get(b"sec-websocket-version", b"").strip() != VERSION:
+        return WRONG_VERSION  # mitmproxy would relay its messages unread
+    admitted = admit_handshake(bridge, route)
+    if isinstance(admitted, Refusal):
+        return admitted
+    chosen.ticket = admitted
+    return None
 
 
-def upgrade_required(route: Route) -> http.Response:
-    """Return 426. Codex and Copilot then use HTTP at once; after other statuses they retry first, or give up."""
-    message = "WebSockets are not served here: use HTTP"
-    return error_response(route.errors, 426, message, {"upgrade": "HTTP/1.1", "connection": "upgrade"})
+UPGRADE_REQUIRED = Refusal(
+    426, "WebSockets are not served here: use HTTP", headers={"upgrade": "HTTP/1.1", "connection": "upgrade"}
+)
+"""Codex and Copilot then use HTTP at once; after other statuses they retry first, or give up."""
+VERSION = b"13"
+WRONG_VERSION = Refusal(
+    426, "the version of the WebSocket protocol has to be 13", headers={"sec-websocket-version": VERSION.decode()}
+)
+"""RFC 6455, section 4.4."""
 
 
-class BridgedSocket:
+def is_unreadable(flow: http.HTTPFlow, route: Route) -> bool:
+    """Return whether an upstream switches to a protocol that mitmproxy would relay unread, on a recorded route."""
+    assert flow.response is not None
+    switched = flow.response.status_code == 101 and route.websocket is not None
+    return switched and flow.response.headers.get("upgrade", "").lower() != "websocket"
+
+
+class BridgedSocket(Uncopied):
     """The interceptions of one WebSocket."""
 
     def __init__(self, head: Head, host: str, path: str) -> None:
@@ -82,7 +118,7 @@ class BridgedSocket:
         self._host = host
         self._path = path
         self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits, self._limits_came)
-        self._bridges: dict[str, tuple[Bridge, Callable[[], None]]] = {}
+        self._bridges: dict[str, tuple[Bridge, Callable[[], None], Exchange]] = {}
 
     def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
         head = self.head
@@ -91,8 +127,8 @@ class BridgedSocket:
         exchange = exchange_for(head, reading, sender, self._host, share=share)
         continue_trace(head, exchange, utc_now(), self._path)
         cut_off = "the bridge was shut down before the answer had ended"
-        left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off))
-        self._bridges[exchange.id] = head.bridge, share.ending(left)
+        left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off), partial(describe, head, exchange))
+        self._bridges[exchange.id] = head.bridge, share.ending(left), exchange
         return exchange
 
     def _limits_came(self, event: Any) -> None:
@@ -104,7 +140,16 @@ class BridgedSocket:
 
     def left(self, exchange: Exchange) -> None:
         """Report that an interception has ended and its last record was emitted."""
-        self._bridges.pop(exchange.id)[1]()
+        if exchange.id in self._bridges:
+            self._bridges.pop(exchange.id)[1]()
+
+    def fail(self) -> None:
+        """End all interceptions after an exception, and read the next messages anew."""
+        for _, left, exchange in self._bridges.values():
+            exchange.fail("internal_error", INTERNAL_ERROR)
+            left()
+        self._bridges.clear()
+        self.reader = ResponsesSocket(self._begin, self.head.bridge.settings.limits, self._limits_came)
 
 
 def opened(flow: http.HTTPFlow) -> None:
@@ -129,11 +174,15 @@ def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] 
     if not isinstance(socket, BridgedSocket) or flow.websocket is None:
         return None
     message = flow.websocket.messages[-1]
-    if message.injected or message.dropped or not message.is_text:
-        return None
+    if message.injected or message.dropped:
+        return None  # a binary message is read as text: servers may do so, too
     if bridge is not None and socket.reader.idle:
         # A reload may have retired the socket's bridge, which does not wait for idle sockets.
         socket.head = replace(socket.head, bridge=bridge)
+    if message.from_client and socket.head.bridge.refusing:
+        message.drop()
+        _inject(flow, error_message(503, "the bridge is being stopped"))
+        return None
     if not message.from_client:
         exchange = socket.reader.from_server(message.content)
         return None if exchange is None else _ended(socket, exchange, message)
@@ -156,6 +205,42 @@ async def _admit_owner(
         refuse(refusal_of(verdict, proxy=False))
     elif (waiting := admit(bridge, exchange, content, refuse)) is not None:
         await waiting
+
+
+def guarded(hook: Callable[[Any, http.HTTPFlow], Awaitable[None] | None]) -> Callable[..., Awaitable[None] | None]:
+    """Wrap a WebSocket hook of the addon: an exception ends the interceptions, and its message is not sent upstream."""
+
+    def run(addon: Any, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        try:
+            waiting = hook(addon, flow)
+        except Exception:
+            logger.exception("aibridge: an internal error ends requests in a WebSocket")
+            _failed(flow)
+            return None
+        return None if waiting is None else _awaited(waiting, flow)
+
+    run.__name__ = hook.__name__
+    return run
+
+
+async def _awaited(waiting: Awaitable[None], flow: http.HTTPFlow) -> None:
+    try:
+        await waiting
+    except Exception:
+        logger.exception("aibridge: an internal error ends requests in a WebSocket")
+        _failed(flow)
+
+
+def _failed(flow: http.HTTPFlow) -> None:
+    """End the interceptions of a socket. A request that could not be read gets an error instead of an answer."""
+    socket = flow.metadata.get(SOCKET)
+    if not isinstance(socket, BridgedSocket) or flow.websocket is None:
+        return
+    socket.fail()
+    message = flow.websocket.messages[-1] if flow.websocket.messages else None
+    if message is not None and message.from_client and not message.dropped and flow.websocket.timestamp_end is None:
+        message.drop()
+        ctx.master.commands.call("inject.websocket", flow, True, error_message(500, INTERNAL_ERROR), True)
 
 
 def closed(flow: http.HTTPFlow) -> None:
@@ -187,5 +272,9 @@ def _answer(
     message.drop()
     socket.reader.withdraw(exchange)
     socket.left(exchange)
-    answer = error_message(refusal.status, refusal.message, refusal.details)
-    ctx.master.commands.call("inject.websocket", flow, True, answer, True)
+    _inject(flow, error_message(refusal.status, refusal.message, refusal.details))
+
+
+def _inject(flow: http.HTTPFlow, message: bytes) -> None:
+    """Send a message to the client."""
+    ctx.master.commands.call("inject.websocket", flow, True, message, True)

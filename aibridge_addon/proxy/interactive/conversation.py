@@ -19,6 +19,8 @@ from aibridge_addon.wire.printable import printable
 
 MAX_TEXT = 20_000
 """Characters of one text. The rest is left out, with a note."""
+MAX_NAME = 200
+"""Characters of a model's, a tool's or a role's name."""
 MAX_MESSAGES = 400
 """Messages of a request that are shown: the last ones."""
 MAX_TOOLS = 100
@@ -30,7 +32,7 @@ def request(body: Mapping[str, Any]) -> str:
     messages = list(_messages(body))
     if not messages:
         return ""
-    lines = [f"model: {as_text(body.get('model'))}"] if body.get("model") else []
+    lines = [f"model: {_name(body.get('model'))}"] if body.get("model") else []
     if names := list(_tool_names(body)):
         rest = f" and {len(names) - MAX_TOOLS} more" if len(names) > MAX_TOOLS else ""
         lines.append(f"tools: {', '.join(names[:MAX_TOOLS])}{rest}")
@@ -43,14 +45,14 @@ def request(body: Mapping[str, Any]) -> str:
 
 def answer(reading: Reading) -> str:
     """Return an answer that was read."""
-    lines = [f"model: {reading.model}"] if reading.model else []
+    lines = [f"model: {_name(reading.model)}"] if reading.model else []
     if (usage := reading.usage) is not None:
         lines.append(
             f"tokens: {usage.input_tokens:,} input, {usage.cache_read_input_tokens:,} cache read, "
             f"{usage.cache_write_input_tokens:,} cache write, {usage.output_tokens:,} output"
         )
     if reading.stop_reason:
-        lines.append(f"stop reason: {reading.stop_reason}")
+        lines.append(f"stop reason: {_name(reading.stop_reason)}")
     if reading.output:
         lines += ["", "=== assistant"]
     for part in reading.output:
@@ -59,9 +61,9 @@ def answer(reading: Reading) -> str:
         elif isinstance(part, Thought):
             lines.append(f"[thinking] {_short(part.content)}")
         else:
-            lines.append(f"[call {part.name}] {_json(part.input)}")
+            lines.append(f"[call {_name(part.name)}] {_json(part.input)}")
     if reading.error is not None:
-        lines += ["", f"=== error: {reading.error.type}", _short(reading.error.message)]
+        lines += ["", f"=== error: {_name(reading.error.type)}", _short(reading.error.message)]
     return printable("\n".join(lines))
 
 
@@ -74,10 +76,10 @@ def _messages(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if isinstance(given, str):
         yield "user", _short(given)
     for message in map(as_dict, as_list(given)):
-        kind = as_text(message.get("type"))
+        kind = _name(message.get("type"))
         if "role" in message:
             parts = [*_parts(message.get("content")), *map(_call, as_list(message.get("tool_calls")))]
-            yield as_text(message["role"]), "\n".join(parts)
+            yield _name(message["role"]), "\n".join(parts)
         elif kind.endswith("_call"):
             yield "assistant", _call(message)
         elif kind:
@@ -93,7 +95,7 @@ def _parts(content: Any) -> Iterator[str]:
             yield _short(block)
             continue
         block = as_dict(block)
-        kind = as_text(block.get("type")) or next(iter(block), "")
+        kind = _name(block.get("type")) or _name(next(iter(block), ""))
         if isinstance(text := block.get("text"), str):
             yield _short(text)
         elif kind == "thinking":
@@ -111,14 +113,18 @@ def _call(call: Any) -> str:
     call = as_dict(call)
     function = as_dict(call.get("function")) or call
     given = function.get("arguments", function.get("input"))
-    name = as_text(function.get("name")) or as_text(call.get("type"))
+    name = _name(function.get("name")) or _name(call.get("type"))
     return f"[call {name}] {given if isinstance(given, str) and len(given) <= MAX_TEXT else _json(given)}"
 
 
 def _tool_names(body: Mapping[str, Any]) -> Iterator[str]:
     for tool in map(as_dict, as_list(body.get("tools"))):
         holder = as_dict(tool.get("function")) or tool
-        yield as_text(holder.get("name")) or as_text(holder.get("type"))
+        yield _name(holder.get("name")) or _name(holder.get("type"))
+
+
+def _name(value: Any) -> str:
+    return as_text(value)[:MAX_NAME]
 
 
 def _json(value: Any) -> str:

@@ -12,10 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mitmproxy import http
+from mitmproxy.net.http.validate import validate_headers
+from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.dialects.base import AnswerError
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.tool_exchange import ToolExchange
+from aibridge_addon.proxy.flow.http1 import content_length
 from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged
 from aibridge_addon.proxy.stream.body import Pipe, outgoing
 
@@ -176,6 +179,12 @@ def answer_for(state: Bridged, exchange: Exchange, response: http.Response) -> T
     return Tapped(exchange, outgoing(state), unread)
 
 
-def content_length(message: http.Message) -> int:
-    value = message.headers.get("content-length", "")
-    return int(value) if value.isascii() and value.isdigit() else 0
+def invalid_head(response: http.Response | None, stream_id: int) -> http_events.ResponseProtocolError | None:
+    """Return what is wrong with the head of an answer; None if nothing is."""
+    try:
+        if response is not None:
+            validate_headers(response)
+    except ValueError as e:
+        code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
+        return http_events.ResponseProtocolError(stream_id, f"the upstream sent an invalid answer: {e}", code)
+    return None

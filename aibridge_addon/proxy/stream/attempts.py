@@ -20,6 +20,8 @@ from aibridge_addon.interception.attempts import Outcome, Step, outcome_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came
 from aibridge_addon.proxy.flow.state import Bridged, Served, state_of
 from aibridge_addon.proxy.stream.hooks import AibridgeAttemptHook
+from aibridge_addon.proxy.stream.http2 import RequestUnprocessed
+from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.records import UpstreamAttempt, utc_now
 from aibridge_addon.wire.codings import CodingError, decode_all
 
@@ -34,6 +36,7 @@ class RepeatableStream(Protocol):
 
     flow: http.HTTPFlow
     context: context.Context
+    keep_alives: KeepAlives
 
     @property
     def is_repeatable(self) -> bool:
@@ -42,7 +45,6 @@ class RepeatableStream(Protocol):
     def watch(self) -> None: ...
     def start_turn(self) -> layer.CommandGenerator[None]: ...
     def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]: ...
-    def keep_client_waiting(self) -> layer.CommandGenerator[None]: ...
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]: ...
 
 
@@ -66,9 +68,10 @@ class UpstreamAttempts:
         yield self.timeout
         return True
 
-    def repeats(self, state: Served, error: str) -> bool:
+    def repeats(self, state: Served, error: http_events.ResponseProtocolError) -> bool:
         """Decide about an attempt without an answer. Returns whether another one follows."""
-        if self._after(state, Outcome(None, error=error)) is Step.SHOW:
+        unprocessed = isinstance(error, RequestUnprocessed)
+        if self._after(state, Outcome(None, error=error.message, unprocessed=unprocessed)) is Step.SHOW:
             return False
         self._stream.watch()
         return True
@@ -133,7 +136,7 @@ class UpstreamAttempts:
                 return
             if not is_pausing(stream.flow):
                 break
-            yield from stream.keep_client_waiting()
+            yield from stream.keep_alives.send()
         yield from stream.start_turn()
 
 

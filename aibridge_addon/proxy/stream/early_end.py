@@ -62,10 +62,9 @@ class EarlyEnd:
         """
         stream = self._stream
         state = stream.state
-        assert not isinstance(state, Foreign)
         stream.flow.live = False
         end = stream.client.cut(message)
-        if stream.can_append:
+        if stream.can_append and not isinstance(state, Foreign):
             event = route_of(state).errors.error_event(message, members)
             yield stream.client.data(event if done else event.removesuffix(sse.event("", DONE)))
             end = stream.client.end()
@@ -87,13 +86,22 @@ class EarlyEnd:
         assert not isinstance(state, Foreign)
         yield from self.send_whole(refuse(self._stream.flow, state, refusal))
 
+    def send_refusal(self, message: str) -> layer.CommandGenerator[None]:
+        """Send `flow.response`, which refuses the request, or end the answer that has begun."""
+        response = self._stream.flow.response
+        if self._stream.answer_begun or response is None:
+            yield from self.break_off(message)
+        else:
+            yield from self.send_whole(response)
+
     def send_whole(self, response: http.Response) -> layer.CommandGenerator[None]:
         """Send a complete answer of the bridge itself, whatever state the request is in."""
         stream = self._stream
         stream.flow.live = False
         stream.request_body_buf.clear()
         yield stream.client.head(response)
-        yield stream.client.data(response.raw_content or b"")
+        if stream.flow.request.method != "HEAD":
+            yield from stream.client.maybe_data(response.raw_content or b"")
         yield from self._finish()
         yield stream.client.end()
 

@@ -1,52 +1,189 @@
-"""Replace mitmproxy's HTTP layer by one that creates the bridge's streams."""
+"""Replace mitmproxy's HTTP layer by one that creates the bridge's streams and connections."""
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 
-from mitmproxy.connection import Server
-from mitmproxy.proxy import context, events, layer
-from mitmproxy.proxy.layers.http import GetHttpConnection, HttpLayer, HTTPMode
+from mitmproxy.connection import Connection, Server
+from mitmproxy.proxy import commands, context, events, layer, tunnel
+from mitmproxy.proxy.layers import quic, tls
+from mitmproxy.proxy.layers.http import GetHttpConnection, GetHttpConnectionCompleted, HttpLayer, HTTPMode, HttpStream
+from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
+from aibridge_addon.config.schema import Limits
 from aibridge_addon.proxy.connection.scope import is_ip_address
+from aibridge_addon.proxy.flow import internal_error
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
+from aibridge_addon.proxy.stream.connections import BridgeHttpClient, client_connection, upstream_connection
+from aibridge_addon.proxy.stream.guard import Crashed
 from aibridge_addon.proxy.stream.stream import BridgeHttpStream
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LIMITS = Limits()
 
 
 class BridgeHttpLayer(HttpLayer):
-    """An `HttpLayer` whose streams are `BridgeHttpStream`s."""
+    """An `HttpLayer` whose streams are `BridgeHttpStream`s, and which chooses upstream connections itself.
+
+    `get_connection` differs from mitmproxy's as follows:
+
+    - A connection that takes no further requests is not used again; see `http2`.
+    - Failed connections are removed. mitmproxy would answer with their error until the client disconnects.
+    - The SNI is the name of the requested host. mitmproxy would use the client's own SNI, which may name another
+      host at the same address.
+    """
 
     kept: KeptBodies | None = None
     """Keeps the bodies of streamed answers; see `keeping`."""
+    passthrough_body = DEFAULT_LIMITS.passthrough_body
+    """Bytes. Bodies of requests that are not bridged are buffered up to this size; see `body_size`."""
 
     def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
         super().__init__(ctx, mode)
         # Stream ids of clients are positive, so negative ones never collide with them.
         self.turn_ids: Iterator[int] = itertools.count(-2, -2)
+        self.handling: HttpStream | None = None
+        self.retired: set[Connection] = set()
+        """Upstream connections that take no further requests."""
 
-    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> layer.CommandGenerator[None]:
-        """Open an upstream connection, with two differences from mitmproxy.
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        try:
+            yield from self._dispatch(event)
+        except GeneratorExit:  # a layer around this one has crashed, and mitmproxy drops all of them
+            self._abandon()
+            raise
+        except Exception as e:  # noqa: BLE001 (it is logged with each request that it ends)
+            yield from self._crashed(event, e)
 
-        - Failed connections are removed. mitmproxy would answer with their error until the client disconnects.
-        - The SNI is the name of the requested host. mitmproxy would use the client's own SNI, which may name another
-          host at the same address.
-        """
-        server = self.context.server
-        if server.sni is None and event.address == server.address and not is_ip_address(event.address[0]):
-            server.sni = event.address[0]
-        for connection in [c for c in self.connections if isinstance(c, Server) and event.connection_spec_matches(c)]:
-            if connection.error and connection not in self.waiting_for_establishment:
-                if _is_over(connection):
-                    del self.connections[connection]
-                else:  # mitmproxy has not handled the end of this connection yet
-                    reuse = False
-        yield from super().get_connection(event, reuse=reuse)
+    def _crashed(self, event: events.Event, error: Exception) -> layer.CommandGenerator[None]:
+        """End the requests that an exception of mitmproxy's own code concerns, or else the connection."""
+        connection = event.connection if isinstance(event, events.ConnectionEvent) else None
+        if self.handling is not None:
+            concerned = [self.handling]
+        elif isinstance(connection, Server):
+            concerned = [stream for stream in self.streams.values() if stream.context.server is connection]
+        else:
+            concerned = []
+        try:
+            for stream in concerned:
+                yield from self.event_to_child(stream, Crashed(error))
+            if isinstance(connection, Server):
+                yield commands.CloseConnection(connection)
+        except Exception as e:  # noqa: BLE001 (it is logged below)
+            error, concerned = e, []
+        if not concerned:
+            logger.error("aibridge: an internal error ends a connection", exc_info=error)
+            self._abandon()
+            self._handle_event = self._ignore  # type: ignore[method-assign,assignment]
+            for open_connection in [*self.connections]:
+                yield commands.CloseConnection(open_connection)
+
+    def _abandon(self) -> None:
+        for stream in self.streams.values():
+            if (flow := getattr(stream, "flow", None)) is not None:
+                internal_error.abandon(flow)
+
+    def _ignore(self, _event: events.Event) -> layer.CommandGenerator[None]:
+        yield from ()
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
         stream = BridgeHttpStream(self.context.fork(), stream_id, self)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
+
+    # --- connections ------------------------------------------------------------------------------------------
+
+    def _dispatch(self, event: events.Event) -> layer.CommandGenerator[None]:
+        server = self.context.server
+        if isinstance(event, events.Start):
+            self.connections.setdefault(self.context.client, client_connection(self.context.fork()))
+            if not server.connected:  # no connection that was opened before can bring anything
+                self._dispatch = super()._handle_event  # type: ignore[method-assign]
+        elif isinstance(event, events.DataReceived) and event.connection == server and server not in self.connections:
+            return self._upstream_speaks_first(event)
+        generator: layer.CommandGenerator[None] = super()._handle_event(event)
+        return generator
+
+    def _upstream_speaks_first(self, event: events.DataReceived) -> layer.CommandGenerator[None]:
+        """Handle data on a connection that was opened before any request, such as HTTP/2 settings."""
+        self.connections[self.context.server] = upstream = upstream_connection(self.context.fork(), self.retired.add)
+        yield from self.event_to_child(upstream, events.Start())
+        yield from self.event_to_child(upstream, event)
+
+    def get_connection(self, event: GetHttpConnection, *, reuse: bool = True) -> layer.CommandGenerator[None]:
+        """Give a stream an upstream connection: one that is open or being opened, else a new one."""
+        self._remove_ended()
+        for connection in self.connections if reuse else ():
+            if not isinstance(connection, Server) or not event.connection_spec_matches(connection):
+                continue
+            if connection in self.waiting_for_establishment:
+                self.waiting_for_establishment[connection].append(event)
+                return
+            if self._takes_requests(connection):
+                yield from self._give(event, connection)
+                return
+        server = self.context.server
+        is_own = server not in self.connections and event.connection_spec_matches(server)
+        if is_own and server.error:
+            yield from self._give(event, None, server.error)
+            return
+        stack = self._new_stack(event, server if is_own and server.connected else None)
+        opened = stack[0].context.server
+        self.connections[opened] = stack[0]
+        self.waiting_for_establishment[opened].append(event)
+        yield from self.event_to_child(stack[0], events.Start())
+
+    def _takes_requests(self, connection: Server) -> bool:
+        # An HTTP/1.1 connection answers one request of an HTTP/2 client, see `HttpLayer.register_connection`.
+        only_one = self.context.client.alpn == b"h2" and connection.alpn != b"h2"
+        return connection.connected and not connection.error and not only_one and connection not in self.retired
+
+    def _give(
+        self, event: GetHttpConnection, connection: Connection | None, error: str = ""
+    ) -> layer.CommandGenerator[None]:
+        stream = self.command_sources.pop(event)
+        reply = (None, error) if connection is None else (connection, None)
+        yield from self.event_to_child(stream, GetHttpConnectionCompleted(event, reply))
+
+    def _new_stack(self, event: GetHttpConnection, opened: Server | None) -> tunnel.LayerStack:
+        """Return the layers of a new upstream connection. `opened`: use this one, which is open."""
+        ctx = self.context.fork()
+        stack = tunnel.LayerStack()
+        if opened is None:
+            ctx.server = Server(address=event.address, transport_protocol=event.transport_protocol)
+            if event.via:
+                ctx.server.via = event.via
+                # In upstream mode, requests in absolute form need no CONNECT.
+                stack /= HttpUpstreamProxy.make(ctx, event.tls or self.mode is not HTTPMode.upstream)
+            if event.tls:
+                ctx.server.sni = self._sni(event.address)
+                stack /= quic.ServerQuicLayer(ctx) if event.transport_protocol == "udp" else tls.ServerTLSLayer(ctx)
+        stack /= BridgeHttpClient(ctx, self.retired.add)
+        return stack
+
+    def _sni(self, address: tuple[str, int]) -> str:
+        host = address[0].rstrip(".")  # RFC 6066, section 3: without a trailing dot
+        if self.mode is HTTPMode.transparent and address == self.context.server.address:
+            # Reverse mode may set a name. In transparent modes, only an address is known.
+            return self.context.server.sni or (self.context.client.sni if is_ip_address(host) else None) or host
+        return host
+
+    def _remove_ended(self) -> None:
+        """Remove upstream connections that have failed or been retired, when no further events of them can come."""
+        ended = [
+            connection
+            for connection in self.connections
+            if isinstance(connection, Server)
+            and (connection.error or connection in self.retired)
+            and connection not in self.waiting_for_establishment
+            and _is_over(connection)
+        ]
+        for connection in ended:
+            del self.connections[connection]
+            self.retired.discard(connection)
 
 
 def _is_over(connection: Server) -> bool:
@@ -54,7 +191,12 @@ def _is_over(connection: Server) -> bool:
     return connection.timestamp_tcp_setup is None or connection.timestamp_end is not None
 
 
-def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer], kept: KeptBodies | None = None) -> None:
+def bridge_http(
+    next_layer: layer.NextLayer,
+    kind: type[BridgeHttpLayer],
+    kept: KeptBodies | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> None:
     """Replace the `HttpLayer` that mitmproxy has chosen, if there is one, by ours."""
     parent: layer.Layer | None = None
     chosen = next_layer.layer
@@ -65,6 +207,7 @@ def bridge_http(next_layer: layer.NextLayer, kind: type[BridgeHttpLayer], kept: 
     chosen.context.layers.remove(chosen)
     ours = kind(chosen.context, chosen.mode)
     ours.kept = kept
+    ours.passthrough_body = limits.passthrough_body
     if parent is None:
         next_layer.layer = ours
     else:

@@ -19,17 +19,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mitmproxy.net.http.validate import validate_headers
+from mitmproxy import http
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.flow import dispatch
-from aibridge_addon.proxy.flow.answer import is_streamed, stream_answer
+from aibridge_addon.proxy.flow.answer import stream_answer
 from aibridge_addon.proxy.flow.http1 import frame_request
+from aibridge_addon.proxy.flow.internal_error import FAILED
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
-    RETRY_BODY_LIMIT,
     TUNNEL,
     Bridged,
     FlowState,
@@ -42,15 +42,19 @@ from aibridge_addon.proxy.flow.state import (
     state_of,
 )
 from aibridge_addon.proxy.stream import upgrade
-from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for
+from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, invalid_head
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
-from aibridge_addon.proxy.stream.body_limits import BodyLimits
+from aibridge_addon.proxy.stream.body_size import BodySize
+from aibridge_addon.proxy.stream.buffered import BufferedAnswer
+from aibridge_addon.proxy.stream.buffers import StreamBuffers
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
+from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
+from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.proxy.stream.next_turn import NextTurn
-from aibridge_addon.proxy.stream.request import bring_flow
+from aibridge_addon.proxy.stream.request import bring_flow, for_upstream
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -64,22 +68,56 @@ class BridgeHttpStream(HttpStream):
         self.attempts = UpstreamAttempts(self)
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
-        self.limits = BodyLimits()
+        self.guard = StreamGuard(self)
+        self.buffers = StreamBuffers()
+        self.body_size = BodySize(self, parent.passthrough_body)
+        self.buffered = BufferedAnswer(self)
+        self.keep_alives = KeepAlives(self)
         self.incoming = Pipe()
         self.answer: Tapped | Spliced | None = None
         """Turns the upstream answer into the client's. None before its head, and if the flow is not bridged."""
         self.answer_begun = False
         """Whether the answer's headers were sent to the client."""
+        self.connected = False
+        """Whether the request had an upstream connection."""
         self.read: Callable[[bytes], int | None]
         """The function that `state_tap_events` calls with each piece of an answer."""
         self.held = b""
         """The end of a body, to send when its rows are committed."""
-        self.awake: commands.RequestWakeup | None = None
+
+    @property
+    def maybe_flow(self) -> http.HTTPFlow | None:
+        return getattr(self, "flow", None)  # not set before the request's head
 
     @property
     def state(self) -> FlowState:
-        flow = getattr(self, "flow", None)  # not set before the request's head
-        return FOREIGN if flow is None else state_of(flow)
+        return FOREIGN if (flow := self.maybe_flow) is None else state_of(flow)
+
+    def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        try:
+            self.turns.handling(True)
+            self.guard.before(event, self._paused)
+            yield from super().handle_event(event)
+            self.turns.handling(False)
+        except Exception:
+            if self.child_layer is not None:
+                raise  # the bytes of an upgraded connection or tunnel are no answer to end
+            self.guard.failed()
+            self._handle_event = self.guard.handle_rest
+            yield from super().handle_event(events.Start())
+
+    @property
+    def ends_with_hook(self) -> bool:
+        over = (self.state_done, self.state_errored)
+        return self.client_state != self.state_errored and self.server_state not in over
+
+    def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
+        if (yield from super().check_killed(emit_error_hook)):
+            return True
+        if FAILED in self.flow.metadata:
+            yield from self.guard.end(run_hook=emit_error_hook)
+            return True
+        return False
 
     # --- the request ------------------------------------------------------------------------------------------
 
@@ -89,25 +127,18 @@ class BridgeHttpStream(HttpStream):
         if self.client_state == self.state_consume_request_body:
             yield from self.check_body_size(True)
 
+    def state_consume_request_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        consumed: layer.CommandGenerator[None] = super().state_consume_request_body(event)
+        ends = isinstance(event, http_events.RequestEndOfMessage)
+        return self.body_size.end_buffered(consumed) if ends else consumed
+
+    def start_request_stream(self) -> layer.CommandGenerator[None]:
+        return self.body_size.start_stream(super().start_request_stream())
+
     def check_body_size(self, request: bool) -> layer.CommandGenerator[bool]:
-        if (yield from super().check_body_size(request)):
-            return True
-        state = self.state
-        if request and isinstance(state, Bridged):
-            if (refusal := self.limits.refusal(state, len(self.request_body_buf), self.flow.request)) is not None:
-                yield from self.early_end.reject(refusal)
-                return True
-        elif not request and not isinstance(state, Foreign) and self.response_body_buf:
-            if isinstance(state, Bridged) and state.undecided:
-                beginning = bytes(self.response_body_buf)
-                if is_streamed(self.flow, state, beginning):
-                    yield from self._stream_buffered(beginning)
-                return False
-            answer = self._opened()
-            limit = RETRY_BODY_LIMIT if answer is None else answer.limit
-            if not self.limits.has_room(state, len(self.response_body_buf), limit):
-                yield from self._outgrown(answer)
-        return False
+        if request:
+            return self.body_size.check_request(self.client_state != self.state_wait_for_request_headers)
+        return super().check_body_size(False) if isinstance(self.state, Foreign) else self.body_size.check_answer()
 
     def make_server_connection(self) -> layer.CommandGenerator[bool]:
         state = self.state
@@ -116,20 +147,14 @@ class BridgeHttpStream(HttpStream):
             if (yield from self.check_killed(True)):
                 return False
             if isinstance(refused := self.state, Refused):
-                yield from self._refused(refused)
+                yield from self.early_end.run_error_hook(refused.message)
+                yield from self.early_end.send_refusal(refused.message)
                 return False
-        connected = yield from super().make_server_connection()
+        connected = self.connected = yield from super().make_server_connection()
         if connected and self.context.server.alpn not in (b"h2", b"h3"):
             frame_request(self.flow.request)
+            self.flow.request.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
         return connected
-
-    def _refused(self, refused: Refused) -> layer.CommandGenerator[None]:
-        """Answer a request that `aibridge_dispatch` has refused."""
-        yield from self.early_end.run_error_hook(refused.message)
-        if self.answer_begun or self.flow.response is None:
-            yield from self.early_end.break_off(refused.message)
-        else:
-            yield from self.early_end.send_whole(self.flow.response)
 
     @property
     def is_repeatable(self) -> bool:
@@ -149,7 +174,10 @@ class BridgeHttpStream(HttpStream):
 
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
         if isinstance(state := self.state, Served):
-            dispatch.conceal(self.flow, state.head)
+            if (error := self._invalid(event.response)) is not None:
+                yield commands.CloseConnection(self.flow.server_conn)
+                yield from self.handle_protocol_error(error)
+                return
             if (yield from self.attempts.drops(state, event.response)):
                 self.server_state = self.attempts.state_drop
                 return
@@ -158,44 +186,43 @@ class BridgeHttpStream(HttpStream):
             self.incoming = pipe
             self.watch()
 
+    def _invalid(self, response: http.Response) -> http_events.ResponseProtocolError | None:
+        """Return what is wrong with an answer's head. Such an answer counts as a failed attempt."""
+        return invalid_head(response, self.stream_id) if self.context.options.validate_inbound_headers else None
+
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
-        if request or isinstance(self.state, Foreign) or not self.context.options.validate_inbound_headers:
+        if request or not isinstance(self.state, Served):
             return (yield from super().check_invalid(request))
-        assert self.flow.response is not None
-        try:
-            validate_headers(self.flow.response)
-        except ValueError as e:
-            yield commands.CloseConnection(self.flow.server_conn)
-            code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
-            yield from self.handle_protocol_error(
-                http_events.ResponseProtocolError(self.stream_id, f"the upstream sent an invalid answer: {e}", code)
-            )
-            return True
         return False
 
-    def _opened(self) -> Tapped | Spliced | None:
-        """Return what turns the answer into the client's. None: mitmproxy forwards it."""
+    def opened(self) -> Tapped | Spliced | None:
         state, response = self.state, self.flow.response
         if self.answer is None and response is not None and isinstance(state, Bridged) and state.exchange is not None:
             self.answer = answer_for(state, state.exchange, response)
         return self.answer
 
     def start_response_stream(self) -> layer.CommandGenerator[None]:
-        answer = self._opened()
+        answer = self.opened()
         if self.answer_begun and isinstance(answer, Spliced):
             self.server_state = self.state_read_answer
             return
+        if answer is not None and self.flow.response is not None:
+            self.client.adopt(self.flow.response, store=self.context.options.store_streamed_bodies)
+            at_head = self.server_state == self.state_wait_for_response_headers
+            if at_head and isinstance(state := self.state, Bridged) and state.buffers:
+                self.server_state = self.state_consume_response_body
+                return
         yield from super().start_response_stream()
         self.answer_begun = True
         if isinstance(answer, Spliced):
             answer.begin()
             # From here on the client waits for bytes, so timers and its disconnection have to be handled at any time.
             self.watch()
-            yield from self._keep_awake()
+            yield from self.keep_alives.start()
             self.server_state = self.state_read_answer
         elif answer is not None:
             self.read = answer.exchange.feed
-            unchanged = answer.is_verbatim and self.turns.is_first
+            unchanged = answer.is_verbatim and self.turns.is_first and self.client.only_sends
             self.server_state = self.state_tap_events if unchanged else self.state_read_answer
 
     def state_tap_events(self, event: events.Event) -> layer.CommandGenerator[None]:
@@ -256,28 +283,6 @@ class BridgeHttpStream(HttpStream):
         state = self.state
         return isinstance(state, Bridged) and state.rows is Rows.LOST
 
-    def _outgrown(self, answer: Tapped | Spliced | None) -> layer.CommandGenerator[None]:
-        """Handle a buffered answer that is larger than its limit."""
-        if isinstance(answer, Spliced):
-            # Forwarded unread, it might show the client an injected call.
-            message = f"the upstream's answer is larger than {answer.limit} bytes, or limits.buffered is used up"
-            answer.exchange.end("answer_too_large", message)
-            yield from self.early_end.run_error_hook(message)
-            yield from self.cancel_upstream(message)
-            yield from self.early_end.refuse(Refusal(502, message))
-            return
-        # It is too large to be a refusal of the added option, so it is forwarded.
-        if isinstance(state := self.state, Bridged):
-            state.usage = self.answer = None
-        yield from self._stream_buffered(bytes(self.response_body_buf))
-
-    def _stream_buffered(self, body: bytes) -> layer.CommandGenerator[None]:
-        """Stream an answer that was buffered so far."""
-        self.response_body_buf.clear()
-        self.limits.give_back(self.state)
-        yield from self.start_response_stream()
-        yield from self.server_state(http_events.ResponseData(self.turns.id, body))
-
     def _unreadable(self, error_type: str, reason: str) -> layer.CommandGenerator[None]:
         """End an answer that cannot be decoded, although the client needs it decoded."""
         if isinstance(state := self.state, Bridged) and state.exchange is not None:
@@ -290,12 +295,18 @@ class BridgeHttpStream(HttpStream):
         """Cancel the rest of the upstream's answer."""
         yield SendHttp(self.turns.cancelled(reason), self.context.server)
 
+    def cancel_current(self, reason: str) -> layer.CommandGenerator[None]:
+        if self.connected and self.server_state not in (self.state_done, self.state_errored):
+            yield from self.cancel_upstream(reason)
+
     # --- turns ------------------------------------------------------------------------------------------------
 
     def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
         if self.flow.response is not None and not (self.flow.request.is_http2 or self.flow.request.is_http3):
             self.flow.response.trailers = None  # mitmproxy raises an error for trailers over HTTP/1
-        answer = self._opened()
+        if self.flow.request.method == "HEAD" and self.flow.response is not None:
+            self.flow.response.raw_content = b""  # with the length that it has for GET
+        answer = self.opened()
         if not already_streamed and isinstance(answer, Spliced) and not self._is_later_error(answer):
             content = (self.flow.response and self.flow.response.raw_content) or b""
             if (output := answer.on_body(content)) is not None:
@@ -306,6 +317,8 @@ class BridgeHttpStream(HttpStream):
                 if not (yield from self._send(output)):
                     return
         if (yield from self._is_last_turn(already_streamed)):
+            if answer is not None and self.flow.response is not None:
+                self.client.complete(self.flow.response, self.held, streamed=already_streamed)
             yield from super().send_response(already_streamed)
 
     def _is_later_error(self, answer: Spliced) -> bool:
@@ -317,7 +330,7 @@ class BridgeHttpStream(HttpStream):
 
         `body_ended`: false if only the terminal event was read.
         """
-        state, answer = self.state, self._opened()
+        state, answer = self.state, self.opened()
         if not isinstance(state, Bridged) or answer is None:
             return True
         if isinstance(answer, Tapped):
@@ -348,7 +361,7 @@ class BridgeHttpStream(HttpStream):
             state = self.state
             if not isinstance(state, Bridged) or state.tools is None or state.tools.calls is None:
                 break
-            yield from self.keep_client_waiting()
+            yield from self.keep_alives.send()
         if self.flow.response is not None:
             return True
         if body_ended:
@@ -369,15 +382,14 @@ class BridgeHttpStream(HttpStream):
         self.server_state = self.state_wait_for_response_headers
         if not (yield from self.make_server_connection()):
             return
-        for part in self.turns.request(self.flow.request):
+        for part in self.turns.request(for_upstream(self.flow)):
             yield SendHttp(part, self.context.server)
 
     # --- while the client waits -------------------------------------------------------------------------------
 
     def watch(self) -> None:
-        """Also handle timers, events of cancelled turns, and a client that disconnects during a hook."""
+        """Also handle timers and events of cancelled turns."""
         self._handle_event = self._handle_event_or_wakeup
-        self.handle_event = self._handle_event_watchfully  # type: ignore[method-assign]
 
     def _handle_event_or_wakeup(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Wakeup):
@@ -402,11 +414,6 @@ class BridgeHttpStream(HttpStream):
         if not isinstance(event, http_events.ResponseData):
             yield from super()._handle_event(event)
 
-    def _handle_event_watchfully(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if self._paused and isinstance(event, http_events.RequestProtocolError) and isinstance(self.state, Bridged):
-            self.state.client_gone()  # end the current hook early
-        yield from super().handle_event(event)
-
     def _handle_wakeup(self, command: commands.RequestWakeup) -> layer.CommandGenerator[None]:
         if self.client_state == self.state_errored:
             return
@@ -414,27 +421,18 @@ class BridgeHttpStream(HttpStream):
             yield from self.attempts.stop_reading()
         elif command is self.next_turn.timer:
             yield from self.next_turn.start()
-        elif command is self.awake and isinstance(answer := self.answer, Spliced) and not answer.exchange.ended:
-            yield from self.client.maybe_data(answer.due_keepalive())
-            yield from self._keep_awake()
-
-    def _keep_awake(self) -> layer.CommandGenerator[None]:
-        if isinstance(state := self.state, Bridged):
-            self.awake = commands.RequestWakeup(state.head.bridge.settings.mcp.keepalive_interval)
-            yield self.awake
-
-    def keep_client_waiting(self) -> layer.CommandGenerator[None]:
-        """Send a keep-alive, if the answer's headers were sent to the client."""
-        if self.answer_begun and isinstance(self.answer, Spliced):
-            yield self.client.data(self.answer.keepalive())
+        elif command is self.keep_alives.timer:
+            yield from self.keep_alives.interval_over()
 
     # --- the end ----------------------------------------------------------------------------------------------
 
     def flow_done(self) -> layer.CommandGenerator[None]:
+        self.answer_begun = True
         if self._is_lost:
             yield from self.early_end.break_off(NOT_RECORDED)
             return
         yield from self.client.maybe_data(self.held)
+        yield from self.client.finish()
         yield from self.turns.drop()
         yield from upgrade.switch_protocols(self) if upgrade.is_taken(self) else super().flow_done()
 
@@ -445,8 +443,6 @@ class BridgeHttpStream(HttpStream):
         if isinstance(state, Foreign):
             yield from super().handle_protocol_error(event)
             return
-        if isinstance(state, Served):
-            dispatch.conceal(self.flow, state.head)
         if isinstance(event, http_events.RequestProtocolError):
             # The upstream stream has the id of the current turn, not the client's.
             event = http_events.RequestProtocolError(self.turns.id, event.message, event.code)
@@ -454,12 +450,12 @@ class BridgeHttpStream(HttpStream):
             yield from super().handle_protocol_error(event)
         elif self.server_state == self.next_turn.state_leave:
             yield from self.next_turn.state_leave(event)
-        elif isinstance(state, Served) and self._is_repeated(state, event.message):
+        elif isinstance(state, Served) and self._is_repeated(state, event):
             yield from self.attempts.repeat()
         else:
             yield from self._upstream_failed(state, event)
 
-    def _is_repeated(self, state: Served, error: str) -> bool:
+    def _is_repeated(self, state: Served, error: http_events.ResponseProtocolError) -> bool:
         if not self.is_repeatable:
             return False
         if self.server_state == self.state_wait_for_response_headers:

@@ -24,10 +24,13 @@ _Answer = (
 
 
 class TurnIds(Protocol):
-    """The part of `BridgeHttpLayer` that turns use."""
+    """The part of `BridgeHttpLayer` that its streams use."""
 
     turn_ids: Iterator[int]
     streams: dict[int, HttpStream]
+    passthrough_body: int
+    handling: HttpStream | None
+    """The stream that handles an event or whose commands are carried out."""
 
 
 class UpstreamTurns:
@@ -47,6 +50,10 @@ class UpstreamTurns:
             self._parent.streams.pop(self.id, None)
         self.id = next(self._parent.turn_ids)
         self._parent.streams[self.id] = self._stream
+
+    def handling(self, begins: bool) -> None:
+        """Note that the stream begins or has ended to handle an event."""
+        self._parent.handling = self._stream if begins else None
 
     def is_stale(self, event: events.Event) -> bool:
         """Return whether an event belongs to an answer that was cancelled."""

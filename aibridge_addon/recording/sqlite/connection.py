@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 SECURE_DELETE = "pragma secure_delete = on"
 """Overwrite what is deleted with zeros. Otherwise it can be read in the file until its place is used again."""
+
+
+def create_private(path: Path) -> None:
+    """Create an empty file that only its owner can read, if there is none. SQLite reports it if that is not possible.
+
+    SQLite gives its `-wal`, `-shm` and `-journal` files the rights of the file itself.
+    """
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def connect(

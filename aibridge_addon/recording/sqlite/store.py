@@ -18,7 +18,7 @@ from aibridge_addon.recording import rows
 from aibridge_addon.recording.hourly_usage import changed_interceptions
 from aibridge_addon.recording.instances import Instance
 from aibridge_addon.recording.rows import KEPT, Row, Thread, timestamp
-from aibridge_addon.recording.sqlite.connection import SECURE_DELETE
+from aibridge_addon.recording.sqlite.connection import SECURE_DELETE, create_private
 from aibridge_addon.recording.sqlite.errors import open_error
 from aibridge_addon.recording.sqlite.hourly_usage import counted
 from aibridge_addon.recording.sqlite.identity import Identity
@@ -108,6 +108,7 @@ class SqliteStore:
 
         self._misses_begun |= self._file is not None and not self._file.is_at_path()
         try:
+            create_private(self._path)
             db = self._db = Database(self._path)
             db.execute(f"pragma busy_timeout = {BUSY_TIMEOUT_MS}")
             # Before the first page is written. Files of earlier versions need one `vacuum` for it. It takes the lock.

@@ -16,7 +16,7 @@ from urllib.parse import unquote_plus, unquote_to_bytes
 
 import msgspec
 
-from aibridge_addon.credentials.client import mask
+from aibridge_addon.credentials.client import PROTOCOLS, mask, masked_protocols
 from aibridge_addon.credentials.redaction import REDACTED
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 
@@ -91,6 +91,8 @@ def head(first_line: bytes, fields: Fields, *, length: int | None = None) -> byt
             name = WIRE + lower
         elif lower in MASKED_HEADERS or lower.endswith(MASKED_ENDINGS):
             value = _mask(value)
+        elif lower == PROTOCOLS:
+            value = masked_protocols(value.decode("latin-1")).encode("latin-1")
         lines.append(name + b": " + value)
     if length is not None:
         lines.append(b"content-length: %d" % length)

@@ -12,11 +12,21 @@ from typing import Any
 from aibridge_addon.telemetry.log.line import Line
 from aibridge_addon.telemetry.log.members import timestamp
 from aibridge_addon.telemetry.log.sink import LINE, MEMBERS
-from aibridge_addon.telemetry.log.text import printable
+from aibridge_addon.telemetry.log.text import one_line
+from aibridge_addon.wire.printable import printable, printable_json, printable_line
+
+OURS = "aibridge_addon."
+LIBRARIES = frozenset({"mcp", "mcp_types", "httpx2", "httpcore2", "anyio"})
+"""Loggers of libraries that quote what MCP servers send, line breaks included."""
+MAX_WORD = 1000
+"""Characters of a text within a line of ours, such as a model's name."""
 
 
 class TextFormatter(logging.Formatter):
-    """Lays out the lines of interceptions. mitmproxy formats all others, without what would control a terminal."""
+    """Lays out the lines of interceptions. mitmproxy formats all others, without what would control a terminal.
+
+    A text within a line of ours is in one line, so that no name can add a line of its own.
+    """
 
     def __init__(self, other: logging.Formatter, *, width: Callable[[], int | None], colour: bool) -> None:
         """`width`: returns the terminal's number of columns; None if the output is none."""
@@ -29,10 +39,14 @@ class TextFormatter(logging.Formatter):
         line = getattr(record, LINE, None)
         if isinstance(line, Line):
             return line.text(self._width(), colour=self._colour)
-        message = record.getMessage()
+        safe = copy.copy(record)
+        if record.name.startswith(OURS) and isinstance(record.args, tuple):
+            safe.args = tuple(one_line(value, MAX_WORD) if type(value) is str else value for value in record.args)
+        message = safe.getMessage()
+        if record.name.partition(".")[0] in LIBRARIES:
+            message = printable_line(message)
         if record.exc_info:
             message = f"{message}\n{self.formatException(record.exc_info)}"
-        safe = copy.copy(record)
         safe.msg, safe.args, safe.exc_info = printable(message), None, None
         return self.other.format(safe)
 
@@ -61,9 +75,10 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             members["exception"] = self.formatException(record.exc_info)
         try:
-            return json.dumps(members, default=str, allow_nan=False)
+            text = json.dumps(members, default=str, allow_nan=False)
         except ValueError:
-            return json.dumps(_without_infinity(members), default=str)
+            text = json.dumps(_without_infinity(members), default=str)
+        return printable_json(text)
 
 
 def _without_infinity(value: Any) -> Any:

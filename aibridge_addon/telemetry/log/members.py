@@ -32,6 +32,10 @@ class StructuredLog:
 
     def members(self, record: records.Record) -> Members | None:
         """Return the members of a record's line. None: it has no line."""
+        found = self._members(record)
+        return None if found is None else {name: _cut(value) for name, value in found.items()}
+
+    def _members(self, record: records.Record) -> Members | None:
         match record:
             case records.InterceptionStarted():
                 parent, root = self._threads.begin(record)
@@ -42,15 +46,15 @@ class StructuredLog:
             case records.TokenUsage():
                 return _tokens(record)
             case records.UserPrompt():
-                return _of("prompt_usage", record, {"prompt": _cut(record.prompt)})
+                return _of("prompt_usage", record, {"prompt": record.prompt})
             case records.ToolUsage():
                 self._threads.remember(record.interception_id, record.thread_keys)
                 return _tool(record)
             case records.ModelThought():
-                content = {"content": _cut(record.content), "metadata": {"source": record.source}}
+                content = {"content": record.content, "metadata": {"source": record.source}}
                 return _of("model_thought", record, content)
             case records.Answer():
-                text = {"content": _cut(record.content), "truncated": record.truncated}
+                text = {"content": record.content, "truncated": record.truncated}
                 return _of("answer", record, text)
             case records.Passthrough():
                 return {
@@ -144,7 +148,7 @@ def _tool(record: records.ToolUsage) -> Members:
             "tool_call_id": record.provider_tool_call_id,
             "tool": record.tool,
             "input": _cut_input(record.input),
-            "result": _cut(record.result),
+            "result": record.result,
             "server_name": record.server_name,
             "server_url": record.server_url,
             "injected": record.injected,
@@ -173,18 +177,24 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
-def _cut(text: str | None) -> str | None:
-    if text is None or len(text) <= MAX_TEXT:
-        return text
-    return f"{text[:MAX_TEXT]}… ({len(text) - MAX_TEXT} more characters)"
+def _cut(value: Any) -> Any:
+    """Return a value whose texts, at any depth, are not too long."""
+    match value:
+        case str() if len(value) > MAX_TEXT:
+            return f"{value[:MAX_TEXT]}… ({len(value) - MAX_TEXT} more characters)"
+        case dict():
+            return {_cut(name): _cut(member) for name, member in value.items()}
+        case list() | tuple():
+            return [_cut(item) for item in value]
+    return value
 
 
 def _cut_input(value: object) -> object:
-    """Return arguments as they are. Too large ones become the beginning of their text."""
+    """Return arguments as they are. Too large ones become their text, which is cut."""
     if isinstance(value, str):
-        return _cut(value)
+        return value
     text = json.dumps(value, default=str)
-    return value if len(text) <= MAX_TEXT else _cut(text)
+    return value if len(text) <= MAX_TEXT else text
 
 
 class _Threads:

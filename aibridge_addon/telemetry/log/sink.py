@@ -29,6 +29,9 @@ MAX_WAITING = 10_000
 """Maximum number of batches of records that wait to be written."""
 MAX_OPEN = 50_000
 """Interceptions in progress that are remembered: far more than one process can serve."""
+MAX_METHOD = 20
+MAX_WORD = 100
+"""Characters of a word in the line of a refused request."""
 LINE = "aibridge_line"
 """Attribute of a log record: the `Line` of an interception, which is laid out for the terminal's width."""
 MEMBERS = "aibridge_members"
@@ -50,7 +53,7 @@ class LogSink(Sink):
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="aibridge-log", daemon=True)
 
-    def start(self) -> None:
+    def start(self, before: Sink | None = None) -> None:
         self._thread.start()
 
     def emit(self, records: Sequence[Record]) -> None:
@@ -122,12 +125,12 @@ class _Lines:
                 if record.interception_id is None:
                     logger.warning(
                         "refused: %s http_status=%d method=%s provider=%s route=%s client=%s",
-                        record.reason,
+                        one_line(record.reason, MAX_WORD),
                         record.status,
-                        one_line(record.method, 20),
-                        record.provider_name or "-",
-                        record.route or "-",
-                        record.client_address or "-",
+                        one_line(record.method, MAX_METHOD),
+                        one_line(record.provider_name, MAX_WORD) or "-",
+                        one_line(record.route, MAX_WORD) or "-",
+                        one_line(record.client_address, MAX_WORD) or "-",
                     )
 
 

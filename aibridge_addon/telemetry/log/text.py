@@ -1,10 +1,11 @@
-"""Text and numbers as a person reads them on a terminal: safe to print, and short."""
+"""Texts, numbers and times as a person reads them: safe to print, and short."""
 
 from __future__ import annotations
 
-from aibridge_addon.wire.printable import UNSAFE as UNSAFE
-from aibridge_addon.wire.printable import escape as escape
-from aibridge_addon.wire.printable import printable as printable
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from aibridge_addon.wire.printable import printable
 
 NOT_AVAILABLE = "n/a"
 """Stands for an amount that is not known."""
@@ -20,6 +21,10 @@ def one_line(text: str, limit: int | None = None) -> str:
     if limit is None or len(line) <= limit:
         return printable(line)
     return f"{printable(line[:limit])}… (+{len(line) - limit:,} characters)"
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
 
 
 def short_count(number: int) -> str:
@@ -55,3 +60,8 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+
+
+def local(moment: str | None, zone: ZoneInfo, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """Return a time of the database in a time zone. The empty text: there is none."""
+    return "" if moment is None else datetime.fromisoformat(moment).astimezone(zone).strftime(form)

@@ -26,6 +26,7 @@ from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 
 from aibridge_addon.config.values import Listen
+from aibridge_addon.wire.printable import printable_json
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ class Listener:
         self._deadline = deadline
         self._health_timeout = health_timeout
         self._pages = {"/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness}
+        self._shared: Sequence[socket.socket] = ()
+        self._sockets: Sequence[socket.socket] = ()
         self._own_loop: asyncio.AbstractEventLoop | None = None
         self._serving = threading.Event()
         self._stopping = asyncio.Event()
@@ -82,9 +85,13 @@ class Listener:
         """The port that is listened on: of port 0, the one that the system has chosen."""
         return self._address.port
 
+    def share(self, before: Listener) -> None:
+        """Listen where another one does, which may stop afterwards. No connection is refused in between."""
+        self._shared = [opened.dup() for opened in before._sockets]
+
     def start(self) -> None:
         """Listen. Returns when requests are served. Raises ListenError."""
-        sockets = _bind(self._address)
+        sockets = self._sockets = self._shared or _bind(self._address)
         self._address = self._address._replace(port=sockets[0].getsockname()[1])
         serve = self._serve(sockets)
         threading.Thread(target=asyncio.run, args=(serve,), name="aibridge-metrics", daemon=True).start()
@@ -158,7 +165,7 @@ class Listener:
 
     async def _readiness(self, _accept: str) -> Page:
         ready, details = self._ready()
-        text = json.dumps({"ready": ready, **details}, default=str) + "\n"
+        text = printable_json(json.dumps({"ready": ready, **details}, default=str)) + "\n"
         return HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, text.encode(), "application/json"
 
 

@@ -35,10 +35,12 @@ class Prometheus(Sink):
         self._errors = errors
         self._listener: Listener | None = None
 
-    def start(self) -> None:
+    def start(self, before: Sink | None = None) -> None:
         """Raises ConfigError: the address cannot be listened on."""
         loop = asyncio.get_running_loop()
         listener = Listener(self._address, self._metrics.registry, ready=self._readiness, loop=loop)
+        if isinstance(before, Prometheus) and before._listener is not None and before._address == self._address:
+            listener.share(before._listener)
         try:
             listener.start()
         except ListenError as e:

@@ -91,7 +91,7 @@ class TracingSink(Sink):
         self._texts = texts
         self._exporting: Exporting | None = None
 
-    def start(self) -> None:
+    def open(self) -> None:
         from aibridge_addon.telemetry.tracing.measurements import Measurements
         from aibridge_addon.telemetry.tracing.spans import Spans
         from aibridge_addon.telemetry.tracing.writer import SpanWriter

@@ -24,7 +24,7 @@ class World:
         self.asked: list[str] = []
         self.guard = EgressGuard(Egress(guard="on"), resolve=self._resolve, clock=lambda: self.now)
 
-    async def _resolve(self, host: str, port: int) -> Sequence[str]:
+    async def _resolve(self, _client: str, host: str) -> Sequence[str]:
         self.asked.append(host)
         return self.names.get(host, [PUBLIC])
 

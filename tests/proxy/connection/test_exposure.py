@@ -16,6 +16,7 @@ from aibridge_addon.addon import AIBridge
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy.connection.exposure import check_exposure
+from aibridge_addon.proxy.life import Life
 
 KEY = {"name": "anthropic", "type": "anthropic", "api_key": "sk-central-0001"}
 BEDROCK = {"name": "aws", "type": "anthropic", "hosts": [], "bedrock": {"region": "eu-central-1", "model": "m"}}
@@ -92,5 +93,4 @@ async def test_options_that_would_expose_a_central_key_are_refused_while_it_runs
         with pytest.raises(OptionsError, match=r"providers\[0\].api_key"):
             context.configure(addon, listen_host="0.0.0.0")
         context.configure(addon, listen_host="::1")
-        context.master.should_exit.set()
-        addon.done()
+        Life.of_master().done()

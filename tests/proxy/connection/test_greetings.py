@@ -11,7 +11,8 @@ from mitmproxy import ctx, tls
 from mitmproxy.proxy.context import Context
 from mitmproxy.test import taddons, tflow
 
-from aibridge_addon.proxy.connection.greetings import MAX_REMEMBERED, PAUSE, FailedGreetings, message
+from aibridge_addon.proxy.connection.greetings import FailedGreetings, message
+from aibridge_addon.proxy.connection.once_a_minute import MAX_REMEMBERED, PAUSE
 from tests.support.running import CA_BASENAME
 
 UNKNOWN_CA = "The client does not trust the proxy's certificate for a.test (tlsv1 alert unknown ca)"
@@ -33,7 +34,7 @@ def clock() -> Clock:
 @pytest.fixture
 def greetings(clock: Clock) -> Iterator[FailedGreetings]:
     with taddons.context():
-        yield FailedGreetings(clock)
+        yield FailedGreetings(clock, lambda host: host != "foreign.test")
 
 
 def failed(host: str = "a.test", client: str = "10.0.0.1", error: str = UNKNOWN_CA) -> tls.TlsData:
@@ -98,3 +99,11 @@ def test_a_version_that_is_not_shared_is_no_matter_of_trust() -> None:
     error = "Client and mitmproxy cannot agree on a TLS version to use. You may need to adjust tls_version_client_min."
     line = message("10.0.0.1", "a.test", error, Path("ca.pem"))
     assert "tls_version_client_min" in line and "NODE_EXTRA_CA_CERTS" not in line
+
+
+def test_a_host_that_the_authority_may_not_sign_for_has_its_own_advice(
+    greetings: FailedGreetings, caplog: pytest.LogCaptureFixture
+) -> None:
+    greetings.failed(failed("foreign.test"))
+    [line] = logged(caplog)
+    assert "may not sign for this host" in line and "aibridge certs make --constrain" in line

@@ -12,7 +12,7 @@ from aibridge_addon.proxy.connection.egress import EgressGuard
 from tests.support.scene import Scene, request
 
 
-async def private(host: str, port: int) -> Sequence[str]:
+async def private(client: str, host: str) -> Sequence[str]:
     return ["10.0.0.1"]
 
 

@@ -10,6 +10,7 @@ from mitmproxy.connection import Server
 from mitmproxy.proxy.layers import websocket
 from mitmproxy.proxy.layers.http import _hooks as hooks
 
+from aibridge_addon.interception.responses_socket import ResponsesSocket
 from tests.proxy.conftest import MakeScene
 from tests.support import fixtures, frames
 from tests.support.scene import Scene
@@ -126,3 +127,24 @@ async def test_a_stop_cuts_the_lane_that_has_no_answer_yet(socket: Socket, answe
     left = "b" if answered == "a" else "a"
     assert ends == {f"the prompt of {answered}": None, f"the prompt of {left}": "shutdown"}
     await socket.close()
+
+
+async def test_a_message_that_cannot_be_handled_ends_the_requests_of_its_socket(
+    make_scene: MakeScene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is waited for afterwards."""
+
+    def broken(*_: object) -> None:
+        raise ValueError("a fault for a test")
+
+    scene = make_scene()
+    socket = Socket(scene)
+    await socket.open()
+    await socket.ask("a", "first")
+    with monkeypatch.context() as patch:
+        patch.setattr(ResponsesSocket, "from_server", broken)
+        await socket.answer("a", "resp_1")
+    [row] = await scene.interceptions()
+    assert (row["status"], row["error_type"]) == ("failed", "internal_error")
+    assert len(scene.bridge.in_flight) == 0
+    assert "a fault for a test" in caplog.text

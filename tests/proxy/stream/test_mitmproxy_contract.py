@@ -25,12 +25,15 @@ from mitmproxy.proxy.layers import http as http_layer
 from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from mitmproxy.proxy.layers.modes import HttpProxy, HttpUpstreamProxy
+from mitmproxy.proxy.mode_servers import ServerInstance
 from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO
 from mitmproxy.test import taddons, tflow
 from packaging.requirements import Requirement
 
 from aibridge_addon.addon import AIBridge
+from aibridge_addon.proxy.gate import Decisions, Gate
 from aibridge_addon.proxy.stream.hooks import (
     AibridgeAttemptHook,
     AibridgeCommitHook,
@@ -50,6 +53,7 @@ METHODS: list[tuple[type, str, list[str]]] = [
     (HttpStream, "check_body_size", ["self", "request"]),
     (HttpStream, "check_invalid", ["self", "request"]),
     (HttpStream, "check_killed", ["self", "emit_error_hook"]),
+    (HttpStream, "start_request_stream", ["self"]),
     (HttpStream, "start_response_stream", ["self"]),
     (HttpStream, "send_response", ["self", "already_streamed"]),
     (HttpStream, "flow_done", ["self"]),
@@ -59,6 +63,11 @@ METHODS: list[tuple[type, str, list[str]]] = [
     (HttpLayer, "__init__", ["self", "context", "mode"]),
     (HttpLayer, "make_stream", ["self", "stream_id"]),
     (HttpLayer, "get_connection", ["self", "event", "reuse"]),
+    (HttpLayer, "register_connection", ["self", "command"]),
+    (Http1Client, "read_body", ["self", "event"]),
+    (Http1Server, "read_body", ["self", "event"]),
+    (Http1Client, "mark_done", ["self", "request", "response"]),
+    (addonmanager.AddonManager, "register", ["self", "addon"]),
     (GetHttpConnection, "connection_spec_matches", ["self", "connection"]),
     (HttpLayer, "event_to_child", ["self", "child", "event"]),
     (layer.Layer, "handle_event", ["self", "event"]),
@@ -207,7 +216,8 @@ def is_hook(name: str, member: object) -> bool:
 
 
 def test_every_hook_that_the_addon_waits_for_is_one_of_mitmproxys() -> None:
-    names = {name for name, member in vars(AIBridge).items() if is_hook(name, member)}
+    names = {name for kind in (AIBridge, Gate) for name, member in vars(kind).items() if is_hook(name, member)}
+    names -= {name for name in vars(Decisions) if not name.startswith("_")} | {"use", "forget"}
     unknown = names - set(hooks.all_hooks)
     assert not unknown, f"mitmproxy {VERSION} has no such hook: {unknown}"
 
@@ -217,6 +227,11 @@ def test_the_built_in_addons_come_in_the_order_that_we_need() -> None:
     order = [type(addon) for addon in default_addons()]
     assert order.index(proxyauth.ProxyAuth) < order.index(script.ScriptLoader) < order.index(next_layer.NextLayer)
     assert Proxyserver in order
+
+
+def test_the_chain_of_addons_is_a_list_that_can_be_replaced() -> None:
+    with taddons.context() as ctx:
+        assert isinstance(ctx.master.addons.chain, list)
 
 
 def test_the_addons_that_we_ask_for_have_these_names() -> None:
@@ -286,3 +301,11 @@ def test_the_layers_that_scope_looks_for_exist() -> None:
     assert issubclass(HttpProxy, layer.Layer) and issubclass(HttpUpstreamProxy, layer.Layer)
     assert isinstance(commands.OpenConnection(tflow.tserver_conn()), commands.ConnectionCommand)
     assert dataclasses.is_dataclass(events.DataReceived)
+
+
+def test_a_listener_has_its_addresses_and_a_connection_its_transports() -> None:
+    """`proxy/connection/ourselves.py` recognises our own addresses and connections by these."""
+    assert Proxyserver().connections == {}
+    assert "transports" in inspect.get_annotations(ConnectionHandler)
+    assert isinstance(inspect.getattr_static(ServerInstance, "listen_addrs"), property)
+    assert {"peername", "sockname"} <= {field.name for field in dataclasses.fields(Client)}

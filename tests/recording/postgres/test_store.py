@@ -447,7 +447,7 @@ def test_crashes_while_records_are_written_lose_nothing_and_double_nothing(
 ) -> None:
     spool = Spool(tmp_path, "database", max_bytes=2**30)
     recorder = Recorder(postgres.store(now=lambda: NOON), spool, INSTANCE, retry_delays=(0.05,))
-    recorder.start()
+    recorder.open()
     answers = 300
 
     def work() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
+import stat
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -377,3 +379,31 @@ def test_a_report_over_a_month_reads_that_month_only(path: Path, opened: Open) -
     where = "where i.started_at between '2026-02-01' and '2026-03-01'"
     plan = query(path, f"explain query plan {grouped} {join} {where} group by 1, 2")
     assert not any("SCAN" in row["detail"] for row in plan), plan
+
+
+# --- who may read it ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_only_the_owner_may_read_the_files_whatever_the_umask(path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        store = SqliteStore(path, durable=True)
+        store.open()
+        store.write([STARTED])
+        modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob("aibridge.db*")}
+        store.close()
+    finally:
+        os.umask(before)
+    assert modes == dict.fromkeys(("aibridge.db", "aibridge.db-wal", "aibridge.db-shm"), 0o600)
+
+
+def test_the_rights_of_an_existing_file_stay(path: Path) -> None:
+    """A group may be meant to read it."""
+    path.touch()
+    path.chmod(0o640)
+    store = SqliteStore(path, durable=True)
+    store.open()
+    store.write([STARTED])
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob("aibridge.db*")} == {0o640}
+    store.close()

@@ -1,0 +1,18 @@
+"""AWS's regions: X.509 name constraints have no wildcard for one label, so each region's host is a name of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_CHINA = ("cn-north-1", "cn-northwest-1")
+_OTHERS = tuple(
+    """af-south-1 ap-east-1 ap-east-2 ap-northeast-1 ap-northeast-2 ap-northeast-3 ap-south-1 ap-south-2 ap-southeast-1
+    ap-southeast-2 ap-southeast-3 ap-southeast-4 ap-southeast-5 ap-southeast-6 ap-southeast-7 ca-central-1 ca-west-1
+    eu-central-1 eu-central-2 eu-north-1 eu-south-1 eu-south-2 eu-west-1 eu-west-2 eu-west-3 il-central-1 me-central-1
+    me-south-1 mx-central-1 sa-east-1 us-east-1 us-east-2 us-gov-east-1 us-gov-west-1 us-west-1 us-west-2""".split()  # noqa: SIM905
+)
+REGIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"amazonaws.com.cn": _CHINA, "amazonaws.com": _OTHERS, "api.aws": _OTHERS}
+)
+"""By the end of a host's name: the regions that it may have. The source is the endpoints' list of botocore."""

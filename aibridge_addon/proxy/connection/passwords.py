@@ -1,0 +1,189 @@
+"""Check names and passwords of `--proxyauth` beside the event loop, and slow guessing down.
+
+mitmproxy checks them in its hooks. With bcrypt, each check takes a third of a second in which no other client is
+served. Here, a thread checks each pair once; a right one is remembered for minutes.
+
+    name and password ─▶ remembered? ─▶ right
+                      └▶ one check at a time for an address ─▶ wait after failures ─▶ thread
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import secrets
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum, auto
+from weakref import WeakValueDictionary
+
+logger = logging.getLogger(__name__)
+
+Validate = Callable[[str, str], bool]
+
+REMEMBERED_FOR = 300.0
+"""Seconds that a right password is not checked again, and a wrong one is refused without a check."""
+MAX_REMEMBERED = 4096
+"""Maximum number of right ones, and of wrong ones, that are remembered."""
+THREADS = 4
+"""Passwords checked at the same time."""
+MAX_WAITING = 256
+"""Maximum number of different passwords that wait for their check."""
+MAX_WAITING_OF_CLIENT = 16
+"""The same for one address."""
+FIRST_DELAY = 0.25
+"""Seconds that the next check waits after the first failure. It doubles with each further one."""
+MAX_DELAY = 4.0
+"""Seconds. Longest wait."""
+FORGIVEN_AFTER = 300.0
+"""Seconds after which failures are forgotten."""
+MAX_FAILURES = 4096
+"""Maximum number of pairs of an address and a name whose failures are counted."""
+MAX_LENGTH = 1024
+"""Characters of a name or a password. Longer ones are wrong."""
+WARNINGS_PER_MINUTE = 20
+"""Maximum number of failures logged per minute. Clients cause them, so they could fill the log."""
+
+
+class Verdict(Enum):
+    RIGHT = auto()
+    WRONG = auto()
+    BUSY = auto()
+    """Too many checks wait."""
+
+
+class Passwords:
+    """Used on one event loop."""
+
+    def __init__(
+        self,
+        validate: Validate,
+        *,
+        blocks: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """`blocks`: `validate` takes long, so it runs in a thread."""
+        self._validate = validate
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="aibridge-passwords") if blocks else None
+        self._clock = clock
+        self._sleep = sleep
+        self._key = secrets.token_bytes(32)
+        self._right: Expiring[bytes, bool] = Expiring(MAX_REMEMBERED, REMEMBERED_FOR, clock)
+        self._wrong: Expiring[bytes, bool] = Expiring(MAX_REMEMBERED, REMEMBERED_FOR, clock)
+        self._failures: Expiring[tuple[str, str], _Failures] = Expiring(MAX_FAILURES, FORGIVEN_AFTER, clock)
+        """By address and name."""
+        self._checks: dict[tuple[str, bytes], asyncio.Task[Verdict]] = {}
+        self._waiting: Counter[str] = Counter()
+        self._one_of_client: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._warned: list[float] = []
+
+    def is_right(self, user: str, password: str) -> bool:
+        """Return whether a password is remembered as right."""
+        return self._right.get(self._digest(user, password)) is not None
+
+    async def check(self, client: str, user: str, password: str) -> Verdict:
+        """Check a password. `client`: the address that has sent it. Never raises."""
+        if len(user) > MAX_LENGTH or len(password) > MAX_LENGTH:
+            return Verdict.WRONG
+        digest = self._digest(user, password)
+        if self._right.get(digest) is not None:
+            return Verdict.RIGHT
+        if self._waiting[client] >= MAX_WAITING_OF_CLIENT or len(self._checks) >= MAX_WAITING:
+            return Verdict.BUSY
+        self._waiting[client] += 1
+        try:
+            # Requests of a client with one password wait for the same check. It goes on when one of them goes away.
+            task = self._checks.get((client, digest))
+            if task is None:
+                task = asyncio.get_running_loop().create_task(self._check(digest, client, user, password))
+                self._checks[client, digest] = task
+                task.add_done_callback(lambda _: self._checks.pop((client, digest), None))
+            await asyncio.wait({task})
+            return task.result()
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
+
+    def close(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _digest(self, user: str, password: str) -> bytes:
+        """Return what stands for a pair in memory. The key is this object's own."""
+        both = f"{len(user)}:{user}{password}".encode("utf-8", "surrogatepass")
+        return hmac.digest(self._key, both, "sha256")
+
+    async def _check(self, digest: bytes, client: str, user: str, password: str) -> Verdict:
+        one = self._one_of_client.get(client) or self._one_of_client.setdefault(client, asyncio.Lock())
+        async with one:
+            failures = self._failures.get((client, user))
+            if failures is not None and (wait := failures.until - self._clock()) > 0:
+                await self._sleep(wait)
+            if self._right.get(digest) is not None:
+                return Verdict.RIGHT
+            if self._wrong.get(digest) is None:
+                try:
+                    right = await self._validated(user, password)
+                except Exception as e:  # noqa: BLE001 (a directory is away, or bcrypt refuses the form of a password)
+                    logger.warning("aibridge: a password of --proxyauth cannot be checked: %s", type(e).__name__)
+                    return self._failed(client, user)
+                if right:
+                    self._right.put(digest, True)
+                    self._failures.drop((client, user))
+                    return Verdict.RIGHT
+                self._wrong.put(digest, True)
+            return self._failed(client, user)
+
+    async def _validated(self, user: str, password: str) -> bool:
+        if self._threads is None:
+            return self._validate(user, password)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._validate, user, password)
+
+    def _failed(self, client: str, user: str) -> Verdict:
+        now, before = self._clock(), self._failures.get((client, user))
+        count = before.count + 1 if before is not None else 1
+        delay = min(FIRST_DELAY * 2 ** min(count - 1, 10), MAX_DELAY)
+        self._failures.put((client, user), _Failures(count, now + delay))
+        self._warned = [at for at in self._warned if now - at < 60]
+        if len(self._warned) < WARNINGS_PER_MINUTE:
+            self._warned.append(now)
+            # No name: some clients put a key in its place.
+            logger.warning("aibridge: authentication failed: client=%s failures=%d", client, count)
+        return Verdict.WRONG
+
+
+@dataclass(frozen=True, slots=True)
+class _Failures:
+    count: int
+    until: float
+    """The time before which the next password is not checked."""
+
+
+class Expiring[Key, Value]:
+    """A bounded cache whose entries expire."""
+
+    def __init__(self, size: int, seconds: float, clock: Callable[[], float]) -> None:
+        self._size = size
+        self._seconds = seconds
+        self._clock = clock
+        self._entries: OrderedDict[Key, tuple[Value, float]] = OrderedDict()
+
+    def get(self, key: Key) -> Value | None:
+        found = self._entries.get(key)
+        return found[0] if found is not None and found[1] > self._clock() else None
+
+    def put(self, key: Key, value: Value, seconds: float | None = None) -> None:
+        """Keep a value. The oldest entry goes if there are too many."""
+        self._entries.pop(key, None)
+        self._entries[key] = value, self._clock() + (self._seconds if seconds is None else seconds)
+        if len(self._entries) > self._size:
+            self._entries.popitem(last=False)
+
+    def drop(self, key: Key) -> None:
+        self._entries.pop(key, None)

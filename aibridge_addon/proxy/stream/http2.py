@@ -1,0 +1,129 @@
+"""HTTP/2 connections that go away without breaking off their streams.
+
+    GOAWAY ─▶ streams up to its last id go on; after the last of them, or by the server, the connection is closed
+    streams above that id, queued streams, REFUSED_STREAM ─▶ RequestUnprocessed ─▶ a fresh connection
+
+A server sends GOAWAY before it restarts, or after a number of requests. It has not processed the streams above the last
+id, nor refused ones, so these requests may be sent again whatever their method is (RFC 9113, sections 6.8 and 8.7).
+After an error, the server closes the connection itself. mitmproxy ends every stream at once, and drops the queued ones
+without an error. h2 takes no further frame after GOAWAY, so `_go_gently` replaces its handler of that frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import h2.connection
+import h2.events
+from h2.errors import ErrorCodes
+from hyperframe.frame import GoAwayFrame
+from mitmproxy.connection import Connection
+from mitmproxy.proxy import context, layer
+from mitmproxy.proxy.layers.http import _events as http_events
+from mitmproxy.proxy.layers.http._base import ReceiveHttp
+from mitmproxy.proxy.layers.http._http2 import Http2Client, Http2Server, StreamState
+
+LEFT = "the upstream closed the connection before it processed the request"
+REFUSED = "the upstream refused the request before it processed it"
+
+
+class RequestUnprocessed(http_events.ResponseProtocolError):
+    """The upstream ended a request that it has not processed. It may be sent again."""
+
+
+class GoingAway(h2.events.Event):
+    """A GOAWAY frame has arrived. In contrast to h2's own event, frames that follow it are processed."""
+
+    def __init__(self, frame: GoAwayFrame) -> None:
+        self.last_stream_id = frame.last_stream_id
+        self.error_code = frame.error_code
+
+
+def _go_gently(connection: h2.connection.H2Connection) -> None:
+    """Have GOAWAY reported as `GoingAway`, without an end of the connection."""
+    connection._frame_dispatch_table[GoAwayFrame] = lambda frame: ([], [GoingAway(frame)])
+
+
+class BridgeHttp2Server(Http2Server):
+    """The connection of a client. Its GOAWAY says that it accepts no pushed streams; it still reads its answers."""
+
+    def __init__(self, ctx: context.Context) -> None:
+        super().__init__(ctx)
+        _go_gently(self.h2_conn)
+
+    def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
+        if type(event) is GoingAway:
+            return self._client_leaves()
+        return super().handle_h2_event(event)
+
+    def _client_leaves(self) -> layer.CommandGenerator[bool]:
+        if self.h2_conn.open_inbound_streams:
+            return False  # after an error, the client closes the connection itself
+        yield from self.close_connection("the client closed the connection")
+        return True
+
+
+class BridgeHttp2Client(Http2Client):
+    """A connection to an upstream."""
+
+    def __init__(self, ctx: context.Context, retire: Callable[[Connection], None]) -> None:
+        """`retire` is called when the connection takes no further requests."""
+        super().__init__(ctx)
+        _go_gently(self.h2_conn)
+        self._retire = retire
+        self._leaving = False
+        self._error = ""
+
+    def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
+        if self._leaving or type(event) in _ENDS:
+            return self._handle_end(event)
+        return super().handle_h2_event(event)  # most events: a generator less for each chunk
+
+    def _handle_end(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
+        match event:
+            case GoingAway():
+                if event.error_code != ErrorCodes.NO_ERROR:
+                    self._error = f" after GOAWAY with error {event.error_code}"
+                yield from self._leave(event.last_stream_id)
+            case h2.events.StreamReset(error_code=ErrorCodes.REFUSED_STREAM, stream_id=stream_id) if (
+                self.streams.get(stream_id) is StreamState.EXPECTING_HEADERS
+            ):
+                self._take_no_more()
+                yield from self._unprocessed(stream_id, REFUSED)
+            case _:
+                if (yield from super().handle_h2_event(event)):
+                    return True
+        if self._leaving and not self.streams and not self.stream_queue:
+            yield from self.close_connection(LEFT)
+            return True
+        return False
+
+    def _leave(self, last_stream_id: int) -> layer.CommandGenerator[None]:
+        self._take_no_more()
+        expecting = [id_ for id_, state in self.streams.items() if state is StreamState.EXPECTING_HEADERS]
+        for stream_id in expecting:
+            if stream_id > last_stream_id:
+                yield from self._unprocessed(stream_id, LEFT)
+        yield from self._empty_queue()
+
+    def _take_no_more(self) -> None:
+        self._leaving = True
+        self._retire(self.conn)
+
+    def _unprocessed(self, stream_id: int, message: str) -> layer.CommandGenerator[None]:
+        self.streams.pop(stream_id, None)
+        yield ReceiveHttp(RequestUnprocessed(stream_id, message, self.ReceiveProtocolError.code))
+
+    def _empty_queue(self) -> layer.CommandGenerator[None]:
+        """End the requests that wait for the upstream's limit of concurrent streams."""
+        queued, self.stream_queue = list(self.stream_queue), type(self.stream_queue)(list)
+        for number, theirs in enumerate(queued, 1):
+            self.their_stream_id[-number] = theirs  # these have no stream id of the upstream's connection
+            yield from self._unprocessed(-number, LEFT)
+
+    def close_connection(self, msg: str) -> layer.CommandGenerator[None]:
+        yield from self._empty_queue()
+        yield from super().close_connection(msg + self._error)
+
+
+_ENDS = frozenset({GoingAway, h2.events.StreamReset})

@@ -1,0 +1,185 @@
+"""How passwords of `--proxyauth` are checked: once, beside the event loop, and slower after failures."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from aibridge_addon.proxy.connection.passwords import (
+    FIRST_DELAY,
+    FORGIVEN_AFTER,
+    MAX_DELAY,
+    MAX_LENGTH,
+    MAX_REMEMBERED,
+    MAX_WAITING_OF_CLIENT,
+    REMEMBERED_FOR,
+    Passwords,
+    Verdict,
+)
+
+ONE, OTHER = "192.0.2.1", "192.0.2.2"
+RIGHT, WRONG, BUSY = Verdict
+
+
+class World:
+    """A directory of passwords, and the time. `checked` lists each pair that was checked, `waits` each pause."""
+
+    def __init__(self) -> None:
+        self.now = 1_000.0
+        self.checked: list[tuple[str, str]] = []
+        self.waits: list[float] = []
+        self.passwords = Passwords(self._validate, blocks=False, clock=lambda: self.now, sleep=self._sleep)
+
+    def _validate(self, user: str, password: str) -> bool:
+        self.checked.append((user, password))
+        if password == "broken":
+            raise ValueError("no such form")
+        return password == f"of {user}"
+
+    async def _sleep(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        self.now += seconds
+
+    async def check(self, user: str, password: str, client: str = ONE) -> Verdict:
+        return await self.passwords.check(client, user, password)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+async def test_a_right_password_is_checked_once_in_minutes(world: World) -> None:
+    for _ in range(3):
+        assert await world.check("ann", "of ann") is RIGHT
+    assert world.passwords.is_right("ann", "of ann")
+    assert await world.check("ann", "of ann", OTHER) is RIGHT
+    assert len(world.checked) == 1
+    world.now += REMEMBERED_FOR
+    assert not world.passwords.is_right("ann", "of ann")
+    assert await world.check("ann", "of ann") is RIGHT
+    assert len(world.checked) == 2
+
+
+@pytest.mark.parametrize(("user", "password"), [("ann", "of bob"), ("an", "nof ann"), ("annof", " ann"), ("", "")])
+async def test_only_the_same_pair_is_remembered(world: World, user: str, password: str) -> None:
+    assert await world.check("ann", "of ann") is RIGHT
+    assert await world.check(user, password) is WRONG
+
+
+async def test_no_password_is_kept_in_memory(world: World) -> None:
+    await world.check("ann", "of ann")
+    await world.check("ann", "secret text")
+    kept = repr([*world.passwords._right._entries, *world.passwords._wrong._entries])
+    assert "of ann" not in kept and "secret text" not in kept
+
+
+async def test_the_oldest_of_too_many_is_forgotten(world: World) -> None:
+    for number in range(MAX_REMEMBERED + 1):
+        assert await world.check(f"user{number}", f"of user{number}") is RIGHT
+    assert not world.passwords.is_right("user0", "of user0")
+    assert world.passwords.is_right("user1", "of user1")
+
+
+async def test_each_failure_makes_the_next_check_wait_longer(world: World) -> None:
+    for number in range(8):
+        assert await world.check("ann", f"guess {number}") is WRONG
+    assert world.waits == [FIRST_DELAY * 2**number if number < 4 else MAX_DELAY for number in range(7)]
+
+
+async def test_the_same_wrong_password_is_checked_once_and_slowed_all_the_same(world: World) -> None:
+    for _ in range(3):
+        assert await world.check("ann", "old") is WRONG
+    assert (len(world.checked), world.waits) == (1, [FIRST_DELAY, FIRST_DELAY * 2])
+
+
+async def test_failures_slow_neither_another_address_nor_another_name(world: World) -> None:
+    for number in range(5):
+        await world.check("ann", f"guess {number}")
+    world.waits.clear()
+    assert await world.check("ann", "of ann", OTHER) is RIGHT
+    assert await world.check("bob", "of bob") is RIGHT
+    assert world.waits == []
+
+
+async def test_failures_are_forgiven_after_a_success_and_after_a_while(world: World) -> None:
+    await world.check("ann", "guess")
+    await world.check("ann", "of ann")
+    world.waits.clear()
+    await world.check("ann", "guess 2")
+    await world.check("ann", "guess 3")
+    assert world.waits == [FIRST_DELAY]
+    world.now += FORGIVEN_AFTER + 1
+    await world.check("ann", "guess 4")
+    await world.check("ann", "guess 5")
+    assert world.waits == [FIRST_DELAY, FIRST_DELAY]
+
+
+async def test_a_check_that_raises_is_wrong_and_not_remembered(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        assert await world.check("ann", "broken") is WRONG
+    assert len(world.checked) == 2
+    assert "cannot be checked: ValueError" in caplog.text
+
+
+async def test_a_very_long_password_is_wrong_without_a_check(world: World) -> None:
+    assert await world.check("ann", "x" * (MAX_LENGTH + 1)) is WRONG
+    assert world.checked == []
+
+
+async def test_failures_are_logged_with_the_address_and_neither_name_nor_password(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(30):
+        await world.check(f"user{number}", "secret text")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == [f"aibridge: authentication failed: client={ONE} failures=1"] * 20
+
+
+class Slow:
+    """A check that takes until it is let go, on threads of its own."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+        self.count = 0
+        self.passwords = Passwords(self._validate)
+
+    def _validate(self, user: str, password: str) -> bool:
+        self.count += 1
+        self.go_on.wait(30)
+        return password == f"of {user}"
+
+
+async def test_a_check_neither_blocks_the_loop_nor_is_done_twice_at_a_time() -> None:
+    slow = Slow()
+    waiting = [asyncio.create_task(slow.passwords.check(ONE, "ann", "of ann")) for _ in range(5)]
+    gone = asyncio.create_task(slow.passwords.check(ONE, "ann", "of ann"))
+    while slow.count == 0:  # noqa: ASYNC110 (a thread counts)
+        await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.sleep(0)
+    slow.go_on.set()
+    assert await asyncio.gather(*waiting) == [RIGHT] * 5
+    assert slow.count == 1
+    slow.passwords.close()
+
+
+async def test_one_address_uses_one_thread_and_has_a_limit() -> None:
+    slow = Slow()
+    guesses = [
+        asyncio.create_task(slow.passwords.check(ONE, f"user{number}", "guess"))
+        for number in range(MAX_WAITING_OF_CLIENT)
+    ]
+    while slow.count == 0:  # noqa: ASYNC110 (a thread counts)
+        await asyncio.sleep(0)
+    assert await slow.passwords.check(ONE, "ann", "of ann") is BUSY
+    other = asyncio.create_task(slow.passwords.check(OTHER, "ann", "of ann"))
+    while slow.count == 1:  # noqa: ASYNC110 (a thread counts)
+        await asyncio.sleep(0)
+    slow.go_on.set()
+    assert await other is RIGHT
+    assert await asyncio.gather(*guesses) == [WRONG] * MAX_WAITING_OF_CLIENT
+    assert not slow.passwords._waiting and not slow.passwords._checks and not slow.passwords._one_of_client
+    slow.passwords.close()
