@@ -275,7 +275,8 @@ class RequestClassifier:
         if owner is not None and _lacks_credential(route, chosen, headers, instead_of_key=instead_of_key):
             flow.response = refusal_response(route, no_central_key(route))
             return None
-        if (refusal := websocket.refused_handshake(route, self._bridge, headers, chosen)) is not None:
+        host = flow.request.host
+        if (refusal := websocket.refused_handshake(route, self._bridge, host, headers, chosen)) is not None:
             flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers)
             return None
         head = Head(route, self._bridge, headers, actor, chosen, _identity(flow.request, route, headers, chosen))

@@ -24,7 +24,7 @@ from aibridge_addon.dialects.responses.reader import error_message
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.responses_socket import ResponsesSocket
-from aibridge_addon.interception.routing import Route
+from aibridge_addon.interception.routing import MAX_HOST, Route
 from aibridge_addon.proxy.flow.admission import admit, admit_handshake
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
@@ -72,7 +72,7 @@ def is_upgrade(request: http.Request) -> bool:
     )
 
 
-def refused_handshake(route: Route, bridge: Bridge, headers: Headers, chosen: Dispatch) -> Refusal | None:
+def refused_handshake(route: Route, bridge: Bridge, host: str, headers: Headers, chosen: Dispatch) -> Refusal | None:
     """Return why a handshake is refused; None if it is not, or if the request is none of a recorded WebSocket.
 
     An admitted one has a ticket of the circuit breaker in `chosen`.
@@ -84,7 +84,7 @@ def refused_handshake(route: Route, bridge: Bridge, headers: Headers, chosen: Di
         return UPGRADE_REQUIRED
     if headers.get(b"sec-websocket-version", b"").strip() != VERSION:
         return WRONG_VERSION  # mitmproxy would relay its messages unread
-    admitted = admit_handshake(bridge, route)
+    admitted = admit_handshake(bridge, route, host[:MAX_HOST].lower())
     if isinstance(admitted, Refusal):
         return admitted
     chosen.ticket = admitted
