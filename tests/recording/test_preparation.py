@@ -14,7 +14,7 @@ import pytest
 
 from aibridge_addon.config.schema import Recording
 from aibridge_addon.recording import pricing
-from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_NAME, MAX_RESULT, Preparation
+from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_LINK, MAX_MODEL, MAX_NAME, MAX_RESULT, Preparation
 from aibridge_addon.records import Continuation, Record, TokenUsage, ToolResult
 from tests.support.databases import Database, interceptions, write
 from tests.support.examples import ANSWER, ENDED, PASSTHROUGH, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
@@ -182,6 +182,30 @@ def test_what_imports_slowly_is_not_imported_with_the_addon() -> None:
     assert imported.stdout.split() == []
 
 
+def test_names_that_clients_choose_are_cut() -> None:
+    long = "x" * 100_000
+    started = prepare(replace(STARTED, model=long, user_agent=long, project=long, client_session_id=long))
+    assert (len(started.model), len(started.user_agent), len(started.project)) == (MAX_MODEL, MAX_NAME, MAX_NAME)
+    assert prepare(replace(TOOL, tool=long)).tool == "x" * MAX_MODEL
+    assert len(started.client_session_id) == MAX_LINK
+    # Texts have limits of their own.
+    assert prepare(replace(PROMPT, prompt=long)).prompt == long
+    assert prepare(replace(THOUGHT, content=long)).content == long
+
+
+def test_long_ids_stay_equal_or_different() -> None:
+    def shown(call_id: str) -> str:
+        return str(prepare(replace(TOOL, provider_tool_call_id=call_id)).provider_tool_call_id)
+
+    first, second = "x" * 1000 + "1", "x" * 1000 + "2"
+    assert shown(first) == shown(first) != shown(second)
+    assert len(shown(first)) == MAX_LINK and shown("x" * MAX_LINK) == "x" * MAX_LINK
+
+
+def test_a_secret_at_the_border_of_a_cut_is_redacted() -> None:
+    assert SECRET[:10] not in prepare(replace(STARTED, model="x" * (MAX_MODEL - 12) + f" {SECRET} y")).model
+
+
 @pytest.mark.parametrize("name", ["m" * 300, "\U0001f600" * 10_000])
 def test_a_name_of_any_length_can_be_recorded(database: Database, name: str) -> None:
     """PostgreSQL refuses rows whose columns of an index are too long."""
@@ -189,8 +213,8 @@ def test_a_name_of_any_length_can_be_recorded(database: Database, name: str) -> 
     tool = replace(TOOL, tool=name)
     batch: list[Record] = [replace(STARTED, model=name), tool, replace(TOKENS, model=name), ENDED]
     write(database, *map(prepared, batch))
-    assert interceptions(database)[STARTED.id]["model"] == name[:MAX_NAME] == prepared.recorded_name(name)
-    assert [row["tool"] for row in database.rows("aibridge_tool_usages")] == [name[:MAX_NAME]]
+    assert interceptions(database)[STARTED.id]["model"] == name[:MAX_MODEL] == prepared.recorded_name(name)
+    assert [row["tool"] for row in database.rows("aibridge_tool_usages")] == [name[:MAX_MODEL]]
 
 
 def test_what_no_database_stores_is_replaced() -> None:

@@ -41,6 +41,15 @@ from aibridge_addon.wire.json_object import JSONObject
 
 logger = logging.getLogger(__name__)
 
+UNRESOLVED = (
+    "Name or service not known",
+    "Temporary failure in name resolution",
+    "No address associated with hostname",
+    "nodename nor servname provided",
+    "getaddrinfo failed",
+    "name cannot be resolved",
+)
+"""Words of the system's resolver, and of the egress guard, about a name without an address."""
 BUDGET_HEADER = "X-AI-Bridge-Budget"
 """Header of an answer while a budget is near its limit."""
 
@@ -342,7 +351,7 @@ def failed(flow: http.HTTPFlow) -> None:
                 message = flow.error.msg if flow.error is not None else ""
                 if state.cut_by == "client" and is_inactive(flow.client_conn):
                     state.cut_by, message = "inactivity", INACTIVE
-                state.exchange.end(_end_of(state, state.exchange), message)
+                state.exchange.end(_end_of(flow, state, state.exchange), message)
                 if state.once is not None:
                     state.settling = asyncio.ensure_future(_settled(flow, state, state.once))
                     return
@@ -351,13 +360,16 @@ def failed(flow: http.HTTPFlow) -> None:
     state.left()
 
 
-def _end_of(state: Bridged, exchange: Exchange) -> str:
+def _end_of(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> str:
     """Return the error type of an interception that has ended early."""
     if state.cut_by == "inactivity":
         return "inactivity"
     if state.cut_by == "client":
         return "client_disconnected"
-    return "upstream_disconnected" if exchange.turns > 0 else "upstream_unreachable"
+    if exchange.turns > 0:
+        return "upstream_disconnected"
+    message = flow.error.msg if flow.error is not None else ""
+    return "upstream_unresolvable" if any(words in message for words in UNRESOLVED) else "upstream_unreachable"
 
 
 def _count_passthrough(flow: http.HTTPFlow, head: Head) -> None:

@@ -24,7 +24,7 @@ from aibridge_addon.dialects.responses.reader import error_message
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.responses_socket import ResponsesSocket
-from aibridge_addon.interception.routing import Route
+from aibridge_addon.interception.routing import MAX_HOST, Route
 from aibridge_addon.proxy.connection.handler import INACTIVE, is_inactive
 from aibridge_addon.proxy.flow.admission import admit, admit_handshake
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
@@ -77,7 +77,7 @@ def is_upgrade(request: http.Request) -> bool:
     )
 
 
-def refused_handshake(route: Route, bridge: Bridge, headers: Headers, chosen: Dispatch) -> Refusal | None:
+def refused_handshake(route: Route, bridge: Bridge, host: str, headers: Headers, chosen: Dispatch) -> Refusal | None:
     """Return why a handshake is refused; None if it is not, or if the request is none of a recorded WebSocket.
 
     An admitted one has a ticket of the circuit breaker in `chosen`.
@@ -89,7 +89,7 @@ def refused_handshake(route: Route, bridge: Bridge, headers: Headers, chosen: Di
         return UPGRADE_REQUIRED
     if headers.get(b"sec-websocket-version", b"").strip() != VERSION:
         return WRONG_VERSION  # mitmproxy would relay its messages unread
-    admitted = admit_handshake(bridge, route)
+    admitted = admit_handshake(bridge, route, host[:MAX_HOST].lower())
     if isinstance(admitted, Refusal):
         return admitted
     chosen.ticket = admitted
@@ -154,11 +154,12 @@ class BridgedSocket(Uncopied):
     def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
         head = self.head
         sender = clients.sender(head.headers, reading, has_tools=has_tools)
-        exchange = exchange_for(head, reading, sender, self._host)
+        share = head.bridge.buffers.share()
+        exchange = exchange_for(head, reading, sender, self._host, share=share)
         continue_trace(head, exchange, utc_now(), self._path)
         cut_off = "the bridge was shut down before the answer had ended"
         left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off), partial(describe, head, exchange))
-        self._bridges[exchange.id] = head.bridge, left, exchange
+        self._bridges[exchange.id] = head.bridge, share.ending(left), exchange
         return exchange
 
     def _limits_came(self, event: Any) -> None:

@@ -90,15 +90,20 @@ class EarlyEnd:
         yield from self._finish()
         yield end
 
-    def refuse(self, status: int, message: str) -> layer.CommandGenerator[None]:
-        """End the flow with an error: as the answer, or as the end of the answer that has begun."""
-        yield from self.break_off(message) if self._stream.answer_begun else self.respond(status, message)
+    def reject(self, refusal: Refusal) -> layer.CommandGenerator[None]:
+        """Run the `error` hook, and answer with a refusal."""
+        yield from self.run_error_hook(refusal.message)
+        yield from self.respond(refusal)
 
-    def respond(self, status: int, message: str) -> layer.CommandGenerator[None]:
+    def refuse(self, refusal: Refusal) -> layer.CommandGenerator[None]:
+        """End the flow with an error: as the answer, or as the end of the answer that has begun."""
+        yield from self.break_off(refusal.message) if self._stream.answer_begun else self.respond(refusal)
+
+    def respond(self, refusal: Refusal) -> layer.CommandGenerator[None]:
         """Answer with an error in the provider's shape. The rest of the request is not read."""
         state = self._stream.state
         assert not isinstance(state, Foreign)
-        yield from self.send_whole(refuse(self._stream.flow, state, Refusal(status, message)))
+        yield from self.send_whole(refuse(self._stream.flow, state, refusal))
 
     def send_refusal(self, message: str) -> layer.CommandGenerator[None]:
         """Send `flow.response`, which refuses the request, or end the answer that has begun."""

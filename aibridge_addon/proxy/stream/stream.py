@@ -35,6 +35,7 @@ from aibridge_addon.proxy.flow.state import (
     Bridged,
     FlowState,
     Foreign,
+    Refusal,
     Refused,
     Rows,
     Served,
@@ -42,11 +43,13 @@ from aibridge_addon.proxy.flow.state import (
     state_of,
 )
 from aibridge_addon.proxy.flow.websocket import switch_error
+from aibridge_addon.proxy.stream import upgrade
 from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
 from aibridge_addon.proxy.stream.body_size import BodySize
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
+from aibridge_addon.proxy.stream.buffers import StreamBuffers
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.guard import StreamGuard
@@ -68,6 +71,7 @@ class BridgeHttpStream(HttpStream):
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
         self.guard = StreamGuard(self)
+        self.buffers = StreamBuffers()
         self.body_size = BodySize(self, parent.passthrough_body)
         self.buffered = BufferedAnswer(self)
         self.keep_alives = KeepAlives(self)
@@ -435,7 +439,7 @@ class BridgeHttpStream(HttpStream):
         yield from self.client.maybe_data(self.held)
         yield from self.client.finish()
         yield from self.turns.drop()
-        yield from super().flow_done()
+        yield from upgrade.switch_protocols(self) if upgrade.is_taken(self) else super().flow_done()
 
     def handle_protocol_error(
         self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
@@ -474,7 +478,7 @@ class BridgeHttpStream(HttpStream):
             return
         yield from self.early_end.run_error_hook(event.message)
         if not (yield from self.check_killed(False)):
-            yield from self.early_end.refuse(502, "the upstream could not be reached or broke off")
+            yield from self.early_end.refuse(Refusal(502, "the upstream could not be reached or broke off"))
 
     def _forward_error(self, event: http_events.ResponseProtocolError) -> layer.CommandGenerator[None]:
         yield from self.turns.drop()
