@@ -11,7 +11,8 @@ from tests.integration.turns import JSON_BODY, configuration
 from tests.support.mcp_servers import HttpMcp
 from tests.support.upstream import Answer, ScriptedUpstream
 
-OWN = [{"type": "function", "function": {"name": f"own_{n}", "parameters": {"type": "object"}}} for n in range(28)]
+OWN_NAMES = [f"own_{n}" for n in range(28)]
+OWN = [{"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in OWN_NAMES]
 QUESTION = {"model": "gpt-5", "messages": [{"role": "user", "content": "Hi"}], "tools": OWN}
 ANSWER: dict[str, Any] = {
     "id": "c",
@@ -34,7 +35,7 @@ def test_the_clients_tools_come_first_and_what_does_not_fit_is_left_out(
     sent = [json.loads(request.body)["tools"] for request in upstream.requests]
     assert sent[0] == sent[1]
     names = [tool["function"]["name"] for tool in sent[0]]
-    assert names[:28] == [tool["function"]["name"] for tool in OWN]
+    assert names[:28] == OWN_NAMES
     assert len(names) == 128 and all(name.startswith("bmcp_p_") for name in names[28:])
     line = "MCP tools do not fit into a request: the API takes 128, the client has 28, 100 of 300 are offered"
     assert proxy.log.count(line) == 1
