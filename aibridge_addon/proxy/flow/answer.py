@@ -59,6 +59,7 @@ def open_answer(flow: http.HTTPFlow, passthrough_body: int) -> None:
             flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Passthrough() as state:
             settle_handshake(state.head, flow.response.status_code)
+            limits_came(state.head, flow.response.headers)
             if is_unreadable(flow, state.head.route):
                 logger.warning("aibridge: an upstream answered a WebSocket handshake with another protocol")
                 flow.kill()

@@ -27,7 +27,7 @@ from aibridge_addon.interception.responses_socket import ResponsesSocket
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.admission import admit, admit_handshake
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
-from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
+from aibridge_addon.proxy.flow.plan_limits import limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
 from aibridge_addon.proxy.flow.state import (
     Dispatch,
@@ -164,8 +164,6 @@ def opened(flow: http.HTTPFlow, began: Began | None = None) -> None:
     state = state_of(flow)
     if isinstance(state, Passthrough) and state.head.route.websocket is not None:
         # The upgrade request is a passthrough; the messages are requests in the dialect.
-        if flow.response is not None:
-            limits_came(state.head, flow.response.headers)
         route = replace(state.head.route, dialect=state.head.route.websocket)
         flow.metadata[SOCKET] = BridgedSocket(
             replace(state.head, route=route), upstream_host(flow, state.head), flow.request.path, began
