@@ -8,10 +8,9 @@ from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import RegisterHttpConnection, is_h3_alpn
 from mitmproxy.proxy.layers.http._base import HttpConnection
-from mitmproxy.proxy.layers.http._http1 import Http1Server
 from mitmproxy.proxy.layers.http._http3 import Http3Client, Http3Server
 
-from aibridge_addon.proxy.stream.http1 import BridgeHttp1Client
+from aibridge_addon.proxy.stream.http1 import BridgeHttp1Client, BridgeHttp1Server
 from aibridge_addon.proxy.stream.http2 import BridgeHttp2Client, BridgeHttp2Server
 from aibridge_addon.proxy.stream.trailers import without_trailers
 
@@ -22,7 +21,7 @@ def client_connection(ctx: context.Context) -> HttpConnection:
     """Return the layer of a client's connection, by the protocol that TLS has negotiated."""
     if is_h3_alpn(ctx.client.alpn):
         return Http3Server(ctx)
-    return BridgeHttp2Server(ctx) if ctx.client.alpn == b"h2" else without_trailers(Http1Server(ctx))
+    return BridgeHttp2Server(ctx) if ctx.client.alpn == b"h2" else without_trailers(BridgeHttp1Server(ctx))
 
 
 def upstream_connection(ctx: context.Context, retire: Retire) -> HttpConnection:

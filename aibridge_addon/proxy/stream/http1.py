@@ -1,17 +1,79 @@
-"""HTTP/1 connections: interim answers of an upstream are not its answer.
+"""HTTP/1 connections: unsafe heads of clients are refused, and interim answers of upstreams are not their answer.
 
 mitmproxy takes an interim answer (100, 102, 103) for the final one, and waits for the request after it.
 """
 
 from __future__ import annotations
 
+import json
+import logging
+from dataclasses import dataclass
+
+from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._http1 import Http1Client
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, make_body_reader
+
+from aibridge_addon.proxy.flow.state import json_response
+from aibridge_addon.proxy.stream.heads import problem_of_lines
+
+logger = logging.getLogger(__name__)
 
 MAX_INTERIM = 100
 """Interim answers to one request. More are an error of the upstream."""
+
+
+@dataclass
+class UnsafeHeaders(http_events.RequestHeaders):
+    """The head of a request that has to be refused. Nothing of the connection is read after it."""
+
+    problem: str = ""
+
+
+class BridgeHttp1Server(Http1Server):
+    """The connection of a client."""
+
+    def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
+        if not isinstance(event, events.DataReceived):
+            yield from super().read_headers(event)
+            return
+        while (head := self.buf.maybe_extract_lines()) == []:
+            pass  # blank lines before a request are ignored (RFC 9112, section 2.2)
+        if head is None:
+            return
+        lines = [bytes(line) for line in head]
+        problem = problem_of_lines(lines)
+        size: int | None = 0
+        self.request = None
+        try:
+            self.request = http1.read_request_head(lines)
+            size = http1.expected_http_body_size(self.request)
+        except ValueError as e:
+            problem = problem or str(e)
+        if problem is not None:
+            yield from self._refuse(problem)
+            return
+        assert self.request is not None
+        yield ReceiveHttp(http_events.RequestHeaders(self.stream_id, self.request, size == 0))
+        self.body_reader = make_body_reader(size)
+        self.state = self.read_body
+        yield from self.state(event)
+
+    def _refuse(self, problem: str) -> layer.CommandGenerator[None]:
+        """Have the stream refuse a request. Without a readable one, refuse it here. Then close the connection."""
+        if self.request is None:
+            peer = self.conn.peername
+            logger.warning("request refused: client=%s: %s", peer[0] if peer else "", problem)
+            body = json.dumps({"error": {"type": "invalid_request_error", "message": problem}}).encode()
+            answer = json_response(400, body, {"connection": "close"})
+            yield commands.SendData(self.conn, http1.assemble_response(answer))
+            yield commands.CloseConnection(self.conn)
+            self.state = self.done
+            return
+        self.request_done = True  # the connection is closed when the answer is complete
+        self.state = self.wait
+        yield ReceiveHttp(UnsafeHeaders(self.stream_id, self.request, True, problem=problem))
 
 
 class BridgeHttp1Client(Http1Client):
@@ -20,22 +82,23 @@ class BridgeHttp1Client(Http1Client):
     The bridge needs none of them: mitmproxy itself answers `Expect: 100-continue`, and the others are hints.
     """
 
-    _interim = 0
+    _interim: tuple[int | None, int] = (None, 0)
+    """The stream of the current request, and its interim answers so far."""
 
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
         while isinstance(event, events.DataReceived) and self.stream_id is not None and is_interim(bytes(self.buf)):
             if self.buf.maybe_extract_lines() is None:
                 return
-            self._interim += 1
-            if self._interim > MAX_INTERIM:
+            counted, number = self._interim
+            number = number + 1 if counted == self.stream_id else 1
+            self._interim = self.stream_id, number
+            if number > MAX_INTERIM:
                 yield commands.CloseConnection(self.conn)
                 message = f"the upstream sent more than {MAX_INTERIM} interim answers"
                 code = http_events.ErrorCode.GENERIC_SERVER_ERROR
                 yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
                 return
         yield from super().read_headers(event)
-        if self.state != self.read_headers:
-            self._interim = 0
 
 
 def is_interim(head: bytes) -> bool:
