@@ -154,6 +154,10 @@ class Limits(values.Section):
     decoded_body: values.Size = 64 * MIB
     sse_event: values.Size = 8 * MIB
     passthrough_body: values.Size = MIB
+    connections: values.Positive = 4096
+    connections_per_client: values.Positive = 1024
+    header_bytes: values.Size = MIB // 4
+    header_timeout: values.Seconds = 30
 
 
 class Egress(values.Section):

@@ -1,4 +1,4 @@
-"""HTTP/2 connections that go away without breaking off their streams.
+"""HTTP/2 connections that bound what a client sends, and that go away without breaking off their streams.
 
     GOAWAY ─▶ streams up to its last id go on; after the last of them, or by the server, the connection is closed
     streams above that id, queued streams, REFUSED_STREAM ─▶ RequestUnprocessed ─▶ a fresh connection
@@ -16,12 +16,17 @@ from collections.abc import Callable
 import h2.connection
 import h2.events
 from h2.errors import ErrorCodes
+from h2.exceptions import DenialOfServiceError
 from hyperframe.frame import GoAwayFrame
 from mitmproxy.connection import Connection
 from mitmproxy.proxy import context, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._http2 import Http2Client, Http2Server, StreamState
+
+from aibridge_addon.config.schema import Limits
+from aibridge_addon.proxy.stream.hooks import HEADER_BYTES, HTTP2_FLOOD, AibridgeConnectionClosedHook, ClosedClient
+from aibridge_addon.proxy.stream.http2_frames import BoundedH2Connection, FloodError
 
 LEFT = "the upstream closed the connection before it processed the request"
 REFUSED = "the upstream refused the request before it processed it"
@@ -47,14 +52,23 @@ def _go_gently(connection: h2.connection.H2Connection) -> None:
 class BridgeHttp2Server(Http2Server):
     """The connection of a client. Its GOAWAY says that it accepts no pushed streams; it still reads its answers."""
 
-    def __init__(self, ctx: context.Context) -> None:
+    def __init__(self, ctx: context.Context, limits: Limits) -> None:
         super().__init__(ctx)
+        self.h2_conn = BoundedH2Connection(self.h2_conf, limits.header_bytes)
         _go_gently(self.h2_conn)
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
         if type(event) is GoingAway:
             return self._client_leaves()
+        if isinstance(event, DenialOfServiceError):
+            return self._over_a_limit(event)
         return super().handle_h2_event(event)
+
+    def _over_a_limit(self, error: DenialOfServiceError) -> layer.CommandGenerator[bool]:
+        reason = HTTP2_FLOOD if isinstance(error, FloodError) else HEADER_BYTES
+        yield from self.protocol_error(f"HTTP/2 protocol error: {error}", ErrorCodes.ENHANCE_YOUR_CALM)
+        yield AibridgeConnectionClosedHook(ClosedClient(self.context.client, reason))
+        return True
 
     def _client_leaves(self) -> layer.CommandGenerator[bool]:
         if self.h2_conn.open_inbound_streams:

@@ -202,7 +202,7 @@ class Metrics:
                     self._trips[labels].inc()
             case records.BreakerRejected():
                 self._rejects[record.provider_name, record.route, self._model(record.model)].inc()
-            case records.Refused():
+            case records.Refused() | records.ConnectionRefused():
                 self._refused[record.reason,].inc()
             case records.BudgetUsed():
                 if self._names_initiators or not record.names_actor:
