@@ -131,6 +131,9 @@ class AIBridge:
         if isinstance(before, AIBridge):  # `main.py` was saved: this addon goes on where that one has stopped
             self._bridge, self._classifier, self._guard = before._bridge, before._classifier, before._guard
             self._names, self._greetings, self._kept = before._names, before._greetings, before._kept
+            self._clients, self._acceptor = before._clients, before._acceptor
+        if self._clients is None:
+            self._bound_connections(self._life)
         self._names.answer(asyncio.get_running_loop())
 
     def _bound_connections(self, life: Life) -> None:
@@ -295,6 +298,9 @@ class AIBridge:
             leaf_names.use_permitted_names()
 
     async def check_destination(self, data: ServerConnectionHookData) -> None:
+        if self._clients is not None and not self._clients.may_dial(data.client):
+            data.server.error = "too many open files"
+            return
         await (self._names.check(data) if self._guard is None else self._guard.dial(data))
 
     def connection_tried(self, data: ServerConnectionHookData) -> None:
