@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from urllib.request import urlopen
 
 import pytest
 from hyperframe.frame import (
@@ -20,17 +21,15 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from tests.conftest import StartProxy
+from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.answers import BEGUN, EVENTS, PATH, REQUEST, SIMPLE, ask, begin, config, held
 from tests.integration.exchanges import ANTHROPIC, Client
 from tests.integration.test_metrics import parsed
-from tests.support.client import RawHttp1, connect_through, gateway_client
+from tests.support.client import RawHttp1, connect_through
 from tests.support.client_h2 import RawHttp2
 from tests.support.polling import poll_until
 from tests.support.running import RunningProxy
 from tests.support.upstream import Answer, Gate, ScriptedUpstream, unused_port
-
-Counted = Callable[[str], float]
 
 
 class Limited:
@@ -42,8 +41,8 @@ class Limited:
         self.proxy: RunningProxy = start(config=config(upstream.port, more))
 
     def closed(self, reason: str) -> float:
-        with gateway_client_of(self._metrics) as client:
-            series = parsed(client.get("/metrics").text)
+        with urlopen(f"http://127.0.0.1:{self._metrics}/metrics", timeout=20) as answer:
+            series = parsed(answer.read().decode())
         return series.get(("refused_total", frozenset({("reason", reason)})), 0)
 
     def wait_until_closed(self, reason: str, n: int = 1) -> None:
@@ -51,12 +50,6 @@ class Limited:
 
     def connect(self) -> RawHttp1:
         return RawHttp1.connect("127.0.0.1", self.proxy.port)
-
-
-def gateway_client_of(port: int):  # type: ignore[no-untyped-def]
-    import httpx
-
-    return httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20)
 
 
 def is_closed(client: RawHttp1) -> bool:
@@ -67,9 +60,8 @@ def is_closed(client: RawHttp1) -> bool:
 
 
 @pytest.fixture
-def served(upstream: ScriptedUpstream) -> ScriptedUpstream:
-    upstream.answer(*[Answer.event_stream(SIMPLE.body)] * 20)
-    return upstream
+def served(make_upstream: MakeUpstream) -> ScriptedUpstream:
+    return make_upstream(handler=lambda _: Answer.event_stream(SIMPLE.body))
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------
@@ -134,7 +126,7 @@ def test_a_tunnel_of_another_host_is_busy(start_proxy: StartProxy, served: Scrip
         with limited.connect() as client:
             client.send(f"CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n".encode())
             assert client.read_head().status == 200
-            client.send(b"\x00 no protocol that anybody knows\n")
+            client.send(b"\x00 no known protocol\n")
             tunnel, _ = server.accept()
             with tunnel:
                 tunnel.settimeout(20)
@@ -196,7 +188,9 @@ def test_what_a_client_sends_before_it_is_answered_is_bounded(
     gate.open()
 
 
-@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nhost: x\r\n", b"\x16\x03\x01"], ids=["nothing", "half", "tls"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET / HTTP/1.1\r\nhost: x\r\n", b"\x16\x03\x01"], ids=["nothing", "half", "tls"]
+)
 @WAYS
 def test_an_incomplete_head_has_its_time(
     start_proxy: StartProxy, served: ScriptedUpstream, way: str, sent: bytes
@@ -329,7 +323,9 @@ def test_a_header_block_without_an_end_ends_its_connection(http2: tuple[Limited,
 
 def test_a_header_block_within_the_limit_is_read(http2: tuple[Limited, RawHttp2]) -> None:
     _, client = http2
-    stream = client.request("POST", PATH, [(b"x-long", b"a" * 5_000), (b"content-length", b"%d" % len(REQUEST))], REQUEST)
+    stream = client.request(
+        "POST", PATH, [(b"x-long", b"a" * 5_000), (b"content-length", b"%d" % len(REQUEST))], REQUEST
+    )
     assert client.read_head(stream)[0] == 200
 
 
