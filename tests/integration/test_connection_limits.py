@@ -119,6 +119,14 @@ def test_a_connection_between_two_requests_is_closed_after_those_without_any(
             assert third.read_head().status == 404
 
 
+def test_connections_that_are_reset_at_once_are_no_errors(start_proxy: StartProxy, served: ScriptedUpstream) -> None:
+    """mitmproxy logs a traceback for a connection whose peer it cannot name."""
+    limited = Limited(start_proxy, served, "")
+    for _ in range(200):
+        limited.connect().abort()
+    ask(limited.proxy)
+
+
 def test_a_tunnel_of_another_host_is_busy(start_proxy: StartProxy, served: ScriptedUpstream) -> None:
     limited = Limited(start_proxy, served, "connections: 1, header_timeout: 0.2")
     with socket.create_server(("127.0.0.1", 0)) as server:

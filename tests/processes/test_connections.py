@@ -8,7 +8,7 @@ import sys
 from contextlib import ExitStack
 from urllib.request import urlopen
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.conftest import MakeUpstream, StartMitmdump

@@ -85,7 +85,10 @@ class Acceptor:
             nonlocal begun
             begun = True
             self._admitted()
-            await serve(reader, writer)  # type: ignore[misc]
+            if writer.get_extra_info("peername") is None:  # the client has reset it, and mitmproxy reads its address
+                writer.close()
+            else:
+                await serve(reader, writer)  # type: ignore[misc]
 
         try:
             protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), begin, loop)
