@@ -25,7 +25,7 @@ from aibridge_addon.config.load import load, log_format
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy import terminal
 from aibridge_addon.proxy.conflicts import conflicts
-from aibridge_addon.proxy.connection import exposure, leaf_names
+from aibridge_addon.proxy.connection import exposure, handler, leaf_names
 from aibridge_addon.proxy.connection.acceptor import Acceptor
 from aibridge_addon.proxy.connection.authentication import replace_authentication
 from aibridge_addon.proxy.connection.clients import OPEN_FILES, ClientConnections
@@ -33,7 +33,7 @@ from aibridge_addon.proxy.connection.egress import EgressGuard, configured_names
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
 from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.names import Names
-from aibridge_addon.proxy.connection.scope import destination, tunnel_plain
+from aibridge_addon.proxy.connection.scope import destination, is_for_proxy, tunnel_plain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.http1 import drop_trailers
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
@@ -120,11 +120,12 @@ class AIBridge:
             contentviews.add(CONTENT_VIEW)
         # Only a request's head shows where the request goes, so nothing is connected before it.
         ctx.options.update(connection_strategy="lazy")
+        handler.set_default_timeout(ctx.options)
         terminal.hide_flows(ctx.options)
-        self._gate = Gate.of_master()
-        self._gate.use(self)
         replace_authentication(ctx.master.addons)
         self._listeners = Listeners(ctx.master.addons.get("proxyserver"), ctx.options)
+        self._gate = Gate.of_master()
+        self._gate.use(self)
         self._life = Life.of_master()
         before = self._life.addon
         self._life.follow(self, self._use)
@@ -237,17 +238,21 @@ class AIBridge:
         gc.freeze()
 
     def done(self) -> None:
-        if self._gate is not None:
-            self._gate.forget(self)
         if self._listeners is not None:
             self._listeners.close()
+        if self._gate is not None:
+            self._gate.forget(self)
         if self._life is not None:
             self._life.left(self)
 
     def client_connected(self, client: Client) -> None:
         if self._bridge is None:  # the start has failed: nothing may pass unrecorded until mitmproxy has ended
             client.error = "aibridge has not started"
-        elif self._clients is not None:
+            return
+        of_client = ctx.master.addons.get("proxyserver").connections.get(client.id)
+        if of_client is not None:
+            handler.adjust(of_client, self._bridge.settings.limits.upstream_connections)
+        if self._clients is not None:
             self._clients.connected(client)
 
     def client_disconnected(self, client: Client) -> None:
@@ -289,6 +294,9 @@ class AIBridge:
 
     def choose_decryption(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
+            return
+        if is_for_proxy(data.context):
+            data.context.client.alpn = b"http/1.1"  # mitmproxy takes no CONNECT over HTTP/2
             return
         host = destination(data.context, data.client_hello.sni)
         data.ignore_connection = host is None or self._bridge.router.provider_for_host(host) is None

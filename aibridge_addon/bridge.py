@@ -21,6 +21,7 @@ from aibridge_addon.interception.accounts import Sums
 from aibridge_addon.interception.actors import ActorResolver
 from aibridge_addon.interception.breaker import Breakers, State
 from aibridge_addon.interception.budgets import Budgets
+from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.in_flight import InFlight
 from aibridge_addon.interception.plan_limits import PlanLimits
@@ -121,6 +122,8 @@ class Bridge:
         self.signers = _signers(settings)
         """By provider name, for providers whose Messages requests go to Bedrock."""
         self.in_flight = InFlight()
+        self.buffers = Buffers(settings.limits.buffered)
+        """The bytes of requests and answers in memory."""
         self.servers = _servers(settings)
         """The MCP servers whose tools are injected. None: none are configured."""
         self.continuations = (
@@ -163,7 +166,7 @@ class Bridge:
         """Return whether no answer to a request has a price."""
         self.budgets = self._budgets(preparation.recorded_name) if settings.budgets else None
         """What requests may use. None: no budgets are configured."""
-        self.stream = RecordStream(self._sinks, preparation, load=preparation.load)
+        self.stream = RecordStream(self._sinks, preparation, load=preparation.load, max_bytes=settings.limits.buffered)
         self.emit = self.stream.emit
         """Send a record to every sink. Never blocks and never raises."""
         self.plan_limits = PlanLimits(self.emit)
@@ -222,11 +225,13 @@ class Bridge:
         assert self.dumper is not None
         self.dumper.close(None if timeout is None else DUMPS_TIMEOUT)
 
-    def _breaker_changed(self, provider_name: str, route: str, model: str, before: State, after: State) -> None:
-        logger.warning(
-            "circuit breaker of %s, %s, %r: %s, was %s", provider_name, route, model, after.name, before.name
-        )
-        self.emit(BreakerChanged(provider_name, route, model, after.value))
+    def _breaker_changed(
+        self, provider_name: str, host: str, route: str, model: str, before: State, after: State
+    ) -> None:
+        text = "circuit breaker of %s, %s, %s, %r: %s, was %s"
+        logger.warning(text, provider_name, host, route, model, after.name, before.name)
+        if after is State.OPEN or self.breakers.worst(provider_name, route, model) is after:
+            self.emit(BreakerChanged(provider_name, route, model, after.value))
 
     def _readiness(self) -> Readiness:
         """Combine the states of all sinks. May be called on any thread."""
@@ -242,6 +247,7 @@ class Bridge:
                 "ssl_insecure": self.ssl_insecure,
             },
             waiting=self.stream.depth,
+            buffered_bytes=self.buffers.used,
             lost=self.stream.lost + self.lost_elsewhere(),
             spooled_bytes=sum(sink.spooled_bytes for sink in sinks),
             lost_spans=sum(sink.lost_spans for sink in sinks),

@@ -79,6 +79,7 @@ class Actor(values.Section):
 class _Server(values.Section):
     allow: values.Regexes = ()
     deny: values.Regexes = ()
+    max_concurrent: values.Positive = 16
 
 
 class HttpServer(_Server):
@@ -129,6 +130,7 @@ class Mcp(values.Section):
     servers: Annotated[Mapping[values.ServerName, McpServer], values.NullIsEmpty] = Field(default_factory=dict)
     config_file: values.OptionalPath = None
     max_turns: values.Positive = 10
+    max_calls: values.Positive = 64
     tool_timeout: values.Seconds = 60
     max_result_bytes: values.Size = 262_144
     keepalive_interval: values.Seconds = 10
@@ -153,6 +155,11 @@ class Limits(values.Section):
     request_body: values.Size = 32 * MIB
     decoded_body: values.Size = 64 * MIB
     sse_event: values.Size = 8 * MIB
+    answer: values.Size = 16 * MIB
+    buffered: values.Size = 512 * MIB
+    json_values: values.Positive = 250_000
+    websocket_message: values.Size = 32 * MIB
+    upstream_connections: values.Positive = 100
     passthrough_body: values.Size = MIB
     connections: values.Positive = 4096
     connections_per_client: values.Positive = 1024

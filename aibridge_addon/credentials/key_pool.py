@@ -2,12 +2,15 @@
 
 choose ─▶ the first key that does not rest, in the configuration's order
 rest   ─▶ the provider refused the key: 429 until `Retry-After`, or for a minute; 401 for a minute
+
+A key rests for one model, because rate limits are per model, or for all of them: it is wrong, or its account has no
+money left. What the provider says in its error decides; see `interception/attempts.py`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from pydantic import SecretStr
@@ -21,6 +24,11 @@ MAX_REST = 86_400.0
 """Seconds. Longer `Retry-After` values are cut, so that a wrong one cannot disable a key for good."""
 
 
+MAX_MODEL = 128
+"""Characters. Clients choose the names of models. Longer ones count as one with the same beginning."""
+MAX_RESTS = 1000
+"""Maximum number of rests of one pool. Beyond it, the one that began first ends, those of all models last."""
+ALL_MODELS = ""
 RATE_LIMITED, UNAUTHORIZED = "rate_limited", "unauthorized"
 """Why a provider refuses a key."""
 
@@ -59,9 +67,10 @@ class KeyPool:
         """`now` is a monotonic clock in seconds."""
         self.keys = tuple(Key(n, secret, mask(secret.get_secret_value())) for n, secret in enumerate(secrets))
         self._now = now
-        self._resting: dict[int, _Rest] = {}
+        self._resting: dict[tuple[int, str], _Rest] = {}
+        """By the key's number and the model. Replaced as a whole, because another thread reads it."""
 
-    def choose(self, but: Collection[Key] = ()) -> Key | None:
+    def choose(self, but: Collection[Key] = (), model: str = ALL_MODELS) -> Key | None:
         """Return the key for the next attempt, none of `but`; None if every key rests.
 
         A single key never rests: the provider's refusal is then the answer.
@@ -69,34 +78,53 @@ class KeyPool:
         if len(self.keys) == 1:
             return next((key for key in self.keys if key not in but), None)
         now = self._now()
-        return next((key for key in self.keys if key not in but and self._rested(key, now)), None)
+        return next((key for key in self.keys if key not in but and self._until(key, model) <= now), None)
 
-    def _rested(self, key: Key, now: float) -> bool:
-        rest = self._resting.get(key.number)
-        return rest is None or rest.until <= now
+    def _until(self, key: Key, model: str) -> float:
+        return max((rest.until for rest in self._rests(model, key)), default=0.0)
 
-    def rest(self, key: Key, seconds: float | None, *, rate_limited: bool) -> None:
+    def _rests(self, model: str, *keys: Key) -> Iterator[_Rest]:
+        for key in keys:
+            for name in {ALL_MODELS, model[:MAX_MODEL]}:
+                if (rest := self._resting.get((key.number, name))) is not None:
+                    yield rest
+
+    def rest(self, key: Key, seconds: float | None, *, rate_limited: bool, model: str = ALL_MODELS) -> None:
         """Rest a key that the provider has refused. `seconds` is its `Retry-After`; None if there is none."""
         now = self._now()
         pause = min(DEFAULT_REST if seconds is None else seconds, MAX_REST)
-        resting = {number: rest for number, rest in self._resting.items() if rest.until > now}
-        self._resting = resting | {key.number: _Rest(now + pause, rate_limited)}
+        resting = {place: rest for place, rest in self._resting.items() if rest.until > now}
+        if len(resting) >= MAX_RESTS:
+            resting.pop(next((place for place in resting if place[1] != ALL_MODELS), next(iter(resting))))
+        self._resting = resting | {(key.number, model[:MAX_MODEL]): _Rest(now + pause, rate_limited)}
+
+    def wake(self, key: Key, model: str) -> None:
+        """End a rest for one model: the refusal was not about the key."""
+        place = key.number, model[:MAX_MODEL]
+        self._resting = {each: rest for each, rest in self._resting.items() if each != place}
 
     def state(self, provider_name: str) -> KeyPoolState:
-        """Count the keys by what may be done with them now. May be called on any thread."""
+        """Count the keys by what may be done with them now. May be called on any thread.
+
+        A key that rests for one model is counted as rate limited.
+        """
         now = self._now()
-        resting = [rest.rate_limited for rest in self._resting.values() if rest.until > now]
-        limited = sum(resting)
+        resting: dict[int, bool] = {}
+        for (number, model), rest in self._resting.items():
+            if rest.until > now:
+                resting[number] = resting.get(number, True) and (rest.rate_limited or model != ALL_MODELS)
+        limited = sum(resting.values())
         return KeyPoolState(provider_name, len(self.keys) - len(resting), limited, len(resting) - limited)
 
-    @property
-    def wait(self) -> float:
-        """Seconds until the first key may be used again."""
+    def wait(self, model: str = ALL_MODELS) -> float:
+        """Return the seconds until the first key may be used again."""
         now = self._now()
-        return max(0.0, min((rest.until - now for rest in self._resting.values()), default=0.0))
+        waits = (self._until(key, model) - now for key in self.keys if next(self._rests(model, key), None) is not None)
+        return max(0.0, min(waits, default=0.0))
 
-    def exhausted(self) -> Exhausted:
+    def exhausted(self, model: str = ALL_MODELS) -> Exhausted:
         """Return the answer while all keys rest. Only a rate limit is worth waiting for."""
-        if any(rest.rate_limited for rest in self._resting.values()):
-            return Exhausted(429, "every central key of this provider is rate limited", max(1, math.ceil(self.wait)))
+        if any(rest.rate_limited for rest in self._rests(model, *self.keys)):
+            pause = max(1, math.ceil(self.wait(model)))
+            return Exhausted(429, "every central key of this provider is rate limited", pause)
         return Exhausted(502, "the provider accepts none of its central keys", None)

@@ -21,6 +21,7 @@ from aibridge_addon.dialects.errors import AnswerError as AnswerError
 from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.dialects.history import History
 from aibridge_addon.dialects.place import NOWHERE, Place, Position
+from aibridge_addon.dialects.room import Room
 from aibridge_addon.dialects.surroundings import UNSEEN, Surroundings
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.records import ThoughtSource
@@ -194,6 +195,8 @@ class AnswerReader(ABC):
     def __init__(self, *, texts: bool = True) -> None:
         """`texts`: keep the texts that the model writes for the user."""
         self.reading = Reading()
+        self.room = Room()
+        """What of a stream may be kept. Texts for the user have a limit of their own, and do not count."""
         self._texts = texts
 
     @property

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from aibridge_addon.dialects.base import AnswerText, Output, Thought
+from aibridge_addon.dialects.room import Pieces
 from aibridge_addon.records import ThoughtSource
 
 MAX_ANSWER = 64 * 1024
 """Bytes of one text for the user. The rest is dropped."""
 MAX_THOUGHT = 1024 * 1024
-"""Bytes of the reasoning of one chat completion. The rest is dropped."""
+"""Bytes of one thought. The rest is dropped."""
 
 
 class KeptText:
@@ -19,7 +20,7 @@ class KeptText:
     def __init__(self, limit: int = MAX_ANSWER) -> None:
         self._limit = limit
         self._left = limit
-        self._pieces: list[str] = []
+        self._pieces = Pieces()
         self.truncated = False
         """Text was dropped."""
 
@@ -33,11 +34,11 @@ class KeptText:
             piece = piece[: self._left]
         if piece:
             self._left -= len(piece)
-            self._pieces.append(piece)
+            self._pieces.add(piece)
 
     def content(self) -> str:
         """Return the text, cut to the limit in bytes."""
-        text = "".join(self._pieces)
+        text = self._pieces.text()
         if len(text) * 4 <= self._limit:
             return text
         data = text.encode("utf-8", "replace")

@@ -134,9 +134,16 @@ class Splice(ABC):
 
     def __init__(self, injected: Collection[str]) -> None:
         self.injected = frozenset(injected)
+        self.keeps = True
+        """Whether the turn's events are kept. False: they are too large, so that no other turn can follow."""
         names = b"|".join(re.escape(name.encode()) for name in sorted(self.injected))
         self.shows_call = re.compile(self.CALL_SIGN % names).search
         """Whether bytes of an event show a call that may be hidden. Quotes inside a JSON text are escaped."""
+
+    @property
+    @abstractmethod
+    def hides(self) -> bool:
+        """Whether the current turn has called an injected tool, as far as it has been read."""
 
     @abstractmethod
     def begin_turn(self) -> None:
@@ -322,9 +329,11 @@ def _is_number(value: object) -> bool:
 
 
 def wants_tools(holder: JSONObject) -> bool:
-    """Return whether tools may be added. An empty list excludes tools on purpose."""
+    """Return whether tools may be added: not to an empty list, which excludes tools, nor to what cannot be read."""
     tools = holder.get("tools")
-    return tools is None or (isinstance(tools, list) and bool(tools))
+    if tools is None:
+        return holder.raw("tools") == b"null"
+    return isinstance(tools, list) and bool(tools)
 
 
 def members_of(element: bytes) -> dict[str, Any]:

@@ -5,6 +5,9 @@
                                           ├─ RETRY      after a pause, the same request
                                           └─ EXHAUSTED  every central key rests: the bridge answers itself
 
+A refused key rests for the request's model at once. What the provider says in its error then decides (`learn`): the
+key rests for all models, or it does not rest, because the request itself is the reason and no other key would help.
+
 Retried statuses, retry headers and pauses follow the vendors' own SDKs (openai-python and anthropic-sdk-python,
 `_base_client.py`).
 """
@@ -20,6 +23,8 @@ from typing import Any
 
 from aibridge_addon.credentials import key_pool
 from aibridge_addon.credentials.key_pool import Key, KeyPool
+from aibridge_addon.dialects.errors import AnswerError
+from aibridge_addon.wire.json_values import as_text
 
 FIRST_PAUSE = 0.5
 """Seconds before the first retry. Doubled for each further retry."""
@@ -37,8 +42,26 @@ MAX_UNPROCESSED = 3
 MAX_REPORTED = 50
 """Maximum number of attempts listed in a row's metadata. A tool loop may make many."""
 
+MAX_CODE = 64
+"""Characters of an error's code."""
 MAX_ERROR_LENGTH = 200
 """Characters of a connection error. The text may quote what the upstream sent."""
+
+OF_THE_REQUEST = frozenset({"mismatched_organization", "mismatched_project", "invalid_organization", "invalid_project"})
+"""Codes of a 401 that the request's own headers or members cause (OpenAI, "Error codes")."""
+TOO_LARGE = "Request too large"
+"""How OpenAI begins the message of a 429 for a request that is larger than the limit of tokens per minute."""
+OF_THE_ACCOUNT = frozenset(
+    {
+        "insufficient_quota",
+        "billing_hard_limit_reached",
+        "billing_not_active",
+        "account_deactivated",
+        "access_terminated",
+        "spend_limit_exceeded",
+    }
+)
+"""Codes of a 429 that hold for all models."""
 
 RATE_LIMITED = 429
 UNAUTHORIZED = 401
@@ -152,6 +175,15 @@ def pause(retry: int, retry_after: float | None, jitter: float) -> float:
     return longest * (1 - JITTER * jitter)
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The provider has refused the request itself, not the key."""
+
+    status: int
+    code: str
+    message: str
+
+
 @dataclass(slots=True)
 class Attempts:
     """The upstream attempts of one client request: its keys, its retries, and their report in the row.
@@ -162,6 +194,10 @@ class Attempts:
     pool: KeyPool | None = None
     """The provider's central keys; None: the client sends its own credential, or there is none."""
     max_retries: int = 0
+    model: str = ""
+    """The model that the request names. Empty: it names none, or was not read."""
+    fault: Fault | None = None
+    """Why no key helps. The bridge answers with it in place of another attempt."""
     key: Key | None = None
     """The central key of the current attempt."""
     reported: list[dict[str, Any]] = field(default_factory=list)
@@ -170,6 +206,8 @@ class Attempts:
     """Seconds to wait before the next attempt."""
     refused_key: str | None = None
     """Why the provider refused the key of the last attempt. None: it did not."""
+    _refusal: tuple[Key, int] | None = None
+    """The key that was refused last, and the status."""
     _retries: int = 0
     _unprocessed: int = 0
     _refused: list[Key] = field(default_factory=list)
@@ -188,7 +226,7 @@ class Attempts:
 
     def choose_key(self) -> Key | None:
         """Choose the key for the next attempt."""
-        self.key = self.pool.choose(but=self._refused) if self.pool is not None else None
+        self.key = self.pool.choose(self._refused, self.model) if self.pool is not None else None
         return self.key
 
     def after(self, outcome: Outcome, *, jitter: float) -> Step:
@@ -199,17 +237,19 @@ class Attempts:
         refuses_key = pool is not None and key is not None and len(pool.keys) > 1
         retry_after = outcome.retry_after
         other_key = may_retry = False
-        self.refused_key = None
+        self.refused_key = self._refusal = None
         if refuses_key and pool is not None and key is not None and outcome.status in (UNAUTHORIZED, RATE_LIMITED):
             pool.rest(
                 key,
                 retry_after if outcome.status == RATE_LIMITED else None,
                 rate_limited=outcome.status == RATE_LIMITED,
+                model=self.model,
             )
+            self._refusal = key, outcome.status
             self._refused.append(key)
             self.refused_key = key_pool.RATE_LIMITED if outcome.status == RATE_LIMITED else key_pool.UNAUTHORIZED
-            other_key = pool.choose(but=self._refused) is not None
-            retry_after = pool.wait
+            other_key = pool.choose(self._refused, self.model) is not None
+            retry_after = pool.wait(self.model)
             may_retry = retry_after < LONGEST_KEY_PAUSE
         else:
             may_retry = True
@@ -229,6 +269,18 @@ class Attempts:
         elif outcome.status is None and self.reported:
             self._report(outcome, None)
         return step
+
+    def learn(self, error: AnswerError) -> None:
+        """Read the error with which the provider has refused the last key. `fault` may change."""
+        if self.pool is None or self._refusal is None:
+            return
+        (key, status), self._refusal = self._refusal, None
+        code = as_text(error.details.get("code")) or error.type
+        if code in OF_THE_REQUEST or (status == RATE_LIMITED and error.message.startswith(TOO_LARGE)):
+            self.pool.wake(key, self.model)
+            self.fault = Fault(status, code[:MAX_CODE], error.message)
+        elif status == UNAUTHORIZED or code in OF_THE_ACCOUNT:
+            self.pool.rest(key, None, rate_limited=status == RATE_LIMITED)
 
     def _again(self, outcome: Outcome, jitter: float) -> Step:
         """Send a request again that was not processed: at once on another connection, then after pauses."""

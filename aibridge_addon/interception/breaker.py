@@ -6,8 +6,9 @@
         │                                                  one failure  │  ▼
         └───────── max_requests successes in a row ────────────────── HALF-OPEN: at most max_requests trial requests
 
-Each provider, route and model has one breaker, created at its first request. Requests admitted before the last change
-of state are not counted. An answer is counted when it ends, so a stream that breaks off counts, however long it ran.
+Each provider, host, route and model has one breaker, created at its first request. Requests admitted before the last
+change of state are not counted. An answer is counted when it ends, so a stream that breaks off counts, however long
+it ran.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ BROKEN_OFF = frozenset({"upstream_unreachable", "upstream_disconnected", "incomp
 """Error types of interceptions: there was no connection, or the stream broke off."""
 OVERLOADED = frozenset({"overloaded_error", "serviceUnavailableException"})
 """Error types that mean 529 (Anthropic) and 503 (Bedrock) when they arrive inside a stream."""
-NOT_CAUSED_BY_PROVIDER = frozenset({"client_disconnected", "internal_error", "shutdown"})
+NOT_CAUSED_BY_PROVIDER = frozenset(
+    {"client_disconnected", "inactivity", "internal_error", "shutdown", "upstream_unresolvable"}
+)
 """Error types that say nothing about the provider."""
 
 
@@ -147,27 +150,33 @@ class Breaker:
 
 
 class Breakers:
-    def __init__(self, now: Callable[[], float], changed: Callable[[str, str, str, State, State], None]) -> None:
-        """`changed` is called at each change of state: provider, route, model, before, after."""
+    def __init__(self, now: Callable[[], float], changed: Callable[[str, str, str, str, State, State], None]) -> None:
+        """`changed` is called at each change of state: provider, host, route, model, before, after."""
         self._now = now
         self._changed = changed
-        self._breakers: OrderedDict[tuple[str, str, str], Breaker] = OrderedDict()
+        self._breakers: OrderedDict[tuple[str, str, str, str], Breaker] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._breakers)
 
-    def breaker(self, provider: Provider, route: str, model: str) -> Breaker | None:
+    def worst(self, provider: str, route: str, model: str) -> State:
+        """Return the worst state of the breakers of all hosts. It takes long, so call it only after a change."""
+        places = (provider, route, model)
+        states = [b.state for (name, _, *rest), b in self._breakers.items() if (name, *rest) == places]
+        return max(states, key=lambda state: state.value, default=State.CLOSED)
+
+    def breaker(self, provider: Provider, host: str, route: str, model: str) -> Breaker | None:
         """Return the breaker for a request; None if its provider has no breaker configured."""
         if provider.circuit_breaker is None:
             return None
-        key = (provider.name, route, model[:MAX_MODEL_LENGTH])
+        key = (provider.name, host, route, model[:MAX_MODEL_LENGTH])
         breaker = self._breakers.get(key)
         if breaker is None:
             breaker = self._make(key, provider.circuit_breaker)
         self._breakers.move_to_end(key)
         return breaker
 
-    def _make(self, key: tuple[str, str, str], settings: CircuitBreaker) -> Breaker:
+    def _make(self, key: tuple[str, str, str, str], settings: CircuitBreaker) -> Breaker:
         if len(self._breakers) >= MAX_BREAKERS:
             closed = (old for old, breaker in self._breakers.items() if breaker.state is State.CLOSED)
             self._breakers.pop(next(closed, next(iter(self._breakers)))).forget()

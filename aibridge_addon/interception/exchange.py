@@ -30,8 +30,8 @@ from aibridge_addon.dialects.base import (
 )
 from aibridge_addon.dialects.history import History, RequestHistory
 from aibridge_addon.dialects.limits import limits_in_event
-from aibridge_addon.dialects.place import ANY, Place, call_digest
 from aibridge_addon.interception.attempts import Attempts
+from aibridge_addon.interception.buffers import Share
 from aibridge_addon.interception.clock import never_back
 from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.plan_limits import Said
@@ -39,11 +39,14 @@ from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.sale import Sale
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tap import OnEvent, OnPartial, OnPiece, Tap, ignore
+from aibridge_addon.interception.thread_keys import key_of_answer, keys_of_call, keys_of_request
 from aibridge_addon.interception.turn_times import TurnTimes
 from aibridge_addon.records import Emit
 from aibridge_addon.wire.json_object import JSONObject
 
 CUT_OFF = "the answer was cut off before the call was complete"
+MAX_MODEL = 256
+"""Characters. Longer names of models are cut: clients and servers choose them."""
 MAX_ERROR_LENGTH = 2000
 """Characters. Longer error messages of a provider are cut."""
 
@@ -65,11 +68,12 @@ class Exchange:
         on_partial: OnPartial = ignore,
         on_limits: Said | None = None,
         texts: bool = True,
+        share: Share | None = None,
     ) -> None:
         """`now` is a clock in UTC. `on_partial` is called once for each answer that cannot be read in full.
 
         `on_limits` takes limits of the plan that a stream names. `texts`: record the texts that the model writes for
-        the user.
+        the user. `share` counts the bytes of the answers that are kept.
         """
         assert route.dialect is not None
         self.id = id
@@ -110,11 +114,14 @@ class Exchange:
         self.started_at: datetime | None = None
         """None: the start was not emitted yet."""
         self.limits = limits
+        self.host = origin.upstream_host or ""
+        """The host that the request goes to."""
         self.sale = Sale(route, origin.upstream_host)
         self._attempts = attempts or Attempts()
         self._on_partial = on_partial
         self._on_limits = on_limits
         self._texts = texts
+        self.share = share
         self._first_response_id: str | None = None
         self._http_status: int | None = None
         self._sequence = 0
@@ -153,7 +160,7 @@ class Exchange:
                 project=origin.project,
                 request_class=origin.request_class,
                 billing=origin.billing,
-                thread_keys=self._thread_keys(),
+                thread_keys=keys_of_request(self.scope, self.request),
             )
         )
         self.started_at = now
@@ -193,34 +200,8 @@ class Exchange:
         result_of = self.history.places_by_trail(body, history, call_ids) if call_ids else ()
         self.request = replace(self.request, position=history.position, result_of=result_of)
 
-    def _thread_keys(self) -> tuple[str, ...]:
-        """Return the keys of what the request continues, the most exact one first: an answer, or a call."""
-        continued = self.request.previous_response_id
-        keys = [self._answer_key(continued)] if continued else []
-        call_id, places = self.request.answered_call_id, list(self.request.result_of)
-        if not call_id:
-            return tuple(keys)
-        if not places:
-            places.append(Place(ANY, call_id))
-        elif self.scope.session and places[0].call:
-            # The session is the conversation. Some clients change its opening.
-            places.append(Place(ANY, call_id, places[0].call))
-        return (*keys, *(self.scope.place_key("lineage", place) for place in places))
-
-    def _answer_key(self, response_id: str) -> str:
-        return self.scope.place_key("lineage", Place(("answer", response_id), ""))
-
     def _call_keys(self, call: ToolCall) -> tuple[str, ...]:
-        """Return the keys under which a later request finds this call."""
-        if not call.call_id:
-            return ()
-        digest = call_digest(call.name, call.input)
-        after = self.request.position.after(self._first_response_id or "")
-        in_request = ("opening", "history")
-        places = [Place(before, call.call_id, digest if before[0] in in_request else "") for before in (*after, ANY)]
-        if self.scope.session:
-            places.append(Place(ANY, call.call_id, digest))
-        return tuple(self.scope.place_key("lineage", place) for place in places)
+        return keys_of_call(self.scope, self.request, self._first_response_id or "", call)
 
     def open_answer(
         self,
@@ -250,6 +231,7 @@ class Exchange:
             on_piece=on_piece,
             on_partial=self._on_partial,
             on_first=self.times.chunk_came if self.times is not None else None,
+            share=self.share,
         )
 
     def first_byte_came(self) -> None:
@@ -389,7 +371,9 @@ class Exchange:
                 credential_hint=key.hint if key is not None else None,
                 metadata={**self._metadata, "attempts": list(attempts)} if attempts else None,
                 time_to_first_byte_ms=self.time_to_first_byte_ms,
-                thread_keys=(self._answer_key(answer_id),) if self.request.position.named and answer_id else (),
+                thread_keys=(key_of_answer(self.scope, answer_id),)
+                if self.request.position.named and answer_id
+                else (),
             )
         )
         if self.when_ended is not None:
@@ -406,6 +390,11 @@ class Exchange:
         assert self.tap is not None
         reading = self.tap.reader.reading
         self._turn_open = False
+        reading.model = reading.model[:MAX_MODEL]
+        for iteration in reading.iterations:
+            iteration.model = iteration.model[:MAX_MODEL]
+        if self.tap.beyond:
+            self.emit(records.LeftUnread(self.tap.beyond))
         if reading.limits and self._on_limits is not None:
             self._on_limits(limits_in_event(reading.limits, self.now()))
         self._model = reading.model or None

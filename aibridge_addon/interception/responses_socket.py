@@ -23,6 +23,7 @@ from aibridge_addon.dialects.limits import RATE_LIMITS
 from aibridge_addon.dialects.responses.reader import TERMINAL
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode_tolerantly, encode
+from aibridge_addon.wire.json_structure import has_more_values
 from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
 CREATE, STEER, CREATED, ERROR = "response.create", "response.steer", "response.created", "error"
@@ -81,6 +82,8 @@ class ResponsesSocket:
         reading = UNREAD
         if len(data) <= self._limits.request_body:
             try:
+                if has_more_values(data, self._limits.json_values):
+                    raise Unreadable("too many values")
                 body = JSONObject(data)
                 kind = body.text("type") or ""
                 if kind in (CREATE, STEER):

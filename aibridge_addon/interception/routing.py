@@ -22,6 +22,9 @@ from aibridge_addon.providers.base import BaseUrl, ProviderType, ResultOf
 OTHER = "other"
 WEBSOCKET = "GET with Upgrade: websocket"
 """Replaces the method of a request for a WebSocket."""
+KEYED_METHODS = frozenset({"GET", "HEAD", "POST"})
+"""Only requests with these methods get a central key. Others remove or change what belongs to all users of the key, or
+return the key (TRACE)."""
 FREE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 """Requests with these methods read or remove something, which providers do not bill."""
 MAX_DEPTH = 8
@@ -264,7 +267,7 @@ def _matched(unknown: Route, method: str, below: str) -> Route:
             return replace(
                 unknown,
                 template=known.template,
-                known=known.central_key and _is_clean(below),
+                known=known.central_key and method in KEYED_METHODS and _is_clean(below),
                 billable=known.billable and unknown.billable,
             )
     template = next((route.template for route in kind.bridged if route.pattern.fullmatch(below)), OTHER)

@@ -18,11 +18,15 @@ from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects.base import AnswerError, AnswerReader, decode_event
 from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.dialects.excerpt import SIZE, Excerpt, excerpt
+from aibridge_addon.dialects.room import Room
+from aibridge_addon.interception.buffers import LIMIT as BUFFERED
+from aibridge_addon.interception.buffers import Share
 from aibridge_addon.wire import codings
 from aibridge_addon.wire.aws_eventstream import CorruptEventStream, CutEventStream
 from aibridge_addon.wire.charset import to_utf8
 from aibridge_addon.wire.framing import SSE, Form, Framing, form_of, framing_of
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode_tolerantly
+from aibridge_addon.wire.json_structure import has_more_values
 from aibridge_addon.wire.sse import Piece
 
 OnEvent = Callable[[bytes, str, Any], None]
@@ -53,12 +57,14 @@ class Tap:
         on_piece: OnPiece | None = None,
         on_partial: OnPartial = ignore,
         on_first: Callable[[], None] | None = None,
+        share: Share | None = None,
     ) -> None:
         """Begin to read an answer.
 
         `streaming` says whether a stream was requested. `on_event` is called for each event of a stream, in order,
         after it has been read, and `on_piece` for each piece of an event that is too large. `on_partial` is called once
         when something cannot be read, and for each internal error. `on_first` is called when the first bytes arrive.
+        `share` counts the bytes that are kept. None: only this answer's own limits apply.
         """
         self.reader = reader
         self.message: dict[str, Any] | None = None
@@ -79,6 +85,13 @@ class Tap:
         self._status = status
         self._content_type = content_type
         self._limit = limits.decoded_body
+        self._most_values = limits.json_values
+        self._share = share
+        self._counted = 0
+        """Bytes of `_body` that `share` counts."""
+        self.beyond: str = ""
+        """The limit because of which something of the answer was not read. Empty: none."""
+        reader.room = Room(limits.answer, share.add) if share is not None else Room(limits.answer)
         self._event_limit = limits.sse_event
         self._dropped = False
         self._beginning: bytes | None = None
@@ -164,7 +177,16 @@ class Tap:
             self._finish(cut=cut)
         except Exception as e:  # noqa: BLE001 (as in `feed`)
             self._fail(e)
+        self._clear_body()
+        if self.reader.room.exceeded:
+            self.beyond = self.beyond or "limits.answer"
+            self._miss("more was to be kept of the answer than limits.answer or limits.buffered allows")
+
+    def _clear_body(self) -> None:
         self._body.clear()
+        if self._share is not None:
+            self._share.give_back(self._counted)
+        self._counted = 0
 
     def _finish(self, *, cut: bool) -> None:
         if self._take == self._take_first and self.readable:
@@ -230,8 +252,13 @@ class Tap:
 
     def _take_body(self, data: bytes) -> int | None:
         if len(self._body) + len(data) > self._limit:
+            self.beyond = "limits.decoded_body"
             self._give_up(codings.OutputLimitExceeded(self._limit))
+        elif self._share is not None and not self._share.add(len(data)):
+            self.beyond = BUFFERED
+            self._give_up(f"{BUFFERED} is used up")
         else:
+            self._counted += len(data)
             self._body += data
         return None
 
@@ -254,6 +281,8 @@ class Tap:
             try:
                 name, data = self._parse(raw)
                 if data is not None:
+                    if len(data) > self._most_values and has_more_values(data, self._most_values):
+                        raise Unreadable("an event has more values than limits.json_values")
                     event = decode_event(data)
                     self.reader.read(name, event)
             except (NotJSON, Unreadable) as e:
@@ -300,6 +329,9 @@ class Tap:
             self._failure(body)
             return
         try:
+            if has_more_values(body, self._most_values):
+                self.beyond = "limits.json_values"
+                raise Unreadable("the answer has more values than limits.json_values")
             message = decode_tolerantly(body)
         except Unreadable as e:
             self._give_up(e)
@@ -339,7 +371,7 @@ class Tap:
 
     def _give_up(self, reason: object) -> None:
         self.readable = False
-        self._body.clear()
+        self._clear_body()
         self._miss(reason)
 
     def _miss(self, reason: object) -> None:

@@ -21,6 +21,7 @@ from aibridge_addon import records
 from aibridge_addon.dialects.base import DONE, NOTHING, AnswerError
 from aibridge_addon.dialects.client_results import cut_text
 from aibridge_addon.dialects.excerpt import Excerpt
+from aibridge_addon.dialects.room import Room
 from aibridge_addon.dialects.turns import Invocation, Text, TurnEnd
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.tap import Tap
@@ -31,6 +32,7 @@ from aibridge_addon.wire.sse import Piece
 
 INCOMPLETE = AnswerError("incomplete_stream", "the upstream's answer ended before its terminal event")
 UNFINISHED = AnswerError("incomplete_answer", "the upstream's answer ended without a stop reason")
+TOO_LARGE = AnswerError("answer_too_large", "the upstream's answer is too large to go on with the results of its tools")
 UNDECODABLE = AnswerError("undecodable_answer", "the upstream's answer cannot be decoded")
 
 WINDOW = 256
@@ -61,7 +63,7 @@ class ToolExchange:
         """The last answer, if it is to be merged into one body."""
         self._names_ours = False
         """The last body names an injected tool: OpenAI's responses repeat the request's tools."""
-        self._events: list[bytes] = []
+        self._events: list[bytes | bytearray] = []
         """The raw events of a turn, for a client that asked for one body."""
         self._body = bytearray()
         """A turn's body so far, for a client that gets a stream."""
@@ -69,6 +71,8 @@ class ToolExchange:
         """An event that is too large to be read, as far as it has passed."""
         self._large_size = 0
         """Bytes of such events in this turn."""
+        self._room = Room()
+        """For the events of the current turn."""
         self._passes = self._blocked = False
         exchange.hidden_calls = loop.splice.injected
         exchange.last_records = self._kept
@@ -81,6 +85,9 @@ class ToolExchange:
         on_event = self._show if status < 400 else None
         on_piece = self._show_piece if status < 400 else None
         self._large_size = 0
+        limits, share = self.exchange.limits, self.exchange.share
+        self._room = Room(limits.decoded_body, share.add) if share is not None else Room(limits.decoded_body)
+        self.loop.splice.keeps = True
         self.exchange.open_answer(status, content_type, content_encoding, headers, on_event=on_event, on_piece=on_piece)
         if not self.plain:
             self.loop.splice.begin_turn()
@@ -133,20 +140,27 @@ class ToolExchange:
         return self.exchange.tap
 
     def _show(self, raw: bytes, name: str, event: Any) -> None:
+        has_room = self._room.take(len(raw))
         if self._tap.misread and self.loop.splice.shows_call(raw):
             self._blocked = True
         elif self.exchange.request.streaming:
+            self.loop.splice.keeps = has_room
             self._shown += self.loop.splice.event(raw, name, event)
-        else:
+        elif has_room:
             self._events.append(raw)
+        else:
+            self._blocked = True
 
     def _show_piece(self, piece: Piece, found: Excerpt | None) -> None:
         """Pass an event that is too large to be read, unless it is hidden or may contain a hidden call."""
         splice = self.loop.splice
         if not self.exchange.request.streaming:
-            if piece.first:
-                self._events.append(b"")
-            self._events[-1] += piece
+            if not self._room.take(len(piece)):
+                self._blocked = True
+            elif piece.first:
+                self._events.append(bytearray(piece))
+            else:
+                self._events[-1] += piece
             return
         shown: bytes | None = piece
         if piece.first:
@@ -181,7 +195,7 @@ class ToolExchange:
         tap = self.exchange.tap
         if tap is None or self.exchange.ended or (tap.readable and not self._blocked):
             return None
-        return "it cannot be decoded" if not tap.readable else "an event with a call cannot be read"
+        return "it cannot be decoded" if not tap.readable else "a part with a call cannot be read"
 
     @property
     def within_event(self) -> bool:
@@ -218,9 +232,13 @@ class ToolExchange:
             self._undecodable()
             return
         if tap.streaming:
-            message = self.loop.splice.body_of(events) if reading.ended and reading.error is None else None
+            whole = reading.ended and reading.error is None and not self._blocked
+            message = self.loop.splice.body_of([*map(bytes, events)]) if whole else None
         else:
             message = tap.message
+        if self._blocked:
+            self._too_large()
+            return
         if reading.error is not None or message is None:
             self.exchange.conclude()
             self._failed(tap, content)
@@ -234,6 +252,11 @@ class ToolExchange:
         else:
             self._message = message
             self._continue(self.loop.splice.take_body(message))
+
+    def _too_large(self) -> None:
+        self.exchange.hidden_calls_cut = True
+        self.exchange.close(TOO_LARGE.type, TOO_LARGE.message)
+        self.error = TOO_LARGE
 
     def _undecodable(self) -> None:
         self.exchange.close(UNDECODABLE.type, UNDECODABLE.message)
@@ -280,6 +303,9 @@ class ToolExchange:
 
     def _continue(self, end: TurnEnd) -> None:
         """Continue with a turn's injected calls, or end the exchange. `error` may change."""
+        if self.loop.splice.hides and not self.loop.splice.keeps:
+            self._too_large()
+            return
         self.loop.turn_ended(end)
         self.exchange.hidden_calls_cut = not end.calls
         reading = self._tap.reader.reading

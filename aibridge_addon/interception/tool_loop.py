@@ -5,12 +5,14 @@
                        ├─ injected and client calls (mixed) ─▶ run, keep results, the answer ends
                        └─ a bound is reached                ─▶ the answer ends, without a trace of the calls
 
-There are two bounds: `max_turns` upstream turns, and the same call with the same arguments three times in a row, within
-one turn or across turns. The request of the last allowed turn forbids the use of injected tools.
+There are three bounds: `max_turns` upstream turns, `max_calls` calls in one turn, and the same call with the same
+arguments three times in a row, within one turn or across turns. The request of the last allowed turn forbids the use of
+injected tools.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,12 +38,20 @@ class MixedTurn:
 
 
 class ToolLoop:
-    def __init__(self, injection: Injection, body: JSONObject, injected: Collection[str], *, max_turns: int) -> None:
+    def __init__(
+        self,
+        injection: Injection,
+        body: JSONObject,
+        injected: Collection[str],
+        *,
+        max_turns: int,
+        max_calls: int = sys.maxsize,
+    ) -> None:
         self.splice = injection.splice(injected)
         self.pending: tuple[Call, ...] = ()
         """Calls of the last turn without results so far."""
         self.refused: tuple[Result, ...] = ()
-        """Results of pending calls that are refused as repetitions."""
+        """Results of pending calls that are refused: repetitions, and those beyond `max_calls`."""
         self.calls_hidden = False
         """The answer ends although injected calls were made. It must not look as if results would follow."""
         self.mixed: MixedTurn | None = None
@@ -53,7 +63,9 @@ class ToolLoop:
         self._injected = injected
         self._first = self._body = body
         self._max_turns = max_turns
-        self._repeated: set[int] = set()
+        self._max_calls = max_calls
+        self._refused: dict[int, Result] = {}
+        """By the place of the call."""
         self._in_a_row: dict[tuple[str, bytes], int] = {}
         self._end = TurnEnd()
 
@@ -67,10 +79,12 @@ class ToolLoop:
         self.response_ids.append(end.response_id)
         if end.calls and not end.client_calls and len(self.response_ids) >= self._max_turns:
             self.calls_hidden = True
-            self.hidden.append((end, tuple(_not_made(call) for call in end.calls)))
+            self.hidden.append((end, tuple(_not_made(call, "the limit of turns was reached") for call in end.calls)))
             return
-        self._repeated = self._repeats(end.calls)
-        self.refused = tuple(_refusal(end.calls[place]) for place in sorted(self._repeated))
+        self._refused = {place: _repeated(end.calls[place]) for place in self._repeats(end.calls)}
+        for place in range(self._max_calls, len(end.calls)):
+            self._refused[place] = _not_made(end.calls[place], f"a turn may make {self._max_calls} calls")
+        self.refused = tuple(self._refused.values())
         self.pending = tuple(end.calls)
 
     def _repeats(self, calls: Sequence[Call]) -> set[int]:
@@ -87,7 +101,7 @@ class ToolLoop:
 
     @property
     def to_run(self) -> tuple[Call, ...]:
-        return tuple(call for place, call in enumerate(self.pending) if place not in self._repeated)
+        return tuple(call for place, call in enumerate(self.pending) if place not in self._refused)
 
     def results(self, results: Sequence[Result]) -> bytes | None:
         """Take the results of `to_run`, in that order.
@@ -95,8 +109,8 @@ class ToolLoop:
         Returns:
             The next turn's request; None if the answer ends here. The results are then in `mixed`.
         """
-        run, refused = iter(results), iter(self.refused)  # by index: some servers give calls no ids
-        whole = tuple(next(refused if place in self._repeated else run) for place in range(len(self.pending)))
+        run = iter(results)  # by index: some servers give calls no ids
+        whole = tuple(self._refused.get(place) or next(run) for place in range(len(self.pending)))
         bound = bool(self.refused) or len(self.response_ids) + 1 >= self._max_turns
         self.pending, self.refused = (), ()
         if self._end.client_calls:
@@ -114,10 +128,10 @@ class ToolLoop:
         return request
 
 
-def _not_made(call: Call) -> Result:
-    return Result(call, (Text("This call was not made: the limit of turns was reached."),), is_error=True)
+def _not_made(call: Call, reason: str) -> Result:
+    return Result(call, (Text(f"This call was not made: {reason}."),), is_error=True)
 
 
-def _refusal(call: Call) -> Result:
+def _repeated(call: Call) -> Result:
     text = f"This call was made {REPEATS} times in a row with the same arguments; it is not made again."
     return Result(call, (Text(text),), is_error=True)

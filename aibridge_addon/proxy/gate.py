@@ -54,9 +54,14 @@ class Gate:
         gate = manager.get(cls.name)
         if gate is None:
             gate = manager.register(cls())
-            manager.chain = [gate, *manager.chain]  # a new list: mitmproxy may be iterating over the old one
+            # Later: `AddonManager.add` is about to append the addon that calls this to the present list.
+            ctx.master.event_loop.call_soon(gate._become_first)
         assert isinstance(gate, Gate)
         return gate
+
+    def _become_first(self) -> None:
+        manager = ctx.master.addons
+        manager.chain = [self, *manager.chain]  # a new list: mitmproxy may be iterating over the old one
 
     def use(self, decisions: Decisions) -> None:
         self._decisions = decisions

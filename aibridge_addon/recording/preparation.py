@@ -12,10 +12,12 @@ redacted without a change here. Three kinds of members are special:
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon import records
@@ -45,10 +47,21 @@ LINKS = frozenset(
         *("client_session_id", "agent_id", "prompt_id"),
     }
 )
+LONG = frozenset(
+    {
+        *("prompt", "content", "result", "input", "metadata", "extra", "value", "error_message", "invocation_error"),
+        *("times", "before", "after", "details", "state", "terms"),
+    }
+)
+"""Members with limits of their own."""
 CUT = frozenset({"model", "tool"})
-"""Names that no other limit bounds."""
-MAX_NAME = 256
+"""Names that are parts of indexes."""
+MAX_MODEL = 256
 """Characters. PostgreSQL refuses a row if the columns of an index take more than 2,704 bytes."""
+MAX_NAME = 1024
+"""Characters. Longer texts of all other members are cut: models, tools, sessions, user agents, projects."""
+MAX_LINK = 256
+"""Characters. Of a longer id that connects rows, the beginning and a digest of the whole are kept."""
 NUL = "\ufffd"
 """Stands for the character NUL. PostgreSQL does not store it, and functions of SQLite take it for the end of a text."""
 MAX_ANSWER = 64 * 1024
@@ -115,13 +128,15 @@ class Preparation:
         redact = self._redact_secrets if name in NAMES else self._redact
         if is_dataclass(value) and not isinstance(value, type):
             return self._redacted(value)
-        if name not in LINKS:
-            found = redact.value(value)
+        if name in LINKS:
+            link = partial(_link, redact)
+            found: Any = link(value) if isinstance(value, str) else tuple(map(link, value))
+        elif isinstance(value, str) and name not in LONG:
+            limit = MAX_MODEL if name in CUT else MAX_NAME
+            found = redact.text(value[: 2 * limit])[:limit]  # a secret at the border is redacted before the cut
         else:
-            found = redact.link(value) if isinstance(value, str) else tuple(map(redact.link, value))
-        if isinstance(found, str):
-            found = found.replace("\0", NUL)
-        return found[:MAX_NAME] if name in CUT and isinstance(found, str) else found
+            found = redact.value(value)
+        return found.replace("\0", NUL) if isinstance(found, str) else found
 
     def _cut(self, record: Record) -> Record:
         """Cut long texts, after secrets at their borders were redacted."""
@@ -166,6 +181,15 @@ class Preparation:
         except Exception:
             logger.exception("aibridge: whether an answer has a price cannot be worked out")
             return False
+
+
+def _link(redact: Redactor, value: str) -> str:
+    """Redact an id, and shorten it. Equal ids stay equal, and different ones different."""
+    shown = redact.link(value)
+    if len(shown) <= MAX_LINK:
+        return shown
+    digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"{shown[: MAX_LINK - 17]}~{digest}"
 
 
 def cut(text: str, limit: int) -> tuple[str, bool]:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from itertools import islice
 
-from aibridge_addon.records import Record
+from aibridge_addon.records import Answer, Continuation, ModelThought, Record, ToolResult, ToolUsage, UserPrompt
 
 MAX_QUEUED = 100_000
 """Maximum number of records that wait in memory. Later ones are dropped."""
 MAX_QUEUED_BYTES = 512 * 2**20
-"""Maximum size of these records, because prompts and arguments of tools may be long."""
+"""Maximum size of these records, because prompts and arguments of tools may be long. Default of `limits.buffered`."""
 MAX_TRANSACTION = 2_000
 """Maximum number of records in one transaction."""
 MAX_TRANSACTION_BYTES = 16 * 2**20
@@ -25,8 +25,9 @@ PLAIN = (type(None), bool, int, float, datetime)
 class Sizes:
     """The sizes of records in the order in which they were accepted."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_QUEUED_BYTES) -> None:
         self.total = 0
+        self._limit = limit
         self._sizes: deque[int] = deque()
 
     def __len__(self) -> int:
@@ -35,7 +36,7 @@ class Sizes:
     def accept(self, record: Record) -> bool:
         """Add the size of a record. Returns False if there is no room for the record."""
         size = size_of(record)
-        if len(self._sizes) >= MAX_QUEUED or self.total + size > MAX_QUEUED_BYTES:
+        if len(self._sizes) >= MAX_QUEUED or self.total + size > self._limit:
             return False
         self._sizes.append(size)
         self.total += size
@@ -54,6 +55,16 @@ class Sizes:
                 break
             count, size = count + 1, size + added
         return count
+
+
+def weight_of(record: Record) -> int:
+    """Return about how many bytes a record takes, faster than `size_of`: only what may be long is measured."""
+    match record:
+        case UserPrompt(prompt=str(text)) | Answer(content=str(text)) | ModelThought(content=str(text)):
+            return RECORD_BYTES + len(text)
+        case ToolUsage() | Continuation() | ToolResult():
+            return size_of(record)
+    return RECORD_BYTES
 
 
 def size_of(record: Record) -> int:

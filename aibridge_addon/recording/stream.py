@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from aibridge_addon.recording.sizes import MAX_QUEUED_BYTES, weight_of
 from aibridge_addon.records import STORED, Continuation, Record, Sink
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,8 @@ class _Waiting:
 class _Batch:
     records: list[Record]
     waiting: _Waiting
+    size: int = 0
+    """Bytes of the records."""
     overdue: bool = False
     """An answer has waited for an earlier flush for too long."""
 
@@ -83,10 +86,11 @@ class RecordStream:
         prepare: Callable[[Record], Record],
         *,
         load: Callable[[], None] = _nothing,
+        max_bytes: int = MAX_QUEUED_BYTES,
         commit_timeout: float = COMMIT_TIMEOUT,
         overdue: float = OVERDUE,
     ) -> None:
-        """`load`: called once on the stream's thread, before the first record."""
+        """`load`: called once on the stream's thread, before the first record. `max_bytes`: of records that wait."""
         self._sinks = tuple(sinks)
         self._broken: set[int] = set()
         """Values of `id()` of the sinks that have raised."""
@@ -105,6 +109,11 @@ class RecordStream:
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
+        self._max_bytes = max_bytes
+        self._bytes_in = self._pending_bytes = 0
+        """Bytes of all records that were accepted, and of the pending ones. Only the event loop changes them."""
+        self._bytes_out = 0
+        """Bytes of the records sent to the sinks. Only the thread changes it."""
         self._handed_over = 0
         """Number of records sent to the thread. Only the event loop changes it."""
         self._handed_out = 0
@@ -167,7 +176,11 @@ class RecordStream:
             self._drop(record, "the bridge had ended before they were emitted")
         elif self._in_hand >= MAX_WAITING:
             self._drop(record, f"{MAX_WAITING} records wait to be prepared")
+        elif self._bytes_in - self._bytes_out + (size := weight_of(record)) > self._max_bytes:
+            self._drop(record, f"records with {self._max_bytes} bytes wait to be prepared")
         else:
+            self._bytes_in += size
+            self._pending_bytes += size
             self._pending.append(record)
             if self._timer is None:
                 self._hand_over_in(LINGER)
@@ -218,6 +231,7 @@ class RecordStream:
 
     def _put(self, batch: _Batch) -> None:
         self._handed_over += len(batch.records)
+        batch.size, self._pending_bytes = self._pending_bytes, 0
         self._batches.put(batch)
 
     def _flushed(self, waiting: _Waiting, kept: bool) -> None:
@@ -298,6 +312,7 @@ class RecordStream:
                 rows = sum(type(record) in STORED for record in records)
                 self._guarded(sink, functools.partial(sink.emit, records), rows)
         self._handed_out += len(batch.records)
+        self._bytes_out += batch.size
         if batch.overdue:
             for sink in self._sinks:
                 self._guarded(sink, sink.overdue)

@@ -319,6 +319,14 @@ class BudgetUsed:
 
 
 @dataclass(frozen=True, slots=True)
+class LeftUnread:
+    """A request or an answer is not read, or not to its end, because of a limit. It was passed on all the same."""
+
+    limit: str
+    """The key of the limit, such as `limits.json_values`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Tunnelled:
     """A connection to a host of no provider was relayed without decryption."""
 
@@ -360,6 +368,7 @@ Record = (
     | ConnectionRefused
     | BudgetUsed
     | PlanLimit
+    | LeftUnread
     | Tunnelled
     | Continuation
     | TraceContinued
@@ -417,6 +426,8 @@ class Readiness:
     """Of the providers that have central keys."""
     servers: tuple[ServerState, ...] = ()
     """Of all configured MCP servers."""
+    buffered_bytes: int = 0
+    """Bytes of requests and answers that are in memory."""
 
 
 Ask = Callable[[], Readiness]

@@ -91,6 +91,7 @@ class Connection:
         self.listing = Listing(name, url, settings.allow, settings.deny)
         self._client: Client | None = None
         self._calls: set[asyncio.Task[types.CallToolResult]] = set()
+        self._slots = asyncio.Semaphore(settings.max_concurrent)
         self._scope: anyio.CancelScope | None = None
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
@@ -112,6 +113,22 @@ class Connection:
 
     async def call(
         self, tool: str, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None = None
+    ) -> types.CallToolResult:
+        """Call a tool. While `max_concurrent` other calls run, this one waits; the wait counts for `timeout`."""
+        waits, deadline = self._slots.locked(), time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise CallError(f"MCP server {self.name} was busy with other calls for {timeout:g} s") from None
+        try:
+            left = max(deadline - time.monotonic(), 0.001) if waits else timeout
+            return await self._call(tool, arguments, left, meta)
+        finally:
+            self._slots.release()
+
+    async def _call(
+        self, tool: str, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None
     ) -> types.CallToolResult:
         client = self._client
         if client is None:

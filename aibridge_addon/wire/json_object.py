@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from aibridge_addon.wire.json_structure import is_deeper
+
 
 class NotJSON(ValueError):
     """The bytes are not one JSON value."""
@@ -24,6 +26,8 @@ class Unreadable(ValueError):
     """The bytes may be JSON, but cannot be decoded here: nested too deeply, or numbers too long."""
 
 
+MAX_DEPTH = 200
+"""Levels. What is nested deeper is not decoded. Functions that walk through values may nest 1000 calls in Python."""
 MAX_SPLIT = 10_000
 """Elements. Longer arrays are split anew each time, because their elements need more memory than the array."""
 
@@ -42,8 +46,10 @@ def decode(data: bytes | msgspec.Raw) -> Any:
 
     Raises:
         NotJSON: the data is not JSON.
-        Unreadable: the data exceeds the limits of the decoder.
+        Unreadable: the data is nested too deeply, or exceeds the limits of the decoder.
     """
+    if len(data) >= 2 * MAX_DEPTH and is_deeper(bytes(data), MAX_DEPTH):
+        raise Unreadable("nested too deeply")
     try:
         return msgspec.json.decode(data)
     except msgspec.DecodeError:

@@ -91,7 +91,7 @@ def test_a_rest_that_is_over_does_not_count_when_no_key_is_left(clock: Clock) ->
     for key in pool.keys[1:]:
         pool.rest(key, 30.0, rate_limited=False)
     assert pool.choose(but=[pool.keys[0]]) is None
-    assert pool.wait == 30.0
+    assert pool.wait() == 30.0
     assert (pool.exhausted().status, pool.exhausted().retry_after) == (502, None)
 
 

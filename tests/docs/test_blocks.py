@@ -43,6 +43,7 @@ NOT_RUN = {
     r"python -m pip install": "downloads packages",
     r"(podman|docker|POSTGRES_PASSWORD=\S+ docker) ": "needs a container engine: tests/docs/test_deploy.py",
     r"cd docs/deploy$": "goes with the container engine",
+    r"kill -HUP": "signals a process: tests/processes/test_reload.py",
     r"prometheus --config": "runs until it is stopped: tests/docs/test_prometheus.py",
 }
 """What a command begins with, and why it is not run here."""

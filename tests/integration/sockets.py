@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,9 +58,17 @@ class Provider:
             pass
 
 
+def quiet() -> logging.Logger:
+    """A logger whose lines are not taken for the proxy's: the library logs tracebacks of its own."""
+    logger = logging.getLogger("tests.websockets")
+    logger.propagate = False
+    logger.setLevel(logging.CRITICAL)
+    return logger
+
+
 @contextmanager
 def served(script: Script) -> Iterator[int]:
-    with serve(script, "127.0.0.1", 0, max_size=None) as server:
+    with serve(script, "127.0.0.1", 0, max_size=None, logger=quiet()) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -83,6 +92,7 @@ def through(
     }
     agent = headers.pop("user-agent", None)
     options |= {"additional_headers": headers, "user_agent_header": agent, "open_timeout": TIMEOUT, "max_size": None}
+    options["logger"] = quiet()
     if way == "gateway":
         connection = connect(f"ws://127.0.0.1:{process.port}/openai/v1{path}", proxy=None, **options)
     elif way == "proxy":

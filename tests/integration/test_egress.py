@@ -193,6 +193,22 @@ def test_upstream_connections_are_kept_under_their_names(start: StartGuarded, pl
 
 
 @WAYS
+@pytest.mark.parametrize("guard", ["on", "off"])
+def test_names_whose_servers_are_silent_cost_no_other_client(
+    start: StartGuarded, places: Places, ask: Ask, guard: str
+) -> None:
+    proxy = start(guard=guard)
+    with ExitStack() as waiting:
+        for number in range(60):
+            client = waiting.enter_context(RawHttp1.connect("127.0.0.1", proxy.port))
+            line = f"GET http://silent{number}.test:{places.port}/ HTTP/1.1\r\nhost: silent{number}.test\r\n\r\n"
+            client.send(line.encode())
+        client, head = ask(proxy, "good.test", places.port)
+        with client:
+            assert head.status == 200
+
+
+@WAYS
 def test_a_name_that_cannot_be_resolved_is_reported(start: StartGuarded, places: Places, ask: Ask) -> None:
     client, head = ask(start(), "nowhere.test", places.port)
     with client:

@@ -19,6 +19,7 @@ from tests.integration.answers import PATH, REQUEST, SIMPLE, ask, config, whole
 from tests.integration.exchanges import ANTHROPIC, wait_for_ended
 from tests.support.in_process import InProcessProxy
 from tests.support.polling import poll_until
+from tests.support.running import NO_METRICS
 from tests.support.upstream import ScriptedUpstream, unused_port
 
 
@@ -134,7 +135,7 @@ def test_the_egress_guard_keeps_its_memory(start_proxy: StartProxy, upstream: Sc
     reloaded(proxy, lambda: on_loop(proxy, life_of(proxy).reload))
     assert addon._guard is guard
     file = proxy.folder / "aibridge.yaml"
-    file.write_text(config(upstream.port, "egress: {guard: 'on', ports: [443]}"))
+    file.write_text(config(upstream.port, f"{NO_METRICS}egress: {{guard: 'on', ports: [443]}}"))
     reloaded(proxy, lambda: on_loop(proxy, life_of(proxy).reload))
     assert addon._guard is not guard and addon._guard is not None
     assert addon._guard._dead is guard._dead

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import socket
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import openai
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import ServerConnection
 
@@ -352,6 +354,70 @@ def test_an_upgrade_asks_who_it_is_like_any_request(start_proxy: StartProxy, pro
         pass
     assert refused.value.response.status_code == 401
     assert provider.upgrades == []
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+SMALL = "limits: {websocket_message: 100KiB}"
+
+
+@pytest.mark.parametrize("compression", ["deflate", None])
+@pytest.mark.parametrize("by", ["client", "provider"])
+@pytest.mark.parametrize("cut", [1, 100], ids=["whole", "fragments"])
+def test_a_message_above_the_limit_closes_the_connection_with_1009(
+    start_proxy: StartProxy, provider: Provider, compression: str | None, by: str, cut: int
+) -> None:
+    process = start_proxy(config=config(provider.port, SMALL))
+    large: Message = ["x" * (4_000_000 // cut)] * cut if cut > 1 else "x" * 4_000_000
+    with through(process, compression=compression, max_size=None) as client:
+        if by == "client":
+            with suppress(ConnectionClosed):
+                client.send(large)
+        else:
+            provider.answer(large)
+            client.send("{}")
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(TIMEOUT)
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+    assert len(provider.received) == (by == "provider")
+
+
+@pytest.mark.parametrize("compression", ["deflate", None])
+def test_messages_within_the_limit_pass_one_after_the_other(
+    start_proxy: StartProxy, provider: Provider, compression: str | None
+) -> None:
+    process = start_proxy(config=config(provider.port, SMALL))
+    for _ in range(4):
+        provider.answer("y" * 90_000)
+    with through(process, compression=compression) as client:
+        for _ in range(4):
+            client.send("x" * 90_000)
+            client.ping()
+            assert client.recv(TIMEOUT) == "y" * 90_000
+    assert [sum(map(len, message)) for message in provider.received] == [90_000] * 4
+
+
+def test_empty_frames_count_too(start_proxy: StartProxy, provider: Provider) -> None:
+    process = start_proxy(config=config(provider.port, SMALL))
+    with through(process, compression=None) as client:
+        with suppress(ConnectionClosed):
+            client.send(itertools.chain(["x"], itertools.repeat("", 10_000)))
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(TIMEOUT)
+    assert closed.value.rcvd is not None and closed.value.rcvd.code == 1009
+
+
+@pytest.mark.parametrize("compression", ["deflate", None])
+def test_messages_that_nothing_reads_have_no_limit_and_stay_as_they_are(
+    start_proxy: StartProxy, provider: Provider, compression: str | None
+) -> None:
+    process = start_proxy(config=config(provider.port, SMALL))
+    large = "x" * 1_000_000
+    provider.answer(large)
+    with through(process, path="/realtime?model=x", compression=compression) as client:
+        client.send([large[:7], large[7:]])
+        assert client.recv(TIMEOUT) == large
+    assert "".join(map(str, provider.received[0])) == large
 
 
 # --- other routes -----------------------------------------------------------------------------------------------------

@@ -212,7 +212,7 @@ def test_a_key_that_is_refused_as_unknown_rests_a_minute_whatever_the_provider_s
     attempts = Attempts(pool())
     steps(attempts, Outcome(401, retry_after=1.0), Outcome(401, retry_after=1.0))
     assert attempts.pool is not None
-    assert attempts.pool.wait == 60.0 and attempts.pool.exhausted().status == 502
+    assert attempts.pool.wait() == 60.0 and attempts.pool.exhausted().status == 502
 
 
 def test_a_single_key_is_never_exhausted_the_providers_own_answer_is_shown() -> None:

@@ -192,66 +192,76 @@ def test_closed_again_it_counts_from_zero() -> None:
 # --- many -------------------------------------------------------------------------------------------------------------
 
 PROVIDER = Provider(name="anthropic", type="anthropic", circuit_breaker=CircuitBreaker(failure_threshold=1))
+HOST = "api.anthropic.com"
 OTHER = Provider(name="other", type="anthropic", circuit_breaker=CircuitBreaker(failure_threshold=1))
 
 
 @pytest.fixture
-def changes() -> list[tuple[str, str, str, State, State]]:
+def changes() -> list[tuple[str, str, str, str, State, State]]:
     return []
 
 
 @pytest.fixture
-def breakers(changes: list[tuple[str, str, str, State, State]]) -> Breakers:
+def breakers(changes: list[tuple[str, str, str, str, State, State]]) -> Breakers:
     return Breakers(lambda: 0.0, lambda *change: changes.append(change))
 
 
-def trip(breakers: Breakers, provider: Provider, route: str, model: str) -> None:
-    breaker = breakers.breaker(provider, route, model)
+def test_the_worst_state_of_all_hosts_counts_for_a_provider(breakers: Breakers) -> None:
+    breakers.breaker(PROVIDER, "a.example", "/v1/messages", "m")
+    assert breakers.worst(PROVIDER.name, "/v1/messages", "m") is CLOSED
+    trip(breakers, PROVIDER, "/v1/messages", "m", "b.example")
+    assert breakers.worst(PROVIDER.name, "/v1/messages", "m") is OPEN
+    assert breakers.worst(PROVIDER.name, "/v1/messages", "n") is CLOSED
+
+
+def trip(breakers: Breakers, provider: Provider, route: str, model: str, host: str = HOST) -> None:
+    breaker = breakers.breaker(provider, host, route, model)
     ticket = breaker.admit() if breaker is not None else None
     assert ticket is not None
     ticket.settle(503, "http_503")
 
 
-def is_open(breakers: Breakers, provider: Provider, route: str, model: str) -> bool:
-    breaker = breakers.breaker(provider, route, model)
+def is_open(breakers: Breakers, provider: Provider, route: str, model: str, host: str = HOST) -> bool:
+    breaker = breakers.breaker(provider, host, route, model)
     return breaker is not None and breaker.state is OPEN
 
 
-def test_there_is_one_for_each_provider_route_and_model(
-    breakers: Breakers, changes: list[tuple[str, str, str, State, State]]
+def test_there_is_one_for_each_provider_host_route_and_model(
+    breakers: Breakers, changes: list[tuple[str, str, str, str, State, State]]
 ) -> None:
     trip(breakers, PROVIDER, "/v1/messages", "m")
     assert is_open(breakers, PROVIDER, "/v1/messages", "m")
     assert not is_open(breakers, PROVIDER, "/v1/messages", "n")
     assert not is_open(breakers, PROVIDER, "/v1/other", "m")
     assert not is_open(breakers, OTHER, "/v1/messages", "m")
-    assert changes == [("anthropic", "/v1/messages", "m", CLOSED, OPEN)]
+    assert not is_open(breakers, PROVIDER, "/v1/messages", "m", "other.example")
+    assert changes == [("anthropic", HOST, "/v1/messages", "m", CLOSED, OPEN)]
 
 
 def test_a_provider_without_the_setting_has_none(breakers: Breakers) -> None:
-    assert breakers.breaker(Provider(name="plain", type="openai"), "/v1/responses", "m") is None
+    assert breakers.breaker(Provider(name="plain", type="openai"), HOST, "/v1/responses", "m") is None
     assert len(breakers) == 0
 
 
 def test_their_number_is_bounded_and_open_ones_are_kept_the_longest(breakers: Breakers) -> None:
     trip(breakers, PROVIDER, "/v1/messages", "bad")
     for number in range(2 * MAX_BREAKERS):
-        breakers.breaker(PROVIDER, "/v1/messages", f"model-{number}")
+        breakers.breaker(PROVIDER, HOST, "/v1/messages", f"model-{number}")
     assert len(breakers) == MAX_BREAKERS
     assert is_open(breakers, PROVIDER, "/v1/messages", "bad")
 
 
 def test_an_open_one_that_is_dropped_is_reported_as_closed(
-    breakers: Breakers, changes: list[tuple[str, str, str, State, State]]
+    breakers: Breakers, changes: list[tuple[str, str, str, str, State, State]]
 ) -> None:
     for number in range(MAX_BREAKERS + 1):
         trip(breakers, PROVIDER, "/v1/messages", f"model-{number}")
     assert len(breakers) == MAX_BREAKERS
     assert changes[-2:] == [
-        ("anthropic", "/v1/messages", "model-0", OPEN, CLOSED),
-        ("anthropic", "/v1/messages", f"model-{MAX_BREAKERS}", CLOSED, OPEN),
+        ("anthropic", HOST, "/v1/messages", "model-0", OPEN, CLOSED),
+        ("anthropic", HOST, "/v1/messages", f"model-{MAX_BREAKERS}", CLOSED, OPEN),
     ]
 
 
 def test_a_long_name_of_a_model_is_cut(breakers: Breakers) -> None:
-    assert breakers.breaker(PROVIDER, "/", "m" * 10_000) is breakers.breaker(PROVIDER, "/", "m" * 20_000)
+    assert breakers.breaker(PROVIDER, HOST, "/", "m" * 10_000) is breakers.breaker(PROVIDER, HOST, "/", "m" * 20_000)

@@ -186,7 +186,7 @@ def test_an_event_that_may_hide_a_call_is_stopped_before_the_call_is_shown(diale
         for chunks in chunkings(events):
             tools = spliced(dialect, [])
             shown = b"".join(map(tools.feed, chunks))
-            assert tools.unreadable == "an event with a call cannot be read"
+            assert tools.unreadable == "a part with a call cannot be read"
             assert CALL.encode() not in shown
 
 

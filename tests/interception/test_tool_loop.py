@@ -17,9 +17,10 @@ OURS = [{"name": name} for name in INJECTED]
 OWN = {"name": "Read"}
 
 
-def loop(max_turns: int = 5, tools: list[Any] | None = None, **members: Any) -> ToolLoop:
+def loop(max_turns: int = 5, max_calls: int = 8, tools: list[Any] | None = None, **members: Any) -> ToolLoop:
     body = {"messages": [{"role": "user", "content": "hi"}], "tools": tools or [*OURS, OWN]} | members
-    return ToolLoop(INJECTIONS["messages"], JSONObject(json.dumps(body).encode()), INJECTED, max_turns=max_turns)
+    request = JSONObject(json.dumps(body).encode())
+    return ToolLoop(INJECTIONS["messages"], request, INJECTED, max_turns=max_turns, max_calls=max_calls)
 
 
 def call(id_: str, name: str = "bmcp_a_look", given: Any = None, anchor: str | None = None) -> Call:
@@ -62,6 +63,19 @@ def test_the_history_grows_turn_by_turn() -> None:
     assert request is not None
     assert [message["role"] for message in request["messages"]] == ["user", *("assistant", "user") * 2]
     assert made.response_ids == ["msg_1", "msg_2"]
+
+
+def test_only_so_many_calls_of_a_turn_are_run() -> None:
+    made = loop(max_calls=2)
+    request = turn(made, *(call(str(number)) for number in range(4)))
+    not_made = "This call was not made: a turn may make 2 calls."
+    assert results_in(request) == [
+        ("0", "of 0", False),
+        ("1", "of 1", False),
+        ("2", not_made, True),
+        ("3", not_made, True),
+    ]
+    assert turn(made, call("again")) is None and made.calls_hidden
 
 
 def test_calls_without_ids_keep_their_results_apart() -> None:

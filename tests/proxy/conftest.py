@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mitmproxy import ctx
 
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.schema import Settings
@@ -16,7 +17,7 @@ MakeScene = Callable[..., Scene]
 
 
 @pytest.fixture
-async def make_scene(tmp_path: Path) -> AsyncIterator[MakeScene]:
+async def make_scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[MakeScene]:
     """Make scenes. The end of each flow must be reported exactly once."""
     scenes: list[Scene] = []
 
@@ -25,8 +26,10 @@ async def make_scene(tmp_path: Path) -> AsyncIterator[MakeScene]:
         defaults = {"database": f"sqlite:///{database}", "metrics": {"listen": None}, "providers": PROVIDERS}
         bridge = Bridge(Settings.model_validate(defaults | (config or {})))
         bridge.start()
-        scenes.append(Scene(bridge, database, **options))
-        return scenes[-1]
+        scene = Scene(bridge, database, **options)
+        monkeypatch.setattr(ctx, "options", scene.layer.context.options, raising=False)
+        scenes.append(scene)
+        return scene
 
     yield make
     for scene in scenes:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from aibridge_addon.config.schema import Recording
-from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_NAME, MAX_RESULT, Preparation
-from aibridge_addon.records import Continuation, Record, ToolResult
+from aibridge_addon.recording import pricing
+from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_LINK, MAX_MODEL, MAX_NAME, MAX_RESULT, Preparation
+from aibridge_addon.records import Continuation, Record, TokenUsage, ToolResult
 from tests.support.databases import Database, interceptions, write
 from tests.support.examples import ANSWER, ENDED, PASSTHROUGH, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 
@@ -104,6 +107,54 @@ def test_a_price_is_put_into_the_record() -> None:
     assert priced.price_list.startswith("genai-prices ")
 
 
+def test_an_error_of_pricing_costs_no_row(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(pricing, "priced", fail)
+    preparation = Preparation(Recording())
+    for _ in range(2):
+        priced = preparation(replace(TOKENS, cost_usd=1.0, cost_source="price_list"))
+        assert isinstance(priced, TokenUsage)
+        assert (priced.cost_usd, priced.cost_source, priced.price_list) == (None, None, None)
+        assert (priced.unpriced, priced.output_tokens) == ("error: OSError", TOKENS.output_tokens)
+    assert len(caplog.records) == 1
+    monkeypatch.setattr(pricing, "is_never_priced", fail)
+    assert preparation.is_never_priced(TOKENS) is False
+
+
+def test_without_the_price_lists_rows_have_no_cost_until_they_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    preparation = Preparation(Recording())
+    with monkeypatch.context() as full:
+
+        def load() -> None:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        full.setattr(pricing, "load", load)
+        assert preparation.priced(TOKENS).unpriced == "error: OSError"
+    assert not (preparation.priced(TOKENS).unpriced or "").startswith("error")
+
+
+PRICED_WITHOUT_FILES = """
+import sys
+from tests.recording.test_preparation import TOKENS, Preparation, Recording, replace
+from aibridge_addon.recording.prices import vendors
+preparation = Preparation(Recording())
+preparation.load()
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(arguments) if event in ("open", "import") else None)
+for vendor in (*sorted(vendors()), "groq", "nowhere", "openrouter", None):
+    for model in ("gpt-4.1", "claude-sonnet-4-5", "no-such-model"):
+        preparation.priced(replace(TOKENS, vendor=vendor, model=model, unpriced=None))
+assert not opened, opened
+"""
+
+
+def test_no_file_is_opened_for_a_price_after_the_start() -> None:
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", PRICED_WITHOUT_FILES], cwd=root, check=True)
+
+
 @pytest.mark.parametrize(("vendor", "reason"), [("anthropic", "model: no-such-model"), (None, "vendor: unknown")])
 def test_without_a_price_the_record_says_why(vendor: str | None, reason: str) -> None:
     priced = prepare(replace(TOKENS, vendor=vendor, unpriced=None))
@@ -131,6 +182,30 @@ def test_what_imports_slowly_is_not_imported_with_the_addon() -> None:
     assert imported.stdout.split() == []
 
 
+def test_names_that_clients_choose_are_cut() -> None:
+    long = "x" * 100_000
+    started = prepare(replace(STARTED, model=long, user_agent=long, project=long, client_session_id=long))
+    assert (len(started.model), len(started.user_agent), len(started.project)) == (MAX_MODEL, MAX_NAME, MAX_NAME)
+    assert prepare(replace(TOOL, tool=long)).tool == "x" * MAX_MODEL
+    assert len(started.client_session_id) == MAX_LINK
+    # Texts have limits of their own.
+    assert prepare(replace(PROMPT, prompt=long)).prompt == long
+    assert prepare(replace(THOUGHT, content=long)).content == long
+
+
+def test_long_ids_stay_equal_or_different() -> None:
+    def shown(call_id: str) -> str:
+        return str(prepare(replace(TOOL, provider_tool_call_id=call_id)).provider_tool_call_id)
+
+    first, second = "x" * 1000 + "1", "x" * 1000 + "2"
+    assert shown(first) == shown(first) != shown(second)
+    assert len(shown(first)) == MAX_LINK and shown("x" * MAX_LINK) == "x" * MAX_LINK
+
+
+def test_a_secret_at_the_border_of_a_cut_is_redacted() -> None:
+    assert SECRET[:10] not in prepare(replace(STARTED, model="x" * (MAX_MODEL - 12) + f" {SECRET} y")).model
+
+
 @pytest.mark.parametrize("name", ["m" * 300, "\U0001f600" * 10_000])
 def test_a_name_of_any_length_can_be_recorded(database: Database, name: str) -> None:
     """PostgreSQL refuses rows whose columns of an index are too long."""
@@ -138,8 +213,8 @@ def test_a_name_of_any_length_can_be_recorded(database: Database, name: str) -> 
     tool = replace(TOOL, tool=name)
     batch: list[Record] = [replace(STARTED, model=name), tool, replace(TOKENS, model=name), ENDED]
     write(database, *map(prepared, batch))
-    assert interceptions(database)[STARTED.id]["model"] == name[:MAX_NAME] == prepared.recorded_name(name)
-    assert [row["tool"] for row in database.rows("aibridge_tool_usages")] == [name[:MAX_NAME]]
+    assert interceptions(database)[STARTED.id]["model"] == name[:MAX_MODEL] == prepared.recorded_name(name)
+    assert [row["tool"] for row in database.rows("aibridge_tool_usages")] == [name[:MAX_MODEL]]
 
 
 def test_what_no_database_stores_is_replaced() -> None:

@@ -200,3 +200,18 @@ async def test_a_sink_that_cannot_be_closed_leaves_no_other_open() -> None:
     await stream.drain(None)
     stream._thread.join(10)
     assert broken.closed and last.closed
+
+
+async def test_records_that_wait_are_bounded_in_bytes_too() -> None:
+    sink = Kept(durable=True)
+    stream = RecordStream([sink], unchanged, max_bytes=100_000)
+    large = replace(PROMPT, prompt="x" * 60_000)
+    for record in (large, large, STARTED, replace(TOOL, input={"text": "x" * 60_000})):
+        stream.emit(record)
+    assert (stream.lost, stream.depth) == (2, 2)
+    stream.start()
+    assert not await stream.committed()  # two are missing
+    stream.emit(large)  # there is room again
+    assert await stream.committed()
+    await stream.drain(10)
+    assert sink.records == [large, STARTED, large]

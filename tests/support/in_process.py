@@ -31,6 +31,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, Unpack, cast
 
+from mitmproxy import optmanager
 from mitmproxy.addons import dumper
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.addons.termlog import TermLogHandler
@@ -159,6 +160,12 @@ class InProcessProxy(RunningProxy):
             self.close()
 
     @property
+    def options(self) -> Options:
+        """mitmproxy's options, while it runs."""
+        assert self._master is not None
+        return self._master.options
+
+    @property
     def running(self) -> bool:
         return self._thread is not None and self._thread.is_alive()
 
@@ -240,6 +247,7 @@ class InProcessProxy(RunningProxy):
         given = parser.parse_args(arguments)
         try:
             options.set(*given.setoptions, defer=True)
+            optmanager.load_paths(options, str(Path(options.confdir) / "config.yaml"))
             process_options(parser, options, given)
         except OptionsError as error:
             self._output.write(f"mitmdump: {error}\n")

@@ -247,6 +247,20 @@ async def test_a_cancelled_call_is_cancelled_at_the_server(
         assert await stage.call("bmcp_ours_add", a=1, b=2) == "3"
 
 
+async def test_a_server_runs_only_so_many_calls_at_the_same_time(start: StartServers, ours: HttpMcp) -> None:
+    with ToolGate() as gate:
+        stage = start({"ours": ours.settings(max_concurrent=1)})
+        first = asyncio.create_task(stage.call("bmcp_ours_slow", port=gate.port))
+        await asyncio.to_thread(gate.wait_reached)
+        add = await stage.tool("bmcp_ours_add")
+        with pytest.raises(CallError, match="MCP server ours was busy with other calls for 0"):
+            await stage.servers.call(add, {"a": 1, "b": 2}, 0.01)
+        second = asyncio.create_task(stage.call("bmcp_ours_add", a=1, b=2))
+        gate.open()
+        await first
+        assert await second == "3"
+
+
 @pytest.mark.parametrize("options", [*NOTIFYING, None], ids=str)
 async def test_a_call_that_takes_too_long_is_given_up_at_both_ends(
     start: StartServers, options: tuple[str, ...] | None

@@ -25,7 +25,8 @@ from aibridge_addon.dialects.bedrock.common import BedrockDialect, BedrockReader
 from aibridge_addon.dialects.client_results import MAX_ENTRIES, ClientResult, client_result, newest
 from aibridge_addon.dialects.context import Shape
 from aibridge_addon.dialects.errors import error_instead, error_of_event
-from aibridge_addon.dialects.output import OutputWriter
+from aibridge_addon.dialects.output import MAX_THOUGHT, OutputWriter
+from aibridge_addon.dialects.room import PART_COST, Pieces, size_of
 from aibridge_addon.dialects.surroundings import surroundings
 from aibridge_addon.dialects.usage import INPUT_AND_OUTPUT, facts_beside, facts_in, joined, read_counts
 from aibridge_addon.dialects.words import Said, conversation_end
@@ -120,7 +121,7 @@ class ConverseReader(BedrockReader):
 
     def __init__(self, *, texts: bool = True) -> None:
         super().__init__(texts=texts)
-        self._open: dict[int, tuple[dict[str, Any], list[str], list[str]]] = {}
+        self._open: dict[int, tuple[dict[str, Any], Pieces, Pieces]] = {}
         """By block: the `toolUse` of its start, the pieces of the input, and the pieces of the reasoning."""
         self._writer = OutputWriter(self.reading.output, texts=texts)
 
@@ -146,17 +147,23 @@ class ConverseReader(BedrockReader):
         if name == "contentBlockDelta":
             delta = as_dict(event.get("delta"))
             self._writer.text(as_text(delta.get("text")))
-            _, tool_input, reasoning = self._open.setdefault(index, ({}, [], []))
-            tool_input.append(as_text(as_dict(delta.get("toolUse")).get("input")))
-            reasoning.append(as_text(as_dict(delta.get("reasoningContent")).get("text")))
+            given = as_text(as_dict(delta.get("toolUse")).get("input"))
+            thought = as_text(as_dict(delta.get("reasoningContent")).get("text"))
+            if (given or thought) and self.room.take(len(given) + len(thought)):
+                if index not in self._open:
+                    self._begin(index, {})
+                if index in self._open:
+                    _, tool_input, reasoning = self._open[index]
+                    tool_input.add(given)
+                    reasoning.add(thought)
         elif name == "contentBlockStart":
             self._writer.between()
-            self._open[index] = (as_dict(as_dict(event.get("start")).get("toolUse")), [], [])
+            self._begin(index, as_dict(as_dict(event.get("start")).get("toolUse")))
         elif name == "contentBlockStop":
-            tool_use, tool_input, reasoning = self._open.pop(index, ({}, [], []))
+            tool_use, tool_input, reasoning = self._open.pop(index, ({}, Pieces(), Pieces()))
             if tool_use:
-                self._call(tool_use, arguments("".join(tool_input)))
-            self._think("".join(reasoning))
+                self._call(tool_use, arguments(tool_input.text()))
+            self._think(reasoning.text()[:MAX_THOUGHT])
         elif name == "messageStop":
             self.reading.stop_reason = as_text(event.get("stopReason"))
             self.reading.finished = True
@@ -168,6 +175,10 @@ class ConverseReader(BedrockReader):
             if error := error_of_event(event, default_type="internalServerException"):
                 self.reading.error = error
                 self._end()
+
+    def _begin(self, index: int, tool_use: dict[str, Any]) -> None:
+        if self.room.take(PART_COST + size_of(tool_use)):
+            self._open[index] = (tool_use, Pieces(), Pieces())
 
     def message(self, body: dict[str, Any]) -> None:
         if error := error_instead(body, "output", default_type="internalServerException"):

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aibridge_addon.dialects.base import arguments
+from aibridge_addon.dialects.room import Pieces
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_text
+
+MAX_NAME = 256
+"""Characters of a name that arrives in pieces. No provider allows longer ones."""
 
 
 @dataclass(slots=True)
@@ -17,7 +21,7 @@ class StreamedCall:
 
     id: str = ""
     name: str = ""
-    pieces: list[str] = field(default_factory=list)
+    pieces: Pieces = field(default_factory=Pieces)
     """The text of the arguments so far."""
     given: Any = None
     """The arguments of a server that sends them as an object instead of text."""
@@ -26,16 +30,17 @@ class StreamedCall:
 
     @property
     def input(self) -> Any:
-        return arguments("".join(self.pieces)) if self.given is None else self.given
+        return arguments(self.pieces.text()) if self.given is None else self.given
 
     def grow(self, delta: dict[str, Any]) -> None:
         self.id = self.id or as_text(delta.get("id"))
         function = function_of(delta)
         name = as_text(function.get("name"))
-        self.name += "" if name == self.name else name  # some servers repeat the name in every delta
+        if name != self.name and len(self.name) < MAX_NAME:  # some servers repeat the name in every delta
+            self.name += name
         given = _arguments(function)
         if isinstance(given, str):
-            self.pieces.append(given)
+            self.pieces.add(given)
         elif given is not None:
             self.given = given
 
@@ -112,7 +117,7 @@ def _begins_another(call: StreamedCall, delta: dict[str, Any]) -> bool:
         return False
     if call_id and call.id:
         return call_id != call.id
-    begun = call.given is not None or any(call.pieces)
+    begun = call.given is not None or bool(call.pieces)
     return begun and (name != call.name or (bool(given) and _is_whole(call)))
 
 
@@ -120,7 +125,9 @@ def _is_whole(call: StreamedCall) -> bool:
     """Return whether nothing can follow in the call's arguments, because they are a complete object."""
     if call.given is not None:
         return True
-    text = "".join(call.pieces).strip()
+    if not call.pieces.are_few:  # such servers send the arguments at once, and joining each time takes quadratic time
+        return False
+    text = call.pieces.text().strip()
     if not text.endswith("}"):
         return False
     try:

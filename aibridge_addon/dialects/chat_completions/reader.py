@@ -36,7 +36,8 @@ from aibridge_addon.dialects.chat_completions.results import tool_results
 from aibridge_addon.dialects.client_results import MAX_ENTRIES
 from aibridge_addon.dialects.context import Shape
 from aibridge_addon.dialects.errors import AnswerError, answer_error, error_in, error_instead, error_of_event
-from aibridge_addon.dialects.output import MAX_THOUGHT, KeptText
+from aibridge_addon.dialects.output import MAX_ANSWER, MAX_THOUGHT, KeptText
+from aibridge_addon.dialects.room import PART_COST, size_of
 from aibridge_addon.dialects.surroundings import codex_directory, surroundings, system_messages
 from aibridge_addon.dialects.usage import facts_beside, joined
 from aibridge_addon.dialects.words import Said, conversation_end, texts_of
@@ -45,6 +46,8 @@ from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 NO_TIER = b'"service_tier":?'
 """In no chunk, since it is no JSON."""
+MAX_CHOICES = 128
+"""Maximum number of choices that are kept. OpenAI's `n` is at most 128 (API reference)."""
 THOUGHTS = ("reasoning_content", "reasoning", "reasoning_text")
 """Members with the model's reasoning in the answers of compatible servers."""
 SEARCHES: Mapping[str, str] = MappingProxyType(
@@ -138,9 +141,9 @@ _chunk = msgspec.json.Decoder(_Chunk)
 class _Message:
     """The message of one choice, as far as it has arrived."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_first: bool = True) -> None:
         self.text = KeptText()
-        self.thought = KeptText(MAX_THOUGHT)
+        self.thought = KeptText(MAX_THOUGHT if is_first else MAX_ANSWER)
         self.calls = StreamedCalls(StreamedCall)
         self.legacy = StreamedCall()
         """The call of a server that still uses `function_call`."""
@@ -241,7 +244,12 @@ class ChatCompletionsReader(AnswerReader):
         )
 
     def _message(self, index: int) -> _Message:
-        return self._messages.setdefault(index, _Message())
+        message = self._messages.get(index)
+        if message is None:
+            message = _Message(is_first=not self._messages)
+            if len(self._messages) < MAX_CHOICES:
+                self._messages[index] = message
+        return message
 
     def read(self, name: str, event: Any) -> None:
         if event == DONE:
@@ -265,9 +273,15 @@ class ChatCompletionsReader(AnswerReader):
     def _choice(self, choice: dict[str, Any], delta: dict[str, Any]) -> None:
         message = self._message(as_count(choice.get("index")))
         self._goes_on = self._goes_on or (message.finished and any(delta.values()))
+        legacy, calls = delta.get("function_call"), as_list(delta.get("tool_calls"))
+        if (legacy or calls) and not self.room.take(size_of(legacy) + size_of(calls)):
+            delta, calls = {name: value for name, value in delta.items() if name != "function_call"}, []
         message.grow(delta)
-        for call in map(as_dict, as_list(delta.get("tool_calls"))):
+        before = len(message.calls.all)
+        for call in map(as_dict, calls):
             message.calls.of(call)
+        if begun := len(message.calls.all) - before:
+            self.room.take(begun * PART_COST)
         self._finish(choice, message)
 
     def _finish(self, choice: dict[str, Any], message: _Message) -> None:

@@ -22,6 +22,7 @@ from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import DONE, arguments, decode_event, event_members
 from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls, function_of
 from aibridge_addon.dialects.chat_completions.events import chunks_of
+from aibridge_addon.dialects.chat_completions.growth import Grown
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, encode
@@ -43,7 +44,7 @@ class _SplicedCall(StreamedCall):
     """None: the name may still become that of an injected tool."""
     index: int | None = None
     """The call's index in the client's answer, once a delta was sent."""
-    whole: dict[str, Any] = field(default_factory=dict)
+    whole: Grown = field(default_factory=Grown)
     """All deltas, merged."""
 
 
@@ -59,9 +60,10 @@ class ChatSplice(Splice):
         self._first: dict[str, Any] = {}
         """The first chunk that has an id, or the first body."""
         self._last: dict[str, Any] = {}
-        self._message: dict[str, Any] = {}
+        self._message = Grown()
         """The visible message of all turns (blocking answers)."""
         self._choice: dict[str, Any] = {}
+        self._logprobs = Grown()
         self._role_sent = False
         self._next_call = 0
         self._spliced = False
@@ -103,7 +105,7 @@ class ChatSplice(Splice):
         self._reset()
 
     @property
-    def _hides(self) -> bool:
+    def hides(self) -> bool:
         return any(call.hidden for call in self._calls.all)
 
     # --- a stream ---------------------------------------------------------------------------------------------
@@ -112,14 +114,17 @@ class ChatSplice(Splice):
         if self._finished or (self._over and self._spliced):
             return b"" if self._spliced else raw
         self._over = self._over or event == DONE
-        self._raw.append(raw)
+        if self.keeps:
+            self._raw.append(raw)
         calls = [] if event is None or event == DONE else self._notice(as_dict(event))
         self._waiting.append((raw, event, calls))
-        self._unsettled.update({id(call): call for call in calls})
+        for call in calls:
+            if call.hidden is None:
+                self._unsettled[id(call)] = call
+            else:
+                self._unsettled.pop(id(call), None)
         if event == DONE or self._reason:
             self._decide()
-        if self._unsettled:
-            self._unsettled = {key: call for key, call in self._unsettled.items() if call.hidden is None}
         if self._unsettled:
             return b""
         waiting, self._waiting = self._waiting, []
@@ -156,6 +161,7 @@ class ChatSplice(Splice):
         for call in self._unsettled.values():
             if call.hidden is None:
                 self._settle(call)
+        self._unsettled.clear()
 
     def _settle(self, call: _SplicedCall, *, custom: bool = False) -> None:
         call.hidden = call.name in self.injected and not custom
@@ -259,7 +265,7 @@ class ChatSplice(Splice):
 
     def end_turn(self) -> TurnEnd:
         self._decide()
-        if not self._hides:
+        if not self.hides:
             client_calls = [call.id for call in self._calls.all]
             return TurnEnd(client_calls=client_calls, response_id=self._id)
         return self._turn_end(self._id, _content(self._raw), whole=not self._failed and self._reason not in CUT_SHORT)
@@ -296,14 +302,14 @@ class ChatSplice(Splice):
         self._last = body
         self._choice.pop("finish_reason", None)
         self._work.append(as_dict(body.get("usage")))
-        message: dict[str, Any] = {}
+        grown = Grown()
         reasons = []
         for choice in map(as_dict, as_list(body.get("choices"))):  # Copilot sends text and calls as two choices
-            _grow(message, as_dict(choice.get("message")))
+            grown.add(as_dict(choice.get("message")))
             reasons += [reason] if (reason := choice.get("finish_reason")) else []
-            logprobs = {name: choice[name] for name in ("logprobs",) if name in choice}
             self._choice |= {name: value for name, value in choice.items() if name not in ("message", "logprobs")}
-            _grow(self._choice, logprobs)
+            self._logprobs.add({name: choice[name] for name in ("logprobs",) if name in choice})
+        message = grown.whole()
         self._over, self._says_something = True, _says_something(message)
         end = self._turn_end(as_text(body.get("id")), message, whole=not CUT_SHORT.intersection(map(as_text, reasons)))
         visible = {name: value for name, value in message.items() if name != "tool_calls"}
@@ -311,14 +317,15 @@ class ChatSplice(Splice):
         own = [call for call in calls if not _is_hidden(as_dict(call), self.injected)]
         self._spliced = self._spliced or len(own) < len(calls)
         self._next_call += len(own)
-        _grow(self._message, visible | ({"tool_calls": own} if own else {}))
+        self._message.add(visible | ({"tool_calls": own} if own else {}))
         return end
 
     def body(self) -> dict[str, Any]:
         if not self._spliced:
             return self._first
         reason = self._visible_reason(self._choice.get("finish_reason"))
-        choice = self._choice | {"index": 0, "message": self._message, "finish_reason": reason}
+        choice = self._choice | self._logprobs.whole()
+        choice |= {"index": 0, "message": self._message.whole(), "finish_reason": reason}
         merged = self._first | {"choices": [choice]}
         merged |= {name: self._last[name] for name in ("system_fingerprint",) if name in self._last}
         return merged | ({"usage": usage} if (usage := self._usage()) else {})
@@ -329,13 +336,14 @@ class ChatSplice(Splice):
     def body_of(self, events: Sequence[bytes]) -> dict[str, Any]:
         body: dict[str, Any] = {}
         choice: dict[str, Any] = {"index": 0, "message": _content(events), "finish_reason": None}
+        beside_message = Grown()
         for chunk in _decoded(events):
             beside = {name: value for name, value in chunk.items() if name not in ("choices", "obfuscation")}
             body |= {name: value for name, value in beside.items() if value or name not in body}
             for part in map(as_dict, as_list(chunk.get("choices"))):
-                _grow(choice, {name: value for name, value in part.items() if name in ("logprobs", "error")})
+                beside_message.add({name: value for name, value in part.items() if name in ("logprobs", "error")})
                 choice["finish_reason"] = part.get("finish_reason") or choice["finish_reason"]
-        return body | {"object": "chat.completion", "choices": [choice]}
+        return body | {"object": "chat.completion", "choices": [choice | beside_message.whole()]}
 
     def _usage(self) -> dict[str, Any]:
         return openai.usage_of_turns(self._work, "prompt_tokens", "completion_tokens")
@@ -378,15 +386,17 @@ def _decoded(events: Iterable[bytes]) -> Iterator[dict[str, Any]]:
 
 def _content(events: Iterable[bytes]) -> dict[str, Any]:
     """Return a turn's message, merged from its chunks."""
-    message: dict[str, Any] = {"role": "assistant", "content": None}
+    grown = Grown()
+    grown.add({"role": "assistant", "content": None})
     calls = StreamedCalls(_SplicedCall)
     for chunk in _decoded(events):
         for delta in _call_deltas(chunk):
-            _grow(calls.of(delta).whole, {name: value for name, value in delta.items() if name != "index"})
+            calls.of(delta).whole.add({name: value for name, value in delta.items() if name != "index"})
         for choice in map(as_dict, as_list(chunk.get("choices"))):
-            _grow(message, {n: value for n, value in as_dict(choice.get("delta")).items() if n != "tool_calls"})
+            grown.add({n: value for n, value in as_dict(choice.get("delta")).items() if n != "tool_calls"})
+    message = grown.whole()
     said = {name: value for name, value in message.items() if value != ""} | {"content": message["content"] or None}
-    return said | ({"tool_calls": [call.whole for call in calls.all]} if calls.all else {})
+    return said | ({"tool_calls": [call.whole.whole() for call in calls.all]} if calls.all else {})
 
 
 def _call_deltas(chunk: dict[str, Any]) -> list[dict[str, Any]]:
@@ -428,42 +438,3 @@ def _valid(call: dict[str, Any]) -> dict[str, Any]:
         return call
     text = encode(given).decode() if isinstance(given, dict) else "{}"
     return call | {"function": function | {"arguments": text}}
-
-
-def _grow(whole: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Merge a delta into a value: text and lists are appended, objects merged. Unknown members are kept."""
-    for name, value in delta.items():
-        known = whole.get(name)
-        if isinstance(value, str) and isinstance(known, str):
-            repeated = name in ("id", "type", "role") or (name == "name" and value == known)
-            whole[name] = known or value if repeated else known + value
-        elif isinstance(value, list) and isinstance(known, list):
-            whole[name] = _grown(known, value)
-        elif isinstance(value, dict) and isinstance(known, dict):
-            whole[name] = dict(known)
-            _grow(whole[name], value)
-        elif value is not None or name not in whole:
-            whole[name] = value
-
-
-def _grown(known: list[Any], added: list[Any]) -> list[Any]:
-    """Append elements to a list. Pieces of an element with an index (`reasoning_details`) are merged."""
-    grown = list(known)
-    for piece in added:
-        place = next((i for i, entry in enumerate(grown) if _is_piece(entry, piece)), None)
-        if place is None:
-            grown.append(piece)
-            continue
-        entry = grown[place]
-        text = {n: entry[n] + piece[n] for n in ("text", "summary", "data") if n in piece and as_text(entry.get(n))}
-        grown[place] = entry | {n: value for n, value in piece.items() if value is not None} | text
-    return grown
-
-
-def _is_piece(entry: Any, piece: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and isinstance(piece, dict)
-        and "index" in piece
-        and all(entry.get(name) == piece.get(name) for name in ("index", "type"))
-    )

@@ -32,7 +32,8 @@ from aibridge_addon.dialects.client_results import MAX_ENTRIES
 from aibridge_addon.dialects.context import Shape
 from aibridge_addon.dialects.errors import error_instead, error_of_event
 from aibridge_addon.dialects.messages.results import tool_results
-from aibridge_addon.dialects.output import OutputWriter
+from aibridge_addon.dialects.output import MAX_THOUGHT, OutputWriter
+from aibridge_addon.dialects.room import PART_COST, Pieces, size_of
 from aibridge_addon.dialects.surroundings import surroundings
 from aibridge_addon.dialects.usage import (
     INPUT_AND_OUTPUT,
@@ -172,7 +173,9 @@ class MessagesReader(AnswerReader):
 
     def __init__(self, *, texts: bool = True) -> None:
         super().__init__(texts=texts)
-        self._open: dict[int, tuple[dict[str, Any], list[str]]] = {}
+        self._open: dict[int, tuple[dict[str, Any], Pieces]] = {}
+        self._abandoned = 0
+        """Length of the output when a model declined last. The client's calls before it were removed."""
         self._usage: dict[str, Any] = {}
         self._beside: dict[str, Any] = {}
         self._writer = OutputWriter(self.reading.output, texts=texts)
@@ -259,22 +262,29 @@ class MessagesReader(AnswerReader):
             self._fall_back(block)
         else:
             self._writer.between()
-        self._open[index] = (block, [])
+        if self.room.take(PART_COST + size_of(block)):
+            self._open[index] = (block, Pieces())
 
     def _delta(self, event: dict[str, Any]) -> None:
         delta = as_dict(event.get("delta"))
         if delta.get("type") == "text_delta":
             self._writer.text(as_text(delta.get("text")))
             return
-        block, pieces = self._open.get(as_count(event.get("index")), ({}, []))
-        if isinstance(delta.get("partial_json"), dict):
-            block["input"] = delta["partial_json"]  # some servers send the object instead of its text
-        pieces.append(as_text(delta.get("partial_json")) or as_text(delta.get("thinking")))
+        block, pieces = self._open.get(as_count(event.get("index")), (None, None))
+        if block is None or pieces is None:
+            return
+        given = delta.get("partial_json")
+        text = as_text(given) or as_text(delta.get("thinking"))
+        if not self.room.take(size_of(given) if isinstance(given, dict) else len(text)):
+            return
+        if isinstance(given, dict):
+            block["input"] = given  # some servers send the object instead of its text
+        pieces.add(text)
 
     def _stop(self, index: int) -> None:
-        block, pieces = self._open.pop(index, ({}, []))
+        block, pieces = self._open.pop(index, ({}, Pieces()))
         if block.get("type") not in ("text", "fallback"):
-            text = "".join(pieces)
+            text = pieces.text()
             self._block(block, arguments(text) if text else block.get("input"), as_text(block.get("thinking")) + text)
 
     def _block(self, block: dict[str, Any], tool_input: Any, thinking: str) -> None:
@@ -293,7 +303,7 @@ class MessagesReader(AnswerReader):
                 )
             )
         elif kind == "thinking" and thinking:
-            self._writer.part(Thought(thinking, "thinking"))
+            self._writer.part(Thought(thinking[:MAX_THOUGHT], "thinking"))
         elif kind == "text":
             self._writer.text(as_text(block.get("text")))
         elif kind == "fallback":
@@ -306,7 +316,9 @@ class MessagesReader(AnswerReader):
         self._writer.between()
         self._open.clear()
         output = self.reading.output
-        output[:] = [part for part in output if not isinstance(part, ToolCall) or part.server_side]
+        kept = [part for part in output[self._abandoned :] if not isinstance(part, ToolCall) or part.server_side]
+        output[self._abandoned :] = kept
+        self._abandoned = len(output)
         self.reading.model = as_text(as_dict(block.get("to")).get("model")) or self.reading.model
 
     def _count(self, usage: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from aibridge_addon.dialects.base import arguments, decode_event, event_members
 from aibridge_addon.dialects.messages.events import events_of
 from aibridge_addon.dialects.messages.reader import fold
+from aibridge_addon.dialects.room import Pieces
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, combined_usage, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, encode
@@ -89,6 +90,10 @@ class MessagesSplice(Splice):
     def spliced(self) -> bool:
         return self._spliced
 
+    @property
+    def hides(self) -> bool:
+        return self._hides
+
     def begin_turn(self) -> None:
         self._forget_ending()
         self._reset()
@@ -99,7 +104,8 @@ class MessagesSplice(Splice):
     # --- a stream ---------------------------------------------------------------------------------------------
 
     def event(self, raw: bytes, name: str, event: Any) -> bytes:
-        self._raw.append(raw)
+        if self.keeps:
+            self._raw.append(raw)
         if event is None:
             is_block = b"content_block_" in raw
             return self._passed(self._renumbered(raw) if is_block else raw, is_block=is_block)
@@ -335,31 +341,62 @@ def _decoded(events: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _content(events: Iterable[bytes]) -> list[dict[str, Any]]:
     """Return a turn's blocks, merged from its events."""
-    blocks: dict[int, dict[str, Any]] = {}
+    blocks: dict[int, _Block] = {}
     for kind, event in _decoded(events):
         index = as_count(event.get("index"))
         match kind:
             case "content_block_start":
-                blocks[index] = as_dict(event.get("content_block"))
+                blocks[index] = _Block(as_dict(event.get("content_block")))
             case "content_block_delta":
-                _grow(blocks.setdefault(index, {}), as_dict(event.get("delta")))
-    return [_grown(block) for block in blocks.values()]
+                if index not in blocks:
+                    blocks[index] = _Block({})
+                blocks[index].grow(as_dict(event.get("delta")))
+    return [_grown(block.whole()) for block in blocks.values()]
 
 
-def _grow(block: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Merge a delta into its block: text and lists are appended. `_for_request` removes what is not the block's own."""
-    for name, value in delta.items():
-        if name == "type":
-            continue
-        known = block.get(name)
-        if name == "citation":
-            block["citations"] = [*as_list(block.get("citations")), value]
-        elif isinstance(value, str) and isinstance(known, str):
-            block[name] = known + value
-        elif isinstance(value, list) and isinstance(known, list):
-            block[name] = [*known, *value]
-        elif value is not None or name not in block:
-            block[name] = value
+class _Block:
+    """A block whose deltas are still arriving. It grows in linear time."""
+
+    def __init__(self, block: dict[str, Any]) -> None:
+        self._members: dict[str, Any] = dict(block)
+
+    def grow(self, delta: dict[str, Any]) -> None:
+        """Merge a delta: text and lists are appended. `_for_request` removes what is not the block's own."""
+        members = self._members
+        for name, value in delta.items():
+            if name == "type":
+                continue
+            known = members.get(name)
+            if name == "citation":
+                members["citations"] = _extended(members.get("citations"), [value])
+            elif isinstance(value, str):
+                if not isinstance(known, Pieces):
+                    known = Pieces(as_text(known))
+                known.add(value)
+                members[name] = known
+            elif isinstance(value, list):
+                members[name] = _extended(known, value)
+            elif value is not None or name not in members:
+                members[name] = value
+
+    def whole(self) -> dict[str, Any]:
+        return {name: _whole(value) for name, value in self._members.items()}
+
+
+class _List(list[Any]):
+    """A list that the block owns, so that it may be changed."""
+
+
+def _extended(known: object, added: list[Any]) -> _List:
+    grown = known if isinstance(known, _List) else _List(as_list(known))
+    grown.extend(added)
+    return grown
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, Pieces):
+        return value.text()
+    return list(value) if isinstance(value, _List) else value
 
 
 def _grown(block: dict[str, Any]) -> dict[str, Any]:

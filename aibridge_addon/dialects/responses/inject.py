@@ -32,7 +32,7 @@ class ResponsesInjection(Injection):
         choice, most = body.get("tool_choice"), body.get("max_output_tokens")
         text_format = as_dict(as_dict(body.get("text")).get("format")).get("type")
         last_item = as_dict(next(body.elements_backwards("input"), None))
-        elsewhere = _additional_tools(body.elements("input"))
+        elsewhere = _additional_tools(body.elements("input", 1))
         return (
             wants_tools(body)
             and (elsewhere is None or wants_tools(elsewhere))
@@ -47,7 +47,7 @@ class ResponsesInjection(Injection):
         )
 
     def own_names(self, body: JSONObject) -> set[str]:
-        elsewhere = _additional_tools(body.elements("input"))
+        elsewhere = _additional_tools(body.elements("input", 1))
         return _names(as_list(body.get("tools"))) | _names(as_list(elsewhere.get("tools")) if elsewhere else [])
 
     def definition(self, tool: InjectedTool) -> bytes:

@@ -33,6 +33,7 @@ from aibridge_addon.dialects.limits import RATE_LIMITS
 from aibridge_addon.dialects.output import OutputWriter
 from aibridge_addon.dialects.responses.results import tool_results
 from aibridge_addon.dialects.responses.session import client_metadata, conversation
+from aibridge_addon.dialects.room import PART_COST, size_of
 from aibridge_addon.dialects.surroundings import codex_directory, surroundings, system_messages
 from aibridge_addon.dialects.usage import facts_beside, joined
 from aibridge_addon.dialects.words import Said, conversation_end, texts_of
@@ -183,7 +184,9 @@ class ResponsesReader(AnswerReader):
         if kind == "response.output_item.done":
             index = event.get("output_index")
             place = len(self._items) if index is None else as_count(index)
-            self._items.append((place, as_dict(event.get("item"))))
+            item = as_dict(event.get("item"))
+            if self.room.take(PART_COST + size_of(item)):
+                self._items.append((place, item))
             self._drop_parts()
         elif kind in TERMINAL:
             status = status_of(kind, event.get("response"))

@@ -69,6 +69,8 @@ class ResponsesSplice(Splice):
         self._id = ""
         self._indexes: dict[int, int | None] = {}
         """The index in the client's answer of each item of the turn. None: hidden."""
+        self._highest = -1
+        """The highest index of an item of the turn."""
         self._unnumbered: dict[str, int] = {}
         """The index of each item of the turn that came without one, by its id."""
         self._hidden_ids: set[str] = set()
@@ -89,6 +91,10 @@ class ResponsesSplice(Splice):
     @property
     def spliced(self) -> bool:
         return self._spliced
+
+    @property
+    def hides(self) -> bool:
+        return any(index is None for index in self._indexes.values())
 
     def begin_turn(self) -> None:
         self._spliced = self._spliced or self._begun
@@ -127,7 +133,8 @@ class ResponsesSplice(Splice):
         elif kind == "response.output_item.done":
             item = as_dict(members.get("item"))
             index = self._index(members, item)
-            self._items[index] = item
+            if self.keeps:
+                self._items[index] = item
             if index not in self._indexes or _is_hidden(item, self.injected):
                 self._open(index, item)
         return self._numbered(raw, name, members)
@@ -168,12 +175,13 @@ class ResponsesSplice(Splice):
         item_id = as_text(item.get("id"))
         index = self._unnumbered.get(item_id) if item_id else None
         if index is None:
-            index = max(self._indexes, default=-1) + 1
+            index = self._highest + 1
             if item_id:
                 self._unnumbered[item_id] = index
         return index
 
     def _open(self, index: int, item: dict[str, Any]) -> None:
+        self._highest = max(self._highest, index)
         self._hides_last = _is_hidden(item, self.injected)
         if self._hides_last:
             self._indexes[index] = None

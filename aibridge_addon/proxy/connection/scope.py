@@ -1,4 +1,4 @@
-"""Decide which connections are decrypted: those to a provider's host. All others are tunnelled."""
+"""Decide which connections are decrypted: those to a provider's host, and to the proxy itself. Others are tunnelled."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def destination(context: Context, sni: str | None) -> str | None:
         return sni
     host = address[0]
     return sni or host if is_ip_address(host) else host
+
+
+def is_for_proxy(context: Context) -> bool:
+    """Return whether a TLS greeting is for the proxy itself, outside of any CONNECT."""
+    if not isinstance(context.layers[0], HttpProxy | HttpUpstreamProxy):
+        return False
+    greeted = [seen for seen in context.layers if isinstance(seen, layers.ClientTLSLayer)]
+    return len(greeted) == 1 and context.layers[1] is greeted[0]
 
 
 def is_ip_address(host: str) -> bool:

@@ -19,6 +19,7 @@ from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.state import Refusal
 from aibridge_addon.records import BreakerRejected, TokenUsage
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+from aibridge_addon.wire.json_structure import has_more_values
 
 CIRCUIT_OPEN = "circuit breaker is open"
 """The original project's message."""
@@ -55,7 +56,7 @@ def _over_budget(bridge: Bridge, exchange: Exchange, request: JSONObject | bytes
     if budgets is None:
         return None
     party = budgets.accounts.asking(actor.id, actor.named_groups, route.provider.name, exchange.request.model)
-    body = _maybe_object(request) if isinstance(request, bytes) else request
+    body = _maybe_object(request, bridge.settings.limits.json_values) if isinstance(request, bytes) else request
     size = len(request) if isinstance(request, bytes) else request.size
     exceeded = budgets.accounts.admit(
         exchange.id,
@@ -73,7 +74,9 @@ def _over_budget(bridge: Bridge, exchange: Exchange, request: JSONObject | bytes
     return Refusal(403, exceeded.message, BUDGET_EXCEEDED, details=exceeded.details)
 
 
-def _maybe_object(data: bytes) -> JSONObject | None:
+def _maybe_object(data: bytes, most: int) -> JSONObject | None:
+    if has_more_values(data, most):
+        return None
     try:
         return JSONObject(data)
     except (NotJSON, Unreadable):
@@ -113,7 +116,7 @@ def _expected(exchange: Exchange, model: str, inputs: int, outputs: int) -> Toke
 def _rejected(bridge: Bridge, exchange: Exchange) -> Refusal | None:
     """Return a refusal if the circuit breaker is open. Otherwise the end of the exchange is reported to it."""
     route, model = exchange.route, exchange.request.model
-    breaker = bridge.breakers.breaker(route.provider, route.template, model)
+    breaker = bridge.breakers.breaker(route.provider, exchange.host, route.template, model)
     if breaker is None:
         return None
     ticket = breaker.admit()
@@ -129,9 +132,9 @@ def _circuit_open(bridge: Bridge, route: Route, model: str, breaker: Breaker) ->
     return Refusal(503, CIRCUIT_OPEN, "circuit_breaker_open", headers=headers)
 
 
-def admit_handshake(bridge: Bridge, route: Route) -> Ticket | Refusal | None:
+def admit_handshake(bridge: Bridge, route: Route, host: str) -> Ticket | Refusal | None:
     """Admit the handshake of a WebSocket to the circuit breaker. It names no model. None: there is no breaker."""
-    breaker = bridge.breakers.breaker(route.provider, route.template, "")
+    breaker = bridge.breakers.breaker(route.provider, host, route.template, "")
     if breaker is None:
         return None
     return breaker.admit() or _circuit_open(bridge, route, "", breaker)

@@ -15,6 +15,7 @@ from aibridge_addon import records
 from aibridge_addon.dialects.chat_completions.usage import REFUSALS, may_refuse_usage, refuses_usage
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import Once
+from aibridge_addon.proxy.connection.handler import INACTIVE, is_inactive
 from aibridge_addon.proxy.flow import results
 from aibridge_addon.proxy.flow.bedrock import Translation, from_bedrock
 from aibridge_addon.proxy.flow.http1 import frame_answer
@@ -33,7 +34,6 @@ from aibridge_addon.proxy.flow.state import (
     state_of,
 )
 from aibridge_addon.proxy.flow.traces import passthrough_times
-from aibridge_addon.proxy.flow.websocket import is_unreadable
 from aibridge_addon.records import FirstByte, Headers, Overhead
 from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
 from aibridge_addon.wire.framing import SERVER_SENT, Form, form_of, media_type
@@ -41,6 +41,15 @@ from aibridge_addon.wire.json_object import JSONObject
 
 logger = logging.getLogger(__name__)
 
+UNRESOLVED = (
+    "Name or service not known",
+    "Temporary failure in name resolution",
+    "No address associated with hostname",
+    "nodename nor servname provided",
+    "getaddrinfo failed",
+    "name cannot be resolved",
+)
+"""Words of the system's resolver, and of the egress guard, about a name without an address."""
 BUDGET_HEADER = "X-AI-Bridge-Budget"
 """Header of an answer while a budget is near its limit."""
 
@@ -59,10 +68,6 @@ def open_answer(flow: http.HTTPFlow, passthrough_body: int) -> None:
             flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Passthrough() as state:
             settle_handshake(state.head, flow.response.status_code)
-            if is_unreadable(flow, state.head.route):
-                logger.warning("aibridge: an upstream answered a WebSocket handshake with another protocol")
-                flow.kill()
-                return
             frame_answer(flow)
             flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Bridged() as state:
@@ -344,7 +349,9 @@ def failed(flow: http.HTTPFlow) -> None:
         case Bridged() as state:
             if state.exchange is not None:
                 message = flow.error.msg if flow.error is not None else ""
-                state.exchange.end(_end_of(state, state.exchange), message)
+                if state.cut_by == "client" and is_inactive(flow.client_conn):
+                    state.cut_by, message = "inactivity", INACTIVE
+                state.exchange.end(_end_of(flow, state, state.exchange), message)
                 if state.once is not None:
                     state.settling = asyncio.ensure_future(_settled(flow, state, state.once))
                     return
@@ -353,11 +360,16 @@ def failed(flow: http.HTTPFlow) -> None:
     state.left()
 
 
-def _end_of(state: Bridged, exchange: Exchange) -> str:
-    """Return the error type of an interception that the client or the upstream has ended early."""
+def _end_of(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> str:
+    """Return the error type of an interception that has ended early."""
+    if state.cut_by == "inactivity":
+        return "inactivity"
     if state.cut_by == "client":
         return "client_disconnected"
-    return "upstream_disconnected" if exchange.turns > 0 else "upstream_unreachable"
+    if exchange.turns > 0:
+        return "upstream_disconnected"
+    message = flow.error.msg if flow.error is not None else ""
+    return "upstream_unresolvable" if any(words in message for words in UNRESOLVED) else "upstream_unreachable"
 
 
 def _count_passthrough(flow: http.HTTPFlow, head: Head) -> None:

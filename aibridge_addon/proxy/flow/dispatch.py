@@ -15,6 +15,7 @@ from aibridge_addon.credentials.client import mask
 from aibridge_addon.credentials.key_pool import Exhausted, Key
 from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.interception.actors import Actor
+from aibridge_addon.interception.attempts import Fault
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.proxy.flow.bedrock import Untranslatable, to_bedrock
 from aibridge_addon.proxy.flow.http1 import HTTP_1_0, host_header
@@ -33,6 +34,15 @@ ACTOR_HEADERS = "X-AI-Bridge-Actor-"
 """Prefix of the bridge's own headers. A client's headers with this prefix are removed, so it cannot forge them."""
 CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key")
 """Removed when a central key is set, so that no second credential reaches the upstream."""
+NOT_WITH_CENTRAL_KEY = (
+    *("openai-organization", "openai-project", "cookie"),
+    *("x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"),
+)
+"""Headers of a client that are removed when a central key is set. They name an account, or change the request."""
+CONNECTION_OPTIONS = frozenset({"close", "keep-alive", "upgrade"})
+FRAMING = frozenset({"content-length", "transfer-encoding", "host", "upgrade"})
+"""Headers that stay although `Connection` names them: without them, the request would be another one."""
+REFUSED = "the provider refuses this request"
 PROXY_AUTHORIZATION = "proxy-authorization"
 AWS_CREDENTIALS = ("authorization", "x-amz-security-token")
 """Headers with the credentials of a Bedrock request: a bearer token, or a signature and a session token."""
@@ -63,12 +73,15 @@ async def prepare(flow: http.HTTPFlow) -> None:
 
 async def _prepare(flow: http.HTTPFlow, state: Served) -> None:
     head, attempts, translation = state.head, state.head.dispatch.attempts, state.head.dispatch.translation
+    if (fault := attempts.fault) is not None:
+        refuse(flow, state, _refused(fault))
+        return
     if attempts.pool is not None and head.route.provider.owns(
         flow.request.scheme, flow.request.host, flow.request.port
     ):
         key = attempts.choose_key()
         if key is None:
-            exhausted = attempts.pool.exhausted()
+            exhausted = attempts.pool.exhausted(attempts.model)
             head.bridge.emit(KeysExhausted(head.route.provider.name, exhausted.reason))
             refuse(flow, state, _all_rest(exhausted))
             return
@@ -87,6 +100,11 @@ async def _prepare(flow: http.HTTPFlow, state: Served) -> None:
         _name_actor(flow.request, head.actor)
 
 
+def _refused(fault: Fault) -> Refusal:
+    """Return the refusal for a request that the provider refuses with every key."""
+    return Refusal(fault.status, fault.message or REFUSED, "request_refused", f"{fault.code}: {fault.message}")
+
+
 def _all_rest(exhausted: Exhausted) -> Refusal:
     """Return the refusal for the case that every central key rests."""
     headers = {} if exhausted.retry_after is None else {"retry-after": str(exhausted.retry_after)}
@@ -94,12 +112,27 @@ def _all_rest(exhausted: Exhausted) -> Refusal:
 
 
 def _authenticate(request: http.Request, route: Route, key: Key) -> None:
-    for name in CREDENTIAL_HEADERS:
+    _drop_connection_headers(request)
+    for name in (*CREDENTIAL_HEADERS, *NOT_WITH_CENTRAL_KEY):
         request.headers.pop(name, None)
     # The client's Host header may name another host at the same address, to which a shared front end would route.
     request.host_header = host_header(request.scheme, request.host, request.port)
     header = _key_header(route)
     _set(request, header, _as_credential(header, key.secret.get_secret_value()))
+
+
+def _drop_connection_headers(request: http.Request) -> None:
+    """Remove the headers that `Connection` names (RFC 9110, section 7.6.1). A server in front would drop our key."""
+    named = [option.strip().lower() for line in request.headers.get_all("connection") for option in line.split(",")]
+    if not named:
+        return
+    for name in {*named} - CONNECTION_OPTIONS - FRAMING:
+        request.headers.pop(name, None)
+    kept = [option for option in dict.fromkeys(named) if option in CONNECTION_OPTIONS]
+    if kept != named:
+        request.headers.pop("connection", None)
+        if kept:
+            request.headers["connection"] = ", ".join(kept)
 
 
 def _conceal(flow: http.HTTPFlow, head: Head) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mitmproxy import http
 from mitmproxy.net.http import url
+from mitmproxy.net.http.validate import validate_headers
 
 HTTP_1_0 = "HTTP/1.0"
 MAX_DIGITS = 18
@@ -55,6 +56,15 @@ def frame_answer(flow: http.HTTPFlow) -> None:
     bodiless = request.method == "HEAD" or response.status_code in (204, 304)
     if framed and not bodiless and request.http_version == "HTTP/1.1" and "content-length" not in response.headers:
         response.headers["transfer-encoding"] = "chunked"
+
+
+def error_in(response: http.Response) -> str | None:
+    """Return why the head of an answer is invalid, or None if it is valid."""
+    try:
+        validate_headers(response)
+    except ValueError as e:
+        return f"the upstream sent an invalid answer: {e}"
+    return None
 
 
 def bracket_host(request: http.Request) -> None:

@@ -81,7 +81,8 @@ def _injected(
     flow.request.headers["accept-encoding"] = "identity"  # the answer is merged from several turns
     injected = JSONObject(request)
     names = frozenset(tool.name for tool in offered)
-    loop = ToolLoop(injection, injected, names, max_turns=bridge.settings.mcp.max_turns)
+    settings = bridge.settings.mcp
+    loop = ToolLoop(injection, injected, names, max_turns=settings.max_turns, max_calls=settings.max_calls)
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
     state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
     return injected

@@ -46,6 +46,8 @@ ENDS = frozenset({"response", "error"})
 """Hooks that end a flow. mitmproxy calls no other one afterwards."""
 BEFORE_THE_REQUEST = frozenset({"http_connect", "requestheaders", "request"})
 """Hooks after which mitmproxy itself sends a `flow.response` in place of the request."""
+HEADS = frozenset({"http_connect", "requestheaders"})
+"""Hooks in which it is decided what a request is, and whether it may go anywhere."""
 HANDLED = frozenset({*BEFORE_THE_REQUEST, *ENDS, "responseheaders"})
 """The hooks of mitmproxy that decide about a flow."""
 
@@ -89,13 +91,16 @@ def fail(flow: http.HTTPFlow, place: str) -> None:
 
 
 def missed(flow: http.HTTPFlow, place: str) -> None:
-    """Handle a hook that another addon's exception has kept from the bridge. The last ones are made up for."""
+    """Handle a hook that another addon's exception has kept from the bridge. The last ones are made up for.
+
+    Nothing is decided about other requests than bridged ones after their head.
+    """
     logger.error("aibridge: the error of another addon has kept a hook from the bridge: hook=%s", place)
     if place == "response":
         answer.answered_unawaited(flow)
     elif place == "error":
         answer.failed(flow)
-    else:
+    elif place in HEADS or isinstance(state_of(flow), Bridged):
         stop(flow, place, INTERNAL_ERROR)
 
 

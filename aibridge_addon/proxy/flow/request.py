@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Awaitable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from mitmproxy import http
@@ -19,7 +19,8 @@ from aibridge_addon.dialects.context import OUR_TOOLS
 from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.billing import billing
-from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.buffers import Share
+from aibridge_addon.interception.exchange import MAX_MODEL, Exchange
 from aibridge_addon.interception.once import pending_record, result_key
 from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.routing import MAX_HOST
@@ -30,9 +31,10 @@ from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.plan_limits import central_hint, limits_said
 from aibridge_addon.proxy.flow.state import Bridged, Head, Refusal, UsageAsk, is_replay, refuse, set_body
 from aibridge_addon.proxy.flow.traces import at, continue_trace
-from aibridge_addon.records import Billing, Emit, RequestClass, utc_now
-from aibridge_addon.wire.codings import CodingError, decode_all
+from aibridge_addon.records import Billing, Emit, LeftUnread, RequestClass, utc_now
+from aibridge_addon.wire.codings import CodingError, OutputLimitExceeded, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+from aibridge_addon.wire.json_structure import has_more_values
 from aibridge_addon.wire.multipart import form_fields
 
 logger = logging.getLogger(__name__)
@@ -41,36 +43,81 @@ MAX_AGENT_LENGTH = 512
 """Characters. A longer User-Agent is cut, because clients choose it freely."""
 
 NOT_JSON = Refusal(400, "the request body is not JSON")
+TOO_MANY_VALUES = "limits.json_values"
 
 
 def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
-    """Start the interception. Sets `flow.response` if the request is refused."""
-    head, dialect = state.head, state.head.route.dialect
-    assert dialect is not None
+    """Start the interception. Sets `flow.response` if the request is refused.
+
+    A large or coded body is read on a worker thread.
+    """
+    if len(flow.request.raw_content or b"") > inject_tools.LARGE or state.head.headers.get(b"content-encoding"):
+        return _read_later(flow, state)
+    return _start(flow, state, _read(flow.request.raw_content or b"", state.head))
+
+
+async def _read_later(flow: http.HTTPFlow, state: Bridged) -> None:
+    read = await asyncio.to_thread(_read, flow.request.raw_content or b"", state.head)
+    if (waiting := _start(flow, state, read)) is not None:
+        await waiting
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    reading: RequestReading = UNREAD
     body: JSONObject | None = None
-    reading = UNREAD
+    refusal: Refusal | None = None
+    unread: str = ""
+    """The limit because of which the body is not read."""
+
+
+def _read(data: bytes, head: Head) -> _Read:
+    """Read a request's body. May run on any thread."""
+    dialect, limits = head.route.dialect, head.bridge.settings.limits
+    assert dialect is not None
     try:
         coding = head.headers.get(b"content-encoding", b"").decode("latin-1")
-        limit = head.bridge.settings.limits.decoded_body
-        content = decode_all(flow.request.raw_content or b"", coding or None, limit)
+        content = decode_all(data, coding or None, limits.request_body)
         content_type = head.headers.get(b"content-type", b"").decode("latin-1")
         if dialect.takes_forms and (fields := form_fields(content_type, content)) is not None:
-            reading = dialect.read_form(fields)
-        else:
-            body = JSONObject(content)
-            reading = dialect.read(body)
+            return _Read(dialect.read_form(fields))
+        if has_more_values(content, limits.json_values):
+            return _too_many_values(head)
+        body = JSONObject(content)
+        return _Read(dialect.read(body), body)
     except NotJSON:
-        if not dialect.takes_forms:
-            refuse(flow, state, NOT_JSON)
-            return None
+        return _Read(refusal=None if dialect.takes_forms else NOT_JSON)
+    except OutputLimitExceeded:
+        return _Read(refusal=Refusal(413, f"the decoded request body is larger than {limits.request_body} bytes"))
     except (CodingError, Unreadable):
-        pass
+        return _Read()
+
+
+def _too_many_values(head: Head) -> _Read:
+    """The provider may be able to read the request. To translate it for Bedrock, it would have to be decoded."""
+    if head.dispatch.translation is None:
+        return _Read(unread=TOO_MANY_VALUES)
+    limit = head.bridge.settings.limits.json_values
+    return _Read(refusal=Refusal(413, f"the request body has more than {limit} JSON values"))
+
+
+def _start(flow: http.HTTPFlow, state: Bridged, read: _Read) -> Awaitable[None] | None:
+    """Start the interception of a request that was read. Sets `flow.response` if it is refused."""
+    if read.refusal is not None:
+        refuse(flow, state, read.refusal)
+        return None
+    head, dialect, body, reading = state.head, state.head.route.dialect, read.body, read.reading
+    assert dialect is not None
     if head.route.model:
         reading = replace(reading, model=head.route.model)
     elif head.dispatch.translation is not None:
         reading = replace(reading, model=head.dispatch.translation.choose(reading.model))
     sender = clients.sender(head.headers, reading, has_tools=body is not None and dialect.has_tools(body))
-    exchange = state.exchange = exchange_for(head, reading, sender, upstream_host(flow, head))
+    head.dispatch.attempts.model = reading.model[:MAX_MODEL]
+    exchange = state.exchange = exchange_for(head, reading, sender, upstream_host(flow, head), share=state.share)
+    if read.unread:
+        exchange.note(unread=read.unread)
+        head.bridge.emit(LeftUnread(read.unread))
     continue_trace(head, exchange, at(flow.request.timestamp_start), flow.request.path)
     if dialect is RESPONSES:
         exchange.when_pending = partial(remember, head, exchange)
@@ -97,12 +144,20 @@ def upstream_host(flow: http.HTTPFlow, head: Head) -> str:
 
 
 def exchange_for(
-    head: Head, reading: RequestReading, sender: clients.Sender, host: str, *, emit: Emit | None = None
+    head: Head,
+    reading: RequestReading,
+    sender: clients.Sender,
+    host: str,
+    *,
+    emit: Emit | None = None,
+    share: Share | None = None,
 ) -> Exchange:
     """Create the interception for a request of this flow, which goes to `host`.
 
-    `emit` takes its records. None: the bridge does.
+    `emit` takes its records. None: the bridge does. `share` counts the bytes of its answers.
     """
+    if len(reading.model) > MAX_MODEL:
+        reading = replace(reading, model=reading.model[:MAX_MODEL])
     if requested := requested_in(head.headers):
         reading = replace(reading, requested={**reading.requested, **requested})
     central = central_hint(head.dispatch)
@@ -137,6 +192,7 @@ def exchange_for(
         on_partial=partial(log_partial, id),
         on_limits=partial(limits_said, head),
         texts=head.bridge.settings.recording.answers,
+        share=share,
     )
 
 

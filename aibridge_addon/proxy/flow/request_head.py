@@ -275,12 +275,15 @@ class RequestClassifier:
         if owner is not None and _lacks_credential(route, chosen, headers, instead_of_key=instead_of_key):
             flow.response = refusal_response(route, no_central_key(route))
             return None
-        if (refusal := websocket.refused_handshake(route, self._bridge, headers, chosen)) is not None:
+        if route.websocket is None and (route.dialect is not None or chosen.attempts.pool is not None):
+            websocket.drop_upgrade(flow.request)
+        host = flow.request.host
+        if (refusal := websocket.refused_handshake(route, self._bridge, host, headers, chosen)) is not None:
             flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers)
             return None
         head = Head(route, self._bridge, headers, actor, chosen, _identity(flow.request, route, headers, chosen))
         if route.results is not None:
-            return Bridged(replace(head, route=replace(route, dialect=route.results)), left)
+            return self._bridged(replace(head, route=replace(route, dialect=route.results)), left)
         too_large = content_length(flow.request) > self._bridge.settings.limits.request_body
         if route.dialect is not None and route.dialect.takes_forms and too_large:
             head = replace(head, route=replace(route, dialect=None, billable=True))  # an upload: forwarded unread
@@ -288,7 +291,11 @@ class RequestClassifier:
             return Passthrough(head, left)
         if too_large:
             flow.request.headers.pop("expect", None)  # the body will be refused, so do not send 100 Continue
-        return Bridged(head, left)
+        return self._bridged(head, left)
+
+    def _bridged(self, head: Head, left: Callable[[], None]) -> Bridged:
+        share = self._bridge.buffers.share()
+        return Bridged(head, share.ending(left), share)
 
     def _route(self, flow: http.HTTPFlow) -> Route | None:
         request, router = flow.request, self._bridge.router

@@ -26,6 +26,7 @@ from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.breaker import Ticket
+from aibridge_addon.interception.buffers import Share
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import Once
 from aibridge_addon.interception.routing import Route
@@ -185,6 +186,8 @@ class Bridged(Uncopied):
 
     head: Head
     left: Callable[[], None]
+    share: Share
+    """The bytes of the request, and of its answers, that are in memory. `left` ends it."""
     exchange: Exchange | None = None
     """Set once the request has been read."""
     usage: UsageAsk | None = None
@@ -196,8 +199,8 @@ class Bridged(Uncopied):
     undecided: bool = False
     """The answer is buffered until its first bytes decide whether it is streamed to the client."""
     rows: Rows = Rows.PENDING
-    cut_by: Literal["client", "upstream"] = "client"
-    """Which side ended a flow that ends in the error hook."""
+    cut_by: Literal["client", "upstream", "inactivity"] = "client"
+    """What ended a flow that ends in the error hook."""
     once: Once | None = None
     """Set if the answer may bring the result of earlier work. The request itself is a passthrough."""
     settling: asyncio.Future[None] | None = None

@@ -24,16 +24,19 @@ from aibridge_addon.dialects.responses.reader import error_message
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.responses_socket import ResponsesSocket
-from aibridge_addon.interception.routing import Route
+from aibridge_addon.interception.routing import MAX_HOST, Route
+from aibridge_addon.proxy.connection.handler import INACTIVE, is_inactive
 from aibridge_addon.proxy.flow.admission import admit, admit_handshake
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
 from aibridge_addon.proxy.flow.state import (
+    Bridged,
     Dispatch,
     Head,
     Passthrough,
     Refusal,
+    Served,
     Uncopied,
     describe,
     emit_refusal,
@@ -48,6 +51,8 @@ INTERNAL_ERROR = "an internal error of the bridge, which its log describes"
 SOCKET = "aibridge_socket"
 """Key in `flow.metadata`: the `BridgedSocket` of this flow."""
 
+SWITCHING = 101
+"""Status of an answer after which another protocol follows."""
 Mode = Literal["record", "upgrade_required", "auto"]
 
 REFUSED: Mapping[tuple[Mode, bool], bool] = MappingProxyType(
@@ -72,7 +77,7 @@ def is_upgrade(request: http.Request) -> bool:
     )
 
 
-def refused_handshake(route: Route, bridge: Bridge, headers: Headers, chosen: Dispatch) -> Refusal | None:
+def refused_handshake(route: Route, bridge: Bridge, host: str, headers: Headers, chosen: Dispatch) -> Refusal | None:
     """Return why a handshake is refused; None if it is not, or if the request is none of a recorded WebSocket.
 
     An admitted one has a ticket of the circuit breaker in `chosen`.
@@ -84,7 +89,7 @@ def refused_handshake(route: Route, bridge: Bridge, headers: Headers, chosen: Di
         return UPGRADE_REQUIRED
     if headers.get(b"sec-websocket-version", b"").strip() != VERSION:
         return WRONG_VERSION  # mitmproxy would relay its messages unread
-    admitted = admit_handshake(bridge, route)
+    admitted = admit_handshake(bridge, route, host[:MAX_HOST].lower())
     if isinstance(admitted, Refusal):
         return admitted
     chosen.ticket = admitted
@@ -102,11 +107,37 @@ WRONG_VERSION = Refusal(
 """RFC 6455, section 4.4."""
 
 
-def is_unreadable(flow: http.HTTPFlow, route: Route) -> bool:
-    """Return whether an upstream switches to a protocol that mitmproxy would relay unread, on a recorded route."""
-    assert flow.response is not None
-    switched = flow.response.status_code == 101 and route.websocket is not None
-    return switched and flow.response.headers.get("upgrade", "").lower() != "websocket"
+def drop_upgrade(request: http.Request) -> None:
+    """Remove the wish for another protocol, which a server may ignore (RFC 9110, section 7.8).
+
+    In another protocol the bridge would read nothing.
+    """
+    if "upgrade" not in request.headers:
+        return
+    del request.headers["upgrade"]
+    request.headers.pop("http2-settings", None)
+    named = [token.strip() for token in request.headers.get("connection", "").split(",")]
+    kept = ", ".join(token for token in named if token.lower() not in ("", "upgrade", "http2-settings"))
+    if kept:
+        request.headers["connection"] = kept
+    else:
+        request.headers.pop("connection", None)
+
+
+def switch_error(flow: http.HTTPFlow, state: Served, answer: http.Response) -> str | None:
+    """Return why an upstream may not switch to another protocol. None: it may, or does not.
+
+    On a recorded route, and with a central key, the one protocol is the WebSocket whose messages are read.
+    """
+    if answer.status_code != SWITCHING:
+        return None
+    route = state.head.route
+    if isinstance(state, Bridged) or "upgrade" not in flow.request.headers:
+        return "the upstream switched to another protocol, which the request did not ask for"
+    is_socket = route.websocket is not None and answer.headers.get("upgrade", "").lower() == "websocket"
+    if not is_socket and (route.websocket is not None or state.head.dispatch.attempts.pool is not None):
+        return "the upstream switched to another protocol, which the bridge does not read"
+    return None
 
 
 class BridgedSocket(Uncopied):
@@ -123,11 +154,12 @@ class BridgedSocket(Uncopied):
     def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
         head = self.head
         sender = clients.sender(head.headers, reading, has_tools=has_tools)
-        exchange = exchange_for(head, reading, sender, self._host)
+        share = head.bridge.buffers.share()
+        exchange = exchange_for(head, reading, sender, self._host, share=share)
         continue_trace(head, exchange, utc_now(), self._path)
         cut_off = "the bridge was shut down before the answer had ended"
         left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off), partial(describe, head, exchange))
-        self._bridges[exchange.id] = head.bridge, left, exchange
+        self._bridges[exchange.id] = head.bridge, share.ending(left), exchange
         return exchange
 
     def _limits_came(self, event: Any) -> None:
@@ -249,7 +281,10 @@ def closed(flow: http.HTTPFlow) -> None:
         return
     by = "client" if flow.websocket.closed_by_client else "upstream"
     code, reason = flow.websocket.close_code, flow.websocket.close_reason or ""
-    for exchange in socket.reader.cut(f"{by}_disconnected", f"WebSocket closed with {code} {reason}".rstrip()):
+    error_type, message = f"{by}_disconnected", f"WebSocket closed with {code} {reason}".rstrip()
+    if is_inactive(flow.client_conn):
+        error_type, message = "inactivity", INACTIVE
+    for exchange in socket.reader.cut(error_type, message):
         socket.left(exchange)
 
 

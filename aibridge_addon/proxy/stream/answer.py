@@ -12,8 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mitmproxy import http
-from mitmproxy.net.http.validate import validate_headers
-from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.dialects.base import AnswerError
 from aibridge_addon.interception.exchange import Exchange
@@ -177,14 +175,3 @@ def answer_for(state: Bridged, exchange: Exchange, response: http.Response) -> T
         return Spliced(tools.exchange, outgoing(state), state.head.bridge.settings.limits.decoded_body)
     unread = content_length(response) if "content-length" in response.headers else None
     return Tapped(exchange, outgoing(state), unread)
-
-
-def invalid_head(response: http.Response | None, stream_id: int) -> http_events.ResponseProtocolError | None:
-    """Return what is wrong with the head of an answer; None if nothing is."""
-    try:
-        if response is not None:
-            validate_headers(response)
-    except ValueError as e:
-        code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
-        return http_events.ResponseProtocolError(stream_id, f"the upstream sent an invalid answer: {e}", code)
-    return None

@@ -9,12 +9,14 @@ upstream ─┬─ an answer's head ─┐
 from __future__ import annotations
 
 import random
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from mitmproxy import http
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 
+from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.interception.attempts import Outcome, Step, outcome_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came
 from aibridge_addon.proxy.flow.state import Bridged, Served, state_of
@@ -22,6 +24,7 @@ from aibridge_addon.proxy.stream.hooks import AibridgeAttemptHook
 from aibridge_addon.proxy.stream.http2 import RequestUnprocessed
 from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.records import UpstreamAttempt, utc_now
+from aibridge_addon.wire.codings import CodingError, decode_all
 
 MAX_DROPPED = 256 * 1024
 """Bytes. Up to this size a failed answer's body is read, so that its connection can be reused."""
@@ -34,12 +37,14 @@ class RepeatableStream(Protocol):
 
     flow: http.HTTPFlow
     context: context.Context
+    server_state: Callable[[Any], layer.CommandGenerator[None]]
     keep_alives: KeepAlives
 
     @property
     def is_repeatable(self) -> bool:
         """Whether the request can be sent again."""
 
+    def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]: ...
     def watch(self) -> None: ...
     def start_turn(self) -> layer.CommandGenerator[None]: ...
     def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]: ...
@@ -68,10 +73,15 @@ class UpstreamAttempts:
 
     def repeats(self, state: Served, error: http_events.ResponseProtocolError) -> bool:
         """Decide about an attempt without an answer. Returns whether another one follows."""
+        stream = self._stream
+        if not stream.is_repeatable or stream.server_state == self.state_drop:
+            return stream.is_repeatable
+        if stream.server_state != stream.state_wait_for_response_headers:
+            return False
         unprocessed = isinstance(error, RequestUnprocessed)
         if self._after(state, Outcome(None, error=error.message, unprocessed=unprocessed)) is Step.SHOW:
             return False
-        self._stream.watch()
+        stream.watch()
         return True
 
     def _after(self, state: Served, answer: http.Response | Outcome) -> Step:
@@ -94,6 +104,17 @@ class UpstreamAttempts:
         )
         return step
 
+    def _learn(self) -> None:
+        """Read the error of the answer that was dropped, if it refuses a central key."""
+        state, response = state_of(self._stream.flow), self._stream.flow.response
+        if response is None or not isinstance(state, Served) or state.head.dispatch.attempts.refused_key is None:
+            return
+        try:
+            body = decode_all(bytes(self._dropped), response.headers.get("content-encoding"), MAX_DROPPED)
+        except CodingError:
+            body = b""
+        state.head.dispatch.attempts.learn(error_of_body(body, default_type=""))
+
     def state_drop(self, event: events.Event) -> layer.CommandGenerator[None]:
         """Read the body of a failed answer. This is the stream's `server_state` meanwhile."""
         if isinstance(event, http_events.ResponseData):
@@ -111,6 +132,7 @@ class UpstreamAttempts:
     def repeat(self) -> layer.CommandGenerator[None]:
         """Wait for the pause, and send the request upstream again."""
         stream, self.timeout = self._stream, None
+        self._learn()
         if stream.flow.response is not None:
             stream.flow.response.raw_content = bytes(self._dropped)
         self._dropped.clear()

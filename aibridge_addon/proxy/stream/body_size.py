@@ -23,8 +23,9 @@ from mitmproxy.proxy.utils import ReceiveBuffer
 from mitmproxy.utils import human
 
 from aibridge_addon.proxy.flow.http1 import content_length
-from aibridge_addon.proxy.flow.state import Bridged, FlowState, Foreign, set_body
+from aibridge_addon.proxy.flow.state import Bridged, FlowState, Foreign, Refusal, set_body
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
+from aibridge_addon.proxy.stream.buffers import NO_MEMORY, StreamBuffers
 from aibridge_addon.proxy.stream.client_side import Transform, transformed
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.request import sent_upstream
@@ -41,6 +42,7 @@ class SizedStream(Protocol):
     request_body_buf: ReceiveBuffer
     response_body_buf: ReceiveBuffer
     buffered: BufferedAnswer
+    buffers: StreamBuffers
 
     @property
     def state(self) -> FlowState: ...
@@ -76,6 +78,9 @@ class BodySize:
         if size > limit:
             yield from self._refuse_request(f"the request body is larger than {limit} bytes")
             return True
+        if isinstance(state, Bridged) and not stream.buffers.take_request(state, len(stream.request_body_buf)):
+            yield from stream.early_end.reject(NO_MEMORY)
+            return True
         streamed_from = _size(stream.context.options.stream_large_bodies)
         if not isinstance(state, Bridged) and size > min(self._passthrough_body, streamed_from):
             yield from self._stream_request()
@@ -88,7 +93,7 @@ class BodySize:
         stream = self._stream
         yield from stream.early_end.run_error_hook(message)
         if not isinstance(stream.state, Foreign):
-            yield from stream.early_end.refuse(413, message)
+            yield from stream.early_end.refuse(Refusal(413, message))
             return
         code = http_events.ErrorCode.REQUEST_TOO_LARGE
         stream.flow.live = False

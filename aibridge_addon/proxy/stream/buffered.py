@@ -11,8 +11,9 @@ from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.utils import ReceiveBuffer
 
 from aibridge_addon.proxy.flow.answer import is_streamed
-from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged, FlowState
+from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged, FlowState, Refusal
 from aibridge_addon.proxy.stream.answer import Spliced, Tapped
+from aibridge_addon.proxy.stream.buffers import StreamBuffers
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.turns import UpstreamTurns
 
@@ -26,6 +27,7 @@ class BufferingStream(Protocol):
     answer: Tapped | Spliced | None
     early_end: EarlyEnd
     turns: UpstreamTurns
+    buffers: StreamBuffers
 
     @property
     def state(self) -> FlowState: ...
@@ -50,7 +52,9 @@ class BufferedAnswer:
                 yield from self._stream_it(beginning)
             return
         answer = stream.opened()
-        if len(stream.response_body_buf) > (RETRY_BODY_LIMIT if answer is None else answer.limit):
+        size = len(stream.response_body_buf)
+        is_too_large = size > (RETRY_BODY_LIMIT if answer is None else answer.limit)
+        if is_too_large or not stream.buffers.take_answer(state, size):
             yield from self._outgrown(answer)
 
     def _outgrown(self, answer: Tapped | Spliced | None) -> layer.CommandGenerator[None]:
@@ -68,15 +72,16 @@ class BufferedAnswer:
     def refuse(self, limit: float) -> layer.CommandGenerator[None]:
         """End the flow, because its answer is larger than `limit` bytes."""
         stream, state = self._stream, self._stream.state
-        message = f"the upstream's answer is larger than {limit} bytes"
+        message = f"the upstream's answer is larger than {limit} bytes, or limits.buffered is used up"
         if isinstance(state, Bridged) and state.exchange is not None:
             state.exchange.end("answer_too_large", message)
         yield from stream.early_end.run_error_hook(message)
         yield from stream.cancel_upstream(message)
-        yield from stream.early_end.refuse(502, message)
+        yield from stream.early_end.refuse(Refusal(502, message))
 
     def _stream_it(self, body: bytes) -> layer.CommandGenerator[None]:
         stream = self._stream
         stream.response_body_buf.clear()
+        stream.buffers.give_answer_back(stream.state)
         yield from stream.start_response_stream()
         yield from stream.server_state(http_events.ResponseData(stream.turns.id, body))

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from mitmproxy import flow as mitm_flow
 from mitmproxy import http
-from mitmproxy.proxy import layer
+from mitmproxy.proxy import context, layer
 from mitmproxy.proxy.layers.http import DropStream
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.utils import ReceiveBuffer
 
 from aibridge_addon.dialects.base import DONE, NOTHING, AnswerError
-from aibridge_addon.proxy.flow.state import FlowState, Foreign, Refusal, refuse, route_of
+from aibridge_addon.proxy.flow.state import ORIGIN_FORM, FlowState, Foreign, Refusal, json_response, refuse, route_of
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.turns import UpstreamTurns
 from aibridge_addon.wire import sse
@@ -23,6 +24,7 @@ class EndingStream(Protocol):
     """The part of `BridgeHttpStream` that an early end uses."""
 
     flow: http.HTTPFlow
+    context: context.Context
     client: ClientSide
     turns: UpstreamTurns
     stream_id: int
@@ -48,6 +50,23 @@ class EarlyEnd:
         self._stream.flow.error = mitm_flow.Error(message)
         yield http_hooks.HttpErrorHook(self._stream.flow)
 
+    def refuse_head(self, problem: str) -> layer.CommandGenerator[None]:
+        """Refuse a request by its head, before any hook has run."""
+        flow, address = self._stream.flow, self._stream.context.server.address
+        flow.error = mitm_flow.Error(problem)
+        if address is not None and not flow.request.host and not flow.metadata.get(ORIGIN_FORM):
+            flow.request.data.host, flow.request.data.port = address[:2]  # mitmproxy sets them after its checks
+        yield http_hooks.HttpRequestHeadersHook(flow)
+        yield from self.run_error_hook(problem)
+        state = self._stream.state
+        http1 = not (flow.request.is_http2 or flow.request.is_http3)
+        close = {"connection": "close"} if http1 else {}  # how the rest is framed is not certain
+        if isinstance(state, Foreign):
+            body = json.dumps({"error": {"type": "invalid_request_error", "message": problem}}).encode()
+            yield from self.send_whole(json_response(400, body, close))
+        else:
+            yield from self.send_whole(refuse(flow, state, Refusal(400, problem, headers=close)))
+
     def fail(self, error: AnswerError) -> layer.CommandGenerator[None]:
         """End an answer with the error of a turn, and without the `[DONE]` that no turn has sent."""
         yield from self.run_error_hook(error.message)
@@ -71,15 +90,20 @@ class EarlyEnd:
         yield from self._finish()
         yield end
 
-    def refuse(self, status: int, message: str) -> layer.CommandGenerator[None]:
-        """End the flow with an error: as the answer, or as the end of the answer that has begun."""
-        yield from self.break_off(message) if self._stream.answer_begun else self.respond(status, message)
+    def reject(self, refusal: Refusal) -> layer.CommandGenerator[None]:
+        """Run the `error` hook, and answer with a refusal."""
+        yield from self.run_error_hook(refusal.message)
+        yield from self.respond(refusal)
 
-    def respond(self, status: int, message: str) -> layer.CommandGenerator[None]:
+    def refuse(self, refusal: Refusal) -> layer.CommandGenerator[None]:
+        """End the flow with an error: as the answer, or as the end of the answer that has begun."""
+        yield from self.break_off(refusal.message) if self._stream.answer_begun else self.respond(refusal)
+
+    def respond(self, refusal: Refusal) -> layer.CommandGenerator[None]:
         """Answer with an error in the provider's shape. The rest of the request is not read."""
         state = self._stream.state
         assert not isinstance(state, Foreign)
-        yield from self.send_whole(refuse(self._stream.flow, state, Refusal(status, message)))
+        yield from self.send_whole(refuse(self._stream.flow, state, refusal))
 
     def send_refusal(self, message: str) -> layer.CommandGenerator[None]:
         """Send `flow.response`, which refuses the request, or end the answer that has begun."""

@@ -1,4 +1,4 @@
-"""HTTP/1 connections: heads have a limit, and interim answers of an upstream are not its answer.
+"""HTTP/1 connections: heads have limits, unsafe ones are refused, and interim answers are not an upstream's answer.
 
 mitmproxy buffers a head of any length, and whatever a client sends while its request is answered. It takes an interim
 answer (100, 102, 103) for the final one, and waits for the request after it.
@@ -6,25 +6,37 @@ answer (100, 102, 103) for the final one, and waits for the request after it.
 
 from __future__ import annotations
 
+import json
+import logging
 import re
+from dataclasses import dataclass
 
 from h11._receivebuffer import ReceiveBuffer
 from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, make_body_reader
 
 from aibridge_addon.config.schema import Limits
-from aibridge_addon.proxy.flow.bridge_token import refusal_response
-from aibridge_addon.proxy.flow.state import Refusal
+from aibridge_addon.proxy.flow.state import json_response
+from aibridge_addon.proxy.stream.heads import problem_of_lines
 from aibridge_addon.proxy.stream.hooks import HEADER_BYTES, HEADER_TIMEOUT, AibridgeConnectionClosedHook, ClosedClient
+
+logger = logging.getLogger(__name__)
 
 MAX_INTERIM = 100
 """Interim answers to one request. More are an error of the upstream."""
 
 
 BLANK_LINE = re.compile(rb"\n\r?\n")
+
+
+@dataclass
+class UnsafeHeaders(http_events.RequestHeaders):
+    """The head of a request that has to be refused. Nothing of the connection is read after it."""
+
+    problem: str = ""
 
 
 class BridgeHttp1Server(Http1Server):
@@ -42,16 +54,49 @@ class BridgeHttp1Server(Http1Server):
         return super()._handle_event(event)
 
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
-        if isinstance(event, events.DataReceived) and is_head_too_long(self.buf, self._limits.header_bytes):
-            message = f"The head of the request is larger than {self._limits.header_bytes} bytes."
-            yield from self._refuse(Refusal(431, message), HEADER_BYTES)
+        if not isinstance(event, events.DataReceived):
+            yield from super().read_headers(event)
             return
-        yield from super().read_headers(event)
-        if self.state != self.read_headers or not self.buf:
-            self._wakeup = None
-        elif self._wakeup is None:
-            self._wakeup = commands.RequestWakeup(self._limits.header_timeout)
-            yield self._wakeup
+        if is_head_too_long(self.buf, self._limits.header_bytes):
+            message = f"The head of the request is larger than {self._limits.header_bytes} bytes."
+            yield from self._close(431, message, HEADER_BYTES)
+            return
+        while (head := self.buf.maybe_extract_lines()) == []:
+            pass  # blank lines before a request are ignored (RFC 9112, section 2.2)
+        if head is None:
+            if self.buf and self._wakeup is None:
+                self._wakeup = commands.RequestWakeup(self._limits.header_timeout)
+                yield self._wakeup
+            return
+        self._wakeup = None
+        lines = [bytes(line) for line in head]
+        problem = problem_of_lines(lines)
+        size: int | None = 0
+        self.request = None
+        try:
+            self.request = http1.read_request_head(lines)
+            size = http1.expected_http_body_size(self.request)
+        except ValueError as e:
+            problem = problem or str(e)
+        if problem is not None:
+            yield from self._refuse(problem)
+            return
+        assert self.request is not None
+        yield ReceiveHttp(http_events.RequestHeaders(self.stream_id, self.request, size == 0))
+        self.body_reader = make_body_reader(size)
+        self.state = self.read_body
+        yield from self.state(event)
+
+    def _refuse(self, problem: str) -> layer.CommandGenerator[None]:
+        """Have the stream refuse a request. Without a readable one, refuse it here. Then close the connection."""
+        if self.request is None:
+            peer = self.conn.peername
+            logger.warning("request refused: client=%s: %s", peer[0] if peer else "", problem)
+            yield from self._answer(400, problem)
+            return
+        self.request_done = True  # the connection is closed when the answer is complete
+        self.state = self.wait
+        yield ReceiveHttp(UnsafeHeaders(self.stream_id, self.request, True, problem=problem))
 
     def wait(self, event: events.Event) -> layer.CommandGenerator[None]:
         yield from super().wait(event)
@@ -66,14 +111,18 @@ class BridgeHttp1Server(Http1Server):
     def _timed_out(self, event: events.Wakeup) -> layer.CommandGenerator[None]:
         if event.command is self._wakeup and self.state == self.read_headers:
             message = f"The head of the request was not complete after {self._limits.header_timeout:g} seconds."
-            yield from self._refuse(Refusal(408, message), HEADER_TIMEOUT)
+            yield from self._close(408, message, HEADER_TIMEOUT)
 
-    def _refuse(self, refusal: Refusal, reason: str) -> layer.CommandGenerator[None]:
-        answer = refusal_response(None, refusal)
-        answer.headers["connection"] = "close"
+    def _close(self, status: int, message: str, reason: str) -> layer.CommandGenerator[None]:
+        yield from self._answer(status, message)
+        yield AibridgeConnectionClosedHook(ClosedClient(self.context.client, reason))
+
+    def _answer(self, status: int, message: str) -> layer.CommandGenerator[None]:
+        """Answer what is no request, and close the connection."""
+        body = json.dumps({"error": {"type": "invalid_request_error", "message": message}}).encode()
+        answer = json_response(status, body, {"connection": "close"})
         yield commands.SendData(self.conn, http1.assemble_response(answer))
         yield commands.CloseConnection(self.conn)
-        yield AibridgeConnectionClosedHook(ClosedClient(self.context.client, reason))
         self.state = self.done
 
 
@@ -90,7 +139,8 @@ class BridgeHttp1Client(Http1Client):
     The bridge needs none of them: mitmproxy itself answers `Expect: 100-continue`, and the others are hints.
     """
 
-    _interim = 0
+    _interim: tuple[int | None, int] = (None, 0)
+    """The stream of the current request, and its interim answers so far."""
 
     def __init__(self, ctx: context.Context, limits: Limits) -> None:
         super().__init__(ctx)
@@ -107,16 +157,16 @@ class BridgeHttp1Client(Http1Client):
         while isinstance(event, events.DataReceived) and self.stream_id is not None and is_interim(bytes(self.buf)):
             if self.buf.maybe_extract_lines() is None:
                 return
-            self._interim += 1
-            if self._interim > MAX_INTERIM:
+            counted, number = self._interim
+            number = number + 1 if counted == self.stream_id else 1
+            self._interim = self.stream_id, number
+            if number > MAX_INTERIM:
                 yield commands.CloseConnection(self.conn)
                 message = f"the upstream sent more than {MAX_INTERIM} interim answers"
                 code = http_events.ErrorCode.GENERIC_SERVER_ERROR
                 yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
                 return
         yield from super().read_headers(event)
-        if self.state != self.read_headers:
-            self._interim = 0
 
 
 def is_interim(head: bytes) -> bool:

@@ -11,15 +11,21 @@ without an error. h2 takes no further frame after GOAWAY, so `_go_gently` replac
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+import copy
+import json
+import logging
+from collections.abc import Callable, Sequence
 
 import h2.connection
 import h2.events
 from h2.errors import ErrorCodes
-from h2.exceptions import DenialOfServiceError
+from h2.exceptions import DenialOfServiceError, ProtocolError
+from h2.utilities import HeaderValidationFlags, validate_headers
 from hyperframe.frame import GoAwayFrame
 from mitmproxy.connection import Connection
-from mitmproxy.proxy import context, layer
+from mitmproxy.net.http import url
+from mitmproxy.proxy import commands, context, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._http2 import Http2Client, Http2Server, StreamState
@@ -27,6 +33,8 @@ from mitmproxy.proxy.layers.http._http2 import Http2Client, Http2Server, StreamS
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.proxy.stream.hooks import HEADER_BYTES, HTTP2_FLOOD, AibridgeConnectionClosedHook, ClosedClient
 from aibridge_addon.proxy.stream.http2_frames import BoundedH2Connection, FloodError
+
+logger = logging.getLogger(__name__)
 
 LEFT = "the upstream closed the connection before it processed the request"
 REFUSED = "the upstream refused the request before it processed it"
@@ -50,19 +58,63 @@ def _go_gently(connection: h2.connection.H2Connection) -> None:
 
 
 class BridgeHttp2Server(Http2Server):
-    """The connection of a client. Its GOAWAY says that it accepts no pushed streams; it still reads its answers."""
+    """The connection of a client, which may be a front proxy that sends the requests of many.
+
+    - A malformed request gets 400 (RFC 9113, section 8.1.1). h2 and mitmproxy would end the whole connection.
+    - A client's GOAWAY says that it accepts no pushed streams; it still reads its answers.
+    """
 
     def __init__(self, ctx: context.Context, limits: Limits) -> None:
         super().__init__(ctx)
         self.h2_conn = BoundedH2Connection(self.h2_conf, limits.header_bytes)
         _go_gently(self.h2_conn)
+        config = copy.copy(self.h2_conn.config)  # mitmproxy's is shared by all connections
+        self._validates, config.validate_inbound_headers = config.validate_inbound_headers, False
+        self.h2_conn.config = config
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
-        if type(event) is GoingAway:
-            return self._client_leaves()
-        if isinstance(event, DenialOfServiceError):
-            return self._over_a_limit(event)
+        match event:
+            case h2.events.DataReceived():
+                pass
+            case h2.events.RequestReceived() if problem := self._problem(event.headers):
+                return self._refuse(event.stream_id, problem)
+            case h2.events.TrailersReceived() if problem := self._problem(event.headers, trailer=True):
+                return self._reset(event.stream_id, problem)
+            case GoingAway():
+                return self._client_leaves()
+            case DenialOfServiceError():
+                return self._over_a_limit(event)
         return super().handle_h2_event(event)
+
+    def _problem(self, headers: Sequence[tuple[bytes, bytes]], *, trailer: bool = False) -> str | None:
+        try:
+            if self._validates:
+                flags = HeaderValidationFlags(False, trailer, False, False)
+                collections.deque(validate_headers(headers, flags), maxlen=0)
+            if not trailer:
+                url.parse_authority(dict(headers[:4]).get(b":authority", b"") or b"x", check=True)
+        except (ProtocolError, ValueError) as e:
+            return str(e) or "the request's authority is not valid"
+        return None
+
+    def _refuse(self, stream_id: int, problem: str) -> layer.CommandGenerator[bool]:
+        """Answer a request that cannot be parsed. It becomes no flow."""
+        peer = self.conn.peername
+        logger.warning("request refused: client=%s: %s", peer[0] if peer else "", problem)
+        body = json.dumps({"error": {"type": "invalid_request_error", "message": problem}}).encode()
+        self.h2_conn.send_headers(stream_id, [(b":status", b"400"), (b"content-type", b"application/json")])
+        self.h2_conn.send_data(stream_id, body, end_stream=True)
+        yield commands.SendData(self.conn, self.h2_conn.data_to_send())
+        return False
+
+    def _reset(self, stream_id: int, problem: str) -> layer.CommandGenerator[bool]:
+        """Reset a stream whose trailers are malformed."""
+        if stream_id in self.streams:
+            self.h2_conn.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            self.streams.pop(stream_id)
+            code = http_events.ErrorCode.GENERIC_CLIENT_ERROR
+            yield ReceiveHttp(http_events.RequestProtocolError(stream_id, problem, code))
+        return False
 
     def _over_a_limit(self, error: DenialOfServiceError) -> layer.CommandGenerator[bool]:
         reason = HTTP2_FLOOD if isinstance(error, FloodError) else HEADER_BYTES

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 from mitmproxy import http
 from mitmproxy.proxy import context, layer
-from mitmproxy.proxy.layers.http import HTTPMode, SendHttp
+from mitmproxy.proxy.layers.http import HTTPMode, SendHttp, validate_request
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.connection.ourselves import is_own_address
 from aibridge_addon.proxy.flow import dispatch
 from aibridge_addon.proxy.flow.http1 import host_header
 from aibridge_addon.proxy.flow.state import ORIGIN_FORM, Dispatch, Served, state_of
+from aibridge_addon.proxy.stream.heads import problem_of_request
+from aibridge_addon.proxy.stream.http1 import UnsafeHeaders
 
 PROXIES = ("regular", "upstream", "socks5")
 """mitmproxy's modes whose clients name their destination themselves."""
+UNSAFE = "aibridge_unsafe"
+"""Key in `flow.metadata`: what is wrong with the lines of the request's head."""
+
+
+def problem_of(flow: http.HTTPFlow, ctx: context.Context, mode: HTTPMode) -> str | None:
+    """Return why a request is refused by its head alone. None: it is not."""
+    unsafe: str | None = flow.metadata.get(UNSAFE)
+    return (
+        unsafe
+        or validate_request(mode, flow.request, ctx.options.validate_inbound_headers)
+        or problem_of_request(flow.request)
+    )
 
 
 def bring_flow(event: http_events.RequestHeaders, ctx: context.Context, mode: HTTPMode) -> None:
@@ -27,6 +41,8 @@ def bring_flow(event: http_events.RequestHeaders, ctx: context.Context, mode: HT
     if event.replay_flow is not None:
         return
     event.replay_flow = flow = http.HTTPFlow(ctx.client, ctx.server)
+    if isinstance(event, UnsafeHeaders):
+        flow.metadata[UNSAFE] = event.problem
     request = event.request
     if request.method == "CONNECT" or ctx.client.proxy_mode.type_name not in PROXIES:
         return

@@ -18,6 +18,7 @@ that take events and yield commands. The subclass differs from it as follows:
 from __future__ import annotations
 
 from collections.abc import Callable
+from logging import WARNING
 
 from mitmproxy import http
 from mitmproxy.proxy import commands, context, events, layer
@@ -26,7 +27,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.flow import dispatch
 from aibridge_addon.proxy.flow.answer import stream_answer
-from aibridge_addon.proxy.flow.http1 import frame_request
+from aibridge_addon.proxy.flow.http1 import error_in, frame_request
 from aibridge_addon.proxy.flow.internal_error import FAILED
 from aibridge_addon.proxy.flow.state import (
     FOREIGN,
@@ -34,24 +35,28 @@ from aibridge_addon.proxy.flow.state import (
     Bridged,
     FlowState,
     Foreign,
+    Refusal,
     Refused,
     Rows,
     Served,
     json_response,
     state_of,
 )
-from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for, invalid_head
+from aibridge_addon.proxy.flow.websocket import switch_error
+from aibridge_addon.proxy.stream import upgrade
+from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped, answer_for
 from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
 from aibridge_addon.proxy.stream.body_size import BodySize
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
+from aibridge_addon.proxy.stream.buffers import StreamBuffers
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
 from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.proxy.stream.next_turn import NextTurn
-from aibridge_addon.proxy.stream.request import bring_flow, for_upstream
+from aibridge_addon.proxy.stream.request import bring_flow, for_upstream, problem_of
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -66,6 +71,7 @@ class BridgeHttpStream(HttpStream):
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
         self.guard = StreamGuard(self)
+        self.buffers = StreamBuffers()
         self.body_size = BodySize(self, parent.limits.passthrough_body)
         self.buffered = BufferedAnswer(self)
         self.keep_alives = KeepAlives(self)
@@ -170,9 +176,12 @@ class BridgeHttpStream(HttpStream):
 
     def state_wait_for_response_headers(self, event: http_events.ResponseHeaders) -> layer.CommandGenerator[None]:
         if isinstance(state := self.state, Served):
-            if (error := self._invalid(event.response)) is not None:
+            invalid = error_in(event.response) if self.context.options.validate_inbound_headers else None
+            if error := invalid or switch_error(self.flow, state, event.response):
+                yield commands.Log(f"aibridge: {error}", WARNING)
                 yield commands.CloseConnection(self.flow.server_conn)
-                yield from self.handle_protocol_error(error)
+                code = http_events.ErrorCode.RESPONSE_VALIDATION_FAILED
+                yield from self.handle_protocol_error(http_events.ResponseProtocolError(self.turns.id, error, code))
                 return
             if (yield from self.attempts.drops(state, event.response)):
                 self.server_state = self.attempts.state_drop
@@ -182,12 +191,12 @@ class BridgeHttpStream(HttpStream):
             self.incoming = pipe
             self.watch()
 
-    def _invalid(self, response: http.Response) -> http_events.ResponseProtocolError | None:
-        """Return what is wrong with an answer's head. Such an answer counts as a failed attempt."""
-        return invalid_head(response, self.stream_id) if self.context.options.validate_inbound_headers else None
-
     def check_invalid(self, request: bool) -> layer.CommandGenerator[bool]:
-        if request or not isinstance(self.state, Served):
+        if request:
+            if problem := problem_of(self.flow, self.context, self.mode):
+                yield from self.early_end.refuse_head(problem)
+            return problem is not None
+        if not isinstance(self.state, Served):
             return (yield from super().check_invalid(request))
         return False
 
@@ -430,7 +439,7 @@ class BridgeHttpStream(HttpStream):
         yield from self.client.maybe_data(self.held)
         yield from self.client.finish()
         yield from self.turns.drop()
-        yield from super().flow_done()
+        yield from upgrade.switch_protocols(self) if upgrade.is_taken(self) else super().flow_done()
 
     def handle_protocol_error(
         self, event: http_events.RequestProtocolError | http_events.ResponseProtocolError
@@ -446,17 +455,10 @@ class BridgeHttpStream(HttpStream):
             yield from super().handle_protocol_error(event)
         elif self.server_state == self.next_turn.state_leave:
             yield from self.next_turn.state_leave(event)
-        elif isinstance(state, Served) and self._is_repeated(state, event):
+        elif isinstance(state, Served) and self.attempts.repeats(state, event):
             yield from self.attempts.repeat()
         else:
             yield from self._upstream_failed(state, event)
-
-    def _is_repeated(self, state: Served, error: http_events.ResponseProtocolError) -> bool:
-        if not self.is_repeatable:
-            return False
-        if self.server_state == self.state_wait_for_response_headers:
-            return self.attempts.repeats(state, error)
-        return bool(self.server_state == self.attempts.state_drop)
 
     def _upstream_failed(
         self, state: Served | Refused, event: http_events.ResponseProtocolError
@@ -476,7 +478,7 @@ class BridgeHttpStream(HttpStream):
             return
         yield from self.early_end.run_error_hook(event.message)
         if not (yield from self.check_killed(False)):
-            yield from self.early_end.refuse(502, "the upstream could not be reached or broke off")
+            yield from self.early_end.refuse(Refusal(502, "the upstream could not be reached or broke off"))
 
     def _forward_error(self, event: http_events.ResponseProtocolError) -> layer.CommandGenerator[None]:
         yield from self.turns.drop()

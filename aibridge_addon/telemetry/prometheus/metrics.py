@@ -140,6 +140,8 @@ class Metrics:
         self._overheads = self._histogram("overhead_seconds", "Our own share.", ("provider",), OVERHEADS)
         # As many as there are reasons
         self._refused = self._counter("refused_total", "Requests refused by a rule.", ("reason",))
+        # As many as there are limits
+        self._unread = self._counter("unread_total", "Requests and answers not read because of a limit.", ("limit",))
         # INITIATORS for each budget, at most MAX_SERIES
         used = ("name", "subject")
         self._budgets = self._gauge("budget_used_ratio", "Share of a budget's limit that was spent.", used)
@@ -204,6 +206,8 @@ class Metrics:
                 self._rejects[record.provider_name, record.route, self._model(record.model)].inc()
             case records.Refused() | records.ConnectionRefused():
                 self._refused[record.reason,].inc()
+            case records.LeftUnread():
+                self._unread[record.limit,].inc()
             case records.BudgetUsed():
                 if self._names_initiators or not record.names_actor:
                     self._budgets[record.name, self._subject(record.subject)].set(record.ratio)

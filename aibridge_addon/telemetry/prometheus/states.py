@@ -13,6 +13,9 @@ from aibridge_addon.records import KeyPoolState, Readiness, ServerState
 def collected(prefix: str, now: Readiness, providers: Sequence[Provider], internal_errors: int) -> Iterator[Metric]:
     """Yield the metrics of a state."""
     yield GaugeMetricFamily(prefix + "retention_backlog", "Interceptions that have expired.", value=now.expired)
+    yield GaugeMetricFamily(
+        prefix + "buffered_bytes", "Requests and answers that are in memory.", value=now.buffered_bytes
+    )
     name = prefix + "recorder_"
     yield GaugeMetricFamily(name + "queue_depth", "Records that are in memory only.", value=now.waiting)
     yield GaugeMetricFamily(name + "spooled_bytes", "Files of records that wait.", value=now.spooled_bytes)

@@ -32,6 +32,8 @@ from aibridge_addon.telemetry.tracing.measurements import Measurements, all_inpu
 from aibridge_addon.telemetry.tracing.writer import SpanWriter
 from aibridge_addon.wire.trace_context import TraceContext, parse, span_id_for, trace_id_for
 
+UNANSWERED = frozenset({"upstream_unreachable", "client_disconnected", "inactivity"})
+"""Error types of requests that went upstream, and may have ended without an answer."""
 MAX_OPEN = 10_000
 """Interceptions under way whose records are kept. The oldest ones get no spans then."""
 MAX_RECORDS = 2_000
@@ -292,7 +294,7 @@ def _with_ends(
         if turn.ended is not None:
             yield turn, turn.ended
     last = found.turns[-2].ended if len(found.turns) > 1 else None
-    unanswered = ended.error_type in ("upstream_unreachable", "client_disconnected") and ended.http_status is None
+    unanswered = ended.error_type in UNANSWERED and ended.http_status is None
     if last is None and unanswered:
         times = (started.started_at, ended.ended_at)
         yield found.turns[-1], TurnEnded(started.id, 1, *times, "", "", None, error_type=ended.error_type)

@@ -6,6 +6,7 @@ its addons. How these behave together is shown by `test_layer.py`; here stands w
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import importlib.metadata
 import inspect
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hyperframe.frame import GoAwayFrame
 from mitmproxy import addonmanager, flow, hooks, http, tls
 from mitmproxy.addons import default_addons, next_layer, proxyauth, script
 from mitmproxy.addons.proxyserver import Proxyserver
@@ -22,13 +24,22 @@ from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, context, events, layer, layers
 from mitmproxy.proxy.layers import http as http_layer
-from mitmproxy.proxy.layers.http import DropStream, GetHttpConnection, HttpLayer, HTTPMode, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    GetHttpConnection,
+    HttpLayer,
+    HTTPMode,
+    HttpStream,
+    SendHttp,
+    _http1,
+    _http2,
+)
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
 from mitmproxy.proxy.layers.modes import HttpProxy, HttpUpstreamProxy
 from mitmproxy.proxy.mode_servers import ServerInstance
-from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO
+from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO, TimeoutWatchdog
 from mitmproxy.test import taddons, tflow
 from packaging.requirements import Requirement
 
@@ -70,6 +81,14 @@ METHODS: list[tuple[type, str, list[str]]] = [
     (addonmanager.AddonManager, "register", ["self", "addon"]),
     (GetHttpConnection, "connection_spec_matches", ["self", "connection"]),
     (HttpLayer, "event_to_child", ["self", "child", "event"]),
+    (_http1.Http1Server, "read_headers", ["self", "event"]),
+    (_http1.Http1Client, "read_headers", ["self", "event"]),
+    (_http1.Http1Server, "wait", ["self", "event"]),
+    (_http2.Http2Server, "handle_h2_event", ["self", "event"]),
+    (_http2.Http2Client, "handle_h2_event", ["self", "event"]),
+    (_http2.Http2Client, "close_connection", ["self", "msg"]),
+    (HttpLayer, "register_connection", ["self", "command"]),
+    (ConnectionHandler, "on_timeout", ["self"]),
     (layer.Layer, "handle_event", ["self", "event"]),
     (layers.TCPLayer, "__init__", ["self", "context", "ignore"]),
     (next_layer.NextLayer, "next_layer", ["self", "nextlayer"]),
@@ -267,13 +286,29 @@ def test_a_killed_flow_is_known_by_its_message() -> None:
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("connection_strategy", "lazy"), ("validate_inbound_headers", True), ("proxyauth", None)],
+    [("connection_strategy", "lazy"), ("tcp_timeout", 3600), ("validate_inbound_headers", True), ("proxyauth", None)],
 )
 async def test_an_option_that_we_set_or_read_exists(option: str, value: object) -> None:
     proxy, auth = Proxyserver(), proxyauth.ProxyAuth()
     with taddons.context(proxy, auth) as ctx:
         assert option in ctx.options, f"mitmproxy {VERSION} has no option {option}"
         ctx.options.update(**{option: value})
+
+
+def test_an_http2_connection_has_the_attributes_that_we_replace() -> None:
+    options = Options()
+    options.add_option("validate_inbound_headers", bool, True, "")
+    ctx = context.Context(tflow.tclient_conn(), options)
+    ctx.server = tflow.tserver_conn()
+    client = _http2.Http2Client(ctx)
+    assert GoAwayFrame in client.h2_conn._frame_dispatch_table
+    assert (client.streams, dict(client.stream_queue), client.their_stream_id) == ({}, {}, {})
+    assert client.h2_conn.config is client.h2_conf
+
+
+async def test_the_handler_of_a_client_has_the_attributes_that_we_replace() -> None:
+    assert {"max_conns", "timeout_watchdog"} <= set(inspect.get_annotations(ConnectionHandler))
+    assert "callback" in vars(TimeoutWatchdog(1, lambda: asyncio.sleep(0)))
 
 
 async def test_the_server_can_be_drained() -> None:

@@ -523,6 +523,7 @@ def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other()
     made.emit(records.UpstreamAttempt("anthropic-eu", "/v1/messages", "show", "unauthorized", 2))
     made.emit(records.KeysExhausted("anthropic-eu", "rate_limited"))
     made.emit(records.Refused("budget_exceeded"))
+    made.emit(records.LeftUnread("limits.answer"))
     made.emit(records.BudgetUsed("daily", "ada", names_actor=True, ratio=0.5))
     made.emit(examples.PLAN_LIMIT)
     exposed = {}
@@ -533,7 +534,7 @@ def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other()
     rows = re.findall(r"^\| `(aibridge_\w+)` \| (\w+) \| ([\w, ]*?) ?\| ", DOCUMENT.read_text(), re.MULTILINE)
     documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
     assert documented == exposed
-    assert len(documented) == len(rows) == 34
+    assert len(documented) == len(rows) == 36
 
 
 def test_the_document_tells_the_buckets() -> None:
