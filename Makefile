@@ -10,6 +10,8 @@ MITMPROXY ?= 12.2.3
 SOAK_KILLS ?= 25
 SOAK_OUTAGE ?= 60
 SOAK_EXAMPLES ?= 10000
+SOAK_FUZZ ?= 100000
+SOAK_PEERS ?= 3600
 CLIENTS ?=
 LINTERS := .venv/linters
 OLDER := .venv/mitmproxy-$(MITMPROXY)
@@ -69,10 +71,12 @@ mutants: $(DEVELOPMENT) ## Break the package in a copy, one place at a time: eac
 	$(BIN)/python -m tests.support.mutants
 
 # Four tests share the kills. An outage lasts at least SOAK_OUTAGE seconds.
-soak: $(DEVELOPMENT) ## Kill processes under load 100 times, make databases fail for minutes, generate 10,000 answers for each property (hours)
+soak: $(DEVELOPMENT) ## Kill processes under load 100 times, make databases fail for minutes, generate 10,000 answers for each property, fuzz the parsers, meet random peers (hours)
 	SOAK_KILLS=$(SOAK_KILLS) $(BIN)/python -m pytest -vv -n auto tests/processes/test_crash.py tests/processes/test_crash_postgres.py -k under_load
 	SOAK_OUTAGE=$(SOAK_OUTAGE) $(BIN)/python -m pytest -vv -n auto tests/processes
 	SOAK_EXAMPLES=$(SOAK_EXAMPLES) $(BIN)/python -m pytest -n auto tests/dialects/test_splice_properties.py tests/dialects/test_history_properties.py tests/dialects/messages/test_history_thinking.py
+	SOAK_FUZZ=$(SOAK_FUZZ) $(BIN)/python -m pytest -n auto tests/wire/test_any_bytes.py tests/proxy/stream/test_any_bytes.py tests/interception/test_foreign_values.py
+	SOAK_PEERS=$(SOAK_PEERS) $(BIN)/python -m pytest -vv tests/processes/test_random_peers.py
 
 bench: $(DEVELOPMENT) ## Measure against bare mitmdump, in one run
 	$(BIN)/python -m benchmarks

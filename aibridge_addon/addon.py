@@ -26,7 +26,9 @@ from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy import terminal
 from aibridge_addon.proxy.conflicts import conflicts
 from aibridge_addon.proxy.connection import exposure, handler, leaf_names
+from aibridge_addon.proxy.connection.acceptor import Acceptor
 from aibridge_addon.proxy.connection.authentication import replace_authentication
+from aibridge_addon.proxy.connection.clients import OPEN_FILES, ClientConnections
 from aibridge_addon.proxy.connection.egress import EgressGuard, configured_names, guard_for
 from aibridge_addon.proxy.connection.greetings import FailedGreetings
 from aibridge_addon.proxy.connection.listeners import Listeners
@@ -44,10 +46,12 @@ from aibridge_addon.proxy.interactive.content_view import ConversationView
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.life import Life
 from aibridge_addon.proxy.options import CONFIG_VARIABLE, OPTIONS, add_options, check_names
+from aibridge_addon.proxy.stream.activity import is_busy
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
+from aibridge_addon.proxy.stream.hooks import ClosedClient
 from aibridge_addon.proxy.stream.keeping import KeepingAndDumpingHttpLayer, KeepingHttpLayer
 from aibridge_addon.proxy.stream.layer import DEFAULT_LIMITS, BridgeHttpLayer, bridge_http
-from aibridge_addon.records import DatabaseUnavailable, Tunnelled
+from aibridge_addon.records import ConnectionRefused, DatabaseUnavailable, Tunnelled
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +105,8 @@ class AIBridge:
         self._gate: Gate | None = None
         self._greetings = FailedGreetings(time.monotonic, leaf_names.may_sign)
         self._listeners: Listeners | None = None
+        self._clients: ClientConnections | None = None
+        self._acceptor: Acceptor | None = None
         self._is_interactive = False
         """Whether a person looks at flows, in `mitmproxy` or `mitmweb`."""
         self._kept: KeptBodies | None = None
@@ -126,7 +132,19 @@ class AIBridge:
         if isinstance(before, AIBridge):  # `main.py` was saved: this addon goes on where that one has stopped
             self._bridge, self._classifier, self._guard = before._bridge, before._classifier, before._guard
             self._names, self._greetings, self._kept = before._names, before._greetings, before._kept
+            self._clients, self._acceptor = before._clients, before._acceptor
+        if self._clients is None:
+            self._bound_connections(self._life)
         self._names.answer(asyncio.get_running_loop())
+
+    def _bound_connections(self, life: Life) -> None:
+        def report(reason: str) -> None:
+            if life.current is not None:
+                life.current.emit(ConnectionRefused(reason))
+
+        server = ctx.master.addons.get("proxyserver")
+        clients = self._clients = ClientConnections(lambda: server.connections, is_busy, report, time.monotonic)
+        self._acceptor = Acceptor(server, lambda: clients.close_idle(OPEN_FILES))
 
     def configure(self, updated: set[str]) -> None:
         if not ctx.master.addons.get("proxyserver").is_running and self._listeners and self._listeners.report():
@@ -195,6 +213,8 @@ class AIBridge:
     def _follow_options(self, bridge: Bridge) -> None:
         """Bring up to date what depends on mitmproxy's options, too."""
         bridge.ssl_insecure = ctx.options.ssl_insecure
+        if self._clients is not None:
+            self._clients.limits = bridge.settings.limits
         self._names.configured = configured_names(bridge.settings)
         self._guard = guard_for(bridge.settings, ctx.options, self._guard, self._names)
 
@@ -202,6 +222,8 @@ class AIBridge:
         assert self._life is not None
         is_reload = self._life.is_serving
         self._life.serve()
+        if self._acceptor is not None:
+            self._acceptor.take_over()
         if self._bridge is not None:
             exposure.warn_if_open(self._bridge.settings, ctx.options)
             leaf_names.warn_of_hosts_not_permitted(self._bridge.settings.providers, ctx.options)
@@ -230,6 +252,16 @@ class AIBridge:
         of_client = ctx.master.addons.get("proxyserver").connections.get(client.id)
         if of_client is not None:
             handler.adjust(of_client, self._bridge.settings.limits.upstream_connections)
+        if self._clients is not None:
+            self._clients.connected(client)
+
+    def client_disconnected(self, client: Client) -> None:
+        if self._clients is not None:
+            self._clients.disconnected(client)
+
+    def aibridge_connection_closed(self, closed: ClosedClient) -> None:
+        if self._clients is not None:
+            self._clients.count(closed.reason, closed.client)
 
     # --- commands of the interactive tools --------------------------------------------------------------------
 
@@ -274,6 +306,9 @@ class AIBridge:
             leaf_names.use_permitted_names()
 
     async def check_destination(self, data: ServerConnectionHookData) -> None:
+        if self._clients is not None and not self._clients.may_dial(data.client):
+            data.server.error = "too many open files"
+            return
         await (self._names.check(data) if self._guard is None else self._guard.dial(data))
 
     def connection_tried(self, data: ServerConnectionHookData) -> None:
@@ -285,6 +320,8 @@ class AIBridge:
 
     @guarded_hook
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        if self._clients is not None:
+            self._clients.head_expected(flow.client_conn)
         try:
             waiting = None if self._classifier is None else self._classifier.connect(flow)
         finally:
@@ -314,6 +351,8 @@ class AIBridge:
 
     @guarded_hook
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        if self._clients is not None:
+            self._clients.head_complete(flow.client_conn)
         try:
             waiting = None if self._classifier is None else self._classifier.request_head(flow)
         finally:

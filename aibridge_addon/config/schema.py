@@ -161,6 +161,10 @@ class Limits(values.Section):
     websocket_message: values.Size = 32 * MIB
     upstream_connections: values.Positive = 100
     passthrough_body: values.Size = MIB
+    connections: values.Positive = 4096
+    connections_per_client: values.Positive = 1024
+    header_bytes: values.Size = MIB // 4
+    header_timeout: values.Seconds = 30
 
 
 class Egress(values.Section):

@@ -300,6 +300,13 @@ class Refused:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionRefused:
+    """A client's connection was refused or closed because of a limit, for one of a fixed set of reasons."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class BudgetUsed:
     """A budget's used share has changed."""
 
@@ -358,6 +365,7 @@ Record = (
     | BreakerRejected
     | KeysExhausted
     | Refused
+    | ConnectionRefused
     | BudgetUsed
     | PlanLimit
     | LeftUnread

@@ -22,6 +22,7 @@ from tests.support.dialects import INJECTIONS
 from tests.support.fixtures import Case
 from tests.support.foreign_values import ODD, Path, encoded, places, replaced
 from tests.support.reading import exchange_for
+from tests.support.soak import FUZZ, FUZZ_TIMEOUT
 from tests.support.stream_forms import FORMS
 from tests.support.streams import INJECTED, Block, Style, Turn
 
@@ -111,6 +112,8 @@ def check(shown: bytes, emitted: Sequence[Record]) -> None:
 
 
 @BY_DIALECT
+@FUZZ_TIMEOUT
+@FUZZ
 @given(data=st.data())
 def test_an_odd_member_of_an_event_shows_no_hidden_call(dialect: str, data: st.DataObject) -> None:
     events, _ = written(dialect, CALLS[: data.draw(st.sampled_from([3, 4]))], 0)
@@ -120,6 +123,8 @@ def test_an_odd_member_of_an_event_shows_no_hidden_call(dialect: str, data: st.D
 
 
 @BY_DIALECT
+@FUZZ_TIMEOUT
+@FUZZ
 @given(data=st.data())
 def test_an_odd_member_of_a_body_shows_no_hidden_call(dialect: str, data: st.DataObject) -> None:
     _, body = written(dialect, CALLS[: data.draw(st.sampled_from([3, 4]))], 0)
@@ -128,6 +133,8 @@ def test_an_odd_member_of_a_body_shows_no_hidden_call(dialect: str, data: st.Dat
     check(*play(dialect, [[odd], [json.dumps(second).encode()]], streaming=False))
 
 
+@FUZZ_TIMEOUT
+@FUZZ
 @given(data=st.data(), case=st.sampled_from(CASES))
 def test_an_odd_member_of_an_answer_is_read(data: st.DataObject, case: Case) -> None:
     """Without tools, where every byte passes unchanged."""
@@ -149,6 +156,8 @@ def test_an_odd_member_of_an_answer_is_read(data: st.DataObject, case: Case) -> 
     assert len([record for record in emitted if isinstance(record, InterceptionEnded)]) == 1
 
 
+@FUZZ_TIMEOUT
+@FUZZ
 @given(data=st.data(), case=st.sampled_from(CASES))
 def test_an_odd_member_of_a_request_is_read(data: st.DataObject, case: Case) -> None:
     """Its reading, its history, and the injection of tools."""
@@ -190,6 +199,8 @@ def test_an_odd_time_to_retry_is_ignored_or_a_number(name: str, value: str) -> N
     assert found is None or 0 <= found < float("inf")
 
 
+@FUZZ_TIMEOUT
+@FUZZ
 @given(st.text())
 def test_any_text_to_retry_is_ignored_or_a_number(value: str) -> None:
     found = outcome_of(429, {"retry-after": value}, datetime(2026, 1, 1, tzinfo=UTC)).retry_after

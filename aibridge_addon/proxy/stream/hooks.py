@@ -1,10 +1,11 @@
-"""The bridge's own hooks. mitmproxy awaits them in the addon like its own. Each has one argument, the flow."""
+"""The bridge's own hooks. mitmproxy awaits them in the addon like its own. Each has one argument."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from mitmproxy import http
+from mitmproxy.connection import Client
 from mitmproxy.proxy import commands
 
 
@@ -34,3 +35,24 @@ class AibridgeTurnHook(commands.StartHook):
     """A complete answer, `flow.response`, is held back from the client. Set it to None to start another turn."""
 
     flow: http.HTTPFlow
+
+
+HEADER_BYTES = "header_bytes"
+HEADER_TIMEOUT = "header_timeout"
+HTTP2_FLOOD = "http2_flood"
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedClient:
+    """A client whose connection was closed because of a limit."""
+
+    client: Client
+    reason: str
+
+
+@dataclass
+class AibridgeConnectionClosedHook(commands.StartHook):
+    """A client's connection was closed because of a limit. Nothing waits for this hook."""
+
+    blocking = False
+    closed: ClosedClient

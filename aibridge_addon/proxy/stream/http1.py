@@ -1,27 +1,35 @@
-"""HTTP/1 connections: unsafe heads of clients are refused, and interim answers of upstreams are not their answer.
+"""HTTP/1 connections: heads have limits, unsafe ones are refused, and interim answers are not an upstream's answer.
 
-mitmproxy takes an interim answer (100, 102, 103) for the final one, and waits for the request after it.
+mitmproxy buffers a head of any length, and whatever a client sends while its request is answered. It takes an interim
+answer (100, 102, 103) for the final one, and waits for the request after it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from dataclasses import dataclass
 
+from h11._receivebuffer import ReceiveBuffer
 from mitmproxy.net.http import http1
-from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, make_body_reader
 
+from aibridge_addon.config.schema import Limits
 from aibridge_addon.proxy.flow.state import json_response
 from aibridge_addon.proxy.stream.heads import problem_of_lines
+from aibridge_addon.proxy.stream.hooks import HEADER_BYTES, HEADER_TIMEOUT, AibridgeConnectionClosedHook, ClosedClient
 
 logger = logging.getLogger(__name__)
 
 MAX_INTERIM = 100
 """Interim answers to one request. More are an error of the upstream."""
+
+
+BLANK_LINE = re.compile(rb"\n\r?\n")
 
 
 @dataclass
@@ -32,16 +40,35 @@ class UnsafeHeaders(http_events.RequestHeaders):
 
 
 class BridgeHttp1Server(Http1Server):
-    """The connection of a client."""
+    """The connection of a client. A head has a limit of bytes, and one of seconds from its first byte on."""
+
+    def __init__(self, ctx: context.Context, limits: Limits) -> None:
+        super().__init__(ctx)
+        self._limits = limits
+        self._wakeup: commands.RequestWakeup | None = None
+        """Ends the time for the head that is incomplete."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.Wakeup):
+            return self._timed_out(event)
+        return super()._handle_event(event)
 
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
         if not isinstance(event, events.DataReceived):
             yield from super().read_headers(event)
             return
+        if is_head_too_long(self.buf, self._limits.header_bytes):
+            message = f"The head of the request is larger than {self._limits.header_bytes} bytes."
+            yield from self._close(431, message, HEADER_BYTES)
+            return
         while (head := self.buf.maybe_extract_lines()) == []:
             pass  # blank lines before a request are ignored (RFC 9112, section 2.2)
         if head is None:
+            if self.buf and self._wakeup is None:
+                self._wakeup = commands.RequestWakeup(self._limits.header_timeout)
+                yield self._wakeup
             return
+        self._wakeup = None
         lines = [bytes(line) for line in head]
         problem = problem_of_lines(lines)
         size: int | None = 0
@@ -65,15 +92,45 @@ class BridgeHttp1Server(Http1Server):
         if self.request is None:
             peer = self.conn.peername
             logger.warning("request refused: client=%s: %s", peer[0] if peer else "", problem)
-            body = json.dumps({"error": {"type": "invalid_request_error", "message": problem}}).encode()
-            answer = json_response(400, body, {"connection": "close"})
-            yield commands.SendData(self.conn, http1.assemble_response(answer))
-            yield commands.CloseConnection(self.conn)
-            self.state = self.done
+            yield from self._answer(400, problem)
             return
         self.request_done = True  # the connection is closed when the answer is complete
         self.state = self.wait
         yield ReceiveHttp(UnsafeHeaders(self.stream_id, self.request, True, problem=problem))
+
+    def wait(self, event: events.Event) -> layer.CommandGenerator[None]:
+        yield from super().wait(event)
+        if isinstance(event, events.DataReceived) and len(self.buf) > self._limits.header_bytes:
+            yield commands.CloseConnection(self.conn)
+            code = http_events.ErrorCode.CLIENT_DISCONNECTED
+            message = "the client sent more before its request was answered"
+            yield ReceiveHttp(http_events.RequestProtocolError(self.stream_id, message, code))
+            yield AibridgeConnectionClosedHook(ClosedClient(self.context.client, HEADER_BYTES))
+            self.state = self.done
+
+    def _timed_out(self, event: events.Wakeup) -> layer.CommandGenerator[None]:
+        if event.command is self._wakeup and self.state == self.read_headers:
+            message = f"The head of the request was not complete after {self._limits.header_timeout:g} seconds."
+            yield from self._close(408, message, HEADER_TIMEOUT)
+
+    def _close(self, status: int, message: str, reason: str) -> layer.CommandGenerator[None]:
+        yield from self._answer(status, message)
+        yield AibridgeConnectionClosedHook(ClosedClient(self.context.client, reason))
+
+    def _answer(self, status: int, message: str) -> layer.CommandGenerator[None]:
+        """Answer what is no request, and close the connection."""
+        body = json.dumps({"error": {"type": "invalid_request_error", "message": message}}).encode()
+        answer = json_response(status, body, {"connection": "close"})
+        yield commands.SendData(self.conn, http1.assemble_response(answer))
+        yield commands.CloseConnection(self.conn)
+        self.state = self.done
+
+
+def is_head_too_long(buffer: ReceiveBuffer, limit: int) -> bool:
+    """Return whether no head of at most `limit` bytes is at the beginning of a buffer, and none will be."""
+    if len(buffer) <= limit:
+        return False
+    return BLANK_LINE.search(bytes(buffer)[:limit].lstrip(b"\r\n")) is None
 
 
 class BridgeHttp1Client(Http1Client):
@@ -85,7 +142,18 @@ class BridgeHttp1Client(Http1Client):
     _interim: tuple[int | None, int] = (None, 0)
     """The stream of the current request, and its interim answers so far."""
 
+    def __init__(self, ctx: context.Context, limits: Limits) -> None:
+        super().__init__(ctx)
+        self._limits = limits
+
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
+        is_data = isinstance(event, events.DataReceived)
+        if is_data and self.stream_id is not None and is_head_too_long(self.buf, self._limits.header_bytes):
+            yield commands.CloseConnection(self.conn)
+            message = f"the head of the answer is larger than {self._limits.header_bytes} bytes"
+            code = http_events.ErrorCode.GENERIC_SERVER_ERROR
+            yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
+            return
         while isinstance(event, events.DataReceived) and self.stream_id is not None and is_interim(bytes(self.buf)):
             if self.buf.maybe_extract_lines() is None:
                 return

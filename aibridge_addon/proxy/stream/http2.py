@@ -1,4 +1,4 @@
-"""HTTP/2 connections that go away without breaking off their streams.
+"""HTTP/2 connections that bound what a client sends, and that go away without breaking off their streams.
 
     GOAWAY ─▶ streams up to its last id go on; after the last of them, or by the server, the connection is closed
     streams above that id, queued streams, REFUSED_STREAM ─▶ RequestUnprocessed ─▶ a fresh connection
@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 import h2.connection
 import h2.events
 from h2.errors import ErrorCodes
-from h2.exceptions import ProtocolError
+from h2.exceptions import DenialOfServiceError, ProtocolError
 from h2.utilities import HeaderValidationFlags, validate_headers
 from hyperframe.frame import GoAwayFrame
 from mitmproxy.connection import Connection
@@ -29,6 +29,10 @@ from mitmproxy.proxy import commands, context, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._http2 import Http2Client, Http2Server, StreamState
+
+from aibridge_addon.config.schema import Limits
+from aibridge_addon.proxy.stream.hooks import HEADER_BYTES, HTTP2_FLOOD, AibridgeConnectionClosedHook, ClosedClient
+from aibridge_addon.proxy.stream.http2_frames import BoundedH2Connection, FloodError
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +64,9 @@ class BridgeHttp2Server(Http2Server):
     - A client's GOAWAY says that it accepts no pushed streams; it still reads its answers.
     """
 
-    def __init__(self, ctx: context.Context) -> None:
+    def __init__(self, ctx: context.Context, limits: Limits) -> None:
         super().__init__(ctx)
+        self.h2_conn = BoundedH2Connection(self.h2_conf, limits.header_bytes)
         _go_gently(self.h2_conn)
         config = copy.copy(self.h2_conn.config)  # mitmproxy's is shared by all connections
         self._validates, config.validate_inbound_headers = config.validate_inbound_headers, False
@@ -77,6 +82,8 @@ class BridgeHttp2Server(Http2Server):
                 return self._reset(event.stream_id, problem)
             case GoingAway():
                 return self._client_leaves()
+            case DenialOfServiceError():
+                return self._over_a_limit(event)
         return super().handle_h2_event(event)
 
     def _problem(self, headers: Sequence[tuple[bytes, bytes]], *, trailer: bool = False) -> str | None:
@@ -108,6 +115,12 @@ class BridgeHttp2Server(Http2Server):
             code = http_events.ErrorCode.GENERIC_CLIENT_ERROR
             yield ReceiveHttp(http_events.RequestProtocolError(stream_id, problem, code))
         return False
+
+    def _over_a_limit(self, error: DenialOfServiceError) -> layer.CommandGenerator[bool]:
+        reason = HTTP2_FLOOD if isinstance(error, FloodError) else HEADER_BYTES
+        yield from self.protocol_error(f"HTTP/2 protocol error: {error}", ErrorCodes.ENHANCE_YOUR_CALM)
+        yield AibridgeConnectionClosedHook(ClosedClient(self.context.client, reason))
+        return True
 
     def _client_leaves(self) -> layer.CommandGenerator[bool]:
         if self.h2_conn.open_inbound_streams:

@@ -38,8 +38,7 @@ class BridgeHttpLayer(HttpLayer):
 
     kept: KeptBodies | None = None
     """Keeps the bodies of streamed answers; see `keeping`."""
-    passthrough_body = DEFAULT_LIMITS.passthrough_body
-    """Bytes. Bodies of requests that are not bridged are buffered up to this size; see `body_size`."""
+    limits = DEFAULT_LIMITS
 
     def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
         super().__init__(ctx, mode)
@@ -99,7 +98,7 @@ class BridgeHttpLayer(HttpLayer):
     def _dispatch(self, event: events.Event) -> layer.CommandGenerator[None]:
         server = self.context.server
         if isinstance(event, events.Start):
-            self.connections.setdefault(self.context.client, client_connection(self.context.fork()))
+            self.connections.setdefault(self.context.client, client_connection(self.context.fork(), self.limits))
             if not server.connected:  # no connection that was opened before can bring anything
                 self._dispatch = super()._handle_event  # type: ignore[method-assign]
         elif isinstance(event, events.DataReceived) and event.connection == server and server not in self.connections:
@@ -109,7 +108,9 @@ class BridgeHttpLayer(HttpLayer):
 
     def _upstream_speaks_first(self, event: events.DataReceived) -> layer.CommandGenerator[None]:
         """Handle data on a connection that was opened before any request, such as HTTP/2 settings."""
-        self.connections[self.context.server] = upstream = upstream_connection(self.context.fork(), self.retired.add)
+        self.connections[self.context.server] = upstream = upstream_connection(
+            self.context.fork(), self.retired.add, self.limits
+        )
         yield from self.event_to_child(upstream, events.Start())
         yield from self.event_to_child(upstream, event)
 
@@ -161,7 +162,7 @@ class BridgeHttpLayer(HttpLayer):
             if event.tls:
                 ctx.server.sni = self._sni(event.address)
                 stack /= quic.ServerQuicLayer(ctx) if event.transport_protocol == "udp" else tls.ServerTLSLayer(ctx)
-        stack /= BridgeHttpClient(ctx, self.retired.add)
+        stack /= BridgeHttpClient(ctx, self.retired.add, self.limits)
         return stack
 
     def _sni(self, address: tuple[str, int]) -> str:
@@ -207,7 +208,7 @@ def bridge_http(
     chosen.context.layers.remove(chosen)
     ours = kind(chosen.context, chosen.mode)
     ours.kept = kept
-    ours.passthrough_body = limits.passthrough_body
+    ours.limits = limits
     if parent is None:
         next_layer.layer = ours
     else:

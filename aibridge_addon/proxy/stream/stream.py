@@ -72,7 +72,7 @@ class BridgeHttpStream(HttpStream):
         self.early_end = EarlyEnd(self)
         self.guard = StreamGuard(self)
         self.buffers = StreamBuffers()
-        self.body_size = BodySize(self, parent.passthrough_body)
+        self.body_size = BodySize(self, parent.limits.passthrough_body)
         self.buffered = BufferedAnswer(self)
         self.keep_alives = KeepAlives(self)
         self.incoming = Pipe()

@@ -14,6 +14,8 @@ from mitmproxy.proxy import events
 from mitmproxy.proxy.layers.http import DropStream, HttpStream
 from mitmproxy.proxy.layers.http import _events as http_events
 
+from aibridge_addon.config.schema import Limits
+
 _Answer = (
     http_events.ResponseHeaders,
     http_events.ResponseData,
@@ -28,7 +30,7 @@ class TurnIds(Protocol):
 
     turn_ids: Iterator[int]
     streams: dict[int, HttpStream]
-    passthrough_body: int
+    limits: Limits
     handling: HttpStream | None
     """The stream that handles an event or whose commands are carried out."""
 

@@ -35,7 +35,8 @@ MAX_HEAD = 16 * 1024
 MAX_BODY = 128 * 1024
 """Bytes of a request's body, which is ignored."""
 MAX_CONNECTIONS = 16
-"""Connections at a time: a scraper, a probe and a person need three. Further ones are closed at once."""
+"""Connections at a time: a scraper, a probe and a person need three. For a further one, the oldest is closed that has
+not asked yet. If all are being answered, the further one is closed."""
 DEADLINE = 10.0
 """Seconds that a connection may last: Prometheus's own default for a scrape."""
 HEALTH_TIMEOUT = 2.0
@@ -79,6 +80,7 @@ class Listener:
         self._serving = threading.Event()
         self._stopping = asyncio.Event()
         self._freed = threading.Event()
+        self._server: _Server | None = None
 
     @property
     def port(self) -> int:
@@ -110,7 +112,7 @@ class Listener:
     async def _serve(self, sockets: Sequence[socket.socket]) -> None:
         self._own_loop = asyncio.get_running_loop()
         self._own_loop.set_default_executor(ThreadPoolExecutor(1, "aibridge-scrape"))  # one scrape after the other
-        server = _Server(
+        server = self._server = _Server(
             self._respond, no_keep_alive=True, max_header_size=MAX_HEAD, max_body_size=MAX_BODY, deadline=self._deadline
         )
         server.add_sockets(sockets)
@@ -123,6 +125,8 @@ class Listener:
     def _respond(self, request: HTTPServerRequest) -> None:
         connection = request.connection
         assert isinstance(connection, HTTP1Connection)
+        if self._server is not None:
+            self._server.asked(connection.stream)
         writing = asyncio.create_task(self._write_page(request, connection))
 
         def stop() -> None:
@@ -176,17 +180,31 @@ class _Server(HTTPServer):
         super().initialize(*args, **options)
         self._deadline = deadline
         self._timers: dict[IOStream, asyncio.TimerHandle] = {}
+        self._idle: dict[IOStream, None] = {}
+        """Connections without a complete request, in the order of their age."""
+
+    def asked(self, stream: IOStream) -> None:
+        """A complete request has come."""
+        self._idle.pop(stream, None)
 
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         if len(self._timers) >= MAX_CONNECTIONS:
-            stream.close()
-            return
+            oldest = next(iter(self._idle), None)
+            if oldest is None:
+                stream.close()
+                return
+            del self._idle[oldest]
+            self._timers.pop(oldest).cancel()
+            oldest.close()
+        self._idle[stream] = None
         self._timers[stream] = asyncio.get_running_loop().call_later(self._deadline, stream.close)
         super().handle_stream(stream, address)
 
     def on_close(self, server_conn: object) -> None:
         assert isinstance(server_conn, HTTP1ServerConnection)
-        self._timers.pop(server_conn.stream).cancel()
+        self._idle.pop(server_conn.stream, None)
+        if (timer := self._timers.pop(server_conn.stream, None)) is not None:
+            timer.cancel()
         super().on_close(server_conn)
 
 

@@ -204,7 +204,7 @@ class Metrics:
                     self._trips[labels].inc()
             case records.BreakerRejected():
                 self._rejects[record.provider_name, record.route, self._model(record.model)].inc()
-            case records.Refused():
+            case records.Refused() | records.ConnectionRefused():
                 self._refused[record.reason,].inc()
             case records.LeftUnread():
                 self._unread[record.limit,].inc()
