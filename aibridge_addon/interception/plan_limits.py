@@ -43,7 +43,7 @@ def of_endpoint(windows: Iterable[LimitWindow], template: str) -> Sequence[Limit
     """Name the windows that an answer on a passthrough route states.
 
     Rates are counted for each endpoint: Anthropic counts requests to `count_tokens` apart from messages (API guide,
-    "Token counting"). Under the same name, the two would overwrite each other. Shares of a plan are the same everywhere.
+    "Token counting"). Under the same name, the two would overwrite each other. Shares of a plan hold everywhere.
 
     `template`: of the route. Its last segment with a name becomes part of the window's.
     """

@@ -196,7 +196,8 @@ def test_rates_that_are_counted_for_an_endpoint_have_its_name(
         return [(f"anthropic-ratelimit-requests-{name}", str(limit)) for name in ("limit", "remaining")]
 
     upstream.answer(
-        replace(Answer.json({"input_tokens": 3}), headers=rate(4000)), Answer.event_stream(SIMPLE.body, headers=rate(50))
+        replace(Answer.json({"input_tokens": 3}), headers=rate(4000)),
+        Answer.event_stream(SIMPLE.body, headers=rate(50)),
     )
     with Client(proxy, ANTHROPIC) as client:
         client.post("/v1/messages/count_tokens", b"{}", [KEY])

@@ -316,7 +316,7 @@ def test_a_bridge_that_the_environment_names_is_replaced_so_that_a_request_has_o
     plain_upstream.answer(whole())
     config = here.use(plain_upstream)
     running = start_proxy(config=here.config.read_text())
-    environ = {name: running.proxy_url for name in ("HTTPS_PROXY", "https_proxy")}
+    environ = dict.fromkeys(("HTTPS_PROXY", "https_proxy"), running.proxy_url)
     if set_by == "hand":
         environ["SSL_CERT_FILE"] = str(here.home / ".mitmproxy" / "mitmproxy-ca-cert.pem")
     else:
