@@ -369,7 +369,7 @@ class AIBridge:
         read = request.read_request if state.head.route.results is None else results.begin
         waiting = read(flow, state)
         if self._is_interactive and state.exchange is not None:
-            Annotation(flow, state.exchange, state.head.bridge)
+            Annotation(flow).follow(state.exchange, state.head.bridge)
         state.overhead += time.perf_counter() - began
         return waiting
 
@@ -404,7 +404,7 @@ class AIBridge:
 
     @websocket.guarded
     def websocket_start(self, flow: http.HTTPFlow) -> None:
-        websocket.opened(flow)
+        websocket.opened(flow, Annotation(flow).follow if self._is_interactive else None)
 
     @websocket.guarded
     def websocket_message(self, flow: http.HTTPFlow) -> Awaitable[None] | None:

@@ -54,8 +54,8 @@ MakeSink = Callable[[Settings, Ask], Sink | None]
 
 SINKS: Sequence[MakeSink] = (database_sink, prometheus_sink, log_sink, tracing_sink)
 """The table of sinks, in the order of their start. An entry returns None if the configuration turns its sink off."""
-DUMPS_TIMEOUT = 2.0
-"""Seconds. Maximum time for writing the last dumps at the end."""
+SIDE_TIMEOUT = 2.0
+"""Seconds. Maximum time for the end of a part without records: the last dumps, reservations, a deletion of old rows."""
 
 
 def _nothing(*_: object) -> None:
@@ -176,6 +176,8 @@ class Bridge:
         self._parts = self._ordered_parts()
         self._opened = False
         self._ending: asyncio.Future[None] | None = None
+        self._closed = False
+        """Whether `close` has waited for every part: what has not ended by then is not waited for again."""
 
     def _budgets(self, recorded_name: Callable[[str], str]) -> SharedBudgets:
         settings = self.settings
@@ -208,22 +210,20 @@ class Bridge:
             ),
             Part(lambda _: self.ledger.close()),
             Part(lambda _: self.tokens.close()),
-            Part(self._pruner.close, serve=self._pruner.start, retire=self._pruner.stop),
+            Part(
+                lambda timeout: self._pruner.close(_side(timeout)), serve=self._pruner.start, retire=self._pruner.stop
+            ),
         ]
         if (budgets := self.budgets) is not None:
             sync = budgets.sync
-            parts.append(Part(sync.close, open=sync.open, start=lambda _: sync.start()))
+            parts.append(Part(lambda timeout: sync.close(_side(timeout)), open=sync.open, start=lambda _: sync.start()))
         if (continuations := self.continuations) is not None:
             parts.append(Part(lambda _: continuations.close()))
-        if self.dumper is not None:
-            parts.append(Part(self._close_dumper, open=self.dumper.start))
+        if (dumper := self.dumper) is not None:
+            parts.append(Part(lambda timeout: dumper.close(_side(timeout)), open=dumper.start))
         if (servers := self.servers) is not None:
             parts.append(Part(lambda _: servers.kill(), serve=servers.start, close_gently=lambda _: servers.close()))
         return parts
-
-    def _close_dumper(self, timeout: float | None) -> None:
-        assert self.dumper is not None
-        self.dumper.close(None if timeout is None else DUMPS_TIMEOUT)
 
     def _breaker_changed(
         self, provider_name: str, host: str, route: str, model: str, before: State, after: State
@@ -321,13 +321,20 @@ class Bridge:
         for part in reversed(self._parts):
             with _logged(part):
                 await part.close(timeout)
+        self._closed = timeout is not None
 
     def close_now(self, timeout: float) -> None:
-        """End, and block for at most `timeout` seconds for each part."""
+        """End, and block for at most `timeout` seconds for each part. Does nothing after `close` with a time limit."""
+        if self._closed:
+            return
         self.in_flight.cut_off()
         for part in reversed(self._parts):
             with _logged(part):
                 part.close_now(timeout)
+
+
+def _side(timeout: float | None) -> float | None:
+    return None if timeout is None else min(timeout, SIDE_TIMEOUT)
 
 
 def _log_too_large(size: int) -> None:

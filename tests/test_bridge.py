@@ -10,10 +10,15 @@ from typing import Any
 
 import pytest
 
-from aibridge_addon.bridge import SINKS, Bridge, MakeSink
+from aibridge_addon.bridge import SIDE_TIMEOUT, SINKS, Bridge, MakeSink
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.config.stop import AFTER_DRAIN
+from aibridge_addon.proxy.drain import WRITE_TIMEOUT
+from aibridge_addon.recording.sqlite.reader import LOCK_TIMEOUT
 from aibridge_addon.records import Sink
+from aibridge_addon.telemetry.prometheus.listener import STOP_TIMEOUT
+from aibridge_addon.tools.transports import GRACE
 from tests.support.database import read_table
 from tests.support.examples import ENDED, ID, STARTED, interceptions
 from tests.support.upstream import unused_port
@@ -95,3 +100,26 @@ async def test_a_bridge_may_be_closed_twice(tmp_path: Path) -> None:
     await bridge.close(10)
     bridge.close_now(10)
     assert (len(interceptions(tmp_path / "aibridge.db")), bridge.stream.lost) == (1, 0)
+
+
+async def test_a_stop_does_not_wait_twice_for_a_part_that_does_not_end(tmp_path: Path) -> None:
+    waited: list[float | None] = []
+
+    class Stuck(Sink):
+        def close(self, timeout: float | None) -> None:
+            if timeout is not None:
+                waited.append(timeout)
+
+    bridge = make(tmp_path, (*SINKS, lambda _settings, _whole: Stuck()))
+    bridge.start()
+    await bridge.close(10)
+    bridge.close_now(10)
+    assert len(waited) == 1
+
+
+def test_the_documented_time_of_a_stop_is_enough_for_its_worst_case() -> None:
+    servers = 3 * GRACE + GRACE
+    sides = 3 * SIDE_TIMEOUT  # dumps, budgets, the pruner
+    connections = 3 * LOCK_TIMEOUT  # of continuations, tokens and the ledger
+    rows = WRITE_TIMEOUT + 1 + STOP_TIMEOUT  # the recorder gives up after one more second; metrics end last
+    assert servers + sides + connections + rows <= AFTER_DRAIN

@@ -181,6 +181,7 @@ def _program(arguments: argparse.Namespace, settings: Settings, program: Sequenc
     from aibridge_addon.cli.environment import Route, bundle_files, variables
     from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed
     from aibridge_addon.cli.roots import bundle, write_trusted
+    from aibridge_addon.cli.upstream_proxy import upstream_of
     from aibridge_addon.recording.database import queries
     from aibridge_addon.recording.runs import of_instance
     from aibridge_addon.records import DatabaseUnavailable, utc_now
@@ -188,10 +189,14 @@ def _program(arguments: argparse.Namespace, settings: Settings, program: Sequenc
     name, began = f"program {printable(program[0])}", utc_now()
     if shutil.which(program[0]) is None:
         return [Check(name, False, "command not found", "install it, or name its path")]
-    options = [f"aibridge_database={settings.database.get_secret_value()}", *arguments.set]
+    options = [f"aibridge_database={settings.database.get_secret_value()}"]
     options += [f"aibridge_config={arguments.config}"] if arguments.config else []
     options += [f"confdir={authority.folder(arguments)}"]
     with tempfile.TemporaryDirectory(prefix="aibridge-doctor-") as folder, PrivateProxy() as proxy:
+        upstream = upstream_of(os.environ, arguments.set, Path(folder), authority.certificate(arguments))
+        options += arguments.set if upstream is None else upstream.options
+        if upstream is not None:
+            print(f"aibridge: {upstream.line}", file=sys.stderr)
         try:
             ready = proxy.listen(options)
         except StartFailed as e:

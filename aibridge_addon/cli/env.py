@@ -105,7 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
     if found is None:
         return FAILED
     values, comments = found
-    before = _before() | {name: os.environ.get(name) for name in values if name not in _before()}
+    before = values_before(os.environ)
+    before |= {name: os.environ.get(name) for name in values if name not in before}
     lines = [shell.set(name, value) for name, value in values.items()]
     lines.append(shell.set(BEFORE, json.dumps(before)))
     # At the end: without quotes around $(…), a shell takes all of it for one line.
@@ -117,10 +118,10 @@ def _write(lines: Sequence[str]) -> int:
     return 0
 
 
-def _before() -> dict[str, str | None]:
-    """Return the values before the variables were set, if they are set."""
+def values_before(environ: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the values before the variables were set. None: there was no such variable. Empty: they are not set."""
     try:
-        found = json.loads(os.environ.get(BEFORE, "{}"))
+        found = json.loads(environ.get(BEFORE, "{}"))
     except ValueError:
         return {}
     is_right = isinstance(found, dict) and all(value is None or isinstance(value, str) for value in found.values())
@@ -130,7 +131,7 @@ def _before() -> dict[str, str | None]:
 def _unset(shell: Shell) -> list[str]:
     from aibridge_addon.cli.environment import GATEWAY_NAMES, VARIABLES
 
-    before, ours = _before(), [*(variable.name for variable in VARIABLES), *GATEWAY_NAMES]
+    before, ours = values_before(os.environ), [*(variable.name for variable in VARIABLES), *GATEWAY_NAMES]
     names = [name for name in ours if name in before] if BEFORE in os.environ else ours
     lines = [shell.unset(name) if (value := before.get(name)) is None else shell.set(name, value) for name in names]
     return [*lines, shell.unset(BEFORE)]
@@ -160,7 +161,7 @@ def _proxy(arguments: argparse.Namespace, url: str) -> Found | None:
 
     ca = authority.certificate(arguments)
     route = Route(url, ca.with_name(BUNDLE))
-    environ = os.environ | {name: value or "" for name, value in _before().items()}
+    environ = os.environ | {name: value or "" for name, value in values_before(os.environ).items()}
     try:
         write_trusted(route.bundle, route.trust_store, bundle(ca, bundle_files(environ)))
     except FileNotFoundError:

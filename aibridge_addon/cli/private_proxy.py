@@ -14,12 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from aibridge_addon.config.stop import AFTER_DRAIN
 from aibridge_addon.wire.printable import printable
 
 START_TIMEOUT = 60.0
 """Seconds. A proxy that is not ready by then is ended."""
-STOP_MARGIN = 15.0
-"""Seconds beside `drain_timeout`, for writing the last records."""
 LOG_LINES = 30
 """Lines of the log that an error shows."""
 
@@ -114,7 +113,7 @@ class PrivateProxy:
         was_running = self.runs
         self._process.stdin.close()
         try:
-            return self._process.wait(drain_timeout + STOP_MARGIN) == 0 and was_running
+            return self._process.wait(drain_timeout + AFTER_DRAIN) == 0 and was_running
         except subprocess.TimeoutExpired:
             self.kill()
             return False

@@ -87,7 +87,7 @@ def _with_private_proxy(arguments: argparse.Namespace, command: Sequence[str]) -
 
         settings = database.settings_of(arguments, quiet=True)
         options = [f"aibridge_database={settings.database.get_secret_value()}"]
-        upstream = upstream_of(os.environ, arguments.set, Path(folder))
+        upstream = upstream_of(os.environ, arguments.set, Path(folder), authority.certificate(arguments))
         options += arguments.set if upstream is None else upstream.options
         if upstream is not None and not arguments.quiet:
             print(f"aibridge: {upstream.line}", file=sys.stderr)

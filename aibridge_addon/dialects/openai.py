@@ -14,6 +14,8 @@ from aibridge_addon.wire.json_values import as_count, as_dict, as_text, maybe_co
 
 CLIENT_TOOLS = frozenset(("", "function", "custom", "namespace"))
 """Types of tools that are the client's own."""
+MAX_TOOLS = 128
+"""Tools of one request. The API refuses more: "Invalid 'tools': array too long"."""
 SYSTEM_ROLES = frozenset(("system", "developer"))
 NAMES = (("prompt_tokens", "completion_tokens"), ("input_tokens", "output_tokens"))
 """Names of the input and the output count in Chat Completions and in Responses."""

@@ -216,15 +216,27 @@ class Splice(ABC):
 class Injection(ABC):
     """Add tools to requests, and build the requests of later turns."""
 
+    MAX_TOOLS: ClassVar[int | None] = None
+    """How many tools the API takes in one request. None: as many as fit into the model's context."""
+
     def offered(self, body: JSONObject, tools: Sequence[InjectedTool]) -> list[InjectedTool]:
         """Return the tools to inject into this request. Its `Splice` hides calls of these.
 
-        The list is empty if nothing may be injected. Tools with the name of one of the client's tools are left out.
+        The list is empty if nothing may be injected. Tools with the name of one of the client's tools are left out, and
+        so are the last ones if the API would refuse that many.
         """
         if not self.may_inject(body):
             return []
         own = self.own_names(body)
-        return [tool for tool in tools if tool.name not in own]
+        return [tool for tool in tools if tool.name not in own][: self.room(body)]
+
+    def room(self, body: JSONObject) -> int | None:
+        """Return how many tools may be added to the client's own; None: any number."""
+        return None if self.MAX_TOOLS is None else max(0, self.MAX_TOOLS - len(self.own_definitions(body)))
+
+    def own_definitions(self, body: JSONObject) -> Sequence[Any]:
+        """Return the client's own tools, as the request defines them."""
+        return as_list(body.get("tools"))
 
     @abstractmethod
     def may_inject(self, body: JSONObject) -> bool:
@@ -232,7 +244,7 @@ class Injection(ABC):
 
     def own_names(self, body: JSONObject) -> set[str]:
         """Return the names of the client's own tools."""
-        return set(map(self.tool_name, as_list(body.get("tools"))))
+        return set(map(self.tool_name, self.own_definitions(body)))
 
     def tool_name(self, tool: object) -> str:
         """Return the name of a tool in a request, or an empty text."""

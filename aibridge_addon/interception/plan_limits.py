@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from aibridge_addon.dialects.limits import LimitWindow
@@ -37,6 +37,19 @@ class Holder:
     credential_hint: str
     credential: str
     """What distinguishes the credential from all others, or its hint if it is one of the operator's keys."""
+
+
+def of_endpoint(windows: Iterable[LimitWindow], template: str) -> Sequence[LimitWindow]:
+    """Name the windows that an answer on a passthrough route states.
+
+    Rates are counted for each endpoint: Anthropic counts requests to `count_tokens` apart from messages (API guide,
+    "Token counting"). Under the same name, the two would overwrite each other. Shares of a plan are the same everywhere.
+
+    `template`: of the route. Its last segment with a name becomes part of the window's.
+    """
+    segments = [segment.rstrip("*") for segment in template.split("/") if "{" not in segment]
+    endpoint = next(filter(None, reversed(segments)), template)
+    return [replace(each, name=f"{endpoint}-{each.name}") if each.is_counted else each for each in windows]
 
 
 class PlanLimits:

@@ -13,9 +13,6 @@ from typing import Any
 from aibridge_addon.dialects.turns import InjectedTool, Injection
 from aibridge_addon.tools import naming, schemas
 
-MANY_TOOLS = 128
-"""Maximum number of tools that OpenAI's API accepts in one request. A larger catalogue is logged."""
-
 MAX_TOOLS = 1000
 """Maximum number of tools of one server. Further ones are left out."""
 MAX_NAME = 256
@@ -92,6 +89,11 @@ class Catalog:
         for name in names:
             found[self._by_name[name].server_name] += sizes[name]
         return dict(found)
+
+    @cached_property
+    def reported(self) -> set[Injection]:
+        """Dialects in which a request had no room for all tools, and about which a line was logged."""
+        return set()
 
     @cached_property
     def _sizes(self) -> dict[Injection, dict[str, int]]:

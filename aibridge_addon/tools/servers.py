@@ -120,12 +120,9 @@ class Servers:
             server.signal(signal.SIGKILL)
 
     def _publish(self) -> None:
-        before, new = self._catalog, catalog.build(server.listing for server in self._servers.values())
-        if new == before:
+        new = catalog.build(server.listing for server in self._servers.values())
+        if new == self._catalog:
             return
         self._catalog = new
-        count, many = len(new.tools), catalog.MANY_TOOLS
-        if count > many and count != len(before.tools):
-            logger.warning("%d MCP tools are offered, more than the %d that a request may have", count, many)
         if self._on_change is not None:
             self._on_change(new)

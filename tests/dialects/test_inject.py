@@ -145,6 +145,30 @@ def test_a_description_is_cut_where_the_api_refuses_longer_ones(length: int) -> 
     assert description == ("d" * 1024 if length == 1024 else "d" * 1018 + " [cut]")
 
 
+@pytest.mark.parametrize(
+    ("dialect", "own", "ours"),
+    [
+        ("chat_completions", 25, 103),
+        ("responses", 25, 103),
+        ("chat_completions", 18, 110),
+        ("chat_completions", 127, 1),
+        ("chat_completions", 128, 0),
+        ("responses", 200, 0),
+        ("messages", 128, 110),
+    ],
+)
+def test_no_more_tools_are_offered_than_the_api_takes(dialect: str, own: int, ours: int) -> None:
+    tools = tuple(InjectedTool(f"bmcp_a_{n:03}", "", SCHEMA) for n in range(110))
+    body = BASE[dialect] | {"tools": [OWN[dialect]] * own}
+    found = INJECTIONS[dialect].offered(JSONObject(json.dumps(body).encode()), tools)
+    assert found == list(tools[:ours])
+
+
+def test_tools_in_codexs_own_place_count_as_well() -> None:
+    items = [{"type": "additional_tools", "tools": [OWN["responses"]] * 127}, {"role": "user", "content": "hi"}]
+    assert offered("responses", BASE["responses"] | {"input": items}) == ["bmcp_a_look"]
+
+
 NOT_MEANT: list[tuple[str, dict[str, Any]]] = [
     ("messages", {"tool_choice": {"type": "none"}}),
     ("messages", {"max_tokens": 1}),

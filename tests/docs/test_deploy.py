@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from aibridge_addon.config.load import load
 from aibridge_addon.config.schema import Settings
-from aibridge_addon.proxy.life import CLOSE_TIMEOUT
+from aibridge_addon.config.stop import AFTER_DRAIN
 from tests.support.image import stages
 from tests.support.prometheus import program
 
@@ -105,7 +105,7 @@ def test_the_configuration_of_compose_requires_an_actor_and_drains_before_it_is_
     loaded = settings((DEPLOY / "aibridge.yaml").read_text(), tmp_path, POSTGRES_PASSWORD="secret")
     grace = YAML(typ="safe").load(DEPLOY / "compose.yaml")["services"]["aibridge"]["stop_grace_period"]
     assert loaded.actor.required
-    assert int(grace.removesuffix("s")) >= loaded.drain_timeout + CLOSE_TIMEOUT
+    assert int(grace.removesuffix("s")) >= loaded.drain_timeout + AFTER_DRAIN
 
 
 def test_the_scrape_configuration_of_compose_is_valid() -> None:
@@ -133,7 +133,7 @@ def test_a_gateway_is_ready_alive_and_drains_before_it_is_killed(tmp_path: Path)
     }
     assert {probe["port"] for probe in probes.values()} == {"metrics"}
     paused = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
-    assert pod["terminationGracePeriodSeconds"] >= paused + loaded.drain_timeout + CLOSE_TIMEOUT
+    assert pod["terminationGracePeriodSeconds"] >= paused + loaded.drain_timeout + AFTER_DRAIN
 
 
 def test_a_sidecar_is_ready_before_the_agent_and_ends_after_it(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_a_sidecar_is_ready_before_the_agent_and_ends_after_it(tmp_path: Path) -
     assert sidecar["restartPolicy"] == "Always" and "startupProbe" in sidecar
     assert sidecar["securityContext"]["runAsUser"] != agent["securityContext"]["runAsUser"], "the CA's key is private"
     assert sidecar["args"][:2] == ["--listen-host", "127.0.0.1"]
-    assert pod["terminationGracePeriodSeconds"] >= loaded.drain_timeout + CLOSE_TIMEOUT
+    assert pod["terminationGracePeriodSeconds"] >= loaded.drain_timeout + AFTER_DRAIN
 
 
 @pytest.mark.parametrize(("name", "which"), [("gateway.yaml", "Deployment"), ("sidecar.yaml", "Job")])

@@ -488,7 +488,7 @@ def comment_of(text: str) -> str:
     assert isinstance(flow, http.HTTPFlow)
     exchange = SimpleNamespace(emit=lambda _: None)
     bridge = SimpleNamespace(priced=lambda usage: usage)
-    Annotation(flow, cast(Exchange, exchange), cast(Bridge, bridge))
+    Annotation(flow).follow(cast(Exchange, exchange), cast(Bridge, bridge))
     for record in prepared(text, utc_now()):
         exchange.emit(record)
     return flow.comment

@@ -13,7 +13,11 @@ import pytest
 from mitmproxy import command
 
 from tests.integration.exchanges import Client, wait_for_ended
+from tests.integration.sockets import CODEX, Provider, read, served, through
+from tests.integration.sockets import config as socket_config
+from tests.integration.sockets import text as as_text
 from tests.integration.turns import BY_DIALECT, CONNECTED, JSON_BODY, MODES, Turns, call, configuration, text, thought
+from tests.support import frames
 from tests.support.authority import Authority
 from tests.support.in_process import InProcessWeb
 from tests.support.mcp_servers import HttpMcp
@@ -140,3 +144,44 @@ def test_commands_show_the_state_and_the_tools(web: InProcessWeb) -> None:
     assert any(line.startswith("database: sqlite:///") for line in status)
     assert any(line.startswith("provider anthropic: anthropic, ") for line in status)
     assert "bmcp_ours_echo: Return the text." in tools
+
+
+def test_a_websocket_has_a_comment_with_the_sums_of_its_requests(
+    tmp_path: Path, ca: Authority, mitmproxy_ca: Path
+) -> None:
+    """A WebSocket may stay open for days, so its comment changes at the end of each request."""
+    provider = Provider()
+    failed = {"type": "error", "status": 429, "error": {"type": "rate_limit_error", "message": "Too \x1b[31mmany"}}
+
+    def seen(web: InProcessWeb, word: str) -> dict[str, Any]:
+        found = poll_until(
+            lambda: next((flow for flow in get(web, "/flows") if word in flow["comment"]), None), 20, what=word
+        )
+        assert found is not None
+        return found
+
+    with served(provider.serve) as provider.port:
+        for _ in range(2):
+            provider.answer(*as_text(*frames.events(CODEX)))
+        provider.answer(json.dumps(failed))
+        with started(tmp_path, ca, mitmproxy_ca, socket_config(provider.port)) as web, through(web) as client:
+            comments = []
+            for word, events in ((" out", len(frames.events(CODEX))), ("2 req", len(frames.events(CODEX))), ("3 req", 1)):
+                client.send(frames.create(CODEX).decode())
+                read(client, events)
+                comments.append(seen(web, word))
+            rows = web.rows("aibridge_token_usages")
+    first, second, third = comments
+    assert first["websocket"]["timestamp_end"] is None
+    assert [flow["marked"] for flow in comments] == ["🤖", "🤖", "⚠"]
+    usage = rows[0]
+    cached = usage["cache_read_input_tokens"] + usage["cache_write_input_tokens"]
+
+    def sums(n: int) -> str:
+        counts = (usage["input_tokens"] * n, cached * n, usage["output_tokens"] * n)
+        return "{:,} in, {:,} cached, {:,} out".format(*counts)
+
+    assert sums(1) in first["comment"] and "requests" not in first["comment"]
+    assert second["comment"].startswith(f"2 requests · {usage['model']} · {sums(2)} · cost n/a")
+    assert third["comment"].startswith("rate_limit_error: Too \\x1b[31mmany · 3 requests, 1 failed · ")
+    assert sums(2) in third["comment"]

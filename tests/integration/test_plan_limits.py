@@ -168,3 +168,38 @@ def test_unreadable_limits_are_left_out(start_proxy: StartProxy, upstream: Scrip
         assert client.raw.read_body() == SIMPLE.body
     [row] = limits(proxy, 1)
     assert (row["window_name"], row["used_ratio"]) == ("primary", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("way", "path"),
+    [("POST", "/v1/messages/count_tokens"), ("GET", "/v1/models"), ("GET", "/v1/models/claude"), ("GET", "/v1/new")],
+)
+def test_limits_of_a_plan_are_read_on_routes_that_are_not_bridged(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, way: str, path: str
+) -> None:
+    proxy = start_proxy(config=f"providers: [{{name: anthropic, type: anthropic, base_url: '{upstream.url}'}}]\n")
+    upstream.answer(replace(Answer.json({"input_tokens": 3}), headers=unified("0.42")))
+    with Client(proxy, ANTHROPIC) as client:
+        seen = client.ask(way, path, [KEY], b"{}" if way == "POST" else None)
+    assert headers_of(seen) == dict(unified("0.42"))
+    rows = {row["window_name"]: row for row in limits(proxy, 2)}
+    assert rows["5h"]["used_ratio"] == 0.42 and rows["5h"]["credential_hint"].startswith("sk-a")
+
+
+def test_rates_that_are_counted_for_an_endpoint_have_its_name(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    """Anthropic counts requests to `count_tokens` apart from messages."""
+    proxy = start_proxy(config=f"providers: [{{name: anthropic, type: anthropic, base_url: '{upstream.url}'}}]\n")
+
+    def rate(limit: int) -> list[tuple[str, str]]:
+        return [(f"anthropic-ratelimit-requests-{name}", str(limit)) for name in ("limit", "remaining")]
+
+    upstream.answer(
+        replace(Answer.json({"input_tokens": 3}), headers=rate(4000)), Answer.event_stream(SIMPLE.body, headers=rate(50))
+    )
+    with Client(proxy, ANTHROPIC) as client:
+        client.post("/v1/messages/count_tokens", b"{}", [KEY])
+        client.post("/v1/messages", SIMPLE.request, [KEY])
+    named = {row["window_name"]: row["limit_value"] for row in limits(proxy, 2)}
+    assert named == {"count_tokens-requests": 4000, "requests": 50}

@@ -309,6 +309,26 @@ def test_hosts_of_no_proxy_and_this_machine_are_reached_without_it(
     assert [row["status"] for row in here.interceptions()] == ["completed"]
 
 
+@pytest.mark.parametrize("set_by", ["aibridge env", "hand"])
+def test_a_bridge_that_the_environment_names_is_replaced_so_that_a_request_has_one_record(
+    here: Here, start_proxy: StartProxy, plain_upstream: ScriptedUpstream, set_by: str
+) -> None:
+    plain_upstream.answer(whole())
+    config = here.use(plain_upstream)
+    running = start_proxy(config=here.config.read_text())
+    environ = {name: running.proxy_url for name in ("HTTPS_PROXY", "https_proxy")}
+    if set_by == "hand":
+        environ["SSL_CERT_FILE"] = str(here.home / ".mitmproxy" / "mitmproxy-ca-cert.pem")
+    else:
+        environ["AIBRIDGE_ENV_BEFORE"] = json.dumps(dict.fromkeys(environ))
+    done = here.run(config, "--", *here.ask, **environ)
+    assert (done.returncode, done.stdout) == (0, SIMPLE.body.decode())
+    assert f"https_proxy names a bridge that runs already, {running.proxy_url}. A private one" in done.stderr
+    assert "aibridge: 1 request" in done.stderr
+    assert len(here.interceptions()) == 1
+    assert running.rows("aibridge_interceptions") == []
+
+
 def test_records_that_wait_in_the_spool_are_mentioned(here: Here) -> None:
     spool = here.folder / "aibridge-spool"
     write = f"import pathlib; p = pathlib.Path({str(spool)!r}); p.mkdir(); (p / 'a.b.1.log').write_bytes(b'x')"

@@ -25,6 +25,8 @@ CUT = " [cut]"
 
 
 class ChatInjection(Injection):
+    MAX_TOOLS = openai.MAX_TOOLS
+
     def may_inject(self, body: JSONObject) -> bool:
         """Refuse requests that exclude tools, demand a fixed output format or ask for several choices."""
         choice = body.get("tool_choice")

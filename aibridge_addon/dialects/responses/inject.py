@@ -27,6 +27,8 @@ PROBE_TOKENS = 16
 
 
 class ResponsesInjection(Injection):
+    MAX_TOOLS = openai.MAX_TOOLS
+
     def may_inject(self, body: JSONObject) -> bool:
         """Refuse requests that exclude tools or demand a fixed output format, background requests and probes."""
         choice, most = body.get("tool_choice"), body.get("max_output_tokens")
@@ -46,9 +48,12 @@ class ResponsesInjection(Injection):
             and last_item.get("type") != "compaction_trigger"
         )
 
-    def own_names(self, body: JSONObject) -> set[str]:
+    def own_definitions(self, body: JSONObject) -> list[Any]:
         elsewhere = _additional_tools(body.elements("input", 1))
-        return _names(as_list(body.get("tools"))) | _names(as_list(elsewhere.get("tools")) if elsewhere else [])
+        return [*as_list(body.get("tools")), *(as_list(elsewhere.get("tools")) if elsewhere else ())]
+
+    def own_names(self, body: JSONObject) -> set[str]:
+        return _names(self.own_definitions(body))
 
     def definition(self, tool: InjectedTool) -> bytes:
         return _tool(tool)

@@ -68,6 +68,7 @@ def open_answer(flow: http.HTTPFlow, passthrough_body: int) -> None:
             flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Passthrough() as state:
             settle_handshake(state.head, flow.response.status_code)
+            limits_came(state.head, flow.response.headers)
             frame_answer(flow)
             flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Bridged() as state:

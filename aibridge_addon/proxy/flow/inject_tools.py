@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from mitmproxy import http
 
 from aibridge_addon.dialects.history import RequestHistory
 from aibridge_addon.dialects.place import NOWHERE, Position
+from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.exchange import Exchange
@@ -19,7 +21,10 @@ from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.interception.tool_loop import ToolLoop
 from aibridge_addon.proxy.flow.state import Bridged, Head, ToolRun, set_body
 from aibridge_addon.records import Record, RequestClass
+from aibridge_addon.tools.catalog import Catalog
 from aibridge_addon.wire.json_object import JSONObject
+
+logger = logging.getLogger(__name__)
 
 LARGE = 256 * 1024
 """Bytes. The history of a larger request is read on a worker thread, because it takes more than a millisecond."""
@@ -74,6 +79,7 @@ def _injected(
     ):
         return body
     offered = injection.offered(body, catalog.injected)
+    _report_left_out(injection, body, catalog, len(offered))
     if not offered:
         return body
     request = injection.inject(body, offered)
@@ -86,6 +92,16 @@ def _injected(
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
     state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
     return injected
+
+
+def _report_left_out(injection: Injection, body: JSONObject, catalog: Catalog, offered: int) -> None:
+    """Log once for each catalogue and dialect that a request has no room for all tools."""
+    if offered == injection.room(body) and offered < len(catalog.tools) and injection not in catalog.reported:
+        catalog.reported.add(injection)
+        logger.warning(
+            "MCP tools do not fit into a request: the API takes %d, the client has %d, %d of %d are offered",
+            *(injection.MAX_TOOLS, len(injection.own_definitions(body)), offered, len(catalog.tools)),
+        )
 
 
 def _remembered(scope: Scope, position: Position, continuations: Continuations, loop: ToolLoop) -> Iterable[Record]:

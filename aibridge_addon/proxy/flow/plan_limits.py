@@ -9,7 +9,7 @@ from mitmproxy import http
 from aibridge_addon.credentials.client import client_credential, mask
 from aibridge_addon.credentials.identity import CENTRAL
 from aibridge_addon.dialects.limits import LimitWindow, limits_in_headers
-from aibridge_addon.interception.plan_limits import Holder
+from aibridge_addon.interception.plan_limits import Holder, of_endpoint
 from aibridge_addon.proxy.flow.state import Dispatch, Head
 from aibridge_addon.records import utc_now
 
@@ -17,7 +17,9 @@ from aibridge_addon.records import utc_now
 def limits_came(head: Head, headers: http.Headers) -> None:
     """Record the limits in the headers of an upstream answer, also of one that the client does not get."""
     if windows := limits_in_headers(headers.items(multi=True), utc_now()):
-        limits_said(head, windows)
+        route = head.route
+        is_passthrough = route.dialect is None and route.websocket is None and route.results is None
+        limits_said(head, of_endpoint(windows, route.template) if is_passthrough else windows)
 
 
 def limits_said(head: Head, windows: Sequence[LimitWindow]) -> None:

@@ -28,7 +28,7 @@ from aibridge_addon.interception.routing import MAX_HOST, Route
 from aibridge_addon.proxy.connection.handler import INACTIVE, is_inactive
 from aibridge_addon.proxy.flow.admission import admit, admit_handshake
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
-from aibridge_addon.proxy.flow.plan_limits import limits_came, limits_said
+from aibridge_addon.proxy.flow.plan_limits import limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
 from aibridge_addon.proxy.flow.state import (
     Bridged,
@@ -51,6 +51,8 @@ INTERNAL_ERROR = "an internal error of the bridge, which its log describes"
 SOCKET = "aibridge_socket"
 """Key in `flow.metadata`: the `BridgedSocket` of this flow."""
 
+Began = Callable[[Exchange, Bridge], None]
+"""Takes an interception of a WebSocket, and the bridge with which it began."""
 SWITCHING = 101
 """Status of an answer after which another protocol follows."""
 Mode = Literal["record", "upgrade_required", "auto"]
@@ -143,11 +145,12 @@ def switch_error(flow: http.HTTPFlow, state: Served, answer: http.Response) -> s
 class BridgedSocket(Uncopied):
     """The interceptions of one WebSocket."""
 
-    def __init__(self, head: Head, host: str, path: str) -> None:
+    def __init__(self, head: Head, host: str, path: str, began: Began | None = None) -> None:
         self.head = head
         """The head of the upgrade request. Its bridge is used for the next interception."""
         self._host = host
         self._path = path
+        self._began = began
         self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits, self._limits_came)
         self._bridges: dict[str, tuple[Bridge, Callable[[], None], Exchange]] = {}
 
@@ -160,6 +163,8 @@ class BridgedSocket(Uncopied):
         cut_off = "the bridge was shut down before the answer had ended"
         left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off), partial(describe, head, exchange))
         self._bridges[exchange.id] = head.bridge, share.ending(left), exchange
+        if self._began is not None:
+            self._began(exchange, head.bridge)
         return exchange
 
     def _limits_came(self, event: Any) -> None:
@@ -183,16 +188,17 @@ class BridgedSocket(Uncopied):
         self.reader = ResponsesSocket(self._begin, self.head.bridge.settings.limits, self._limits_came)
 
 
-def opened(flow: http.HTTPFlow) -> None:
-    """Start reading a WebSocket that the upstream has accepted."""
+def opened(flow: http.HTTPFlow, began: Began | None = None) -> None:
+    """Start reading a WebSocket that the upstream has accepted.
+
+    `began` is called for each interception before its first record.
+    """
     state = state_of(flow)
     if isinstance(state, Passthrough) and state.head.route.websocket is not None:
         # The upgrade request is a passthrough; the messages are requests in the dialect.
-        if flow.response is not None:
-            limits_came(state.head, flow.response.headers)
         route = replace(state.head.route, dialect=state.head.route.websocket)
         flow.metadata[SOCKET] = BridgedSocket(
-            replace(state.head, route=route), upstream_host(flow, state.head), flow.request.path
+            replace(state.head, route=route), upstream_host(flow, state.head), flow.request.path, began
         )
 
 

@@ -19,7 +19,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.interception.attempts import Outcome, Step, outcome_of
 from aibridge_addon.proxy.flow.plan_limits import limits_came
-from aibridge_addon.proxy.flow.state import Bridged, Served, state_of
+from aibridge_addon.proxy.flow.state import Served, state_of
 from aibridge_addon.proxy.stream.hooks import AibridgeAttemptHook
 from aibridge_addon.proxy.stream.http2 import RequestUnprocessed
 from aibridge_addon.proxy.stream.keep_alives import KeepAlives
@@ -63,8 +63,7 @@ class UpstreamAttempts:
         if self._after(state, response) is Step.SHOW:
             state.head.dispatch.attempts.answered(response.status_code)
             return False
-        if isinstance(state, Bridged):
-            limits_came(state.head, response.headers)
+        limits_came(state.head, response.headers)
         self._stream.flow.response = response
         self._stream.watch()
         self.timeout = commands.RequestWakeup(DROP_TIMEOUT)
