@@ -20,7 +20,7 @@ from aibridge_addon.wire.json_object import JSONObject
 from tests.support import fixtures
 from tests.support.dialects import INJECTIONS
 from tests.support.fixtures import Case
-from tests.support.foreign_values import ODD, Path, encoded, places, replaced
+from tests.support.foreign_values import DEEP, ODD, Path, encoded, places, replaced
 from tests.support.reading import exchange_for
 from tests.support.soak import FUZZ, FUZZ_TIMEOUT
 from tests.support.stream_forms import FORMS
@@ -109,6 +109,17 @@ def play(dialect: str, turns: Sequence[Sequence[bytes]], *, streaming: bool) -> 
 def check(shown: bytes, emitted: Sequence[Record]) -> None:
     assert not NAMES.search(shown)
     assert len([record for record in emitted if isinstance(record, InterceptionEnded)]) == 1
+
+
+@pytest.mark.parametrize("kind", ["response.output_item.added", "response.output_item.done"])
+def test_an_item_that_is_nested_too_deeply_shows_no_hidden_call(kind: str) -> None:
+    events, _ = written("responses", CALLS[:3], 0)
+    second, _ = written("responses", DONE, 1)
+    odd = [
+        (head, encoded(replaced(json.loads(data), ("item", "id"), DEEP)) if kind.encode() in data else data)
+        for head, data in events
+    ]
+    check(*play("responses", [written_out(odd), written_out(second)], streaming=True))
 
 
 @BY_DIALECT

@@ -46,6 +46,8 @@ NOT_NULL = ("content", "status", "id")
 ARGUMENTS = "response.function_call_arguments."
 PREAMBLE = frozenset(("response.created", "response.in_progress", "response.queued"))
 
+ITEM_EVENTS = ("response.output_item.added", "response.output_item.done")
+
 
 class ResponsesSplice(Splice):
     def __init__(self, injected: Collection[str]) -> None:
@@ -127,6 +129,8 @@ class ResponsesSplice(Splice):
             return b""
         if kind == "error":
             self._failed = True
+        elif kind in ITEM_EVENTS and not isinstance(members.get("item"), dict) and self.shows_call(raw):
+            return b""  # the item cannot be decoded, for example because it is nested too deeply
         elif kind == "response.output_item.added":
             item = as_dict(members.get("item"))
             self._open(self._index(members, item), item)
