@@ -45,10 +45,12 @@ def settings_of(arguments: argparse.Namespace, *, quiet: bool = False) -> Settin
     from aibridge_addon.config.load import load
 
     file = Path(arguments.config) if arguments.config else None
-    settings = load(file, environ=os.environ, database=arguments.database or None)
+    settings = load(file, environ=os.environ, database=arguments.database or None, database_from="--database")
     variable = os.environ.get(DATABASE_VARIABLE)
     if variable and "database" not in settings.model_fields_set:
-        settings = load(file, environ=os.environ, database=variable)
+        settings = load(
+            file, environ=os.environ, database=variable, database_from=f"{DATABASE_VARIABLE} in the environment"
+        )
     if not quiet:
         print(f"database: {settings.database}", file=sys.stderr)
     return settings

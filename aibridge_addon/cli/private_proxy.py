@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +19,8 @@ from aibridge_addon.wire.printable import printable
 
 START_TIMEOUT = 60.0
 """Seconds. A proxy that is not ready by then is ended."""
+SLOW_START = 3.0
+"""Seconds after which a user wants to know what is waited for."""
 LOG_LINES = 30
 """Lines of the log that an error shows."""
 
@@ -73,10 +75,14 @@ class PrivateProxy:
         self.kill()
         self._log.close()
 
-    def listen(self, options: Sequence[str]) -> Ready:
+    def listen(
+        self, options: Sequence[str], on_slow: Callable[[], None] | None = None, slow_after: float = SLOW_START
+    ) -> Ready:
         """Wait until the proxy accepts connections. Raises StartFailed.
 
-        `options`: mitmproxy's options, each as `name=value`.
+        Args:
+            options: mitmproxy's options, each as `name=value`.
+            on_slow: Called on another thread if the proxy is not ready after `slow_after` seconds.
         """
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -84,12 +90,16 @@ class PrivateProxy:
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it has ended, for the reason that is in its log
-        guard = threading.Timer(START_TIMEOUT, self._process.kill)
-        guard.start()
+        timers = [threading.Timer(START_TIMEOUT, self._process.kill)]
+        if on_slow is not None:
+            timers.append(threading.Timer(slow_after, on_slow))
+        for timer in timers:
+            timer.start()
         try:
             line = self._process.stdout.readline()
         finally:
-            guard.cancel()
+            for timer in timers:
+                timer.cancel()
         if not line:
             self._process.wait()
             raise StartFailed(self.log_tail or f"no output, exit code {self._process.returncode}")

@@ -53,7 +53,7 @@ def add(commands: Any) -> None:
     )
     command.add_argument("program", nargs=argparse.REMAINDER, metavar="-- CMD", help="the program and its arguments")
     command.add_argument("--summary-json", metavar="FILE", help="also write the summary as JSON")
-    command.add_argument("--quiet", "-q", action="store_true", help="print no summary on stderr")
+    command.add_argument("--quiet", "-q", action="store_true", help="print no summary and no progress on stderr")
     command.add_argument("--proxy", metavar="URL", help="use this running proxy, without a summary")
     command.add_argument("--log", metavar="FILE", help="keep the log of the private proxy in this file")
     authority.add_options(command)
@@ -94,7 +94,7 @@ def _with_private_proxy(arguments: argparse.Namespace, command: Sequence[str]) -
         options += [f"aibridge_config={arguments.config}"] if arguments.config else []
         options += [f"confdir={arguments.confdir}"] if arguments.confdir else []
         try:
-            ready = proxy.listen(options)
+            ready = proxy.listen(options, None if arguments.quiet else _report_slow_start)
         except StartFailed as e:
             print(f"the proxy cannot start:\n{e}", file=sys.stderr)
             return FAILED
@@ -113,6 +113,10 @@ def _with_private_proxy(arguments: argparse.Namespace, command: Sequence[str]) -
         if (waiting := _spooled(settings, started)) is not None:
             print(f"aibridge: some records wait in {waiting}: the summary is without them", file=sys.stderr)
     return code
+
+
+def _report_slow_start() -> None:
+    print("aibridge: the proxy is starting …", file=sys.stderr, flush=True)
 
 
 def _spooled(settings: Settings, since: datetime) -> Path | None:

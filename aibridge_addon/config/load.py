@@ -19,19 +19,27 @@ from aibridge_addon.config.schema import HttpServer, Settings, StdioServer, serv
 from aibridge_addon.config.source import Document, expand, read_json, read_yaml
 from aibridge_addon.config.urls import DatabaseUrl
 
+DATABASE_OPTION = "mitmproxy's options: aibridge_database"
+
 
 def load(
-    path: Path | None, *, environ: Mapping[str, str], database: str | None = None, metrics: str | None = None
+    path: Path | None,
+    *,
+    environ: Mapping[str, str],
+    database: str | None = None,
+    database_from: str = DATABASE_OPTION,
+    metrics: str | None = None,
 ) -> Settings:
     """Load a configuration file, or the defaults. Raises ConfigError.
 
-    `database` and `metrics` (mitmproxy's options) override the file. `metrics` may be `off`.
+    `database` and `metrics` (mitmproxy's options) override the file. `metrics` may be `off`. `database_from` is where
+    the user has named the database, for errors.
     """
     path = path and path.expanduser()
     problems: list[Problem] = []
     raw = {} if path is None else read_yaml(path)
     if database:
-        raw["database"] = _database_option(database, problems)
+        raw["database"] = _database_option(database, database_from, problems)
     if metrics:
         raw["metrics"] = {**_section(raw, "metrics"), "listen": _metrics_option(metrics, problems)}
     document = expand(raw, file=str(path or "configuration"), environ=environ)
@@ -54,13 +62,13 @@ def log_format(path: Path | None) -> Literal["text", "json"]:
     return "text"
 
 
-def _database_option(url: str, problems: list[Problem]) -> DatabaseUrl | None:
+def _database_option(url: str, named: str, problems: list[Problem]) -> DatabaseUrl | None:
     try:
         return DatabaseUrl.parse(url)
     except PydanticCustomError as error:
         expected = str((error.context or {})["expected"])
         found = describe(url, hidden=True)
-        problems.append(Problem("aibridge_database", found, expected, "mitmproxy's options"))
+        problems.append(Problem(named, found, expected))
         return None
 
 

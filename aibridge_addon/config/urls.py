@@ -21,6 +21,8 @@ _POSTGRES = re.compile(
     rf"postgres(?:ql)?://(?:[^@/?#\s]*@)?{_POSTGRES_HOST}(?:,{_POSTGRES_HOST})*/[^/?#\s]+(?:\?[^#\s]*)?"
 )
 
+_FILE = re.compile(r"(?:~|\.{0,2})/[^:@?#]{0,200}[^:@?#/]|[^:@?#]{1,200}\.(?:db|sqlite3?)")
+
 
 def parse_base_url(text: str) -> BaseUrl:
     """Parse `http(s)://host[:port][/path]`."""
@@ -46,7 +48,10 @@ class DatabaseUrl:
         if text.startswith("sqlite:"):
             return cls(text, _sqlite_path(text))
         if not text.isprintable() or not _POSTGRES.fullmatch(text):
-            raise rejected("sqlite:///file or postgresql://user:password@host:port/name (percent-encode /, ?, # and @)")
+            raise rejected(
+                "sqlite:///file or postgresql://user:password@host:port/name (percent-encode /, ?, # and @)"
+                + _meant_file(text)
+            )
         return cls(text, None)
 
     @property
@@ -71,6 +76,11 @@ class DatabaseUrl:
 
     def __repr__(self) -> str:
         return f"DatabaseUrl('{self}')"
+
+
+def _meant_file(text: str) -> str:
+    """Return a hint for what is a path without doubt. Anything else may be a password, which errors must not show."""
+    return f'; did you mean "sqlite:///{text}"?' if text.isprintable() and _FILE.fullmatch(text) else ""
 
 
 def _sqlite_path(text: str) -> Path:

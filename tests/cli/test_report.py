@@ -340,3 +340,24 @@ def test_sessions_beyond_the_limit_are_one_row(sqlite: SqliteDatabase, capsys: p
     for options in (("--limit", "0"), ("--limit", "4"), ()):
         rows = report(capsys, sqlite, "sessions", "--json", *options).json()["rows"]
         assert [row["session_id"] for row in rows] == ["s3", "s2", "s1", "s0"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "place"),
+    [
+        (["--database", "/tmp/x.db"], {}, "--database"),
+        ([], {"AIBRIDGE_DATABASE": "/tmp/x.db"}, "AIBRIDGE_DATABASE in the environment"),
+    ],
+)
+def test_a_wrong_database_is_reported_with_what_named_it(
+    arguments: list[str],
+    environ: dict[str, str],
+    place: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert cli.main(["report", *arguments]) != 0
+    error = capsys.readouterr().err
+    assert f"{place}: found text" in error and 'did you mean "sqlite:////tmp/x.db"?' in error

@@ -528,6 +528,20 @@ def test_a_wrong_option_is_reported_by_its_name() -> None:
     assert SECRET not in str(caught.value)
 
 
+@pytest.mark.parametrize("path", ["/tmp/x.db", "./x", "../rows/a", "~/aibridge.db", "x.db", "rows/a b.sqlite3"])
+def test_a_path_in_place_of_a_database_url_is_recognised(path: str) -> None:
+    expected = rf'^--database: found text; allowed: .*; did you mean "sqlite:///{re.escape(path)}"\?$'
+    with pytest.raises(ConfigError, match=expected):
+        load(None, environ={}, database=path, database_from="--database")
+
+
+@pytest.mark.parametrize("text", [SECRET, f"/{SECRET}@host", f"u:{SECRET}.db", f"host/{SECRET}", f"/x?{SECRET}", "/"])
+def test_what_may_be_a_password_is_not_shown_as_a_path(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(None, environ={}, database=text)
+    assert SECRET not in str(caught.value) and "did you mean" not in str(caught.value)
+
+
 # --- providers
 
 

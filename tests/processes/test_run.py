@@ -19,6 +19,7 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from aibridge_addon.cli.private_proxy import PrivateProxy, StartFailed
 from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.answers import REQUEST, SIMPLE, whole
 from tests.support import database
@@ -131,7 +132,7 @@ def test_a_programs_requests_are_recorded_and_summed_up(here: Here, plain_upstre
         "unpriced": 0,
         "injected_calls": 0,
     }
-    assert done.stderr.startswith("aibridge: 1 request, USD 0.")
+    assert "aibridge: 1 request, USD 0." in done.stderr
     assert f"| {tokens['model']} | 1 |" in steps.read_text()
 
 
@@ -140,7 +141,7 @@ def test_a_summary_has_only_the_usage_of_its_own_run(here: Here, plain_upstream:
     option = here.use(plain_upstream)
     for _ in range(2):
         done = here.run(option, "--", *here.ask)
-        assert done.stderr.startswith("aibridge: 1 request,")
+        assert "aibridge: 1 request," in done.stderr
     assert len(here.interceptions()) == 2
 
 
@@ -178,7 +179,7 @@ def test_a_proxy_that_cannot_start_shows_its_log(here: Here) -> None:
     (here.home / "folder.db").mkdir()
     done = here.run("--database", f"sqlite:///{here.home}/folder.db", "--", "echo", "never")
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("the proxy cannot start:\n") and "aibridge cannot start:" in done.stderr
+    assert "the proxy cannot start:\n" in done.stderr and "aibridge cannot start:" in done.stderr
 
 
 def test_a_wrong_configuration_is_wrong_use(here: Here) -> None:
@@ -340,3 +341,21 @@ def test_a_proxy_that_does_not_run_is_reported(here: Here) -> None:
     done = here.run("--proxy=http://127.0.0.1:9", "--", "echo", "never")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("the proxy of --proxy cannot be reached: 127.0.0.1: ")
+
+
+def test_a_slow_start_is_reported_while_it_lasts(tmp_path: Path) -> None:
+    reported = threading.Event()
+    config = tmp_path / "aibridge.yaml"
+    config.write_text("no_such_key: 1\n")
+    with PrivateProxy() as proxy, pytest.raises(StartFailed, match="no_such_key"):
+        proxy.listen([f"aibridge_config={config}", f"confdir={tmp_path}"], reported.set, slow_after=0)
+    assert reported.wait(WITHIN)
+
+
+def test_a_start_in_time_is_not_reported(tmp_path: Path) -> None:
+    reported = threading.Event()
+    options = [f"aibridge_database=sqlite:///{tmp_path}/aibridge.db", f"confdir={tmp_path}"]
+    with PrivateProxy() as proxy:
+        proxy.listen(options, reported.set, slow_after=WITHIN)
+        assert proxy.stop(WITHIN)
+    assert not reported.is_set()
