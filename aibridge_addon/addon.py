@@ -274,7 +274,10 @@ class AIBridge:
             leaf_names.use_permitted_names()
 
     async def check_destination(self, data: ServerConnectionHookData) -> None:
-        await (self._names.check(data) if self._guard is None else self._guard.dial(data))
+        if self._guard is not None:
+            await self._guard.dial(data)
+        if not data.server.error:
+            await self._names.check(data)  # also with the guard: it does not resolve names of the configuration
 
     def connection_tried(self, data: ServerConnectionHookData) -> None:
         if self._guard is not None:
