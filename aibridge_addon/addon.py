@@ -309,7 +309,10 @@ class AIBridge:
         if self._clients is not None and not self._clients.may_dial(data.client):
             data.server.error = "too many open files"
             return
-        await (self._names.check(data) if self._guard is None else self._guard.dial(data))
+        if self._guard is not None:
+            await self._guard.dial(data)
+        if not data.server.error:
+            await self._names.check(data)  # also with the guard: it does not resolve names of the configuration
 
     def connection_tried(self, data: ServerConnectionHookData) -> None:
         if self._guard is not None:

@@ -10,6 +10,9 @@ import pytest
 
 from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import ANTHROPIC, Client, wait_for_ended
+from tests.integration.sockets import CODEX, Provider, read, served, text, through
+from tests.integration.sockets import config as socket_config
+from tests.support import frames
 from tests.support.authority import Authority
 from tests.support.client import RawHttp1
 from tests.support.fixtures import case
@@ -135,3 +138,23 @@ def test_a_foreign_host_is_not_decrypted(
         context = ssl.create_default_context(cafile=str(ca.pem))  # it does not trust mitmproxy's authority
         with context.wrap_socket(tunnel.socket, server_hostname="localhost") as relayed:
             assert relayed.version()
+
+
+@pytest.mark.parametrize("hook", ["websocket_start", "websocket_message", "websocket_end"])
+@by_code
+def test_no_message_of_a_websocket_passes_that_the_bridge_has_not_read(others: Others, hook: str, code: str) -> None:
+    provider = Provider()
+    events = text(*frames.events(CODEX))
+    with served(provider.serve) as provider.port:
+        proxy = others(code, hook, socket_config(provider.port))
+        provider.answer(*events)
+        with through(proxy) as client:
+            client.send(frames.create(CODEX).decode())
+            answers = read(client, 1 if hook == "websocket_message" else len(events))
+        if hook == "websocket_message":
+            assert json.loads(str(answers[0][0]))["status"] == 500
+            assert provider.received == []
+            return
+        assert answers == [[event] for event in events]
+        [row] = wait_for_ended(proxy, 1)
+        assert row["status"] == "completed"

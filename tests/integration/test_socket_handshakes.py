@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -15,7 +16,7 @@ from tests.integration.sockets import CODEX, TIMEOUT, Provider, config, read, se
 from tests.support import frames
 from tests.support.client import RawHttp1
 from tests.support.running import RunningProxy
-from tests.support.script import RawAnswer
+from tests.support.script import Gate, Pause, RawAnswer
 from tests.support.upstream import Answer, ScriptedUpstream
 
 CENTRAL = "sk-central-0123456789abcdefghij"
@@ -91,6 +92,12 @@ def test_a_version_that_would_not_be_read_is_refused(start_proxy: StartProxy, pr
     assert not provider.upgrades
 
 
+UPGRADE = (
+    f"GET {PATH} HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+    "sec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\nsec-websocket-version: 13\r\n\r\n"
+)
+
+
 def handshake(process: RunningProxy) -> int:
     try:
         with connect(f"ws://127.0.0.1:{process.port}{PATH}", proxy=None, open_timeout=TIMEOUT):
@@ -130,6 +137,29 @@ def test_an_unreachable_upstream_of_handshakes_opens_the_circuit_breaker(start_p
         url = gone.url
     process = start_proxy(config=f"providers: [{{name: openai, type: openai, base_url: '{url}/v1'{BREAKER}}}]")
     assert [handshake(process) for _ in range(3)] == [502, 502, 503]
+
+
+def test_a_trial_handshake_whose_client_leaves_does_not_keep_the_circuit_breaker_half_open(
+    start_proxy: StartProxy,
+) -> None:
+    gate, deadline = Gate(), time.monotonic() + TIMEOUT
+    breaker = ", circuit_breaker: {failure_threshold: 1, interval: 1000, timeout: 1, max_requests: 1}"
+    with ScriptedUpstream() as plain:
+        process = start_proxy(
+            config=f"providers: [{{name: openai, type: openai, base_url: '{plain.url}/v1'{breaker}}}]"
+        )
+        plain.answer(Answer.json({}, 503), RawAnswer([Pause(gate)]))
+        assert handshake(process) == 503
+        while len(plain.requests) < 2:  # refused until the breaker admits a trial
+            assert time.monotonic() < deadline
+            with RawHttp1.connect("127.0.0.1", process.port) as leaving:
+                leaving.send(UPGRADE.encode())
+                with suppress(TimeoutError):
+                    gate.wait_reached(0.1)
+        gate.open()
+        plain.answer(*[Answer.json({}, 404)] * 1000)
+        while handshake(process) != 404:
+            assert time.monotonic() < deadline
 
 
 def test_an_upstream_that_switches_to_another_protocol_is_not_relayed(start_proxy: StartProxy) -> None:

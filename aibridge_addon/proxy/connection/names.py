@@ -43,7 +43,7 @@ CONFIGURED_FAILED_FOR = 1.0
 STALE_FOR = 600.0
 """Seconds that the addresses of a name are used if it cannot be looked up."""
 FRESH_FOR = 5.0
-"""Seconds between a lookup and the connection for which it was made."""
+"""Seconds between a check of a name and the connection for which it was made."""
 MAX_NAMES = 4096
 """Maximum number of names that are remembered as resolved, and as failed."""
 
@@ -55,6 +55,9 @@ class Unresolved(Exception):
 class _Known(NamedTuple):
     addresses: Sequence[str]
     at: float
+    """The time of the lookup."""
+    chosen: float
+    """The last time at which a request was given them."""
 
 
 class Names:
@@ -118,7 +121,7 @@ class Names:
     ) -> Sequence[Any]:
         name = host.decode("ascii", "replace") if isinstance(host, bytes) else host
         known = self._known.get(name)
-        if known is not None and self._clock() - known.at < FRESH_FOR:
+        if known is not None and self._clock() - known.chosen < FRESH_FOR:
             found = []
             for address in known.addresses:
                 with suppress(socket.gaierror):  # not of this family
@@ -143,7 +146,7 @@ class Names:
             error = found.exception()
             if error is None and (addresses := list(dict.fromkeys(found.result()))):
                 self._failed.pop(host, None)
-                _put(self._known, host, _Known(addresses, self._clock()))
+                _put(self._known, host, _Known(addresses, self._clock(), self._clock()))
             else:
                 if error is not None and not isinstance(error, OSError | ValueError):
                     logger.error("aibridge: a name could not be looked up: %s", type(error).__name__)
@@ -160,6 +163,7 @@ class Names:
         known = self._known.get(host)
         if known is None or self._clock() - known.at >= STALE_FOR:
             raise Unresolved(reason)
+        self._known[host] = known._replace(chosen=self._clock())
         return known.addresses
 
 

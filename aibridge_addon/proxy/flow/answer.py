@@ -67,7 +67,7 @@ def open_answer(flow: http.HTTPFlow, passthrough_body: int) -> None:
             frame_answer(flow)
             flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
         case Passthrough() as state:
-            settle_handshake(state.head, flow.response.status_code)
+            state.head.dispatch.settle_ticket(flow.response.status_code)
             limits_came(state.head, flow.response.headers)
             frame_answer(flow)
             flow.response.stream = flow.response.stream or not _is_short(flow.response, passthrough_body)
@@ -90,13 +90,6 @@ def _is_short(response: http.Response, limit: int) -> bool:
     """Return whether an answer has a declared length of at most `limit` bytes."""
     declared = response.headers.get("content-length", "")
     return declared.isascii() and declared.isdigit() and int(declared[:20]) <= min(limit, RETRY_BODY_LIMIT)
-
-
-def settle_handshake(head: Head, status: int | None) -> None:
-    """Count a WebSocket's handshake for the circuit breaker. `status` None: the upstream could not be reached."""
-    ticket, head.dispatch.ticket = head.dispatch.ticket, None
-    if ticket is not None:
-        ticket.settle(status, "upstream_unreachable" if status is None else None)
 
 
 def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bool:
@@ -345,7 +338,7 @@ def failed(flow: http.HTTPFlow) -> None:
             pass
         case Passthrough() as state:
             if flow.client_conn.connected:
-                settle_handshake(state.head, None)
+                state.head.dispatch.settle_ticket(None, _unreached(flow))
             _count_passthrough(flow, state.head)
         case Bridged() as state:
             if state.exchange is not None:
@@ -369,6 +362,11 @@ def _end_of(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> str:
         return "client_disconnected"
     if exchange.turns > 0:
         return "upstream_disconnected"
+    return _unreached(flow)
+
+
+def _unreached(flow: http.HTTPFlow) -> str:
+    """Return the error type of a request whose upstream could not be reached."""
     message = flow.error.msg if flow.error is not None else ""
     return "upstream_unresolvable" if any(words in message for words in UNRESOLVED) else "upstream_unreachable"
 

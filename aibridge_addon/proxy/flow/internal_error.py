@@ -22,6 +22,7 @@ from mitmproxy import http
 from aibridge_addon.proxy.flow import answer
 from aibridge_addon.proxy.flow.request import begin_unread
 from aibridge_addon.proxy.flow.state import (
+    HOOK,
     KEY,
     Bridged,
     Passthrough,
@@ -37,8 +38,6 @@ from aibridge_addon.proxy.flow.websocket import SOCKET, BridgedSocket
 
 logger = logging.getLogger(__name__)
 
-HOOK = "aibridge_hook"
-"""Key in `flow.metadata`: the name of the last hook that the bridge has handled."""
 FAILED = "aibridge_failed"
 """Key in `flow.metadata` of a flow that ended with an error of the bridge. Its stream has to end the answer."""
 INTERNAL_ERROR = Refusal(500, MESSAGE, "internal_error")

@@ -288,7 +288,7 @@ class RequestClassifier:
         if route.dialect is not None and route.dialect.takes_forms and too_large:
             head = replace(head, route=replace(route, dialect=None, billable=True))  # an upload: forwarded unread
         if head.route.dialect is None:
-            return Passthrough(head, left)
+            return Passthrough(head, left if chosen.ticket is None else chosen.settling(left))
         if too_large:
             flow.request.headers.pop("expect", None)  # the body will be refused, so do not send 100 Continue
         return self._bridged(head, left)

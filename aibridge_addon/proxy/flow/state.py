@@ -47,6 +47,8 @@ ORIGIN_FORM = "aibridge_origin_form"
 """Key in `flow.metadata` of a gateway request: its request line has only a path, on a port that proxies."""
 TUNNEL = "aibridge_tunnel"
 """Key in `flow.metadata` of a CONNECT to a host of no provider."""
+HOOK = "aibridge_hook"
+"""Key in `flow.metadata`: the name of the last hook that the bridge has handled."""
 UNDIALLED = "aibridge_undialled"
 """Key in `flow.metadata` of a CONNECT whose host is not dialled: the requests inside go to another address."""
 CENTRAL_KEY = "aibridge_central_key"
@@ -78,9 +80,24 @@ class Dispatch:
     upstream_proxy: str | None = None
     """The `Proxy-Authorization` for mitmproxy's upstream proxy, which is taken out of the flow (`upstream_auth`)."""
     ticket: Ticket | None = None
-    """The circuit breaker's admission of a WebSocket's handshake, until its answer has come."""
+    """The circuit breaker's admission of a WebSocket's handshake, until it is settled."""
     pause: asyncio.Task[None] | None = None
     """The wait for the next attempt. While it is set, the attempt hook is called again."""
+
+    def settle_ticket(self, status: int | None = None, error_type: str | None = None) -> None:
+        """Count a WebSocket's handshake for the circuit breaker, the first time. Without arguments, as if not made."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            ticket.settle(status, error_type)
+
+    def settling(self, left: Callable[[], None]) -> Callable[[], None]:
+        """Return a function that settles a handshake that has no result, and then calls `left`."""
+
+        def end() -> None:
+            self.settle_ticket()
+            left()
+
+        return end
 
     def needs_stream(self, had_central_key: bool) -> bool:
         """Return whether only the bridge's own stream can send the request. mitmproxy's replay uses another one."""

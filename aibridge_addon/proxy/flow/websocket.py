@@ -31,6 +31,7 @@ from aibridge_addon.proxy.flow.bridge_token import refusal_of
 from aibridge_addon.proxy.flow.plan_limits import limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
 from aibridge_addon.proxy.flow.state import (
+    HOOK,
     Bridged,
     Dispatch,
     Head,
@@ -248,6 +249,7 @@ def guarded(hook: Callable[[Any, http.HTTPFlow], Awaitable[None] | None]) -> Cal
     """Wrap a WebSocket hook of the addon: an exception ends the interceptions, and its message is not sent upstream."""
 
     def run(addon: Any, flow: http.HTTPFlow) -> Awaitable[None] | None:
+        flow.metadata[HOOK] = hook.__name__
         try:
             waiting = hook(addon, flow)
         except Exception:
@@ -268,6 +270,18 @@ async def _awaited(waiting: Awaitable[None], flow: http.HTTPFlow) -> None:
         _failed(flow)
 
 
+def missed(flow: http.HTTPFlow, name: str) -> None:
+    """Make up for a hook that another addon has kept from the bridge. An unread request is not sent upstream."""
+    logger.error("aibridge: the error of another addon has kept a hook from the bridge: hook=%s", name)
+    if name == "websocket_start":
+        opened(flow)
+    elif name == "websocket_end":
+        closed(flow)
+    elif flow.websocket is not None:
+        del flow.websocket.messages[:-1]
+        _failed(flow)
+
+
 def _failed(flow: http.HTTPFlow) -> None:
     """End the interceptions of a socket. A request that could not be read gets an error instead of an answer."""
     socket = flow.metadata.get(SOCKET)
@@ -277,7 +291,7 @@ def _failed(flow: http.HTTPFlow) -> None:
     message = flow.websocket.messages[-1] if flow.websocket.messages else None
     if message is not None and message.from_client and not message.dropped and flow.websocket.timestamp_end is None:
         message.drop()
-        ctx.master.commands.call("inject.websocket", flow, True, error_message(500, INTERNAL_ERROR), True)
+        _inject(flow, error_message(500, INTERNAL_ERROR))
 
 
 def closed(flow: http.HTTPFlow) -> None:

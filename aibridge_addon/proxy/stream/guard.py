@@ -19,8 +19,8 @@ from mitmproxy.proxy.layers.http import DropStream
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.flow import internal_error
-from aibridge_addon.proxy.flow.internal_error import FAILED, HANDLED, HOOK, INTERNAL_ERROR
-from aibridge_addon.proxy.flow.state import Bridged, state_of
+from aibridge_addon.proxy.flow.internal_error import FAILED, HANDLED, INTERNAL_ERROR
+from aibridge_addon.proxy.flow.state import HOOK, Bridged, state_of
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 

@@ -22,12 +22,12 @@ from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from aibridge_addon.interception.buffers import Share
-from aibridge_addon.proxy.flow.state import Passthrough, state_of
+from aibridge_addon.proxy.flow import websocket as recorded
+from aibridge_addon.proxy.flow.state import HOOK, Passthrough, state_of
 
 FRAME_COST = 128
 """Bytes that a frame counts in addition to its content. Without it, a message could have any number of empty frames."""
-
-
+HOOKS = (websocket.WebsocketStartHook, websocket.WebsocketMessageHook, websocket.WebsocketEndHook)
 DRAIN_TIMEOUT = 5.0
 """Seconds in which a peer whose message was too large can read the close frame."""
 MAX_DRAINED = 64 * 1024 * 1024
@@ -47,8 +47,9 @@ class UpgradableStream(Protocol):
 
 def is_taken(stream: UpgradableStream) -> bool:
     """Return whether `switch_protocols` handles the end of this flow. Otherwise mitmproxy does."""
-    response = stream.flow.response
-    return response is not None and response.status_code == 101 and bool(stream.context.options.rawtcp)
+    flow = stream.flow
+    switches = flow.response is not None and flow.response.status_code == 101
+    return switches and (flow.websocket is not None or bool(stream.context.options.rawtcp))
 
 
 def switch_protocols(stream: UpgradableStream) -> layer.CommandGenerator[None]:
@@ -82,7 +83,7 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
         self._drained = 0
 
     def start(self, event: events.Event) -> layer.CommandGenerator[None]:
-        yield from super().start(event)
+        yield from self._heard(super().start(event))
         for connection, share in zip((self.client_ws, self.server_ws), self._shares, strict=True):
             decoder = connection._proto._frame_decoder
             decoder.extensions = _bounded(decoder.extensions, Bound(self._limit, share))
@@ -91,7 +92,7 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
     _handle_event = start
 
     def relay_messages(self, event: events.Event) -> layer.CommandGenerator[None]:
-        for command in super().relay_messages(event):
+        for command in self._heard(super().relay_messages(event)):
             if isinstance(command, commands.CloseConnection) and self._still_sends(command.connection):
                 self._sender = command.connection
             else:
@@ -105,6 +106,17 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
             if self._sender is not None:
                 self._handle_event = self.drain  # type: ignore[method-assign]
                 yield commands.RequestWakeup(DRAIN_TIMEOUT)
+
+    def _heard(self, relayed: layer.CommandGenerator[None]) -> layer.CommandGenerator[None]:
+        """Yield commands, and notice a hook that another addon has kept from the bridge."""
+        for command in relayed:
+            if not isinstance(command, HOOKS):
+                yield command
+                continue
+            self.flow.metadata.pop(HOOK, None)
+            yield command
+            if self.flow.metadata.get(HOOK) != command.name:
+                recorded.missed(self.flow, command.name)
 
     def _still_sends(self, connection: Connection) -> bool:
         """Return whether a peer is in the middle of a message that is too large."""

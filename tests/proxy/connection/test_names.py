@@ -201,6 +201,24 @@ async def test_the_event_loop_uses_what_was_found_a_moment_ago(world: World, mon
     assert asked == [("a.test", 443, 0, 0, 0, 0)]
 
 
+async def test_the_event_loop_uses_the_last_addresses_if_a_name_cannot_be_looked_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the connection would wait for the resolver on a thread that no limit counts."""
+    loop = asyncio.get_running_loop()
+    world.names.answer(loop)
+    await world.names.resolve(ONE, "a.test")
+    world.now += FRESH_FOR
+    world.missing.add("a.test")
+    server = Server(address=("a.test", 443))
+    await world.names.check(ServerConnectionHookData(server, make_context().client))
+    assert server.error is None
+    found = await loop.getaddrinfo("a.test", 443, type=socket.SOCK_STREAM)
+    assert [where for *_, where in found] == [(PLACE, 443)]
+    world.now += STALE_FOR - FRESH_FOR
+    assert await world.fails("a.test"), "they do not get younger"
+
+
 def test_a_client_with_an_ipv6_network_has_one_limit() -> None:
     def client(host: str) -> Client:
         made = make_context().client
