@@ -132,8 +132,8 @@ class BudgetSync[Totals]:
         self._failed = False
         self._wanted = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._late: Future[_Found[Totals] | None] | None = None
-        """What was spent so far, where the database has not answered in time."""
+        self._first: Future[_Found[Totals] | None] | None = None
+        """What was spent before the start."""
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="aibridge-budgets")
         self._ended = threading.Event()
         self._left: Future[None] | None = None
@@ -142,19 +142,23 @@ class BudgetSync[Totals]:
     def open(self) -> None:
         """Read what was spent so far. This blocks, for `start_wait` seconds at most, and is called once at the start.
 
-        If the database is slower, requests are admitted as if nothing was spent until it has answered.
+        May be called on any thread, so the accounts, which emit records, are updated by `start`.
         """
-        first = self._thread.submit(self._read, self._accounts.windows(), self._now())
-        try:
-            self._apply(first.result(self._start_wait))
-        except TimeoutError:
-            self._late = first
-            logger.warning("aibridge: budgets count what was spent before the start as soon as the database answers")
+        self._first = self._thread.submit(self._read, self._accounts.windows(), self._now())
+        wait([self._first], self._start_wait)
 
     def start(self) -> None:
-        """Keep the accounts up to date, on the running loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run(self._late))
-        self._late = None
+        """Keep the accounts up to date, on the running loop.
+
+        If the database is slower than `open`, requests are admitted as if nothing was spent until it has answered.
+        """
+        first, self._first = self._first, None
+        if first is not None and first.done():
+            self._apply(first.result())
+            first = None
+        elif first is not None:
+            logger.warning("aibridge: budgets count what was spent before the start as soon as the database answers")
+        self._task = asyncio.get_running_loop().create_task(self._run(first))
 
     def want(self) -> None:
         """Publish a new reservation soon."""

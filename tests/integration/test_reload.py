@@ -141,6 +141,33 @@ def test_the_egress_guard_keeps_its_memory(start_proxy: StartProxy, upstream: Sc
     assert addon._guard._dead is guard._dead
 
 
+BUDGETS = """
+budgets:
+  - {name: asked, per: actor, period: month, requests: 4, warn_at: 0.25}
+  - {name: paid, per: group, period: month, usd: 100, unpriced: warn}
+  - {name: all, per: all, period: month, tokens: 100000000}
+"""
+
+
+def test_a_reload_keeps_what_budgets_have_spent(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    metrics = f"127.0.0.1:{unused_port()}"
+    settings = f"metrics: {{listen: '{metrics}'}}{BUDGETS}actor: {{default: ada}}"
+
+    def scrape() -> str:
+        return httpx.get(f"http://{metrics}/metrics", trust_env=False).text
+
+    proxy = start_proxy(config=config(upstream.port, settings))
+    upstream.answer(whole(), whole())
+    ask(proxy)
+    wait_for_ended(proxy, 1)
+    reloaded(proxy, lambda: on_loop(proxy, life_of(proxy).reload))
+    used = 'aibridge_budget_used_ratio{name="asked",subject="ada"} '
+    poll_until(lambda: f"{used}0.25" in scrape(), 30, what="the share that was used before the reload")
+    ask(proxy)
+    poll_until(lambda: f"{used}0.5" in scrape(), 30, what="the share that was used in all")
+    assert "not reloaded" not in proxy.log
+
+
 def test_a_tunnel_keeps_its_actor_over_a_reload(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
     """The front proxy names the actor on CONNECT, and cannot do so again inside the tunnel."""
     proxy = start_proxy(config=config(upstream.port, "actor: {required: true, header: X-User}"))
