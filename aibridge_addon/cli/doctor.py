@@ -70,7 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
     checks = _checks(arguments, program)
     is_well = all(check.ok for check in checks)
     if arguments.json:
-        members = [{name: getattr(each, name) for name in ("name", "ok", "found", "next_step")} for each in checks]
+        members = [
+            {"name": each.name, "ok": each.ok, "found": each.found, "next_step": each.whole_step} for each in checks
+        ]
         print(json.dumps({"ok": is_well, "checks": members}, indent=2))
     else:
         _print(checks)
@@ -79,11 +81,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _print(checks: Sequence[Check]) -> None:
     width = max(len(check.name) for check in checks)
-    for check in checks:
+    for place, check in enumerate(checks, 1):
         mark = "warn" if check.is_warning else "ok  " if check.ok else "FAIL"
         print(f"{mark} {printable(check.name):{width}} {printable(check.found)}")
         if check.next_step:
             print(f"     {'':{width}} → {printable(check.next_step)}")
+        if check.advice and all(later.advice != check.advice for later in checks[place:]):
+            print(f"     {'':{width}} → {check.advice}")
 
 
 def _checks(arguments: argparse.Namespace, program: Sequence[str]) -> list[Check]:

@@ -10,6 +10,7 @@ import pytest
 
 from aibridge_addon import cli
 from aibridge_addon.cli import doctor
+from aibridge_addon.cli.diagnosis.check import Check
 from tests.support.authority import Authority
 from tests.support.tunnel import Tunnel
 from tests.support.upstream import unused_port
@@ -72,3 +73,22 @@ def test_without_an_authority_all_else_is_checked(tmp_path: Path, capsys: pytest
     assert [line for line in lines if line.startswith("FAIL certificate authority")] and os.listdir(tmp_path) == []
     marks = {line[:4] for line in lines if line[:4].strip()}
     assert "ok  " in marks and all(line[5] != " " or "→" in line for line in lines)
+
+
+def test_shared_advice_is_printed_once_and_after_the_last_check_that_has_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    failed = [Check(name, False, "refused", f"{name.upper()} is missing", "start it anew") for name in ("a", "c")]
+    checks = [failed[0], Check("b", True, "well"), failed[1], Check("d", True, "well")]
+    doctor._print(checks)
+    lines = [line.split("→")[-1].strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        "FAIL a refused",
+        "A is missing",
+        "ok   b well",
+        "FAIL c refused",
+        "C is missing",
+        "start it anew",
+        "ok   d well",
+    ]
+    assert checks[0].whole_step == "A is missing: start it anew"

@@ -17,6 +17,12 @@ class Check:
     found: str
     next_step: str = ""
     """What to do. Where `ok`, this makes it a warning."""
+    advice: str = ""
+    """More of what to do, which other checks may have in the same words."""
+
+    @property
+    def whole_step(self) -> str:
+        return f"{self.next_step}: {self.advice}" if self.advice else self.next_step
 
     @property
     def is_warning(self) -> bool:

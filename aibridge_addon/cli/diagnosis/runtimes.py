@@ -93,6 +93,10 @@ RUNTIMES = (
     # Each installation of Java has keytool, which reads the URL with Java's own client. It needs no compiler.
     Runtime("java", "keytool", ("-printcrl", "-file", "{url}"), JAVA_OPTIONS, JAVA_TRUST),
 )
+ADVICE = (
+    'start the program with `aibridge run -- CMD`, or: eval "$(aibridge env)" (only clients of the proxy need this;'
+    " clients with a gateway URL do not)"
+)
 
 
 def host(limits: Limits | None) -> str:
@@ -186,15 +190,14 @@ def _check(
     reason = send(runtime, path, target, proxied, "as-it-is")
     if reason is None:
         return Check(name, True, f"{path} reaches a provider through the proxy, and trusts its certificate")
-    step = 'start the program with `aibridge run -- CMD`, or: eval "$(aibridge env)"'
     missing = f"{runtime.option} in {variable}" if runtime.option else variable
     if send(runtime, path, target, {**proxied, variable: ours[variable]}, "one-variable") is None:
         before = environ.get(variable, "")
         is_there = runtime.option in before if runtime.option else bool(before)
         state = "names a file without the proxy's certificate" if is_there else "is missing"
-        return Check(name, False, f"{path}: {reason}", f"{missing} {state}: {step}")
+        return Check(name, False, f"{path}: {reason}", f"{missing} {state}", ADVICE)
     if send(runtime, path, target, {**environ, **ours}, "all-variables") is None:
-        return Check(name, False, f"{path}: {reason}", f"{missing} alone is not enough: {step}")
+        return Check(name, False, f"{path}: {reason}", f"{missing} alone is not enough", ADVICE)
     past = [each for each in ("NO_PROXY", "no_proxy") if environ.get(each)]
     last = f"look at {' and '.join(past)}, and" if past else "look"
     return Check(name, False, f"{path}: {reason}", f"no variable helps: {last} at {name}'s own configuration")
