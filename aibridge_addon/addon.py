@@ -33,9 +33,10 @@ from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.names import Names
 from aibridge_addon.proxy.connection.scope import destination, is_for_proxy, tunnel_plain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
+from aibridge_addon.proxy.flow.destination import guarded
 from aibridge_addon.proxy.flow.http1 import drop_trailers
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
-from aibridge_addon.proxy.flow.request_head import RequestClassifier, forget_password, guarded, report_refused_head
+from aibridge_addon.proxy.flow.request_head import RequestClassifier, forget_password, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.gate import Gate
 from aibridge_addon.proxy.interactive import status
@@ -274,6 +275,10 @@ class AIBridge:
             leaf_names.use_permitted_names()
 
     async def check_destination(self, data: ServerConnectionHookData) -> None:
+        if self._classifier is not None and self._bridge is not None:
+            self._classifier.named_clients.check(data, self._bridge.actors)
+            if data.server.error is not None:
+                return
         await (self._names.check(data) if self._guard is None else self._guard.dial(data))
 
     def connection_tried(self, data: ServerConnectionHookData) -> None:
