@@ -35,9 +35,10 @@ from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.names import Names
 from aibridge_addon.proxy.connection.scope import destination, is_for_proxy, tunnel_plain
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
+from aibridge_addon.proxy.flow.destination import guarded
 from aibridge_addon.proxy.flow.http1 import drop_trailers
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
-from aibridge_addon.proxy.flow.request_head import RequestClassifier, forget_password, guarded, report_refused_head
+from aibridge_addon.proxy.flow.request_head import RequestClassifier, forget_password, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.gate import Gate
 from aibridge_addon.proxy.interactive import status
@@ -309,6 +310,10 @@ class AIBridge:
         if self._clients is not None and not self._clients.may_dial(data.client):
             data.server.error = "too many open files"
             return
+        if self._classifier is not None and self._bridge is not None:
+            self._classifier.named_clients.check(data, self._bridge.actors)
+            if data.server.error is not None:
+                return
         if self._guard is not None:
             await self._guard.dial(data)
         if not data.server.error:

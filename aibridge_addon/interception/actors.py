@@ -88,6 +88,11 @@ class ActorResolver:
             " proxy's address to actor.trusted_sources"
         )
 
+    @property
+    def is_required(self) -> bool:
+        """Whether a request has to name an actor."""
+        return not self._fallback
+
     def resolve(
         self, proxy_user: str | None, trusted_name: str | None, named_groups: tuple[str, ...] = ()
     ) -> Actor | None:

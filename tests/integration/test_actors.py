@@ -6,6 +6,8 @@ import base64
 import getpass
 import hashlib
 import json
+import socket
+import ssl
 from pathlib import Path
 from typing import Any
 
@@ -350,11 +352,75 @@ def test_a_header_from_elsewhere_is_logged_once_a_minute(start_proxy: StartProxy
     assert process.log.count(line) == 1
 
 
-def test_hosts_of_no_provider_need_no_actor(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:
+PLAIN, TUNNEL = "http", "https"
+
+
+@pytest.mark.parametrize("scheme", [PLAIN, TUNNEL])
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_hosts_of_no_provider_need_an_actor_too(
+    start_proxy: StartProxy, answering: ScriptedUpstream, scheme: str, host: str
+) -> None:
     process = start_proxy(config=config(answering, "{required: true}"))
-    # Tunnelled, not decrypted: the client sees the upstream's own certificate.
     with httpx.Client(proxy=process.proxy_url, verify=False, trust_env=False) as client:
-        assert client.get(f"https://127.0.0.1:{answering.port}/").status_code == 200
+        url = f"{scheme}://{host}:{answering.port}/"
+        if scheme == TUNNEL:
+            with pytest.raises(httpx.ProxyError, match="407"):
+                client.get(url)
+        else:
+            refused = client.get(url)
+            assert refused.status_code == 407
+            assert "a token is missing" in refused.json()["error"]["message"]
+            assert refused.headers["proxy-authenticate"].startswith("Basic")
+    assert not answering.requests
+
+
+@pytest.mark.parametrize("name", [{HEADER: USER}, {}], ids=["named", "unnamed"])
+def test_a_front_proxy_names_the_actor_for_hosts_of_no_provider(
+    start_proxy: StartProxy, answering: ScriptedUpstream, name: dict[str, str]
+) -> None:
+    process = start_proxy(config=config(answering, f"{{required: true, header: {HEADER}}}"))
+    proxy = httpx.Proxy(process.proxy_url, headers=name)
+    # Tunnelled, not decrypted: the client sees the upstream's own certificate.
+    with httpx.Client(proxy=proxy, verify=False, trust_env=False) as client:
+        if name:
+            assert client.get(f"https://localhost:{answering.port}/").status_code == 200
+        else:
+            with pytest.raises(httpx.ProxyError, match="407"):
+                client.get(f"https://localhost:{answering.port}/")
+
+
+def test_a_tunnel_to_a_provider_with_a_central_key_connects_to_nothing_without_an_actor(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    central = config(upstream, "{required: true}").replace("type: anthropic,", CENTRAL_KEY)
+    process = start_proxy(config=central)
+    with socket.create_connection(("127.0.0.1", process.port), 10) as connection:
+        connection.sendall(f"CONNECT {HOST}:443 HTTP/1.1\r\n\r\n".encode())
+        assert b" 200 " in connection.recv(4096)
+        connection.sendall(b"\x00SSH-2.0-client\r\n")
+        assert HOST.encode() not in connection.recv(4096)
+    assert not upstream.requests
+
+
+@pytest.mark.parametrize(("actor", "is_refused"), [("{required: true}", True), ("{default: team}", False)])
+def test_socks_connects_to_nothing_without_an_actor(
+    start_proxy: StartProxy, answering: ScriptedUpstream, actor: str, is_refused: bool
+) -> None:
+    process = start_proxy(config=config(answering, actor), options=["mode=socks5"])
+    greeting, connect = b"\x05\x01\x00", b"\x05\x01\x00\x01\x7f\x00\x00\x01" + answering.port.to_bytes(2)
+    with socket.create_connection(("127.0.0.1", process.port), 10) as connection:
+        connection.sendall(greeting)
+        assert connection.recv(2) == b"\x05\x00"
+        connection.sendall(connect)
+        assert connection.recv(10)[:2] == b"\x05\x00"
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if is_refused:
+            with pytest.raises((ssl.SSLError, OSError)):
+                context.wrap_socket(connection)
+            process.wait_for_log("actor.required: this client has named no actor")
+        else:
+            context.wrap_socket(connection).close()
 
 
 def test_the_default_actor_fulfils_the_requirement(start_proxy: StartProxy, answering: ScriptedUpstream) -> None:

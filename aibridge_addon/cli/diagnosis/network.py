@@ -142,8 +142,28 @@ def providers(settings: Settings, proxy_port: int, trusted: str | None = None) -
         for host in provider.hosts
         if "*" not in host
     }
+    plain = {
+        (address.host, address.port): None
+        for provider in settings.providers
+        if (address := provider.base_url) is not None and address.scheme == "http"
+    }
     context = ssl.create_default_context(cafile=trusted or certifi.where())
-    return [lambda host=host, port=port: _provider(host, port, proxy_port, context) for host, port in addresses]  # type: ignore[misc]
+    return [
+        *(lambda host=host, port=port: _provider(host, port, proxy_port, context) for host, port in addresses),  # type: ignore[misc]
+        *(lambda host=host, port=port: _plain_provider(host, port) for host, port in plain),  # type: ignore[misc]
+    ]
+
+
+def _plain_provider(host: str, port: int) -> Check:
+    """Connect without TLS: such a provider is a program of this machine or network."""
+    name, step = f"{PROVIDER}{host}:{port}", "start the program there, or change the provider's `base_url`"
+    try:
+        socket.create_connection((host, port), TIMEOUT).close()
+    except TimeoutError:
+        return Check(name, True, f"not reached: no answer within {TIMEOUT:.0f} s", step)
+    except OSError as e:
+        return Check(name, True, f"not reached: {shown(e.strerror or e)}", step)
+    return Check(name, True, "reached, without TLS")
 
 
 def summed_up(checks: Iterable[Check]) -> list[Check]:

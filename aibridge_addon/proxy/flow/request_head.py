@@ -24,7 +24,6 @@ from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.routing import WEBSOCKET, Route, Router
 from aibridge_addon.providers.base import BaseUrl
 from aibridge_addon.proxy.connection.authentication import FAILED
-from aibridge_addon.proxy.connection.egress import EgressGuard
 from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
 from aibridge_addon.proxy.connection.ourselves import OwnConnections, is_own_address
 from aibridge_addon.proxy.connection.scope import is_ip_address
@@ -40,6 +39,7 @@ from aibridge_addon.proxy.flow.bridge_token import (
     take,
     unauthenticated,
 )
+from aibridge_addon.proxy.flow.destination import ROUTED, NamedClients
 from aibridge_addon.proxy.flow.http1 import bracket_host, content_length
 from aibridge_addon.proxy.flow.state import (
     CENTRAL_KEY,
@@ -59,7 +59,6 @@ from aibridge_addon.proxy.flow.state import (
     error_response,
     is_replay,
     json_response,
-    refuse,
     state_of,
 )
 from aibridge_addon.records import Headers
@@ -117,8 +116,10 @@ class RequestClassifier:
         self._own = OwnConnections()
         self._connected: WeakKeyDictionary[Client, Named] = WeakKeyDictionary()
         self._connect_tokens: WeakKeyDictionary[Client, Presented] = WeakKeyDictionary()
+        self.named_clients = NamedClients()
         if before is not None:
             self._connected, self._connect_tokens = before._connected, before._connect_tokens
+            self.named_clients = before.named_clients
 
     def connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         """Handle a CONNECT request.
@@ -127,7 +128,6 @@ class RequestClassifier:
         client that gives a token as the password of its proxy. If the provider has a central key, the requests inside
         may have a token in its place. Then the tunnel is opened, and each of them is decided about.
         """
-        actors = self._bridge.actors
         provider = self._bridge.router.provider_for_host(flow.request.host)
         named = self._connected[flow.client_conn] = self._named(flow, lower_headers(flow.request), on_connect=True)
         token = take(flow).as_password
@@ -143,10 +143,10 @@ class RequestClassifier:
             return self._with_verdict(token, partial(self._connect_with_token, flow))
         if _authentication_failed(flow):
             flow.response = unauthenticated(None, proxy=True)
-        elif (
-            provider is not None
-            and provider.name not in self._bridge.key_pools.keys() | self._bridge.signers.keys()
-            and actors.resolve(proxy_user(flow), named.actor) is None
+        elif self._bridge.actors.resolve(proxy_user(flow), named.actor) is not None:
+            self.named_clients.add(flow.client_conn)
+        elif not own and (
+            provider is None or provider.name not in self._bridge.key_pools.keys() | self._bridge.signers.keys()
         ):
             flow.response = unauthenticated(None, proxy=True, reason=named.unnamed or MISSING)
         return None
@@ -154,7 +154,9 @@ class RequestClassifier:
     def _connect_with_token(self, flow: http.HTTPFlow, verdict: Verdict) -> None:
         if isinstance(verdict, RefusedToken):
             flow.response = refusal_response(None, refusal_of(verdict, proxy=True))
-        elif _authentication_failed(flow):
+            return
+        self.named_clients.add(flow.client_conn)
+        if _authentication_failed(flow):
             flow.response = None  # a token is an authentication, too
 
     def request_head(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
@@ -260,6 +262,7 @@ class RequestClassifier:
             proxy = _used_as_proxy(flow) and connected is None
             flow.response = unauthenticated(route, proxy=proxy, reason=named.unnamed or MISSING)
             return None
+        self.named_clients.add(flow.client_conn)
         self._address(flow, route)
         self._strip(flow, headers)
         for name in headers:
@@ -315,9 +318,9 @@ class RequestClassifier:
             return
         if _authentication_failed(flow):
             flow.response = None  # a token is an authentication, too
-        self._foreign(flow)
+        self._foreign(flow, has_token=True)
 
-    def _foreign(self, flow: http.HTTPFlow) -> None:
+    def _foreign(self, flow: http.HTTPFlow, *, has_token: bool = False) -> None:
         """Handle a request to no provider: forward a proxied one, answer 404 to a gateway request."""
         if _authentication_failed(flow):
             flow.response = unauthenticated(None, proxy=_used_as_proxy(flow))
@@ -326,7 +329,16 @@ class RequestClassifier:
         elif flow.metadata.get(ORIGIN_FORM):
             flow.response = no_such_route(None, self._bridge.router)
         else:
-            self._strip(flow, lower_headers(flow.request))
+            headers = lower_headers(flow.request)
+            connected = self._connected.get(flow.client_conn)
+            named = connected or self._named(flow, headers)
+            if has_token or self._bridge.actors.resolve(proxy_user(flow), named.actor) is not None:
+                self.named_clients.add(flow.client_conn)
+            elif flow.client_conn.proxy_mode.type_name not in ROUTED:
+                proxy = _used_as_proxy(flow) and connected is None
+                flow.response = unauthenticated(None, proxy=proxy, reason=named.unnamed or MISSING)
+                return
+            self._strip(flow, headers)
 
     def _named(self, flow: http.HTTPFlow, headers: Headers, *, on_connect: bool = False) -> Named:
         actors = self._bridge.actors
@@ -468,23 +480,6 @@ def forget_password(flow: http.HTTPFlow) -> None:
     flow.request.headers.pop("proxy-authorization", None)
     if _authentication_failed(flow) and flow.request.headers.get("authorization", "").lower().startswith("basic "):
         del flow.request.headers["authorization"]
-
-
-async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
-    """Answer a request whose destination the egress guard refuses."""
-    if flow.metadata.get(UNDIALLED):
-        return
-    refusal = await guard.refusal(flow.client_conn, flow.request.host, flow.request.port)
-    if refusal is None:
-        return
-    state = state_of(flow)
-    if isinstance(state, Served):
-        refuse(flow, state, Refusal(refusal.status, refusal.message))
-        return
-    kind = "permission_error" if refusal.status == 403 else "api_error"
-    body = json.dumps({"error": {"type": kind, "message": refusal.message}}).encode()
-    flow.request.stream = False  # as in `refuse`
-    flow.response = json_response(refusal.status, body)
 
 
 def report_refused_head(flow: http.HTTPFlow, bridge: Bridge) -> None:

@@ -9,13 +9,12 @@ from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.proxy.connection.ourselves import is_own_address
 from aibridge_addon.proxy.flow import dispatch
+from aibridge_addon.proxy.flow.destination import PROXIES
 from aibridge_addon.proxy.flow.http1 import host_header
 from aibridge_addon.proxy.flow.state import ORIGIN_FORM, Dispatch, Served, state_of
 from aibridge_addon.proxy.stream.heads import problem_of_request
 from aibridge_addon.proxy.stream.http1 import UnsafeHeaders
 
-PROXIES = ("regular", "upstream", "socks5")
-"""mitmproxy's modes whose clients name their destination themselves."""
 UNSAFE = "aibridge_unsafe"
 """Key in `flow.metadata`: what is wrong with the lines of the request's head."""
 

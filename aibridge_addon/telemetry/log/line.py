@@ -21,6 +21,8 @@ CLIENT_FROM = 100
 """Columns from which on the client has a place."""
 UNBOUNDED = (20, 16, 40)
 """Columns of actor, client and model where a line does not go to a terminal. Longer ones are not shortened there."""
+REASON_FROM = 72
+"""Columns of a terminal that are not for the reason of a failure."""
 MAX_NAME = 100
 """Characters of a name that a client or a provider chose."""
 SMALLEST = 6
@@ -51,6 +53,8 @@ class Line:
     """Number of injected calls."""
     error: str | None
     """The error type, with the HTTP status. None: the interception completed."""
+    reason: str = ""
+    """Why a connection upstream failed, and to which address."""
 
     def text(self, width: int | None = None, *, colour: bool = False) -> str:
         """Return the line, at most `width` columns wide. None: it does not go to a terminal."""
@@ -60,6 +64,10 @@ class Line:
         status = "ok"
         if self.error is not None:
             status = f"failed: {one_line(self.error, MAX_NAME)}"
+            room = MAX_NAME if width is None else width - REASON_FROM
+            if self.reason and room > 0:
+                reason = one_line(self.reason, MAX_NAME)
+                status += f": {reason if cell_len(reason) <= room else set_cell_size(reason, room)}"
             if self.new_input + self.cached + self.output == 0:
                 numbers = [f"{_seconds(self.seconds):>6}"]
         fixed = sum(map(cell_len, (time, *numbers, status))) + len(numbers) + 2

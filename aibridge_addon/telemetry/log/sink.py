@@ -98,6 +98,10 @@ class _Structured:
             logger.log(logging.WARNING if failed else logging.INFO, MESSAGE, extra={MEMBERS: members})
 
 
+NOT_REACHED = frozenset({"upstream_unreachable", "upstream_unresolvable"})
+"""Error types whose message, which has the address, is in the line: it is about the network, not of a provider."""
+
+
 class _Lines:
     """One line for each interception at its end, and for each refused request without one."""
 
@@ -183,4 +187,5 @@ class _Interception:
             seconds=max(0.0, (ended.ended_at - started.started_at).total_seconds()),
             calls=self.calls,
             error=error,
+            reason=(ended.error_message or "") if ended.error_type in NOT_REACHED else "",
         )

@@ -96,6 +96,18 @@ def test_a_provider_is_reached_with_verification(
     assert ("certificate verified" if trusted else "is not trusted") in check.found
 
 
+def test_a_provider_without_tls_is_reached_or_a_warning() -> None:
+    with silent_listener() as there:
+        away = unused_port()
+        given = [
+            {"name": f"p{port}", "type": "openai", "base_url": f"http://127.0.0.1:{port}"} for port in (there, away)
+        ]
+        checks = network.in_parallel(network.providers(settings(providers=given), unused_port()))
+    assert [check.name for check in checks] == [f"provider 127.0.0.1:{port}" for port in (there, away)]
+    assert [check.is_warning for check in checks] == [False, True]
+    assert "refused" in checks[1].found
+
+
 def test_a_provider_that_is_not_reached_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network, "TIMEOUT", 0.2)
     jobs = network.providers(settings(), unused_port())

@@ -27,11 +27,17 @@ LINE = Line(
 )
 SMALL = replace(LINE, actor="bo", client="curl", model="m", new_input=3, cached=0, output=1, cost=None, calls=0)
 FAILED = replace(LINE, new_input=0, cached=0, output=0, cost=None, error="rate_limit_error (429)")
+UNREACHABLE = replace(FAILED, error="upstream_unreachable", reason="Connect call failed ('127.0.0.1', 18999)\n\x1b[2J")
 HOSTILE = replace(LINE, actor="\x1b[2J\u202eevil\n" * 50, model="模型" * 40 + "\x00", client="<b>\ud800")
 
 
+@pytest.mark.parametrize("width", [None, 132, 160])
+def test_a_failed_connection_has_its_address_and_reason(width: int | None) -> None:
+    assert "failed: upstream_unreachable: Connect call failed ('127.0.0.1', 18999)" in UNREACHABLE.text(width)
+
+
 @pytest.mark.parametrize("width", [40, 72, 80, 100, 120, 132, 160, 220])
-@pytest.mark.parametrize("line", [LINE, SMALL, FAILED, HOSTILE])
+@pytest.mark.parametrize("line", [LINE, SMALL, FAILED, UNREACHABLE, HOSTILE])
 def test_a_line_fits_the_terminal(line: Line, width: int) -> None:
     text = line.text(width)
     assert cell_len(text) <= width
