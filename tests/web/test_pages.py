@@ -221,6 +221,7 @@ def test_budgets_are_shown_with_what_is_used(database: Database) -> None:
 def test_usage_without_a_price_is_listed_with_its_reason(pages: TestClient) -> None:
     text = text_of(pages, "/unpriced")
     assert "claude-opus-4-5 vendor: unknown anthropic api.example 10" in text
+    assert "What to do vendor : set providers[].price_as" in text
 
 
 @pytest.mark.parametrize("path", PAGES)
