@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Discriminator, Field, PlainValidator, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainValidator, Tag, model_validator
 
 from aibridge_addon.config import values
 from aibridge_addon.config.budgets import LONGEST_PERIOD, Budget, Groups, unique_budgets
@@ -163,8 +163,13 @@ class Limits(values.Section):
     passthrough_body: values.Size = MIB
 
 
+def _on_or_off(value: object) -> object:
+    """Accept booleans: `on` and `off` are booleans in YAML 1.1, which many people and programs write."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class Egress(values.Section):
-    guard: Literal["on", "off", "auto"] = "auto"
+    guard: Annotated[Literal["on", "off", "auto"], BeforeValidator(_on_or_off)] = "auto"
     allowed_private_cidrs: tuple[values.Network, ...] = ()
     ports: tuple[values.Port, ...] = (80, 443)
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from zoneinfo import ZoneInfo
 
-from aibridge_addon.telemetry.log.text import duration, local, one_line
+from aibridge_addon.telemetry.log.text import duration, local, money, one_line
 from aibridge_addon.wire.printable import printable
 
 SHORT, LONG = 4_000, 200_000
@@ -53,6 +53,12 @@ def unpriced_steps(reasons: Iterable[str | None]) -> list[tuple[str, str]]:
 
 def count(number: float | None) -> str:
     return "–" if number is None else f"{round(number):,}"
+
+
+def dollars(amount: float | None, digits: int = 4) -> str:
+    """Return US dollars with their sign, also in front of an amount that is too small for the digits."""
+    text = money(amount, digits)
+    return text if amount is None else f"<${text[1:]}" if text.startswith("<") else f"${text}"
 
 
 def percent(share: float | None) -> str:
