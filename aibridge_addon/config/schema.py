@@ -146,6 +146,12 @@ class Log(values.Section):
     format: Literal["text", "json"] = "text"
 
 
+def _log_section(value: object) -> object:
+    if isinstance(value, str) and value in ("text", "json"):
+        raise rejected(f"a mapping: {{format: {value}}}")
+    return value
+
+
 class Tracing(values.Section):
     enabled: Literal["auto", True, False] = "auto"
     content: bool = False
@@ -183,7 +189,7 @@ class Settings(values.Section):
     providers: Annotated[tuple[Provider, ...], AfterValidator(unique_or_default)] = DEFAULT_PROVIDERS
     mcp: Mcp = Mcp()
     metrics: Metrics = Metrics()
-    log: Log = Log()
+    log: Annotated[Log, BeforeValidator(_log_section)] = Log()
     tracing: Tracing = Tracing()
     dump_dir: values.OptionalPath = None
     websockets: Literal["record", "upgrade_required", "auto"] = "auto"

@@ -283,6 +283,7 @@ def test_a_value_is_parsed_once(configure: Write, text: str, path: str, expected
         ("databse: sqlite:///a.db", "databse", 'did you mean "database"?'),
         ("recording: {promts: true}", "recording.promts", 'did you mean "prompts"?'),
         ("providers: [{name: a, type: antropic}]", "providers[0].type", 'did you mean "anthropic"?'),
+        ("log: json", "log", "a mapping: {format: json}"),
         ("zzz: 1", "zzz", "one of actor, budgets, database, drain_timeout"),
     ],
 )  # fmt: skip
