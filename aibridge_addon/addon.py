@@ -34,6 +34,7 @@ from aibridge_addon.proxy.connection.greetings import FailedGreetings
 from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.names import Names
 from aibridge_addon.proxy.connection.scope import destination, is_for_proxy, tunnel_plain
+from aibridge_addon.proxy.connection.unpriced_hosts import unpriced_hosts
 from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.destination import guarded
 from aibridge_addon.proxy.flow.http1 import drop_trailers
@@ -208,6 +209,8 @@ class AIBridge:
             bridge.settings.database.absolute,
             bridge.address or "no port",
         )
+        for line in unpriced_hosts(bridge.settings):
+            logger.info("aibridge: %s", line)
         if self._life is not None and self._life.is_serving:
             leaf_names.warn_of_hosts_not_permitted(bridge.settings.providers, ctx.options)
 

@@ -24,6 +24,7 @@ from aibridge_addon.config.budgets import Groups
 from aibridge_addon.config.load import load
 from aibridge_addon.config.schema import HttpServer, Retention, StdioServer
 from aibridge_addon.config.values import Listen
+from aibridge_addon.wire.printable import printable
 
 MASK = "***"
 
@@ -46,7 +47,7 @@ def add(commands: Any) -> None:
         default=os.environ.get(CONFIG_VARIABLE, ""),
         help=f"the configuration file (default: {CONFIG_VARIABLE} in the environment, else the built-in defaults)",
     )
-    command.add_argument("--check", action="store_true", help="print nothing, unless something is wrong")
+    command.add_argument("--check", action="store_true", help="only say whether it is right")
     command.add_argument("--json", action="store_true", help="print JSON instead of YAML")
     command.set_defaults(run=run)
 
@@ -54,6 +55,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     settings = load(Path(arguments.config) if arguments.config else None, environ=os.environ)
     if arguments.check:
+        print(f"ok: {printable(arguments.config) if arguments.config else 'the built-in defaults'}")
         return 0
     values = plain(settings)
     if arguments.json:

@@ -58,9 +58,9 @@ def add(commands: Any) -> None:
 
 
 def port_number(text: str) -> int:
-    if not 0 < (port := int(text)) < 1 << 16:
-        raise ValueError
-    return port
+    if not (text.isascii() and text.isdigit() and 0 < int(text[:6]) < 1 << 16):
+        raise argparse.ArgumentTypeError("expected a port from 1 to 65535")
+    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:

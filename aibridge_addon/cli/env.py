@@ -166,7 +166,8 @@ def _proxy(arguments: argparse.Namespace, url: str) -> Found | None:
         write_trusted(route.bundle, route.trust_store, bundle(ca, bundle_files(environ)))
     except FileNotFoundError:
         print(
-            f"no certificate authority at {ca}. The proxy makes it at its first start: start it once", file=sys.stderr
+            f"no certificate authority at {ca}. Make one with `aibridge certs make`, or start the proxy once",
+            file=sys.stderr,
         )
         return None
     except OSError as e:

@@ -45,6 +45,13 @@ class Parser(argparse.ArgumentParser):
             if not has_value and self._option_string_actions[meant[0]].nargs is None:
                 next(words, None)
 
+    def error(self, message: str) -> NoReturn:
+        """Report wrong use, and end. Where an action is missing, name the actions."""
+        for action in self._subparsers._group_actions if self._subparsers is not None else ():
+            if message.endswith(f"required: {action.metavar}") and action.choices:
+                message += f" (one of {', '.join(map(str, action.choices))})"
+        super().error(message)
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             names = [str(name) for name in action.choices]

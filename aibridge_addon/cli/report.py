@@ -12,7 +12,7 @@ from aibridge_addon.cli import budgets, database, limits, output, period, repric
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.cli.output import PART, Column, Row, name
 from aibridge_addon.cli.period import Period
-from aibridge_addon.config.errors import ConfigError, Problem
+from aibridge_addon.config.errors import ConfigError, Problem, did_you_mean
 from aibridge_addon.recording import reports
 from aibridge_addon.recording.context import BYTES_PER_TOKEN, schemas
 from aibridge_addon.recording.database import queries
@@ -153,7 +153,7 @@ def _columns_of(by: Iterable[str]) -> list[str]:
     names = [part.strip() for value in by for part in value.split(",")]
     for part in names:
         if part not in BY:
-            raise ConfigError([Problem("--by", f'"{part}"', ", ".join(sorted(BY)))])
+            raise ConfigError([Problem("--by", f'"{part}"', ", ".join(sorted(BY)) + did_you_mean(part, list(BY)))])
     return [BY[part] for part in names]
 
 

@@ -27,6 +27,8 @@ MAX_NAME = 256
 MAX_NOTE = 1_000
 UNITS = "a whole number of d, w or h, such as 90d, 12w or 36h; at most 36500d"
 NOTHING = "There are no tokens. `aibridge tokens create --actor NAME` makes one."
+USE = "Clients use it in the place of the provider's API key, or as the proxy's password: http://token:TOKEN@HOST:PORT"
+HEADER = "ID, hint, actor, groups, expiry, last use, note"
 COLUMNS = ("id", "actor", "groups", "hint", "note", "created_at", "expires_at", "revoked_at", "last_used_at")
 LIST = """
 select id, actor, "groups", hint, note, created_at, expires_at, revoked_at, last_used_at
@@ -89,9 +91,10 @@ def _create(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps({"token": token, **row}, default=timestamp, ensure_ascii=False, indent=2))
         return 0
-    expires = "never expires" if row["expires_at"] is None else f"expires at {timestamp(row['expires_at'])}"
+    expires = "never expires" if row["expires_at"] is None else f"expires {_minute(timestamp(row['expires_at']))}"
     print(f"id: {row['id']}, {expires}. The token is not shown again:", file=sys.stderr)
     print(token)
+    print(USE, file=sys.stderr)
     return 0
 
 
@@ -108,6 +111,7 @@ def _list(arguments: argparse.Namespace) -> int:
         print(NOTHING)
     else:
         now = timestamp(utc_now())
+        print(HEADER, file=sys.stderr)
         for row in rows:
             output.write(one_line(f"{row['id']} {row['hint']} {row['actor']} {'; '.join(_details(row, now))}") + "\n")
     return 0

@@ -108,7 +108,8 @@ def _default_base_url(given: object, default: DefaultProvider) -> BaseUrl | None
 def _provider_type(value: object) -> str:
     if not isinstance(value, str) or value not in TYPES:
         *names, last = (f"'{name}'" for name in TYPES)
-        raise rejected(f"{', '.join(names)} or {last}")
+        hint = did_you_mean(value, list(TYPES)) if isinstance(value, str) else ""
+        raise rejected(f"{', '.join(names)} or {last}{hint}")
     return value
 
 

@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Discriminator, Field, PlainValidator, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainValidator, Tag, model_validator
 
 from aibridge_addon.config import values
 from aibridge_addon.config.budgets import LONGEST_PERIOD, Budget, Groups, unique_budgets
@@ -146,6 +146,12 @@ class Log(values.Section):
     format: Literal["text", "json"] = "text"
 
 
+def _log_section(value: object) -> object:
+    if isinstance(value, str) and value in ("text", "json"):
+        raise rejected(f"a mapping: {{format: {value}}}")
+    return value
+
+
 class Tracing(values.Section):
     enabled: Literal["auto", True, False] = "auto"
     content: bool = False
@@ -167,8 +173,13 @@ class Limits(values.Section):
     header_timeout: values.Seconds = 30
 
 
+def _on_or_off(value: object) -> object:
+    """Accept booleans: `on` and `off` are booleans in YAML 1.1, which many people and programs write."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 class Egress(values.Section):
-    guard: Literal["on", "off", "auto"] = "auto"
+    guard: Annotated[Literal["on", "off", "auto"], BeforeValidator(_on_or_off)] = "auto"
     allowed_private_cidrs: tuple[values.Network, ...] = ()
     ports: tuple[values.Port, ...] = (80, 443)
 
@@ -182,7 +193,7 @@ class Settings(values.Section):
     providers: Annotated[tuple[Provider, ...], AfterValidator(unique_or_default)] = DEFAULT_PROVIDERS
     mcp: Mcp = Mcp()
     metrics: Metrics = Metrics()
-    log: Log = Log()
+    log: Annotated[Log, BeforeValidator(_log_section)] = Log()
     tracing: Tracing = Tracing()
     dump_dir: values.OptionalPath = None
     websockets: Literal["record", "upgrade_required", "auto"] = "auto"

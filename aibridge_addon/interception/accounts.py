@@ -145,7 +145,7 @@ def exceeded(account: Account, unpriced_model: str | None = None) -> Exceeded:
     elif account.unpriced and budget.unpriced == "refuse":
         why = f"has usage without a known price, so that its {unit} cannot be limited: {_amount(spent, unit)} are known"
     else:
-        why = f"is used up: {_amount(spent, unit)} of {_amount(_rounded(budget.limit, unit), unit)} are spent"
+        why = f"is used up: {_number(spent, unit)} of {_amount(_rounded(budget.limit, unit), unit)} are spent"
         reserved = account.reserved + account.reserved_by_others
         if spent < budget.limit and reserved:
             why += f", and {_amount(_rounded(reserved, unit), unit)} are reserved by requests in flight"
@@ -174,7 +174,11 @@ def _rounded(amount: float, unit: Unit) -> float:
 
 
 def _amount(amount: float, unit: Unit) -> str:
+    return f"{_number(amount, unit)} {'USD' if unit == 'usd' else unit}"
+
+
+def _number(amount: float, unit: Unit) -> str:
     if unit != "usd":
-        return f"{amount} {unit}"
+        return str(amount)
     is_small = 0 < amount < SMALL
-    return f"{amount:.{4 if is_small else 2}f} USD"
+    return f"{amount:.{4 if is_small else 2}f}"

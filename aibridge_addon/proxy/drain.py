@@ -54,11 +54,14 @@ class Drain:
         timeout = bridges[-1].settings.drain_timeout if bridges else 0
         for bridge in bridges:
             bridge.draining = True
-        logger.info(
-            "draining: requests under way: %s, for at most %s s; a second Ctrl-C or SIGTERM ends at once",
-            self._under_way(),
-            timeout,
-        )
+        if any(bridge.in_flight for bridge in bridges):
+            logger.info(
+                "draining: requests under way: %s, for at most %s s; a second Ctrl-C or SIGTERM ends at once",
+                self._under_way(),
+                timeout,
+            )
+        else:
+            logger.info("draining: no requests under way")
         try:
             async with asyncio.timeout(timeout):
                 await _stop_accepting()

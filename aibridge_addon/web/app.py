@@ -86,6 +86,9 @@ class Pages:
     def login(self, request: Request) -> Response:
         return self._html("login", {"wrong": "wrong" in request.query_params}, 200)
 
+    def no_such_page(self, request: Request, _error: Exception) -> Response:
+        return self._html("error", {"title": "Not found", "message": "There is no such page."}, 404)
+
     async def events(self, request: Request) -> Response:
         """Send an event each time that a request has begun or ended."""
         return self.changes.stream()
@@ -127,7 +130,11 @@ def application(source: Source, *, token: str | None, poll: float = POLL, wait: 
         Route(LOGIN, shown.login),
         Mount(STATIC.rstrip("/"), StaticFiles(directory=FOLDER / "static")),
     ]
-    return Starlette(routes=routes, middleware=[Middleware(Guard, token=token, wait=wait)])
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Guard, token=token, wait=wait)],
+        exception_handlers={404: shown.no_such_page},
+    )
 
 
 def _change(source: Source) -> str:
@@ -152,6 +159,7 @@ def _templates(zone: ZoneInfo) -> Environment:
         "count": texts.count,
         "short": short_count,
         "money": money,
+        "dollars": texts.dollars,
         "percent": texts.percent,
         "seconds": texts.seconds,
         "local": partial(texts.at, zone),

@@ -173,7 +173,8 @@ def budgets(current: Callable[[], Sequence[dict[str, Any]]]) -> dict[str, Any]:
 
 
 def unpriced(rows: Queries, view: View) -> dict[str, Any]:
-    return {"unpriced": recent.unpriced(rows, since=view.since)}
+    found = recent.unpriced(rows, since=view.since)
+    return {"unpriced": found, "steps": texts.unpriced_steps(row["reason"] for row in found)}
 
 
 def _used(ratio: float | None) -> Any:

@@ -252,11 +252,11 @@ def test_a_file_that_is_not_there_ends_with_code_2(tmp_path: Path, capsys: pytes
     assert str(path) in capsys.readouterr().err
 
 
-def test_check_prints_nothing_where_nothing_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_says_that_nothing_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, EVERY_KIND_OF_VALUE)
     assert cli.main(["config", "--check", "--config", str(path)]) == 0
     printed = capsys.readouterr()
-    assert (printed.out, printed.err) == ("", "")
+    assert (printed.out, printed.err) == (f"ok: {path}\n", "")
 
 
 def test_the_environment_names_the_file_as_it_does_for_mitmproxy(
@@ -277,3 +277,22 @@ def test_mitmdump_refuses_what_the_command_refuses_in_the_same_words(
     assert ended.code == 1
     assert all(problem in ended.output for problem in problems)
     assert "Traceback" not in ended.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "one of run, "),
+        (["certs"], "one of show, make, "),
+        (["tokens"], "one of create, list, revoke"),
+        (["doctor", "--port", "abc"], "expected a port from 1 to 65535"),
+        (["doctor", "--port", "65536"], "expected a port from 1 to 65535"),
+        (["report", "--by", "projct"], 'did you mean "project"?'),
+    ],
+)
+def test_wrong_use_names_what_is_allowed(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code = cli.main(arguments)
+    except SystemExit as e:
+        code = int(e.code or 0)
+    assert code == 2 and said in capsys.readouterr().err

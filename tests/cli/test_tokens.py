@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from contextlib import closing
 from datetime import datetime, timedelta
 from typing import Any
@@ -45,7 +46,7 @@ def test_a_token_is_printed_alone_and_found_by_a_bridge(tokens: Command, databas
     with closing(database.tokens()) as store:
         [grant] = store.find([presented(token).digest]).values()
     assert (grant.actor, grant.groups, grant.revoked_at) == ("alice", ("team", "ops"), None)
-    assert grant.id in err
+    assert grant.id in err and re.search(r"expires \d{4}-\d\d-\d\d \d\d:\d\d UTC\.", err) and "TOKEN@HOST" in err
 
 
 def test_a_list_has_all_tokens_and_no_secret(tokens: Command) -> None:

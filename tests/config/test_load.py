@@ -196,6 +196,8 @@ def test_default_providers_take_no_key_from_the_environment(configure: Write) ->
         ("drain_timeout: 0", "drain_timeout", 0),
         ("mcp: {tool_timeout: 0.5}", "mcp.tool_timeout", 0.5),
         ("database: sqlite:///rows/a.db", "database.sqlite_path", Path("rows/a.db")),
+        ("egress: {guard: true}", "egress.guard", "on"),
+        ("egress: {guard: false}", "egress.guard", "off"),
         ("database: sqlite:////var/lib/a.db", "database.sqlite_path", Path("/var/lib/a.db")),
         ("database: postgresql://host/name", "database.sqlite_path", None),
         ("database: 'postgresql://u:p@one,two:5433,[::1]:5434/name'", "database.sqlite_path", None),
@@ -280,6 +282,8 @@ def test_a_value_is_parsed_once(configure: Write, text: str, path: str, expected
         ("database: 5", "database", "a URL"),
         ("databse: sqlite:///a.db", "databse", 'did you mean "database"?'),
         ("recording: {promts: true}", "recording.promts", 'did you mean "prompts"?'),
+        ("providers: [{name: a, type: antropic}]", "providers[0].type", 'did you mean "anthropic"?'),
+        ("log: json", "log", "a mapping: {format: json}"),
         ("zzz: 1", "zzz", "one of actor, budgets, database, drain_timeout"),
     ],
 )  # fmt: skip

@@ -113,7 +113,7 @@ def test_a_request_over_budget_is_refused_in_the_shape_of_its_provider(
     assert found.pop("resets_at").endswith("01T00:00:00+00:00")
     assert found == {"name": "one", "per": "actor", "spent": 1, "limit": 1, "unit": "requests"}
     assert error["message"].startswith("budget one of actor ")
-    assert "is used up: 1 requests of 1 requests are spent. It resets at 20" in error["message"]
+    assert "is used up: 1 of 1 requests are spent. It resets at 20" in error["message"]
     if name == "bedrock":
         assert headers["x-amzn-errortype"] == "AccessDeniedException"
     elif "messages" in path:

@@ -143,6 +143,8 @@ def test_a_taken_port_says_how_to_choose_another(run_to_exit: RunToExit, mode: s
     [line] = [line for line in ended.output.splitlines() if "aibridge cannot listen: " in line]
     example = "--mode regular@127.0.0.1:" if mode else "--listen-port "
     assert f"127.0.0.1:{port} is in use by another program" in line and f"for example {example}{port + 1}" in line
+    make = f'make run MITMDUMP_ARGS="-p {port + 1} --set aibridge_metrics=off"'
+    assert "add --set aibridge_metrics=off" in line and (make in line) == (example == "--listen-port ")
     assert ended.code == 1
     assert "aibridge: configuration" not in ended.output and "listening at" not in ended.output
 

@@ -202,7 +202,7 @@ def test_the_request_that_crosses_the_limit_is_admitted_and_the_next_is_refused(
         },
     }
     assert refused.message == (
-        "budget b is used up: 1.60 USD of 1.00 USD are spent. It resets at 2026-01-03T00:00:00+00:00."
+        "budget b is used up: 1.60 of 1.00 USD are spent. It resets at 2026-01-03T00:00:00+00:00."
     )
 
 
@@ -210,7 +210,7 @@ def test_small_amounts_are_written_with_four_decimals() -> None:
     bridge = Bridge(budget(usd=0.01))
     bridge.spend("1", 0.023655)
     refused = bridge.accounts.admit("2", ADA, 0, None, lambda *_: 0.0)
-    assert refused is not None and "0.0237 USD of 0.0100 USD are spent" in refused.message
+    assert refused is not None and "0.0237 of 0.0100 USD are spent" in refused.message
 
 
 @pytest.mark.parametrize(

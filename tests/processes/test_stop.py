@@ -118,6 +118,7 @@ def test_nothing_in_flight_ends_at_once(mitmdump: StartMitmdump, upstream: Scrip
         assert client.post(PATH, REQUEST).body == SIMPLE.body
         proxy.terminate()
         assert proxy.wait() == 0, "an idle connection holds nothing up"
+    assert "draining: no requests under way" in proxy.log and "for at most" not in proxy.log
     assert [row["status"] for row in proxy.rows("aibridge_interceptions")] == ["completed"]
 
 

@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 
 from aibridge_addon.recording.queries import NO_PARAMETERS
 from aibridge_addon.records import Record
+from aibridge_addon.web import texts
 from aibridge_addon.web.app import application
 from aibridge_addon.web.pages import TURNS
 from tests.support import team
@@ -221,6 +222,17 @@ def test_budgets_are_shown_with_what_is_used(database: Database) -> None:
 def test_usage_without_a_price_is_listed_with_its_reason(pages: TestClient) -> None:
     text = text_of(pages, "/unpriced")
     assert "claude-opus-4-5 vendor: unknown anthropic api.example 10" in text
+    assert "What to do vendor : set providers[].price_as" in text
+
+
+def test_a_page_that_is_not_there_has_the_navigation(pages: TestClient) -> None:
+    answer = pages.get("/nowhere")
+    assert answer.status_code == 404 and "There is no such page." in answer.text and 'href="/sessions"' in answer.text
+
+
+@pytest.mark.parametrize(("amount", "shown"), [(0.001, "<$0.01"), (0.0, "$0.00"), (1234.5, "$1,234.50"), (None, "n/a")])
+def test_a_sign_stands_before_the_amount(amount: float | None, shown: str) -> None:
+    assert texts.dollars(amount, 2) == shown
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -150,7 +150,7 @@ def authority(certificate: Path, now: datetime) -> Found:
     try:
         found = x509.load_pem_x509_certificate(certificate.read_bytes())
     except FileNotFoundError:
-        step = "start the proxy once, which makes it; `aibridge run` does so, too"
+        step = "`aibridge certs make` makes it; so do the proxy and `aibridge run` at their first start"
         return Check(name, False, f"{certificate} does not exist", step), None
     except OSError as e:
         return Check(name, False, f"{certificate}: {e.strerror}", "grant this user read access"), None

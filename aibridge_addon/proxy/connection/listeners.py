@@ -62,9 +62,12 @@ def _advice(instance: ServerInstance, options: Options, error: OSError) -> str: 
     other = port + 1 if PRIVILEGED <= port < HIGHEST else USUAL
     choice = f"--listen-port {other}" if mode.custom_listen_port is None else f"--mode {_at(mode, other)}"
     if error.errno == errno.EADDRINUSE:
+        # A second bridge would fail again, because the first one also has the metrics' port.
+        more = "--set aibridge_metrics=off"
+        make = f' With make: make run MITMDUMP_ARGS="-p {other} {more}"' if mode.custom_listen_port is None else ""
         return (
             f"{place} is in use by another program, perhaps another bridge. End that program, or choose another port,"
-            f" for example {choice}"
+            f" for example {choice}. Beside another bridge, whose metrics also have a port, add {more}.{make}"
         )
     if error.errno in (errno.EACCES, errno.EPERM):
         return f"{place} may not be used by this user. Choose a port from {PRIVILEGED} on, for example {choice}"
