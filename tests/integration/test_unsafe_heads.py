@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aibridge_addon.proxy.stream.http1 import MAX_ANSWER_HEAD, MAX_REQUEST_HEAD
 from tests.integration.answers import PATH, REQUEST, SIMPLE, config, whole
 from tests.integration.exchanges import ANTHROPIC
 from tests.support.authority import Authority
@@ -15,6 +16,7 @@ from tests.support.client import RawHttp1
 from tests.support.client_h2 import RawHttp2
 from tests.support.in_process import InProcessProxy
 from tests.support.running import RunningProxy
+from tests.support.script import RawAnswer
 from tests.support.upstream import HTTP1, ScriptedUpstream
 
 KEY = b"sk-client-1234567890123"
@@ -161,6 +163,21 @@ def test_the_error_of_a_providers_route_has_the_providers_shape(proxy: RunningPr
         "type": "error",
         "error": {"type": "invalid_request_error", "message": "the request's head has a bare CR or a NUL"},
     }
+
+
+@REFUSED
+def test_a_head_without_an_end_is_refused(proxy: RunningProxy) -> None:
+    with RawHttp1.connect("127.0.0.1", proxy.port) as client:
+        client.send(b"GET / HTTP/1.1\r\nx: " + b"y" * (MAX_REQUEST_HEAD + 1))
+        assert client.read_head().status == 431
+        assert json.loads(client.read_body())["error"]["type"] == "invalid_request_error"
+
+
+def test_the_head_of_an_answer_without_an_end_is_an_error(proxy: RunningProxy, upstream: ScriptedUpstream) -> None:
+    upstream.answer(RawAnswer([b"HTTP/1.1 200 OK\r\nx: " + b"y" * (MAX_ANSWER_HEAD + 1)], close=False))
+    with RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as client:
+        client.send(b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert client.read_head().status == 502
 
 
 PATHS = {

@@ -20,6 +20,10 @@ from aibridge_addon.proxy.stream.heads import problem_of_lines
 
 logger = logging.getLogger(__name__)
 
+MAX_REQUEST_HEAD = 64 * 1024
+"""Bytes of a request's head, as many as over HTTP/2 (h2's default)."""
+MAX_ANSWER_HEAD = 256 * 1024
+"""Bytes of an answer's head."""
 MAX_INTERIM = 100
 """Interim answers to one request. More are an error of the upstream."""
 
@@ -41,6 +45,9 @@ class BridgeHttp1Server(Http1Server):
         while (head := self.buf.maybe_extract_lines()) == []:
             pass  # blank lines before a request are ignored (RFC 9112, section 2.2)
         if head is None:
+            if len(self.buf) > MAX_REQUEST_HEAD:
+                self.request = None
+                yield from self._refuse(f"the request's head is larger than {MAX_REQUEST_HEAD} bytes", 431)
             return
         lines = [bytes(line) for line in head]
         problem = problem_of_lines(lines)
@@ -60,13 +67,13 @@ class BridgeHttp1Server(Http1Server):
         self.state = self.read_body
         yield from self.state(event)
 
-    def _refuse(self, problem: str) -> layer.CommandGenerator[None]:
+    def _refuse(self, problem: str, status: int = 400) -> layer.CommandGenerator[None]:
         """Have the stream refuse a request. Without a readable one, refuse it here. Then close the connection."""
         if self.request is None:
             peer = self.conn.peername
             logger.warning("request refused: client=%s: %s", peer[0] if peer else "", problem)
             body = json.dumps({"error": {"type": "invalid_request_error", "message": problem}}).encode()
-            answer = json_response(400, body, {"connection": "close"})
+            answer = json_response(status, body, {"connection": "close"})
             yield commands.SendData(self.conn, http1.assemble_response(answer))
             yield commands.CloseConnection(self.conn)
             self.state = self.done
@@ -93,12 +100,19 @@ class BridgeHttp1Client(Http1Client):
             number = number + 1 if counted == self.stream_id else 1
             self._interim = self.stream_id, number
             if number > MAX_INTERIM:
-                yield commands.CloseConnection(self.conn)
-                message = f"the upstream sent more than {MAX_INTERIM} interim answers"
-                code = http_events.ErrorCode.GENERIC_SERVER_ERROR
-                yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
+                yield from self._end(f"the upstream sent more than {MAX_INTERIM} interim answers")
                 return
         yield from super().read_headers(event)
+        if self.response is None and len(self.buf) > MAX_ANSWER_HEAD and self.state == self.read_headers:
+            yield from self._end(f"the head of the upstream's answer is larger than {MAX_ANSWER_HEAD} bytes")
+
+    def _end(self, message: str) -> layer.CommandGenerator[None]:
+        """Close the connection, and end the current request."""
+        assert self.stream_id is not None
+        self.state = self.done
+        yield commands.CloseConnection(self.conn)
+        code = http_events.ErrorCode.GENERIC_SERVER_ERROR
+        yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
 
 
 def is_interim(head: bytes) -> bool:
