@@ -105,7 +105,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "proxy.interactive",
     },
     "proxy.interactive": DOMAIN | {"interception", "bridge", "proxy.flow"},
-    "proxy": {"bridge", "config", "interception", "records", "telemetry", "wire"},
+    "proxy": {"bridge", "config", "interception", "proxy.connection", "records", "telemetry", "wire"},
     "addon": {
         *("bridge", "config", "proxy", "proxy.connection", "proxy.flow", "proxy.interactive", "proxy.stream"),
         "records",

@@ -148,7 +148,7 @@ def _with_running_proxy(arguments: argparse.Namespace, command: Sequence[str]) -
         code = run_program(command, url, ca, Path(folder), settings.providers, signals)
     if not arguments.quiet:
         print(
-            "aibridge: no summary: the proxy of --proxy may serve other programs, too; see aibridge sessions",
+            NO_SUMMARY,
             file=sys.stderr,
         )
     return code

@@ -60,9 +60,6 @@ class Redactor:
     def text(self, text: str) -> str:
         return self._redacted(text, REDACTED)
 
-    def maybe_text(self, text: str | None) -> str | None:
-        return None if text is None else self.text(text)
-
     def link(self, text: str) -> str:
         """Redact a text that links rows. Different texts stay different, also if only a secret differs.
 

@@ -17,7 +17,6 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Protocol
 
@@ -26,11 +25,14 @@ from mitmproxy import ctx
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.proxy.connection.threads import on_thread
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.records import DatabaseUnavailable
 
 logger = logging.getLogger(__name__)
 
+THREAD = "aibridge-reload"
+"""Name of the thread on which the next bridge is opened. A database may keep it waiting when the process ends."""
 CLOSE_TIMEOUT = 10.0
 """Seconds. Maximum time for writing the last records when mitmproxy ends without a signal."""
 
@@ -185,9 +187,9 @@ class Life:
         assert source is not None
         bridge: Bridge | None = None
         try:
-            bridge = await _on_thread(source.make)
+            bridge = await on_thread(THREAD, source.make)
             source.check(bridge.settings)
-            await _on_thread(bridge.open)
+            await on_thread(THREAD, bridge.open)
             if self._over or self.drain.begun or self.addon is None:
                 await bridge.close(0)
                 return
@@ -211,15 +213,6 @@ class Life:
         if bridge is not None:
             logger.warning("aibridge is unloaded: requests are not recorded any more")
             bridge.retire()
-
-
-async def _on_thread[Result](call: Callable[[], Result]) -> Result:
-    """Call a blocking function on a thread of its own: those of `asyncio.to_thread` may all wait for a resolver."""
-    threads = ThreadPoolExecutor(1, thread_name_prefix="aibridge-reload")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(threads, call)
-    finally:
-        threads.shutdown(wait=False)
 
 
 def _is_terminal(stream: object) -> bool:

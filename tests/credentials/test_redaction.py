@@ -211,12 +211,6 @@ def test_many_patterns_can_be_configured() -> None:
     assert redactor.text("secret-199-abc secret-200-abc") == "[redacted] secret-200-abc"
 
 
-def test_a_text_that_is_absent_stays_absent() -> None:
-    assert PLAIN.maybe_text(None) is None
-    assert PLAIN.maybe_text("") == ""
-    assert PLAIN.maybe_text(SECRETS["AWS"]) == REDACTED
-
-
 # --- JSON values ------------------------------------------------------------------------------------------------
 
 

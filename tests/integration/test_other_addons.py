@@ -16,7 +16,8 @@ from tests.support import frames
 from tests.support.authority import Authority
 from tests.support.client import RawHttp1
 from tests.support.fixtures import case
-from tests.support.running import ADDON, RunningProxy
+from tests.support.in_process import InProcessProxy
+from tests.support.running import ADDON
 from tests.support.upstream import Answer, ScriptedUpstream
 
 BLOCKING = case("messages/simple/blocking")
@@ -35,10 +36,10 @@ class Others:
         self._start = start_proxy
         self._folder = folder
 
-    def __call__(self, code: str, hook: str, config: str) -> RunningProxy:
+    def __call__(self, code: str, hook: str, config: str, *more: str) -> InProcessProxy:
         script = self._folder / f"{hook}.py"
         script.write_text(code.format(hook=hook))
-        arguments = ("-s", str(ADDON))
+        arguments = ("-s", str(ADDON), *more)
         return self._start(config=config, script=script, arguments=arguments, allow_traceback=True)
 
 
@@ -68,6 +69,19 @@ def test_nothing_goes_upstream_that_the_bridge_has_not_seen(
     if hook == "request":
         [row] = wait_for_ended(proxy, 1)
         assert (row["status"], row["error_type"]) == ("failed", "internal_error")
+
+
+@by_code
+def test_a_saved_flow_that_the_bridge_has_not_seen_has_no_password(
+    others: Others, upstream: ScriptedUpstream, code: str, tmp_path: Path
+) -> None:
+    saved = tmp_path / "flows"
+    proxy = others(code, "requestheaders", configuration(upstream), "-w", str(saved))
+    with Client(proxy, ANTHROPIC) as client:
+        assert client.ask("POST", "/v1/messages", [CREDENTIALS], BLOCKING.request).status == 500
+    proxy.close()
+    assert b"/v1/messages" in saved.read_bytes()
+    assert CREDENTIALS[1].split()[1].encode() not in saved.read_bytes()
 
 
 @pytest.mark.parametrize("case_", [BLOCKING, STREAM], ids=["blocking", "streaming"])

@@ -214,6 +214,15 @@ def test_a_header_over_http2(proxy: RunningProxy, field: tuple[bytes, bytes]) ->
 
 
 @REFUSED
+def test_a_malformed_request_that_is_reset_at_once_leaves_the_others_alone(proxy: RunningProxy) -> None:
+    with RawHttp2.through_proxy(proxy, ANTHROPIC, 443) as client:
+        before = client.request("POST", "/v1/messages", [], b"no JSON")
+        client.request("POST", PATH, [FIELDS["a NUL"]], reset=True)
+        after = client.request("POST", "/v1/messages", [], b"no JSON")
+        assert [client.read_head(other)[0] for other in (before, after)] == [400, 400]
+
+
+@REFUSED
 @pytest.mark.parametrize("authority", ["a b", "host:port", "x@y:1:2", "\0"])
 def test_an_authority_over_http2(proxy: RunningProxy, authority: str) -> None:
     with RawHttp2.through_proxy(proxy, ANTHROPIC, 443) as client:

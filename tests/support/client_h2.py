@@ -68,10 +68,11 @@ class RawHttp2:
         trailers: Sequence[Header] = (),
         *,
         whole: bool = True,
+        reset: bool = False,
     ) -> int:
         """Send a request and return its stream's id. A request with trailers has a body.
 
-        `whole` False: more of its body follows with `send_rest`.
+        `whole` False: more of its body follows with `send_rest`. `reset`: its stream is reset in the same packet.
         """
         stream_id: int = self._h2.get_next_available_stream_id()
         pseudo = [
@@ -81,6 +82,9 @@ class RawHttp2:
             (b":path", path.encode("latin-1")),
         ]
         self._h2.send_headers(stream_id, [*pseudo, *headers], end_stream=whole and not body)
+        if reset:
+            self.reset(stream_id)
+            return stream_id
         self._flush()
         self._send(stream_id, body, whole=whole and not trailers)
         if trailers:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Sequence
@@ -22,6 +21,7 @@ from mitmproxy.connection import Client
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from aibridge_addon.proxy.connection.addresses import maybe_address
+from aibridge_addon.proxy.connection.threads import on_thread
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,10 @@ FRESH_FOR = 5.0
 """Seconds between a check of a name and the connection for which it was made."""
 MAX_NAMES = 4096
 """Maximum number of names that are remembered as resolved, and as failed."""
+
+
+THREAD = "aibridge-names"
+"""Name of the threads."""
 
 
 class Unresolved(Exception):
@@ -128,7 +132,7 @@ class Names:
                     found += socket.getaddrinfo(address, port, family, type, proto, flags | socket.AI_NUMERICHOST)
             if found:
                 return found
-        answered = _on_thread(lambda: socket.getaddrinfo(host, port, family, type, proto, flags))
+        answered = on_thread(THREAD, lambda: socket.getaddrinfo(host, port, family, type, proto, flags))
         return await answered
 
     # --- lookups ----------------------------------------------------------------------------------------------
@@ -136,7 +140,7 @@ class Names:
     def _start(self, client: str, host: str) -> asyncio.Future[None]:
         ended = self._running[host] = asyncio.get_running_loop().create_future()
         self._of_client[client] += 1
-        looked_up = _on_thread(lambda: self._lookup(host))
+        looked_up = on_thread(THREAD, lambda: self._lookup(host))
 
         def end(found: asyncio.Future[Sequence[str]]) -> None:
             del self._running[host]
@@ -179,33 +183,6 @@ def _put[Value](entries: OrderedDict[str, Value], key: str, value: Value) -> Non
     entries[key] = value
     if len(entries) > MAX_NAMES:
         entries.popitem(last=False)
-
-
-def _on_thread[Result](call: Callable[[], Result]) -> asyncio.Future[Result]:
-    """Call a function on a thread of its own, which does not keep the process from ending."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Result] = loop.create_future()
-
-    def settle(error: Exception | None, result: Result | None) -> None:
-        if future.done():  # nothing waits for it any more
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)  # type: ignore[arg-type]
-
-    def run() -> None:
-        error: Exception | None = None
-        result: Result | None = None
-        try:
-            result = call()
-        except Exception as e:  # noqa: BLE001 (the future has it)
-            error = e
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settle, error, result)
-
-    threading.Thread(target=run, name="aibridge-names", daemon=True).start()
-    return future
 
 
 def _addresses(host: str) -> Sequence[str]:

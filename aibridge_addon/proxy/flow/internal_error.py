@@ -21,6 +21,7 @@ from mitmproxy import http
 
 from aibridge_addon.proxy.flow import answer
 from aibridge_addon.proxy.flow.request import begin_unread
+from aibridge_addon.proxy.flow.request_head import forget_password
 from aibridge_addon.proxy.flow.state import (
     HOOK,
     KEY,
@@ -100,6 +101,8 @@ def missed(flow: http.HTTPFlow, place: str) -> None:
     elif place == "error":
         answer.failed(flow)
     elif place in HEADS or isinstance(state_of(flow), Bridged):
+        if place in HEADS:
+            forget_password(flow)
         stop(flow, place, INTERNAL_ERROR)
 
 

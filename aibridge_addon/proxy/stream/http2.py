@@ -101,6 +101,8 @@ class BridgeHttp2Server(Http2Server):
         """Answer a request that cannot be parsed. It becomes no flow."""
         peer = self.conn.peername
         logger.warning("request refused: client=%s: %s", peer[0] if peer else "", problem)
+        if not self.is_open_for_us(stream_id):
+            return False  # the client has reset it in the same packet
         body = json.dumps({"error": {"type": "invalid_request_error", "message": problem}}).encode()
         self.h2_conn.send_headers(stream_id, [(b":status", b"400"), (b"content-type", b"application/json")])
         self.h2_conn.send_data(stream_id, body, end_stream=True)
@@ -110,7 +112,8 @@ class BridgeHttp2Server(Http2Server):
     def _reset(self, stream_id: int, problem: str) -> layer.CommandGenerator[bool]:
         """Reset a stream whose trailers are malformed."""
         if stream_id in self.streams:
-            self.h2_conn.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
+            if not self.is_closed(stream_id):
+                self.h2_conn.reset_stream(stream_id, ErrorCodes.PROTOCOL_ERROR)
             self.streams.pop(stream_id)
             code = http_events.ErrorCode.GENERIC_CLIENT_ERROR
             yield ReceiveHttp(http_events.RequestProtocolError(stream_id, problem, code))

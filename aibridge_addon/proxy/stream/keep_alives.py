@@ -43,4 +43,4 @@ class KeepAlives:
     def send(self) -> layer.CommandGenerator[None]:
         """Send a keep-alive, if the answer's headers were sent to the client."""
         if self._stream.answer_begun and isinstance(self._stream.answer, Spliced):
-            yield self._stream.client.data(self._stream.answer.keepalive())
+            yield from self._stream.client.maybe_data(self._stream.answer.keepalive())

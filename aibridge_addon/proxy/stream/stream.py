@@ -107,6 +107,7 @@ class BridgeHttpStream(HttpStream):
             self.guard.failed()
             self._handle_event = self.guard.handle_rest
             yield from super().handle_event(events.Start())
+            self.turns.handling(False)
 
     @property
     def ends_with_hook(self) -> bool:
