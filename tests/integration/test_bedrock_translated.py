@@ -273,7 +273,7 @@ def test_a_request_that_cannot_be_made_ready_goes_to_nobody(
     assert (answer.status, json.loads(answer.body)["error"]["type"]) == (500, "api_error")
     wait_for_ended(proxy, 1)
     assert recorded(proxy).outcome == ("failed", 0, "internal_error")
-    proxy.wait_for_log("could not be prepared")
+    proxy.wait_for_log("an internal error ends a request")
     assert upstream.requests == [] and "secret-" not in proxy.log and "server connection" not in proxy.log
 
 
