@@ -102,7 +102,7 @@ class Guard:
         if self._token is None and not is_loopback(host):
             return PlainTextResponse("This name is not one of this machine: use http://127.0.0.1 or localhost.\n", 421)
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+        if origin is not None and origin.partition("://")[2] != headers.get("host"):
             return PlainTextResponse("Requests of pages of other sites are refused.\n", 403)
         navigates = headers.get("sec-fetch-mode") == "navigate"
         if not navigates and headers.get("sec-fetch-site", "none") not in OWN_SITE:

@@ -55,6 +55,8 @@ def open_pages(database: SqliteDatabase, token: str | None = None, base_url: str
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "http://127.0.0.1:8080"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://[::1"}, 403),
+        ({"origin": ""}, 403),
         ({"sec-fetch-site": "same-origin"}, 200),
         ({"sec-fetch-site": "none", "sec-fetch-mode": "navigate"}, 200),
         ({"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate"}, 200),

@@ -104,7 +104,7 @@ class Passwords:
                 self._checks[client, digest] = task
                 task.add_done_callback(lambda _: self._checks.pop((client, digest), None))
             await asyncio.wait({task})
-            return task.result()
+            return Verdict.BUSY if task.cancelled() else task.result()  # cancelled by `close`
         finally:
             self._waiting[client] -= 1
             if not self._waiting[client]:

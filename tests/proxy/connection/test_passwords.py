@@ -15,6 +15,7 @@ from aibridge_addon.proxy.connection.passwords import (
     MAX_REMEMBERED,
     MAX_WAITING_OF_CLIENT,
     REMEMBERED_FOR,
+    THREADS,
     Passwords,
     Verdict,
 )
@@ -183,3 +184,23 @@ async def test_one_address_uses_one_thread_and_has_a_limit() -> None:
     assert await asyncio.gather(*guesses) == [WRONG] * MAX_WAITING_OF_CLIENT
     assert not slow.passwords._waiting and not slow.passwords._checks and not slow.passwords._one_of_client
     slow.passwords.close()
+
+
+async def test_checks_that_wait_while_the_option_changes_are_not_lost() -> None:
+    go_on, begun = threading.Event(), threading.Semaphore(0)
+
+    def validate(user: str, password: str) -> bool:
+        begun.release()
+        return go_on.wait(30)
+
+    passwords = Passwords(validate)
+    checks = [asyncio.ensure_future(passwords.check(f"198.51.100.{n}", "ann", "of ann")) for n in range(THREADS)]
+    for _ in range(THREADS):
+        assert await asyncio.to_thread(begun.acquire, timeout=30)
+    waiting = asyncio.ensure_future(passwords.check(OTHER, "ann", "of bob"))
+    while not passwords._threads or passwords._threads._work_queue.empty():  # noqa: ASYNC110 (it has no event)
+        await asyncio.sleep(0)
+    passwords.close()
+    assert await waiting is BUSY
+    go_on.set()
+    assert await asyncio.gather(*checks) == [RIGHT] * THREADS
