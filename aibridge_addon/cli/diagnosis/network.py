@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from urllib.parse import urlsplit
 
 import certifi
