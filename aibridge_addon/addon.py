@@ -194,7 +194,7 @@ class AIBridge:
 
     def _follow_options(self, bridge: Bridge) -> None:
         """Bring up to date what depends on mitmproxy's options, too."""
-        bridge.ssl_insecure = ctx.options.ssl_insecure
+        bridge.ssl_insecure, bridge.reads_websockets = ctx.options.ssl_insecure, ctx.options.websocket
         self._names.configured = configured_names(bridge.settings)
         self._guard = guard_for(bridge.settings, ctx.options, self._guard, self._names)
 
