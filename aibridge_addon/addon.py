@@ -216,7 +216,7 @@ class AIBridge:
 
     def _follow_options(self, bridge: Bridge) -> None:
         """Bring up to date what depends on mitmproxy's options, too."""
-        bridge.ssl_insecure = ctx.options.ssl_insecure
+        bridge.ssl_insecure, bridge.reads_websockets = ctx.options.ssl_insecure, ctx.options.websocket
         if self._clients is not None:
             self._clients.limits = bridge.settings.limits
         self._names.configured = configured_names(bridge.settings)

@@ -145,6 +145,8 @@ class Bridge:
         """The models that refused `stream_options.include_usage`."""
         self.ssl_insecure = False
         """Whether mitmproxy's option turns the verification of upstream certificates off."""
+        self.reads_websockets = True
+        """Whether mitmproxy's option `websocket` is on. Without it, messages would pass unread."""
         self.traces = trace_contexts(settings)
         """Returns the trace context of an interception, for tool servers. None: traces are off."""
         self.lost_elsewhere: Callable[[], int] = lambda: 0

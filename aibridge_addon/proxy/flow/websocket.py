@@ -88,7 +88,7 @@ def refused_handshake(route: Route, bridge: Bridge, host: str, headers: Headers,
     if route.websocket is None:
         return None
     injects = bridge.servers is not None and route.provider.inject_tools
-    if REFUSED[bridge.settings.websockets, injects] or not ctx.options.websocket:
+    if REFUSED[bridge.settings.websockets, injects] or not bridge.reads_websockets:
         return UPGRADE_REQUIRED
     if headers.get(b"sec-websocket-version", b"").strip() != VERSION:
         return WRONG_VERSION  # mitmproxy would relay its messages unread
