@@ -180,6 +180,7 @@ mcp_server_up{{server="ours"}} 1
 mcp_tools{{server="ours"}} 23
 mcp_tools_left_out{{server="ours"}} 0
 internal_errors_total 0
+buffered_bytes 0
 recorder_queue_depth 0
 recorder_spooled_bytes 0
 retention_backlog 0

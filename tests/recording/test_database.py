@@ -30,7 +30,7 @@ def settings(url: str) -> Settings:
 
 async def test_rows_are_written_to_it_and_read_from_it(database: Database) -> None:
     sink = database_sink(settings(database.url), Readiness)
-    sink.start()
+    sink.open()
     sink.emit([STARTED, ENDED, Continuation("key", {"a": 1}, LATER)])
     sink.close(60)
     assert sink.ended and sink.readiness().lost == 0
@@ -78,13 +78,13 @@ def test_records_in_the_spool_go_to_the_same_database_with_other_parameters(
     postgres: PostgresDatabase,
 ) -> None:
     sink = database_sink(settings(postgres.url), Readiness)
-    sink.start()
+    sink.open()
     with stopped(postgres):
         sink.emit([STARTED, ENDED])
         assert flushed(sink)
         sink.close(5)
     next_sink = database_sink(settings(f"{postgres.url}?application_name=next"), Readiness)
-    next_sink.start()
+    next_sink.open()
     poll_until(lambda: interceptions(postgres), what="the interception")
     next_sink.close(60)
     assert interceptions(postgres)[ID]["status"] == "failed"
