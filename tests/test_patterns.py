@@ -24,6 +24,7 @@ METHODS = ANCHORED | {"search", "sub", "subn", "split", "findall", "finditer"}
 BOUNDED: dict[str, str] = {
     "credentials.redaction._NO_ESCAPES": "a run of backslashes always matches, so no search begins in it again",
     "credentials.redaction._ESCAPE": "as above",
+    "dialects.messages.splice._INDEX": "the runs of blanks behind `index` never overlap",
     "dialects.responses.splice._item_type_in": "sees HEAD_SIZE bytes; the runs behind `{` never overlap",
     "messages_on_bedrock.signing.Signer": "sees a URL of the configuration",
     "providers.azure.ENTRA": "matches the whole name of a host",
