@@ -10,7 +10,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from tests.conftest import StartMitmdump
-from tests.integration.answers import EVENTS, PATH, REQUEST, SIMPLE, ask, config, whole
+from tests.integration.answers import EVENTS, PATH, REQUEST, ask, config, whole
 from tests.integration.exchanges import ANTHROPIC, Client, wait_for_ended
 from tests.support.client import RawHttp1
 from tests.support.codings import CODINGS, Coding, encode_stream
