@@ -149,8 +149,8 @@ def providers(settings: Settings, proxy_port: int, trusted: str | None = None) -
     }
     context = ssl.create_default_context(cafile=trusted or certifi.where())
     return [
-        *(lambda host=host, port=port: _provider(host, port, proxy_port, context) for host, port in addresses),  # type: ignore[misc]
-        *(lambda host=host, port=port: _plain_provider(host, port) for host, port in plain),  # type: ignore[misc]
+        *(lambda host=host, port=port: _provider(host, port, proxy_port, context) for host, port in addresses),
+        *(lambda host=host, port=port: _plain_provider(host, port) for host, port in plain),
     ]
 
 
