@@ -142,6 +142,11 @@ class Router:
             return replace(route, known=False)
         return route
 
+    def is_base_url(self, target: str) -> bool:
+        """Return whether a target is the root of the gateway or a provider's part of it, without a route."""
+        path = target.partition("?")[0].removeprefix(GATEWAY_PREFIX).strip("/")
+        return not path or path in self._by_name
+
     def _gateway(self, method: str, target: str) -> Route | None:
         below_root = target.removeprefix(GATEWAY_PREFIX) if target.startswith(GATEWAY_PREFIX + "/") else target
         _, _, rest = below_root.partition("/")

@@ -297,6 +297,8 @@ class Refused:
     route: str = ""
     interception_id: str | None = None
     client_address: str = ""
+    path: str = ""
+    """Path of a request for an unknown route, without its query."""
 
 
 @dataclass(frozen=True, slots=True)

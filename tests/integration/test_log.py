@@ -125,8 +125,36 @@ def test_a_client_without_the_authority_has_one_line(start_proxy: StartProxy, up
 def test_a_gateway_request_to_no_provider_has_a_line(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
     proxy = start_proxy(config=config(upstream))
     with gateway_client(proxy) as client:
-        assert client.get("/nowhere/v1/messages").status_code == 404
-    proxy.wait_for_log(r"refused: unknown_route http_status=404 method=GET provider=- route=- client=127\.0\.0\.1")
+        assert client.get("/nowhere/v1/messages?key=sk-ant-api03-abcdefghijklmnopqrstuvwxyz012345").status_code == 404
+        assert client.get("/sk-ant-api03-abcdefghijklmnopqrstuvwxyz012345/v1").status_code == 404
+    proxy.wait_for_log(
+        r"refused: unknown_route http_status=404 method=GET provider=- route=- client=127\.0\.0\.1"
+        r" path=/nowhere/v1/messages"
+    )
+    poll_until(lambda: proxy.log.count("unknown_route") == 2, 30, what="both lines")
+    assert "abcdefghij" not in proxy.log
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("HEAD", "/", 200),
+        ("HEAD", "/anthropic", 200),
+        ("HEAD", "/api/v2/aibridge/anthropic", 200),
+        ("HEAD", "/antropic", 404),
+        ("GET", "/", 404),
+    ],
+)
+def test_probes_of_a_base_url_have_no_line(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, method: str, path: str, status: int
+) -> None:
+    proxy = start_proxy(config=config(upstream))
+    with gateway_client(proxy) as client:
+        assert client.request(method, path).status_code == status
+        assert client.get("/nowhere").status_code == 404
+    proxy.wait_for_log("path=/nowhere")
+    assert proxy.log.count("refused:") == (2 if path == "/antropic" else 1)
+    assert not upstream.requests
 
 
 # --- JSON

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -21,7 +20,7 @@ from aibridge_addon.credentials.tokens import Presented, RefusedToken, Verdict
 from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
-from aibridge_addon.interception.routing import WEBSOCKET, Route, Router
+from aibridge_addon.interception.routing import WEBSOCKET, Route
 from aibridge_addon.providers.base import BaseUrl
 from aibridge_addon.proxy.connection.authentication import FAILED
 from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
@@ -58,9 +57,9 @@ from aibridge_addon.proxy.flow.state import (
     emit_refusal,
     error_response,
     is_replay,
-    json_response,
     state_of,
 )
+from aibridge_addon.proxy.flow.unknown_route import answer_at_no_route, is_probe, no_such_route
 from aibridge_addon.records import Headers
 
 logger = logging.getLogger(__name__)
@@ -327,7 +326,7 @@ class RequestClassifier:
         elif flow.response is not None:
             pass  # another addon has answered it
         elif flow.metadata.get(ORIGIN_FORM):
-            flow.response = no_such_route(None, self._bridge.router)
+            flow.response = answer_at_no_route(flow.request, self._bridge.router)
         else:
             headers = lower_headers(flow.request)
             connected = self._connected.get(flow.client_conn)
@@ -439,15 +438,6 @@ def _must_not_leave(flow: http.HTTPFlow, route: Route) -> bool:
     return flow.request.method not in READING and not telemetry
 
 
-def no_such_route(route: Route | None, router: Router) -> http.Response:
-    message = "no provider has this route"
-    if route is not None:
-        return error_response(route.errors, 404, message)
-    message = f"{message}. A gateway path is the provider's name and a route. Providers and what they bridge: "
-    error = {"type": "not_found_error", "message": message + router.described()}
-    return json_response(404, json.dumps({"error": error}).encode())
-
-
 def _used_as_proxy(flow: http.HTTPFlow) -> bool:
     """Return whether the client uses this port as a proxy and not as a gateway."""
     mode = flow.client_conn.proxy_mode.type_name
@@ -488,5 +478,7 @@ def report_refused_head(flow: http.HTTPFlow, bridge: Bridge) -> None:
     if flow.response is None or isinstance(state, Served) or (isinstance(state, Refused) and state.reported):
         return
     route = state.route if isinstance(state, Refused) else None
+    if route is None and flow.metadata.get(ORIGIN_FORM) and is_probe(flow.request, flow.response):
+        return
     error_type = "wrong_password" if flow.metadata.get(FAILED) else ""
     emit_refusal(bridge, flow, Refusal(flow.response.status_code, flow.response.reason, error_type), route)

@@ -301,6 +301,11 @@ def report(flow: http.HTTPFlow, state: Served, refusal: Refusal) -> None:
     emit_refusal(state.head.bridge, flow, refusal, state.head.route, None if exchange is None else exchange.id)
 
 
+UNKNOWN_ROUTE = 404
+MAX_PATH = 200
+"""Characters of a path in the log."""
+
+
 def emit_refusal(
     bridge: Bridge, flow: http.HTTPFlow, refusal: Refusal, route: Route | None, interception_id: str | None = None
 ) -> None:
@@ -317,6 +322,7 @@ def emit_refusal(
             route=route.template if route is not None else "",
             interception_id=interception_id,
             client_address=peer[0] if peer else "",
+            path=flow.request.path.partition("?")[0][:MAX_PATH] if refusal.status == UNKNOWN_ROUTE else "",
         )
     )
 

@@ -75,6 +75,7 @@ class StructuredLog:
                     "method": record.method,
                     "interception_id": record.interception_id,
                     "client_address": record.client_address,
+                    "path": record.path,
                 }
             case _:
                 return None

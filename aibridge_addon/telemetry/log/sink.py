@@ -128,13 +128,14 @@ class _Lines:
             case records.Refused():
                 if record.interception_id is None:
                     logger.warning(
-                        "refused: %s http_status=%d method=%s provider=%s route=%s client=%s",
+                        "refused: %s http_status=%d method=%s provider=%s route=%s client=%s path=%s",
                         one_line(record.reason, MAX_WORD),
                         record.status,
                         one_line(record.method, MAX_METHOD),
                         one_line(record.provider_name, MAX_WORD) or "-",
                         one_line(record.route, MAX_WORD) or "-",
                         one_line(record.client_address, MAX_WORD) or "-",
+                        one_line(record.path) or "-",
                     )
 
 

@@ -147,10 +147,12 @@ def test_one_turn_without_a_price_leaves_the_cost_unknown(lines: Lines) -> None:
 
 
 def test_a_refusal_has_a_line_unless_it_ended_an_interception(lines: Lines) -> None:
-    refused = records.Refused("unknown_route", 404, "GET", client_address="10.0.0.1")
+    refused = records.Refused("unknown_route", 404, "GET", client_address="10.0.0.1", path="/x\n\x1b[2J")
     [(level, text)] = log(lines, refused, records.Refused("budget_exceeded", 403, interception_id="i1"))
     assert level == "WARNING"
-    assert text == "refused: unknown_route http_status=404 method=GET provider=- route=- client=10.0.0.1"
+    assert (
+        text == "refused: unknown_route http_status=404 method=GET provider=- route=- client=10.0.0.1 path=/x \\x1b[2J"
+    )
 
 
 def test_a_passthrough_has_no_line_of_text(lines: Lines) -> None:
