@@ -38,7 +38,15 @@ from aibridge_addon.recording.database import (
 )
 from aibridge_addon.recording.preparation import Preparation
 from aibridge_addon.recording.stream import RecordStream
-from aibridge_addon.records import Ask, BreakerChanged, DatabaseUnavailable, Readiness, Sink, utc_now
+from aibridge_addon.records import (
+    Ask,
+    BreakerChanged,
+    DatabaseUnavailable,
+    Readiness,
+    Sink,
+    ToolServerConnected,
+    utc_now,
+)
 from aibridge_addon.telemetry.dump.dumper import Dumper
 from aibridge_addon.telemetry.log.redaction import RedactedLog
 from aibridge_addon.telemetry.log.sink import log_sink
@@ -124,7 +132,9 @@ class Bridge:
         self.in_flight = InFlight()
         self.buffers = Buffers(settings.limits.buffered)
         """The bytes of requests and answers in memory."""
-        self.servers = _servers(settings)
+        self.traces = trace_contexts(settings)
+        """Returns the trace context of an interception, for tool servers. None: traces are off."""
+        self.servers = _servers(settings, self._tool_server_connected if self.traces is not None else None)
         """The MCP servers whose tools are injected. None: none are configured."""
         self.continuations = (
             Continuations(
@@ -147,8 +157,6 @@ class Bridge:
         """Whether mitmproxy's option turns the verification of upstream certificates off."""
         self.reads_websockets = True
         """Whether mitmproxy's option `websocket` is on. Without it, messages would pass unread."""
-        self.traces = trace_contexts(settings)
-        """Returns the trace context of an interception, for tool servers. None: traces are off."""
         self.lost_elsewhere: Callable[[], int] = lambda: 0
         """Return the number of records that other bridges of this process have lost. Called on any thread."""
         self.draining = False
@@ -226,6 +234,9 @@ class Bridge:
         if (servers := self.servers) is not None:
             parts.append(Part(lambda _: servers.kill(), serve=servers.start, close_gently=lambda _: servers.close()))
         return parts
+
+    def _tool_server_connected(self, record: ToolServerConnected) -> None:
+        self.emit(record)
 
     def _breaker_changed(
         self, provider_name: str, host: str, route: str, model: str, before: State, after: State
@@ -370,10 +381,10 @@ def _signers(settings: Settings) -> dict[str, Signer]:
     return signers
 
 
-def _servers(settings: Settings) -> Servers | None:
+def _servers(settings: Settings, on_connected: Callable[[ToolServerConnected], None] | None) -> Servers | None:
     if not settings.mcp.servers:
         return None
     # The MCP library takes a second to import, so it is imported only where MCP servers are configured.
     from aibridge_addon.tools.servers import Servers
 
-    return Servers(settings.mcp.servers)
+    return Servers(settings.mcp.servers, on_connected=on_connected)

@@ -18,6 +18,7 @@ from aibridge_addon.records.stored import DatabaseUnavailable as DatabaseUnavail
 from aibridge_addon.records.stored import Spent as Spent
 from aibridge_addon.records.stored import Stored as Stored
 from aibridge_addon.records.tracing import PassthroughTimes as PassthroughTimes
+from aibridge_addon.records.tracing import ToolServerConnected as ToolServerConnected
 from aibridge_addon.records.tracing import TraceContinued as TraceContinued
 from aibridge_addon.records.tracing import TurnEnded as TurnEnded
 from aibridge_addon.records.upstream import BreakerChanged as BreakerChanged
@@ -375,6 +376,7 @@ Record = (
     | Continuation
     | TraceContinued
     | TurnEnded
+    | ToolServerConnected
 )
 
 

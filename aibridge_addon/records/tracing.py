@@ -1,4 +1,4 @@
-"""Records that only traces need: the trace that a request continues, and the times of turns and passthroughs."""
+"""Records that only traces need: the trace that a request continues, and the times of turns and other work."""
 
 from __future__ import annotations
 
@@ -55,3 +55,19 @@ class PassthroughTimes:
     http_status: int | None
     traceparent: str | None = None
     tracestate: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolServerConnected:
+    """An MCP server was connected and its tools were listed, or that has failed. Emitted only if traces are on."""
+
+    server_name: str
+    server_url: str | None
+    """Without its query; None for a program."""
+    started_at: datetime
+    ended_at: datetime
+    listed_from: datetime | None = None
+    """When the handshake was complete. None: it was not."""
+    tools: int = 0
+    """Number of tools that the server lists and that can be offered."""
+    error: str | None = None

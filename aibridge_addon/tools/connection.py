@@ -32,6 +32,7 @@ from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 from pydantic import ValidationError
 
 from aibridge_addon.config.schema import HttpServer, StdioServer
+from aibridge_addon.records import ToolServerConnected, utc_now
 from aibridge_addon.tools import CallError, catalog
 from aibridge_addon.tools.catalog import ListedTool, Listing
 from aibridge_addon.tools.transports import GRACE, MAX_REASON, over_http, over_stdio
@@ -75,6 +76,7 @@ class Connection:
         publish: Callable[[], None],
         backoff: Backoff,
         clock: Callable[[], float],
+        on_connected: Callable[[ToolServerConnected], None] | None = None,
     ) -> None:
         self.name = name
         self.connected_within = CONNECTED_WITHIN
@@ -87,6 +89,8 @@ class Connection:
         self._publish = publish
         self._backoff = backoff
         self._clock = clock
+        self._on_connected = on_connected
+        self._connecting: ToolServerConnected | None = None
         url = settings.public_url if isinstance(settings, HttpServer) else None
         self.listing = Listing(name, url, settings.allow, settings.deny)
         self._client: Client | None = None
@@ -251,6 +255,8 @@ class Connection:
     async def _connection(self) -> str:
         """Connect, and wait until the connection ends. Return the reason."""
         self._lost, self._was_up, self.expired, self.status = "", False, False, 0
+        now = utc_now()
+        self._connecting = ToolServerConnected(self.name, self.listing.server_url, now, now)
         transport = (
             over_http(self, self._settings)
             if isinstance(self._settings, HttpServer)
@@ -276,16 +282,20 @@ class Connection:
         finally:
             self._scope = None
             self.lose("it did not answer in time")
+            self._report(error=self._lost)
         return self._lost
 
     async def _serve(self, client: Client) -> None:
         async with anyio.create_task_group() as tasks:
             if client.protocol_version in MODERN_PROTOCOL_VERSIONS:
                 tasks.start_soon(self._subscribe, client)
+            if self._connecting is not None:
+                self._connecting = replace(self._connecting, listed_from=utc_now())
             while not self._lost and not self._stopping:
                 self._wake.clear()
                 self._allow(self.connected_within)
                 tools = await self._list(client)
+                self._report(tools=len(tools))
                 self._allow(math.inf)
                 if not self._lost:
                     self._client, self._was_up = client, True
@@ -296,6 +306,12 @@ class Connection:
                     await self._woken(self.refreshed_every)
             tasks.cancel_scope.cancel()
         self._allow(GRACE)
+
+    def _report(self, *, tools: int = 0, error: str | None = None) -> None:
+        """Report the first listing of a connection, or why there was none."""
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None and self._on_connected is not None and not self._stopping:
+            self._on_connected(replace(connecting, ended_at=utc_now(), tools=tools, error=error))
 
     async def _list(self, client: Client) -> tuple[ListedTool, ...]:
         if client.server_capabilities.tools is None:

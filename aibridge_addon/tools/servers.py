@@ -13,7 +13,7 @@ from typing import Any
 
 import mcp_types as types
 
-from aibridge_addon.records import ServerState
+from aibridge_addon.records import ServerState, ToolServerConnected
 from aibridge_addon.tools import CallError, catalog
 from aibridge_addon.tools.catalog import Catalog, Tool
 from aibridge_addon.tools.connection import (
@@ -45,6 +45,7 @@ class Servers:
         settings: Mapping[str, Settings],
         *,
         on_change: Callable[[Catalog], None] | None = None,
+        on_connected: Callable[[ToolServerConnected], None] | None = None,
         backoff: Backoff = backoff,
         clock: Callable[[], float] = time.monotonic,
         connected_within: float = CONNECTED_WITHIN,
@@ -55,7 +56,9 @@ class Servers:
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: dict[str, Connection] = {}
         for name, entry in settings.items():
-            server = Connection(name, entry, publish=self._publish, backoff=backoff, clock=clock)
+            server = Connection(
+                name, entry, publish=self._publish, backoff=backoff, clock=clock, on_connected=on_connected
+            )
             server.connected_within, server.refreshed_every = connected_within, refreshed_every
             self._servers[name] = server
 

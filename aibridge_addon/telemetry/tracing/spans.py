@@ -109,6 +109,8 @@ class Spans:
                     self._write(found, found.started, record)
             case records.Passthrough(times=records.PassthroughTimes()):
                 self._passthrough(record)
+            case records.ToolServerConnected():
+                self._tool_server(record)
             case TurnEnded() | ToolUsage() | records.TokenUsage() | records.UserPrompt():
                 self._part(record)
             case records.Answer() | records.ModelThought():
@@ -281,6 +283,20 @@ class Spans:
             kind=SpanKind.SERVER,
             error="no answer" if status is None else None,
         )
+
+    def _tool_server(self, record: records.ToolServerConnected) -> None:
+        server: Attributes = {
+            "mcp_proxy_name": record.server_name,
+            "mcp_server_name": record.server_name,
+            "mcp_server_url": record.server_url,
+        }
+        name = "StdioServerProxy.Init" if record.server_url is None else "StreamableHTTPServerProxy.Init"
+        times = (record.started_at, record.ended_at)
+        connected = self._writer.write(name, None, times, server, kind=SpanKind.CLIENT, error=record.error)
+        if record.listed_from is not None:
+            listed = (record.listed_from, record.ended_at)
+            count = {**server, "mcp_tool_count": record.tools if record.error is None else None}
+            self._writer.write(f"{name}.fetchTools", connected, listed, count, error=record.error)
 
 
 # --- attributes -------------------------------------------------------------------------------------------------

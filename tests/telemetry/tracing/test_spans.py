@@ -357,7 +357,7 @@ def test_models_that_clients_make_up_end_as_other(stage: Stage) -> None:
 SEEDS = {
     *("request_path", "interception_id", "user_id", "provider", "model", "streaming", "aws_bedrock"),
     *("passthrough_url", "passthrough_method", "passthrough_upstream_url"),
-    *("mcp_server_name", "mcp_server_url", "mcp_tool_name", "mcp_input"),
+    *("mcp_server_name", "mcp_server_url", "mcp_tool_name", "mcp_input", "mcp_proxy_name", "mcp_tool_count"),
 }
 """Attributes of the original aibridge's spans."""
 
@@ -398,6 +398,7 @@ def test_every_attribute_is_one_of_the_conventions_or_of_the_seeds_or_has_our_pr
         failing,
         ended(status="failed", error_type="e", turns=2),
         records.Passthrough("anthropic", "/v1/models", "GET", "ada", times=times),
+        records.ToolServerConnected("s", "https://x/mcp", at(0), at(2), listed_from=at(1), tools=3),
     )
     used = {name for span in stage.spans for name in span.attributes or {}}
     used |= {
