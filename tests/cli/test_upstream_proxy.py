@@ -14,7 +14,7 @@ import pytest
 from aibridge_addon.cli.upstream_proxy import MARK, upstream_of
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS
 from aibridge_addon.interception.routing import Router
-from aibridge_addon.proxy.flow.request_head import no_such_route
+from aibridge_addon.proxy.flow.unknown_route import no_such_route
 from tests.support.upstream import unused_port
 
 BRIDGE = MARK + b" A gateway path"
