@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
+from mitmproxy import http
 
 from tests.conftest import MakeUpstream, StartProxy
+from tests.integration.test_reload import on_loop
 from tests.support import fixtures
 from tests.support.authority import Authority
 from tests.support.client import gateway_client, trust
@@ -54,6 +57,23 @@ def test_the_host_of_a_gateway_request_is_that_of_the_base_url(
     assert row["upstream_host"] == httpx.URL(upstream.url).host
     assert row["billing"] == "api"
     assert row["time_to_first_byte_ms"] >= 0
+
+
+class SlowUpload:
+    """An addon that has requests begin a minute earlier, as if their bodies had taken so long to arrive."""
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        flow.request.timestamp_start -= 60
+
+
+def test_the_first_byte_does_not_come_after_the_end(start_proxy: StartProxy, upstream: ScriptedUpstream) -> None:
+    provider = f"{{name: anthropic, type: anthropic, base_url: '{upstream.url}'}}"
+    proxy = start_proxy(config=f"providers: [{provider}]\n")
+    assert proxy._master is not None
+    on_loop(proxy, lambda: proxy._master.addons.add(SlowUpload()))  # type: ignore[union-attr]
+    row = ask(proxy, upstream, {})
+    begun, ended = (datetime.fromisoformat(str(row[name])) for name in ("started_at", "ended_at"))
+    assert row["time_to_first_byte_ms"] <= round((ended - begun) / timedelta(milliseconds=1)) < 60_000
 
 
 def test_the_host_of_a_proxied_request_without_a_base_url_is_the_clients(

@@ -109,7 +109,7 @@ def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bo
     if state.once is not None and exchange.tap is not None:
         exchange.tap.reader.reading.response_id = state.head.route.result_id
     elif exchange.turns == 1:
-        _measure_first_byte(flow, state, exchange)
+        _measure_first_byte(state, exchange)
     if state.usage_withdrawn and status < 400:
         _remember_refusal(state, exchange)
     if state.splicing is not None:
@@ -178,11 +178,10 @@ def stream_answer(flow: http.HTTPFlow) -> None:
     flow.response.headers["content-type"] = "text/event-stream; charset=utf-8"
 
 
-def _measure_first_byte(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> None:
-    if flow.response is not None and flow.response.timestamp_start is not None:
-        waited = flow.response.timestamp_start - flow.request.timestamp_start
-        exchange.time_to_first_byte_ms = round(waited * 1000)
-        state.head.bridge.emit(FirstByte(state.head.route.provider.name, exchange.request.model, waited))
+def _measure_first_byte(state: Bridged, exchange: Exchange) -> None:
+    exchange.first_byte_came()
+    if (waited := exchange.time_to_first_byte_ms) is not None:
+        state.head.bridge.emit(FirstByte(state.head.route.provider.name, exchange.request.model, waited / 1000))
 
 
 def _with_room(flow: http.HTTPFlow, usage: UsageAsk) -> UsageAsk | None:
