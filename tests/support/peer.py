@@ -34,14 +34,16 @@ class Peer:
         self.gone: asyncio.Future[Departure] = asyncio.get_running_loop().create_future()
         self._inbox: asyncio.Queue[bytes] = asyncio.Queue()
         self._pump_task = asyncio.create_task(self._pump())
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._set(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # drain() returns when nothing is held back. Not zero: with TLS, asyncio pauses at `size >= high`.
         writer.transport.set_write_buffer_limits(high=1, low=0)
 
-    @property
-    def _socket(self) -> socket.socket:
-        found: socket.socket = self._writer.get_extra_info("socket")
-        return found
+    def _set(self, level: int, option: int, value: int | bytes) -> None:
+        """Set an option of the socket, if the connection is not over yet: over TLS there is none then."""
+        found: socket.socket | None = self._writer.get_extra_info("socket")
+        if found is not None:
+            with contextlib.suppress(OSError):
+                found.setsockopt(level, option, value)
 
     async def read(self) -> bytes:
         """Return the next bytes; b"" once the client has left, and only then."""
@@ -61,8 +63,7 @@ class Peer:
 
     def abort(self) -> None:
         """Reset the connection: with a linger time of zero, closing sends RST instead of FIN."""
-        with contextlib.suppress(OSError):
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._set(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._writer.transport.abort()
 
     async def closed(self) -> None:
