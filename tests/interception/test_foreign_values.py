@@ -65,8 +65,16 @@ def place_in(data: st.DataObject, value: object) -> tuple[Path, bytes]:
     return path, encoded(replaced(value, path, data.draw(st.sampled_from(ODD))))
 
 
+def is_whole(body: bytes) -> bool:
+    """Return whether the data of an event is a JSON object. Some fixtures end within an event."""
+    try:
+        return isinstance(json.loads(body), dict)
+    except ValueError:
+        return False
+
+
 def with_odd_value(data: st.DataObject, events: Sequence[Event]) -> list[Event]:
-    numbers = [number for number, (_, body) in enumerate(events) if body.startswith(b"{")]
+    numbers = [number for number, (_, body) in enumerate(events) if is_whole(body)]
     number = data.draw(st.sampled_from(numbers))
     head, body = events[number]
     _, odd = place_in(data, json.loads(body))
@@ -156,10 +164,10 @@ def test_an_odd_member_of_an_answer_is_read(data: st.DataObject, case: Case) -> 
     exchange.open_answer(200, case.content_type, "")
     if case.content_type == EVENTS:
         events = events_of(case.body)
-        odd = with_odd_value(data, events) if any(body.startswith(b"{") for _, body in events) else events
+        odd = with_odd_value(data, events) if any(is_whole(body) for _, body in events) else events
         for chunk in written_out(odd):
             exchange.feed(chunk)
-    elif case.body.lstrip().startswith(b"{"):
+    elif is_whole(case.body):
         _, body = place_in(data, json.loads(case.body))
         exchange.feed(body)
     exchange.answer_ended()
