@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import datetime
 from typing import Protocol
 
@@ -32,6 +32,15 @@ class BlockingLedger(BlockingReader, Protocol):
         """Take a key. Returns False if it was taken before and has not expired. Raises DatabaseUnavailable."""
 
 
+async def answer_of[Result](query: Callable[[], Result], threads: Executor, timeout: float) -> Result:
+    """Ask on one of these threads. Raises DatabaseUnavailable, also after `timeout` seconds; the query then goes on."""
+    try:
+        async with asyncio.timeout(timeout):
+            return await asyncio.get_running_loop().run_in_executor(threads, query)
+    except TimeoutError:
+        raise DatabaseUnavailable(f"a query takes longer than {timeout:g} seconds") from None
+
+
 class AsyncReader:
     """Implements `continuations.Reader` for all databases. Every query runs on a thread of its own."""
 
@@ -43,11 +52,7 @@ class AsyncReader:
         return await self._on_thread(lambda: self._reader.read(keys, now))
 
     async def _on_thread[Result](self, query: Callable[[], Result]) -> Result:
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, query)
-        except TimeoutError:
-            raise DatabaseUnavailable(f"a query takes longer than {TIMEOUT:g} seconds") from None
+        return await answer_of(query, self._threads, TIMEOUT)
 
     def close(self) -> None:
         """Close the connection. The threads end with this object, because a request in progress may still read."""

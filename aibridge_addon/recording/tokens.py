@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from aibridge_addon.credentials.tokens import UNAVAILABLE, UNKNOWN, Grant, Presented, Verdict
+from aibridge_addon.recording.reader import answer_of
 from aibridge_addon.records import DatabaseUnavailable, utc_now
 
 logger = logging.getLogger(__name__)
@@ -206,8 +207,4 @@ class TokenCache:
             logger.exception("aibridge: the last use of tokens cannot be noted")
 
     async def _on_thread[Result](self, query: Callable[[], Result]) -> Result:
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, query)
-        except TimeoutError:
-            raise DatabaseUnavailable(f"a query takes longer than {TIMEOUT:g} seconds") from None
+        return await answer_of(query, self._threads, TIMEOUT)

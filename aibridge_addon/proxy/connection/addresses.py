@@ -1,4 +1,4 @@
-"""Distinguish public addresses from private and reserved ones. Sans-io.
+"""Distinguish public addresses from private and reserved ones, and clients by their addresses. Sans-io.
 
 The networks are those of the IANA registries of special-purpose addresses (RFC 6890 and its successors). An IPv4-mapped
 IPv6 address is judged by its IPv4 address. Other forms that embed one (NAT64, 6to4, Teredo) are reserved as a whole.
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
+
+from mitmproxy.connection import Client
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -53,6 +55,15 @@ def maybe_address(host: str) -> Address | None:
         return ipaddress.ip_address(host.strip("[]").partition("%")[0])
     except ValueError:
         return None
+
+
+def address_of(client: Client) -> str:
+    """Return the address that stands for a client in limits: of IPv6 the /64 network, in which it chooses one."""
+    host = client.peername[0] if client.peername else ""
+    address = maybe_address(host)
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return host if address is None else str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def is_reserved(address: Address, allowed: Iterable[Network] = ()) -> bool:

@@ -14,7 +14,6 @@ connection is idle, the new one is closed.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from mitmproxy.proxy.layer import Layer
 
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.proxy.connection import descriptors
+from aibridge_addon.proxy.connection.addresses import address_of
 from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
 
 logger = logging.getLogger(__name__)
@@ -213,17 +213,3 @@ class ClientConnections:
         if entry.timer is not None:
             entry.timer.cancel()
             entry.timer = None
-
-
-def address_of(client: Client) -> str:
-    """Return the address that a client's connections are counted for: of IPv6, its /64 network."""
-    host = client.peername[0] if client.peername else ""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None:
-            return str(address.ipv4_mapped)
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)

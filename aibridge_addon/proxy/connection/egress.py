@@ -23,9 +23,9 @@ from mitmproxy.proxy.mode_specs import ReverseMode, UpstreamMode
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from aibridge_addon.config.schema import Egress, Settings
-from aibridge_addon.proxy.connection.addresses import is_reserved, maybe_address
+from aibridge_addon.proxy.connection.addresses import address_of, is_reserved, maybe_address
 from aibridge_addon.proxy.connection.exposure import reachable_from_other_machines
-from aibridge_addon.proxy.connection.names import Names, Unresolved, address_of
+from aibridge_addon.proxy.connection.names import Names, Unresolved
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,11 @@ from pathlib import Path
 from mitmproxy import ctx, tls
 
 from aibridge_addon.credentials.name_constraints import NEXT_STEP
+from aibridge_addon.interception.routing import MAX_HOST
 from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
 
 logger = logging.getLogger(__name__)
 
-MAX_HOST = 255
-"""Characters. The longest host name that DNS has (RFC 1035, section 2.3.4)."""
 CA_FILE = "mitmproxy-ca-cert.pem"
 """mitmproxy's CA certificate, in its `confdir`."""
 CLOSED_EARLY = "connection closed early"

@@ -17,10 +17,9 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from mitmproxy.connection import Client
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from aibridge_addon.proxy.connection.addresses import maybe_address
+from aibridge_addon.proxy.connection.addresses import address_of, maybe_address
 from aibridge_addon.proxy.connection.threads import on_thread
 
 logger = logging.getLogger(__name__)
@@ -169,13 +168,6 @@ class Names:
             raise Unresolved(reason)
         self._known[host] = known._replace(chosen=self._clock())
         return known.addresses
-
-
-def address_of(client: Client) -> str:
-    """Return the address that stands for a client: of IPv6 the network, in which a client chooses its address."""
-    host = client.peername[0] if client.peername else ""
-    address = maybe_address(host)
-    return host if address is None or address.version == 4 else str(int(address) >> 64)
 
 
 def _put[Value](entries: OrderedDict[str, Value], key: str, value: Value) -> None:

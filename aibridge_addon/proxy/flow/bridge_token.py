@@ -5,7 +5,6 @@ head ─▶ take (from now on, the flow has no token) ─▶ the bridge's cache 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -21,7 +20,7 @@ from aibridge_addon.credentials.tokens import (
     without_tokens,
 )
 from aibridge_addon.interception.routing import Route
-from aibridge_addon.proxy.flow.state import Refusal, error_response, json_response
+from aibridge_addon.proxy.flow.state import Refusal, error_response, plain_error
 
 CHALLENGE = 'Basic realm="aibridge"'
 RETRY_AFTER: Mapping[str, str] = MappingProxyType({"retry-after": "5"})
@@ -93,8 +92,7 @@ def refusal_response(route: Route | None, refusal: Refusal) -> http.Response:
     if route is not None:
         return error_response(route.errors, refusal.status, refusal.message, refusal.headers)
     kind = {400: "invalid_request_error", 503: "api_error"}.get(refusal.status, "authentication_error")
-    body = json.dumps({"error": {"type": kind, "message": refusal.message}}).encode()
-    return json_response(refusal.status, body, dict(refusal.headers))
+    return plain_error(refusal.status, refusal.message, kind, refusal.headers)
 
 
 def unauthenticated(route: Route | None, *, proxy: bool, reason: str = MISSING_OR_WRONG) -> http.Response:

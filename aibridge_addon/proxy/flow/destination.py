@@ -6,7 +6,6 @@ their heads. SOCKS5 and data inside a tunnel that is no HTTP have no head: their
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from weakref import WeakSet
@@ -20,7 +19,7 @@ from aibridge_addon.proxy.connection.authentication import Authentication
 from aibridge_addon.proxy.connection.egress import EgressGuard
 from aibridge_addon.proxy.connection.once_a_minute import OnceAMinute
 from aibridge_addon.proxy.connection.ourselves import is_own_address
-from aibridge_addon.proxy.flow.state import UNDIALLED, Refusal, Served, json_response, refuse, state_of
+from aibridge_addon.proxy.flow.state import UNDIALLED, Refusal, Served, plain_error, refuse, state_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +66,5 @@ async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
         refuse(flow, state, Refusal(refusal.status, refusal.message))
         return
     kind = "permission_error" if refusal.status == 403 else "api_error"
-    body = json.dumps({"error": {"type": kind, "message": refusal.message}}).encode()
     flow.request.stream = False  # as in `refuse`
-    flow.response = json_response(refusal.status, body)
+    flow.response = plain_error(refusal.status, refusal.message, kind)

@@ -11,6 +11,7 @@ The state is in `flow.metadata`, so it ends with the flow. `state_of` returns it
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -340,6 +341,13 @@ def route_of(state: Served | Refused) -> Route:
 def json_response(status: int, body: bytes, headers: dict[str, str] | None = None) -> http.Response:
     """Create a JSON answer of the bridge itself."""
     return http.Response.make(status, body, {"content-type": "application/json", **(headers or {})})
+
+
+def plain_error(
+    status: int, message: str, kind: str = "invalid_request_error", headers: Mapping[str, str] = NOTHING
+) -> http.Response:
+    """Create an error answer of the bridge itself to a request of no known provider."""
+    return json_response(status, json.dumps({"error": {"type": kind, "message": message}}).encode(), dict(headers))
 
 
 def error_response(

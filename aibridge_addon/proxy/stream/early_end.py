@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any, Protocol
 
@@ -14,7 +13,7 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.utils import ReceiveBuffer
 
 from aibridge_addon.dialects.base import DONE, NOTHING, AnswerError
-from aibridge_addon.proxy.flow.state import ORIGIN_FORM, FlowState, Foreign, Refusal, json_response, refuse, route_of
+from aibridge_addon.proxy.flow.state import ORIGIN_FORM, FlowState, Foreign, Refusal, plain_error, refuse, route_of
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.turns import UpstreamTurns
 from aibridge_addon.wire import sse
@@ -62,8 +61,7 @@ class EarlyEnd:
         http1 = not (flow.request.is_http2 or flow.request.is_http3)
         close = {"connection": "close"} if http1 else {}  # how the rest is framed is not certain
         if isinstance(state, Foreign):
-            body = json.dumps({"error": {"type": "invalid_request_error", "message": problem}}).encode()
-            yield from self.send_whole(json_response(400, body, close))
+            yield from self.send_whole(plain_error(400, problem, headers=close))
         else:
             yield from self.send_whole(refuse(flow, state, Refusal(400, problem, headers=close)))
 

@@ -6,7 +6,6 @@ answer (100, 102, 103) for the final one, and waits for the request after it.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, make_body_reader
 
 from aibridge_addon.config.schema import Limits
-from aibridge_addon.proxy.flow.state import json_response
+from aibridge_addon.proxy.flow.state import plain_error
 from aibridge_addon.proxy.stream.heads import problem_of_lines
 from aibridge_addon.proxy.stream.hooks import HEADER_BYTES, HEADER_TIMEOUT, AibridgeConnectionClosedHook, ClosedClient
 
@@ -119,8 +118,7 @@ class BridgeHttp1Server(Http1Server):
 
     def _answer(self, status: int, message: str) -> layer.CommandGenerator[None]:
         """Answer what is no request, and close the connection."""
-        body = json.dumps({"error": {"type": "invalid_request_error", "message": message}}).encode()
-        answer = json_response(status, body, {"connection": "close"})
+        answer = plain_error(status, message, headers={"connection": "close"})
         yield commands.SendData(self.conn, http1.assemble_response(answer))
         yield commands.CloseConnection(self.conn)
         self.state = self.done

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import collections
 import copy
-import json
 import logging
 from collections.abc import Callable, Sequence
 
@@ -31,6 +30,7 @@ from mitmproxy.proxy.layers.http._base import ReceiveHttp
 from mitmproxy.proxy.layers.http._http2 import Http2Client, Http2Server, StreamState
 
 from aibridge_addon.config.schema import Limits
+from aibridge_addon.proxy.flow.state import plain_error
 from aibridge_addon.proxy.stream.hooks import HEADER_BYTES, HTTP2_FLOOD, AibridgeConnectionClosedHook, ClosedClient
 from aibridge_addon.proxy.stream.http2_frames import BoundedH2Connection, FloodError
 
@@ -103,7 +103,7 @@ class BridgeHttp2Server(Http2Server):
         logger.warning("request refused: client=%s: %s", peer[0] if peer else "", problem)
         if not self.is_open_for_us(stream_id):
             return False  # the client has reset it in the same packet
-        body = json.dumps({"error": {"type": "invalid_request_error", "message": problem}}).encode()
+        body = plain_error(400, problem).raw_content or b""
         self.h2_conn.send_headers(stream_id, [(b":status", b"400"), (b"content-type", b"application/json")])
         self.h2_conn.send_data(stream_id, body, end_stream=True)
         yield commands.SendData(self.conn, self.h2_conn.data_to_send())

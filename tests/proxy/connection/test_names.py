@@ -11,6 +11,7 @@ import pytest
 from mitmproxy.connection import Client, Server
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
+from aibridge_addon.proxy.connection.addresses import address_of
 from aibridge_addon.proxy.connection.names import (
     CONFIGURED_FAILED_FOR,
     FAILED_FOR,
@@ -22,7 +23,6 @@ from aibridge_addon.proxy.connection.names import (
     STALE_FOR,
     Names,
     Unresolved,
-    address_of,
 )
 from tests.support.playbook import make_context
 
