@@ -26,6 +26,7 @@ from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.in_flight import InFlight
 from aibridge_addon.interception.plan_limits import PlanLimits
 from aibridge_addon.interception.routing import Router
+from aibridge_addon.interception.tool_access import ToolAccess
 from aibridge_addon.messages_on_bedrock.signing import INSTALL, BotocoreMissing, Signer
 from aibridge_addon.recording.budgets import BudgetSink, BudgetSync
 from aibridge_addon.recording.database import (
@@ -136,6 +137,7 @@ class Bridge:
         """Returns the trace context of an interception, for tool servers. None: traces are off."""
         self.servers = _servers(settings, self._tool_server_connected if self.traces is not None else None)
         """The MCP servers whose tools are injected. None: none are configured."""
+        self.tool_access = ToolAccess({name: server.actors for name, server in settings.mcp.servers.items()})
         self.continuations = (
             Continuations(
                 continuation_reader(settings), now=utc_now, on_too_large=_log_too_large, on_unreadable=_log_unreadable

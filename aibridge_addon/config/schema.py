@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainValidator, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    SecretStr,
+    Tag,
+    model_validator,
+)
 
 from aibridge_addon.config import values
 from aibridge_addon.config.budgets import LONGEST_PERIOD, Budget, Groups, unique_budgets
 from aibridge_addon.config.errors import most_similar, rejected
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider, unique_or_default
+from aibridge_addon.config.tool_actors import ToolActors
 from aibridge_addon.config.urls import DatabaseUrl
 from aibridge_addon.config.values import Listen
 
@@ -79,6 +89,8 @@ class Actor(values.Section):
 class _Server(values.Section):
     allow: values.Regexes = ()
     deny: values.Regexes = ()
+    allow_anonymous: bool = False
+    actors: Annotated[ToolActors, values.NullIsEmpty] = ToolActors()
     max_concurrent: values.Positive = 16
 
 
@@ -86,6 +98,14 @@ class HttpServer(_Server):
     type: Annotated[Literal["http"], PlainValidator(values.parse_http_transport)] = "http"
     url: values.ServerUrl
     headers: Mapping[values.HeaderName, values.SecretText] = Field(default_factory=dict)
+
+    @property
+    def credentials(self) -> Sequence[str]:
+        """The keys with which the bridge authenticates to the server. A query often contains a key."""
+        return [
+            *(["url"] if urlsplit(self.url.get_secret_value()).query else []),
+            *(["headers"] if any_text(self.headers.values()) else []),
+        ]
 
     @property
     def public_url(self) -> str:
@@ -98,6 +118,16 @@ class StdioServer(_Server):
     command: values.Line
     args: Annotated[tuple[values.Argument, ...], Field(repr=False)] = ()
     env: Mapping[values.VariableName, values.SecretText] = Field(default_factory=dict)
+
+    @property
+    def credentials(self) -> Sequence[str]:
+        """The keys with which the program may authenticate elsewhere."""
+        return ["env"] if any_text(self.env.values()) else []
+
+
+def any_text(secrets: Iterable[SecretStr]) -> bool:
+    """Return whether one is not blank: `${VAR:-}` may be unset."""
+    return any(secret.get_secret_value().strip() for secret in secrets)
 
 
 def server_class(entry: object) -> type[HttpServer] | type[StdioServer]:

@@ -68,11 +68,11 @@ def _injected(
     position: Position,
 ) -> JSONObject:
     route, bridge = state.head.route, state.head.bridge
-    assert route.dialect is not None and bridge.servers is not None and bridge.continuations is not None
+    assert route.dialect is not None and bridge.continuations is not None
     injection = route.dialect.injection
     if (
         injection is None
-        or not (catalog := bridge.servers.catalog).tools
+        or not (catalog := catalog_for(state.head)).tools
         or not route.provider.inject_tools
         or request_class == "auxiliary"
         or not body.verbatim
@@ -92,6 +92,13 @@ def _injected(
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
     state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
     return injected
+
+
+def catalog_for(head: Head) -> Catalog:
+    """Return the tools that the request's actor may use."""
+    bridge = head.bridge
+    assert bridge.servers is not None
+    return bridge.servers.catalog.without(bridge.tool_access.hidden(head.actor))
 
 
 def _report_left_out(injection: Injection, body: JSONObject, catalog: Catalog, offered: int) -> None:

@@ -1,0 +1,94 @@
+"""Which actors are offered which tools, request by request, with a front proxy that names actors and groups."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.conftest import MakeUpstream, StartProxy
+from tests.integration.turns import (
+    BY_DIALECT,
+    MODES,
+    Turns,
+    call,
+    configuration,
+    recorded,
+    text,
+    tool_names,
+)
+from tests.support.client import gateway_client
+from tests.support.mcp_servers import HttpMcp
+from tests.support.running import RunningProxy
+from tests.support.upstream import HTTP1, ScriptedUpstream
+
+ACTOR = "actor: {header: X-User, groups: {header: X-Groups, ops: [root-*], team: [bob]}}"
+GATEWAYS = {"messages": "/anthropic/v1/messages", "chat_completions": "/openai/v1/chat/completions"}
+GATEWAYS["responses"] = "/openai/v1/responses"
+
+
+def servers(server: HttpMcp, /, **entries: dict[str, Any]) -> str:
+    """The servers' section: each entry is our server under another name, with these keys."""
+    written = {name: {"type": "http", "url": server.url, "allow": "^echo$", **entry} for name, entry in entries.items()}
+    return f"servers: {json.dumps(written)}"
+
+
+def ask(proxy: RunningProxy, turns: Turns, streaming: bool, headers: dict[str, str]) -> bytes:
+    with gateway_client(proxy) as client:
+        answer = client.post(GATEWAYS[turns.dialect], content=turns.request(streaming=streaming), headers=headers)
+    assert answer.status_code == 200
+    return answer.content
+
+
+@pytest.fixture
+def provider(make_upstream: MakeUpstream) -> ScriptedUpstream:
+    return make_upstream(alpn=[HTTP1])
+
+
+@BY_DIALECT
+def test_tools_are_offered_by_actor_and_group(
+    start_proxy: StartProxy, provider: ScriptedUpstream, ours: HttpMcp, dialect: str
+) -> None:
+    mcp = servers(
+        ours,
+        all={},
+        ops={"actors": {"allow": ["@ops", "@on-call"]}},
+        named={"actors": {"allow": ["ada", "b*"], "deny": ["@team"]}},
+    )
+    proxy = start_proxy(config=configuration(provider.url, mcp, ACTOR))
+    for name in ("all", "ops", "named"):
+        proxy.wait_for_log(f"MCP server {name}: connected")
+    turns = Turns(dialect, [text("Hello.")])
+    callers: dict[str, tuple[dict[str, str], set[str]]] = {
+        "by pattern": ({"X-User": "root-1"}, {"all", "ops"}),
+        "by name": ({"X-User": "ada"}, {"all", "named"}),
+        "by trusted header": ({"X-User": "ada", "X-Groups": "x, on-call"}, {"all", "ops", "named"}),
+        "denied by group": ({"X-User": "bob"}, {"all"}),
+        "denied by a named group": ({"X-User": "ada", "X-Groups": "team"}, {"all"}),
+        "by name again": ({"X-User": "ada"}, {"all", "named"}),
+    }
+    for headers, _ in callers.values():
+        provider.answer(*turns.answers(streaming=False))
+        ask(proxy, turns, False, headers)
+    offered = [{name[5:-5] for name in tool_names(request) if name != "Read"} for request in provider.requests]
+    assert offered == [expected for _, expected in callers.values()]
+    assert provider.requests[1].body == provider.requests[5].body
+
+
+@MODES
+@BY_DIALECT
+def test_a_call_of_a_tool_that_the_actor_may_not_use_is_not_run(
+    start_proxy: StartProxy, provider: ScriptedUpstream, ours: HttpMcp, dialect: str, streaming: bool
+) -> None:
+    """The model may know its name from elsewhere: from a history, or from a shared prompt."""
+    mcp = servers(ours, ours={"actors": {"allow": ["ada"]}}, other={})
+    proxy = start_proxy(config=configuration(provider.url, mcp, ACTOR))
+    proxy.wait_for_log("MCP server ours: connected")
+    proxy.wait_for_log("MCP server other: connected")
+    turns = Turns(dialect, [call("echo", text="hi")], [text("Done.")])
+    for user, ran in (("ada", ["ours"]), ("eve", [])):
+        provider.answer(*turns.answers(streaming=streaming))
+        ask(proxy, turns, streaming, {"X-User": user})
+        rows = recorded(proxy).injected
+        assert [row["server_name"] for row in rows if row["invocation_error"] is None] == ran
