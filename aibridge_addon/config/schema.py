@@ -98,6 +98,7 @@ class HttpServer(_Server):
     type: Annotated[Literal["http"], PlainValidator(values.parse_http_transport)] = "http"
     url: values.ServerUrl
     headers: Mapping[values.HeaderName, values.SecretText] = Field(default_factory=dict)
+    send_actor_headers: bool = False
 
     @property
     def credentials(self) -> Sequence[str]:

@@ -35,7 +35,7 @@ from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.records import ToolServerConnected, utc_now
 from aibridge_addon.tools import CallError, catalog
 from aibridge_addon.tools.catalog import ListedTool, Listing
-from aibridge_addon.tools.transports import GRACE, MAX_REASON, over_http, over_stdio
+from aibridge_addon.tools.transports import GRACE, MAX_REASON, OnRequest, over_http, over_stdio
 from aibridge_addon.wire.printable import printable_line
 
 logger = logging.getLogger(__name__)
@@ -84,6 +84,7 @@ class Connection:
         self.expired = False
         self.status = 0  # of the last HTTP error
         self.tls: ssl.SSLContext | None = None
+        self.on_request: OnRequest | None = None  # changes each HTTP request before it is sent
         self.group: int | None = None  # of the program and all that it started
         self._settings = settings
         self._publish = publish

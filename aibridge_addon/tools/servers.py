@@ -9,12 +9,16 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
+import httpx2
 import mcp_types as types
 
+from aibridge_addon.config.schema import HttpServer
 from aibridge_addon.records import ServerState, ToolServerConnected
 from aibridge_addon.tools import CallError, catalog
+from aibridge_addon.tools.caller import Caller
 from aibridge_addon.tools.catalog import Catalog, Tool
 from aibridge_addon.tools.connection import (
     CONNECTED_WITHIN,
@@ -55,11 +59,15 @@ class Servers:
         self._on_change = on_change
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: dict[str, Connection] = {}
+        # The MCP library sends each message in the context of its sender, also from another task.
+        self._caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
         for name, entry in settings.items():
             server = Connection(
                 name, entry, publish=self._publish, backoff=backoff, clock=clock, on_connected=on_connected
             )
             server.connected_within, server.refreshed_every = connected_within, refreshed_every
+            if isinstance(entry, HttpServer) and entry.send_actor_headers:
+                server.on_request = self._name_actor
             self._servers[name] = server
 
     @property
@@ -82,11 +90,16 @@ class Servers:
         self._tasks += [loop.create_task(server.run()) for server in self._servers.values()]
 
     async def call(
-        self, tool: Tool, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None = None
+        self,
+        tool: Tool,
+        arguments: dict[str, Any],
+        timeout: float,
+        meta: Mapping[str, Any] | None = None,
+        caller: Caller | None = None,
     ) -> types.CallToolResult:
         """Call a tool. Cancelling this also cancels the server's request, without waiting for the server.
 
-        `meta` is sent as the request's `_meta`.
+        `meta` is sent as the request's `_meta`. `caller`: who the call runs for.
 
         Raises:
             CallError: the server or the connection failed, or the time is over.
@@ -94,6 +107,7 @@ class Servers:
         server = self._servers.get(tool.server_name)
         if server is None:
             raise CallError(f"there is no MCP server {tool.server_name}")
+        self._caller.set(caller)
         deadline = time.monotonic() + timeout
         try:
             return await server.call(tool.original_name, arguments, timeout, meta)
@@ -121,6 +135,13 @@ class Servers:
         for server in self._servers.values():
             server.stop()
             server.signal(signal.SIGKILL)
+
+    async def _name_actor(self, request: httpx2.Request) -> None:
+        """Name the actor in a request that belongs to a call. The headers of a server itself win."""
+        if (caller := self._caller.get()) is not None:
+            for name, value in caller.headers().items():
+                if name not in request.headers:
+                    request.headers.update({name: value})
 
     def _publish(self) -> None:
         new = catalog.build(server.listing for server in self._servers.values())

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,6 +39,7 @@ MAX_REASON = 300
 MAX_LOG_LINES = 200
 """Lines of a program's stderr that are logged per connection, at debug level."""
 Incoming = SessionMessage | Exception
+OnRequest = Callable[[httpx2.Request], Awaitable[None]]
 
 
 class Peer(Protocol):
@@ -50,6 +51,7 @@ class Peer(Protocol):
     status: int
     group: int | None
     tls: ssl.SSLContext | None
+    on_request: OnRequest | None
 
     def lose(self, reason: str) -> None: ...
     def change(self) -> None: ...
@@ -66,7 +68,8 @@ class _HttpClient(httpx2.AsyncClient):
         headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
         # No read timeout: calls may take long and have timeouts of their own.
         timeout = httpx2.Timeout(server.connected_within, read=None)
-        super().__init__(headers=headers, timeout=timeout, verify=tls)
+        hooks = {"request": [server.on_request]} if server.on_request is not None else None
+        super().__init__(headers=headers, timeout=timeout, verify=tls, event_hooks=hooks)
         self._server = server
         self._streaming = False
 

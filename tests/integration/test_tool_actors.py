@@ -15,6 +15,7 @@ from tests.integration.turns import (
     call,
     configuration,
     recorded,
+    results,
     text,
     tool_names,
 )
@@ -92,3 +93,51 @@ def test_a_call_of_a_tool_that_the_actor_may_not_use_is_not_run(
         ask(proxy, turns, streaming, {"X-User": user})
         rows = recorded(proxy).injected
         assert [row["server_name"] for row in rows if row["invocation_error"] is None] == ran
+
+
+# --- what servers learn about the caller
+
+
+TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+@MODES
+def test_a_server_learns_actor_and_interception_and_the_clients_trace(
+    start_proxy: StartProxy, provider: ScriptedUpstream, ours: HttpMcp, streaming: bool
+) -> None:
+    turns = Turns("messages", [call("caller"), call("meta"), call("headers")], [text("Done.")])
+    more = ACTOR.removesuffix("}") + ", metadata: {team: red}}"
+    proxy = start_proxy(config=configuration(provider.url, servers(ours, ours={"allow": []}), more))
+    proxy.wait_for_log("MCP server ours: connected")
+    provider.answer(*turns.answers(streaming=streaming))
+    ask(proxy, turns, streaming, {"X-User": "ada", "traceparent": TRACEPARENT, "tracestate": "a=1"})
+    named, trace, headers = map(json.loads, results(provider.requests[-1]))
+    interception = recorded(proxy).interception["id"]
+    assert named == {"aibridge/actor_id": "ada", "aibridge/interception_id": interception}
+    assert trace == {"traceparent": TRACEPARENT, "tracestate": "a=1"}
+    assert not [name for name in headers if name.startswith("x-ai-bridge")]
+
+
+def test_without_a_trace_a_server_gets_none(start_proxy: StartProxy, provider: ScriptedUpstream, ours: HttpMcp) -> None:
+    turns = Turns("messages", [call("meta")], [text("Done.")])
+    proxy = start_proxy(config=configuration(provider.url, servers(ours, ours={"allow": []}), ACTOR))
+    proxy.wait_for_log("MCP server ours: connected")
+    provider.answer(*turns.answers(streaming=False))
+    ask(proxy, turns, False, {"X-User": "ada", "traceparent": "00-no-trace"})
+    assert results(provider.requests[-1]) == ["{}"]
+
+
+def test_a_server_that_asks_for_it_gets_the_actor_of_each_call_in_headers(
+    start_proxy: StartProxy, provider: ScriptedUpstream, ours: HttpMcp
+) -> None:
+    mcp = servers(ours, ours={"allow": [], "send_actor_headers": True})
+    more = ACTOR.removesuffix("}") + ", metadata: {team: red}}"
+    proxy = start_proxy(config=configuration(provider.url, mcp, more))
+    proxy.wait_for_log("MCP server ours: connected")
+    turns = Turns("messages", [call("headers")], [text("Done.")])
+    for user in ("ada", "bob", "ada"):
+        provider.answer(*turns.answers(streaming=False))
+        ask(proxy, turns, False, {"X-User": user, "X-AI-Bridge-Actor-ID": "eve"})
+        [headers] = map(json.loads, results(provider.requests[-1]))
+        found = {name: value for name, value in headers.items() if name.startswith("x-ai-bridge")}
+        assert found == {"x-ai-bridge-actor-id": user, "x-ai-bridge-actor-metadata-team": "red"}
