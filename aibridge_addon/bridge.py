@@ -389,4 +389,10 @@ def _servers(settings: Settings, on_connected: Callable[[ToolServerConnected], N
     # The MCP library takes a second to import, so it is imported only where MCP servers are configured.
     from aibridge_addon.tools.servers import Servers
 
-    return Servers(settings.mcp.servers, on_connected=on_connected)
+    mcp = settings.mcp
+    return Servers(
+        mcp.servers,
+        on_connected=on_connected,
+        actor_connections=mcp.actor_connections,
+        actor_idle=mcp.actor_idle,
+    )

@@ -20,6 +20,7 @@ from pydantic import (
 )
 
 from aibridge_addon.config import values
+from aibridge_addon.config.actor_templates import ActorTemplate
 from aibridge_addon.config.budgets import LONGEST_PERIOD, Budget, Groups, unique_budgets
 from aibridge_addon.config.errors import most_similar, rejected
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider, unique_or_default
@@ -101,6 +102,11 @@ class HttpServer(_Server):
     send_actor_headers: bool = False
 
     @property
+    def templates(self) -> Mapping[str, ActorTemplate]:
+        """Headers that name the actor."""
+        return {f"headers.{name}": text for name, text in self.headers.items() if isinstance(text, ActorTemplate)}
+
+    @property
     def credentials(self) -> Sequence[str]:
         """The keys with which the bridge authenticates to the server. A query often contains a key."""
         return [
@@ -121,9 +127,28 @@ class StdioServer(_Server):
     env: Mapping[values.VariableName, values.SecretText] = Field(default_factory=dict)
 
     @property
+    def templates(self) -> Mapping[str, ActorTemplate]:
+        """Variables that name the actor."""
+        return {f"env.{name}": text for name, text in self.env.items() if isinstance(text, ActorTemplate)}
+
+    @property
     def credentials(self) -> Sequence[str]:
         """The keys with which the program may authenticate elsewhere."""
         return ["env"] if any_text(self.env.values()) else []
+
+
+def rendered(entry: HttpServer | StdioServer, actor: str, metadata: Mapping[str, Any]) -> HttpServer | StdioServer:
+    """Return a server's settings with the actor's name and metadata in its headers or variables."""
+
+    def texts(given: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+        return {
+            name: text.render(actor, metadata) if isinstance(text, ActorTemplate) else text
+            for name, text in given.items()
+        }
+
+    if isinstance(entry, HttpServer):
+        return entry.model_copy(update={"headers": texts(entry.headers)})
+    return entry.model_copy(update={"env": texts(entry.env)})
 
 
 def any_text(secrets: Iterable[SecretStr]) -> bool:
@@ -165,6 +190,8 @@ class Mcp(values.Section):
     tool_timeout: values.Seconds = 60
     max_result_bytes: values.Size = 262_144
     keepalive_interval: values.Seconds = 10
+    actor_connections: values.Positive = 100
+    actor_idle: values.Seconds = 600
 
 
 class Metrics(values.Section):
@@ -245,6 +272,18 @@ class Settings(values.Section):
                     found=f"{budget.period}, which is longer than recording.retention.rows",
                     at=("budgets", number, "period"),
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _metadata_of_servers_is_known(self) -> Self:
+        for name, server in self.mcp.servers.items():
+            for key, template in server.templates.items():
+                for missing in (each for each in template.metadata if each not in self.actor.metadata):
+                    raise rejected(
+                        "a key of actor.metadata",
+                        shown=f'"{missing}"',
+                        at=("mcp", "servers", name, *key.split(".", 1)),
+                    )
         return self
 
     @model_validator(mode="before")

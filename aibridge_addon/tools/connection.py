@@ -79,6 +79,10 @@ class Connection:
         on_connected: Callable[[ToolServerConnected], None] | None = None,
     ) -> None:
         self.name = name
+        self.tried = asyncio.Event()
+        """Set when the first attempt to connect has ended, well or not."""
+        self.problem = ""
+        """Why it is not connected. Empty: it is, or has not been tried yet."""
         self.connected_within = CONNECTED_WITHIN
         self.refreshed_every = REFRESHED_EVERY
         self.expired = False
@@ -92,8 +96,7 @@ class Connection:
         self._clock = clock
         self._on_connected = on_connected
         self._connecting: ToolServerConnected | None = None
-        url = settings.public_url if isinstance(settings, HttpServer) else None
-        self.listing = Listing(name, url, settings.allow, settings.deny)
+        self.listing = listing_of(name, settings)
         self._client: Client | None = None
         self._calls: set[asyncio.Task[types.CallToolResult]] = set()
         self._slots = asyncio.Semaphore(settings.max_concurrent)
@@ -248,10 +251,17 @@ class Connection:
                 self._legacy = not self._legacy  # some old servers exit when the client negotiates the protocol version
             stable = self._was_up and self._clock() - began >= STABLE_AFTER
             failures = 0 if stable else failures + 1
+            self._note_end(reason, failures)
             if not self._stopping:
                 self._log_state(logging.WARNING, "away", f"{reason}; trying again")
                 self._wake.clear()
                 await self._woken(self._backoff(failures) if failures else 0)
+
+    def _note_end(self, reason: str, failures: int) -> None:
+        self.problem = reason
+        # A program that was started once is started again for the older protocol, which may work.
+        if self._was_up or self._stopping or failures > 1 or self._settings.type != "stdio":
+            self.tried.set()
 
     async def _connection(self) -> str:
         """Connect, and wait until the connection ends. Return the reason."""
@@ -301,6 +311,8 @@ class Connection:
                 if not self._lost:
                     self._client, self._was_up = client, True
                     self._up.set()
+                    self.problem = ""
+                    self.tried.set()
                     self._publish_tools(tools)
                     selected = sum(self.listing.selects(tool.name) for tool in tools)
                     self._log_state(logging.INFO, f"connected, {selected} tools")
@@ -376,6 +388,12 @@ class Connection:
             level = logging.DEBUG
         self._logged_state = state
         logger.log(level, "MCP server %s: %s%s", self.name, state, f": {why}" if why else "")
+
+
+def listing_of(name: str, settings: Settings) -> Listing:
+    """Return a server's listing before its tools are known."""
+    url = settings.public_url if isinstance(settings, HttpServer) else None
+    return Listing(name, url, settings.allow, settings.deny)
 
 
 async def _not_validated(name: str, result: types.CallToolResult) -> None:

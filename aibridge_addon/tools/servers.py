@@ -8,17 +8,17 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextvars import ContextVar
 from typing import Any
 
 import httpx2
 import mcp_types as types
 
-from aibridge_addon.config.schema import HttpServer
+from aibridge_addon.config.schema import HttpServer, Mcp, rendered
 from aibridge_addon.records import ServerState, ToolServerConnected
 from aibridge_addon.tools import CallError, catalog
-from aibridge_addon.tools.caller import Caller
+from aibridge_addon.tools.caller import Caller, printable
 from aibridge_addon.tools.catalog import Catalog, Tool
 from aibridge_addon.tools.connection import (
     CONNECTED_WITHIN,
@@ -27,7 +27,9 @@ from aibridge_addon.tools.connection import (
     Connection,
     SessionExpired,
     Settings,
+    listing_of,
 )
+from aibridge_addon.tools.personal import PersonalConnections
 from aibridge_addon.tools.transports import GRACE
 
 logger = logging.getLogger(__name__)
@@ -54,21 +56,39 @@ class Servers:
         clock: Callable[[], float] = time.monotonic,
         connected_within: float = CONNECTED_WITHIN,
         refreshed_every: float = REFRESHED_EVERY,
+        actor_connections: int = Mcp().actor_connections,
+        actor_idle: float = Mcp().actor_idle,
     ) -> None:
         self._catalog = Catalog()
         self._on_change = on_change
         self._tasks: list[asyncio.Task[None]] = []
-        self._servers: dict[str, Connection] = {}
+        self._servers: dict[str, Connection | PersonalConnections] = {}
         # The MCP library sends each message in the context of its sender, also from another task.
         self._caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
-        for name, entry in settings.items():
-            server = Connection(
-                name, entry, publish=self._publish, backoff=backoff, clock=clock, on_connected=on_connected
-            )
+
+        def connection(name: str, entry: Settings, publish: Callable[[], None]) -> Connection:
+            server = Connection(name, entry, publish=publish, backoff=backoff, clock=clock, on_connected=on_connected)
             server.connected_within, server.refreshed_every = connected_within, refreshed_every
             if isinstance(entry, HttpServer) and entry.send_actor_headers:
                 server.on_request = self._name_actor
-            self._servers[name] = server
+            return server
+
+        def personal(name: str, entry: Settings) -> PersonalConnections:
+            def of_actor(caller: Caller, publish: Callable[[], None]) -> Connection:
+                return connection(name, rendered(entry, printable(caller.actor), caller.metadata), publish)
+
+            return PersonalConnections(
+                listing_of(name, entry),
+                of_actor,
+                publish=self._publish,
+                backoff=backoff,
+                clock=clock,
+                max_connections=actor_connections,
+                idle=actor_idle,
+            )
+
+        for name, entry in settings.items():
+            self._servers[name] = personal(name, entry) if entry.templates else connection(name, entry, self._publish)
 
     @property
     def catalog(self) -> Catalog:
@@ -89,6 +109,26 @@ class Servers:
         loop = asyncio.get_running_loop()
         self._tasks += [loop.create_task(server.run()) for server in self._servers.values()]
 
+    @property
+    def needs_actor(self) -> bool:
+        """Whether `prepare` may have something to do."""
+        return any(
+            isinstance(server, PersonalConnections) and not server.listing.tools for server in self._servers.values()
+        )
+
+    async def prepare(self, caller: Caller, hidden: Collection[str]) -> None:
+        """Connect to servers whose tools are known from an actor's connection only. Waits for a short time.
+
+        `hidden`: the servers that the actor may not use.
+        """
+        unknown = [
+            server.prepare(caller)
+            for name, server in self._servers.items()
+            if isinstance(server, PersonalConnections) and name not in hidden and not server.listing.tools
+        ]
+        if unknown:
+            await asyncio.gather(*unknown)
+
     async def call(
         self,
         tool: Tool,
@@ -108,6 +148,8 @@ class Servers:
         if server is None:
             raise CallError(f"there is no MCP server {tool.server_name}")
         self._caller.set(caller)
+        if isinstance(server, PersonalConnections):
+            return await server.call(tool.original_name, arguments, timeout, meta, caller)
         deadline = time.monotonic() + timeout
         try:
             return await server.call(tool.original_name, arguments, timeout, meta)

@@ -65,7 +65,7 @@ class _HttpClient(httpx2.AsyncClient):
 
     def __init__(self, server: Peer, settings: HttpServer, tls: ssl.SSLContext) -> None:
         headers = httpx2.Headers({"accept-encoding": "identity"})  # a compressed answer could expand beyond the bound
-        headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
+        headers.update({name: value.get_secret_value().encode() for name, value in settings.headers.items()})
         # No read timeout: calls may take long and have timeouts of their own.
         timeout = httpx2.Timeout(server.connected_within, read=None)
         hooks = {"request": [server.on_request]} if server.on_request is not None else None

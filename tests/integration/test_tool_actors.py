@@ -141,3 +141,24 @@ def test_a_server_that_asks_for_it_gets_the_actor_of_each_call_in_headers(
         [headers] = map(json.loads, results(provider.requests[-1]))
         found = {name: value for name, value in headers.items() if name.startswith("x-ai-bridge")}
         assert found == {"x-ai-bridge-actor-id": user, "x-ai-bridge-actor-metadata-team": "red"}
+
+
+@MODES
+def test_a_server_whose_headers_name_the_actor_is_used_by_each_in_its_own_name(
+    start_proxy: StartProxy, provider: ScriptedUpstream, ours: HttpMcp, streaming: bool
+) -> None:
+    headers = {"X-On-Behalf-Of": "${actor}", "X-Team": "${actor.metadata.team}"}
+    mcp = servers(ours, ours={"allow": [], "headers": headers, "actors": {"deny": ["eve"]}})
+    more = ACTOR.removesuffix("}") + ", metadata: {team: red}}"
+    proxy = start_proxy(config=configuration(provider.url, mcp, more))
+    plain = Turns("messages", [text("Done.")])
+    provider.answer(*plain.answers(streaming=streaming))
+    ask(proxy, plain, streaming, {"X-User": "eve"})
+    turns = Turns("messages", [call("headers")], [text("Done.")])
+    for user in ("ada", "bob", "ada"):
+        provider.answer(*turns.answers(streaming=streaming))
+        ask(proxy, turns, streaming, {"X-User": user})
+        [found] = map(json.loads, results(provider.requests[-1]))
+        assert (found["x-on-behalf-of"], found["x-team"]) == (user, "red")
+    offered = [[name for name in tool_names(request) if name != "Read"] for request in provider.requests]
+    assert offered[0] == [] and offered[1] and offered[1:] == [offered[1]] * 6

@@ -21,6 +21,7 @@ from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.interception.tool_loop import ToolLoop
 from aibridge_addon.proxy.flow.state import Bridged, Head, ToolRun, set_body
 from aibridge_addon.records import Record, RequestClass
+from aibridge_addon.tools.caller import Caller
 from aibridge_addon.tools.catalog import Catalog
 from aibridge_addon.wire.json_object import JSONObject
 
@@ -56,6 +57,7 @@ async def resume_and_inject(
         if completed is not None:
             _set(flow.request, completed)
             body = JSONObject(completed)
+    await _prepare(state.head, exchange, request_class)
     return _injected(flow, state, exchange, body, request_class, position)
 
 
@@ -92,6 +94,19 @@ def _injected(
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
     state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
     return injected
+
+
+async def _prepare(head: Head, exchange: Exchange, request_class: RequestClass) -> None:
+    """Connect to servers whose tools are known from the connection of an actor only."""
+    servers = head.bridge.servers
+    takes_tools = head.route.provider.inject_tools and request_class != "auxiliary"
+    if takes_tools and servers is not None and servers.needs_actor:
+        await servers.prepare(caller_of(head, exchange), head.bridge.tool_access.hidden(head.actor))
+
+
+def caller_of(head: Head, exchange: Exchange) -> Caller:
+    """Return who the request's calls run for."""
+    return Caller(head.actor.id, exchange.id, head.actor.metadata)
 
 
 def catalog_for(head: Head) -> Catalog:

@@ -6,9 +6,9 @@ from mitmproxy import http
 
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow import answer
+from aibridge_addon.proxy.flow.inject_tools import caller_of
 from aibridge_addon.proxy.flow.state import Bridged, ToolRun, error_response, set_body
 from aibridge_addon.proxy.flow.traces import call_contexts
-from aibridge_addon.tools.caller import Caller
 from aibridge_addon.tools.calls import RunningCalls
 from aibridge_addon.wire.framing import SERVER_SENT, media_type
 
@@ -48,8 +48,7 @@ def _started(state: Bridged, tools: ToolRun) -> RunningCalls:
     assert bridge.servers is not None
     calls = [(tools.catalog.get(call.name), call) for call in tools.exchange.loop.to_run]
     contexts = call_contexts(state.head, tools.exchange.exchange, len(calls))
-    actor = state.head.actor
-    caller = Caller(actor.id, tools.exchange.exchange.id, actor.metadata)
+    caller = caller_of(state.head, tools.exchange.exchange)
     return RunningCalls(bridge.servers, calls, bridge.settings.mcp, contexts=contexts, caller=caller)
 
 
