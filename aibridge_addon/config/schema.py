@@ -22,6 +22,7 @@ from pydantic import (
 from aibridge_addon.config import values
 from aibridge_addon.config.actor_templates import ActorTemplate
 from aibridge_addon.config.budgets import LONGEST_PERIOD, Budget, Groups, unique_budgets
+from aibridge_addon.config.commands import Command
 from aibridge_addon.config.errors import most_similar, rejected
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider, unique_or_default
 from aibridge_addon.config.tool_actors import ToolActors
@@ -99,6 +100,7 @@ class HttpServer(_Server):
     type: Annotated[Literal["http"], PlainValidator(values.parse_http_transport)] = "http"
     url: values.ServerUrl
     headers: Mapping[values.HeaderName, values.SecretText] = Field(default_factory=dict)
+    headers_command: Command = ()
     send_actor_headers: bool = False
 
     @property
@@ -112,6 +114,7 @@ class HttpServer(_Server):
         return [
             *(["url"] if urlsplit(self.url.get_secret_value()).query else []),
             *(["headers"] if any_text(self.headers.values()) else []),
+            *(["headers_command"] if self.headers_command else []),
         ]
 
     @property

@@ -35,7 +35,8 @@ from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.records import ToolServerConnected, utc_now
 from aibridge_addon.tools import CallError, catalog
 from aibridge_addon.tools.catalog import ListedTool, Listing
-from aibridge_addon.tools.transports import GRACE, MAX_REASON, OnRequest, over_http, over_stdio
+from aibridge_addon.tools.header_command import HeaderCommandError
+from aibridge_addon.tools.transports import GRACE, MAX_REASON, Credential, OnRequest, over_http, over_stdio
 from aibridge_addon.wire.printable import printable_line
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ MAX_PAGES = 100
 MIN_SECRET = 6
 """Characters. Shorter values are not masked in messages: they would match ordinary words."""
 REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (HeaderCommandError, "its headers_command has yielded no headers"),
     (httpx2.TimeoutException, "it did not answer in time"),
     (httpx2.TransportError, "it cannot be reached"),
     (FileNotFoundError, "its command was not found: name its full path, or put its folder on PATH"),
@@ -88,6 +90,7 @@ class Connection:
         self.expired = False
         self.status = 0  # of the last HTTP error
         self.tls: ssl.SSLContext | None = None
+        self.credential: Credential | None = None
         self.on_request: OnRequest | None = None  # changes each HTTP request before it is sent
         self.group: int | None = None  # of the program and all that it started
         self._settings = settings
@@ -234,7 +237,8 @@ class Connection:
 
     def masked(self, text: str) -> str:
         """Replace the configuration's secrets in a text."""
-        for secret in self._secrets:
+        fresh = self.credential.secrets if self.credential is not None else ()
+        for secret in (*self._secrets, *(each for each in fresh if len(each) >= MIN_SECRET)):
             text = text.replace(secret, "[redacted]")
         return text
 

@@ -29,6 +29,7 @@ from aibridge_addon.tools.connection import (
     Settings,
     listing_of,
 )
+from aibridge_addon.tools.header_command import HeaderCommand
 from aibridge_addon.tools.personal import PersonalConnections
 from aibridge_addon.tools.transports import GRACE
 
@@ -66,16 +67,19 @@ class Servers:
         # The MCP library sends each message in the context of its sender, also from another task.
         self._caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
 
-        def connection(name: str, entry: Settings, publish: Callable[[], None]) -> Connection:
+        def connection(name: str, entry: Settings, publish: Callable[[], None], actor: str | None = None) -> Connection:
             server = Connection(name, entry, publish=publish, backoff=backoff, clock=clock, on_connected=on_connected)
             server.connected_within, server.refreshed_every = connected_within, refreshed_every
             if isinstance(entry, HttpServer) and entry.send_actor_headers:
                 server.on_request = self._name_actor
+            if isinstance(entry, HttpServer) and entry.headers_command:
+                server.credential = HeaderCommand(name, entry.headers_command, actor=actor)
             return server
 
         def personal(name: str, entry: Settings) -> PersonalConnections:
             def of_actor(caller: Caller, publish: Callable[[], None]) -> Connection:
-                return connection(name, rendered(entry, printable(caller.actor), caller.metadata), publish)
+                actor = printable(caller.actor)
+                return connection(name, rendered(entry, actor, caller.metadata), publish, actor)
 
             return PersonalConnections(
                 listing_of(name, entry),
@@ -183,7 +187,7 @@ class Servers:
         if (caller := self._caller.get()) is not None:
             for name, value in caller.headers().items():
                 if name not in request.headers:
-                    request.headers.update({name: value})
+                    request.headers.update({name.encode(): value})
 
     def _publish(self) -> None:
         new = catalog.build(server.listing for server in self._servers.values())
