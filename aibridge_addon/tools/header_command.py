@@ -134,6 +134,9 @@ class HeaderCommand(httpx2.Auth):
         finally:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(1):
+                    await process.communicate()  # else its pipe stays open
         if code:
             raise self._failed(f"has ended with code {code}")
         if len(output) > MAX_OUTPUT:
@@ -159,11 +162,8 @@ def parse(output: bytes, now: float) -> Printed:
         lines = [_LINE.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
         value = {match[1]: match[2] for match in lines if match is not None} if all(lines) else {}
     headers = value.get("headers", value)
-    if (
-        not isinstance(headers, dict)
-        or not 0 < len(headers) <= MAX_HEADERS
-        or not all(map(_is_header, headers.items()))
-    ):
+    is_bounded = isinstance(headers, dict) and 0 < len(headers) <= MAX_HEADERS
+    if not is_bounded or not all(map(_is_header, headers.items())):
         raise HeaderCommandError(f"its headers_command has not printed {EXPECTED}")
     lifetime = _lifetime(value if headers is not value else {}, headers, now)
     if lifetime <= 0:
