@@ -30,8 +30,7 @@ so most of this work has no effect.
 #
 # An answer's end is not sent here, because the stream sends it when the rows are committed. The stream gets it as an
 # event, `AnswerRead`, after the chunks before it were sent. So the order of bytes and hooks is that of the ordinary
-# way. An error of the bridge while a chunk is read leaves `take` as an exception, after the chunks before it were sent.
-# `BridgeHttpLayer` then ends the request of this connection.
+# way. An exception of the bridge while a chunk is read goes to the stream as well, which raises it (`ReadingFailed`).
 #
 # Commands are yielded by the upstream's connection, so layers around it (TLS, an upstream proxy) and around the HTTP
 # layer (TLS with the client, a tunnel) handle them as they handle all others. mitmproxy's server waits for slow clients
@@ -41,7 +40,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -71,6 +70,13 @@ class AnswerRead(http_events.HttpEvent):
     """A piece of an answer was read, and its result is more than bytes to send."""
 
     output: Output
+
+
+@dataclass
+class ReadingFailed(http_events.HttpEvent):
+    """Reading a piece of an answer has raised an exception."""
+
+    error: Exception
 
 
 class ShortStream(Protocol):
@@ -114,7 +120,7 @@ class ShortWay:
         """Handle a packet of the upstream."""
         data, done, end = event.data, 0, 0
         read = self._read
-        output: Output | None = None
+        found: http_events.HttpEvent | None = None
         converted: list[bytes] = []
         try:
             while (head := _chunk_head(data, done)) is not None:
@@ -125,32 +131,29 @@ class ShortWay:
                 payload = data[start:end]
                 if read is not None:
                     if (at := read(payload)) is not None:
-                        output = Output(payload[:at], payload[at:])
+                        found = AnswerRead(self._turn_id, Output(payload[:at], payload[at:]))
                         break
                 elif isinstance(shown := self._convert(payload), bytes):
                     converted.append(shown)
                 else:
-                    output = shown
+                    found = AnswerRead(self._turn_id, shown)
                     break
                 done = end + 2
-        except Exception:
-            yield from self._send(data[:done], converted)
-            raise
-        yield from self._send(data[:done], converted)
-        if output is not None:
+        except Exception as e:  # noqa: BLE001 (the stream raises it)
+            found = ReadingFailed(self._turn_id, e)
+        if read is None:
+            # An empty chunk would be the last one.
+            chunks = b"".join(b"%x\r\n%s\r\n" % (len(shown), shown) for shown in converted if shown)
+        else:
+            chunks = data[:done]
+        if chunks:
+            yield commands.SendData(self._client, chunks)
+        if found is not None:
             done = end + 2
-            yield ReceiveHttp(AnswerRead(self._turn_id, output))
+            yield ReceiveHttp(found)
         if done < len(data):
             rest = events.DataReceived(event.connection, data[done:])
             yield from Http1Client._handle_event(self._upstream, rest)
-
-    def _send(self, chunks: bytes, converted: list[bytes]) -> Iterator[commands.SendData]:
-        """Send whole chunks of a packet, or what their payloads were converted to."""
-        if self._read is None:
-            # An empty chunk would be the last one.
-            chunks = b"".join(b"%x\r\n%s\r\n" % (len(data), data) for data in converted if data)
-        if chunks:
-            yield commands.SendData(self._client, chunks)
 
 
 class ShortHttp1Client(Http1Client):
