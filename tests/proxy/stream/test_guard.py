@@ -156,7 +156,7 @@ async def test_a_stream_that_cannot_be_handled_ends_with_an_error_event(
     upstream = await scene.answer_stream(STREAM)
     scene.playbook.receive(upstream, chunk(EVENTS[0]))
     scene.playbook.sent(scene.client)
-    scene.layer.streams[1].read = broken  # type: ignore[attr-defined]
+    scene.layer.streams[1].answer.exchange.tap.feed = broken  # type: ignore[attr-defined]
     scene.playbook.receive(upstream, chunk(EVENTS[1]))
     await scene.hook(hooks.HttpErrorHook)
     scene.playbook.expect_close(upstream)

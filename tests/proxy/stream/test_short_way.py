@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mitmproxy import ctx
-from mitmproxy.connection import Server
+from mitmproxy.connection import ConnectionState, Server
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import _hooks as hooks
 
@@ -172,7 +172,8 @@ class Stage:
         self._records.append(record)
         self._emit(record)
 
-    async def play(self, case: Case, packets: list[bytes], *, closes: bool) -> Play:
+    async def play(self, case: Case, packets: list[bytes], *, closes: bool, waits: bool) -> Play:
+        """Play an answer. `closes`: the upstream then closes its connection. `waits`: hooks take until the end."""
         self._records.clear()
         scene = Scene(self.bridge, self._database)
         ctx.options = scene.layer.context.options
@@ -183,11 +184,13 @@ class Stage:
         play, sent = Play(), bytearray()
         for packet in packets:
             scene.playbook.receive(upstream, packet)
-            play.steps.append(await self._handled(scene, sent))
-            if play.steps[-1][1:]:  # the upstream's connection may be closed
+            if not waits:
+                play.steps.append(await self._handled(scene, sent))
+            if not upstream.connected:
                 break
         if closes and upstream.connected:
             scene.playbook.close(upstream)
+        if closes or waits:
             play.steps.append(await self._handled(scene, sent))
         if scene.layer.streams and scene.client.connected:
             scene.playbook.close(scene.client)
@@ -208,6 +211,7 @@ class Stage:
                 scene.playbook.done(hook)
             elif scene.playbook.next_is(commands.CloseConnection):
                 closed = scene.playbook.expect(commands.CloseConnection).connection
+                closed.state = ConnectionState.CLOSED
                 happened.append("client closed" if closed is scene.client else "upstream closed")
             else:
                 return [without_framing(bytes(sent)), *happened]
@@ -254,7 +258,7 @@ def stage(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 HEADS = (b"%x\r\n", b"%X\r\n", b"0%x\r\n", b"%x;a=b\r\n", b"%x \r\n", b"000000000%x\r\n")
-ENDS = (CHUNKED_END, CHUNKED_END, b"0\r\nx: y\r\n\r\n", b"00\r\n\r\n", b"", b"5\r\nabc", b"zz\r\n", b"3\r\nabcd\r\n")
+ENDS = (CHUNKED_END, chunk(b": more\n\n") + CHUNKED_END, b"0\r\nx: y\r\n\r\n", b"00\r\n\r\n", b"", b"5\r\nabc", b"zz\r\n", b"3\r\nabcd\r\n")
 
 
 def cut(draw: Any, whole: bytes, most: int) -> list[bytes]:
@@ -278,18 +282,19 @@ def answers(draw: Any) -> tuple[Case, list[bytes]]:
 
 @TIMEOUT
 @settings(MANY, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(answer=answers(), closes=st.booleans())
+@given(answer=answers(), closes=st.booleans(), waits=st.booleans())
 def test_both_ways_lead_to_the_same_bytes_hooks_and_records(
     runner: asyncio.Runner,
     stage: Stage,
     monkeypatch: pytest.MonkeyPatch,
     answer: tuple[Case, list[bytes]],
     closes: bool,
+    waits: bool,
 ) -> None:
     case, packets = answer
     monkeypatch.delenv(SWITCH, raising=False)
-    short = runner.run(stage.play(case, packets, closes=closes))
+    short = runner.run(stage.play(case, packets, closes=closes, waits=waits))
     monkeypatch.setenv(SWITCH, "1")
-    ordinary = runner.run(stage.play(case, packets, closes=closes))
+    ordinary = runner.run(stage.play(case, packets, closes=closes, waits=waits))
     assert short.steps == ordinary.steps
     assert short.records == ordinary.records
