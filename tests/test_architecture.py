@@ -89,7 +89,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "telemetry": {"config", "credentials", "records", "wire"},
     # The rims: tools, command line, mitmproxy.
     "tools": {"config", "dialects", "records", "wire"},
-    "cli": {"config", "credentials", "interception", "records", "recording", "telemetry", "web", "wire"},
+    "cli": {
+        *("config", "credentials", "interception", "proxy", "proxy.workers", "records", "recording", "telemetry"),
+        *("web", "wire"),
+    },
     "web": {"records", "recording", "telemetry", "wire"},
     "bridge": DOMAIN | {"interception", "messages_on_bedrock", "recording", "telemetry", "tools"},
     "proxy.connection": DOMAIN | {"interception"},
@@ -106,6 +109,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "proxy.interactive": DOMAIN | {"interception", "bridge", "proxy.flow"},
     "proxy": {"bridge", "config", "interception", "proxy.connection", "records", "telemetry", "wire"},
+    "proxy.workers": {"config", "proxy", "proxy.connection", "telemetry"},
     "addon": {
         *("bridge", "config", "proxy", "proxy.connection", "proxy.flow", "proxy.interactive", "proxy.stream"),
         "records",
