@@ -279,9 +279,12 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     list(graphlib.TopologicalSorter({module.name: ours(module) - {module.name} for module in MODULES}).static_order())
 
 
+PARTS_OF_PROXY = ("connection", "flow", "interactive", "stream", "workers")
+
+
 def test_mitmproxy_is_imported_in_its_rim_only() -> None:
     importing = {module.part for module in MODULES if imports_any(module, {"mitmproxy"})}
-    rim = {"addon", "private", "proxy", "proxy.connection", "proxy.flow", "proxy.interactive", "proxy.stream"}
+    rim = {"addon", "private", "proxy", *(f"proxy.{part}" for part in PARTS_OF_PROXY)}
     assert importing <= rim
 
 

@@ -96,9 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     has_uvloop = importlib.util.find_spec("uvloop") is not None
     if arguments.event_loop == "uvloop" and not has_uvloop:
-        raise ConfigError(
-            [Problem("--event-loop", "uvloop", "auto, or install it: pip install 'aibridge-mitmproxy[uvloop]'")]
-        )
+        raise ConfigError([Problem("--event-loop", "uvloop", "auto, or uvloop installed: pip install uvloop")])
     given = Given(options)
     workers = arguments.workers or cores()
     command = worker_command(given.for_workers(workers), uvloop=has_uvloop and arguments.event_loop != "asyncio")

@@ -28,7 +28,8 @@ class HandedPort:
         """Return a connection and its peer. Raises BlockingIOError: there is none. Raises OSError: no descriptors."""
         os.close(os.dup(self._hand_over.fileno()))  # the kernel would drop a descriptor that has no room here
         data, descriptors, *_ = socket.recv_fds(self._hand_over, 1, 1)
-        if not data:  # the supervisor has ended
+        if not data:  # the supervisor hands nothing over any more, or has ended
+            asyncio.get_running_loop().remove_reader(self._hand_over)
             raise BlockingIOError
         self._say(channel.TAKEN)
         if not descriptors:
@@ -54,8 +55,11 @@ class HandedPort:
             self._hand_over.send(bytes((byte,)))
 
 
-class HandedServer(asyncio.AbstractServer):
-    """In place of the server that an event loop would create. `Acceptor` accepts its connections."""
+class HandedServer:
+    """In place of the server that an event loop would create, with what mitmproxy uses of it.
+
+    `Acceptor` accepts its connections.
+    """
 
     def __init__(self, port: HandedPort, sockets: tuple[socket.socket, ...], loop: asyncio.AbstractEventLoop) -> None:
         self.port = port
@@ -67,18 +71,10 @@ class HandedServer(asyncio.AbstractServer):
         if self._is_serving:
             self._is_serving = False
             self._loop.remove_reader(self.port)
-            for opened in (self.port, *self.sockets):
+            self.port.close()
+            for opened in self.sockets:
                 opened.close()
             self.sockets = ()
-
-    def get_loop(self) -> asyncio.AbstractEventLoop:
-        return self._loop
-
-    def is_serving(self) -> bool:
-        return self._is_serving
-
-    async def wait_closed(self) -> None:
-        """Return at once: connections are counted elsewhere."""
 
 
 def listen(control: socket.socket, host: str, port: int, loop: asyncio.AbstractEventLoop) -> HandedServer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable
 from typing import Any
 
 from aibridge_addon.proxy.connection.handed import HandedServer, listen
@@ -28,16 +28,16 @@ def _uvloop() -> type[asyncio.AbstractEventLoop] | None:
         return None
 
     class Loop(uvloop.Loop):
-        def create_task(
-            self, coro: Coroutine[Any, Any, Any], *, name: Any = None, context: Any = None, **_: Any
-        ) -> Any:
+        def create_task(self, coro: Any, *, name: Any = None, context: Any = None, **_: Any) -> Any:
             # uvloop hands `eager_start` to the task factory. Those of Python before 3.14 do not take it.
             factory = self.get_task_factory()
             if factory is None:
                 return asyncio.Task(coro, loop=self, name=name, context=context)
             return factory(self, coro, name=name, context=context)  # type: ignore[call-arg]
 
-        async def create_connection(self, factory: Any, host: Any = None, port: Any = None, **more: Any) -> Any:
+        async def create_connection(  # type: ignore[override]
+            self, factory: Any, host: Any = None, port: Any = None, **more: Any
+        ) -> Any:
             # uvloop looks names up in threads of its own, where `Names` cannot answer.
             if host is None:
                 return await super().create_connection(factory, host, port, **more)
@@ -54,13 +54,13 @@ def _uvloop() -> type[asyncio.AbstractEventLoop] | None:
     return Loop
 
 
-class Policy(asyncio.DefaultEventLoopPolicy):  # type: ignore[valid-type,misc]
+class Policy(asyncio.DefaultEventLoopPolicy):
     """Makes the main thread's event loop, which mitmproxy asks asyncio for. Other threads get asyncio's own."""
 
     def __init__(self, control: socket.socket, *, uvloop: bool = True) -> None:
         super().__init__()
         base = (_uvloop() if uvloop else None) or asyncio.SelectorEventLoop
-        self._main = type("WorkerLoop", (_Handed, base), {"control": control})
+        self._main: Callable[[], asyncio.AbstractEventLoop] = type("WorkerLoop", (_Handed, base), {"control": control})
 
     def new_event_loop(self) -> asyncio.AbstractEventLoop:
         if threading.current_thread() is threading.main_thread():

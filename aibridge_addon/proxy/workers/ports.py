@@ -7,6 +7,7 @@ import errno
 import logging
 import os
 import socket
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 
@@ -34,7 +35,8 @@ class Member:
     def __init__(self, worker: int, hand_over: socket.socket) -> None:
         self.worker = worker
         self.hand_over = hand_over
-        self.untaken = 0
+        self.untaken: deque[socket.socket] = deque()
+        """Handed over. They are kept until the worker has them: if it ends before, another one gets them."""
         self.connections = 0
         self.chosen = 0
         """The number of the last connection that it got: among equals, the one that waits longest is next."""
@@ -48,8 +50,8 @@ class Port:
         self.sockets: Sequence[socket.socket] = bind_sockets(port, None if host in ALL else host, backlog=BACKLOG)
         self._members: list[Member] = []
         self._accepted = 0
-        self._homeless: socket.socket | None = None
-        """Accepted for a worker that has ended before it was handed over."""
+        self._homeless: deque[socket.socket] = deque()
+        """Accepted for a worker that has ended before it took them."""
         self._is_accepting = False
         self._paused: asyncio.TimerHandle | None = None
 
@@ -76,24 +78,23 @@ class Port:
         for opened in self.sockets:
             loop.remove_reader(opened)
             opened.close()
-        self.sockets = ()
-        if self._homeless is not None:
-            self._homeless.close()
+        self.sockets, self._is_accepting = (), False
         for member in list(self._members):
             self._leave(member)
+        for connection in self._homeless:
+            connection.close()
 
     # --- accepting ----------------------------------------------------------------------------------------------------
 
     def _next(self) -> Member | None:
-        free = [member for member in self._members if member.untaken < UNTAKEN]
+        free = [member for member in self._members if len(member.untaken) < UNTAKEN]
         return min(free, key=lambda member: (member.connections, member.chosen), default=None)
 
     def _follow(self) -> None:
         """Accept as long as there is a worker that takes connections."""
-        if self._homeless is not None and self._next() is not None:
-            connection, self._homeless = self._homeless, None
-            self._hand(connection)
-        accepts = self._next() is not None and self._homeless is None and self._paused is None
+        while self._homeless and self._next() is not None:
+            self._hand(self._homeless.popleft())
+        accepts = bool(self.sockets) and self._next() is not None and self._paused is None
         if accepts == self._is_accepting:
             return
         self._is_accepting = accepts
@@ -120,6 +121,7 @@ class Port:
                 self._follow()
                 return
             self._hand(connection)
+            self._follow()
 
     def _go_on(self) -> None:
         self._paused = None
@@ -132,15 +134,12 @@ class Port:
             except OSError:  # it has ended
                 self._leave(member)
                 continue
-            connection.close()
             self._accepted += 1
             member.chosen = self._accepted
-            member.untaken += 1
+            member.untaken.append(connection)
             member.connections += 1
-            break
-        else:
-            self._homeless = connection
-        self._follow()
+            return
+        self._homeless.append(connection)
 
     # --- what workers say ---------------------------------------------------------------------------------------------
 
@@ -154,7 +153,8 @@ class Port:
         if not said:
             self._leave(member)
             return
-        member.untaken -= said.count(channel.TAKEN)
+        for _ in range(said.count(channel.TAKEN)):
+            member.untaken.popleft().close()
         member.connections -= said.count(channel.ENDED)
         self._follow()
 
@@ -163,6 +163,7 @@ class Port:
             self._members.remove(member)
             asyncio.get_running_loop().remove_reader(member.hand_over)
             member.hand_over.close()
+            self._homeless += member.untaken
             self._follow()
 
 

@@ -92,6 +92,10 @@ class Supervisor:
     def is_stopping(self) -> bool:
         return self._stopping.is_set()
 
+    @property
+    def reloads_now(self) -> bool:
+        return self._reloading is not None
+
     async def run(self) -> int:
         """Serve until a stop. Returns the exit code: 1 where the first worker cannot start, or one has failed at the
         end."""
@@ -139,7 +143,7 @@ class Supervisor:
     async def _keep(self, worker: Worker) -> None:
         """Run a worker, and run it again when it ends, until the stop."""
         loop = asyncio.get_running_loop()
-        while not self.is_stopping:
+        while True:
             began = loop.time()
             code = await self._run(worker)
             if self.is_stopping:
@@ -155,6 +159,7 @@ class Supervisor:
             logger.error("worker %d has ended (%s), and is started again in %g s", worker.number, _how(code), pause)
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
+                return
 
     async def _run(self, worker: Worker) -> int:
         """Run a worker's process once. Returns its exit code."""
