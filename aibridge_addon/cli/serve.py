@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from aibridge_addon.config.schema import Settings
     from aibridge_addon.proxy.workers.supervisor import Supervisor
 
+logger = logging.getLogger(__name__)
+
 # Other modules of ours are imported when they are needed: `--help` does not wait for them.
 
 DESCRIPTION = """Run several mitmdump processes with AI Bridge on one port. Each has its own event loop on its own core.
@@ -31,8 +33,8 @@ A process that ends is started again. SIGHUP has them reload the configuration, 
 them finish the answers under way. Everything that is not listed here is an option of mitmdump."""
 EXAMPLES = examples(
     "aibridge serve",
-    "aibridge serve --workers 4 --config aibridge.yaml --listen-host 0.0.0.0 --listen-port 8080",
-    "aibridge serve --workers 2 --set aibridge_metrics=127.0.0.1:9465 -s other_addon.py",
+    "aibridge serve --workers 4 --config aibridge.yaml --listen-host 0.0.0.0",
+    "aibridge serve --workers 2 --set aibridge_metrics=127.0.0.1:9465",
 )
 MAX_WORKERS = 256
 SCRIPT = Path(__file__).parent.parent / "main.py"
@@ -51,7 +53,8 @@ def add(commands: Any) -> None:
         "serve",
         help="run several proxies on one port",
         description=DESCRIPTION,
-        usage="aibridge serve [--workers N] [--config FILE] [--event-loop auto|uvloop|asyncio] [options of mitmdump]",
+        usage="aibridge serve [--workers N] [--config FILE]\n"
+        "       [--event-loop auto|uvloop|asyncio] [options of mitmdump]",
         allow_abbrev=False,
         **EXAMPLES,
     )
@@ -85,25 +88,20 @@ def run(arguments: argparse.Namespace) -> int:
     if not hasattr(socket, "send_fds"):
         print("aibridge serve needs Unix: on this system, run mitmdump -s aibridge_addon/main.py", file=sys.stderr)
         return 1
-    from aibridge_addon.proxy.password_file import problem
-    from aibridge_addon.proxy.workers.supervisor import Supervisor, cores, worker_command
+    from aibridge_addon.proxy import password_file
 
     options = list(arguments.options)
     if arguments.config:
         options += ["--set", f"aibridge_config={arguments.config}"]
-    if (wrong := problem(options)) is not None:
-        print(f"aibridge cannot start: {wrong}", file=sys.stderr)
+    if password_file.main(options) != 0:
         return 1
     has_uvloop = importlib.util.find_spec("uvloop") is not None
     if arguments.event_loop == "uvloop" and not has_uvloop:
         raise ConfigError([Problem("--event-loop", "uvloop", "auto, or uvloop installed: pip install uvloop")])
     given = Given(options)
-    workers = arguments.workers or cores()
-    command = worker_command(given.for_workers(workers), uvloop=has_uvloop and arguments.event_loop != "asyncio")
     settings = given.settings()
     _log_to_stdout(settings)
-    supervisor = Supervisor(command, workers, stopped_within=given.stopped_within)
-    return asyncio.run(_serve(supervisor, settings))
+    return asyncio.run(_serve(given, settings, arguments.workers, has_uvloop and arguments.event_loop != "asyncio"))
 
 
 class Given:
@@ -196,13 +194,34 @@ def _log_to_stdout(settings: Settings) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 
-async def _serve(supervisor: Supervisor, settings: Settings) -> int:
+async def _serve(given: Given, settings: Settings, workers: int | None, uvloop: bool) -> int:
     from aibridge_addon.proxy.workers.endpoint import Endpoint
+    from aibridge_addon.proxy.workers.supervisor import Supervisor, cores, worker_command
 
+    number = workers or cores()
+    options = given.for_workers(number)
+
+    def metrics_at() -> str:
+        return "" if endpoint is None else endpoint.address
+
+    command = worker_command(options, uvloop=uvloop, metrics_at=metrics_at)
+    supervisor = Supervisor(command, number, stopped_within=given.stopped_within)
     loop = asyncio.get_running_loop()
-    terminals = [
-        stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr) if stream is not None and stream.isatty()
-    ]
+    endpoint = Endpoint(supervisor, settings.metrics, loop) if settings.metrics.listen is not None else None
+    _take_signals(supervisor, loop)
+    if endpoint is not None:
+        endpoint.start()
+    logger.info("workers: %d, metrics on %s", number, metrics_at() or "no port")
+    try:
+        return await supervisor.run()
+    finally:
+        supervisor.kill()
+        if endpoint is not None:
+            endpoint.stop()
+
+
+def _take_signals(supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
+    terminals = [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr) if stream and stream.isatty()]
 
     def hang_up() -> None:
         # The system sends SIGHUP when a terminal is closed, too, and then the process has to end.
@@ -211,21 +230,6 @@ async def _serve(supervisor: Supervisor, settings: Settings) -> int:
         else:
             supervisor.stop()
 
-    for number, handle in {
-        signal.SIGTERM: supervisor.stop,
-        signal.SIGINT: supervisor.stop,
-        signal.SIGHUP: hang_up,
-    }.items():
-        loop.add_signal_handler(number, handle)
-    endpoint = Endpoint(supervisor, settings.metrics, loop) if settings.metrics.listen is not None else None
-    if endpoint is not None:
-        endpoint.start()
-    logging.getLogger(__name__).info(
-        "%d workers, metrics on %s", len(supervisor.workers), endpoint.address if endpoint is not None else "no port"
-    )
-    try:
-        return await supervisor.run()
-    finally:
-        supervisor.kill()
-        if endpoint is not None:
-            endpoint.stop()
+    loop.add_signal_handler(signal.SIGTERM, supervisor.stop)
+    loop.add_signal_handler(signal.SIGINT, supervisor.stop)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)

@@ -60,6 +60,8 @@ class Life:
         self.source: Source | None = None
         """What the current bridge was made from, or the one that a reload is about to make."""
         self.drain = Drain(lambda: self.bridges)
+        self.metrics_at: str | None = None
+        """Where metrics are to be read, if not at the bridge's own address: a supervisor has those of all workers."""
         self.on_reloaded: Callable[[bool], None] = lambda _: None
         """Called after each reload. False: the old configuration stays in use."""
         self._serve_with: Callable[[Bridge], None] | None = None

@@ -169,3 +169,10 @@ def test_modes_that_take_more_than_tcp_connections_need_one_worker(tmp_path: Pat
     code, output = failed(tmp_path, config="metrics: {listen: null}", mode=[mode])
     assert code == 2
     assert "a mode of TCP connections, or --workers 1" in output
+
+
+def test_a_password_file_that_cannot_be_used_is_named(tmp_path: Path, mitmproxy_ca: Path) -> None:
+    code, output = failed(
+        tmp_path, config="metrics: {listen: null}", mitmproxy_ca=mitmproxy_ca, arguments=["--proxyauth", "@/no/file"]
+    )
+    assert (code, output.count("the password file /no/file cannot be read: it does not exist")) == (1, 1)

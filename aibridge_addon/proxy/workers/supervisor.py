@@ -261,13 +261,16 @@ class Supervisor:
             worker.reloaded.set_result(succeeded)
 
 
-def worker_command(arguments: Sequence[str], *, uvloop: bool) -> Callable[[Worker, int], Sequence[str]]:
-    """Return what executes a worker with these arguments of mitmdump."""
+def worker_command(
+    arguments: Sequence[str], *, uvloop: bool, metrics_at: Callable[[], str]
+) -> Callable[[Worker, int], Sequence[str]]:
+    """Return what executes a worker with these arguments of mitmdump. `metrics_at` is for their log."""
 
     def command(_: Worker, control: int) -> Sequence[str]:
         kind = "uvloop" if uvloop else "asyncio"
         # -P: a module in the working directory must not stand in for an installed one.
-        return [sys.executable, "-P", "-m", "aibridge_addon.proxy.workers.worker", str(control), kind, *arguments]
+        worker = [sys.executable, "-P", "-m", "aibridge_addon.proxy.workers.worker"]
+        return [*worker, str(control), kind, metrics_at(), *arguments]
 
     return command
 

@@ -1,7 +1,7 @@
 """One worker of `aibridge serve`: `mitmdump` with our addon, on ports of the supervisor.
 
-It gets two arguments before those of mitmdump: the descriptor of the control, and `uvloop` or `asyncio`. When the
-supervisor has ended, it drains and ends.
+It gets three arguments before those of mitmdump: the descriptor of the control, `uvloop` or `asyncio`, and the address
+of the supervisor's endpoint or nothing. When the supervisor has ended, it drains and ends.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from mitmproxy import ctx
+from mitmproxy.addonmanager import Loader
 from mitmproxy.tools import dump
 from mitmproxy.tools.main import mitmdump
 
@@ -24,8 +25,12 @@ from aibridge_addon.proxy.workers.loop import Policy
 class Announcement:
     """Says when the worker serves requests, and what became of each reload. The last addon: all others run before."""
 
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, metrics_at: str | None) -> None:
         self._control = control
+        self._metrics_at = metrics_at
+
+    def load(self, _: Loader) -> None:
+        Life.of_master().metrics_at = self._metrics_at
 
     def running(self) -> None:
         life = ctx.master.addons.get(Life.name)
@@ -50,14 +55,14 @@ class Announcement:
 
 
 def main(arguments: Sequence[str]) -> None:
-    descriptor, kind, *options = arguments
+    descriptor, kind, metrics_at, *options = arguments
     control = socket.socket(fileno=int(descriptor))
     asyncio.set_event_loop_policy(Policy(control, uvloop=kind == "uvloop"))
 
     class Master(dump.DumpMaster):
         def __init__(self, *arguments: object, **more: object) -> None:
             super().__init__(*arguments, **more)  # type: ignore[arg-type]
-            self.addons.add(Announcement(control))
+            self.addons.add(Announcement(control, metrics_at or None))
 
     dump.DumpMaster = Master  # type: ignore[misc]  # the only way for an addon behind those of `-s`
     mitmdump(options)
