@@ -84,7 +84,7 @@ class BridgeHttpStream(HttpStream):
         self.connected = False
         """Whether the request had an upstream connection."""
         self.read: Callable[[bytes], int | None]
-        """Reads a piece of an answer, in the state `tapping`. Returns the offset of the answer's end, None before it."""
+        """Reads a piece of an answer, in the state `tapping`. Returns where the answer's end begins, None before it."""
         self.tapping: Callable[[events.Event], layer.CommandGenerator[None]] | None = None
         """The state in which pieces of an answer are read and sent as they are. None: not reached."""
         self.held = b""

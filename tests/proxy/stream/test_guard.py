@@ -22,6 +22,8 @@ from tests.support.scene import request as request_of
 
 STREAM = fixtures.case("messages/simple/streaming")
 BLOCKING = fixtures.case("messages/simple/blocking")
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 EVENTS = [event + b"\n\n" for event in STREAM.body.split(b"\n\n") if event]
 
 

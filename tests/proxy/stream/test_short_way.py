@@ -1,10 +1,9 @@
-"""The short way of streamed answers: what it takes, and that clients, hooks and records are those of the ordinary way."""
+"""The short way of streamed answers: what takes it, and that bytes, hooks and records are those of the ordinary way."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -23,7 +22,7 @@ from aibridge_addon import records
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy.stream import short_way
-from aibridge_addon.proxy.stream.short_way import SWITCH, ShortHttp1Client
+from aibridge_addon.proxy.stream.short_way import SWITCH
 from tests.proxy.conftest import MakeScene
 from tests.support import fixtures
 from tests.support.fixtures import Case
@@ -166,7 +165,7 @@ class Stage:
         self._database = database
         self._emit = self.bridge.emit
         self._records: list[Any] = []
-        self.bridge.emit = self._spied  # type: ignore[method-assign]
+        self.bridge.emit = self._spied
 
     def _spied(self, record: records.Record) -> None:
         self._records.append(record)
@@ -258,7 +257,16 @@ def stage(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 HEADS = (b"%x\r\n", b"%X\r\n", b"0%x\r\n", b"%x;a=b\r\n", b"%x \r\n", b"000000000%x\r\n")
-ENDS = (CHUNKED_END, chunk(b": more\n\n") + CHUNKED_END, b"0\r\nx: y\r\n\r\n", b"00\r\n\r\n", b"", b"5\r\nabc", b"zz\r\n", b"3\r\nabcd\r\n")
+ENDS = (
+    CHUNKED_END,
+    chunk(b": more\n\n") + CHUNKED_END,
+    b"0\r\nx: y\r\n\r\n",
+    b"00\r\n\r\n",
+    b"",
+    b"5\r\nabc",
+    b"zz\r\n",
+    b"3\r\nabcd\r\n",
+)
 
 
 def cut(draw: Any, whole: bytes, most: int) -> list[bytes]:
