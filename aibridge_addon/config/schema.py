@@ -80,6 +80,7 @@ class _Server(values.Section):
     allow: values.Regexes = ()
     deny: values.Regexes = ()
     max_concurrent: values.Positive = 16
+    required: bool = False
 
 
 class HttpServer(_Server):
@@ -129,6 +130,7 @@ McpServer = Annotated[
 class Mcp(values.Section):
     servers: Annotated[Mapping[values.ServerName, McpServer], values.NullIsEmpty] = Field(default_factory=dict)
     config_file: values.OptionalPath = None
+    startup_wait: values.SecondsFromZero = 5
     max_turns: values.Positive = 10
     max_calls: values.Positive = 64
     tool_timeout: values.Seconds = 60

@@ -99,6 +99,10 @@ class Connection:
         self._scope: anyio.CancelScope | None = None
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
+        self.tried = asyncio.Event()
+        """Whether the first attempt to connect has ended, well or not."""
+        self.problem = ""
+        """Why the server is away. Empty: it is connected, or the first attempt has not ended."""
         self._was_up = self._stopping = self._legacy = False
         self._lost = self._logged_state = ""
         self._left_out: tuple[str, ...] = ()
@@ -283,6 +287,9 @@ class Connection:
             self._scope = None
             self.lose("it did not answer in time")
             self._report(error=self._lost)
+            self.problem = self._lost
+            self.tried.set()
+            self._publish()
         return self._lost
 
     async def _serve(self, client: Client) -> None:
@@ -300,6 +307,8 @@ class Connection:
                 if not self._lost:
                     self._client, self._was_up = client, True
                     self._up.set()
+                    self.problem = ""
+                    self.tried.set()
                     self._publish_tools(tools)
                     selected = sum(self.listing.selects(tool.name) for tool in tools)
                     self._log_state(logging.INFO, f"connected, {selected} tools")
