@@ -17,21 +17,24 @@ import mcp_types as types
 
 from aibridge_addon.records import ServerState, ToolServerConnected
 from aibridge_addon.tools import CallError, catalog
-from aibridge_addon.tools.catalog import Catalog, Tool
+from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, Listing, Tool
 from aibridge_addon.tools.connection import (
-    CONNECTED_WITHIN,
     REFRESHED_EVERY,
     Backoff,
     Connection,
     SessionExpired,
     Settings,
 )
+from aibridge_addon.tools.rate import RateLimit
 from aibridge_addon.tools.transports import GRACE
 
 logger = logging.getLogger(__name__)
 
 LIBRARY_LOGGERS = ("mcp", "client", "httpx2", "httpcore2")
 """Silenced below critical: their lines contain URLs with keys, messages and tracebacks."""
+
+CHOSEN = frozenset((DENIED, NOT_ALLOWED))
+"""Why tools are left out that the configuration excludes by name. These are not reported as left out."""
 
 
 def backoff(failures: int) -> float:
@@ -56,13 +59,14 @@ class Servers:
         on_connected: Callable[[ToolServerConnected], None] | None = None,
         backoff: Backoff = backoff,
         clock: Callable[[], float] = time.monotonic,
-        connected_within: float = CONNECTED_WITHIN,
+        connected_within: float | None = None,
         refreshed_every: float = REFRESHED_EVERY,
     ) -> None:
         self._catalog = Catalog()
         self._on_change = on_change
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: dict[str, Connection] = {}
+        self._rates = {name: RateLimit(entry.rate) for name, entry in settings.items() if entry.rate is not None}
         self._required = frozenset(name for name, entry in settings.items() if entry.required)
         self._before: Servers | None = None
         self._after: Servers | None = None
@@ -74,7 +78,7 @@ class Servers:
             server = Connection(
                 name, entry, publish=self._publish, backoff=backoff, clock=clock, on_connected=on_connected
             )
-            server.connected_within, server.refreshed_every = connected_within, refreshed_every
+            server.connected_within, server.refreshed_every = connected_within or entry.startup_timeout, refreshed_every
             self._servers[name] = server
 
     @property
@@ -86,14 +90,29 @@ class Servers:
         """Return the state of each server. May be called on any thread."""
         offered = Counter(tool.server_name for tool in self._catalog.tools)
         return tuple(
-            ServerState(name, server.is_up, offered[name], server.left_out, name in self._required, server.problem)
+            ServerState(
+                name,
+                server.is_up,
+                offered[name],
+                sum(each.why not in CHOSEN for each in self.left_out(name)),
+                name in self._required,
+                server.problem,
+            )
             for name in self._servers
             for server in (self._serving(name),)
         )
 
+    def left_out(self, name: str) -> list[LeftOut]:
+        """Return the tools of a server that are not offered. May be called on any thread."""
+        server, listing = self._serving(name), self._listing(name)
+        reasons = (LeftOut(tool.name, listing.maybe_left_out(tool) or "") for tool in listing.tools)
+        return [*(each for each in reasons if each.why), *server.left_out]
+
     def replace(self, before: Servers | None) -> None:
         """Serve with the connections of `before` until the own ones are up. Called before `start`."""
         self._before = before
+        earlier = before._rates if before is not None else {}
+        self._rates |= {name: earlier[name] for name, limit in self._rates.items() if _is_same(limit, earlier.get(name))}
 
     def start(self) -> None:
         """Connect in the background, on the running loop."""
@@ -131,6 +150,8 @@ class Servers:
         """
         if tool.server_name not in self._servers:
             raise CallError(f"there is no MCP server {tool.server_name}")
+        if (rate := self._rates.get(tool.server_name)) is not None:
+            timeout -= await rate.admit(tool.server_name, timeout)
         owner = self._owner(tool.server_name)
         owner._running += 1
         try:
@@ -197,16 +218,22 @@ class Servers:
             if all_servers or not self._serving(name).is_up:
                 await server.tried.wait()
 
+    def _listing(self, name: str) -> Listing:
+        """Return the tools of the connection that serves, and the choice of the present configuration."""
+        return replace(self._servers[name].listing, tools=self._serving(name).listing.tools)
+
     def _publish(self) -> None:
         if self._before is not None and all(server.tried.is_set() for server in self._servers.values()):
             self._before = None
         if self._after is not None:
             self._after._publish()
-        new = catalog.build(
-            replace(server.listing, tools=self._serving(name).listing.tools) for name, server in self._servers.items()
-        )
+        new = catalog.build(map(self._listing, self._servers))
         if new == self._catalog:
             return
         self._catalog = new
         if self._on_change is not None:
             self._on_change(new)
+
+
+def _is_same(limit: RateLimit, earlier: RateLimit | None) -> bool:
+    return earlier is not None and earlier.rate == limit.rate
