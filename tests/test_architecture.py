@@ -89,7 +89,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "telemetry": {"config", "credentials", "records", "wire"},
     # The rims: tools, command line, mitmproxy.
     "tools": {"config", "dialects", "records", "wire"},
-    "cli": {"config", "credentials", "interception", "records", "recording", "telemetry", "web", "wire"},
+    "cli": {
+        *("config", "credentials", "dialects", "interception", "records", "recording", "telemetry", "tools", "web"),
+        "wire",
+    },
     "web": {"records", "recording", "telemetry", "wire"},
     "bridge": DOMAIN | {"interception", "messages_on_bedrock", "recording", "telemetry", "tools"},
     "proxy.connection": DOMAIN | {"interception"},

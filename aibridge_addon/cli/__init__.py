@@ -34,6 +34,7 @@ COMMANDS = (
     "sessions",
     "live",
     "web",
+    "tools",
     "tokens",
     "prune",
     "purge",

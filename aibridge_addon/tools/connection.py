@@ -128,7 +128,7 @@ class Connection:
             async with asyncio.timeout(timeout):
                 await self._slots.acquire()
         except TimeoutError:
-            raise CallError(f"MCP server {self.name} was busy with other calls for {timeout:g} s") from None
+            raise CallError(f"MCP server {self.name} was busy with other calls for {timeout:g} s", "busy") from None
         try:
             left = max(deadline - time.monotonic(), 0.001) if waits else timeout
             return await self._call(tool, arguments, left, meta)
@@ -140,9 +140,9 @@ class Connection:
     ) -> types.CallToolResult:
         client = self._client
         if client is None:
-            raise CallError(f"MCP server {self.name} is not connected")
+            raise CallError(f"MCP server {self.name} is not connected", "connection")
         if all(listed.name != tool for listed in self.listing.tools):
-            raise CallError(f"MCP server {self.name} does not offer the tool {tool!r} any more")
+            raise CallError(f"MCP server {self.name} does not offer the tool {tool!r} any more", "request")
         sent = types.RequestParamsMeta(**meta) if meta else None  # type: ignore[typeddict-item]
         task = asyncio.ensure_future(client.call_tool(tool, arguments, read_timeout_seconds=timeout, meta=sent))
         self._calls.add(task)
@@ -150,9 +150,9 @@ class Connection:
         try:
             await asyncio.wait({task}, timeout=timeout)
             if not task.done():
-                raise CallError(f"MCP server {self.name} did not answer within {timeout:g} s")
+                raise CallError(f"MCP server {self.name} did not answer within {timeout:g} s", "timeout")
             if task.cancelled():
-                raise CallError(f"the connection to MCP server {self.name} was closed")
+                raise CallError(f"the connection to MCP server {self.name} was closed", "connection")
             return task.result()
         except MCPError as e:
             raise self._call_error(e, client, timeout) from None
@@ -165,16 +165,16 @@ class Connection:
 
     def _call_error(self, error: MCPError, client: Client, timeout: float) -> CallError:
         if error.code == types.REQUEST_TIMEOUT:
-            return CallError(f"MCP server {self.name} did not answer within {timeout:g} s")
+            return CallError(f"MCP server {self.name} did not answer within {timeout:g} s", "timeout")
         current = self._client is client
         if error.code == types.CONNECTION_CLOSED:
             if current:
                 self.lose("the connection has ended")
-            return CallError(f"the connection to MCP server {self.name} was lost")
+            return CallError(f"the connection to MCP server {self.name} was lost", "connection")
         if self.expired:
             if current:
                 self.lose("the session has expired")
-            return SessionExpired(f"the session with MCP server {self.name} has expired")
+            return SessionExpired(f"the session with MCP server {self.name} has expired", "connection")
         return CallError(f"MCP server {self.name}: {self.reason(error)}")
 
     def _call_ended(self, task: asyncio.Task[types.CallToolResult]) -> None:
@@ -191,7 +191,7 @@ class Connection:
         try:
             await asyncio.wait_for(self._up.wait(), max(deadline - time.monotonic(), 0))
         except TimeoutError:
-            raise CallError(f"MCP server {self.name} has lost our session and did not reconnect in time") from None
+            raise CallError(f"MCP server {self.name} has lost our session and did not reconnect in time", "connection") from None
 
     def lose(self, reason: str) -> None:
         """Mark the connection as lost, and withdraw its tools."""

@@ -283,6 +283,19 @@ def test_refusals_of_central_keys_are_zero_from_the_start() -> None:
         assert by(label, found[name]) == {"rate_limited": 0, "unauthorized": 0}
 
 
+def test_calls_of_mcp_servers_are_counted_with_their_errors_and_durations() -> None:
+    call = records.ToolUsage("i", "r", "c", "add", {}, True, NOW, server_name="time", duration_ms=20)
+    failed = replace(call, metadata={"error_kind": "timeout"}, duration_ms=60_000)
+    metrics = Metrics(schema.Metrics())
+    for record in (call, failed, replace(call, server_name=None), replace(call, injected=False)):
+        metrics.emit(record)
+    found = scrape(metrics)
+    assert found["mcp_calls_total"] == [({"server": "time"}, 2)]
+    assert found["mcp_call_errors_total"] == [({"server": "time", "kind": "timeout"}, 1)]
+    buckets = by("le", found["mcp_call_duration_seconds_bucket"])
+    assert (buckets["0.01"], buckets["0.05"], buckets["60.0"]) == (0, 1, 2)
+
+
 def test_states_of_keys_servers_and_providers_are_read_at_every_scrape() -> None:
     now = records.Readiness(
         key_pools=(records.KeyPoolState("anthropic-eu", valid=2, rate_limited=1, unauthorized=0),),
