@@ -364,7 +364,10 @@ class Bridge:
 def _state(server: ServerState) -> dict[str, Any]:
     problem = {"problem": server.problem} if server.problem else {}
     return {
-        **{"up": server.is_up, "required": server.required, "tools": server.tools, "left_out": server.left_out},
+        "up": server.is_up,
+        "required": server.required,
+        "tools": server.tools,
+        "left_out": server.left_out,
         **problem,
     }
 

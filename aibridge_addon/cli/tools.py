@@ -113,7 +113,9 @@ def _write(servers: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
         for row in own:
             about = row["description"] if row["offered"] else f"left out: {row['reason']}"
             name = row["name"] if row["offered"] else row["tool"]
-            output.write(f"  {one_line(name, MAX_NAME)}  {one_line(' '.join(about.split()), MAX_DESCRIPTION)}".rstrip() + "\n")
+            output.write(
+                f"  {one_line(name, MAX_NAME)}  {one_line(' '.join(about.split()), MAX_DESCRIPTION)}".rstrip() + "\n"
+            )
 
 
 async def _listed(settings: Settings, names: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -141,7 +143,11 @@ async def _listed(settings: Settings, names: Sequence[str]) -> tuple[list[dict[s
 
 def _row(tool: Tool) -> dict[str, Any]:
     return {
-        **{"server": tool.server_name, "tool": tool.original_name, "name": tool.name, "offered": True, "reason": None},
+        "server": tool.server_name,
+        "tool": tool.original_name,
+        "name": tool.name,
+        "offered": True,
+        "reason": None,
         "description": tool.description,
     }
 
@@ -217,9 +223,13 @@ async def _called(mcp: Mcp, name: str, given: dict[str, Any]) -> dict[str, Any]:
         tool = _found(servers, name)
         made = await invoke(servers, tool, Call("", tool.name, given, {}), mcp)
     return {
-        **{"name": tool.name, "server": tool.server_name, "tool": tool.original_name},
+        "name": tool.name,
+        "server": tool.server_name,
+        "tool": tool.original_name,
         "result": [_shown(part) for part in made.result.parts],
-        **{"is_error": made.error is not None, "error": made.error, "error_kind": made.error_kind},
+        "is_error": made.error is not None,
+        "error": made.error,
+        "error_kind": made.error_kind,
         "duration_ms": made.duration_ms,
     }
 

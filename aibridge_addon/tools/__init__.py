@@ -9,7 +9,6 @@ The `mcp` package takes most of a second to import. Only `servers` and the modul
 servers are configured.
 """
 
-
 from typing import Literal
 
 ErrorKind = Literal["tool", "server", "timeout", "connection", "busy", "rate", "request", "cancelled", "internal"]

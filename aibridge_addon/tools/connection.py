@@ -191,7 +191,9 @@ class Connection:
         try:
             await asyncio.wait_for(self._up.wait(), max(deadline - time.monotonic(), 0))
         except TimeoutError:
-            raise CallError(f"MCP server {self.name} has lost our session and did not reconnect in time", "connection") from None
+            raise CallError(
+                f"MCP server {self.name} has lost our session and did not reconnect in time", "connection"
+            ) from None
 
     def lose(self, reason: str) -> None:
         """Mark the connection as lost, and withdraw its tools."""
@@ -346,7 +348,9 @@ class Connection:
             logger.warning("MCP server %s: its list of tools has more than %d pages", self.name, MAX_PAGES)
         admitted, left_out = catalog.admit(listed)
         if left_out and left_out != self._left_out:
-            logger.warning("MCP server %s: %d tools left out: %s", self.name, len(left_out), ", ".join(map(str, left_out[:5])))
+            logger.warning(
+                "MCP server %s: %d tools left out: %s", self.name, len(left_out), ", ".join(map(str, left_out[:5]))
+            )
         self._left_out = left_out
         return admitted
 

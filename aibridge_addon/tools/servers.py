@@ -112,7 +112,9 @@ class Servers:
         """Serve with the connections of `before` until the own ones are up. Called before `start`."""
         self._before = before
         earlier = before._rates if before is not None else {}
-        self._rates |= {name: earlier[name] for name, limit in self._rates.items() if _is_same(limit, earlier.get(name))}
+        self._rates |= {
+            name: earlier[name] for name, limit in self._rates.items() if _is_same(limit, earlier.get(name))
+        }
 
     def start(self) -> None:
         """Connect in the background, on the running loop."""

@@ -82,7 +82,11 @@ def test_json_and_csv_have_all_tools(tools: Tools, server: ScriptedMcp) -> None:
     ]
     offered, left_out = found["rows"]
     assert offered == {
-        **{"server": "ours", "tool": "add", "name": "bmcp_ours_add", "offered": True, "reason": None},
+        "server": "ours",
+        "tool": "add",
+        "name": "bmcp_ours_add",
+        "offered": True,
+        "reason": None,
         "description": "Adds.",
     }
     assert (left_out["tool"], left_out["offered"]) == ("rm", False) and "read-only" in left_out["reason"]
@@ -132,9 +136,7 @@ def test_arguments_may_come_from_standard_input(
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_what_is_wrong_is_said(
-    tools: Tools, server: ScriptedMcp, arguments: list[str], code: int, said: str
-) -> None:
+def test_what_is_wrong_is_said(tools: Tools, server: ScriptedMcp, arguments: list[str], code: int, said: str) -> None:
     tools.configure(ours=server.entry(deny="^rm"), dead={"command": "no-such-program"})
     found, out, err = tools(*arguments)
     assert (found, out) == (code, "") and said in err
