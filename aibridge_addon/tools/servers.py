@@ -112,9 +112,9 @@ class Servers:
         """Serve with the connections of `before` until the own ones are up. Called before `start`."""
         self._before = before
         earlier = before._rates if before is not None else {}
-        self._rates |= {
-            name: earlier[name] for name, limit in self._rates.items() if _is_same(limit, earlier.get(name))
-        }
+        for name, limit in earlier.items():
+            if name in self._rates and self._rates[name].rate == limit.rate:
+                self._rates[name] = limit
 
     def start(self) -> None:
         """Connect in the background, on the running loop."""
@@ -235,7 +235,3 @@ class Servers:
         self._catalog = new
         if self._on_change is not None:
             self._on_change(new)
-
-
-def _is_same(limit: RateLimit, earlier: RateLimit | None) -> bool:
-    return earlier is not None and earlier.rate == limit.rate

@@ -49,6 +49,6 @@ def test_a_call_that_is_not_made_counts_for_nothing() -> None:
 async def test_an_error_says_when_to_try_again() -> None:
     limit = RateLimit(Rate(2, "m"), Clock())
     assert [await limit.admit("s", 60) for _ in range(2)] == [0, 0]
-    with pytest.raises(CallError, match="may be called 2 times per minute, .* try again in 60 s") as error:
+    with pytest.raises(CallError, match=r"may be called 2 times per minute, .* try again in 60 s") as error:
         await limit.admit("s", 60)
     assert error.value.kind == "rate"
