@@ -56,7 +56,20 @@ async def resume_and_inject(
         if completed is not None:
             _set(flow.request, completed)
             body = JSONObject(completed)
-    return _injected(flow, state, exchange, body, request_class, position)
+    injection, bridge = _injection(state.head, body, request_class), state.head.bridge
+    if injection is None or bridge.servers is None:
+        return body
+    if bridge.servers.is_connecting and injection.may_inject(body):
+        await bridge.servers.connected(bridge.settings.mcp.startup_wait)
+    return _injected(flow, state, exchange, body, injection, position)
+
+
+def _injection(head: Head, body: JSONObject, request_class: RequestClass) -> Injection | None:
+    """Return what adds tools to this request. None: it takes none."""
+    route = head.route
+    assert route.dialect is not None
+    takes_tools = route.provider.inject_tools and request_class != "auxiliary" and body.verbatim
+    return route.dialect.injection if takes_tools else None
 
 
 def _injected(
@@ -64,19 +77,13 @@ def _injected(
     state: Bridged,
     exchange: Exchange,
     body: JSONObject,
-    request_class: RequestClass,
+    injection: Injection,
     position: Position,
 ) -> JSONObject:
-    route, bridge = state.head.route, state.head.bridge
-    assert route.dialect is not None and bridge.servers is not None and bridge.continuations is not None
-    injection = route.dialect.injection
-    if (
-        injection is None
-        or not (catalog := bridge.servers.catalog).tools
-        or not route.provider.inject_tools
-        or request_class == "auxiliary"
-        or not body.verbatim
-    ):
+    bridge = state.head.bridge
+    assert bridge.servers is not None and bridge.continuations is not None
+    catalog = bridge.servers.catalog
+    if not catalog.tools:
         return body
     offered = injection.offered(body, catalog.injected)
     _report_left_out(injection, body, catalog, len(offered))
