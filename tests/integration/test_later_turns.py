@@ -71,9 +71,7 @@ def test_a_later_turn_is_retried_twice_by_default(
 
 @MODES
 @BY_DIALECT
-def test_the_first_turn_is_not_retried(
-    start: Start, upstream: ScriptedUpstream, dialect: str, streaming: bool
-) -> None:
+def test_the_first_turn_is_not_retried(start: Start, upstream: ScriptedUpstream, dialect: str, streaming: bool) -> None:
     proxy, turns = start(), two_turns(dialect)
     upstream.answer(Answer.json(BUSY, 529, AT_ONCE))
     with Client(proxy, turns.host) as client:
