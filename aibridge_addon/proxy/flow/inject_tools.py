@@ -11,6 +11,7 @@ from functools import partial
 from mitmproxy import http
 
 from aibridge_addon.dialects.history import RequestHistory
+from aibridge_addon.dialects.our_calls import PREFIX
 from aibridge_addon.dialects.place import NOWHERE, Position
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception import clients
@@ -82,23 +83,30 @@ def _injected(
 ) -> JSONObject:
     bridge = state.head.bridge
     assert bridge.servers is not None and bridge.continuations is not None
-    catalog = bridge.servers.catalog
-    if not catalog.tools:
-        return body
+    catalog, settings = bridge.servers.catalog, bridge.settings.mcp
+    if injection.demands_call(body) and settings.max_turns == 1:
+        return body  # a call of ours would leave the demand unmet
     offered = injection.offered(body, catalog.injected)
     _report_left_out(injection, body, catalog, len(offered))
-    if not offered:
+    if not offered and not _may_call_ours(injection, exchange, body):
         return body
-    request = injection.inject(body, offered)
-    _set(flow.request, request)
+    own = injection.own_names(body)
+    if offered:
+        _set(flow.request, injection.inject(body, offered))
+        body = JSONObject(flow.request.raw_content or b"")
     flow.request.headers["accept-encoding"] = "identity"  # the answer is merged from several turns
-    injected = JSONObject(request)
     names = frozenset(tool.name for tool in offered)
-    settings = bridge.settings.mcp
-    loop = ToolLoop(injection, injected, names, max_turns=settings.max_turns, max_calls=settings.max_calls)
+    loop = ToolLoop(injection, body, names, max_turns=settings.max_turns, max_calls=settings.max_calls, own=own)
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
     state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
-    return injected
+    return body
+
+
+def _may_call_ours(injection: Injection, exchange: Exchange, body: JSONObject) -> bool:
+    """Return whether the history has calls of our tools, although none is offered now. Models repeat such calls."""
+    if exchange.history is None or not injection.may_inject(body):
+        return False
+    return b'"' + PREFIX.encode() in body.raw(exchange.history.member)
 
 
 def _report_left_out(injection: Injection, body: JSONObject, catalog: Catalog, offered: int) -> None:
