@@ -18,11 +18,9 @@ import mcp_types as types
 
 from aibridge_addon.tools import CallError
 from aibridge_addon.tools.caller import Caller
-from aibridge_addon.tools.catalog import Listing
+from aibridge_addon.tools.catalog import LeftOut, Listing
 from aibridge_addon.tools.connection import Connection, SessionExpired
 
-FIRST_LISTING = 5.0
-"""Seconds that a request waits for the first list of tools, while the first connection is being made."""
 SWEEP = 30.0
 """Seconds between searches for idle connections."""
 
@@ -82,21 +80,21 @@ class PersonalConnections:
         return any(each.connection.is_up for each in self._actors.values()) or not self.problem
 
     @property
-    def left_out(self) -> int:
-        return self._lister.connection.left_out if self._lister is not None else 0
+    def left_out(self) -> tuple[LeftOut, ...]:
+        return self._lister.connection.left_out if self._lister is not None else ()
 
     @property
     def _listed(self) -> bool:
         return bool(self.listing.tools)
 
-    async def prepare(self, caller: Caller) -> None:
-        """Connect for this actor if the server's tools are not known yet. Waits for a short time."""
+    async def prepare(self, caller: Caller, timeout: float) -> None:
+        """Connect for this actor if the server's tools are not known yet. Wait up to `timeout` seconds for them."""
         if self._listed or self._stopping.is_set():
             return
         each = self._lister or (self._opened(caller) if self._clock() >= self._next_attempt else None)
         if each is not None and not each.connection.tried.is_set():
             try:
-                await asyncio.wait_for(each.connection.tried.wait(), FIRST_LISTING)
+                await asyncio.wait_for(each.connection.tried.wait(), timeout)
             except TimeoutError:
                 pass
 

@@ -33,7 +33,7 @@ def program() -> StdioServer:
 
 
 async def call(stage: Stage, name: str, /, actor: str, **arguments: Any) -> str:
-    await stage.servers.prepare(caller(actor), ())
+    await stage.servers.prepare(caller(actor), (), WITHIN)
     result = await stage.servers.call(await stage.tool(name), arguments, WITHIN, caller=caller(actor))
     [block] = result.content
     assert block.type == "text"
@@ -100,7 +100,7 @@ async def test_the_longest_idle_connection_makes_way_and_busy_ones_do_not(start:
 
 async def test_a_call_for_no_actor_is_an_error(start: StartServers, ours: HttpMcp) -> None:
     stage = start({"ours": over_http(ours)})
-    await stage.servers.prepare(caller("ada"), ())
+    await stage.servers.prepare(caller("ada"), (), WITHIN)
     tool = await stage.tool("bmcp_ours_echo")
     with pytest.raises(CallError, match="in the name of an actor"):
         await stage.servers.call(tool, {"text": "hi"}, WITHIN)
@@ -108,7 +108,7 @@ async def test_a_call_for_no_actor_is_an_error(start: StartServers, ours: HttpMc
 
 async def test_an_actor_that_may_not_use_a_server_makes_no_connection(start: StartServers, ours: HttpMcp) -> None:
     stage = start({"ours": over_http(ours)})
-    await stage.servers.prepare(caller("ada"), {"ours"})
+    await stage.servers.prepare(caller("ada"), {"ours"}, WITHIN)
     assert stage.catalog.tools == ()
     [server] = stage.servers._servers.values()
     assert not server._actors  # type: ignore[union-attr]
