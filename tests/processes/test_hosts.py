@@ -62,7 +62,7 @@ class Front(RunningProxy):
         for number, proxy in enumerate(hosts, 1):
             configuration = configuration.replace(f"host{number}.example", proxy.host.address)
         self._statistics = folder / "haproxy.sock"
-        configuration = configuration.replace("global\n", f"global\n    stats socket {self._statistics}\n")
+        configuration = configuration.replace("\nglobal\n", f"\nglobal\n    stats socket {self._statistics}\n")
         (folder / "haproxy.cfg").write_text(configuration)
         self._log = folder / "haproxy.log"
         with self._log.open("wb") as log:
@@ -80,6 +80,7 @@ class Front(RunningProxy):
 
     def state(self, number: int) -> str:
         """What HAProxy knows of a host: `UP` or `DOWN`; nothing while it starts."""
+        assert self._process.poll() is None, self.log
         with socket.socket(socket.AF_UNIX) as statistics:
             try:
                 statistics.connect(str(self._statistics))
@@ -159,8 +160,8 @@ def test_what_began_on_a_host_that_failed_continues_on_the_other(
     upstream.answer(*mixed.answers(streaming=True))
     with Client(front, mixed.host) as client:
         answer = client.post(mixed.path, mixed.request(streaming=True)).body
+        served = next(proxy for proxy in front.hosts if proxy.connections())
     assert mixed.check(answer, streaming=True).ends_for_calls
-    served = next(proxy for proxy in front.hosts if "api." in proxy.log)
     served.host.crash()
     poll_until(lambda: front.state(front.hosts.index(served) + 1) == "DOWN", LONG)
 
