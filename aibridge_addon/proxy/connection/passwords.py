@@ -3,8 +3,12 @@
 mitmproxy checks them in its hooks. With bcrypt, each check takes a third of a second in which no other client is
 served. Here, a thread checks each pair once; a right one is remembered for minutes.
 
-    name and password ─▶ remembered? ─▶ right
-                      └▶ one check at a time for an address ─▶ wait after failures ─▶ thread
+    name and password ─▶ remembered as right? ─▶ right
+                      └▶ in turn for an address and name ─▶ wait after failures ─┬▶ remembered as wrong? ─▶ wrong
+                                                                                └▶ in turn for an address ─▶ thread
+
+One address may have many clients behind it (NAT). While a name that was guessed wrong waits, others of the address are
+checked.
 """
 
 from __future__ import annotations
