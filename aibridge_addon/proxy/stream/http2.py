@@ -69,7 +69,7 @@ class BridgeHttp2Server(Http2Server):
 
     def __init__(self, ctx: context.Context, limits: Limits) -> None:
         super().__init__(ctx)
-        self.h2_conn = BoundedH2Connection(self.h2_conf, limits.header_bytes)
+        self.h2_conn = BoundedH2Connection(self.h2_conf, limits)
         _go_gently(self.h2_conn)
         config = copy.copy(self.h2_conn.config)  # mitmproxy's is shared by all connections
         self._validates, config.validate_inbound_headers = config.validate_inbound_headers, False
