@@ -134,6 +134,7 @@ class Mcp(values.Section):
     max_calls: values.Positive = 64
     tool_timeout: values.Seconds = 60
     max_result_bytes: values.Size = 262_144
+    max_result_parts: values.Positive = 64
     keepalive_interval: values.Seconds = 10
 
 

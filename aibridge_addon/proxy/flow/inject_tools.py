@@ -17,6 +17,7 @@ from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.result_bounds import Bounds
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.interception.tool_loop import ToolLoop
@@ -86,7 +87,15 @@ def _injected(
         body = JSONObject(flow.request.raw_content or b"")
     flow.request.headers["accept-encoding"] = "identity"  # the answer is merged from several turns
     names = frozenset(tool.name for tool in offered)
-    loop = ToolLoop(injection, body, names, max_turns=settings.max_turns, max_calls=settings.max_calls, own=own)
+    loop = ToolLoop(
+        injection,
+        body,
+        names,
+        max_turns=settings.max_turns,
+        max_calls=settings.max_calls,
+        own=own,
+        bounds=Bounds(settings.max_result_bytes, settings.max_result_parts),
+    )
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
     state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
     return body

@@ -313,6 +313,9 @@ class BridgeHttpStream(HttpStream):
         if self.flow.request.method == "HEAD" and self.flow.response is not None:
             self.flow.response.raw_content = b""  # with the length that it has for GET
         answer = self.opened()
+        if not already_streamed and isinstance(answer, Spliced) and answer.is_refused:  # noqa: SIM102
+            if not (yield from self._turn_over()):
+                return
         if not already_streamed and isinstance(answer, Spliced) and not self._is_later_error(answer):
             content = (self.flow.response and self.flow.response.raw_content) or b""
             if (output := answer.on_body(content)) is not None:
