@@ -40,7 +40,7 @@ _declarations = re.compile(rb"function_declarations\W{1,4}(\d{1,4})\b").findall
 _words = re.compile(rb"[A-Za-z0-9_-]{1,64}").findall
 _no_tools = re.compile(
     r"(?i)(?:does not|doesn't|do not|don't|not) (?:currently )?(?:support|allow|enable)[^.]{0,40}(?:tool|function)"
-    r"|no endpoints found that support tool|(?:tools?|functions?|tool use|tool calling|function calling)"
+    r"|no endpoints found that support tool|(?:tools?|functions?|tool use|tool calling|function calling)[`'\"]?"
     r" (?:is|are) not (?:supported|allowed|enabled|available)"
 ).search
 

@@ -24,7 +24,7 @@ import msgspec
 
 from aibridge_addon.dialects.errors import AnswerError
 from aibridge_addon.dialects.refusals import is_too_long
-from aibridge_addon.dialects.turns import Call, FollowUp, Injection, Result, Text, TurnEnd
+from aibridge_addon.dialects.turns import LEFT_OUT, Call, FollowUp, Injection, Result, Text, TurnEnd
 from aibridge_addon.interception.result_bounds import UNBOUNDED, Bounds, ResultBounds, shortened, without_media
 from aibridge_addon.wire.json_object import JSONObject
 
@@ -32,9 +32,6 @@ Change = Callable[[Sequence[Result]], tuple[Result, ...] | None]
 """Changes results that a provider refuses. None: it would change nothing."""
 REPEATS = 3
 """A call with the same arguments is refused from this occurrence in a row on."""
-
-
-LEFT_OUT = "[The result is left out: the provider refused a request with it]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +85,11 @@ class ToolLoop:
         """How the results in the last request were changed already."""
         self._in_a_row: dict[tuple[str, bytes], int] = {}
         self._end = TurnEnd()
+
+    @property
+    def first_request(self) -> JSONObject:
+        """The request of the first turn."""
+        return self._first
 
     def replace_request(self, body: JSONObject) -> None:
         """Replace the first request's body. The next turn continues from it."""

@@ -21,7 +21,7 @@ from aibridge_addon.interception.result_bounds import Bounds
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.interception.tool_loop import ToolLoop
-from aibridge_addon.proxy.flow.state import Bridged, Head, ToolRun, set_body
+from aibridge_addon.proxy.flow.state import Bridged, Completion, Head, ToolRun, set_body
 from aibridge_addon.records import Record, RequestClass
 from aibridge_addon.tools.catalog import Catalog
 from aibridge_addon.wire.json_object import JSONObject
@@ -54,8 +54,12 @@ async def resume_and_inject(
     position = NOWHERE
     if history is not None:
         position = history.position
-        completed = await continuations.completed(_scope(state.head, exchange), history)
+        scope = _scope(state.head, exchange)
+        found = await continuations.find(scope, history.references())
+        completed = history.completed(found) if found else None
         if completed is not None:
+            if found.turns or found.followers:
+                state.completion = Completion(scope, body, history, found)
             _set(flow.request, completed)
             body = JSONObject(completed)
     return _injected(flow, state, exchange, body, request_class, position)
@@ -77,7 +81,10 @@ def _injected(
     catalog, settings = bridge.servers.catalog, bridge.settings.mcp
     if injection.demands_call(body) and settings.max_turns == 1:
         return body  # a call of ours would leave the demand unmet
-    offered = injection.offered(body, catalog.injected)
+    provider, refused = route.provider.name, bridge.refused_tools
+    if refused.takes_none(provider, exchange.request.model):
+        return body
+    offered = injection.offered(body, refused.accepted(provider, injection, catalog.injected))
     _report_left_out(injection, body, catalog, len(offered))
     if not offered and not _may_call_ours(injection, exchange, body):
         return body

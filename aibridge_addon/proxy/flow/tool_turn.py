@@ -9,10 +9,10 @@ from mitmproxy import http
 from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow import answer
-from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged, ToolRun, error_response, set_body
+from aibridge_addon.proxy.flow.refused import decoded_body
+from aibridge_addon.proxy.flow.state import Bridged, ToolRun, error_response, set_body
 from aibridge_addon.proxy.flow.traces import call_contexts
 from aibridge_addon.tools.calls import RunningCalls
-from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.framing import SERVER_SENT, media_type
 from aibridge_addon.wire.printable import printable_line
 
@@ -65,14 +65,6 @@ def _ask_again(flow: http.HTTPFlow, state: Bridged, tools: ToolRun, response: ht
     )
     set_body(flow.request, request)
     flow.response = None
-
-
-def decoded_body(response: http.Response) -> bytes:
-    """Return the body of an error answer without its coding; empty if it cannot be decoded."""
-    try:
-        return decode_all(response.raw_content or b"", response.headers.get("content-encoding"), RETRY_BODY_LIMIT)
-    except CodingError:
-        return b""
 
 
 def _started(state: Bridged, tools: ToolRun) -> RunningCalls:

@@ -343,7 +343,7 @@ class BridgeHttpStream(HttpStream):
         if not isinstance(state, Bridged) or answer is None:
             return True
         if isinstance(answer, Tapped):
-            if not already_streamed and state.usage is not None and state.usage.original is not None:
+            if not already_streamed and state.asks_again:
                 return (yield from self._turn_over())
             if not already_streamed and self.flow.response is not None:
                 answer.exchange.feed(self.flow.response.raw_content or b"", last=True)
