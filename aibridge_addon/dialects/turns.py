@@ -398,3 +398,5 @@ class Invocation:
     error: str | None
     """Why there is no result, or the error that the tool itself reported."""
     duration_ms: int
+    error_kind: str | None = None
+    """The kind of the error, for counting: one of `tools.ErrorKind`."""

@@ -367,6 +367,7 @@ class ToolExchange:
     def _emit(self, invocation: Invocation, response_id: str) -> None:
         call, tool = invocation.result.call, invocation.tool
         parts = invocation.result.parts
+        kind = {"error_kind": invocation.error_kind} if invocation.error_kind is not None else {}
         result, truncated = cut_text(part.text if isinstance(part, Text) else part.note for part in parts)
         self.exchange.emit(
             records.ToolUsage(
@@ -383,7 +384,7 @@ class ToolExchange:
                 created_at=self.exchange.now(),
                 sequence=self.exchange.place_of(call.id, call.name),
                 result=result,
-                metadata={"result_truncated": True} if truncated else {},
+                metadata=kind | ({"result_truncated": True} if truncated else {}),
             )
         )
 

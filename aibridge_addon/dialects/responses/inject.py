@@ -42,7 +42,7 @@ class ResponsesInjection(Injection):
             and choice != "none"
             and as_dict(choice).get("type") != "allowed_tools"
             and body.get("background") is not True
-            and body.get("generate") is not False
+            and (body.get("generate") is not False or _in_socket(body))
             and text_format in (None, "text")
             and not (isinstance(most, int) and most <= PROBE_TOKENS)
             and last_item.get("type") != "compaction_trigger"
@@ -82,10 +82,11 @@ class ResponsesInjection(Injection):
         body, end = turn.body, turn.end
         outputs = [encode(function_call_output(result)) for result in turn.results]
         stored = body.get("store") is not False
+        has_answer = stored or _in_socket(body)
         elsewhere: JSONObject | None = None
         if body.get("conversation") is not None:  # the server has the history
             changed = {"input": array(outputs)}
-        elif body.get("previous_response_id") is not None and stored:
+        elif body.get("previous_response_id") is not None and has_answer:
             changed = {"previous_response_id": encode(end.response_id), "input": array(outputs)}
         else:
             items = _as_items(body).elements("input")
@@ -121,6 +122,24 @@ def _additional_tools(items: Sequence[bytes]) -> JSONObject | None:
     """Return the first item if it has the tools. Codex sends them there for its default model."""
     first = members_of(items[0]) if items else {}
     return JSONObject(items[0]) if first.get("type") == "additional_tools" else None
+
+
+def brings_tools(body: JSONObject) -> bool:
+    """Return whether a request has tools as a member or, as Codex's requests, as the first item of its input."""
+    return "tools" in body or brings_tools_as_item(body)
+
+
+def brings_tools_as_item(body: JSONObject) -> bool:
+    return _additional_tools(body.elements("input", 1)) is not None
+
+
+def _in_socket(body: JSONObject) -> bool:
+    """Return whether a request is a message of a WebSocket.
+
+    The connection has its last answer even if that is not stored, and no earlier one (guide "WebSocket mode"). Without
+    an answer (`generate: false`), a client prepares its next request, which needs the same tools.
+    """
+    return body.text("type") == "response.create"
 
 
 def _names(tools: list[Any]) -> set[str]:

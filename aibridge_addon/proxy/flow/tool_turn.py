@@ -40,7 +40,7 @@ async def turn_ended(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> Non
 
 
 async def _run_tools(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> None:
-    calls = tools.calls = tools.calls or _started(state, tools)
+    calls = tools.calls = tools.calls or start_calls(state, tools)
     if not await calls.done(timeout=state.head.bridge.settings.mcp.keepalive_interval):
         return
     tools.calls = None
@@ -67,7 +67,8 @@ def _ask_again(flow: http.HTTPFlow, state: Bridged, tools: ToolRun, response: ht
     flow.response = None
 
 
-def _started(state: Bridged, tools: ToolRun) -> RunningCalls:
+def start_calls(state: Bridged, tools: ToolRun) -> RunningCalls:
+    """Start the invocations of a turn."""
     bridge = state.head.bridge
     assert bridge.servers is not None
     calls = [(tools.catalog.get(call.name), call) for call in tools.exchange.loop.to_run]
