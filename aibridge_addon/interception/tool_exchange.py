@@ -21,7 +21,7 @@ from aibridge_addon import records
 from aibridge_addon.dialects.base import DONE, NOTHING, AnswerError
 from aibridge_addon.dialects.client_results import cut_text
 from aibridge_addon.dialects.excerpt import Excerpt
-from aibridge_addon.dialects.refusals import RATE_LIMITED, REFUSED
+from aibridge_addon.dialects.refusals import RATE_LIMITED, REFUSED, is_too_long
 from aibridge_addon.dialects.room import Room
 from aibridge_addon.dialects.turns import Invocation, Text, TurnEnd
 from aibridge_addon.interception.exchange import Exchange
@@ -75,6 +75,8 @@ class ToolExchange:
         self._room = Room()
         """For the events of the current turn."""
         self._passes = self._blocked = self._refusal_open = False
+        self._again: bytes | None = None
+        """The request of a turn that is asked again."""
         exchange.hidden_calls = loop.splice.injected
         exchange.last_records = self._kept
 
@@ -262,6 +264,8 @@ class ToolExchange:
         if self._blocked:
             self._too_large()
             return
+        if reading.error is not None and self._asks_again(reading.error):
+            return
         if reading.error is not None or message is None:
             self.exchange.conclude()
             self._failed(tap, content)
@@ -320,7 +324,10 @@ class ToolExchange:
 
     def _turn_over(self, tap: Tap) -> None:
         """End the turn of a stream."""
-        if tap.reader.reading.error is not None:
+        error = tap.reader.reading.error
+        if error is not None and self.loop.splice.is_unseen and self._asks_again(error):
+            return
+        if error is not None:
             self.exchange.conclude()
         else:
             self._continue(self.loop.splice.end_turn())
@@ -343,6 +350,20 @@ class ToolExchange:
         else:
             self.exchange.conclude()
 
+    def _asks_again(self, error: AnswerError) -> bool:
+        """Decide about a later turn that has ended in an error under status 200, of which the client has seen nothing.
+
+        Returns whether it is asked again, because its context is full. `tools_ran` then has its request.
+        """
+        if self.exchange.turns < 2 or not is_too_long(200, error):
+            return False
+        self._again = self.loop.asked_again(200, error)
+        if self._again is None:
+            return False
+        self.exchange.end_turn(error.type)
+        self.waiting = True
+        return True
+
     @property
     def _has_reason(self) -> bool:
         return bool(self._tap.reader.reading.stop_reason) or self.loop.splice.ends_without_reason
@@ -350,6 +371,9 @@ class ToolExchange:
     def tools_ran(self, invocations: Sequence[Invocation]) -> bytes | None:
         """Record the turn's invocations. Return the next turn's request; None if the answer ends."""
         self.tools_stopped(invocations)
+        request, self._again = self._again, None
+        if request is not None:
+            return request
         request = self.loop.results([invocation.result for invocation in invocations])
         if request is None:
             self.exchange.close(None, None)

@@ -156,3 +156,47 @@ def test_results_are_bounded_for_each_turn_and_for_the_loop(
     assert all(size <= 4_000 + 8 * note for size in of_turns)
     assert sum(of_turns) <= 16_000 + 48 * note
     assert json.loads(upstream.requests[-1].body)
+
+
+def failed(number: int) -> dict[str, Any]:
+    error = {"code": "context_length_exceeded", "message": "Your input exceeds the context window of this model."}
+    return {"id": f"resp_failed_{number}", "object": "response", "status": "failed", "output": [], "error": error}
+
+
+@MODES
+def test_a_response_that_fails_because_its_context_is_full_gets_shorter_results_once(
+    start: Start, upstream: ScriptedUpstream, streaming: bool
+) -> None:
+    proxy = start()
+    turns = Turns("responses", [text("One. "), call("echo", text=LONG)], [text("Done.")])
+    first, last = turns.answers(streaming=streaming)
+    events = [
+        f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
+        for event in (
+            {"type": "response.created", "response": failed(1) | {"status": "in_progress", "error": None}},
+            {"type": "response.failed", "response": failed(1)},
+        )
+    ]
+    upstream.answer(first, Answer.event_stream(*events) if streaming else Answer.json(failed(1)), last)
+    status, answer = ask(proxy, turns, streaming=streaming)
+    assert status == 200
+    turns.check(answer, streaming=streaming)
+    refused, again = map(results_in, upstream.requests[1:])
+    assert len(refused[0]) == 40_000 and len(again[0]) < 6_000
+    wait_for_ended(proxy, 1)
+    assert recorded(proxy).outcome == ("completed", 3, None)
+
+
+@MODES
+def test_a_response_that_fails_again_is_the_clients(start: Start, upstream: ScriptedUpstream, streaming: bool) -> None:
+    proxy = start()
+    turns = Turns("responses", [text("One. "), call("echo", text=LONG)])
+    event = {"type": "response.failed", "response": failed(1)}
+    raw = f"event: response.failed\ndata: {json.dumps(event)}\n\n".encode()
+    failure = Answer.event_stream(raw) if streaming else Answer.json(failed(1))
+    upstream.answer(*turns.answers(streaming=streaming), failure, failure)
+    _, answer = ask(proxy, turns, streaming=streaming)
+    assert b"context_length_exceeded" in answer and b"bmcp_" not in answer
+    wait_for_ended(proxy, 1)
+    assert recorded(proxy).outcome == ("failed", 3, "context_length_exceeded")
+    assert len(upstream.requests) == 3
