@@ -25,6 +25,7 @@ from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.in_flight import InFlight
 from aibridge_addon.interception.plan_limits import PlanLimits
+from aibridge_addon.interception.refused_tools import RefusedTools
 from aibridge_addon.interception.routing import Router
 from aibridge_addon.interception.tool_access import ToolAccess
 from aibridge_addon.messages_on_bedrock.signing import INSTALL, BotocoreMissing, Signer
@@ -156,6 +157,8 @@ class Bridge:
         self.dumper = _dumper(settings)
         self.refuses_usage = UsageRefusals()
         """The models that refused `stream_options.include_usage`."""
+        self.refused_tools = RefusedTools()
+        """The injected tools that providers refused."""
         self.ssl_insecure = False
         """Whether mitmproxy's option turns the verification of upstream certificates off."""
         self.reads_websockets = True

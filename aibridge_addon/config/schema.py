@@ -202,6 +202,7 @@ class Mcp(values.Section):
     max_calls: values.Positive = 64
     tool_timeout: values.Seconds = 60
     max_result_bytes: values.Size = 262_144
+    max_result_parts: values.Positive = 64
     keepalive_interval: values.Seconds = 10
     actor_connections: values.Positive = 100
     actor_idle: values.Seconds = 600
@@ -210,6 +211,11 @@ class Mcp(values.Section):
         """Return the seconds that a call to a server may take."""
         server = self.servers.get(server_name)
         return server.tool_timeout if server is not None and server.tool_timeout is not None else self.tool_timeout
+
+    @property
+    def largest_result_bytes(self) -> int:
+        """The bytes of the largest result that any server may have."""
+        return max(map(self.max_result_bytes_of, self.servers), default=self.max_result_bytes)
 
     def max_result_bytes_of(self, server_name: str) -> int:
         """Return how many bytes a result of a server may have."""
