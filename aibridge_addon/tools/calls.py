@@ -110,7 +110,9 @@ async def _outcome(
     if tool is None:
         raise CallError(f"there is no tool {call.name[:200]!r}")
     arguments = schemas.original(_arguments(call.input), tool.original_keys)
-    returned = await servers.call(tool, arguments, settings.tool_timeout, _meta(context))
+    returned = await servers.call(
+        tool, arguments, settings.tool_timeout, _meta(context), total=settings.tool_timeout_total
+    )
     parts, is_error, error_text = results.to_parts(returned, settings.max_result_bytes)
     return parts, error_text if is_error else None
 

@@ -30,6 +30,8 @@ class ListedTool:
     input_schema: dict[str, Any]
     original_keys: Mapping[str, str] = field(default_factory=dict)
     """Property keys that `admit` has renamed, each with the server's own."""
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+    """The server's hints, as it sends them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,17 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import mcp_types as types
-
 from aibridge_addon.records import ServerState, ToolServerConnected
 from aibridge_addon.tools import CallError, catalog
 from aibridge_addon.tools.catalog import Catalog, Tool
 from aibridge_addon.tools.connection import (
     CONNECTED_WITHIN,
+    LISTED_EVERY,
     REFRESHED_EVERY,
+    WITHDRAWN_AFTER,
     Backoff,
     Connection,
+    NotConnected,
     SessionExpired,
     Settings,
 )
@@ -50,6 +51,8 @@ class Servers:
         clock: Callable[[], float] = time.monotonic,
         connected_within: float = CONNECTED_WITHIN,
         refreshed_every: float = REFRESHED_EVERY,
+        listed_every: float = LISTED_EVERY,
+        withdrawn_after: float = WITHDRAWN_AFTER,
     ) -> None:
         self._catalog = Catalog()
         self._on_change = on_change
@@ -60,6 +63,7 @@ class Servers:
                 name, entry, publish=self._publish, backoff=backoff, clock=clock, on_connected=on_connected
             )
             server.connected_within, server.refreshed_every = connected_within, refreshed_every
+            server.listed_every, server.withdrawn_after = listed_every, withdrawn_after
             self._servers[name] = server
 
     @property
@@ -82,11 +86,22 @@ class Servers:
         self._tasks += [loop.create_task(server.run()) for server in self._servers.values()]
 
     async def call(
-        self, tool: Tool, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None = None
-    ) -> types.CallToolResult:
+        self,
+        tool: Tool,
+        arguments: dict[str, Any],
+        timeout: float,
+        meta: Mapping[str, Any] | None = None,
+        total: float | None = None,
+    ) -> Any:
         """Call a tool. Cancelling this also cancels the server's request, without waiting for the server.
 
-        `meta` is sent as the request's `_meta`.
+        Args:
+            timeout: seconds without an answer or progress.
+            meta: sent as the request's `_meta`.
+            total: seconds for a call that reports progress. None: `timeout`.
+
+        Returns:
+            The result as the server sends it, usually an object. `results` reads it.
 
         Raises:
             CallError: the server or the connection failed, or the time is over.
@@ -96,10 +111,14 @@ class Servers:
             raise CallError(f"there is no MCP server {tool.server_name}")
         deadline = time.monotonic() + timeout
         try:
-            return await server.call(tool.original_name, arguments, timeout, meta)
+            return await server.call(tool.original_name, arguments, timeout, meta, total)
+        except NotConnected as e:
+            if not e.returning:
+                raise
+            await server.reconnected(deadline)
         except SessionExpired:
             await server.reconnected(deadline)
-        return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001), meta)
+        return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001), meta, total)
 
     async def close(self, timeout: float = 3 * GRACE) -> None:
         """End all connections and programs. After `timeout` seconds, or on cancellation, kill them."""
