@@ -26,13 +26,15 @@ from aibridge_addon.config.schema import HttpServer
 from aibridge_addon.tools import messages
 from aibridge_addon.tools.messages import Asked, Requests
 from aibridge_addon.wire import sse
-from aibridge_addon.wire.codings import CodingError, decoder_for
+from aibridge_addon.wire.codings import CodingError, OutputLimitExceeded, decoder_for
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 
 MAX_MESSAGE = 16 << 20
 """Bytes of one message, decoded. A larger answer is not read."""
 MAX_STREAM = 64 << 20
 """Bytes of all events of one answer, decoded."""
+MAX_EVENTS = 20_000
+"""Events of one answer."""
 MAX_ERROR_BODY = 64 << 10
 """Bytes of an HTTP error's body that are read."""
 HANDSHAKE = frozenset(("initialize", "server/discover"))
@@ -252,13 +254,16 @@ class _Events(httpx2.AsyncByteStream):
     async def __aiter__(self) -> AsyncIterator[bytes]:
         scanner, oversized = sse.SSEScanner(MAX_MESSAGE), 0
         limit = MAX_STREAM if self._asked is not None or self._coding else sys.maxsize
-        size = 0
+        size = count = 0
         try:
             async for piece in _decoded(self._stream, self._coding, limit):
                 size += len(piece)
                 if size > limit:
                     raise Unreadable(f"larger than {limit} bytes")
                 for event, _ in scanner.feed(piece):
+                    count += 1
+                    if count > MAX_EVENTS and self._asked is not None:
+                        raise Unreadable(f"more than {MAX_EVENTS} events")
                     async for mended in self._passed(event):
                         yield mended
                 if scanner.oversized > oversized:
@@ -403,4 +408,6 @@ def _why(error: Exception) -> str:
     """Describe why an answer cannot be read. A decoder's own words may repeat the answer."""
     if isinstance(error, NotJSON):
         return "it is not JSON"
+    if isinstance(error, OutputLimitExceeded):
+        return f"larger than {error.limit} bytes"
     return str(error)

@@ -32,6 +32,7 @@ from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERS
 
 from aibridge_addon.wire import json_object
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+from aibridge_addon.wire.json_structure import is_deeper
 
 RESULT = "aibridge/result"
 """Member of `_meta` with a whole result, as JSON text."""
@@ -49,6 +50,15 @@ UNREADABLE = -99_005
 
 OWN_CODES = frozenset(range(UNREADABLE, UNREACHABLE + 1)) | {types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT}
 """Codes of what was seen here."""
+NOTICES = frozenset(
+    (
+        "notifications/cancelled",
+        "notifications/progress",
+        "notifications/subscriptions/acknowledged",
+        "notifications/tools/list_changed",
+    )
+)
+"""Notifications that are used."""
 MAX_REFUSAL = 250
 """Characters of an HTTP error's text."""
 OLDEST_VERSION = HANDSHAKE_PROTOCOL_VERSIONS[0]
@@ -217,10 +227,9 @@ def _maybe_tool(data: bytes) -> Any:
 
 
 def _tolerant(data: bytes) -> Any:
-    try:
-        return json_object.decode_tolerantly(data)
-    except RecursionError:
-        raise Unreadable("nested too deeply") from None
+    if is_deeper(data, json_object.MAX_DEPTH):
+        raise Unreadable("nested too deeply")
+    return json_object.decode_tolerantly(data)
 
 
 def _encoded(message: Mapping[str, Any]) -> bytes:
@@ -231,7 +240,12 @@ def _encoded(message: Mapping[str, Any]) -> bytes:
 
 
 def _notice(message: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Mend a request or a notification of the server. None: it is a request whose id cannot be repeated."""
+    """Mend a request or a notification of the server.
+
+    None: it is a notification that is not used, or a request whose id cannot be repeated.
+    """
+    if message.get("id") is None and message["method"] not in NOTICES:
+        return None
     kept: dict[str, Any] = {"jsonrpc": "2.0", "method": message["method"]}
     if message.get("id") is not None:
         id = _id(message["id"])
