@@ -38,7 +38,7 @@ def to_parts(result: Any, max_bytes: int) -> Parts:
     # Providers refuse blank texts.
     parts = [part for part in parts if not isinstance(part, Text) or part.text.strip()]
     shown = _cut(parts, max_bytes) if parts else [Text(NO_OUTPUT)]
-    is_error = isinstance(result, dict) and result.get("isError") in (True, "true")
+    is_error = isinstance(result, dict) and result.get("isError") in (True, "true")  # 1 is True, too
     return Parts(tuple(shown), is_error, _error_text(shown) if is_error else None)
 
 

@@ -35,8 +35,8 @@ class Reply:
     """The connection ends before the body does."""
 
     @classmethod
-    def json(cls, body: bytes, status: int = 200, **headers: str) -> Reply:
-        return cls((body,), status, headers=headers)
+    def json(cls, body: bytes, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Reply:
+        return cls((body,), status, headers=headers or {})
 
     @classmethod
     def events(cls, *parts: bytes | asyncio.Event, cut: bool = False) -> Reply:
