@@ -24,13 +24,11 @@ import math
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import anyio
-import httpx2
 import mcp_types as types
 from mcp import Client, MCPError
 from mcp.client import IncomingMessage
@@ -40,11 +38,12 @@ from pydantic import ValidationError
 
 from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.records import ToolServerConnected, utc_now
-from aibridge_addon.tools import CallError, catalog, listing, messages
-from aibridge_addon.tools.catalog import ListedTool, Listing
+from aibridge_addon.tools import CallError, messages, pages
+from aibridge_addon.tools.call_time import CallTime
+from aibridge_addon.tools.catalog import LeftOut, ListedTool, Listing
 from aibridge_addon.tools.http_client import OldTransport
-from aibridge_addon.tools.transports import GRACE, MAX_REASON, over_http, over_sse, over_stdio
-from aibridge_addon.wire.printable import printable_line
+from aibridge_addon.tools.transports import GRACE, over_http, over_sse, over_stdio
+from aibridge_addon.tools.wording import Lost, Wording, cause
 
 logger = logging.getLogger(__name__)
 
@@ -62,17 +61,6 @@ MAX_SILENT_LISTINGS = 2
 """Listings in a row without an answer in time. After these the connection counts as lost."""
 STABLE_AFTER = 30.0
 """Seconds. After a connection that lasted this long, the next one is tried at once."""
-MAX_PAGES = 100
-"""Maximum number of pages of one listing."""
-MIN_SECRET = 6
-"""Characters. Shorter values are not masked in messages: they would match ordinary words."""
-REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (httpx2.TimeoutException, "it did not answer in time"),
-    (httpx2.TransportError, "it cannot be reached"),
-    (FileNotFoundError, "its command was not found: name its full path, or put its folder on PATH"),
-    (PermissionError, "its command may not be run"),
-    (ValidationError, "its answer is not valid MCP"),
-)
 Backoff = Callable[[int], float]
 Settings = HttpServer | StdioServer
 
@@ -85,45 +73,13 @@ class NotConnected(CallError):
     """The server is away. The call was not sent."""
 
     def __init__(self, text: str, *, returning: bool) -> None:
-        super().__init__(text)
+        super().__init__(text, "connection")
         self.returning = returning
         """It was connected a moment ago, and no attempt to connect again has failed."""
 
 
-class _Lost(Exception):
-    """The connection is lost. The text says why."""
-
-
 _LOST_CODES = frozenset((messages.UNREACHABLE, messages.SESSION_EXPIRED, messages.SESSION_DOUBTFUL))
 """What shows, as the answer to a listing, that the connection is lost."""
-
-
-class CallTime:
-    """The time that a call may take. Progress extends it."""
-
-    def __init__(self, left: float, timeout: float, total: float | None) -> None:
-        now = time.monotonic()
-        self.timeout = timeout
-        self.total = max(total or timeout, timeout)
-        self._end = now + left
-        self._last_end = now + left + self.total - timeout
-        self._extended = False
-
-    def left(self) -> float:
-        return self._end - time.monotonic()
-
-    async def progressed(self, progress: float, total: float | None, message: str | None) -> None:
-        """Extend the time. The library calls this."""
-        self._end = max(self._end, min(time.monotonic() + self.timeout, self._last_end))
-        self._extended = True
-
-    @property
-    def exceeded(self) -> str:
-        if not self._extended:
-            return f"did not answer within {self.timeout:g} s"
-        if self._end >= self._last_end:
-            return f"did not answer within {self.total:g} s"
-        return f"reported no progress for {self.timeout:g} s"
 
 
 class Connection:
@@ -153,7 +109,7 @@ class Connection:
         self._on_connected = on_connected
         self._connecting: ToolServerConnected | None = None
         url = settings.public_url if isinstance(settings, HttpServer) else None
-        self.listing = Listing(name, url, settings.allow, settings.deny)
+        self.listing = Listing(name, url, settings.allow, settings.deny, read_only=settings.read_only)
         self._client: Client | None = None
         self._calls: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(settings.max_concurrent)
@@ -161,12 +117,16 @@ class Connection:
         self._wake = asyncio.Event()
         self._settled = asyncio.Event()  # connected, or an attempt has failed
         self._ended = asyncio.Event()
-        self._was_up = self._stopping = self._legacy = self._returning = False
+        self.tried = asyncio.Event()
+        """Whether the first attempt to connect has ended, well or not, in each version of the protocol."""
+        self.problem = ""
+        """Why the server is away. Empty: it is connected, or the first attempt has not ended."""
+        self._was_up = self._stopping = self._legacy = self._returning = self._unstartable = False
         self._sse = isinstance(settings, HttpServer) and settings.type == "sse"
         self._lost = self._logged_state = self._no_post = ""
         self._away_since = 0.0
-        self._left_out: tuple[str, ...] = ()
-        self._secrets = sorted(_secrets(settings), key=len, reverse=True)
+        self._left_out: tuple[LeftOut, ...] = ()
+        self._wording = Wording(settings)
 
     # --- used by servers, calls and transports ----------------------------------------------------
 
@@ -175,9 +135,9 @@ class Connection:
         return self._client is not None
 
     @property
-    def left_out(self) -> int:
-        """Number of the server's tools that cannot be offered. 0 while it is away."""
-        return len(self._left_out) if self.is_up else 0
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The server's tools that cannot be offered. Empty while it is away."""
+        return self._left_out if self.is_up else ()
 
     async def call(
         self,
@@ -197,7 +157,7 @@ class Connection:
             async with asyncio.timeout(timeout):
                 await self._slots.acquire()
         except TimeoutError:
-            raise CallError(f"MCP server {self.name} was busy with other calls for {timeout:g} s") from None
+            raise CallError(f"MCP server {self.name} was busy with other calls for {timeout:g} s", "busy") from None
         try:
             left = max(deadline - time.monotonic(), 0.001) if waits else timeout
             return await self._call(tool, arguments, CallTime(left, timeout, total), meta)
@@ -211,7 +171,7 @@ class Connection:
         if client is None:
             raise NotConnected(f"MCP server {self.name} is not connected", returning=self._returning)
         if all(listed.name != tool for listed in self.listing.tools):
-            raise CallError(f"MCP server {self.name} does not offer the tool {tool!r} any more")
+            raise CallError(f"MCP server {self.name} does not offer the tool {tool!r} any more", "request")
         sent = types.RequestParamsMeta(**meta) if meta else None  # type: ignore[typeddict-item]
         task = asyncio.ensure_future(
             client.call_tool(
@@ -228,9 +188,9 @@ class Connection:
             while not task.done() and (left := allowed.left()) > 0:
                 await asyncio.wait({task}, timeout=left)
             if not task.done():
-                raise CallError(f"MCP server {self.name} {allowed.exceeded}")
+                raise CallError(f"MCP server {self.name} {allowed.exceeded}", "timeout")
             if task.cancelled():
-                raise CallError(f"the connection to MCP server {self.name} was closed")
+                raise CallError(f"the connection to MCP server {self.name} was closed", "connection")
             return messages.result_of(task.result())
         except MCPError as e:
             raise await self._call_error(e, client) from None
@@ -248,16 +208,17 @@ class Connection:
         ):
             if self._client is client:
                 self.lose("the session has expired")
-            return SessionExpired(f"the session with MCP server {self.name} has expired")
+            return SessionExpired(f"the session with MCP server {self.name} has expired", "connection")
         if error.code == types.CONNECTION_CLOSED:
             if self._client is client:
                 self.change()  # the list shows whether the server is there
-                return CallError(f"MCP server {self.name} ended its answer without a result")
-            return CallError(f"the connection to MCP server {self.name} was lost")
+                return CallError(f"MCP server {self.name} ended its answer without a result", "connection")
+            return CallError(f"the connection to MCP server {self.name} was lost", "connection")
+        text = f"MCP server {self.name}: {self._wording.whole(error)}"
         if error.code == messages.UNREACHABLE:
             self.change()  # the list shows whether the server is there
-        text = self.masked(error.message)
-        return CallError(f"MCP server {self.name}: {text if len(text) <= MAX_ERROR else text[:MAX_ERROR] + '…'}")
+            return CallError(text, "connection")
+        return CallError(text)
 
     async def _has_expired(self, client: Client) -> bool:
         """Return whether the server refuses a request that is certainly valid."""
@@ -286,7 +247,7 @@ class Connection:
         except TimeoutError:
             pass
         if not self.is_up:
-            raise CallError(f"MCP server {self.name} was lost and could not be connected again in time")
+            raise CallError(f"MCP server {self.name} was lost and could not be connected again in time", "connection")
 
     def lose(self, reason: str) -> None:
         """Mark the connection as lost."""
@@ -321,20 +282,12 @@ class Connection:
         return self.group is not None
 
     def reason(self, error: BaseException) -> str:
-        """Describe an error in short. Texts of the server appear only from MCP errors, with secrets masked."""
-        error = _cause(error)
-        if isinstance(error, MCPError):
-            return printable_line(self.masked(" ".join(error.message.split()))[:MAX_REASON])
-        if isinstance(error, OldTransport | _Lost):
-            return str(error)
-        known = (text for kind, text in REASONS if isinstance(error, kind))
-        return next(known, type(error).__name__)
+        """Describe an error in one short line without secrets."""
+        return self._wording.reason(error)
 
     def masked(self, text: str) -> str:
         """Replace the configuration's secrets in a text."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[redacted]")
-        return text
+        return self._wording.masked(text)
 
     # --- the connections --------------------------------------------------------------------------
 
@@ -353,6 +306,7 @@ class Connection:
                 self._settled.set()
             stable = self._was_up and self._clock() - began >= STABLE_AFTER
             failures = 0 if stable else failures + 1
+            self._note_end(self._no_post or reason, failures)
             if not self._stopping:
                 self._log_state(logging.WARNING, "away", f"{self._no_post or reason}; trying again")
                 if self.listing.tools and self._clock() - self._away_since >= self.withdrawn_after:
@@ -361,6 +315,13 @@ class Connection:
                 await self._woken(self._backoff(failures) if failures else 0)
         self._settled.set()
         self._publish_tools(())
+
+    def _note_end(self, reason: str, failures: int) -> None:
+        self.problem = reason
+        # A program that was started once is started again for the older protocol, which may work.
+        if self._was_up or self._stopping or failures > 1 or self._unstartable or self._settings.type != "stdio":
+            self.tried.set()
+        self._publish()
 
     def _other_transport(self) -> bool:
         """Return whether the older HTTP transport is to be tried at once, since the server refuses the newer one."""
@@ -400,9 +361,10 @@ class Connection:
                     client.session.validate_tool_result = _not_validated  # type: ignore[method-assign]
                     await self._serve(client)
         except Exception as e:  # noqa: BLE001 (logged by `_log_state`; the next attempt follows)
-            if isinstance(_cause(e), OldTransport):
+            if isinstance(cause(e), OldTransport):
                 self._no_post = self.reason(e)
             self._lost = self._lost or self.reason(e)
+            self._unstartable = isinstance(e, OSError)
         finally:
             self._scope = None
             self.lose("it did not answer in time")
@@ -433,16 +395,16 @@ class Connection:
         """Fetch the list of tools, and publish it. Return whether it could not be fetched.
 
         Raises:
-            _Lost: the server is away.
+            Lost: the server is away.
         """
         try:
             async with asyncio.timeout(self.connected_within):
-                tools = await self._list(client)
+                tools, left_out = await pages.fetch(client, self.name)
         except (MCPError, ValidationError, TimeoutError) as e:
             code = e.code if isinstance(e, MCPError) else None
             silent = isinstance(e, TimeoutError) or code == types.REQUEST_TIMEOUT
             if code in _LOST_CODES or (silent and (self._client is None or failures + 1 >= MAX_SILENT_LISTINGS)):
-                raise _Lost("it did not answer in time" if silent else self.reason(e)) from None
+                raise Lost("it did not answer in time" if silent else self.reason(e)) from None
             if self._lost:
                 return True
             if self.listing.tools:
@@ -450,56 +412,32 @@ class Connection:
             why = "it did not answer in time" if silent else self.reason(e)
             self._log_state(logging.WARNING, "its tools cannot be listed", f"{why}; trying again")
             return True
+        self._note_left_out(left_out)
         self._report(tools=len(tools))
         if not self._lost:
             self._serves(client)
             self._publish_tools(tools)
-            selected = sum(self.listing.selects(tool.name) for tool in tools)
+            selected = sum(self.listing.maybe_left_out(tool) is None for tool in tools)
             self._log_state(logging.INFO, f"connected, {selected} tools")
         return False
 
     def _serves(self, client: Client) -> None:
         self._client, self._was_up, self._no_post = client, True, ""
+        self.problem = ""
         self._settled.set()
+        self.tried.set()
+
+    def _note_left_out(self, left_out: tuple[LeftOut, ...]) -> None:
+        if left_out and left_out != self._left_out:
+            named = self.masked(", ".join(map(str, left_out[:5])))
+            logger.warning("MCP server %s: %d tools left out: %s", self.name, len(left_out), named)
+        self._left_out = left_out
 
     def _report(self, *, tools: int = 0, error: str | None = None) -> None:
         """Report the first listing of a connection, or why there was none."""
         connecting, self._connecting = self._connecting, None
         if connecting is not None and self._on_connected is not None and not self._stopping:
             self._on_connected(replace(connecting, ended_at=utc_now(), tools=tools, error=error))
-
-    async def _list(self, client: Client) -> tuple[ListedTool, ...]:
-        if client.server_capabilities.tools is None:
-            return ()
-        listed: list[ListedTool] = []
-        left_out: list[str] = []
-        cursors: set[str | None] = set()
-        cursor: str | None = None
-        count = 0
-        while cursor not in cursors:
-            if len(cursors) == MAX_PAGES:
-                logger.warning("MCP server %s: its list of tools has more than %d pages", self.name, MAX_PAGES)
-                break
-            cursors.add(cursor)
-            page = await client.list_tools(cursor=cursor)
-            result = messages.result_of(page)
-            tools, odd = listing.read(result, count)
-            count += len(result["tools"])
-            valid = {tool.name for tool in page.tools}  # the library drops tools whose headers are not valid
-            listed += (tool for tool in tools if tool.name in valid)
-            left_out += odd
-            left_out += (f"{tool.name[:60]!r} (inputSchema: x-mcp-header)" for tool in tools if tool.name not in valid)
-            cursor = page.next_cursor
-            if not cursor or len(listed) > catalog.MAX_TOOLS:
-                break
-        admitted, refused = catalog.admit(listed)
-        problems = (*left_out, *refused)
-        if problems and problems != self._left_out:
-            logger.warning(
-                "MCP server %s: %d tools left out: %s", self.name, len(problems), self.masked(", ".join(problems[:5]))
-            )
-        self._left_out = problems
-        return admitted
 
     async def _subscribe(self, client: Client) -> None:
         """Subscribe to changes of the tools. Modern protocol versions require it."""
@@ -555,23 +493,5 @@ class Connection:
         logger.log(level, "MCP server %s: %s%s", self.name, state, f": {why}" if why else "")
 
 
-def _cause(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
-
-
 async def _not_validated(name: str, result: types.CallToolResult) -> None:
     pass
-
-
-def _secrets(settings: Settings) -> Iterator[str]:
-    """Yield every text of the configuration that must not appear in logs or results."""
-    if isinstance(settings, HttpServer):
-        url = settings.url.get_secret_value()
-        parts = urlsplit(url)
-        texts = [url, parts.query, parts.password or "", *(value for _, value in parse_qsl(parts.query))]
-        texts += [word for value in settings.headers.values() for word in value.get_secret_value().split()]
-    else:
-        texts = [*settings.args, *(value.get_secret_value() for value in settings.env.values())]
-    yield from (text for text in texts if len(text) >= MIN_SECRET)

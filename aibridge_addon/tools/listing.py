@@ -9,26 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aibridge_addon.tools.catalog import ListedTool
+from aibridge_addon.tools.catalog import LeftOut, ListedTool
 from aibridge_addon.wire import json_object
 from aibridge_addon.wire.json_object import NotJSON, Unreadable
-
-MAX_NAMED = 60
-"""Characters of a name in a message."""
 
 
 class _Odd(Exception):
     """A tool that cannot be used. The text names the member."""
 
 
-def read(result: Any, first: int = 0) -> tuple[list[ListedTool], list[str]]:
-    """Return the tools of one page, and descriptions of those that are left out.
+def read(result: Any, first: int = 0) -> tuple[list[ListedTool], list[LeftOut]]:
+    """Return the tools of one page, and those that are left out.
 
     `first` is the place of the page's first tool in the whole list, for tools without a name.
     """
     tools = result.get("tools") if isinstance(result, dict) else result
     read: list[ListedTool] = []
-    left_out: list[str] = []
+    left_out: list[LeftOut] = []
     for place, tool in enumerate(tools if isinstance(tools, list) else (), start=first):
         if tool is None:
             continue
@@ -36,8 +33,7 @@ def read(result: Any, first: int = 0) -> tuple[list[ListedTool], list[str]]:
             read.append(_tool(tool))
         except _Odd as e:
             name = tool.get("name") if isinstance(tool, dict) else None
-            named = repr(name[:MAX_NAMED]) if isinstance(name, str) and name else f"tools[{place}]"
-            left_out.append(f"{named} ({e})")
+            left_out.append(LeftOut(name if isinstance(name, str) and name else f"tools[{place}]", str(e)))
     return read, left_out
 
 

@@ -24,6 +24,7 @@ from aibridge_addon.tools import messages
 from aibridge_addon.tools.http_client import MAX_MESSAGE, HttpClient
 from aibridge_addon.tools.lines import Lines, TooLarge
 from aibridge_addon.tools.messages import Requests
+from aibridge_addon.tools.wording import MAX_REASON
 from aibridge_addon.wire.json_object import NotJSON, Unreadable
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ MAX_LIBRARY_EVENT = MAX_MESSAGE * 2 + (1 << 20)
 """Bytes. The library's bound of an event; ours is reached first. A mended message may be longer than the server's."""
 READ_SIZE = 64 << 10
 """Bytes that are read at once from a program."""
-MAX_REASON = 300
-"""Characters of a server's text in a log line or an error."""
 MAX_LOG_LINES = 200
 """Lines of a program's stderr that are logged per connection, at debug level."""
 Incoming = SessionMessage | Exception
@@ -136,6 +135,7 @@ async def over_stdio(server: Peer, settings: StdioServer) -> AsyncGenerator[Tran
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=get_default_environment() | {name: value.get_secret_value() for name, value in settings.env.items()},
+        cwd=settings.cwd,
         start_new_session=True,
         limit=MAX_MESSAGE,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aibridge_addon.tools import CallError
-from tests.support.scripted_mcp import ADD, Reply, Request, ScriptedMcp, error, event, result
+from tests.support.odd_mcp import ADD, OddMcp, Reply, Request, error, event, result
 from tests.tools.conftest import WITHIN, Log, StartServers
 
 HELD: dict[str, Any] = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}
@@ -29,7 +29,7 @@ async def test_an_error_of_a_tool_reaches_the_model_as_its_text_and_no_other_cal
             return Reply.events(release, event({"jsonrpc": "2.0", "id": request["id"], "result": {"content": []}}))
         return error(request, code, "Quota exceeded")
 
-    async with ScriptedMcp({"tools/call": call}) as server:
+    async with OddMcp({"tools/call": call}) as server:
         stage = start({"odd": server.settings()})
         add = await stage.tool("bmcp_odd_add")
         other = asyncio.create_task(stage.servers.call(add, {"a": 1}, WITHIN))
@@ -63,7 +63,7 @@ async def test_a_session_that_has_expired_is_a_new_session_and_a_repeated_call(
             return Reply.json(body, status)
         return server.well_behaved(request)
 
-    async with ScriptedMcp({"tools/call": unless_expired, "tools/list": unless_expired}) as server:
+    async with OddMcp({"tools/call": unless_expired, "tools/list": unless_expired}) as server:
         stage = start({"odd": server.settings()})
         add = await stage.tool("bmcp_odd_add")
         expired = True
@@ -77,7 +77,7 @@ async def test_a_refused_call_is_that_calls_failure_alone(start: StartServers, l
     def call(request: Request) -> Reply:
         return error(request, -32602, "a is too large", status)
 
-    async with ScriptedMcp({"tools/call": call}) as server:
+    async with OddMcp({"tools/call": call}) as server:
         stage = start({"odd": server.settings()})
         add = await stage.tool("bmcp_odd_add")
         with pytest.raises(CallError, match=rf"^MCP server odd: a is too large \(HTTP {status}\)$"):
@@ -108,7 +108,7 @@ async def test_the_end_of_a_calls_own_stream_is_that_calls_failure_alone(
             return Reply.events(release, event({"jsonrpc": "2.0", "id": request["id"], "result": {"content": []}}))
         return ends()
 
-    async with ScriptedMcp({"tools/call": call}) as server:
+    async with OddMcp({"tools/call": call}) as server:
         stage = start({"odd": server.settings()})
         add = await stage.tool("bmcp_odd_add")
         other = asyncio.create_task(stage.servers.call(add, {"a": 1}, WITHIN))
@@ -130,7 +130,7 @@ async def test_a_stream_whose_events_have_ids_is_resumed(start: StartServers) ->
             return Reply(status=405)
         return Reply.events(event({"id": server.seen("tools/call")[0]["id"], "result": {"content": ["resumed"]}}))
 
-    async with ScriptedMcp({"tools/call": call, "GET": resume}) as server:
+    async with OddMcp({"tools/call": call, "GET": resume}) as server:
         stage = start({"odd": server.settings()})
         assert await stage.servers.call(await stage.tool("bmcp_odd_add"), {}, WITHIN) == {"content": ["resumed"]}
         assert server.seen("GET")[-1]["headers"]["last-event-id"] == "first"
@@ -164,7 +164,7 @@ async def test_an_odd_envelope_does_not_cost_the_answer(start: StartServers, env
         body = (envelope % {"id": request["id"]}).encode()
         return Reply.events(event(body)) if streamed else Reply.json(body)
 
-    async with ScriptedMcp({"tools/call": call}) as server:
+    async with OddMcp({"tools/call": call}) as server:
         stage = start({"odd": server.settings()})
         answer = await stage.servers.call(await stage.tool("bmcp_odd_add"), {}, WITHIN)
         assert answer["content"] == []
@@ -189,7 +189,7 @@ async def test_an_odd_envelope_does_not_cost_the_answer(start: StartServers, env
     ids=str,
 )
 async def test_a_call_that_has_run_is_never_one_that_failed(start: StartServers, reply: Reply, expected: Any) -> None:
-    async with ScriptedMcp({"tools/call": lambda request: reply}) as server:
+    async with OddMcp({"tools/call": lambda request: reply}) as server:
         stage = start({"odd": server.settings()})
         answer = await stage.servers.call(await stage.tool("bmcp_odd_add"), {}, WITHIN)
         assert not answer.get("isError")
@@ -203,7 +203,7 @@ async def test_a_call_that_has_run_is_never_one_that_failed(start: StartServers,
 async def test_a_bomb_of_many_events_is_bounded(start: StartServers) -> None:
     body = gzip.compress(event(HELD) * 300_000)
     reply = Reply((body,), kind="text/event-stream", headers={"content-encoding": "gzip"})
-    async with ScriptedMcp({"tools/call": lambda request: reply}) as server:
+    async with OddMcp({"tools/call": lambda request: reply}) as server:
         stage = start({"odd": server.settings()})
         answer = await stage.servers.call(await stage.tool("bmcp_odd_add"), {}, WITHIN)
         assert "cannot be read" in answer["content"][0]["text"]
@@ -224,7 +224,7 @@ async def test_a_bomb_of_many_events_is_bounded(start: StartServers) -> None:
 async def test_members_of_the_handshake_that_are_not_read_cost_nothing(
     start: StartServers, hello: dict[str, Any]
 ) -> None:
-    async with ScriptedMcp({"initialize": lambda request: result(request, hello)}) as server:
+    async with OddMcp({"initialize": lambda request: result(request, hello)}) as server:
         assert await start({"odd": server.settings()}).call("bmcp_odd_add") == "3"
 
 
@@ -236,7 +236,7 @@ async def test_one_odd_tool_is_one_tool_less_and_named(start: StartServers, log:
     for _ in range(200):
         deep = {"properties": {"x": deep}}
     tools = [ADD, {"name": 7}, {"name": "odd", "inputSchema": "x"}, None, "text", {"name": "deep", "inputSchema": deep}]
-    async with ScriptedMcp({"tools/list": lambda request: result(request, {"tools": tools})}) as server:
+    async with OddMcp({"tools/list": lambda request: result(request, {"tools": tools})}) as server:
         stage = start({"odd": server.settings()})
         assert await stage.call("bmcp_odd_add") == "3"
     assert log.said("left out") == [
@@ -246,18 +246,18 @@ async def test_one_odd_tool_is_one_tool_less_and_named(start: StartServers, log:
 
 
 async def test_a_list_that_fails_leaves_the_last_one_and_the_connection(start: StartServers, log: Log) -> None:
-    fails: Any = None
+    fails: Script | None = None
 
     def listed(request: Request) -> Reply:
         return server.well_behaved(request) if fails is None else fails(request)
 
-    failures = [
+    failures: list[Script] = [
         lambda request: error(request, -32603, "out of order"),
         lambda request: error(request, -32000, "out of order", 500),
         lambda request: Reply.json(b"broken"),
         lambda request: Reply.events(),
     ]
-    async with ScriptedMcp({"tools/list": listed}) as server:
+    async with OddMcp({"tools/list": listed}) as server:
         stage = start({"odd": server.settings()}, refreshed_every=0.01)
         catalog = await stage.until(lambda catalog: bool(catalog.tools))
         for fails in failures:  # noqa: B007 (read by `listed`)
@@ -280,7 +280,7 @@ async def test_a_storm_of_changes_is_listed_once_in_a_while_and_the_last_counts(
     def listed(request: Request) -> Reply:
         return result(request, {"tools": [ADD, *([{"name": "grown"}] if grown else [])]})
 
-    async with ScriptedMcp({"GET": notices, "tools/list": listed}) as server:
+    async with OddMcp({"GET": notices, "tools/list": listed}) as server:
         stage = start({"odd": server.settings()}, listed_every=0.5)
         await stage.tool("bmcp_odd_add")
         await server.until("GET")
@@ -294,7 +294,7 @@ async def test_a_cursor_that_comes_again_ends_the_list(start: StartServers) -> N
     def listed(request: Request) -> Reply:
         return result(request, {"tools": [ADD], "nextCursor": 7})
 
-    async with ScriptedMcp({"tools/list": listed}) as server:
+    async with OddMcp({"tools/list": listed}) as server:
         await start({"odd": server.settings()}).call("bmcp_odd_add")
         assert [seen.get("params", {}).get("cursor") for seen in server.seen("tools/list")][:2] == [None, "7"]
         assert len(server.seen("tools/list")) == 2
@@ -313,7 +313,7 @@ async def test_progress_extends_the_time_of_a_call(start: StartServers) -> None:
         steps = [part for gate in release for part in (progress, gate)]
         return Reply.events(*steps, event({"jsonrpc": "2.0", "id": request["id"], "result": {"content": []}}))
 
-    async with ScriptedMcp({"tools/call": call}) as server:
+    async with OddMcp({"tools/call": call}) as server:
         stage = start({"odd": server.settings()})
         running = asyncio.create_task(stage.servers.call(await stage.tool("bmcp_odd_add"), {}, 1.0, total=WITHIN))
         for gate in release:
@@ -328,7 +328,7 @@ async def test_progress_extends_the_time_up_to_a_bound_only(start: StartServers)
         progress = event({"jsonrpc": "2.0", "method": "notifications/progress", "params": params})
         return Reply.events(progress, asyncio.Event())
 
-    async with ScriptedMcp({"tools/call": call}) as server:
+    async with OddMcp({"tools/call": call}) as server:
         stage = start({"odd": server.settings()})
         add = await stage.tool("bmcp_odd_add")
         with pytest.raises(CallError, match=r"reported no progress for 0.5 s"):
