@@ -48,7 +48,17 @@ REFUSED = -99_004
 UNREADABLE = -99_005
 """The server has answered, but its answer cannot be read."""
 
-OWN_CODES = frozenset(range(UNREADABLE, UNREACHABLE + 1)) | {types.CONNECTION_CLOSED, types.REQUEST_TIMEOUT}
+OWN_CODES = frozenset(
+    (
+        UNREACHABLE,
+        SESSION_EXPIRED,
+        SESSION_DOUBTFUL,
+        REFUSED,
+        UNREADABLE,
+        types.CONNECTION_CLOSED,
+        types.REQUEST_TIMEOUT,
+    )
+)
 """Codes of what was seen here."""
 NOTICES = frozenset(
     (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from aibridge_addon.tools import CallError
-from tests.support.odd_mcp import ADD, OddMcp, Reply, Request, error, event, result
+from tests.support.odd_mcp import ADD, OddMcp, Reply, Request, Script, error, event, result
 from tests.tools.conftest import WITHIN, Log, StartServers
 
 HELD: dict[str, Any] = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}
@@ -99,7 +100,7 @@ async def test_a_refused_call_is_that_calls_failure_alone(start: StartServers, l
     ],
 )
 async def test_the_end_of_a_calls_own_stream_is_that_calls_failure_alone(
-    start: StartServers, log: Log, ends: Any
+    start: StartServers, log: Log, ends: Callable[[], Reply]
 ) -> None:
     release = asyncio.Event()
 
