@@ -44,7 +44,7 @@ class Reply:
 
 
 Request = dict[str, Any]
-"""A message of the client, with its HTTP headers (lower case) under `headers`, and the HTTP method under `verb`."""
+"""A message of the client, with its HTTP headers (lower case) under `headers`, its method and path under `verb`, `path`."""
 Script = Callable[[Request], Reply]
 
 
@@ -115,7 +115,8 @@ class OddMcp:
             first, *lines = head.split("\r\n")
             headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
             body = await reader.readexactly(int(headers.get("content-length", 0)))
-            request = {"verb": first.split()[0], "headers": headers, **(json.loads(body) if body else {})}
+            verb, path, _ = first.split()
+            request = {"verb": verb, "path": path, "headers": headers, **(json.loads(body) if body else {})}
             self.requests.append(request)
             self.came.set()
             script = self.scripts.get(request.get("method", "")) or self.scripts.get(request["verb"])
@@ -152,3 +153,38 @@ class OddMcp:
         if "id" in request:
             return error(request, -32601, "Method not found")
         return Reply(status=405 if request["verb"] != "POST" else 202)
+
+
+class OldMcp(OddMcp):
+    """A server with the transport of 2024: answers come as events of one stream, and POST to its URL is refused.
+
+    Scripts return a reply whose body is the message, or one with an HTTP error.
+    """
+
+    def __init__(self, scripts: Mapping[str, Script] | None = None, *, refuses: int = 405) -> None:
+        super().__init__(scripts)
+        self._refuses = refuses
+        self._streams: list[asyncio.StreamWriter] = []
+
+    async def _answer(self, writer: asyncio.StreamWriter, reply: Reply) -> None:
+        request = self.requests[-1]
+        if request["verb"] == "GET":
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n")
+            writer.write(b"event: endpoint\ndata: /messages?session_id=7\n\n")
+            self._streams.append(writer)
+            await asyncio.Event().wait()
+        if request["path"] == "/mcp":
+            reply = Reply(status=self._refuses)
+        elif reply.status < 400:
+            for part in reply.parts:
+                if isinstance(part, bytes):
+                    self.say(event(part))
+            reply = Reply((b"Accepted",), status=202, kind="text/plain")
+        await super()._answer(writer, reply)
+
+    def say(self, part: bytes) -> None:
+        """Send bytes on the newest stream."""
+        self._streams[-1].write(part)
+
+    def hang_up(self) -> None:
+        self._streams[-1].close()

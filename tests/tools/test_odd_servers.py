@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import gzip
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from aibridge_addon.tools import CallError
-from tests.support.odd_mcp import ADD, OddMcp, Reply, Request, Script, error, event, result
+from tests.support.odd_mcp import ADD, OddMcp, OldMcp, Reply, Request, Script, error, event, result, text
 from tests.tools.conftest import WITHIN, Log, StartServers
 
 HELD: dict[str, Any] = {"jsonrpc": "2.0", "method": "notifications/message", "params": {"level": "info", "data": "x"}}
@@ -241,8 +241,8 @@ async def test_one_odd_tool_is_one_tool_less_and_named(start: StartServers, log:
         stage = start({"odd": server.settings()})
         assert await stage.call("bmcp_odd_add") == "3"
     assert log.said("left out") == [
-        "MCP server odd: 4 tools left out: tools[1] (name: not a text), 'odd' (inputSchema: not an object), "
-        "tools[4] (not an object), 'deep' (inputSchema: not an object)"
+        "MCP server odd: 4 tools left out: 'tools[1]' (name: not a text), 'odd' (inputSchema: not an object), "
+        "'tools[4]' (not an object), 'deep' (inputSchema: not an object)"
     ]
 
 
@@ -337,3 +337,53 @@ async def test_progress_extends_the_time_up_to_a_bound_only(start: StartServers)
         with pytest.raises(CallError, match=r"did not answer within 0.5 s"):
             await stage.servers.call(add, {}, 0.5)
         await server.until("notifications/cancelled", 2)
+
+
+# --- the transport of 2024 -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "refuses"), [("sse", 405), ("http", 405), ("http", 404)])
+async def test_a_server_with_the_older_transport_is_used_with_or_without_being_named(
+    start: StartServers, log: Log, kind: Literal["http", "sse"], refuses: int
+) -> None:
+    async with OldMcp(refuses=refuses) as server:
+        stage = start({"old": server.settings(type=kind)})
+        assert await stage.call("bmcp_old_add") == "3"
+        assert stage.delays == []
+    assert log.said("old")[0] == "MCP server old: connected, 1 tools"
+
+
+async def test_a_large_answer_on_the_older_transport_arrives(start: StartServers) -> None:
+    async with OldMcp({"tools/call": lambda request: text(request, "x" * (3 << 20))}) as server:
+        assert await start({"old": server.settings(type="sse")}).call("bmcp_old_add") == "x" * (3 << 20)
+
+
+async def test_a_refused_message_on_the_older_transport_is_that_calls_failure_alone(
+    start: StartServers, log: Log
+) -> None:
+    def call(request: Request) -> Reply:
+        bad = request["params"]["arguments"] == {"a": 1}
+        return error(request, -32000, "out of order", 500) if bad else text(request, "fine")
+
+    async with OldMcp({"tools/call": call}) as server:
+        stage = start({"old": server.settings(type="sse")})
+        with pytest.raises(CallError, match=r"^MCP server old: out of order \(HTTP 500\)$"):
+            await stage.call("bmcp_old_add", a=1)
+        assert await stage.call("bmcp_old_add") == "fine"
+    assert len(server.seen("initialize")) == 1
+
+
+async def test_the_end_of_the_older_transports_stream_is_the_end_of_the_connection(start: StartServers) -> None:
+    async with OldMcp() as server:
+        stage = start({"old": server.settings(type="sse")})
+        assert await stage.call("bmcp_old_add") == "3"
+        server.hang_up()
+        await server.until("initialize", 2)
+        assert await stage.call("bmcp_old_add") == "3"
+
+
+async def test_a_server_that_has_neither_transport_is_named_by_its_refusal(start: StartServers, log: Log) -> None:
+    refused = {method: lambda request: Reply(status=404) for method in ("initialize", "GET")}
+    async with OddMcp(refused) as server:
+        await start({"none": server.settings()}).failures(1)
+    assert log.said("none") == ["MCP server none: away: it has no streamable HTTP at this URL (HTTP 404); trying again"]
