@@ -58,8 +58,10 @@ async def resume_and_inject(
     position = NOWHERE
     if history is not None:
         position = history.position
-        completed = await continuations.completed(_scope(state.head, exchange), history)
+        scope = _scope(state.head, exchange)
+        completed = await continuations.completed(scope, history)
         if completed is not None:
+            exchange.refused_records = partial(continuations.refused, scope, history.references())
             _set(request, completed)
             body = JSONObject(completed)
     if held is not None:
