@@ -294,6 +294,13 @@ class Connection:
     async def run(self) -> None:
         """Connect, and reconnect after each loss, until `stop` is called."""
         await asyncio.sleep(0)  # mitmproxy starts tasks eagerly, and the caller must not wait for a fork
+        try:
+            await self._reconnect()
+        finally:
+            self._settled.set()
+            self._publish_tools(())
+
+    async def _reconnect(self) -> None:
         failures = 0
         while not self._stopping:
             began = self._clock()
@@ -313,8 +320,6 @@ class Connection:
                     self._publish_tools(())
                 self._wake.clear()
                 await self._woken(self._backoff(failures) if failures else 0)
-        self._settled.set()
-        self._publish_tools(())
 
     def _note_end(self, reason: str, failures: int) -> None:
         self.problem = reason
