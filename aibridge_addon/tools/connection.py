@@ -38,7 +38,7 @@ from pydantic import ValidationError
 
 from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.records import ToolServerConnected, utc_now
-from aibridge_addon.tools import CallError, messages, pages
+from aibridge_addon.tools import CallError, NotConnected, SessionExpired, messages, pages
 from aibridge_addon.tools.call_time import CallTime
 from aibridge_addon.tools.catalog import LeftOut, ListedTool, Listing
 from aibridge_addon.tools.http_client import OldTransport
@@ -63,19 +63,6 @@ STABLE_AFTER = 30.0
 """Seconds. After a connection that lasted this long, the next one is tried at once."""
 Backoff = Callable[[int], float]
 Settings = HttpServer | StdioServer
-
-
-class SessionExpired(CallError):
-    """The server has dropped our session and has not run the call."""
-
-
-class NotConnected(CallError):
-    """The server is away. The call was not sent."""
-
-    def __init__(self, text: str, *, returning: bool) -> None:
-        super().__init__(text, "connection")
-        self.returning = returning
-        """It was connected a moment ago, and no attempt to connect again has failed."""
 
 
 _LOST_CODES = frozenset((messages.UNREACHABLE, messages.SESSION_EXPIRED, messages.SESSION_DOUBTFUL))

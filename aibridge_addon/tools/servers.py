@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from aibridge_addon.records import ServerState, ToolServerConnected
-from aibridge_addon.tools import CallError, catalog
+from aibridge_addon.tools import CallError, NotConnected, SessionExpired, catalog
 from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, Listing, Tool
 from aibridge_addon.tools.connection import (
     LISTED_EVERY,
@@ -22,8 +22,6 @@ from aibridge_addon.tools.connection import (
     WITHDRAWN_AFTER,
     Backoff,
     Connection,
-    NotConnected,
-    SessionExpired,
     Settings,
 )
 from aibridge_addon.tools.rate import RateLimit
