@@ -38,7 +38,7 @@ from pydantic import ValidationError
 
 from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.records import ToolServerConnected, utc_now
-from aibridge_addon.tools import CallError, messages, pages
+from aibridge_addon.tools import CallError, NotConnected, SessionExpired, messages, pages
 from aibridge_addon.tools.call_time import CallTime
 from aibridge_addon.tools.catalog import LeftOut, ListedTool, Listing
 from aibridge_addon.tools.http_client import Credential, OldTransport, OnRequest
@@ -63,19 +63,6 @@ STABLE_AFTER = 30.0
 """Seconds. After a connection that lasted this long, the next one is tried at once."""
 Backoff = Callable[[int], float]
 Settings = HttpServer | StdioServer
-
-
-class SessionExpired(CallError):
-    """The server has dropped our session and has not run the call."""
-
-
-class NotConnected(CallError):
-    """The server is away. The call was not sent."""
-
-    def __init__(self, text: str, *, returning: bool) -> None:
-        super().__init__(text, "connection")
-        self.returning = returning
-        """It was connected a moment ago, and no attempt to connect again has failed."""
 
 
 _LOST_CODES = frozenset((messages.UNREACHABLE, messages.SESSION_EXPIRED, messages.SESSION_DOUBTFUL))
@@ -299,6 +286,13 @@ class Connection:
     async def run(self) -> None:
         """Connect, and reconnect after each loss, until `stop` is called."""
         await asyncio.sleep(0)  # mitmproxy starts tasks eagerly, and the caller must not wait for a fork
+        try:
+            await self._reconnect()
+        finally:
+            self._settled.set()
+            self._publish_tools(())
+
+    async def _reconnect(self) -> None:
         failures = 0
         while not self._stopping:
             began = self._clock()
@@ -318,8 +312,6 @@ class Connection:
                     self._publish_tools(())
                 self._wake.clear()
                 await self._woken(self._backoff(failures) if failures else 0)
-        self._settled.set()
-        self._publish_tools(())
 
     def _note_end(self, reason: str, failures: int) -> None:
         self.problem = reason

@@ -18,7 +18,7 @@ import httpx2
 
 from aibridge_addon.config.schema import HttpServer, Mcp, rendered
 from aibridge_addon.records import ServerState, ToolServerConnected
-from aibridge_addon.tools import CallError, catalog
+from aibridge_addon.tools import CallError, NotConnected, SessionExpired, catalog
 from aibridge_addon.tools.caller import Caller, printable
 from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, Listing, Tool
 from aibridge_addon.tools.connection import (
@@ -27,8 +27,6 @@ from aibridge_addon.tools.connection import (
     WITHDRAWN_AFTER,
     Backoff,
     Connection,
-    NotConnected,
-    SessionExpired,
     Settings,
     listing_of,
 )

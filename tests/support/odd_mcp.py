@@ -44,7 +44,7 @@ class Reply:
 
 
 Request = dict[str, Any]
-"""A message of the client, with its HTTP headers (lower case) under `headers`, its method and path under `verb`, `path`."""
+"""A message of the client, with its HTTP request under `verb`, `path` and `headers` (lower case)."""
 Script = Callable[[Request], Reply]
 
 

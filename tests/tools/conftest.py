@@ -86,13 +86,13 @@ class Log(logging.Handler):
         """Wait for a line of any level."""
         return (await self.lines(text, 1))[0]
 
-    async def lines(self, text: str, count: int) -> list[str]:
-        """Wait for so many lines of any level."""
+    async def lines(self, text: str, count: int, level: int = logging.DEBUG) -> list[str]:
+        """Wait for so many lines of this level or above."""
         async with asyncio.timeout(WITHIN):
-            while len(self.said(text, logging.DEBUG)) < count:
+            while len(self.said(text, level)) < count:
                 self._came.clear()
                 await self._came.wait()
-        return self.said(text, logging.DEBUG)
+        return self.said(text, level)
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ async def test_tools_of_a_killed_server_stay_and_can_be_called_when_it_is_back(
             await stage.servers.call(tool, {"a": 1, "b": 2}, WITHIN)
         assert stage.catalog is catalog
         await asyncio.to_thread(server.start)
-        await log.lines("ours: connected", 2)
+        await log.lines("ours: connected", 2, logging.INFO)
         assert await stage.call("bmcp_ours_add", a=1, b=2) == "3"
         assert stage.catalog is catalog
     assert len(log.said("ours: away")) == 1
