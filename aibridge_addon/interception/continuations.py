@@ -175,16 +175,6 @@ class Continuations:
         pointer = _maybe(_elsewhere, self._get(key, now))
         return pointer.key if pointer is not None else key
 
-    def refused(self, scope: Scope, references: References) -> list[Continuation]:
-        """Forget the kept results that a refused request got. Return the records to emit.
-
-        Each later request would get them too, and be refused for ever.
-        """
-        keys = [scope.place_key("call", place) for place in sorted(references.calls)]
-        expires_at = self._now() + RESULTS_KEPT_FOR
-        nothing = [_record(scope, key, {}, expires_at) for key in keys if key in self._known]
-        return [record for record in nothing if self._keep(record)]
-
     async def find(self, scope: Scope, references: References) -> Found:
         """Look up what is kept under these ids and places."""
         if not references:

@@ -413,5 +413,4 @@ class ToolExchange:
         )
 
     def _kept(self) -> Iterable[records.Record]:
-        """Return what the next requests need. They would be refused with results that a provider has refused."""
-        return self._keep(self.loop) if self.loop.response_ids and not self.exchange.refused else ()
+        return self._keep(self.loop) if self.loop.response_ids else ()

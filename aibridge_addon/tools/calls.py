@@ -6,8 +6,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +27,6 @@ Clock = Callable[[], float]
 Outcome = tuple[tuple[Part, ...], str | None]
 """The parts of a result, and the error if it is one."""
 
-TURN_SHARE = 4
-"""The results of one turn may have as many times `max_result_bytes`."""
-LOOP_SHARE = 16
-"""The same, for the results of all turns of one interception."""
 CANCELLED = "cancelled before the tool answered"
 """The error in the record of a cancelled invocation."""
 
@@ -47,7 +42,6 @@ class RunningCalls:
         *,
         contexts: Sequence[TraceContext] = (),
         caller: Caller | None = None,
-        earlier: Iterable[tuple[Part, ...]] = (),
         clock: Clock = time.monotonic,
     ) -> None:
         """Start the invocations.
@@ -55,11 +49,7 @@ class RunningCalls:
         Args:
             contexts: the trace contexts that the servers get, one for each call. Empty: there are none.
             caller: who the calls run for.
-            earlier: the results of earlier turns. They count for the limit of all turns.
         """
-        largest = max((settings.max_result_bytes_of(tool.server_name) for tool, _ in calls if tool), default=0)
-        largest = max(largest, settings.max_result_bytes)
-        self._max_bytes = min(largest * TURN_SHARE, max(largest * LOOP_SHARE - results.size(earlier), 0))
         self._clock = clock
         self._began = clock()
         self._calls = [
@@ -85,14 +75,9 @@ class RunningCalls:
 
     def invocations(self) -> list[Invocation]:
         """Return the invocations in the order of the calls. Those without a result count as cancelled."""
-        made = [
+        return [
             task.result() if task.done() and not task.cancelled() else self._cancelled(tool, call)
             for tool, call, task in self._calls
-        ]
-        shares = results.within([each.result.parts for each in made], self._max_bytes, results.MAX_PARTS)
-        return [
-            each if each.result.parts == parts else replace(each, result=replace(each.result, parts=parts))
-            for each, parts in zip(made, shares, strict=True)
         ]
 
     def _cancelled(self, tool: Tool | None, call: Call) -> Invocation:

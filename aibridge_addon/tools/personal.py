@@ -14,10 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aibridge_addon.tools import CallError
+from aibridge_addon.tools import CallError, SessionExpired
 from aibridge_addon.tools.caller import Caller
 from aibridge_addon.tools.catalog import LeftOut, Listing
-from aibridge_addon.tools.connection import Connection, SessionExpired
+from aibridge_addon.tools.connection import Connection
 
 SWEEP = 30.0
 """Seconds between searches for idle connections."""

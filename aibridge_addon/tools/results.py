@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aibridge_addon.dialects.turns import Media, Part, Text
@@ -157,28 +157,6 @@ def _maybe_json(text: str) -> Iterator[Any]:
         yield json_object.decode(text.encode("utf-8", "replace"))
     except (json_object.NotJSON, json_object.Unreadable):
         pass
-
-
-def within(results: Sequence[tuple[Part, ...]], max_bytes: int, max_parts: int) -> list[tuple[Part, ...]]:
-    """Cut the results of one turn, the largest ones first, so that together they keep to the limits."""
-    shares = dict[int, tuple[Part, ...]]()
-    for place in sorted(range(len(results)), key=lambda place: _size(results[place])):
-        others = len(results) - len(shares)
-        parts = results[place]
-        if _size(parts) > max_bytes // others or len(parts) > max(max_parts // others, 1):
-            parts = tuple(_cut(parts, max_bytes // others, max(max_parts // others, 1)))
-        shares[place] = parts
-        max_bytes, max_parts = max(max_bytes - _size(parts), 0), max(max_parts - len(parts), 0)
-    return [shares[place] for place in range(len(results))]
-
-
-def size(results: Iterable[tuple[Part, ...]]) -> int:
-    """Return the bytes of results, as the limits count them."""
-    return sum(map(_size, results))
-
-
-def _size(parts: Iterable[Part]) -> int:
-    return sum(len(_bytes(part)) for part in parts)
 
 
 def _cut(parts: Sequence[Part], max_bytes: int, max_parts: int = MAX_PARTS) -> list[Part]:

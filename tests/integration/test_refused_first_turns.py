@@ -25,11 +25,12 @@ from tests.integration.turns import (
     text,
     tool_names,
 )
+from tests.support.in_process import InProcessProxy
 from tests.support.mcp_servers import HttpMcp
 from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, Answer, Request, ScriptedUpstream
 
-Start = Callable[..., RunningProxy]
+Start = Callable[..., InProcessProxy]
 BAD = "bmcp_ours_area"
 
 

@@ -162,24 +162,6 @@ async def test_another_process_on_the_same_database_finds_it_and_makes_the_same_
     assert await other.find(ADA, NAMED) == await one.find(ADA, NAMED)
 
 
-async def test_results_that_a_provider_has_refused_are_not_put_in_again(
-    one: Continuations, other: Continuations, write: Write
-) -> None:
-    write(*one.remember(ADA, position=START, mixed=mixed()))
-    completed = await one.completed(ADA, HISTORY)
-    assert completed is not None and b"so" in completed
-    write(*one.refused(ADA, NAMED))
-    assert await one.completed(ADA, HISTORY) is None
-    assert await other.completed(ADA, HISTORY) is None
-
-
-async def test_a_refusal_forgets_only_what_was_put_in(one: Continuations) -> None:
-    one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2"))
-    assert one.refused(OTHERS["another user"], NAMED) == []
-    one.refused(ADA, NAMED)
-    assert await one.completed(ADA, HISTORY) == REQUEST.replaced({"diagnostics": b'{"previous_message_id":"msg_2"}'})
-
-
 async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Continuations) -> None:
     program = (
         "import sys; from pathlib import Path\n"

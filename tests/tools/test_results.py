@@ -18,7 +18,7 @@ from mcp_types import (
 )
 
 from aibridge_addon.dialects.turns import Media, Part, Text
-from aibridge_addon.tools.results import MAX_PARTS, size, to_parts, within
+from aibridge_addon.tools.results import MAX_PARTS, to_parts
 from tests.support.mcp_servers import PIXEL
 
 ROOMY = 1 << 20
@@ -341,34 +341,3 @@ def test_no_result_is_too_odd(result: Any) -> None:
     shown = to_parts(result, ROOMY)
     assert shown.parts
     assert all(part.text.strip() if isinstance(part, Text) else part.data for part in shown.parts)
-
-
-# --- the results of one turn -----------------------------------------------------------------------------------------
-
-
-def test_results_of_a_turn_that_keep_to_the_limits_stay_whole() -> None:
-    whole = [(Text("a" * 50),), (Text("b" * 30), Media("image/png", PIXEL[:20]))]
-    assert within(whole, 100, 3) == whole
-
-
-def test_the_largest_results_of_a_turn_are_cut_and_small_ones_are_not() -> None:
-    shown = within([(Text("a" * 500),), (Text("b"),), (Text("c" * 500),)], 101, MAX_PARTS)
-    assert shown[1] == (Text("b"),)
-    note = Text("[The result was too large: 450 of 500 bytes were cut]")
-    assert shown[0] == (Text("a" * 50), note)
-    assert shown[2][-1] != Text("c" * 500)
-
-
-@given(
-    st.lists(st.lists(TEXTS.map(lambda part: Text(part.text)), max_size=8).map(tuple), max_size=6), st.integers(0, 100)
-)
-def test_every_result_of_a_turn_keeps_a_part_and_what_is_not_a_note_keeps_to_the_limit(
-    results: list[tuple[Part, ...]], max_bytes: int
-) -> None:
-    shown = within(results, max_bytes, 8)
-    assert len(shown) == len(results)
-    assert all(parts or not result for parts, result in zip(shown, results, strict=True))
-    kept = [
-        part for parts in shown for part in parts if isinstance(part, Text) and not part.text.startswith("[The result")
-    ]
-    assert size([tuple(kept)]) <= max_bytes

@@ -74,9 +74,8 @@ def start_calls(state: Bridged, tools: ToolRun) -> RunningCalls:
     assert bridge.servers is not None
     calls = [(tools.catalog.get(call.name), call) for call in tools.exchange.loop.to_run]
     contexts = call_contexts(state.head, tools.exchange.exchange, len(calls))
-    earlier = (result.parts for _, results in tools.exchange.loop.hidden for result in results)
     caller = caller_of(state.head, tools.exchange.exchange)
-    return RunningCalls(bridge.servers, calls, bridge.settings.mcp, contexts=contexts, caller=caller, earlier=earlier)
+    return RunningCalls(bridge.servers, calls, bridge.settings.mcp, contexts=contexts, caller=caller)
 
 
 def _merge(response: http.Response, exchange: ToolExchange) -> None:
