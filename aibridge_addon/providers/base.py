@@ -41,6 +41,8 @@ class PassthroughRoute:
     billable: bool = False
     """Whether requests that change something (not GET or DELETE) may cost money that no row shows."""
     central_key: bool = True
+    counts: Dialect | None = None
+    """The dialect of the requests whose tokens a POST counts. None: it counts none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,11 @@ def bridged(
 def passthrough(path: str, *, prefix: str = "", billable: bool = False, central_key: bool = True) -> PassthroughRoute:
     """Return a passthrough route. A `*` at the end of `path` matches any rest."""
     return PassthroughRoute(_pattern(path), prefix + path, billable, central_key)
+
+
+def counting(path: str, dialect: Dialect, *, prefix: str = "", central_key: bool = True) -> PassthroughRoute:
+    """Return the route that counts the tokens of a request."""
+    return PassthroughRoute(_pattern(path), prefix + path, central_key=central_key, counts=dialect)
 
 
 def others(*paths: str, prefix: str = "", billable: bool = False) -> tuple[PassthroughRoute, ...]:

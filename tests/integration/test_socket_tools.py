@@ -51,7 +51,7 @@ def events(turns: Turns, number: int) -> list[str]:
 
 
 def create(turns: Turns, **members: Any) -> dict[str, Any]:
-    return {"type": "response.create"} | json.loads(turns.request(streaming=False, **members))
+    return dict({"type": "response.create"} | json.loads(turns.request(streaming=False, **members)))
 
 
 def answer_of(client: ClientConnection) -> list[dict[str, Any]]:

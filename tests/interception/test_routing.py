@@ -95,7 +95,7 @@ PASSTHROUGH = (
     ("api.openai.com", "GET", "/v1/models", "/v1/models"),
     ("api.openai.com", "GET", "/v1/responses/resp_1", "/v1/responses/{id}"),
     ("api.openai.com", "GET", "/v1/responses/resp_1/input_items", "/v1/responses/*"),
-    ("api.openai.com", "POST", "/v1/responses/input_tokens", "/v1/responses/*"),
+    ("api.openai.com", "POST", "/v1/responses/input_tokens", "/v1/responses/input_tokens"),
     ("api.openai.com", "GET", "/v1/embeddings", "/v1/embeddings"),
     ("api.openai.com", "POST", "/chat/completions", "other"),
     ("api.openai.com", "POST", "/v1chat/completions", "other"),
