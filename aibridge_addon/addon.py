@@ -412,6 +412,8 @@ class AIBridge:
     @guarded_hook
     async def aibridge_turn(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
+        if isinstance(state, Bridged) and state.stored is not None:
+            state.stored.turn_ended(flow)
         if not isinstance(state, Bridged) or state.exchange is None:
             return
         if (tools := state.splicing) is not None:

@@ -13,8 +13,8 @@ from aibridge_addon.dialects import COMPLETIONS, IMAGES, RESPONSES, SPEECH, USAG
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.records import Billing
 
-ResultOf = Literal["background", "batch"]
-"""Earlier work whose result an answer may bring: a background response, or a batch."""
+ResultOf = Literal["background", "batch", "stored"]
+"""Earlier work whose result an answer may bring: a background response, a batch, or the turns of a stored answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,10 +173,11 @@ def usage_routes(prefix: str = "", path: str = "", *, names_model: bool = False)
 
 
 def background_routes(prefix: str = "", path: str = "") -> tuple[ResultRoute, ...]:
-    """Return the routes of the Responses API that may bring the end of a background response."""
+    """Return the routes of stored responses: those that may bring the end of a background response, and deletion."""
     return (
         result("GET", f"{path}/responses/{{id}}", "background", RESPONSES, prefix=prefix),
         result("POST", f"{path}/responses/{{id}}/cancel", "background", RESPONSES, prefix=prefix),
+        result("DELETE", f"{path}/responses/{{id}}", "stored", RESPONSES, prefix=prefix, central_key=False),
     )
 
 

@@ -285,7 +285,7 @@ class RequestClassifier:
             flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers)
             return None
         head = Head(route, self._bridge, headers, actor, chosen, _identity(flow.request, route, headers, chosen))
-        if route.results is not None:
+        if route.results is not None and (route.result_of != "stored" or self._bridge.continuations is not None):
             return self._bridged(replace(head, route=replace(route, dialect=route.results)), left)
         too_large = content_length(flow.request) > self._bridge.settings.limits.request_body
         if route.counts is not None and not too_large:

@@ -33,6 +33,7 @@ from aibridge_addon.interception.once import Once
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow.bedrock import Translation
+from aibridge_addon.proxy.flow.stored_answer import StoredAnswer
 from aibridge_addon.records import Headers
 from aibridge_addon.wire.codings import Decoder
 
@@ -212,6 +213,8 @@ class Bridged(Uncopied):
     usage_withdrawn: bool = False
     """An error may have been about the added option. Without it, the request was sent again."""
     tools: ToolRun | None = None
+    stored: StoredAnswer | None = None
+    """Set if the request is about an answer of several turns, which the provider has stored one by one."""
     buffers: bool = False
     """The current answer is buffered, whatever another addon wants."""
     undecided: bool = False

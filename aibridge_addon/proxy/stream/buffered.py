@@ -53,6 +53,10 @@ class BufferedAnswer:
             return
         answer = stream.opened()
         size = len(stream.response_body_buf)
+        if isinstance(state, Bridged) and (stored := state.stored) is not None:
+            if size > stored.limit or not stream.buffers.take_answer(state, size):
+                yield from self.refuse(stored.limit)  # forwarded unread, it might show the client an injected call
+            return
         is_too_large = size > (RETRY_BODY_LIMIT if answer is None else answer.limit)
         if is_too_large or not stream.buffers.take_answer(state, size):
             yield from self._outgrown(answer)

@@ -337,6 +337,8 @@ class BridgeHttpStream(HttpStream):
         `body_ended`: false if only the terminal event was read.
         """
         state, answer = self.state, self.opened()
+        if isinstance(state, Bridged) and state.stored is not None and not already_streamed:
+            return (yield from self._turn_over())
         if not isinstance(state, Bridged) or answer is None:
             return True
         if isinstance(answer, Tapped):
