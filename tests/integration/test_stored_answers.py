@@ -44,9 +44,8 @@ IDS = [str(written.body["id"]) for written in TURNS.written]
 
 
 def stored(number: int, turns: Turns = TURNS, **members: Any) -> Answer:
-    """What the provider has of a turn: it repeats the request's tools."""
-    tools = [{"type": "function", "name": name} for name in ("Read", "bmcp_ours_echo")]
-    return Answer.json({**turns.written[number].body, "object": "response", "tools": tools, **members})
+    """What the provider has of a turn."""
+    return Answer.json({**turns.written[number].body, "object": "response", **members})
 
 
 def made(client: Client, upstream: ScriptedUpstream, turns: Turns = TURNS, *, streaming: bool = False) -> Seen:
@@ -58,7 +57,7 @@ def made(client: Client, upstream: ScriptedUpstream, turns: Turns = TURNS, *, st
 
 
 def paths(upstream: ScriptedUpstream, method: str) -> list[str]:
-    return [request.path for request in upstream.requests if request.method == method]
+    return [request.target for request in upstream.requests if request.method == method]
 
 
 @pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
@@ -71,9 +70,25 @@ def test_a_fetched_answer_is_what_the_client_saw(
         fetched = client.ask("GET", f"/v1/responses/{IDS[0]}?include%5B%5D=x")
     assert fetched.status == 200
     TURNS.check_usage(TURNS.check(fetched.body, streaming=False))
-    assert [tool["name"] for tool in json.loads(fetched.body)["tools"]] == ["Read"]
     assert paths(upstream, "GET") == [f"/v1/responses/{id_}?include%5B%5D=x" for id_ in IDS]
     assert len(proxy.rows("aibridge_interceptions")) == 1 and recorded(proxy).outcome == ("completed", 3, None)
+
+
+@pytest.mark.parametrize(("after", "first"), [("", 0), ("&starting_after=4", 5)])
+def test_an_answer_can_be_fetched_as_a_stream(
+    proxy: RunningProxy, upstream: ScriptedUpstream, http2: bool, after: str, first: int
+) -> None:
+    with Client(proxy, OPENAI, http2=http2) as client:
+        made(client, upstream)
+        upstream.answer(*(stored(number) for number in range(3)))
+        fetched = client.ask("GET", f"/v1/responses/{IDS[0]}?stream=true{after}")
+    assert fetched.headers["content-type"].startswith("text/event-stream")
+    assert paths(upstream, "GET") == [f"/v1/responses/{id_}" for id_ in IDS]
+    events = [json.loads(block.partition(b"data: ")[2]) for block in fetched.body.split(b"\n\n") if block]
+    assert (events[0]["sequence_number"], events[-1]["type"]) == (first, "response.completed")
+    assert INJECTED not in fetched.body
+    if not after:
+        TURNS.check_usage(TURNS.check(fetched.body, streaming=True))
 
 
 def test_a_deleted_answer_is_deleted_in_all_its_turns(

@@ -9,16 +9,23 @@ the first turn, so that a client which repeats a failed request deletes the rest
 
 from __future__ import annotations
 
-from urllib.parse import quote
+from itertools import islice
+from typing import Any
+from urllib.parse import parse_qsl, quote
 
 from mitmproxy import http
 
 from aibridge_addon.dialects.turns import Splice
 from aibridge_addon.interception.continuations import StoredTurns
+from aibridge_addon.wire import sse
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, decode_tolerantly, encode
 
 GONE = 404
+MAX_DIGITS = 10
+"""Digits of a sequence number that is too large."""
+STREAMING = ("stream", "starting_after")
+"""Parameters of a request that wants the events of an answer. The turns are fetched without them."""
 
 
 class StoredAnswer:
@@ -26,6 +33,7 @@ class StoredAnswer:
         """`limit`: bytes of all turns together, decoded."""
         self.limit = limit
         self._path = request.path
+        self._wished = {name: value for name, value in parse_qsl(request.path.partition("?")[2]) if name in STREAMING}
         self._deletes = request.method == "DELETE"
         self._splice = splice
         self._left = [*turns.turns[1:], turns.turns[0]] if self._deletes else list(turns.turns)
@@ -34,8 +42,9 @@ class StoredAnswer:
 
     def _next(self, request: http.Request) -> None:
         """Address the request to the next turn."""
-        path, mark, query = self._path.partition("?")
-        request.path = path[: path.rindex("/") + 1] + quote(self._left.pop(0), safe="") + mark + query
+        path, _, query = self._path.partition("?")
+        kept = "&".join(part for part in query.split("&") if part.partition("=")[0] not in STREAMING)
+        request.path = path[: path.rindex("/") + 1] + quote(self._left.pop(0), safe="") + (f"?{kept}" if kept else "")
 
     def turn_ended(self, flow: http.HTTPFlow) -> None:
         """Take the answer about a turn. Sets `flow.response` to None if another turn follows."""
@@ -57,13 +66,24 @@ class StoredAnswer:
         self._splice.begin_turn()
         self._splice.take_body(message)
         if not self._left:
-            for name in ("content-encoding", "transfer-encoding"):
-                response.headers.pop(name, None)
-            response.raw_content = encode(self._splice.body())
-            response.headers["content-length"] = str(len(response.raw_content))
+            self._merge(response)
         return True
 
-    def _maybe_message(self, response: http.Response) -> dict[str, object] | None:
+    def _merge(self, response: http.Response) -> None:
+        for name in ("content-encoding", "transfer-encoding"):
+            response.headers.pop(name, None)
+        body = self._splice.body()
+        if self._wished.get("stream") == "true":
+            after = self._wished.get("starting_after", "")
+            first = int(after) + 1 if after.isascii() and after.isdigit() and len(after) < MAX_DIGITS else 0
+            events = (encode(event) for _, event in self._splice.events_of(body, usage=True))
+            response.raw_content = b"".join(sse.event("", event) for event in islice(events, first, None))
+            response.headers["content-type"] = "text/event-stream; charset=utf-8"
+        else:
+            response.raw_content = encode(body)
+        response.headers["content-length"] = str(len(response.raw_content))
+
+    def _maybe_message(self, response: http.Response) -> dict[str, Any] | None:
         try:
             content = decode_all(response.raw_content or b"", response.headers.get("content-encoding"), self.limit)
             message = decode_tolerantly(content)
