@@ -25,6 +25,7 @@ WRONG_USE = 2
 COMPLETES = "_ARGCOMPLETE"
 COMMANDS = (
     "run",
+    "serve",
     "env",
     "doctor",
     "certs",
@@ -34,6 +35,7 @@ COMMANDS = (
     "sessions",
     "live",
     "web",
+    "tools",
     "tokens",
     "prune",
     "purge",

@@ -48,6 +48,9 @@ class ResponsesInjection(Injection):
             and last_item.get("type") != "compaction_trigger"
         )
 
+    def demands_call(self, body: JSONObject) -> bool:
+        return openai.demands_call(body)
+
     def own_definitions(self, body: JSONObject) -> list[Any]:
         elsewhere = _additional_tools(body.elements("input", 1))
         return [*as_list(body.get("tools")), *(as_list(elsewhere.get("tools")) if elsewhere else ())]
@@ -88,12 +91,14 @@ class ResponsesInjection(Injection):
 
     def _choice(self, turn: FollowUp, *, own_elsewhere: bool) -> dict[str, bytes]:
         """Return the changes to the tools and the `tool_choice` of the next turn."""
+        is_met = openai.demands_call(turn.body) and any(map(_is_hosted_call, turn.end.content))
+        changed = {"tool_choice": b'"auto"'} if is_met else {}
         if not turn.last:
-            return openai.auto_if_forced(turn.body)
+            return changed
         own = self.own_tools(turn.first, turn.injected)
         if not own and not own_elsewhere:
             return {"tool_choice": b'"none"'}
-        return ({"tools": array(own)} if own else {}) | turn.first_choice
+        return ({"tools": array(own)} if own else {}) | changed
 
     def _without(self, holder: JSONObject | None, injected: Collection[str]) -> JSONObject | None:
         """Return a request or item with the client's tools only, or None if there are none."""
@@ -101,8 +106,8 @@ class ResponsesInjection(Injection):
             return None
         return JSONObject(holder.replaced({"tools": array(own)}))
 
-    def splice(self, injected: Collection[str]) -> ResponsesSplice:
-        return ResponsesSplice(injected)
+    def splice(self, injected: Collection[str], own: Collection[str] = ()) -> ResponsesSplice:
+        return ResponsesSplice(injected, own)
 
 
 def _additional_tools(items: Sequence[bytes]) -> JSONObject | None:
@@ -155,6 +160,11 @@ def _as_items(body: JSONObject) -> JSONObject:
         return body
     message = {"type": "message", "role": "user", "content": text}
     return JSONObject(body.replaced({"input": encode([message])}))
+
+
+def _is_hosted_call(item: dict[str, Any]) -> bool:
+    """Return whether the provider has run this call. A turn that is followed by another has no calls of the client."""
+    return as_text(item.get("type")).endswith("_call") and item.get("type") != "function_call"
 
 
 def _is_reference(item: dict[str, Any]) -> bool:

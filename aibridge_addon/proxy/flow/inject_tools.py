@@ -12,6 +12,7 @@ from mitmproxy import http
 
 from aibridge_addon.dialects import RESPONSES
 from aibridge_addon.dialects.history import RequestHistory
+from aibridge_addon.dialects.our_calls import PREFIX
 from aibridge_addon.dialects.place import NOWHERE, Position
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception import clients
@@ -62,10 +63,23 @@ async def resume_and_inject(
             _set(request, completed)
             body = JSONObject(completed)
     if held is not None:
-        names, catalog = held.exchange.loop.splice.injected, held.catalog
+        names, catalog = frozenset(held.exchange.loop.splice.injected), held.catalog
         state.tools = tool_run(state, exchange, body, names, catalog, position)
         return body
-    return _injected(request, state, exchange, body, request_class, position)
+    injection, bridge = _injection(state.head, body, request_class), state.head.bridge
+    if injection is None or bridge.servers is None:
+        return body
+    if bridge.servers.is_connecting and injection.may_inject(body):
+        await bridge.servers.connected(bridge.settings.mcp.startup_wait)
+    return _injected(request, state, exchange, body, injection, position)
+
+
+def _injection(head: Head, body: JSONObject, request_class: RequestClass) -> Injection | None:
+    """Return what adds tools to this request. None: it takes none."""
+    route = head.route
+    assert route.dialect is not None
+    takes_tools = route.provider.inject_tools and request_class != "auxiliary" and body.verbatim
+    return route.dialect.injection if takes_tools else None
 
 
 def _injected(
@@ -73,31 +87,32 @@ def _injected(
     state: Bridged,
     exchange: Exchange,
     body: JSONObject,
-    request_class: RequestClass,
+    injection: Injection,
     position: Position,
 ) -> JSONObject:
-    route, bridge = state.head.route, state.head.bridge
-    assert route.dialect is not None and bridge.servers is not None and bridge.continuations is not None
-    injection = route.dialect.injection
-    if (
-        injection is None
-        or not (catalog := bridge.servers.catalog).tools
-        or not route.provider.inject_tools
-        or request_class == "auxiliary"
-        or not body.verbatim
-    ):
-        return body
+    bridge = state.head.bridge
+    assert bridge.servers is not None and bridge.continuations is not None
+    catalog, settings = bridge.servers.catalog, bridge.settings.mcp
+    if injection.demands_call(body) and settings.max_turns == 1:
+        return body  # a call of ours would leave the demand unmet
     offered = injection.offered(body, catalog.injected)
     _report_left_out(injection, body, catalog, len(offered))
-    if not offered:
+    if not offered and not _may_call_ours(injection, exchange, body):
         return body
-    changed = injection.inject(body, offered)
-    _set(request, changed)
+    if offered:
+        _set(request, injection.inject(body, offered))
+        body = JSONObject(request.raw_content or b"")
     request.headers["accept-encoding"] = "identity"  # the answer is merged from several turns
-    injected = JSONObject(changed)
     names = frozenset(tool.name for tool in offered)
-    state.tools = tool_run(state, exchange, injected, names, catalog, position)
-    return injected
+    state.tools = tool_run(state, exchange, body, names, catalog, position)
+    return body
+
+
+def _may_call_ours(injection: Injection, exchange: Exchange, body: JSONObject) -> bool:
+    """Return whether the history has calls of our tools, although none is offered now. Models repeat such calls."""
+    if exchange.history is None or not injection.may_inject(body):
+        return False
+    return b'"' + PREFIX.encode() in body.raw(exchange.history.member)
 
 
 def tool_run(
@@ -111,8 +126,9 @@ def tool_run(
     """Return the loop for a request whose answer may call the tools with these names."""
     route, bridge = state.head.route, state.head.bridge
     assert route.dialect is not None and route.dialect.injection is not None and bridge.continuations is not None
-    settings = bridge.settings.mcp
-    loop = ToolLoop(route.dialect.injection, body, names, max_turns=settings.max_turns, max_calls=settings.max_calls)
+    settings, injection = bridge.settings.mcp, route.dialect.injection
+    own = injection.own_names(body)
+    loop = ToolLoop(injection, body, names, max_turns=settings.max_turns, max_calls=settings.max_calls, own=own)
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
     return ToolRun(ToolExchange(exchange, loop, keep), catalog)
 

@@ -38,6 +38,7 @@ async def _run_tools(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> Non
         return
     request = tools.exchange.tools_ran(calls.invocations())
     if request is not None:
+        state.head.dispatch.attempts.later_turn(state.head.bridge.settings.mcp.later_turn_retries)
         set_body(flow.request, request)
         flow.response = None
 
