@@ -398,7 +398,7 @@ def test_a_request_that_is_free_or_recorded_is_not_billable(host: str, method: s
         ("api.openai.com", "GET", "/v1/responses/resp_1?stream=true", "background", "resp_1"),
         ("api.openai.com", "POST", "/v1/responses/resp_1/cancel", "background", "resp_1"),
         ("api.openai.com", "POST", "/v1/responses/resp_1", None, ""),
-        ("api.openai.com", "DELETE", "/v1/responses/resp_1", None, ""),
+        ("api.openai.com", "DELETE", "/v1/responses/resp_1", "stored", "resp_1"),
         ("api.openai.com", "GET", "/v1/files/file-1/content", "batch", "file-1"),
         ("api.openai.com", "GET", "/v1/files/file-1", None, ""),
         ("api.anthropic.com", "GET", "/v1/messages/batches/msgbatch_1/results", "batch", "msgbatch_1"),

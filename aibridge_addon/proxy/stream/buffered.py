@@ -42,6 +42,12 @@ class BufferedAnswer:
     def __init__(self, stream: BufferingStream) -> None:
         self._stream = stream
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the request is about an answer of several turns, so that one about another turn may follow."""
+        state = self._stream.state
+        return isinstance(state, Bridged) and state.stored is not None
+
     def grew(self) -> layer.CommandGenerator[None]:
         """Decide about an answer of which more was buffered."""
         stream = self._stream

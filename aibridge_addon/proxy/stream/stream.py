@@ -347,10 +347,8 @@ class BridgeHttpStream(HttpStream):
         `body_ended`: false if only the terminal event was read.
         """
         state, answer = self.state, self.opened()
-        if isinstance(state, Bridged) and state.stored is not None and not already_streamed:
-            return (yield from self._turn_over())
         if not isinstance(state, Bridged) or answer is None:
-            return True
+            return already_streamed or not self.buffered.is_stored or (yield from self._turn_over())
         if isinstance(answer, Tapped):
             if not already_streamed and state.usage is not None and state.usage.original is not None:
                 return (yield from self._turn_over())
