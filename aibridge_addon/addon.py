@@ -35,7 +35,7 @@ from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.names import Names
 from aibridge_addon.proxy.connection.scope import destination, is_for_proxy, tunnel_plain
 from aibridge_addon.proxy.connection.unpriced_hosts import unpriced_hosts
-from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
+from aibridge_addon.proxy.flow import answer, count_tokens, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.destination import guarded
 from aibridge_addon.proxy.flow.http1 import drop_trailers
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
@@ -378,8 +378,14 @@ class AIBridge:
         if not isinstance(state, Bridged) or flow.response is not None:
             return None
         began = time.perf_counter()
-        read = request.read_request if state.head.route.results is None else results.begin
-        waiting = read(flow, state)
+        route = state.head.route
+        waiting: Awaitable[None] | None
+        if route.results is not None:
+            waiting = results.begin(flow, state)
+        elif route.counts is not None:
+            waiting = count_tokens.prepare(flow, state)
+        else:
+            waiting = request.read_request(flow, state)
         if self._is_interactive and state.exchange is not None:
             Annotation(flow).follow(state.exchange, state.head.bridge)
         state.overhead += time.perf_counter() - began
@@ -407,6 +413,8 @@ class AIBridge:
     @guarded_hook
     async def aibridge_turn(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
+        if isinstance(state, Bridged) and state.stored is not None:
+            state.stored.turn_ended(flow)
         if not isinstance(state, Bridged) or state.exchange is None:
             return
         if (tools := state.splicing) is not None:

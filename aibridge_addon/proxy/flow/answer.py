@@ -72,7 +72,7 @@ def open_answer(flow: http.HTTPFlow, passthrough_body: int) -> None:
             frame_answer(flow)
             limits_came(state.head, flow.response.headers)
             results.opened(flow, state)
-            streams = state.exchange is None or _open_bridged(flow, state, state.exchange)
+            streams = state.stored is None if state.exchange is None else _open_bridged(flow, state, state.exchange)
             state.buffers = not streams
             if is_replay(flow):
                 flow.response.stream = False  # no client waits, and the whole answer is read at its end

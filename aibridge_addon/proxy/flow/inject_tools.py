@@ -10,12 +10,13 @@ from functools import partial
 
 from mitmproxy import http
 
+from aibridge_addon.dialects import RESPONSES
 from aibridge_addon.dialects.history import RequestHistory
 from aibridge_addon.dialects.our_calls import PREFIX
 from aibridge_addon.dialects.place import NOWHERE, Position
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception import clients
-from aibridge_addon.interception.continuations import Continuations
+from aibridge_addon.interception.continuations import Continuations, StoredTurns
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.result_bounds import Bounds
 from aibridge_addon.interception.scope import Scope
@@ -172,7 +173,12 @@ def _report_left_out(injection: Injection, body: JSONObject, catalog: Catalog, o
 def _remembered(scope: Scope, position: Position, continuations: Continuations, loop: ToolLoop) -> Iterable[Record]:
     """Return the continuation records that the client's next requests may need."""
     alias = loop.response_ids[0], loop.response_ids[-1]
-    return continuations.remember(scope, position=position, mixed=loop.mixed, alias=alias, hidden=loop.hidden)
+    stored = None
+    if scope.dialect is RESPONSES and loop.stores and (len(loop.response_ids) > 1 or loop.mixed or loop.hidden):
+        stored = StoredTurns(tuple(loop.response_ids), tuple(sorted(loop.splice.injected)))
+    return continuations.remember(
+        scope, position=position, mixed=loop.mixed, alias=alias, hidden=loop.hidden, stored=stored
+    )
 
 
 def _scope(head: Head, exchange: Exchange) -> Scope:

@@ -339,7 +339,7 @@ class BridgeHttpStream(HttpStream):
         """
         state, answer = self.state, self.opened()
         if not isinstance(state, Bridged) or answer is None:
-            return True
+            return already_streamed or not self.buffered.is_stored or (yield from self._turn_over())
         if isinstance(answer, Tapped):
             if not already_streamed and state.asks_again:
                 return (yield from self._turn_over())
