@@ -78,6 +78,8 @@ def _injected(
         or not body.verbatim
     ):
         return body
+    provider = route.provider
+    injection = injection.for_model(provider.models.get(route.model, route.model))
     offered = injection.offered(body, catalog.injected)
     _report_left_out(injection, body, catalog, len(offered))
     if not offered:

@@ -1,0 +1,162 @@
+"""Injected tools in Converse requests (Amazon Bedrock API reference, "Converse"; user guide, "Call a tool with …").
+
+Tools are in `toolConfig`. It has no choice that forbids calls, and a history with calls is refused without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from aibridge_addon.dialects.bedrock.converse_splice import ConverseSplice
+from aibridge_addon.dialects.turns import (
+    IMAGE_TYPES,
+    NO_OUTPUT,
+    FollowUp,
+    InjectedTool,
+    Injection,
+    Media,
+    Part,
+    Result,
+    Text,
+    members_of,
+    wants_tools,
+)
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, array, encode
+from aibridge_addon.wire.json_values import as_dict, as_text
+
+FORCED = frozenset(("any", "tool"))
+AUTO = b'{"auto":{}}'
+WITH_STATUS = ("anthropic.", "amazon.nova")
+"""Parts of the ids of models that take `toolResult.status` and media in results. Others refuse the request for them."""
+NO_TOOLS = (
+    *("anthropic.claude-v2", "anthropic.claude-instant", "amazon.titan", "ai21.j2", "ai21.jamba-instruct"),
+    *("cohere.command-text", "cohere.command-light", "meta.llama2", "meta.llama3-8b", "meta.llama3-70b"),
+    *("mistral.mistral-7b", "mistral.mixtral", "deepseek.r1", ":prompt/"),
+)
+"""Parts of the ids of models that take no tools, and of prompts, which have their own (user guide, "Supported models
+and model features")."""
+NOT_STREAMED = ("meta.llama",)
+"""Parts of the ids of models that take tools only in requests for a blocking answer."""
+DOCUMENTS: Mapping[str, str] = MappingProxyType({"application/pdf": "pdf"})
+"""Formats of documents, by media type."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConverseInjection(Injection):
+    streaming: bool
+    model: str = ""
+    """The id in the path. Empty: not known."""
+
+    def for_model(self, model: str) -> ConverseInjection:
+        return ConverseInjection(self.streaming, model)
+
+    def may_inject(self, body: JSONObject) -> bool:
+        """Refuse requests to models without tools, requests that demand a fixed output format, and probes."""
+        config = _config(body)
+        return (
+            config is not None
+            and not self._is(NO_TOOLS)
+            and not (self.streaming and self._is(NOT_STREAMED))
+            and as_dict(body.get("inferenceConfig")).get("maxTokens") != 1
+            and as_dict(body.get("outputConfig")).get("textFormat") is None
+            and "promptVariables" not in body
+        )
+
+    def _is(self, parts: Sequence[str]) -> bool:
+        return any(part in self.model for part in parts)
+
+    def own_definitions(self, body: JSONObject) -> Sequence[Any]:
+        config = _config(body)
+        return [] if config is None else list(map(members_of, config.elements("tools")))
+
+    def tool_name(self, tool: object) -> str:
+        members = as_dict(tool)
+        return as_text((as_dict(members.get("toolSpec")) or as_dict(members.get("systemTool"))).get("name"))
+
+    def definition(self, tool: InjectedTool) -> bytes:
+        return _tool(tool)
+
+    def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
+        config = _config(body) or JSONObject(b"{}")
+        # Injected tools come first, so that a client's cache point still covers everything before it.
+        tools = config.extended("tools", [], before=[_tool(tool) for tool in offered])
+        return body.replaced({"toolConfig": config.replaced({"tools": tools})})
+
+    def follow_up(self, turn: FollowUp) -> bytes:
+        said = [block for block in turn.end.content if not _is_blank(block)]
+        answers = [self.tool_result(result) for result in turn.results]
+        messages = [{"role": "assistant", "content": said}, {"role": "user", "content": answers}]
+        changes = {"messages": turn.body.extended("messages", list(map(encode, messages)))}
+        return turn.body.replaced(changes | self._tools(turn))
+
+    def _tools(self, turn: FollowUp) -> dict[str, bytes]:
+        """Return the changes to the tools of the next turn."""
+        if turn.last:
+            first = _config(turn.first)
+            own = self.own_tools(first, turn.injected) if first is not None else []
+            if first is not None and any(self.tool_name(members_of(tool)) for tool in own):
+                return {"toolConfig": first.replaced({"tools": array(own)})}
+            # A history with calls requires tools, so the injected ones stay defined.
+        config = _config(turn.body)
+        if config is None or as_dict(config.get("toolChoice")).keys().isdisjoint(FORCED):
+            return {}
+        return {"toolConfig": config.replaced({"toolChoice": AUTO})}
+
+    def tool_result(self, result: Result) -> dict[str, Any]:
+        """Return a `toolResult` block. If it reports an error, only text is allowed."""
+        parts = [part for part in result.parts if not isinstance(part, Text) or part.text.strip()]
+        shown = [*enumerate(parts)] or [(0, Text(NO_OUTPUT))]
+        as_text_only = result.is_error or not self._has_status
+        content = [_note(part) if as_text_only else _part(part, place) for place, part in shown]
+        block = {"toolUseId": result.call.id, "content": content}
+        if result.is_error and self._has_status:
+            block["status"] = "error"
+        elif result.is_error and not content[0]["text"].startswith("Error"):
+            content[0] = {"text": f"Error: {content[0]['text']}"}
+        return {"toolResult": block}
+
+    @property
+    def _has_status(self) -> bool:
+        return self._is(WITH_STATUS)
+
+    def splice(self, injected: Collection[str]) -> ConverseSplice:
+        return ConverseSplice(injected)
+
+
+def _config(body: JSONObject) -> JSONObject | None:
+    """Return the request's `toolConfig`, empty if it has none. None: no tool may be added to it."""
+    if body.get("toolConfig") is None:
+        return JSONObject(b"{}") if body.raw("toolConfig") == b"null" else None
+    try:
+        config = JSONObject(body.raw("toolConfig"))
+    except (NotJSON, Unreadable):
+        return None
+    return config if wants_tools(config) and config.verbatim else None
+
+
+def _tool(tool: InjectedTool) -> bytes:
+    spec = {"name": tool.name, "description": tool.description or tool.name, "inputSchema": {"json": tool.input_schema}}
+    return encode({"toolSpec": spec})
+
+
+def _is_blank(block: dict[str, Any]) -> bool:
+    """Return whether a block is blank text. Models produce such blocks, but requests with them are refused."""
+    return block.keys() == {"text"} and not as_text(block["text"]).strip()
+
+
+def _part(part: Part, place: int) -> dict[str, Any]:
+    if isinstance(part, Media):
+        source = {"bytes": part.data}
+        if part.kind in IMAGE_TYPES:
+            return {"image": {"format": part.kind.removeprefix("image/"), "source": source}}
+        if part.kind in DOCUMENTS:
+            # Names may have letters, digits, blanks, hyphens and brackets only, and must differ.
+            return {"document": {"format": DOCUMENTS[part.kind], "name": f"file {place + 1}", "source": source}}
+    return _note(part)
+
+
+def _note(part: Part) -> dict[str, Any]:
+    return {"text": part.text if isinstance(part, Text) else part.note}
