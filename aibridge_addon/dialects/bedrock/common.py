@@ -50,9 +50,7 @@ TOKEN_COUNTS: Mapping[str, str] = MappingProxyType(
 class BedrockDialect(Dialect):
     """A dialect whose requests name the model, and whether they stream, in the path only."""
 
-    def __init__(
-        self, *, streaming: bool, injection: Injection | None = None, history: History | None = None
-    ) -> None:
+    def __init__(self, *, streaming: bool, injection: Injection | None = None, history: History | None = None) -> None:
         super().__init__(injection=injection, history=history)
         self.streaming = streaming
 

@@ -17,8 +17,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from aibridge_addon.dialects.base import event_members
-from aibridge_addon.dialects.bedrock.common import REQUEST_ID
 from aibridge_addon.dialects.bedrock.converse_events import content_of, decoded, events_of
+from aibridge_addon.dialects.bedrock.heads import Heads
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, combined_usage, divide_calls
 from aibridge_addon.wire.framing import AWS_EVENT_STREAM, framing_of_event
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, encode
@@ -59,9 +59,8 @@ class ConverseSplice(Splice):
         self._usages: list[dict[str, Any]] = []
         """The usage of each turn that has one."""
         self._latency: list[int] = []
-        self._first_id = ""
+        self._heads = Heads()
         self._failed = self._finished = False
-        self._id = ""
         self._reset()
 
     def _reset(self) -> None:
@@ -89,13 +88,11 @@ class ConverseSplice(Splice):
         self._reset()
 
     def head(self, headers: Mapping[str, str]) -> None:
-        self._id = headers.get(REQUEST_ID, "")
-        self._first_id = self._first_id or self._id
+        self._heads.add(headers)
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """The first turn's id, which a row of the interception has as well."""
-        return {REQUEST_ID: self._first_id} if self._first_id else {}
+        return self._heads.merged()
 
     # --- a stream ---------------------------------------------------------------------------------------------
 
@@ -181,7 +178,7 @@ class ConverseSplice(Splice):
 
     def end_turn(self) -> TurnEnd:
         if not self._hides:
-            return TurnEnd(client_calls=self._client_ids, response_id=self._id)
+            return TurnEnd(client_calls=self._client_ids, response_id=self._heads.id)
         whole = self._stop is not None and not self._failed
         return self._turn_end(content_of(self._raw), self._stop if whole else None)
 
@@ -263,7 +260,7 @@ class ConverseSplice(Splice):
         blocks = list(blocks)
         for place, block in enumerate(blocks):
             if (use := as_dict(block.get("toolUse"))) and not as_text(use.get("toolUseId")):
-                use = use | {"toolUseId": call_id_for(self._id, place, block)}
+                use = use | {"toolUseId": call_id_for(self._heads.id, place, block)}
             if use:
                 given = use.get("input")
                 blocks[place] = {"toolUse": use | {"input": given if isinstance(given, dict) else _wrapped(given)}}
@@ -273,7 +270,7 @@ class ConverseSplice(Splice):
             calls=calls if whole else [],
             client_calls=client_calls,
             content=blocks,
-            response_id=self._id,
+            response_id=self._heads.id,
         )
 
     def _maybe_call(self, block: dict[str, Any], anchor: str | None) -> Call | None:

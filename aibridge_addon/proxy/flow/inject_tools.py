@@ -10,6 +10,7 @@ from functools import partial
 
 from mitmproxy import http
 
+from aibridge_addon.credentials.client import signs_request
 from aibridge_addon.dialects.history import RequestHistory
 from aibridge_addon.dialects.place import NOWHERE, Position
 from aibridge_addon.dialects.turns import Injection
@@ -28,6 +29,11 @@ logger = logging.getLogger(__name__)
 
 LARGE = 256 * 1024
 """Bytes. The history of a larger request is read on a worker thread, because it takes more than a millisecond."""
+
+SIGNATURE = "aws_signature"
+"""The interception's `not_injected`: why it has got no tools."""
+PRESIGNED = "X-Amz-Signature="
+"""Part of the query of a presigned URL."""
 
 
 async def read_history(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject) -> RequestHistory:
@@ -67,19 +73,12 @@ def _injected(
     request_class: RequestClass,
     position: Position,
 ) -> JSONObject:
-    route, bridge = state.head.route, state.head.bridge
-    assert route.dialect is not None and bridge.servers is not None and bridge.continuations is not None
-    injection = route.dialect.injection
-    if (
-        injection is None
-        or not (catalog := bridge.servers.catalog).tools
-        or not route.provider.inject_tools
-        or request_class == "auxiliary"
-        or not body.verbatim
-    ):
+    bridge = state.head.bridge
+    assert bridge.servers is not None and bridge.continuations is not None
+    catalog = bridge.servers.catalog
+    injection = _injection(state.head, catalog, body, request_class)
+    if injection is None:
         return body
-    provider = route.provider
-    injection = injection.for_model(provider.models.get(route.model, route.model))
     offered = injection.offered(body, catalog.injected)
     _report_left_out(injection, body, catalog, len(offered))
     if not offered:
@@ -94,6 +93,36 @@ def _injected(
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
     state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
     return injected
+
+
+def _injection(head: Head, catalog: Catalog, body: JSONObject, request_class: RequestClass) -> Injection | None:
+    """Return what injects tools into a request. None: it gets none, whatever tools it has."""
+    route = head.route
+    injection = route.dialect.injection if route.dialect is not None else None
+    if (
+        injection is None
+        or not catalog.tools
+        or not route.provider.inject_tools
+        or request_class == "auxiliary"
+        or not body.verbatim
+    ):
+        return None
+    return injection.for_model(route.provider.models.get(route.model, route.model))
+
+
+def is_signed(head: Head) -> bool:
+    """Return whether the client's AWS signature covers the body, so that it cannot be changed."""
+    return signs_request(head.headers) or PRESIGNED in head.route.query
+
+
+def note_signature(head: Head, exchange: Exchange, body: JSONObject, request_class: RequestClass) -> None:
+    """Note in the interception's metadata that a signed request gets no tools, if it would get any without it."""
+    servers = head.bridge.servers
+    if servers is None or not is_signed(head):
+        return
+    injection = _injection(head, servers.catalog, body, request_class)
+    if injection is not None and injection.offered(body, servers.catalog.injected):
+        exchange.note(not_injected=SIGNATURE)
 
 
 def _report_left_out(injection: Injection, body: JSONObject, catalog: Catalog, offered: int) -> None:
