@@ -42,8 +42,7 @@ $(DEVELOPMENT): $(BUILT)
 	@touch $@
 
 run: $(BUILT) ## Start the proxy on 127.0.0.1:8080 with no configuration (more options: MITMDUMP_ARGS=…)
-	@$(BIN)/python -m aibridge_addon.proxy.password_file $(MITMDUMP_ARGS)
-	$(BIN)/mitmdump -s aibridge_addon/main.py --listen-host 127.0.0.1 $(MITMDUMP_ARGS)
+	$(BIN)/aibridge serve --workers 1 --listen-host 127.0.0.1 $(MITMDUMP_ARGS)
 
 test: lint types pytest ## Lint, types and every test
 
