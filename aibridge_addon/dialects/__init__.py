@@ -6,6 +6,7 @@ To add a dialect, add one folder beside this file and one row here.
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.dialects.batches.reader import BatchResults, FileOfResultsReader, MessageBatchReader
 from aibridge_addon.dialects.bedrock.converse import Converse
+from aibridge_addon.dialects.bedrock.converse_history import ConverseHistory
 from aibridge_addon.dialects.bedrock.converse_inject import ConverseInjection
 from aibridge_addon.dialects.bedrock.invoke import Invoke
 from aibridge_addon.dialects.bedrock.invoke_inject import InvokeInjection
@@ -25,8 +26,10 @@ CHAT_COMPLETIONS: Dialect = ChatCompletions(injection=ChatInjection(), history=C
 RESPONSES: Dialect = Responses(injection=ResponsesInjection(), history=ResponsesHistory())
 INVOKE: Dialect = Invoke(streaming=False, injection=InvokeInjection(), history=MessagesHistory())
 INVOKE_STREAM: Dialect = Invoke(streaming=True, injection=InvokeInjection(), history=MessagesHistory())
-CONVERSE: Dialect = Converse(streaming=False, injection=ConverseInjection(streaming=False))
-CONVERSE_STREAM: Dialect = Converse(streaming=True, injection=ConverseInjection(streaming=True))
+CONVERSE: Dialect = Converse(streaming=False, injection=ConverseInjection(streaming=False), history=ConverseHistory())
+CONVERSE_STREAM: Dialect = Converse(
+    streaming=True, injection=ConverseInjection(streaming=True), history=ConverseHistory()
+)
 USAGE_ONLY: Dialect = UsageOnly()
 COMPACT: Dialect = UsageOnly(side_call=True)
 COMPLETIONS: Dialect = Completions()

@@ -357,6 +357,58 @@ def test_a_turn_with_calls_of_both_ends_the_answer_with_the_clients(
     assert sorted((row["tool"], row["injected"]) for row in rows.tools) == [("Read", 0), ("echo", 1)]
 
 
+def next_request(turns: Turns, view: View) -> dict[str, Any]:
+    """The client's next request: the answer that it got, and the results of its own calls."""
+    body = turns.request()
+    asked = body["messages"][0]
+    if turns.dialect == "invoke":
+        ids = [block["id"] for block in view.visible if block["type"] == "tool_use"]
+        answers = [{"type": "tool_result", "tool_use_id": id_, "content": "the client's"} for id_ in ids]
+    else:
+        ids = [block["toolUse"]["toolUseId"] for block in view.visible if "toolUse" in block]
+        answers = [{"toolResult": {"toolUseId": id_, "content": [{"text": "the client's"}]}} for id_ in ids]
+    said = {"role": "assistant", "content": view.visible}
+    thanks = {"type": "text", "text": "Go on."} if turns.dialect == "invoke" else {"text": "Go on."}
+    body["messages"] = [asked, said, {"role": "user", "content": answers or [thanks]}]
+    return body
+
+
+@MODES
+@BY_DIALECT
+def test_the_next_request_has_the_calls_and_results_that_the_client_has_not_seen(
+    start: Start, dialect: str, streaming: bool
+) -> None:
+    setting = start()
+    turns = Turns(dialect, [text("Both. "), call("echo", text="hi"), own(path="a")])
+    view = turns.check(setting.ask(turns, streaming=streaming).body, streaming)
+    done = Turns(dialect, [text("Done.")])
+    setting.upstream.answer(done.answer(0, streaming))
+    setting.post(done, next_request(turns, view), streaming=streaming)
+    spoken, answer = setting.upstream.requests[-1].json()["messages"][-2:]
+    assert spoken == {"role": "assistant", "content": turns.written[0].said}
+    ids = [block.get("tool_use_id") or block["toolResult"]["toolUseId"] for block in answer["content"]]
+    assert ids == [
+        block.get("id") or block["toolUse"]["toolUseId"] for block in turns.written[0].said if _is_call(block)
+    ]
+    first, second = setting.proxy.rows("aibridge_interceptions")
+    assert second["thread_parent_id"] == first["id"]
+
+
+@MODES
+@BY_DIALECT
+def test_the_next_request_has_a_hidden_turn_behind_its_thinking(start: Start, dialect: str, streaming: bool) -> None:
+    setting = start()
+    turns = Turns(dialect, [thought("Hm."), call("echo", text="hi")], [thought("So."), text("Done.")])
+    view = turns.check(setting.ask(turns, streaming=streaming).body, streaming)
+    done = Turns(dialect, [text("Bye.")])
+    setting.upstream.answer(done.answer(0, streaming))
+    setting.post(done, next_request(turns, view), streaming=streaming)
+    _, hidden, result, last, _ = setting.upstream.requests[-1].json()["messages"]
+    assert hidden == {"role": "assistant", "content": turns.written[0].said}
+    assert results({"messages": [result]}) == ["hi"]
+    assert last == {"role": "assistant", "content": turns.written[1].said}
+
+
 @BY_DIALECT
 def test_clients_get_keep_alives_that_they_skip_while_a_tool_runs(start: Start, dialect: str) -> None:
     setting = start()
