@@ -56,6 +56,9 @@ types: $(DEVELOPMENT) ## Check types
 pytest: $(DEVELOPMENT) ## Run the tests in parallel (some of them: TESTS=tests/wire)
 	$(BIN)/python -m pytest -n auto $(TESTS)
 
+ordinary: $(DEVELOPMENT) ## Run the tests of streamed answers without the short way (docs/performance.md)
+	AIBRIDGE_ORDINARY_WAY=1 $(BIN)/python -m pytest -n auto tests/proxy/stream tests/integration
+
 contract: $(OLDER)/.built ## Run the tests that depend on mitmproxy's internals against an older release (MITMPROXY=12.2.3)
 	PYTHONPATH=$(OLDER) $(BIN)/python -c 'from mitmproxy.version import VERSION; assert VERSION == "$(MITMPROXY)", VERSION'
 	PYTHONPATH=$(OLDER) $(BIN)/python -m pytest tests/proxy/stream

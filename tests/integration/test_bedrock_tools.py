@@ -171,13 +171,14 @@ Start = Callable[..., Setting]
 def start(
     start_proxy: StartProxy, make_upstream: MakeUpstream, ours: HttpMcp, monkeypatch: pytest.MonkeyPatch
 ) -> Start:
-    def start(*, alpn: str = HTTP1, more: str = "", provider: str = "") -> Setting:
+    def start(*, alpn: str = HTTP1, more: str = "", provider: str = "", retries: int = 2) -> Setting:
         upstream = make_upstream(alpn=[alpn])
         address = f"base_url: '{upstream.url}', hosts: [localhost]"
         config = (
             f"{more}\n"
             f"providers:\n  - {{name: bedrock, type: bedrock, {address}{provider}}}\n"
-            f"mcp:\n  keepalive_interval: 0.2\n  servers: {{ours: {{type: http, url: '{ours.url}'}}}}\n"
+            f"mcp:\n  keepalive_interval: 0.2\n  later_turn_retries: {retries}\n"
+            f"  servers: {{ours: {{type: http, url: '{ours.url}'}}}}\n"
         )
         proxy = start_proxy(config=config)
         proxy.wait_for_log(CONNECTED)
@@ -442,7 +443,7 @@ def test_a_keep_alive_is_a_whole_message(start: Start, dialect: str) -> None:
 
 @BY_DIALECT
 def test_an_error_of_a_later_turn_is_an_exception_in_the_stream(start: Start, dialect: str) -> None:
-    setting = start()
+    setting = start(retries=0)
     turns = Turns(dialect, [text("Wait. "), call("echo", text="hi")])
     refusal = Answer.json({"message": "Too many tokens"}, 429, [("x-amzn-errortype", "ThrottlingException")])
     setting.upstream.answer(turns.answer(0, True), refusal)
@@ -455,7 +456,7 @@ def test_an_error_of_a_later_turn_is_an_exception_in_the_stream(start: Start, di
 
 @BY_DIALECT
 def test_a_later_turn_that_breaks_off_is_an_exception_in_the_stream(start: Start, dialect: str) -> None:
-    setting = start()
+    setting = start(retries=0)
     turns = Turns(dialect, [text("Wait. "), call("echo", text="hi")], [text("Done.")])
     gate = Gate()
     gate.open()
@@ -524,7 +525,7 @@ def test_a_corrupt_stream_ends_with_an_exception(start: Start, dialect: str) -> 
 
 
 def test_anthropics_client_sees_an_error_of_a_later_turn(start: Start) -> None:
-    setting = start()
+    setting = start(retries=0)
     turns = Turns("invoke", [text("Wait. "), call("echo", text="hi")])
     refusal = Answer.json({"message": "Too many tokens"}, 429, [("x-amzn-errortype", "ThrottlingException")])
     setting.upstream.answer(turns.answer(0, True), refusal)

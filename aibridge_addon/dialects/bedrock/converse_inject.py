@@ -65,6 +65,13 @@ class ConverseInjection(Injection):
             and "promptVariables" not in body
         )
 
+    def demands_call(self, body: JSONObject) -> bool:
+        config = _config(body)
+        return config is not None and _demands_call(config)
+
+    def can_meet_demand(self, body: JSONObject) -> bool:
+        return any(self.own_names(body))
+
     def _is(self, parts: Sequence[str]) -> bool:
         return any(part in self.model for part in parts)
 
@@ -94,16 +101,18 @@ class ConverseInjection(Injection):
 
     def _tools(self, turn: FollowUp) -> dict[str, bytes]:
         """Return the changes to the tools of the next turn."""
-        if turn.last:
-            first = _config(turn.first)
-            own = self.own_tools(first, turn.injected) if first is not None else []
-            if first is not None and any(self.tool_name(members_of(tool)) for tool in own):
-                return {"toolConfig": first.replaced({"tools": array(own)})}
-            # A history with calls requires tools, so the injected ones stay defined.
         config = _config(turn.body)
-        if config is None or as_dict(config.get("toolChoice")).keys().isdisjoint(FORCED):
+        if config is None:
             return {}
-        return {"toolConfig": config.replaced({"toolChoice": AUTO})}
+        changes: dict[str, bytes] = {}
+        if _demands_call(config) and any(map(_is_server_call, turn.end.content)):
+            changes = {"toolChoice": AUTO}
+        first = _config(turn.first) if turn.last else None
+        own = self.own_tools(first, turn.injected) if first is not None else []
+        if any(self.tool_name(members_of(tool)) for tool in own):
+            changes["tools"] = array(own)
+        # A history with calls requires tools, so injected ones stay defined if there are no others.
+        return {"toolConfig": config.replaced(changes)} if changes else {}
 
     def tool_result(self, result: Result) -> dict[str, Any]:
         """Return a `toolResult` block. If it reports an error, only text is allowed."""
@@ -122,8 +131,8 @@ class ConverseInjection(Injection):
     def _has_status(self) -> bool:
         return self._is(WITH_STATUS)
 
-    def splice(self, injected: Collection[str]) -> ConverseSplice:
-        return ConverseSplice(injected)
+    def splice(self, injected: Collection[str], own: Collection[str] = ()) -> ConverseSplice:
+        return ConverseSplice(injected, own)
 
 
 def _config(body: JSONObject) -> JSONObject | None:
@@ -135,6 +144,14 @@ def _config(body: JSONObject) -> JSONObject | None:
     except (NotJSON, Unreadable):
         return None
     return config if wants_tools(config) and config.verbatim else None
+
+
+def _demands_call(config: JSONObject) -> bool:
+    return not as_dict(config.get("toolChoice")).keys().isdisjoint(FORCED)
+
+
+def _is_server_call(block: dict[str, Any]) -> bool:
+    return as_dict(block.get("toolUse")).get("type") == "server_tool_use"
 
 
 def _tool(tool: InjectedTool) -> bytes:

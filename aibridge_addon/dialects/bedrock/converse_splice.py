@@ -19,6 +19,7 @@ from typing import Any
 from aibridge_addon.dialects.base import event_members
 from aibridge_addon.dialects.bedrock.converse_events import content_of, decoded, events_of
 from aibridge_addon.dialects.bedrock.heads import Heads
+from aibridge_addon.dialects.our_calls import called_input, valid_input, valid_name
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, combined_usage, divide_calls
 from aibridge_addon.wire.framing import AWS_EVENT_STREAM, framing_of_event
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, encode
@@ -38,15 +39,13 @@ CUT_SHORT = frozenset(
     )
 )
 """Stop reasons of a message whose calls may be incomplete and are not to be run."""
-INVALID_INPUT = "INVALID_JSON"
-"""Member that wraps an input that is not a JSON object, as in Messages."""
 
 
 class ConverseSplice(Splice):
     framing = AWS_EVENT_STREAM
 
-    def __init__(self, injected: Collection[str]) -> None:
-        super().__init__(injected)
+    def __init__(self, injected: Collection[str], own: Collection[str] = ()) -> None:
+        super().__init__(injected, own)
         self._next_index = 0
         self._first: dict[str, Any] = {}
         """The first turn's body."""
@@ -257,13 +256,7 @@ class ConverseSplice(Splice):
 
     def _turn_end(self, blocks: list[dict[str, Any]], ending: Mapping[str, Any] | None) -> TurnEnd:
         """`ending` has the stop reason. None: the turn was truncated."""
-        blocks = list(blocks)
-        for place, block in enumerate(blocks):
-            if (use := as_dict(block.get("toolUse"))) and not as_text(use.get("toolUseId")):
-                use = use | {"toolUseId": call_id_for(self._heads.id, place, block)}
-            if use:
-                given = use.get("input")
-                blocks[place] = {"toolUse": use | {"input": given if isinstance(given, dict) else _wrapped(given)}}
+        blocks = [self._valid(block, place) for place, block in enumerate(blocks)]
         calls, client_calls = divide_calls(blocks, self._maybe_call, _maybe_client_call)
         whole = ending is not None and as_text(ending.get("stopReason")) not in CUT_SHORT
         return TurnEnd(
@@ -277,10 +270,19 @@ class ConverseSplice(Splice):
         use = as_dict(block.get("toolUse"))
         if not _is_hidden(use, self.injected):
             return None
-        given = use["input"]
-        if given.keys() == {INVALID_INPUT}:
-            given = given[INVALID_INPUT]
+        given = called_input(use.get("input"))
         return Call(as_text(use.get("toolUseId")), as_text(use.get("name")), given, block, anchor)
+
+    def _valid(self, block: dict[str, Any], place: int) -> dict[str, Any]:
+        """Return a block as a request may contain it: a call with an id, a valid name, and an object as its input."""
+        use = as_dict(block.get("toolUse"))
+        if not use:
+            return block
+        valid = use | {"input": valid_input(use.get("input"))}
+        if _is_hidden(use, self.injected):
+            call_id = as_text(use.get("toolUseId")) or call_id_for(self._heads.id, place, block)
+            valid |= {"toolUseId": call_id, "name": valid_name(as_text(use.get("name")))}
+        return {"toolUse": valid}
 
 
 def _message(body: Mapping[str, Any]) -> dict[str, Any]:
@@ -294,7 +296,3 @@ def _is_hidden(tool_use: Mapping[str, Any], injected: Collection[str]) -> bool:
 def _maybe_client_call(block: Mapping[str, Any]) -> str | None:
     use = as_dict(block.get("toolUse"))
     return as_text(use.get("toolUseId")) if use and use.get("type") != "server_tool_use" else None
-
-
-def _wrapped(given: object) -> dict[str, Any]:
-    return {} if given is None else {INVALID_INPUT: given}

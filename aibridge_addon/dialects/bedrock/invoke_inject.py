@@ -44,15 +44,15 @@ class InvokeInjection(MessagesInjection):
         is_messages = "anthropic_version" in body and "messages" in body
         return is_messages and not any(part in self._model for part in WITHOUT_TOOLS) and super().may_inject(body)
 
-    def splice(self, injected: Collection[str]) -> InvokeSplice:
-        return InvokeSplice(injected)
+    def splice(self, injected: Collection[str], own: Collection[str] = ()) -> InvokeSplice:
+        return InvokeSplice(injected, own)
 
 
 class InvokeSplice(MessagesSplice):
     framing = AWS_EVENT_STREAM
 
-    def __init__(self, injected: Collection[str]) -> None:
-        super().__init__(injected)
+    def __init__(self, injected: Collection[str], own: Collection[str] = ()) -> None:
+        super().__init__(injected, own)
         self._heads = Heads()
         self._metrics: list[dict[str, Any]] = []
         """Bedrock's metrics of each turn, which its last chunk has."""

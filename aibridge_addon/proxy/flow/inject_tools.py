@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 
@@ -12,11 +12,13 @@ from mitmproxy import http
 
 from aibridge_addon.credentials.client import signs_request
 from aibridge_addon.dialects.history import RequestHistory
+from aibridge_addon.dialects.our_calls import PREFIX
 from aibridge_addon.dialects.place import NOWHERE, Position
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.interception.tool_loop import ToolLoop
@@ -36,23 +38,27 @@ PRESIGNED = "X-Amz-Signature="
 """Part of the query of a presigned URL."""
 
 
-async def read_history(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject) -> RequestHistory:
+async def read_history(request: http.Request, state: Bridged, exchange: Exchange, body: JSONObject) -> RequestHistory:
     """Read the complete history of a request. In a session, only what its client does not change counts."""
     assert exchange.history is not None
     read = partial(exchange.history.read, body, whole=not _scope(state.head, exchange).session)
-    large = len(flow.request.raw_content or b"") > LARGE or "content-encoding" in flow.request.headers
+    large = len(request.raw_content or b"") > LARGE or "content-encoding" in request.headers
     return await asyncio.to_thread(read) if large else read()
 
 
 async def resume_and_inject(
-    flow: http.HTTPFlow,
+    request: http.Request,
     state: Bridged,
     exchange: Exchange,
     body: JSONObject,
     history: RequestHistory | None,
     request_class: RequestClass,
+    held: ToolRun | None = None,
 ) -> JSONObject:
-    """Insert hidden turns that were kept for this request, then the tools. Returns the resulting body."""
+    """Insert hidden turns that were kept for this request, then the tools. Returns the resulting body.
+
+    `held`: tools that the provider has from an earlier request of the same connection, so that none are inserted.
+    """
     continuations = state.head.bridge.continuations
     assert continuations is not None
     position = NOWHERE
@@ -60,54 +66,84 @@ async def resume_and_inject(
         position = history.position
         completed = await continuations.completed(_scope(state.head, exchange), history)
         if completed is not None:
-            _set(flow.request, completed)
+            _set(request, completed)
             body = JSONObject(completed)
-    return _injected(flow, state, exchange, body, request_class, position)
+    if held is not None:
+        names, catalog = frozenset(held.exchange.loop.splice.injected), held.catalog
+        state.tools = tool_run(state, exchange, body, names, catalog, position)
+        return body
+    injection, bridge = _injection(state.head, body, request_class), state.head.bridge
+    if injection is None or bridge.servers is None:
+        return body
+    if bridge.servers.is_connecting and injection.may_inject(body):
+        await bridge.servers.connected(bridge.settings.mcp.startup_wait)
+    return _injected(request, state, exchange, body, injection, position)
+
+
+def _injection(head: Head, body: JSONObject, request_class: RequestClass) -> Injection | None:
+    """Return what adds tools to this request. None: it takes none."""
+    route = head.route
+    assert route.dialect is not None
+    takes_tools = route.provider.inject_tools and request_class != "auxiliary" and body.verbatim
+    return _for_model(route) if takes_tools else None
+
+
+def _for_model(route: Route) -> Injection | None:
+    """Return the injection for the model in the path, if it is there."""
+    injection = route.dialect.injection if route.dialect is not None else None
+    models = route.provider.models
+    return None if injection is None else injection.for_model(models.get(route.model, route.model))
 
 
 def _injected(
-    flow: http.HTTPFlow,
+    request: http.Request,
     state: Bridged,
     exchange: Exchange,
     body: JSONObject,
-    request_class: RequestClass,
+    injection: Injection,
     position: Position,
 ) -> JSONObject:
     bridge = state.head.bridge
     assert bridge.servers is not None and bridge.continuations is not None
-    catalog = bridge.servers.catalog
-    injection = _injection(state.head, catalog, body, request_class)
-    if injection is None:
-        return body
+    catalog, settings = bridge.servers.catalog, bridge.settings.mcp
+    if injection.demands_call(body) and settings.max_turns == 1:
+        return body  # a call of ours would leave the demand unmet
     offered = injection.offered(body, catalog.injected)
     _report_left_out(injection, body, catalog, len(offered))
-    if not offered:
+    if not offered and not _may_call_ours(injection, exchange, body):
         return body
-    request = injection.inject(body, offered)
-    _set(flow.request, request)
-    flow.request.headers["accept-encoding"] = "identity"  # the answer is merged from several turns
-    injected = JSONObject(request)
+    if offered:
+        _set(request, injection.inject(body, offered))
+        body = JSONObject(request.raw_content or b"")
+    request.headers["accept-encoding"] = "identity"  # the answer is merged from several turns
     names = frozenset(tool.name for tool in offered)
+    state.tools = tool_run(state, exchange, body, names, catalog, position)
+    return body
+
+
+def _may_call_ours(injection: Injection, exchange: Exchange, body: JSONObject) -> bool:
+    """Return whether the history has calls of our tools, although none is offered now. Models repeat such calls."""
+    if exchange.history is None or not injection.may_inject(body):
+        return False
+    return b'"' + PREFIX.encode() in body.raw(exchange.history.member)
+
+
+def tool_run(
+    state: Bridged,
+    exchange: Exchange,
+    body: JSONObject,
+    names: Collection[str],
+    catalog: Catalog,
+    position: Position = NOWHERE,
+) -> ToolRun:
+    """Return the loop for a request whose answer may call the tools with these names."""
+    bridge, injection = state.head.bridge, _for_model(state.head.route)
+    assert injection is not None and bridge.continuations is not None
     settings = bridge.settings.mcp
-    loop = ToolLoop(injection, injected, names, max_turns=settings.max_turns, max_calls=settings.max_calls)
+    own = injection.own_names(body)
+    loop = ToolLoop(injection, body, names, max_turns=settings.max_turns, max_calls=settings.max_calls, own=own)
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
-    state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
-    return injected
-
-
-def _injection(head: Head, catalog: Catalog, body: JSONObject, request_class: RequestClass) -> Injection | None:
-    """Return what injects tools into a request. None: it gets none, whatever tools it has."""
-    route = head.route
-    injection = route.dialect.injection if route.dialect is not None else None
-    if (
-        injection is None
-        or not catalog.tools
-        or not route.provider.inject_tools
-        or request_class == "auxiliary"
-        or not body.verbatim
-    ):
-        return None
-    return injection.for_model(route.provider.models.get(route.model, route.model))
+    return ToolRun(ToolExchange(exchange, loop, keep), catalog)
 
 
 def is_signed(head: Head) -> bool:
@@ -120,7 +156,7 @@ def note_signature(head: Head, exchange: Exchange, body: JSONObject, request_cla
     servers = head.bridge.servers
     if servers is None or not is_signed(head):
         return
-    injection = _injection(head, servers.catalog, body, request_class)
+    injection = _injection(head, body, request_class)
     if injection is not None and injection.offered(body, servers.catalog.injected):
         exchange.note(not_injected=SIGNATURE)
 

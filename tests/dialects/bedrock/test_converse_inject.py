@@ -171,16 +171,22 @@ def test_what_was_said_and_the_results_follow_the_history_and_all_else_stays() -
 
 
 @pytest.mark.parametrize("choice", [{"any": {}}, {"tool": {"name": "Read"}}])
-def test_a_forced_choice_has_been_made(choice: dict[str, Any]) -> None:
-    """Else it would force calls for ever."""
-    body = body_of(toolConfig={"tools": [*OURS, OWN], "toolChoice": choice})
-    assert follow_up(body)["toolConfig"] == {"tools": [*OURS, OWN], "toolChoice": {"auto": {}}}
+def test_a_demand_for_a_call_holds_until_one_of_the_clients_or_bedrocks_tools_is_called(choice: dict[str, Any]) -> None:
+    config = {"tools": [*OURS, OWN], "toolChoice": choice}
+    body = body_of(toolConfig=config)
+    assert follow_up(body)["toolConfig"] == config
+    server = {"toolUse": {"toolUseId": "s", "name": "nova_grounding", "type": "server_tool_use", "input": {}}}
+    assert follow_up(body, server)["toolConfig"] == config | {"toolChoice": {"auto": {}}}
 
 
-def test_the_last_turn_goes_back_to_the_clients_own_tools_and_choice() -> None:
-    first = body_of(toolConfig={"tools": [*OURS, OWN, POINT], "toolChoice": {"any": {}}})
-    then = body_of(toolConfig={"tools": [*OURS, OWN, POINT], "toolChoice": {"auto": {}}})
-    request = follow_up(then, last=True, first=first)
+@pytest.mark.parametrize("own", [[], [POINT]])
+def test_without_tools_of_its_own_a_client_that_demands_a_call_gets_none(own: list[Any]) -> None:
+    assert injected(body_of(toolConfig={"tools": own or None, "toolChoice": {"any": {}}})) is None
+
+
+def test_the_last_turn_goes_back_to_the_clients_own_tools() -> None:
+    config = {"tools": [*OURS, OWN, POINT], "toolChoice": {"any": {}}}
+    request = follow_up(body_of(toolConfig=config), last=True)
     assert request["toolConfig"] == {"tools": [OWN, POINT], "toolChoice": {"any": {}}}
 
 

@@ -80,7 +80,7 @@ def test_a_call_of_bedrocks_own_tool_is_never_ours() -> None:
         (("",), {}, {}),
         (('{"n"', ": 1}"), {"n": 1}, {"n": 1}),
         (('{"a": [', "1"), '{"a": [1', {"INVALID_JSON": '{"a": [1'}),
-        (("[1]",), [1], {"INVALID_JSON": [1]}),
+        (("[1]",), "[1]", {"INVALID_JSON": "[1]"}),
     ],
 )
 def test_input_is_an_object_in_the_next_request_whatever_the_model_wrote(

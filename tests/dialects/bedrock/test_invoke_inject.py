@@ -112,7 +112,7 @@ def test_an_unreadable_chunk_passes_if_nothing_is_hidden(inner: bytes) -> None:
 def test_an_unreadable_chunk_that_names_an_injected_tool_is_found() -> None:
     splice = InvokeSplice(INJECTED)
     assert splice.shows_call(aws_frames.chunk(b'{"type":"content_block_start","name":"bmcp_a_x"'))
-    assert not splice.shows_call(aws_frames.chunk(b'{"text":"\\"bmcp_a_x\\""'))
+    assert not splice.shows_call(aws_frames.chunk(b'{"text":"our bmcp_a_x"'))
     assert not splice.shows_call(aws_frames.event("chunk", b'{"bytes":"?"}'))
 
 
