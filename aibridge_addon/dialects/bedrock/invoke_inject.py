@@ -102,7 +102,7 @@ class InvokeSplice(MessagesSplice):
             merged = combined_usage(self._metrics, CONVERSATION, WORK)
             latency = sum(as_count(metrics.get(LATENCY)) for metrics in self._metrics)
             members = members | {METRICS: merged | ({LATENCY: latency} if LATENCY in merged else {})}
-        if framing_of_event(raw) is not AWS_EVENT_STREAM:
+        if raw and framing_of_event(raw) is not AWS_EVENT_STREAM:
             return super().last_event(raw, name, members)
         return self.framed(name, members)
 

@@ -206,7 +206,7 @@ class MessagesSplice(Splice):
         return sse.event(name, data)
 
     def last_event(self, _raw: bytes, name: str, members: dict[str, Any]) -> bytes:
-        """Return an event of the merged answer's end. The raw event is one of the turn's end."""
+        """Return an event of the merged answer's end. The raw event is one of the turn's end, or empty."""
         return sse.event(name, encode(members))
 
     def large_event(self, beginning: bytes) -> bytes | None:
@@ -241,10 +241,9 @@ class MessagesSplice(Splice):
         for name, value in self._ended().items():
             (merged if name in merged or name == "context_management" else delta)[name] = value
         merged |= {"delta": delta} | self._usage()
-        (first, *_) = self._tail
-        return self.last_event(first, "message_delta", merged) + self.last_event(
-            first, "message_stop", {"type": "message_stop"}
-        )
+        raw = self._tail[0] if self._tail else b""
+        ends = (("message_delta", merged), ("message_stop", {"type": "message_stop"}))
+        return b"".join(self.last_event(raw, name, members) for name, members in ends)
 
     def _ended(self) -> dict[str, Any]:
         """Return the end of the answer. `tool_use` is replaced if no call is visible: clients treat it as an error."""
