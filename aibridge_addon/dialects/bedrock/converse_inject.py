@@ -6,7 +6,6 @@ Tools are in `toolConfig`. It has no choice that forbids calls, and a history wi
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -40,18 +39,21 @@ NO_TOOLS = (
 and model features")."""
 NOT_STREAMED = ("meta.llama",)
 """Parts of the ids of models that take tools only in requests for a blocking answer."""
+SIMPLE_SCHEMAS = ("amazon.nova",)
+"""Parts of the ids of models whose schemas have only `ROOT` at their root, and no references."""
+ROOT = ("type", "properties", "required")
 DOCUMENTS: Mapping[str, str] = MappingProxyType({"application/pdf": "pdf"})
 """Formats of documents, by media type."""
 
 
-@dataclass(frozen=True, slots=True)
 class ConverseInjection(Injection):
-    streaming: bool
-    model: str = ""
-    """The id in the path. Empty: not known."""
+    def __init__(self, *, streaming: bool, model: str = "") -> None:
+        """`model` is the id in the path. Empty: not known."""
+        self._streaming = streaming
+        self._model = model
 
     def for_model(self, model: str) -> ConverseInjection:
-        return ConverseInjection(self.streaming, model)
+        return ConverseInjection(streaming=self._streaming, model=model)
 
     def may_inject(self, body: JSONObject) -> bool:
         """Refuse requests to models without tools, requests that demand a fixed output format, and probes."""
@@ -59,11 +61,16 @@ class ConverseInjection(Injection):
         return (
             config is not None
             and not self._is(NO_TOOLS)
-            and not (self.streaming and self._is(NOT_STREAMED))
+            and not (self._streaming and self._is(NOT_STREAMED))
             and as_dict(body.get("inferenceConfig")).get("maxTokens") != 1
             and as_dict(body.get("outputConfig")).get("textFormat") is None
             and "promptVariables" not in body
         )
+
+    def offered(self, body: JSONObject, tools: Sequence[InjectedTool]) -> list[InjectedTool]:
+        if self._is(SIMPLE_SCHEMAS):
+            tools = [tool for tool in tools if b'"$ref":' not in encode(tool.input_schema)]
+        return super().offered(body, tools)
 
     def demands_call(self, body: JSONObject) -> bool:
         config = _config(body)
@@ -73,7 +80,7 @@ class ConverseInjection(Injection):
         return any(self.own_names(body))
 
     def _is(self, parts: Sequence[str]) -> bool:
-        return any(part in self.model for part in parts)
+        return any(part in self._model for part in parts)
 
     def own_definitions(self, body: JSONObject) -> Sequence[Any]:
         config = _config(body)
@@ -84,16 +91,20 @@ class ConverseInjection(Injection):
         return as_text((as_dict(members.get("toolSpec")) or as_dict(members.get("systemTool"))).get("name"))
 
     def definition(self, tool: InjectedTool) -> bytes:
-        return _tool(tool)
+        schema = tool.input_schema
+        if self._is(SIMPLE_SCHEMAS):
+            schema = {name: schema[name] for name in ROOT if name in schema}
+        spec = {"name": tool.name, "description": tool.description or tool.name, "inputSchema": {"json": schema}}
+        return encode({"toolSpec": spec})
 
     def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
         config = _config(body) or JSONObject(b"{}")
         # Injected tools come first, so that a client's cache point still covers everything before it.
-        tools = config.extended("tools", [], before=[_tool(tool) for tool in offered])
+        tools = config.extended("tools", [], before=[self.definition(tool) for tool in offered])
         return body.replaced({"toolConfig": config.replaced({"tools": tools})})
 
     def follow_up(self, turn: FollowUp) -> bytes:
-        said = [block for block in turn.end.content if not _is_blank(block)]
+        said = [block for block in turn.end.content if not (_is_blank(block) or _is_unsigned(block))]
         answers = [self.tool_result(result) for result in turn.results]
         messages = [{"role": "assistant", "content": said}, {"role": "user", "content": answers}]
         changes = {"messages": turn.body.extended("messages", list(map(encode, messages)))}
@@ -154,14 +165,15 @@ def _is_server_call(block: dict[str, Any]) -> bool:
     return as_dict(block.get("toolUse")).get("type") == "server_tool_use"
 
 
-def _tool(tool: InjectedTool) -> bytes:
-    spec = {"name": tool.name, "description": tool.description or tool.name, "inputSchema": {"json": tool.input_schema}}
-    return encode({"toolSpec": spec})
-
-
 def _is_blank(block: dict[str, Any]) -> bool:
     """Return whether a block is blank text. Models produce such blocks, but requests with them are refused."""
     return block.keys() == {"text"} and not as_text(block["text"]).strip()
+
+
+def _is_unsigned(block: dict[str, Any]) -> bool:
+    """Return whether a block is reasoning without a signature. The models that write it do not take it back."""
+    text = as_dict(block.get("reasoningContent")).get("reasoningText")
+    return text is not None and not as_dict(text).get("signature")
 
 
 def _part(part: Part, place: int) -> dict[str, Any]:

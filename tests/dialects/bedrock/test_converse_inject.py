@@ -37,7 +37,7 @@ def body_of(**members: Any) -> JSONObject:
 
 
 def injected(body: JSONObject, model: str = CLAUDE, *, streaming: bool = True) -> bytes | None:
-    injection = ConverseInjection(streaming).for_model(model)
+    injection = ConverseInjection(streaming=streaming).for_model(model)
     offered = injection.offered(body, TOOLS)
     return injection.inject(body, offered) if offered else None
 
@@ -144,6 +144,18 @@ def test_no_request_is_too_odd(body: bytes) -> None:
     assert request is None or isinstance(json.loads(request), dict)
 
 
+def test_nova_gets_no_more_than_its_schemas_have() -> None:
+    plain = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    tools = (InjectedTool("bmcp_a_plain", "Count.", plain | {"additionalProperties": False, "title": "T"}), *TOOLS)
+    for model, expected in (("us.amazon.nova-pro-v1:0", plain), (CLAUDE, tools[0].input_schema)):
+        injection, body = ConverseInjection(streaming=True).for_model(model), body_of()
+        offered = injection.offered(body, tools)
+        request = json.loads(injection.inject(body, offered))
+        sent = {tool["toolSpec"]["name"]: tool["toolSpec"]["inputSchema"] for tool in request["toolConfig"]["tools"]}
+        assert sent["bmcp_a_plain"] == {"json": expected}
+        assert ("bmcp_a_look" in sent) is (model == CLAUDE), "a schema with references"
+
+
 # --- the next turn's request
 
 
@@ -168,6 +180,14 @@ def test_what_was_said_and_the_results_follow_the_history_and_all_else_stays() -
     answers = [{"toolResult": {"toolUseId": id_, "content": [{"text": f"of {id_}"}]}} for id_ in ("c1", "c2")]
     added = [{"role": "assistant", "content": [said]}, {"role": "user", "content": answers}]
     assert follow_up(body, {"text": " \n"}, said) == json.loads(body.replaced({})) | {"messages": HISTORY + added}
+
+
+def test_reasoning_without_a_signature_does_not_go_back() -> None:
+    signed = {"reasoningContent": {"reasoningText": {"text": "Hm.", "signature": "s"}}}
+    bare = {"reasoningContent": {"reasoningText": {"text": "Hm."}}}
+    redacted = {"reasoningContent": {"redactedContent": "cmVk"}}
+    request = follow_up(body_of(), signed, bare, redacted)
+    assert request["messages"][-2]["content"] == [signed, redacted]
 
 
 @pytest.mark.parametrize("choice", [{"any": {}}, {"tool": {"name": "Read"}}])
