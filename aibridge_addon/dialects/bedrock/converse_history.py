@@ -68,7 +68,7 @@ class _Block(msgspec.Struct, frozen=True, gc=False):
 
 class _Message(msgspec.Struct, frozen=True, gc=False):
     role: str = ""
-    content: list[_Block] = []
+    content: tuple[_Block, ...] = ()
 
 
 _block = msgspec.json.Decoder(_Block)
