@@ -42,6 +42,7 @@ from aibridge_addon.interception.tap import OnEvent, OnPartial, OnPiece, Tap, ig
 from aibridge_addon.interception.thread_keys import key_of_answer, keys_of_call, keys_of_request
 from aibridge_addon.interception.turn_times import TurnTimes
 from aibridge_addon.records import Emit
+from aibridge_addon.wire.framing import SERVER_SENT, Framing
 from aibridge_addon.wire.json_object import JSONObject
 
 CUT_OFF = "the answer was cut off before the call was complete"
@@ -249,6 +250,11 @@ class Exchange:
     def status(self) -> int | None:
         """The status of the current answer; None before its head."""
         return self._http_status
+
+    @property
+    def framings(self) -> Mapping[str, Framing]:
+        """The framings that a streamed answer may have, by content type."""
+        return self.tap.reader.framings if self.tap is not None else SERVER_SENT
 
     @property
     def succeeded(self) -> bool:

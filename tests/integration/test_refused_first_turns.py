@@ -43,7 +43,7 @@ def upstream(make_upstream: MakeUpstream, request: pytest.FixtureRequest) -> Scr
 
 @pytest.fixture
 def start(start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp) -> Start:
-    def start(mcp: str = "", more: str = "", **options: Any) -> RunningProxy:
+    def start(mcp: str = "", more: str = "", **options: Any) -> InProcessProxy:
         servers = f"{mcp}\nservers: {{ours: {{type: http, url: '{ours.url}'}}}}"
         proxy = start_proxy(config=configuration(upstream.url, servers.strip(), more), **options)
         proxy.wait_for_log(CONNECTED)

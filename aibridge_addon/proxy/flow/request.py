@@ -124,6 +124,8 @@ def _start(flow: http.HTTPFlow, state: Bridged, read: Read) -> Awaitable[None] |
     takes_tools = (
         body is not None and head.bridge.continuations is not None and takes_tools_of(head) and not is_replay(flow)
     )
+    if body is not None and not is_replay(flow):
+        inject_tools.note_signature(head, exchange, body, sender.request_class)
     if body is not None and (takes_tools or exchange.needs_history or body.size > inject_tools.LARGE):
         return _begin_later(flow, state, exchange, body, sender.request_class if takes_tools else None)
     if body is not None:
@@ -235,7 +237,7 @@ def takes_tools_of(head: Head) -> bool:
     """Return whether tools may be injected into a request with this head."""
     assert head.route.dialect is not None
     has_servers = head.bridge.continuations is not None
-    return has_servers and head.route.dialect.injection is not None and not signs_request(head.headers)
+    return has_servers and head.route.dialect.injection is not None and not inject_tools.is_signed(head)
 
 
 async def _begin_later(

@@ -319,7 +319,7 @@ class BridgeHttpStream(HttpStream):
             if (output := answer.on_body(content)) is not None:
                 already_streamed = True
                 if not self.answer_begun:
-                    stream_answer(self.flow)
+                    stream_answer(self.flow, answer.content_type)
                     yield from self.start_response_stream()
                 if not (yield from self._send(output)):
                     return
