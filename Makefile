@@ -42,8 +42,7 @@ $(DEVELOPMENT): $(BUILT)
 	@touch $@
 
 run: $(BUILT) ## Start the proxy on 127.0.0.1:8080 with no configuration (more options: MITMDUMP_ARGS=…)
-	@$(BIN)/python -m aibridge_addon.proxy.password_file $(MITMDUMP_ARGS)
-	$(BIN)/mitmdump -s aibridge_addon/main.py --listen-host 127.0.0.1 $(MITMDUMP_ARGS)
+	$(BIN)/aibridge serve --workers 1 --listen-host 127.0.0.1 $(MITMDUMP_ARGS)
 
 test: lint types pytest ## Lint, types and every test
 
@@ -56,6 +55,9 @@ types: $(DEVELOPMENT) ## Check types
 
 pytest: $(DEVELOPMENT) ## Run the tests in parallel (some of them: TESTS=tests/wire)
 	$(BIN)/python -m pytest -n auto $(TESTS)
+
+ordinary: $(DEVELOPMENT) ## Run the tests of streamed answers without the short way (docs/performance.md)
+	AIBRIDGE_ORDINARY_WAY=1 $(BIN)/python -m pytest -n auto tests/proxy/stream tests/integration
 
 contract: $(OLDER)/.built ## Run the tests that depend on mitmproxy's internals against an older release (MITMPROXY=12.2.3)
 	PYTHONPATH=$(OLDER) $(BIN)/python -c 'from mitmproxy.version import VERSION; assert VERSION == "$(MITMPROXY)", VERSION'

@@ -207,7 +207,7 @@ class AIBridge:
             len(bridge.settings.providers),
             len(bridge.settings.mcp.servers),
             bridge.settings.database.absolute,
-            bridge.address or "no port",
+            (self._life.metrics_at if self._life is not None else None) or bridge.address or "no port",
         )
         for line in unpriced_hosts(bridge.settings):
             logger.info("aibridge: %s", line)

@@ -10,6 +10,7 @@ from typing import Protocol, Unpack, cast
 import pytest
 from hypothesis import settings
 
+from aibridge_addon.proxy.stream.short_way import SWITCH
 from tests.support.authority import Authority
 from tests.support.databases import Database, PostgresDatabase, SqliteDatabase
 from tests.support.in_process import InProcessProxy
@@ -61,6 +62,12 @@ def pytest_runtest_makereport(
         for proxy in item.stash.get(_PROXIES, []):
             report.sections.append((f"the proxy in {proxy.folder.name}", proxy.log_tail))
     return report
+
+
+@pytest.fixture(params=["short way", "ordinary way"])
+def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let streamed answers take each way in turn. Request it before the proxy or the layer is created."""
+    monkeypatch.setenv(SWITCH, "1" if request.param == "ordinary way" else "0")
 
 
 @pytest.fixture(scope="session")

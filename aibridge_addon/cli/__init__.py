@@ -25,6 +25,7 @@ WRONG_USE = 2
 COMPLETES = "_ARGCOMPLETE"
 COMMANDS = (
     "run",
+    "serve",
     "env",
     "doctor",
     "certs",

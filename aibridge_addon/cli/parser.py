@@ -16,14 +16,21 @@ MAX_SHOWN = 64
 class Parser(argparse.ArgumentParser):
     """Parsers of subcommands are of the same class. Each has `--version`."""
 
+    rest: str | None = None
+    """Where words that the parser does not know go, for another program. None: they are errors."""
+
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self.add_argument("--version", action=_Version, nargs=0, help="print the version, and end")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        if args is not None:
-            self._check_options(args)
-        return super().parse_known_args(args, namespace)
+        if self.rest is None:
+            if args is not None:
+                self._check_options(args)
+            return super().parse_known_args(args, namespace)
+        found, rest = super().parse_known_args(args, namespace)
+        setattr(found, self.rest, [word for word in rest if word != "--"])
+        return found, []
 
     def _check_options(self, arguments: Sequence[str]) -> None:
         """Refuse an unknown option by its name. argparse would first complain about what follows it.

@@ -139,6 +139,7 @@ class Mcp(values.Section):
     config_file: values.OptionalPath = None
     startup_wait: values.SecondsFromZero = 5
     max_turns: values.Positive = 10
+    later_turn_retries: Annotated[values.Whole, Field(ge=0, le=10)] = 2
     max_calls: values.Positive = 64
     tool_timeout: values.Seconds = 60
     max_result_bytes: values.Size = 262_144

@@ -86,7 +86,7 @@ class Outcome:
     """Seconds from now; never negative."""
     error: str | None = None
     unprocessed: bool = False
-    """The upstream said that it has not processed the request, so nothing is done twice."""
+    """The upstream has not processed the request: it says so, or it has closed a connection that was kept open."""
 
 
 def outcome_of(status: int, headers: Mapping[str, str], now: datetime) -> Outcome:
@@ -289,6 +289,13 @@ class Attempts:
         self._unprocessed += 1
         self._report(outcome, Step.RETRY)
         return Step.RETRY
+
+    def later_turn(self, retries: int) -> None:
+        """Note that a turn after the first follows. The client's own retry would run the tools of earlier turns again.
+
+        `retries`: how often it is retried at least.
+        """
+        self.max_retries = max(self.max_retries, retries)
 
     def answered(self, status: int) -> None:
         """Note that the attempt's answer is shown: the next turn has fresh retries."""

@@ -273,7 +273,8 @@ class ToolExchange:
             self.error = error or INCOMPLETE
 
     def _names_injected(self, content: bytes) -> bool:
-        return any(name.encode() in content for name in self.loop.splice.injected)
+        splice = self.loop.splice
+        return any(name.encode() in content for name in splice.injected) or splice.names_ours(content) is not None
 
     def merged_body(self) -> bytes | None:
         """Return the blocking answer of all turns together; None: the last upstream answer is sent on unchanged."""

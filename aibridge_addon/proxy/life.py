@@ -60,6 +60,10 @@ class Life:
         self.source: Source | None = None
         """What the current bridge was made from, or the one that a reload is about to make."""
         self.drain = Drain(lambda: self.bridges)
+        self.metrics_at: str | None = None
+        """Where metrics are to be read, if not at the bridge's own address: a supervisor has those of all workers."""
+        self.on_reloaded: Callable[[bool], None] = lambda _: None
+        """Called after each reload. False: the old configuration stays in use."""
         self._serve_with: Callable[[Bridge], None] | None = None
         self._bridges: list[Bridge] = []
         self._lost = 0
@@ -176,13 +180,15 @@ class Life:
         try:
             while True:
                 self._again = False
-                await self._replace()
+                succeeded = await self._replace()
                 if not self._again:
+                    self.on_reloaded(succeeded)
                     return
         finally:
             self._reloading = None
 
-    async def _replace(self) -> None:
+    async def _replace(self) -> bool:
+        """Returns whether the bridge was replaced."""
         source = self.source
         assert source is not None
         bridge: Bridge | None = None
@@ -192,7 +198,7 @@ class Life:
             await on_thread(THREAD, bridge.open)
             if self._over or self.drain.begun or self.addon is None:
                 await bridge.close(0)
-                return
+                return False
             source.check(bridge.settings)  # again, since the options may have changed meanwhile
             bridge.start(self.current)
         except (ConfigError, DatabaseUnavailable) as e:
@@ -201,9 +207,10 @@ class Life:
             logger.exception("aibridge: the configuration is not reloaded, the old one stays in use")
         else:
             self._use(bridge)
-            return
+            return True
         if bridge is not None:
             await bridge.close(0)
+        return False
 
     def _left(self, addon: object) -> None:
         if self._over or self.addon is not addon:

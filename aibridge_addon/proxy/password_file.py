@@ -1,7 +1,7 @@
 """Check the password file of mitmproxy's `--proxyauth` before mitmproxy does.
 
-mitmproxy reads the file before it loads the addon, and names no reason. So `make run` and `aibridge run` run this check
-first. It takes mitmproxy's own arguments: `python -m aibridge_addon.proxy.password_file --proxyauth @FILE`.
+mitmproxy reads the file before it loads the addon, and names no reason. So `aibridge serve` and `aibridge run` run this
+check first. It takes mitmproxy's own arguments.
 """
 
 from __future__ import annotations
@@ -50,7 +50,3 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     sys.stderr.write(f"aibridge cannot start: {printable(found)}\n")
     return 1
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -432,11 +432,10 @@ def test_labels_of_metrics_make_no_other_samples(text: str) -> None:
 
 @each_text
 def test_the_page_for_probes_is_one_line_of_json(text: str) -> None:
-    listener = Listener(
-        Listen("127.0.0.1", 0),
-        Metrics(schema.Metrics()).registry,
-        ready=lambda: (True, {"degraded": [text], text: text}),
-    )
+    async def ready() -> tuple[bool, dict[str, Sequence[str]]]:
+        return True, {"degraded": [text], text: text}
+
+    listener = Listener(Listen("127.0.0.1", 0), Metrics(schema.Metrics()).registry, ready=ready)
     listener.start()
     try:
         with urlopen(f"http://127.0.0.1:{listener.port}/readyz", timeout=60) as answer:

@@ -62,6 +62,7 @@ def bridge(start_proxy: StartProxy, make_upstream: MakeUpstream, ours: HttpMcp, 
 # --- one answer out of several turns
 
 
+@pytest.mark.usefixtures("both_ways")
 @VERSIONS
 @BY_DIALECT
 def test_a_stream_without_a_call_passes_byte_for_byte_to_its_last(bridge: Bridge, dialect: str, http2: bool) -> None:
@@ -77,6 +78,7 @@ def test_a_stream_without_a_call_passes_byte_for_byte_to_its_last(bridge: Bridge
     assert answer == stream
 
 
+@pytest.mark.usefixtures("both_ways")
 @VERSIONS
 @MODES
 @BY_DIALECT

@@ -55,9 +55,3 @@ def test_a_good_file_has_no_problem(tmp_path: Path) -> None:
 def test_what_the_terminal_acts_on_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert password_file.main(["--proxyauth", "@/no/\x1b[31m"]) == 1
     assert "\x1b" not in capsys.readouterr().err
-
-
-def test_make_run_checks_first() -> None:
-    lines = (Path(__file__).parents[2] / "Makefile").read_text().splitlines()
-    run = next(number for number, line in enumerate(lines) if line.startswith("run:"))
-    assert lines[run + 1] == "\t@$(BIN)/python -m aibridge_addon.proxy.password_file $(MITMDUMP_ARGS)"

@@ -20,7 +20,7 @@ TRACEBACK = "Traceback (most recent call last)"
 # Proxies that run side by side cannot share the default port.
 NO_METRICS = "metrics: {listen: null}\n"
 
-INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_DIR")
+INHERITED = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_DIR", "AIBRIDGE_ORDINARY_WAY")
 """Environment variables that a proxy has from the tests' own environment."""
 
 _METRICS_SECTION = re.compile(r"^metrics\s*:", re.MULTILINE)

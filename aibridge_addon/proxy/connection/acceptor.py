@@ -3,7 +3,8 @@
 asyncio accepts up to a hundred at once. When descriptors run out it logs an error for each of these attempts, and tries
 again more and more often, until it does nothing else.
 
-Only asyncio's own event loop on Unix is taken over. Other loops accept on their own.
+Only asyncio's own event loop on Unix is taken over. Other loops accept on their own. Ports of a supervisor
+(`proxy/workers/`) are accepted from on every loop.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.proxy.mode_servers import AsyncioServerInstance
 
 from aibridge_addon.proxy.connection.descriptors import OUT_OF_FILES
+from aibridge_addon.proxy.connection.handed import HandedPort, HandedServer
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ PAUSE = 0.5
 """Seconds without accepting after descriptors ran out all the same."""
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], object]
+Listening = socket.socket | HandedPort
 
 
 class Acceptor:
@@ -40,23 +43,26 @@ class Acceptor:
 
     def take_over(self) -> None:
         """Accept what arrives at mitmproxy's ports, in place of asyncio. May be called again."""
-        loop = asyncio.get_running_loop()
-        if self._paused or not isinstance(loop, asyncio.SelectorEventLoop):
+        if self._paused:
             return
+        loop = asyncio.get_running_loop()
         for listening, serve in self._listening():
             loop.add_reader(listening, self._accept, listening, serve)
 
     async def _changed(self) -> None:
         self.take_over()
 
-    def _listening(self) -> Iterator[tuple[socket.socket, Serve]]:
+    def _listening(self) -> Iterator[tuple[Listening, Serve]]:
+        is_asyncio = isinstance(asyncio.get_running_loop(), asyncio.SelectorEventLoop)
         for instance in self._server.servers:
             for opened in instance._servers if isinstance(instance, AsyncioServerInstance) else ():
-                if isinstance(opened, asyncio.Server):
+                if isinstance(opened, HandedServer):
+                    yield opened.port, instance.handle_stream
+                elif isinstance(opened, asyncio.Server) and is_asyncio:
                     for wrapped in opened.sockets:
                         yield wrapped._sock, instance.handle_stream  # type: ignore[attr-defined]
 
-    def _accept(self, listening: socket.socket, serve: Serve) -> None:
+    def _accept(self, listening: Listening, serve: Serve) -> None:
         while self._pending < AT_ONCE:
             try:
                 connection, _ = listening.accept()
@@ -72,12 +78,13 @@ class Acceptor:
                 return
             connection.setblocking(False)
             self._pending += 1
-            task = asyncio.get_running_loop().create_task(self._begin(connection, serve))
+            ended = listening.ended if isinstance(listening, HandedPort) else _nothing
+            task = asyncio.get_running_loop().create_task(self._begin(connection, serve, ended))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._pause()
 
-    async def _begin(self, connection: socket.socket, serve: Serve) -> None:
+    async def _begin(self, connection: socket.socket, serve: Serve, ended: Callable[[], None]) -> None:
         loop = asyncio.get_running_loop()
         begun = False
 
@@ -85,10 +92,15 @@ class Acceptor:
             nonlocal begun
             begun = True
             self._admitted()
-            if writer.get_extra_info("peername") is None:  # the client has reset it, and mitmproxy reads its address
-                writer.close()
-            else:
-                await serve(reader, writer)  # type: ignore[misc]
+            try:
+                if (
+                    writer.get_extra_info("peername") is None
+                ):  # the client has reset it, and mitmproxy reads its address
+                    writer.close()
+                else:
+                    await serve(reader, writer)  # type: ignore[misc]
+            finally:
+                ended()
 
         try:
             protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader(loop=loop), begin, loop)
@@ -97,6 +109,7 @@ class Acceptor:
             connection.close()
             if not begun:
                 self._admitted()
+                ended()
 
     def _admitted(self) -> None:
         self._pending -= 1
@@ -112,3 +125,7 @@ class Acceptor:
     def _go_on(self) -> None:
         self._paused = False
         self.take_over()
+
+
+def _nothing() -> None:
+    pass

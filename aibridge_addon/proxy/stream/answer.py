@@ -73,6 +73,12 @@ class Tapped:
             data, end = self._outgoing.feed(data), None if end is None else 0
         return Output(data) if end is None else Output(data[:end], data[end:])
 
+    def convert(self, data: bytes) -> bytes | Output:
+        """As `on_data`, for an answer without a fixed length. Returns the bytes alone if there is nothing else."""
+        end = self.exchange.feed(data)
+        data = self._outgoing.feed(data)
+        return data if end is None else Output(b"", data)
+
     def on_end(self) -> Output:
         rest = self._outgoing.finish()
         if self.exchange.streaming and not self.exchange.ended:
@@ -121,6 +127,12 @@ class Spliced:
             return Output(shown, error=error, cancels=True)
         reason = self._tools.unreadable
         return Output(shown, None if reason else self._maybe_end(), reason)
+
+    def convert(self, data: bytes) -> bytes | Output:
+        """As `on_data`. Returns the bytes alone if there is nothing else to do."""
+        output = self.on_data(data)
+        is_plain = output.end is None and output.error is None and output.unreadable is None and not self.waiting
+        return output.now if is_plain else output
 
     def on_end(self) -> Output:
         self._turn_ended = True

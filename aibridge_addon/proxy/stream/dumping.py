@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 
 class DumpingHttpLayer(BridgeHttpLayer):
+    sees_events = True
+
     def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
         super().__init__(ctx, mode)
         self._dumps: dict[int, Dump] = {}

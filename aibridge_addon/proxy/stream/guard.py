@@ -23,6 +23,7 @@ from aibridge_addon.proxy.flow.internal_error import FAILED, HANDLED, INTERNAL_E
 from aibridge_addon.proxy.flow.state import HOOK, Bridged, state_of
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
+from aibridge_addon.proxy.stream.short_way import ReadingFailed
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class StreamGuard:
 
     def before(self, event: events.Event, paused: layer.Paused | None) -> None:
         """Look at an event before the stream handles it. `paused`: the hook or other command that it waits for."""
-        if isinstance(event, Crashed):
+        if isinstance(event, Crashed | ReadingFailed):
             raise event.error
         flow = self._stream.maybe_flow
         if paused is None or flow is None:

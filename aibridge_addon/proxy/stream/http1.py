@@ -15,12 +15,13 @@ from mitmproxy.net.http import http1
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, make_body_reader
+from mitmproxy.proxy.layers.http._http1 import Http1Server, make_body_reader
 
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.proxy.flow.state import plain_error
 from aibridge_addon.proxy.stream.heads import problem_of_lines
 from aibridge_addon.proxy.stream.hooks import HEADER_BYTES, HEADER_TIMEOUT, AibridgeConnectionClosedHook, ClosedClient
+from aibridge_addon.proxy.stream.short_way import ShortHttp1Client
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,7 @@ def is_head_too_long(buffer: ReceiveBuffer, limit: int) -> bool:
     return BLANK_LINE.search(bytes(buffer)[:limit].lstrip(b"\r\n")) is None
 
 
-class BridgeHttp1Client(Http1Client):
+class BridgeHttp1Client(ShortHttp1Client):
     """A connection to an upstream. Interim answers are dropped, as mitmproxy does over HTTP/2.
 
     The bridge needs none of them: mitmproxy itself answers `Expect: 100-continue`, and the others are hints.

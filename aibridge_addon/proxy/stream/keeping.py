@@ -25,6 +25,8 @@ class _Body:
 class KeepingHttpLayer(BridgeHttpLayer):
     """All events for the client's connection go through `event_to_child`."""
 
+    sees_events = True
+
     def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
         super().__init__(ctx, mode)
         self._bodies: dict[int, _Body] = {}

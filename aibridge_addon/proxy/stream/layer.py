@@ -18,6 +18,7 @@ from aibridge_addon.proxy.flow import internal_error
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.stream.connections import BridgeHttpClient, client_connection, upstream_connection
 from aibridge_addon.proxy.stream.guard import Crashed
+from aibridge_addon.proxy.stream.short_way import is_switched_on
 from aibridge_addon.proxy.stream.stream import BridgeHttpStream
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,8 @@ class BridgeHttpLayer(HttpLayer):
       host at the same address.
     """
 
+    sees_events = False
+    """Whether a subclass looks at the events between streams and connections, so that none may be left out."""
     kept: KeptBodies | None = None
     """Keeps the bodies of streamed answers; see `keeping`."""
     limits = DEFAULT_LIMITS
@@ -45,12 +48,16 @@ class BridgeHttpLayer(HttpLayer):
         # Stream ids of clients are positive, so negative ones never collide with them.
         self.turn_ids: Iterator[int] = itertools.count(-2, -2)
         self.handling: HttpStream | None = None
+        self.has_short_way = is_switched_on() and not self.sees_events
         self.retired: set[Connection] = set()
         """Upstream connections that take no further requests."""
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         try:
-            yield from self._dispatch(event)
+            if type(event) is events.DataReceived and (child := self.connections.get(event.connection)) is not None:
+                yield from self.event_to_child(child, event)
+            else:
+                yield from self._dispatch(event)
         except GeneratorExit:  # a layer around this one has crashed, and mitmproxy drops all of them
             self._abandon()
             raise

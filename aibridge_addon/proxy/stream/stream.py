@@ -57,6 +57,7 @@ from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispat
 from aibridge_addon.proxy.stream.keep_alives import KeepAlives
 from aibridge_addon.proxy.stream.next_turn import NextTurn
 from aibridge_addon.proxy.stream.request import bring_flow, for_upstream, problem_of
+from aibridge_addon.proxy.stream.short_way import AnswerRead
 from aibridge_addon.proxy.stream.turns import TurnIds, UpstreamTurns
 
 NOT_RECORDED = "the record of this answer could not be written"
@@ -83,7 +84,9 @@ class BridgeHttpStream(HttpStream):
         self.connected = False
         """Whether the request had an upstream connection."""
         self.read: Callable[[bytes], int | None]
-        """The function that `state_tap_events` calls with each piece of an answer."""
+        """Reads a piece of an answer, in the state `tapping`. Returns where the answer's end begins, None before it."""
+        self.tapping: Callable[[events.Event], layer.CommandGenerator[None]] | None = None
+        """The state in which pieces of an answer are read and sent as they are. None: not reached."""
         self.held = b""
         """The end of a body, to send when its rows are committed."""
 
@@ -98,6 +101,14 @@ class BridgeHttpStream(HttpStream):
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         try:
             self.turns.handling(True)
+            if type(event) is http_events.ResponseData and self.tapping is self.server_state and self._paused is None:
+                # The same as below in fewer steps: an answer may have thousands of pieces.
+                end = self.read(event.data)
+                if end is None:
+                    yield SendHttp(event, self.context.client)
+                    self.turns.handling(False)
+                    return
+                event = AnswerRead(event.stream_id, Output(event.data[:end], event.data[end:]))
             self.guard.before(event, self._paused)
             yield from super().handle_event(event)
             self.turns.handling(False)
@@ -210,7 +221,7 @@ class BridgeHttpStream(HttpStream):
     def start_response_stream(self) -> layer.CommandGenerator[None]:
         answer = self.opened()
         if self.answer_begun and isinstance(answer, Spliced):
-            self.server_state = self.state_read_answer
+            self._read_body(answer)
             return
         if answer is not None and self.flow.response is not None:
             self.client.adopt(self.flow.response, store=self.context.options.store_streamed_bodies)
@@ -225,28 +236,27 @@ class BridgeHttpStream(HttpStream):
             # From here on the client waits for bytes, so timers and its disconnection have to be handled at any time.
             self.watch()
             yield from self.keep_alives.start()
-            self.server_state = self.state_read_answer
-        elif answer is not None:
-            self.read = answer.exchange.feed
-            unchanged = answer.is_verbatim and self.turns.is_first and self.client.only_sends
-            self.server_state = self.state_tap_events if unchanged else self.state_read_answer
+        if answer is not None:
+            self._read_body(answer)
 
-    def state_tap_events(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """Do the same as `state_read_answer`, but faster: unchanged answers may have hundreds of chunks."""
-        if type(event) is not http_events.ResponseData:
-            yield from self.state_read_answer(event)
+    def _read_body(self, answer: Tapped | Spliced) -> None:
+        """Read and forward an answer's body from now on."""
+        self.server_state = self.state_read_answer
+        state = self.state
+        if not self.client.only_sends or not isinstance(state, Bridged) or incoming(state) or self.debug:
             return
-        end = self.read(event.data)
-        if end is None:
-            yield SendHttp(event, self.context.client)
-        else:
-            yield from self._send(Output(event.data[:end], event.data[end:]))
+        if isinstance(answer, Tapped) and answer.is_verbatim and self.turns.is_first:
+            self.read = answer.exchange.feed
+            self.tapping = self.server_state
+        if self.client_state == self.state_done:
+            self.turns.shorten(answer)
 
     def state_read_answer(self, event: events.Event) -> layer.CommandGenerator[None]:
         answer = self.answer
         assert answer is not None
-        if isinstance(event, http_events.ResponseData):
-            sent = yield from self._send(answer.on_data(event.data))
+        if isinstance(event, http_events.ResponseData | AnswerRead):
+            output = event.output if isinstance(event, AnswerRead) else answer.on_data(event.data)
+            sent = yield from self._send(output)
             if sent and isinstance(answer, Spliced) and answer.waiting:
                 yield from self._is_last_turn(already_streamed=True, body_ended=False)
         elif isinstance(event, http_events.ResponseTrailers) and isinstance(answer, Tapped):
@@ -386,8 +396,10 @@ class BridgeHttpStream(HttpStream):
         if not isinstance(self.answer, Spliced):
             self.answer = None
         self.server_state = self.state_wait_for_response_headers
+        before = self.context.server
         if not (yield from self.make_server_connection()):
             return
+        self.turns.reused = self.context.server is before
         for part in self.turns.request(for_upstream(self.flow)):
             yield SendHttp(part, self.context.server)
 

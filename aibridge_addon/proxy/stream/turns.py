@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from mitmproxy import http
-from mitmproxy.proxy import events
+from mitmproxy.connection import Connection
+from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.layers.http import DropStream, HttpStream
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.config.schema import Limits
+from aibridge_addon.proxy.stream.answer import Spliced, Tapped
+from aibridge_addon.proxy.stream.short_way import open_short_way
 
 _Answer = (
     http_events.ResponseHeaders,
@@ -30,6 +33,9 @@ class TurnIds(Protocol):
 
     turn_ids: Iterator[int]
     streams: dict[int, HttpStream]
+    connections: dict[Connection, layer.Layer]
+    has_short_way: bool
+    """Whether answers may take the short way."""
     limits: Limits
     handling: HttpStream | None
     """The stream that handles an event or whose commands are carried out."""
@@ -39,6 +45,8 @@ class UpstreamTurns:
     def __init__(self, stream: HttpStream, parent: TurnIds) -> None:
         self.id = stream.stream_id
         """The stream id of the current turn. The first turn has the client's id."""
+        self.reused = False
+        """Whether a later turn was sent over the connection of the turn or attempt before it."""
         self._stream = stream
         self._parent = parent
 
@@ -56,6 +64,11 @@ class UpstreamTurns:
     def handling(self, begins: bool) -> None:
         """Note that the stream begins or has ended to handle an event."""
         self._parent.handling = self._stream if begins else None
+
+    def shorten(self, answer: Tapped | Spliced) -> None:
+        """Let the current turn's answer take the short way, if that is possible."""
+        if self._parent.has_short_way:
+            open_short_way(self._stream, self.id, answer, self._parent.connections)
 
     def is_stale(self, event: events.Event) -> bool:
         """Return whether an event belongs to an answer that was cancelled."""

@@ -18,11 +18,15 @@ from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers import tcp, websocket
 from mitmproxy.proxy.layers.http import SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
+from wsproto.connection import ConnectionState
+from wsproto.events import Ping, TextMessage
 from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from aibridge_addon.interception.buffers import Share
 from aibridge_addon.proxy.flow import websocket as recorded
+from aibridge_addon.proxy.flow.bridged_socket import SOCKET, BridgedSocket
+from aibridge_addon.proxy.flow.outbox import OutboxFilled
 from aibridge_addon.proxy.flow.state import HOOK, Passthrough, state_of
 
 FRAME_COST = 128
@@ -92,6 +96,9 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
     _handle_event = start
 
     def relay_messages(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, OutboxFilled):
+            yield from self._empty_outbox()
+            return
         for command in self._heard(super().relay_messages(event)):
             if isinstance(command, commands.CloseConnection) and self._still_sends(command.connection):
                 self._sender = command.connection
@@ -117,6 +124,19 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
             yield command
             if self.flow.metadata.get(HOOK) != command.name:
                 recorded.missed(self.flow, command.name)
+            yield from self._empty_outbox()
+
+    def _empty_outbox(self) -> layer.CommandGenerator[None]:
+        """Send the messages of the bridge itself. A side that has been closed gets none."""
+        socket = self.flow.metadata.get(SOCKET)
+        for outgoing in socket.outbox.take() if isinstance(socket, BridgedSocket) else ():
+            receiver = self.client_ws if outgoing.to_client else self.server_ws
+            if receiver.state is not ConnectionState.OPEN:
+                continue
+            if outgoing.content is None:
+                yield receiver.send2(Ping())
+            else:
+                yield receiver.send2(TextMessage(outgoing.content.decode("utf-8", "replace")))
 
     def _still_sends(self, connection: Connection) -> bool:
         """Return whether a peer is in the middle of a message that is too large."""
@@ -124,6 +144,10 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
         by_client = connection == self.context.client
         refused = self.flow.websocket.close_code in (CloseReason.MESSAGE_TOO_BIG, CloseReason.TRY_AGAIN_LATER)
         return refused and by_client is self.flow.websocket.closed_by_client and bool(connection.state)
+
+    def done(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if not isinstance(event, OutboxFilled):
+            yield from super().done(event)
 
     def drain(self, event: events.Event) -> layer.CommandGenerator[None]:
         """Read and drop what a peer still sends. Closed at once, it would often not read why."""

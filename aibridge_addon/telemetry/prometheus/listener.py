@@ -11,7 +11,7 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http import HTTPStatus
@@ -49,6 +49,14 @@ Page = tuple[HTTPStatus, bytes, str]
 TEXT = "text/plain; charset=utf-8"
 
 
+async def _always_ready() -> tuple[bool, Mapping[str, Any]]:
+    return True, {}
+
+
+async def _always_healthy() -> bool:
+    return True
+
+
 class ListenError(Exception):
     """The address cannot be listened on."""
 
@@ -61,15 +69,17 @@ class Listener:
         address: Listen,
         registry: Collector,
         *,
-        ready: Callable[[], tuple[bool, Mapping[str, Any]]] = lambda: (True, {}),
+        ready: Callable[[], Awaitable[tuple[bool, Mapping[str, Any]]]] = _always_ready,
+        healthy: Callable[[], Awaitable[bool]] = _always_healthy,
         loop: asyncio.AbstractEventLoop | None = None,
         deadline: float = DEADLINE,
         health_timeout: float = HEALTH_TIMEOUT,
     ) -> None:
-        """`ready` returns at once, with details. `/healthz` checks that `loop` runs; None: it is always healthy."""
+        """`ready` has details beside its answer. `/healthz` asks `healthy`, and checks that `loop` runs, if any."""
         self._address = address
         self._registry = registry
         self._ready = ready
+        self._healthy = healthy
         self._watched = loop
         self._deadline = deadline
         self._health_timeout = health_timeout
@@ -165,10 +175,12 @@ class Listener:
     async def _health(self, _accept: str) -> Page:
         if self._watched is not None and not await _runs(self._watched, self._health_timeout):
             return HTTPStatus.SERVICE_UNAVAILABLE, b"the event loop does not run\n", TEXT
+        if not await self._healthy():
+            return HTTPStatus.SERVICE_UNAVAILABLE, b"no worker is healthy\n", TEXT
         return HTTPStatus.OK, b"ok\n", TEXT
 
     async def _readiness(self, _accept: str) -> Page:
-        ready, details = self._ready()
+        ready, details = await self._ready()
         text = printable_json(json.dumps({"ready": ready, **details}, default=str)) + "\n"
         return HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, text.encode(), "application/json"
 

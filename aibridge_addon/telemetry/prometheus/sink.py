@@ -63,6 +63,6 @@ class Prometheus(Sink):
             listener.stop()
             self._errors.stop()
 
-    def _readiness(self) -> tuple[bool, Mapping[str, Any]]:
+    async def _readiness(self) -> tuple[bool, Mapping[str, Any]]:
         readiness = self._whole()
         return readiness.ready, readiness.details

@@ -22,6 +22,8 @@ from tests.support.scene import request as request_of
 
 STREAM = fixtures.case("messages/simple/streaming")
 BLOCKING = fixtures.case("messages/simple/blocking")
+
+pytestmark = pytest.mark.usefixtures("both_ways")
 EVENTS = [event + b"\n\n" for event in STREAM.body.split(b"\n\n") if event]
 
 
@@ -156,7 +158,7 @@ async def test_a_stream_that_cannot_be_handled_ends_with_an_error_event(
     upstream = await scene.answer_stream(STREAM)
     scene.playbook.receive(upstream, chunk(EVENTS[0]))
     scene.playbook.sent(scene.client)
-    scene.layer.streams[1].read = broken  # type: ignore[attr-defined]
+    scene.layer.streams[1].answer.exchange.tap.feed = broken  # type: ignore[attr-defined]
     scene.playbook.receive(upstream, chunk(EVENTS[1]))
     await scene.hook(hooks.HttpErrorHook)
     scene.playbook.expect_close(upstream)

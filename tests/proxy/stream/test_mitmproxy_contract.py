@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from h11._readers import ChunkedReader
+from h11._receivebuffer import ReceiveBuffer
 from hyperframe.frame import GoAwayFrame
 from mitmproxy import addonmanager, flow, hooks, http, tls
 from mitmproxy.addons import default_addons, next_layer, proxyauth, script
@@ -36,7 +38,7 @@ from mitmproxy.proxy.layers.http import (
 )
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http import _hooks as http_hooks
-from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, make_body_reader
 from mitmproxy.proxy.layers.modes import HttpProxy, HttpUpstreamProxy
 from mitmproxy.proxy.mode_servers import ServerInstance
 from mitmproxy.proxy.server import ConnectionHandler, ConnectionIO, TimeoutWatchdog
@@ -193,7 +195,19 @@ def test_a_stream_has_the_attributes_that_we_read() -> None:
     stream.response_body_buf.clear()
     assert stream.stream_id == 7
     assert stream.client_state == stream.server_state == stream.state_uninitialized
-    assert stream._paused_event_queue is not None
+    assert stream._paused_event_queue is not None and stream._paused is None
+
+
+def test_a_reader_of_chunks_has_the_attributes_that_we_read() -> None:
+    reader, received = make_body_reader(None), ReceiveBuffer()
+    assert type(reader) is ChunkedReader
+    places = []
+    for byte in b"1\r\na\r\n0\r\n":
+        received += bytes([byte])
+        reader(received)
+        places.append(bool(received or reader._bytes_in_chunk or reader._bytes_to_discard or reader._reading_trailer))
+    # Between two chunks, after the last byte of the first; and before the trailer.
+    assert places == [True] * 5 + [False] + [True] * 3
 
 
 def test_the_layer_has_the_attributes_that_we_read() -> None:

@@ -254,7 +254,10 @@ def test_health_is_503_when_the_watched_event_loop_has_been_closed(start: Start)
 
 @pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
 def test_readiness_is_what_the_program_says(start: Start, ready: bool, status: int) -> None:
-    made = start(ready=lambda: (ready, {"database": "sqlite", "draining": not ready}))
+    async def readiness() -> tuple[bool, dict[str, object]]:
+        return ready, {"database": "sqlite", "draining": not ready}
+
+    made = start(ready=readiness)
     response, body = ask(made.port, "/readyz")
     assert (response.status, response.headers["content-type"]) == (status, "application/json")
     assert json.loads(body) == {"ready": ready, "database": "sqlite", "draining": not ready}
