@@ -35,9 +35,11 @@ from aibridge_addon.recording.database import (
     pruner,
     result_ledger,
     token_cache,
+    tool_pins,
 )
 from aibridge_addon.recording.preparation import Preparation
 from aibridge_addon.recording.stream import RecordStream
+from aibridge_addon.recording.tool_pins import ToolPins
 from aibridge_addon.records import (
     Ask,
     BreakerChanged,
@@ -135,7 +137,10 @@ class Bridge:
         """The bytes of requests and answers in memory."""
         self.traces = trace_contexts(settings)
         """Returns the trace context of an interception, for tool servers. None: traces are off."""
-        self.servers = _servers(settings, self._tool_server_connected if self.traces is not None else None)
+        self._tool_pins = tool_pins(settings) if any(s.pin for s in settings.mcp.servers.values()) else None
+        self.servers = _servers(
+            settings, self._tool_server_connected if self.traces is not None else None, self._tool_pins
+        )
         """The MCP servers whose tools are injected. None: none are configured."""
         self.continuations = (
             Continuations(
@@ -232,6 +237,8 @@ class Bridge:
             parts.append(Part(lambda _: continuations.close()))
         if (dumper := self.dumper) is not None:
             parts.append(Part(lambda timeout: dumper.close(_side(timeout)), open=dumper.start))
+        if (pins := self._tool_pins) is not None:
+            parts.append(Part(lambda _: pins.close()))
         if (servers := self.servers) is not None:
             parts.append(
                 Part(
@@ -407,10 +414,12 @@ def _signers(settings: Settings) -> dict[str, Signer]:
     return signers
 
 
-def _servers(settings: Settings, on_connected: Callable[[ToolServerConnected], None] | None) -> Servers | None:
+def _servers(
+    settings: Settings, on_connected: Callable[[ToolServerConnected], None] | None, pins: ToolPins | None
+) -> Servers | None:
     if not settings.mcp.servers:
         return None
     # The MCP library takes a second to import, so it is imported only where MCP servers are configured.
     from aibridge_addon.tools.servers import Servers
 
-    return Servers(settings.mcp.servers, on_connected=on_connected)
+    return Servers(settings.mcp.servers, on_connected=on_connected, pinned=pins.pinned if pins is not None else None)

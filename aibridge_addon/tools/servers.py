@@ -9,7 +9,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import mcp_types as types
 
 from aibridge_addon.records import ServerState, ToolServerConnected
 from aibridge_addon.tools import CallError, catalog
-from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, Listing, Tool
+from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, ListedTool, Listing, Tool
 from aibridge_addon.tools.connection import (
     REFRESHED_EVERY,
     Backoff,
@@ -25,6 +25,7 @@ from aibridge_addon.tools.connection import (
     SessionExpired,
     Settings,
 )
+from aibridge_addon.tools.pins import Pinned, Pins
 from aibridge_addon.tools.rate import RateLimit
 from aibridge_addon.tools.transports import GRACE
 
@@ -61,16 +62,24 @@ class Servers:
         clock: Callable[[], float] = time.monotonic,
         connected_within: float | None = None,
         refreshed_every: float = REFRESHED_EVERY,
+        pinned: Pinned | None = None,
     ) -> None:
+        """`pinned`: None accepts all tools of servers with `pin: true`."""
         self._catalog = Catalog()
         self._on_change = on_change
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: dict[str, Connection] = {}
         self._rates = {name: RateLimit(entry.rate) for name, entry in settings.items() if entry.rate is not None}
+        self._pins = {
+            name: Pins(name, pinned, self._publish)
+            for name, entry in settings.items()
+            if entry.pin and pinned is not None
+        }
         self._required = frozenset(name for name, entry in settings.items() if entry.required)
         self._before: Servers | None = None
         self._after: Servers | None = None
         self._started = -math.inf
+        self._ended = False
         self._running = 0
         """Calls that run or wait for their turn."""
         self._idle = asyncio.Event()
@@ -108,6 +117,10 @@ class Servers:
         reasons = (LeftOut(tool.name, listing.maybe_left_out(tool) or "") for tool in listing.tools)
         return [*(each for each in reasons if each.why), *server.left_out]
 
+    def listed(self, name: str) -> Sequence[ListedTool]:
+        """Return the tools that a server lists, offered or not."""
+        return self._serving(name).listing.tools
+
     def replace(self, before: Servers | None) -> None:
         """Serve with the connections of `before` until the own ones are up. Called before `start`."""
         self._before = before
@@ -130,7 +143,10 @@ class Servers:
     @property
     def is_connecting(self) -> bool:
         """Whether the first attempt to connect to a server, which nothing serves yet, has not ended."""
-        return not all(server.tried.is_set() or self._serving(name).is_up for name, server in self._servers.items())
+        return not all(
+            (server.tried.is_set() or self._serving(name).is_up) and not self._waits_for_pins(name)
+            for name, server in self._servers.items()
+        )
 
     async def connected(self, startup_wait: float) -> None:
         """Wait until each server is connected or has failed once, at most until `startup_wait` after the start."""
@@ -183,6 +199,7 @@ class Servers:
             while self._running:
                 self._idle.clear()
                 await self._idle.wait()
+        self._stop_pins()
         for server in self._servers.values():
             server.stop()
         try:
@@ -202,6 +219,13 @@ class Servers:
             server.stop()
             server.signal(signal.SIGKILL)
             server.tried.set()
+        self._stop_pins()
+
+    def _stop_pins(self) -> None:
+        self._ended = True
+        for pins in self._pins.values():
+            pins.stop()
+            pins.read.set()
 
     def _owner(self, name: str) -> Servers:
         """Return these `Servers`, or those before whose connection still serves."""
@@ -219,16 +243,26 @@ class Servers:
         for name, server in self._servers.items():
             if all_servers or not self._serving(name).is_up:
                 await server.tried.wait()
+            if self._waits_for_pins(name):
+                await self._pins[name].read.wait()
+
+    def _waits_for_pins(self, name: str) -> bool:
+        """Return whether a server has tools that were not compared with their pins yet."""
+        return name in self._pins and not self._pins[name].read.is_set() and bool(self._serving(name).listing.tools)
 
     def _listing(self, name: str) -> Listing:
         """Return the tools of the connection that serves, and the choice of the present configuration."""
-        return replace(self._servers[name].listing, tools=self._serving(name).listing.tools)
+        pins = self._pins[name].digests if name in self._pins else None
+        return replace(self._servers[name].listing, tools=self._serving(name).listing.tools, pins=pins)
 
     def _publish(self) -> None:
         if self._before is not None and all(server.tried.is_set() for server in self._servers.values()):
             self._before = None
         if self._after is not None:
             self._after._publish()
+        if not self._ended:
+            for name, pins in self._pins.items():
+                pins.check(self._serving(name).listing.tools)
         new = catalog.build(map(self._listing, self._servers))
         if new == self._catalog:
             return
