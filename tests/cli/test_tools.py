@@ -194,7 +194,7 @@ def test_a_tool_that_has_changed_is_shown_and_approved(tools: Tools, server: Scr
     assert "add  left out: it has changed since it was pinned (aibridge tools approve)" in out
     code, out, _ = tools("approve")
     assert code == 0
-    assert '-  "description": "Adds.",' in out.replace("  -", "-") and "\x1b" not in out
+    assert '  - "description": "Adds.",\n' in out and "\x1b" not in out
     assert "ours/add" in out and "ours/rm" in out and "--all" in out
     code, _, err = tools("approve", "add", "nothing")
     assert code == 1 and "there is no changed tool nothing; nothing is approved" in err

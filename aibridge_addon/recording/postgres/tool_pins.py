@@ -40,7 +40,8 @@ class PostgresToolPins(PostgresConnection):
 
 
 def _write(connection: Connection, statement: str, pins: Sequence[ToolPin], now: datetime) -> None:
-    pins = sorted({pin.tool: pin for pin in pins}.values(), key=lambda pin: pin.tool)  # one order, so no deadlock
+    by_key = {(pin.server_name, pin.tool): pin for pin in pins}
+    pins = [by_key[key] for key in sorted(by_key)]  # one order, so no deadlock
     values = {
         "now": now,
         "servers": [pin.server_name for pin in pins],
