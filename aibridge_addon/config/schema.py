@@ -192,6 +192,15 @@ class Limits(values.Section):
     connections_per_client: values.Positive = 1024
     header_bytes: values.Size = MIB // 4
     header_timeout: values.Seconds = 30
+    http2_resets: values.Positive = 20
+    http2_empty_frames: values.Positive = 100
+    lookups: values.Positive = 256
+    lookups_per_client: values.Positive = 64
+    lookup_timeout: values.Seconds = 5
+    lookup_failed: values.Seconds = 5
+    password_lifetime: values.Seconds = 300
+    password_delay: values.Seconds = 4
+    password_checks_per_client: values.Positive = 16
 
 
 def _on_or_off(value: object) -> object:

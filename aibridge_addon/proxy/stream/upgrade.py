@@ -8,6 +8,7 @@ mitmproxy would decompress every message of every WebSocket. 260 KB of permessag
 
 from __future__ import annotations
 
+import weakref
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Protocol, cast
@@ -82,6 +83,8 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
         super().__init__(ctx, flow)
         self._limit = limit
         self._shares = (share(), share())
+        # A crash of this layer, or of one around it, brings no further event.
+        weakref.finalize(self, _end, self._shares).atexit = False
         self._sender: Connection | None = None
         """The peer whose message was too large, and that still sends."""
         self._drained = 0
@@ -108,8 +111,7 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
             if type(connection.frame_buf) is not _Frames:
                 connection.frame_buf = _Frames(connection.frame_buf)
         if self._handle_event == self.done:
-            for share in self._shares:
-                share.end()
+            _end(self._shares)
             if self._sender is not None:
                 self._handle_event = self.drain  # type: ignore[method-assign]
                 yield commands.RequestWakeup(DRAIN_TIMEOUT)
@@ -159,6 +161,11 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
         if self._sender is not None and (is_over or self._drained > MAX_DRAINED):
             yield commands.CloseConnection(self._sender)
             self._sender = None
+
+
+def _end(shares: Iterable[Share]) -> None:
+    for share in shares:
+        share.end()
 
 
 class _Frames(list[bytes]):
