@@ -196,12 +196,10 @@ def parse_credential(value: object) -> SecretStr:
 
 def parse_secret_text(value: object) -> SecretStr:
     """Parse a text that must not be printed: the value of a header or variable."""
-    if isinstance(value, SecretStr):
-        return value
-    text = expect_text(value, "text (put numbers in quotes)")
-    if any(character in text for character in "\r\n\0"):
+    secret = value if isinstance(value, SecretStr) else SecretStr(expect_text(value, "text (put numbers in quotes)"))
+    if any(character in secret.get_secret_value() for character in "\r\n\0"):
         raise rejected("text of one line")
-    return SecretStr(text)
+    return secret
 
 
 def parse_server_url(value: object) -> SecretStr:

@@ -246,6 +246,11 @@ class Exchange:
         return self.tap is not None and self.tap.streaming
 
     @property
+    def status(self) -> int | None:
+        """The status of the current answer; None before its head."""
+        return self._http_status
+
+    @property
     def succeeded(self) -> bool:
         """Whether the status of the current answer is no error."""
         return self._http_status is not None and self._http_status < 400

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aibridge_addon.config.schema import Mcp
 from aibridge_addon.dialects.turns import Call, Invocation, Part, Result, Text
 from aibridge_addon.tools import CallError, ErrorKind, results, schemas
+from aibridge_addon.tools.caller import Caller
 from aibridge_addon.tools.catalog import Tool
 from aibridge_addon.wire.printable import printable_line
 from aibridge_addon.wire.trace_context import TraceContext
@@ -40,13 +41,18 @@ class RunningCalls:
         settings: Mcp,
         *,
         contexts: Sequence[TraceContext] = (),
+        caller: Caller | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """`contexts`: the trace contexts that the servers get, one for each call. Empty: traces are off."""
+        """`contexts`: the trace contexts that the servers get, one for each call. Empty: there are none."""
         self._clock = clock
         self._began = clock()
         self._calls = [
-            (tool, call, asyncio.create_task(invoke(servers, tool, call, settings, context=context, clock=clock)))
+            (
+                tool,
+                call,
+                asyncio.create_task(invoke(servers, tool, call, settings, context=context, caller=caller, clock=clock)),
+            )
             for (tool, call), context in zip_longest(calls, contexts)
         ]
 
@@ -81,6 +87,7 @@ async def invoke(
     settings: Mcp,
     *,
     context: TraceContext | None = None,
+    caller: Caller | None = None,
     clock: Clock = time.monotonic,
 ) -> Invocation:
     """Run one call. `tool` is None if the model called a tool that does not exist.
@@ -90,7 +97,7 @@ async def invoke(
     began = clock()
     kind: ErrorKind = "tool"
     try:
-        parts, error = await _outcome(servers, tool, call, settings, context)
+        parts, error = await _outcome(servers, tool, call, settings, context, caller)
     except CallError as e:
         kind = e.kind
         parts, error = _failure(str(e))
@@ -109,22 +116,28 @@ async def invoke(
 
 
 async def _outcome(
-    servers: Servers, tool: Tool | None, call: Call, settings: Mcp, context: TraceContext | None
+    servers: Servers,
+    tool: Tool | None,
+    call: Call,
+    settings: Mcp,
+    context: TraceContext | None,
+    caller: Caller | None,
 ) -> Outcome:
     if tool is None:
         raise CallError(f"there is no tool {call.name[:200]!r}", "request")
     arguments = schemas.original(_arguments(call.input), tool.original_keys)
-    returned = await servers.call(tool, arguments, settings.tool_timeout_of(tool.server_name), _meta(context))
+    timeout = settings.tool_timeout_of(tool.server_name)
+    returned = await servers.call(tool, arguments, timeout, _meta(context, caller), caller)
     parts, is_error, error_text = results.to_parts(returned, settings.max_result_bytes_of(tool.server_name))
     return parts, error_text if is_error else None
 
 
-def _meta(context: TraceContext | None) -> dict[str, Any]:
+def _meta(context: TraceContext | None, caller: Caller | None) -> dict[str, Any]:
     """Return the request's `_meta` (MCP SEP-414: W3C Trace Context under its own names)."""
-    if context is None:
-        return {}
-    state = {"tracestate": context.state} if context.state else {}
-    return {"traceparent": context.traceparent, **state}
+    meta = caller.meta() if caller is not None else {}
+    if context is not None:
+        meta |= {"traceparent": context.traceparent, **({"tracestate": context.state} if context.state else {})}
+    return meta
 
 
 def _arguments(value: Any) -> dict[str, Any]:

@@ -35,7 +35,8 @@ from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.records import ToolServerConnected, utc_now
 from aibridge_addon.tools import CallError, catalog
 from aibridge_addon.tools.catalog import LeftOut, ListedTool, Listing
-from aibridge_addon.tools.transports import GRACE, MAX_REASON, over_http, over_stdio
+from aibridge_addon.tools.header_command import HeaderCommandError
+from aibridge_addon.tools.transports import GRACE, MAX_REASON, Credential, OnRequest, over_http, over_stdio
 from aibridge_addon.wire.printable import printable_line
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ MAX_PAGES = 100
 MIN_SECRET = 6
 """Characters. Shorter values are not masked in messages: they would match ordinary words."""
 REASONS: tuple[tuple[type[BaseException], str], ...] = (
+    (HeaderCommandError, "its headers_command has yielded no headers"),
     (httpx2.TimeoutException, "it did not answer in time"),
     (httpx2.TransportError, "it cannot be reached"),
     (FileNotFoundError, "its command was not found: name its full path, or put its folder on PATH"),
@@ -79,11 +81,17 @@ class Connection:
         on_connected: Callable[[ToolServerConnected], None] | None = None,
     ) -> None:
         self.name = name
+        self.tried = asyncio.Event()
+        """Set when the first attempt to connect has ended, well or not."""
+        self.problem = ""
+        """Why it is not connected. Empty: it is, or has not been tried yet."""
         self.connected_within = CONNECTED_WITHIN
         self.refreshed_every = REFRESHED_EVERY
         self.expired = False
         self.status = 0  # of the last HTTP error
         self.tls: ssl.SSLContext | None = None
+        self.credential: Credential | None = None
+        self.on_request: OnRequest | None = None  # changes each HTTP request before it is sent
         self.group: int | None = None  # of the program and all that it started
         self._settings = settings
         self._publish = publish
@@ -91,8 +99,7 @@ class Connection:
         self._clock = clock
         self._on_connected = on_connected
         self._connecting: ToolServerConnected | None = None
-        url = settings.public_url if isinstance(settings, HttpServer) else None
-        self.listing = Listing(name, url, settings.allow, settings.deny, read_only=settings.read_only)
+        self.listing = listing_of(name, settings)
         self._client: Client | None = None
         self._calls: set[asyncio.Task[types.CallToolResult]] = set()
         self._slots = asyncio.Semaphore(settings.max_concurrent)
@@ -236,7 +243,8 @@ class Connection:
 
     def masked(self, text: str) -> str:
         """Replace the configuration's secrets in a text."""
-        for secret in self._secrets:
+        fresh = self.credential.secrets if self.credential is not None else ()
+        for secret in (*self._secrets, *(each for each in fresh if len(each) >= MIN_SECRET)):
             text = text.replace(secret, "[redacted]")
         return text
 
@@ -395,6 +403,12 @@ class Connection:
             level = logging.DEBUG
         self._logged_state = state
         logger.log(level, "MCP server %s: %s%s", self.name, state, f": {why}" if why else "")
+
+
+def listing_of(name: str, settings: Settings) -> Listing:
+    """Return a server's listing before its tools are known."""
+    url = settings.public_url if isinstance(settings, HttpServer) else None
+    return Listing(name, url, settings.allow, settings.deny, read_only=settings.read_only)
 
 
 async def _not_validated(name: str, result: types.CallToolResult) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,6 +39,18 @@ MAX_REASON = 300
 MAX_LOG_LINES = 200
 """Lines of a program's stderr that are logged per connection, at debug level."""
 Incoming = SessionMessage | Exception
+OnRequest = Callable[[httpx2.Request], Awaitable[None]]
+
+
+class Credential(Protocol):
+    """Authenticates HTTP requests to a server."""
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """Texts that must not appear in logs or results."""
+
+    @property
+    def auth(self) -> httpx2.Auth: ...
 
 
 class Peer(Protocol):
@@ -50,6 +62,8 @@ class Peer(Protocol):
     status: int
     group: int | None
     tls: ssl.SSLContext | None
+    on_request: OnRequest | None
+    credential: Credential | None
 
     def lose(self, reason: str) -> None: ...
     def change(self) -> None: ...
@@ -63,10 +77,17 @@ class _HttpClient(httpx2.AsyncClient):
 
     def __init__(self, server: Peer, settings: HttpServer, tls: ssl.SSLContext) -> None:
         headers = httpx2.Headers({"accept-encoding": "identity"})  # a compressed answer could expand beyond the bound
-        headers.update({name: value.get_secret_value() for name, value in settings.headers.items()})
+        headers.update({name.encode(): value.get_secret_value().encode() for name, value in settings.headers.items()})
         # No read timeout: calls may take long and have timeouts of their own.
         timeout = httpx2.Timeout(server.connected_within, read=None)
-        super().__init__(headers=headers, timeout=timeout, verify=tls)
+        hooks = {"request": [server.on_request]} if server.on_request is not None else None
+        super().__init__(
+            headers=headers,
+            timeout=timeout,
+            verify=tls,
+            auth=server.credential.auth if server.credential is not None else None,
+            event_hooks=hooks,
+        )
         self._server = server
         self._streaming = False
 

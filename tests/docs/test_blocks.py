@@ -125,7 +125,7 @@ def project(home: Path, tmp_path: Path) -> Path:
     """A folder with what the examples name: a database, a configuration, and stand-ins for two clients."""
     started = replace(STARTED, client_session_id=SESSION)
     write(SqliteDatabase(tmp_path / "aibridge.db"), started, PROMPT, TOKENS, TOOL, ANSWER, THOUGHT, ENDED)
-    (tmp_path / "aibridge.yaml").write_text("mcp: {servers: {time: {command: mcp-server-time}}}\n")
+    (tmp_path / "aibridge.yaml").write_text("recording: {retention: 60d}\n")
     (tmp_path / "usage.json").write_text('{"cost_usd": 0.5, "unpriced": 0}')
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "bin").symlink_to(BIN)

@@ -37,7 +37,6 @@ def test_a_changed_tool_is_offered_again_when_it_is_approved(
     second = start_proxy(config=configuration(upstream.url, mcp, more=f"database: 'sqlite:///{first.database}'"))
     assert offered(second, upstream) == {"bmcp_ours_b"}
     second.wait_for_log("tools have changed since they were pinned, and are left out .*'a'")
-    config = ["--config", str(second.folder / "aibridge.yaml"), "--database", f"sqlite:///{second.database}"]
-    assert cli.main(["tools", "approve", "a", *config]) == 0
+    assert cli.main(["tools", "approve", "a", "--config", str(second.folder / "aibridge.yaml")]) == 0
     both = {"bmcp_ours_a", "bmcp_ours_b"}
     poll_until(lambda: offered(second, upstream) == both, WITHIN + CHECKED_EVERY, what="the approved tool")
