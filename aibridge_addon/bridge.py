@@ -427,14 +427,11 @@ def _servers(
     # The MCP library takes a second to import, so it is imported only where MCP servers are configured.
     from aibridge_addon.tools.servers import Servers
 
-<<<<<<< HEAD
-    return Servers(settings.mcp.servers, on_connected=on_connected, pinned=pins.pinned if pins is not None else None)
-=======
     mcp = settings.mcp
     return Servers(
         mcp.servers,
         on_connected=on_connected,
         actor_connections=mcp.actor_connections,
         actor_idle=mcp.actor_idle,
+        pinned=pins.pinned if pins is not None else None,
     )
->>>>>>> main

@@ -18,13 +18,10 @@ from aibridge_addon.cli import output
 from aibridge_addon.cli.database import add_options, settings_of
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.config.errors import did_you_mean
-<<<<<<< HEAD
+from aibridge_addon.config.system_user import operating_system_user
 from aibridge_addon.recording import database
 from aibridge_addon.records import utc_now
 from aibridge_addon.records.tool_pins import ToolPin
-=======
-from aibridge_addon.config.system_user import operating_system_user
->>>>>>> main
 from aibridge_addon.telemetry.log.text import one_line
 from aibridge_addon.wire.printable import printable
 
@@ -71,7 +68,6 @@ def add(commands: Any) -> None:
     call.add_argument("--json", action="store_true", help="print JSON")
     _add_actor(call)
     add_options(call)
-<<<<<<< HEAD
     approve = actions.add_parser(
         "approve",
         help="accept tools that have changed",
@@ -81,14 +77,11 @@ def add(commands: Any) -> None:
     approve.add_argument("names", nargs="*", metavar="NAME", help="as for `call`; none: only show what has changed")
     approve.add_argument("--all", action="store_true", help="accept all that have changed")
     approve.add_argument("--json", action="store_true", help="print JSON")
+    _add_actor(approve)
     add_options(approve)
     approve.set_defaults(run=_approve)
     for option in (*listing._actions, *call._actions, *approve._actions):
-        if option.dest in ("servers", "json", "csv", "config", "database"):
-=======
-    for option in (*listing._actions, *call._actions):
         if option.dest in ("servers", "json", "csv", "config", "database", "actor"):
->>>>>>> main
             option.default = argparse.SUPPRESS  # what stands before the action counts, too
     call.set_defaults(run=_call)
 
@@ -157,11 +150,7 @@ async def _listed(
     settings: Settings, names: Sequence[str], caller: Caller
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the servers' states, and a row for each tool."""
-<<<<<<< HEAD
-    async with _connected(settings, names) as servers:
-=======
-    async with _connected(settings.mcp, names, caller) as servers:
->>>>>>> main
+    async with _connected(settings, names, caller) as servers:
         rows: list[dict[str, Any]] = [_row(tool) for tool in servers.catalog.tools]
         for name in names:
             rows += (
@@ -201,11 +190,7 @@ def _caller(arguments: argparse.Namespace, settings: Settings) -> Caller:
 
 
 @asynccontextmanager
-<<<<<<< HEAD
-async def _connected(settings: Settings, names: Sequence[str]) -> AsyncIterator[Servers]:
-=======
-async def _connected(mcp: Mcp, names: Sequence[str], caller: Caller) -> AsyncIterator[Servers]:
->>>>>>> main
+async def _connected(settings: Settings, names: Sequence[str], caller: Caller) -> AsyncIterator[Servers]:
     """Connect to these servers, until each has answered or failed."""
     from aibridge_addon.tools.servers import Servers
 
@@ -217,6 +202,7 @@ async def _connected(mcp: Mcp, names: Sequence[str], caller: Caller) -> AsyncIte
             timeout = max(mcp.servers[name].startup_timeout for name in names)
             await servers.connected(timeout)
             await servers.prepare(caller, (), timeout)
+            await servers.connected(timeout)  # again: the pins of what was prepared
             yield servers
         finally:
             await servers.close()
@@ -267,11 +253,7 @@ def _call(arguments: argparse.Namespace) -> int:
         print(NOTHING, file=sys.stderr)
         return 1
     try:
-<<<<<<< HEAD
-        result = asyncio.run(_called(settings, arguments.name, given))
-=======
-        result = asyncio.run(_called(settings.mcp, arguments.name, given, _caller(arguments, settings)))
->>>>>>> main
+        result = asyncio.run(_called(settings, arguments.name, given, _caller(arguments, settings)))
     except _NotFound as e:
         print(printable(str(e)), file=sys.stderr)
         return 1
@@ -285,23 +267,13 @@ def _call(arguments: argparse.Namespace) -> int:
     return 1 if result["is_error"] else 0
 
 
-<<<<<<< HEAD
-async def _called(settings: Settings, name: str, given: dict[str, Any]) -> dict[str, Any]:
+async def _called(settings: Settings, name: str, given: dict[str, Any], caller: Caller) -> dict[str, Any]:
     from aibridge_addon.dialects.turns import Call
     from aibridge_addon.tools.calls import invoke
 
-    async with _connected(settings, _candidates(settings.mcp, name)) as servers:
+    async with _connected(settings, _candidates(settings.mcp, name), caller) as servers:
         tool = _found(servers, name)
-        made = await invoke(servers, tool, Call("", tool.name, given, {}), settings.mcp)
-=======
-async def _called(mcp: Mcp, name: str, given: dict[str, Any], caller: Caller) -> dict[str, Any]:
-    from aibridge_addon.dialects.turns import Call
-    from aibridge_addon.tools.calls import invoke
-
-    async with _connected(mcp, _candidates(mcp, name), caller) as servers:
-        tool = _found(servers, name)
-        made = await invoke(servers, tool, Call("", tool.name, given, {}), mcp, caller=caller)
->>>>>>> main
+        made = await invoke(servers, tool, Call("", tool.name, given, {}), settings.mcp, caller=caller)
     return {
         "name": tool.name,
         "server": tool.server_name,
@@ -357,7 +329,7 @@ class _Change(NamedTuple):
 def _approve(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     names = [name for name, server in settings.mcp.servers.items() if server.pin]
-    changed, away = asyncio.run(_changed(settings, names)) if names else ([], [])
+    changed, away = asyncio.run(_changed(settings, names, _caller(arguments, settings))) if names else ([], [])
     unknown = [name for name in arguments.names if not any(name in _names(change.now) for change in changed)]
     wanted = [
         change for change in changed if arguments.all or any(name in _names(change.now) for name in arguments.names)
@@ -398,11 +370,11 @@ def _say_what_was_done(names: Sequence[str], changed: Sequence[_Change], approve
         print("Approve tools by their names, or all of them with --all.")
 
 
-async def _changed(settings: Settings, names: Sequence[str]) -> tuple[list[_Change], list[str]]:
+async def _changed(settings: Settings, names: Sequence[str], caller: Caller) -> tuple[list[_Change], list[str]]:
     """Return the tools that differ from their pins, and which servers are away."""
     from aibridge_addon.tools.pins import pin_of
 
-    async with _connected(settings, names) as servers:
+    async with _connected(settings, names, caller) as servers:
         listed = [pin_of(name, tool) for name in names for tool in servers.listed(name)]
         away = [f"{state.name} is away: {state.problem}" for state in servers.states() if not state.is_up]
     pins = {(pin.server_name, pin.tool): pin for name in names for pin in _pins(settings, name)}

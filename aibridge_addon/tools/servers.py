@@ -10,13 +10,8 @@ import random
 import signal
 import time
 from collections import Counter
-<<<<<<< HEAD
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-=======
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
->>>>>>> main
 from typing import Any
 
 import httpx2
@@ -25,12 +20,8 @@ import mcp_types as types
 from aibridge_addon.config.schema import HttpServer, Mcp, rendered
 from aibridge_addon.records import ServerState, ToolServerConnected
 from aibridge_addon.tools import CallError, catalog
-<<<<<<< HEAD
-from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, ListedTool, Listing, Tool
-=======
 from aibridge_addon.tools.caller import Caller, printable
-from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, Listing, Tool
->>>>>>> main
+from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, ListedTool, Listing, Tool
 from aibridge_addon.tools.connection import (
     REFRESHED_EVERY,
     Backoff,
@@ -39,12 +30,9 @@ from aibridge_addon.tools.connection import (
     Settings,
     listing_of,
 )
-<<<<<<< HEAD
-from aibridge_addon.tools.pins import Pinned, Pins
-=======
 from aibridge_addon.tools.header_command import HeaderCommand
 from aibridge_addon.tools.personal import PersonalConnections
->>>>>>> main
+from aibridge_addon.tools.pins import Pinned, Pins
 from aibridge_addon.tools.rate import RateLimit
 from aibridge_addon.tools.transports import GRACE
 
@@ -81,12 +69,9 @@ class Servers:
         clock: Callable[[], float] = time.monotonic,
         connected_within: float | None = None,
         refreshed_every: float = REFRESHED_EVERY,
-<<<<<<< HEAD
-        pinned: Pinned | None = None,
-=======
         actor_connections: int = Mcp().actor_connections,
         actor_idle: float = Mcp().actor_idle,
->>>>>>> main
+        pinned: Pinned | None = None,
     ) -> None:
         """`pinned`: None accepts all tools of servers with `pin: true`."""
         self._catalog = Catalog()
@@ -336,11 +321,9 @@ class Servers:
 
     def _listing(self, name: str) -> Listing:
         """Return the tools of the connection that serves, and the choice of the present configuration."""
-<<<<<<< HEAD
         pins = self._pins[name].digests if name in self._pins else None
-        return replace(self._servers[name].listing, tools=self._serving(name).listing.tools, pins=pins)
-=======
-        return dataclasses.replace(self._servers[name].listing, tools=self._serving(name).listing.tools)
+        tools = self._serving(name).listing.tools
+        return dataclasses.replace(self._servers[name].listing, tools=tools, pins=pins)
 
     async def _name_actor(self, request: httpx2.Request) -> None:
         """Name the actor in a request that belongs to a call. The headers of a server itself win."""
@@ -348,7 +331,6 @@ class Servers:
             for name, value in caller.headers().items():
                 if name not in request.headers:
                     request.headers.update({name.encode(): value})
->>>>>>> main
 
     def _publish(self) -> None:
         if self._before is not None and all(server.tried.is_set() for server in self._servers.values()):

@@ -12,14 +12,11 @@ from typing import Any
 import pytest
 
 from aibridge_addon import cli
-<<<<<<< HEAD
 from aibridge_addon.config.load import load
+from aibridge_addon.config.system_user import operating_system_user
 from aibridge_addon.recording import database
 from aibridge_addon.tools.servers import Servers
-=======
-from aibridge_addon.config.system_user import operating_system_user
 from tests.support.mcp_servers import stdio
->>>>>>> main
 from tests.support.scripted_mcp import ScriptedMcp, tool
 
 Outcome = tuple[int, str, str]
@@ -171,7 +168,18 @@ def test_options_may_stand_before_the_action(
     assert json.loads(capsys.readouterr().out)["totals"]["up"] == 1
 
 
-<<<<<<< HEAD
+def test_a_server_whose_settings_name_the_actor_is_used_for_the_named_one(tools: Tools) -> None:
+    entry = stdio()
+    tools.configure(
+        ours={"command": entry.command, "args": list(entry.args), "env": {"WHO": "${actor}"}, "allow": "^environment$"}
+    )
+    code, out, err = tools("list", "--actor", "ada")
+    assert (code, err) == (0, "") and out.startswith("ours: up, 1 tools offered")
+    for option, actor in ((["--actor", "ada"], "ada"), ([], operating_system_user())):
+        code, out, _ = tools("call", "ours/environment", '{"name": "WHO"}', *option)
+        assert (code, out) == (0, f"{actor}\n")
+
+
 # --- approve ------------------------------------------------------------------------------------------------------
 
 
@@ -219,15 +227,3 @@ def test_without_pins_there_is_nothing_to_approve(tools: Tools, server: Scripted
     tools.configure(ours={"command": "no-such-program", "pin": True})
     code, _, err = tools("approve")
     assert code == 1 and "ours is away" in err
-=======
-def test_a_server_whose_settings_name_the_actor_is_used_for_the_named_one(tools: Tools) -> None:
-    entry = stdio()
-    tools.configure(
-        ours={"command": entry.command, "args": list(entry.args), "env": {"WHO": "${actor}"}, "allow": "^environment$"}
-    )
-    code, out, err = tools("list", "--actor", "ada")
-    assert (code, err) == (0, "") and out.startswith("ours: up, 1 tools offered")
-    for option, actor in ((["--actor", "ada"], "ada"), ([], operating_system_user())):
-        code, out, _ = tools("call", "ours/environment", '{"name": "WHO"}', *option)
-        assert (code, out) == (0, f"{actor}\n")
->>>>>>> main
