@@ -37,9 +37,11 @@ from aibridge_addon.recording.database import (
     pruner,
     result_ledger,
     token_cache,
+    tool_pins,
 )
 from aibridge_addon.recording.preparation import Preparation
 from aibridge_addon.recording.stream import RecordStream
+from aibridge_addon.recording.tool_pins import ToolPins
 from aibridge_addon.records import (
     Ask,
     BreakerChanged,
@@ -137,7 +139,10 @@ class Bridge:
         """The bytes of requests and answers in memory."""
         self.traces = trace_contexts(settings)
         """Returns the trace context of an interception, for tool servers. None: traces are off."""
-        self.servers = _servers(settings, self._tool_server_connected if self.traces is not None else None)
+        self._tool_pins = tool_pins(settings) if any(s.pin for s in settings.mcp.servers.values()) else None
+        self.servers = _servers(
+            settings, self._tool_server_connected if self.traces is not None else None, self._tool_pins
+        )
         """The MCP servers whose tools are injected. None: none are configured."""
         self.tool_access = ToolAccess({name: server.actors for name, server in settings.mcp.servers.items()})
         self.continuations = (
@@ -237,6 +242,8 @@ class Bridge:
             parts.append(Part(lambda _: continuations.close()))
         if (dumper := self.dumper) is not None:
             parts.append(Part(lambda timeout: dumper.close(_side(timeout)), open=dumper.start))
+        if (pins := self._tool_pins) is not None:
+            parts.append(Part(lambda _: pins.close()))
         if (servers := self.servers) is not None:
             parts.append(
                 Part(
@@ -412,7 +419,9 @@ def _signers(settings: Settings) -> dict[str, Signer]:
     return signers
 
 
-def _servers(settings: Settings, on_connected: Callable[[ToolServerConnected], None] | None) -> Servers | None:
+def _servers(
+    settings: Settings, on_connected: Callable[[ToolServerConnected], None] | None, pins: ToolPins | None
+) -> Servers | None:
     if not settings.mcp.servers:
         return None
     # The MCP library takes a second to import, so it is imported only where MCP servers are configured.
@@ -424,4 +433,5 @@ def _servers(settings: Settings, on_connected: Callable[[ToolServerConnected], N
         on_connected=on_connected,
         actor_connections=mcp.actor_connections,
         actor_idle=mcp.actor_idle,
+        pinned=pins.pinned if pins is not None else None,
     )

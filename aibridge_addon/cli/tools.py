@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import difflib
 import json
 import logging
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aibridge_addon.cli import output
 from aibridge_addon.cli.database import add_options, settings_of
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.config.errors import did_you_mean
 from aibridge_addon.config.system_user import operating_system_user
+from aibridge_addon.recording import database
+from aibridge_addon.records import utc_now
+from aibridge_addon.records.tool_pins import ToolPin
 from aibridge_addon.telemetry.log.text import one_line
 from aibridge_addon.wire.printable import printable
 
@@ -62,7 +68,19 @@ def add(commands: Any) -> None:
     call.add_argument("--json", action="store_true", help="print JSON")
     _add_actor(call)
     add_options(call)
-    for option in (*listing._actions, *call._actions):
+    approve = actions.add_parser(
+        "approve",
+        help="accept tools that have changed",
+        description="Show the tools of servers with `pin: true` that have changed, and accept those that are named. "
+        "Running bridges offer them within 10 seconds.",
+    )
+    approve.add_argument("names", nargs="*", metavar="NAME", help="as for `call`; none: only show what has changed")
+    approve.add_argument("--all", action="store_true", help="accept all that have changed")
+    approve.add_argument("--json", action="store_true", help="print JSON")
+    _add_actor(approve)
+    add_options(approve)
+    approve.set_defaults(run=_approve)
+    for option in (*listing._actions, *call._actions, *approve._actions):
         if option.dest in ("servers", "json", "csv", "config", "database", "actor"):
             option.default = argparse.SUPPRESS  # what stands before the action counts, too
     call.set_defaults(run=_call)
@@ -132,7 +150,7 @@ async def _listed(
     settings: Settings, names: Sequence[str], caller: Caller
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the servers' states, and a row for each tool."""
-    async with _connected(settings.mcp, names, caller) as servers:
+    async with _connected(settings, names, caller) as servers:
         rows: list[dict[str, Any]] = [_row(tool) for tool in servers.catalog.tools]
         for name in names:
             rows += (
@@ -172,20 +190,33 @@ def _caller(arguments: argparse.Namespace, settings: Settings) -> Caller:
 
 
 @asynccontextmanager
-async def _connected(mcp: Mcp, names: Sequence[str], caller: Caller) -> AsyncIterator[Servers]:
+async def _connected(settings: Settings, names: Sequence[str], caller: Caller) -> AsyncIterator[Servers]:
     """Connect to these servers, until each has answered or failed."""
     from aibridge_addon.tools.servers import Servers
 
-    servers = Servers({name: mcp.servers[name] for name in names})
+    mcp = settings.mcp
+    servers = Servers({name: mcp.servers[name] for name in names}, pinned=partial(_pinned, settings))
     with _quiet():
         servers.start()
         try:
             timeout = max(mcp.servers[name].startup_timeout for name in names)
             await servers.connected(timeout)
             await servers.prepare(caller, (), timeout)
+            await servers.connected(timeout)  # again: the pins of what was prepared
             yield servers
         finally:
             await servers.close()
+
+
+async def _pinned(settings: Settings, server_name: str, listed: Sequence[ToolPin]) -> Mapping[str, str]:
+    """Return the digests of a server's pins. What has no pin would be pinned as it is; the database is not changed."""
+    found = {pin.tool: pin.digest for pin in listed}
+    return found | {pin.tool: pin.digest for pin in await asyncio.to_thread(_pins, settings, server_name)}
+
+
+def _pins(settings: Settings, server_name: str) -> Sequence[ToolPin]:
+    with closing(database.tool_pin_store(settings)) as store:
+        return store.read(server_name)
 
 
 @contextmanager
@@ -222,7 +253,7 @@ def _call(arguments: argparse.Namespace) -> int:
         print(NOTHING, file=sys.stderr)
         return 1
     try:
-        result = asyncio.run(_called(settings.mcp, arguments.name, given, _caller(arguments, settings)))
+        result = asyncio.run(_called(settings, arguments.name, given, _caller(arguments, settings)))
     except _NotFound as e:
         print(printable(str(e)), file=sys.stderr)
         return 1
@@ -236,13 +267,13 @@ def _call(arguments: argparse.Namespace) -> int:
     return 1 if result["is_error"] else 0
 
 
-async def _called(mcp: Mcp, name: str, given: dict[str, Any], caller: Caller) -> dict[str, Any]:
+async def _called(settings: Settings, name: str, given: dict[str, Any], caller: Caller) -> dict[str, Any]:
     from aibridge_addon.dialects.turns import Call
     from aibridge_addon.tools.calls import invoke
 
-    async with _connected(mcp, _candidates(mcp, name), caller) as servers:
+    async with _connected(settings, _candidates(settings.mcp, name), caller) as servers:
         tool = _found(servers, name)
-        made = await invoke(servers, tool, Call("", tool.name, given, {}), mcp, caller=caller)
+        made = await invoke(servers, tool, Call("", tool.name, given, {}), settings.mcp, caller=caller)
     return {
         "name": tool.name,
         "server": tool.server_name,
@@ -285,3 +316,86 @@ def _shown(part: Part) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     return {"type": "media", "mime_type": part.mime_type, "data": part.data, "text": part.note}
+
+
+# --- approve --------------------------------------------------------------------------------------------------------
+
+
+class _Change(NamedTuple):
+    before: ToolPin
+    now: ToolPin
+
+
+def _approve(arguments: argparse.Namespace) -> int:
+    settings = settings_of(arguments)
+    names = [name for name, server in settings.mcp.servers.items() if server.pin]
+    changed, away = asyncio.run(_changed(settings, names, _caller(arguments, settings))) if names else ([], [])
+    unknown = [name for name in arguments.names if not any(name in _names(change.now) for change in changed)]
+    wanted = [
+        change for change in changed if arguments.all or any(name in _names(change.now) for name in arguments.names)
+    ]
+    if wanted and not unknown:
+        with closing(database.tool_pin_store(settings)) as store:
+            store.replace([change.now for change in wanted], utc_now())
+    approved = [] if unknown else wanted
+    if arguments.json:
+        rows = [
+            {
+                "server": change.now.server_name,
+                "tool": change.now.tool,
+                "approved": change in approved,
+                "before": change.before.definition,
+                "now": change.now.definition,
+            }
+            for change in changed
+        ]
+        output.write_json({"rows": rows, "totals": {"changed": len(changed), "approved": len(approved)}})
+    else:
+        for change in approved if arguments.names or arguments.all else changed:
+            _write_change(change)
+        _say_what_was_done(names, changed, approved)
+    for problem in (*(f"there is no changed tool {name}; nothing is approved" for name in unknown), *away):
+        print(printable(problem), file=sys.stderr)
+    return 1 if unknown or away else 0
+
+
+def _say_what_was_done(names: Sequence[str], changed: Sequence[_Change], approved: Sequence[_Change]) -> None:
+    if not names:
+        print("No MCP server has pin: true.")
+    elif not changed:
+        print("No tool has changed since it was pinned.")
+    elif approved:
+        print(f"approved: {len(approved)} of {len(changed)} changed tools")
+    else:
+        print("Approve tools by their names, or all of them with --all.")
+
+
+async def _changed(settings: Settings, names: Sequence[str], caller: Caller) -> tuple[list[_Change], list[str]]:
+    """Return the tools that differ from their pins, and which servers are away."""
+    from aibridge_addon.tools.pins import pin_of
+
+    async with _connected(settings, names, caller) as servers:
+        listed = [pin_of(name, tool) for name in names for tool in servers.listed(name)]
+        away = [f"{state.name} is away: {state.problem}" for state in servers.states() if not state.is_up]
+    pins = {(pin.server_name, pin.tool): pin for name in names for pin in _pins(settings, name)}
+    both = [_Change(pins[key], pin) for pin in listed if (key := (pin.server_name, pin.tool)) in pins]
+    return [change for change in both if change.before.digest != change.now.digest], away
+
+
+def _names(pin: ToolPin) -> tuple[str, ...]:
+    return pin.tool, f"{pin.server_name}/{pin.tool}", f"bmcp_{pin.server_name}_{pin.tool}"
+
+
+def _write_change(change: _Change) -> None:
+    """Write the lines of a definition that differ."""
+    print(one_line(f"{change.now.server_name}/{change.now.tool}"))
+    lines = difflib.unified_diff(_lines(change.before), _lines(change.now), lineterm="", n=1)
+    for line in list(lines)[3:]:  # behind the heads
+        print(f"  {printable(line)}")
+
+
+def _lines(pin: ToolPin) -> list[str]:
+    try:
+        return json.dumps(json.loads(pin.definition), indent=1, ensure_ascii=False).splitlines()
+    except ValueError:  # it was cut
+        return textwrap.wrap(pin.definition, 100)

@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from pydantic_core import PydanticCustomError
 
 from aibridge_addon.config import values
-from aibridge_addon.config.errors import ConfigError, Problem, describe, dotted, most_similar, problems_from
-from aibridge_addon.config.schema import HttpServer, Settings, StdioServer, server_class
-from aibridge_addon.config.source import Document, expand, read_json, read_yaml
+from aibridge_addon.config.errors import ConfigError, Problem, describe, problems_from
+from aibridge_addon.config.mcp_file import merge_client_file
+from aibridge_addon.config.schema import Settings
+from aibridge_addon.config.source import Document, expand, read_yaml
 from aibridge_addon.config.urls import DatabaseUrl
 
 DATABASE_OPTION = "mitmproxy's options: aibridge_database"
@@ -44,7 +45,7 @@ def load(
         raw["metrics"] = {**_section(raw, "metrics"), "listen": _metrics_option(metrics, problems)}
     document = expand(raw, file=str(path or "configuration"), environ=environ)
     problems += document.problems
-    _merge_mcp_file(document, environ, problems)
+    merge_client_file(document, environ, problems)
     _merge_groups_file(document, problems)
     settings = _validated(document, problems)
     if problems or settings is None:
@@ -98,21 +99,6 @@ def _validated(document: Document, problems: list[Problem]) -> Settings | None:
     return None
 
 
-def _merge_mcp_file(document: Document, environ: Mapping[str, str], problems: list[Problem]) -> None:
-    """Add the servers of `mcp.config_file`. Servers of the configuration itself take precedence."""
-    mcp = document.values.get("mcp")
-    name = mcp.get("config_file") if isinstance(mcp, dict) else None
-    if not isinstance(mcp, dict) or not isinstance(name, str) or not name:
-        return
-    own = {} if mcp.get("servers") is None else mcp["servers"]
-    if not isinstance(own, dict):
-        return  # the field's own validator reports the error
-    try:
-        mcp["servers"] = {**_servers_of_file(name, document, environ, own=set(own)), **own}
-    except ConfigError as error:
-        problems += error.problems
-
-
 def _merge_groups_file(document: Document, problems: list[Problem]) -> None:
     """Add the groups of `actor.groups.file`. Groups of the configuration itself take precedence."""
     actor = document.values.get("actor")
@@ -127,58 +113,3 @@ def _merge_groups_file(document: Document, problems: list[Problem]) -> None:
         pass  # the field's own validator reports the error
     except ConfigError as error:
         problems += error.problems
-
-
-def _servers_of_file(
-    name: str, document: Document, environ: Mapping[str, str], *, own: set[str]
-) -> dict[str, HttpServer | StdioServer]:
-    key = ("mcp", "config_file")
-    file = f"{document.file}: {dotted(key)}"
-    if not document.from_environment(key):
-        file += f" ({name})"
-    try:
-        path = Path(document.file).parent / values.parse_path(name)
-    except PydanticCustomError:
-        return {}  # the field's own validator reports the error
-    content = read_json(path, file)
-    entries = content.get("mcpServers") if isinstance(content, dict) else None
-    if not isinstance(entries, dict):
-        raise ConfigError([Problem("mcpServers", describe(entries, hidden=False), "a mapping", file)])
-    wanted = {server: entry for server, entry in entries.items() if server not in own and not _disabled(entry)}
-    part = expand(wanted, file=file, environ=environ, at=("mcpServers",))
-    problems = list(part.problems)
-    servers = {server: _server(server, entry, part, problems) for server, entry in part.values.items()}
-    if problems:
-        raise ConfigError(problems)
-    return {server: entry for server, entry in servers.items() if entry is not None}
-
-
-def _disabled(entry: object) -> bool:
-    return isinstance(entry, dict) and entry.get("disabled") is True
-
-
-def _server(name: str, entry: object, part: Document, problems: list[Problem]) -> HttpServer | StdioServer | None:
-    """Read one entry of a file that other programs read too. Unknown keys are ignored.
-
-    A key that resembles a required one, which is missing, is an error: it is misspelt.
-    """
-    model = server_class(entry)
-    if isinstance(entry, dict):
-        missing = [key for key, field in model.model_fields.items() if field.is_required() and key not in entry]
-        entry = {k: item for k, item in entry.items() if k in model.model_fields or most_similar(str(k), missing)}
-    try:
-        values.server_name(name)
-        return model.model_validate(entry)
-    except PydanticCustomError as error:
-        expected = str((error.context or {})["expected"])
-        problems.append(Problem(dotted(("mcpServers", name)), "this name", expected, part.file))
-    except ValidationError as error:
-        found = problems_from(
-            error,
-            root=model,
-            file=part.file,
-            from_environment=part.from_environment,
-            prefix=("mcpServers", name),
-        )
-        problems += (problem for problem in found if not part.has_problem_at(problem.path))
-    return None

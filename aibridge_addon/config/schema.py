@@ -97,6 +97,7 @@ class _Server(values.Section):
     rate: values.OptionalRate = None
     required: bool = False
     read_only: bool = False
+    pin: bool = False
     startup_timeout: values.Seconds = 60
     # None: as for all servers.
     tool_timeout: values.OptionalSeconds = None

@@ -39,6 +39,9 @@ _REFERENCE = re.compile(
     """,
     re.VERBOSE,
 )
+_JSON_TEXT = r'(?P<text> "(?:[^"\\\n]|\\.)*+" )'
+_COMMENT = re.compile(_JSON_TEXT + r"| //[^\n]*+ | /\*(?:[^*]|\*(?!/))*+\*/", re.VERBOSE)
+_TRAILING_COMMA = re.compile(_JSON_TEXT + r"| ,(?P<rest> \s*+ (?=[\]}]))", re.VERBOSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path, file: str) -> Any:
-    """Read a JSON file. `file` is its name in errors."""
-    text = _read_text(path, file)
+    """Read a JSON file, which may have comments and trailing commas. `file` is its name in errors."""
+    text = _without_comments(_read_text(path, file))
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -91,6 +94,12 @@ def read_json(path: Path, file: str) -> Any:
         raise ConfigError([Problem(where, error.msg, "valid JSON", file)]) from None
     except (ValueError, RecursionError):
         raise ConfigError([Problem("", "too large numbers or too deep nesting", "valid JSON", file)]) from None
+
+
+def _without_comments(text: str) -> str:
+    """Replace comments and trailing commas by blanks, so that all else keeps its line and column."""
+    blanked = _COMMENT.sub(lambda match: match["text"] or re.sub(r"[^\n]", " ", match[0]), text)
+    return _TRAILING_COMMA.sub(lambda match: match["text"] or " " + match["rest"], blanked)
 
 
 def _read_text(path: Path, file: str | None = None) -> str:

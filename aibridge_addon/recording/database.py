@@ -19,6 +19,7 @@ from aibridge_addon.recording.recorder import Recorder, Store
 from aibridge_addon.recording.retention import Pruner
 from aibridge_addon.recording.spool import Spool, remove_old
 from aibridge_addon.recording.tokens import TokenCache, TokenStore
+from aibridge_addon.recording.tool_pins import ToolPins, ToolPinStore
 from aibridge_addon.records import Ask, Sink, utc_now
 
 if TYPE_CHECKING:
@@ -75,6 +76,19 @@ def token_store(settings: Settings) -> TokenStore:
     store.open()
     store.close()
     return _tokens(settings, timeout=COMMAND_TIMEOUT)
+
+
+def tool_pins(settings: Settings) -> ToolPins:
+    """Create what pins tools of MCP servers. Raises ConfigError."""
+    return ToolPins(_tool_pins(settings))
+
+
+def tool_pin_store(settings: Settings) -> ToolPinStore:
+    """Open the pins of a database, which is created if there is none. Raises ConfigError and DatabaseUnavailable."""
+    store = _store(settings)
+    store.open()
+    store.close()
+    return _tool_pins(settings, timeout=COMMAND_TIMEOUT)
 
 
 def queries(settings: Settings) -> Queries:
@@ -197,6 +211,16 @@ def _tokens(settings: Settings, *, timeout: float | None = None) -> TokenStore:
     from aibridge_addon.recording.postgres.tokens import PostgresTokens
 
     return PostgresTokens(target)
+
+
+def _tool_pins(settings: Settings, *, timeout: float | None = None) -> ToolPinStore:
+    if isinstance(target := _file_or_url(settings), Path):
+        from aibridge_addon.recording.sqlite.tool_pins import SqliteToolPins
+
+        return SqliteToolPins(target, timeout=timeout)
+    from aibridge_addon.recording.postgres.tool_pins import PostgresToolPins
+
+    return PostgresToolPins(target)
 
 
 def _file_or_url(settings: Settings) -> Path | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,8 @@ MAX_SCHEMA = 256 << 10
 
 DENIED = "deny matches it"
 NOT_ALLOWED = "allow does not match it"
+CHANGED = "it has changed since it was pinned (aibridge tools approve)"
+NOT_PINNED = "it could not be pinned, because the database is away or has too many pins of the server"
 NOT_READ_ONLY = "it is not annotated as read-only (read_only: true)"
 
 
@@ -39,6 +42,12 @@ class ListedTool:
     """Property keys that `admit` has renamed, each with the server's own."""
     annotations: Mapping[str, Any] = field(default_factory=dict)
     """The server's hints, as it sends them."""
+
+    definition: str = field(default="", compare=False)
+    """Description and schema as the server lists them, as JSON with sorted members."""
+
+    digest: str = field(default="", compare=False)
+    """SHA-256 of the definition."""
 
     @property
     def is_read_only(self) -> bool:
@@ -66,6 +75,8 @@ class Listing:
     tools: Sequence[ListedTool] = ()
     read_only: bool = False
     """Whether only tools are offered that are annotated as read-only."""
+    pins: Mapping[str, str] | None = None
+    """Digests of the tools that an operator has accepted. None: all are."""
 
     def maybe_left_out(self, tool: ListedTool) -> str | None:
         """Return why a tool is not offered. None: it is. Patterns match its original name, `deny` takes precedence."""
@@ -75,6 +86,8 @@ class Listing:
             return NOT_ALLOWED
         if self.read_only and not tool.is_read_only:
             return NOT_READ_ONLY
+        if self.pins is not None and self.pins.get(tool.name) != tool.digest:
+            return CHANGED if tool.name in self.pins else NOT_PINNED
         return None
 
 
@@ -183,7 +196,14 @@ def admit(listed: Iterable[ListedTool]) -> tuple[tuple[ListedTool, ...], tuple[L
             left_out.append(LeftOut(tool.name, problem))
         else:
             mended = schemas.mend(tool.input_schema)
-            admitted[tool.name] = replace(tool, input_schema=mended.schema, original_keys=mended.original_keys)
+            definition = json.dumps({"description": tool.description, "inputSchema": tool.input_schema}, sort_keys=True)
+            admitted[tool.name] = replace(
+                tool,
+                input_schema=mended.schema,
+                original_keys=mended.original_keys,
+                definition=definition,
+                digest=hashlib.sha256(definition.encode()).hexdigest(),
+            )
     return tuple(admitted.values()), tuple(left_out)
 
 

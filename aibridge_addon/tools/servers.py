@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,7 +20,7 @@ from aibridge_addon.config.schema import HttpServer, Mcp, rendered
 from aibridge_addon.records import ServerState, ToolServerConnected
 from aibridge_addon.tools import CallError, NotConnected, SessionExpired, catalog
 from aibridge_addon.tools.caller import Caller, printable
-from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, Listing, Tool
+from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, ListedTool, Listing, Tool
 from aibridge_addon.tools.connection import (
     LISTED_EVERY,
     REFRESHED_EVERY,
@@ -32,6 +32,7 @@ from aibridge_addon.tools.connection import (
 )
 from aibridge_addon.tools.header_command import HeaderCommand
 from aibridge_addon.tools.personal import PersonalConnections
+from aibridge_addon.tools.pins import Pinned, Pins
 from aibridge_addon.tools.rate import RateLimit
 from aibridge_addon.tools.transports import GRACE
 
@@ -72,7 +73,9 @@ class Servers:
         actor_idle: float = Mcp().actor_idle,
         listed_every: float = LISTED_EVERY,
         withdrawn_after: float = WITHDRAWN_AFTER,
+        pinned: Pinned | None = None,
     ) -> None:
+        """`pinned`: None accepts all tools of servers with `pin: true`."""
         self._catalog = Catalog()
         self._on_change = on_change
         self._tasks: list[asyncio.Task[None]] = []
@@ -80,10 +83,16 @@ class Servers:
         # The MCP library sends each message in the context of its sender, also from another task.
         self._caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
         self._rates = {name: RateLimit(entry.rate) for name, entry in settings.items() if entry.rate is not None}
+        self._pins = {
+            name: Pins(name, pinned, self._publish)
+            for name, entry in settings.items()
+            if entry.pin and pinned is not None
+        }
         self._required = frozenset(name for name, entry in settings.items() if entry.required)
         self._before: Servers | None = None
         self._after: Servers | None = None
         self._started = -math.inf
+        self._ended = False
         self._running = 0
         """Calls that run or wait for their turn."""
         self._idle = asyncio.Event()
@@ -143,6 +152,10 @@ class Servers:
         reasons = (LeftOut(tool.name, listing.maybe_left_out(tool) or "") for tool in listing.tools)
         return [*(each for each in reasons if each.why), *server.left_out]
 
+    def listed(self, name: str) -> Sequence[ListedTool]:
+        """Return the tools that a server lists, offered or not."""
+        return self._serving(name).listing.tools
+
     def replace(self, before: Servers | None) -> None:
         """Serve with the connections of `before` until the own ones are up. Called before `start`."""
         self._before = before
@@ -169,7 +182,10 @@ class Servers:
     @property
     def is_connecting(self) -> bool:
         """Whether the first attempt to connect to a server, which nothing serves yet, has not ended."""
-        return not all(server.tried.is_set() or self._serving(name).is_up for name, server in self._servers.items())
+        return not all(
+            (server.tried.is_set() or self._serving(name).is_up) and not self._waits_for_pins(name)
+            for name, server in self._servers.items()
+        )
 
     async def connected(self, startup_wait: float) -> None:
         """Wait until each server is connected or has failed once, at most until `startup_wait` after the start."""
@@ -268,6 +284,7 @@ class Servers:
             while self._running:
                 self._idle.clear()
                 await self._idle.wait()
+        self._stop_pins()
         for server in self._servers.values():
             server.stop()
         try:
@@ -287,6 +304,13 @@ class Servers:
             server.stop()
             server.signal(signal.SIGKILL)
             server.tried.set()
+        self._stop_pins()
+
+    def _stop_pins(self) -> None:
+        self._ended = True
+        for pins in self._pins.values():
+            pins.stop()
+            pins.read.set()
 
     def _owner(self, name: str) -> Servers:
         """Return these `Servers`, or those before whose connection still serves."""
@@ -304,10 +328,18 @@ class Servers:
         for name, server in self._servers.items():
             if all_servers or not self._serving(name).is_up:
                 await server.tried.wait()
+            if self._waits_for_pins(name):
+                await self._pins[name].read.wait()
+
+    def _waits_for_pins(self, name: str) -> bool:
+        """Return whether a server has tools that were not compared with their pins yet."""
+        return name in self._pins and not self._pins[name].read.is_set() and bool(self._serving(name).listing.tools)
 
     def _listing(self, name: str) -> Listing:
         """Return the tools of the connection that serves, and the choice of the present configuration."""
-        return dataclasses.replace(self._servers[name].listing, tools=self._serving(name).listing.tools)
+        pins = self._pins[name].digests if name in self._pins else None
+        tools = self._serving(name).listing.tools
+        return dataclasses.replace(self._servers[name].listing, tools=tools, pins=pins)
 
     async def _name_actor(self, request: httpx2.Request) -> None:
         """Name the actor in a request that belongs to a call. The headers of a server itself win."""
@@ -321,6 +353,9 @@ class Servers:
             self._before = None
         if self._after is not None:
             self._after._publish()
+        if not self._ended:
+            for name, pins in self._pins.items():
+                pins.check(self._serving(name).listing.tools)
         new = catalog.build(map(self._listing, self._servers))
         if new == self._catalog:
             return

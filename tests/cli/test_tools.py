@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -11,7 +12,10 @@ from typing import Any
 import pytest
 
 from aibridge_addon import cli
+from aibridge_addon.config.load import load
 from aibridge_addon.config.system_user import operating_system_user
+from aibridge_addon.recording import database
+from aibridge_addon.tools.servers import Servers
 from tests.support.mcp_servers import stdio
 from tests.support.scripted_mcp import ScriptedMcp, tool
 
@@ -174,3 +178,52 @@ def test_a_server_whose_settings_name_the_actor_is_used_for_the_named_one(tools:
     for option, actor in ((["--actor", "ada"], "ada"), ([], operating_system_user())):
         code, out, _ = tools("call", "ours/environment", '{"name": "WHO"}', *option)
         assert (code, out) == (0, f"{actor}\n")
+
+
+# --- approve ------------------------------------------------------------------------------------------------------
+
+
+def pin(tmp_path: Path) -> None:
+    """Pin all tools as they are, as a running bridge does."""
+    settings = load(tmp_path / "aibridge.yaml", environ={})
+
+    async def pinned() -> None:
+        servers = Servers(settings.mcp.servers, pinned=database.tool_pins(settings).pinned)
+        servers.start()
+        await servers.connected(60)
+        await servers.close()
+
+    database.tool_pin_store(settings).close()
+    asyncio.run(pinned())
+
+
+def test_a_tool_that_has_changed_is_shown_and_approved(tools: Tools, server: ScriptedMcp, tmp_path: Path) -> None:
+    server.write(tool("add", "Adds."), tool("rm"))
+    tools.configure(ours=server.entry(pin=True))
+    assert tools()[0] == 0  # which pins nothing
+    pin(tmp_path)
+    assert tools("approve")[:2] == (0, "No tool has changed since it was pinned.\n")
+    server.write(tool("add", "Adds \x1b[0m everything."), tool("rm", "Removes."))
+    _, out, _ = tools()
+    assert "add  left out: it has changed since it was pinned (aibridge tools approve)" in out
+    code, out, _ = tools("approve")
+    assert code == 0
+    assert '  - "description": "Adds.",\n' in out and "\x1b" not in out
+    assert "ours/add" in out and "ours/rm" in out and "--all" in out
+    code, _, err = tools("approve", "add", "nothing")
+    assert code == 1 and "there is no changed tool nothing; nothing is approved" in err
+    code, out, _ = tools("approve", "bmcp_ours_add", "--json")
+    found = json.loads(out)
+    assert (code, found["totals"]) == (0, {"changed": 2, "approved": 1})
+    assert [(row["tool"], row["approved"]) for row in found["rows"]] == [("add", True), ("rm", False)]
+    assert "bmcp_ours_add" in tools()[1]
+    assert "approved: 1 of 1 changed tools\n" in tools("approve", "--all")[1]
+    assert "0 left out" not in tools()[1] and "left out" not in tools()[1]
+
+
+def test_without_pins_there_is_nothing_to_approve(tools: Tools, server: ScriptedMcp) -> None:
+    tools.configure(ours=server.entry())
+    assert tools("approve")[:2] == (0, "No MCP server has pin: true.\n")
+    tools.configure(ours={"command": "no-such-program", "pin": True})
+    code, _, err = tools("approve")
+    assert code == 1 and "ours is away" in err

@@ -852,11 +852,6 @@ def test_an_existing_mcp_json_is_merged_below_our_own_entries(configure: Write, 
         ("[" * 100_000, "", "valid JSON"),
         ("[]", "mcpServers", "a mapping"),
         ('{"mcpServers": []}', "mcpServers", "a mapping"),
-        ('{"mcpServers": {"a": {"type": "sse", "url": "http://h"}}}', "mcpServers.a.type", "stdio"),
-        ('{"mcpServers": {"a": {"command": "${NOT_SET}"}}}', "mcpServers.a.command", "${NOT_SET}"),
-        ('{"mcpServers": {"a b": {"command": "x"}}}', 'mcpServers."a b"', "[A-Za-z0-9_-]+"),
-        ('{"mcpServers": {"a": 5}}', "mcpServers.a", "a mapping"),
-        (f'{{"mcpServers": {{"a": {{"url": "{SECRET}"}}}}}}', "mcpServers.a.url", "text"),
     ],
 )
 def test_a_wrong_mcp_json_is_reported_with_file_and_key(
@@ -871,13 +866,9 @@ def test_a_wrong_mcp_json_is_reported_with_file_and_key(
 
 
 def test_problems_of_both_files_are_reported_together(configure: Write, tmp_path: Path) -> None:
-    (tmp_path / "tools.json").write_text('{"mcpServers": {"a": {}, "b": {"type": "stdio"}}}')
+    (tmp_path / "tools.json").write_text('{"mcpServers": 5}')
     problems = problems_of(configure, "mcp: {config_file: tools.json, max_turns: 0}")
-    assert [problem.path for problem in problems] == [
-        "mcpServers.a.url",
-        "mcpServers.b.command",
-        "mcp.max_turns",
-    ]
+    assert [problem.path for problem in problems] == ["mcpServers", "mcp.max_turns"]
 
 
 def test_the_servers_of_settings_may_be_built_in_code() -> None:

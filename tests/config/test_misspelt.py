@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,15 +81,6 @@ def problems(folder: Path, text: str) -> dict[str, str]:
 )  # fmt: skip
 def test_the_error_of_a_file_has_the_suggestion(tmp_path: Path, text: str, path: str, meant: str) -> None:
     assert f'(did you mean "{meant}"?)' in problems(tmp_path, text)[path]
-
-
-def test_a_misspelt_key_of_an_mcp_json_is_found_where_a_required_one_is_missing(tmp_path: Path) -> None:
-    """Other programs have keys of their own in such a file, so others are ignored."""
-    entries = {"a": {"cmd": "x", "timeout": 5}, "b": {"command": "x", "argz": []}}
-    (tmp_path / "mcp.json").write_text(json.dumps({"mcpServers": entries}))
-    found = problems(tmp_path, "mcp: {config_file: mcp.json}")
-    assert set(found) == {"mcpServers.a.cmd", "mcpServers.a.command"}
-    assert '(did you mean "command"?)' in found["mcpServers.a.cmd"]
 
 
 def test_a_key_that_resembles_none_gets_no_suggestion(tmp_path: Path) -> None:

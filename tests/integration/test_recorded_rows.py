@@ -105,7 +105,10 @@ def test_the_tables_have_exactly_the_columns_of_the_contract(process: RunningPro
         found = [row["name"] for row in query(process.database, f"PRAGMA table_info({table})")]
         assert sorted(found) == sorted(columns.split()), table
     tables = query(process.database, "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'aibridge%'")
-    others = ("continuations", "instances", "threads", "hourly_usage", "budget_reservations", "tokens", "token_key")
+    others = (
+        *("continuations", "instances", "threads", "hourly_usage", "budget_reservations", "tokens", "token_key"),
+        "tool_pins",
+    )
     assert {row["name"] for row in tables} == {*COLUMNS, *(f"aibridge_{name}" for name in others)}
     assert query(process.database, "PRAGMA journal_mode") == [{"journal_mode": "wal"}]
 

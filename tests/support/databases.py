@@ -22,6 +22,7 @@ from aibridge_addon.recording.postgres.pruning import PostgresPrunable
 from aibridge_addon.recording.postgres.reader import PostgresReader
 from aibridge_addon.recording.postgres.store import PostgresStore
 from aibridge_addon.recording.postgres.tokens import PostgresTokens
+from aibridge_addon.recording.postgres.tool_pins import PostgresToolPins
 from aibridge_addon.recording.pruning import Deleted, Pace, Prunable, expired, run
 from aibridge_addon.recording.reader import BlockingLedger, BlockingReader
 from aibridge_addon.recording.recorder import Store
@@ -31,7 +32,9 @@ from aibridge_addon.recording.sqlite.pruning import SqlitePrunable
 from aibridge_addon.recording.sqlite.reader import SqliteReader
 from aibridge_addon.recording.sqlite.store import SqliteStore
 from aibridge_addon.recording.sqlite.tokens import SqliteTokens
+from aibridge_addon.recording.sqlite.tool_pins import SqliteToolPins
 from aibridge_addon.recording.tokens import TokenStore
+from aibridge_addon.recording.tool_pins import ToolPinStore
 from aibridge_addon.records import Record, utc_now
 from tests.support import database
 from tests.support.database import Row, Table
@@ -64,6 +67,9 @@ class SqliteDatabase:
 
     def tokens(self) -> TokenStore:
         return SqliteTokens(self.path)
+
+    def tool_pins(self) -> ToolPinStore:
+        return SqliteToolPins(self.path)
 
     def rows(self, table: Table) -> list[Row]:
         """Return a table's rows in the order of their insertion."""
@@ -104,6 +110,9 @@ class PostgresDatabase:
 
     def tokens(self) -> TokenStore:
         return PostgresTokens(self.url)
+
+    def tool_pins(self) -> ToolPinStore:
+        return PostgresToolPins(self.url)
 
     def via(self, port: int) -> PostgresDatabase:
         """Return the same database behind another port."""

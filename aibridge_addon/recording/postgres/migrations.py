@@ -268,6 +268,17 @@ create index on aibridge_plan_limits (initiator_id);
 create index on aibridge_plan_limits (provider_name, credential_hint, window_name, observed_at);
 """
 
+TOOL_PINS = """
+create table aibridge_tool_pins (
+    server_name text not null,
+    tool text not null,
+    digest text not null,
+    definition text not null,
+    pinned_at timestamptz not null,
+    primary key (server_name, tool)
+);
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("001_initial", INITIAL),
     ("006_hourly_usage", HOURLY_USAGE + hourly_usage.FILL),
@@ -277,6 +288,7 @@ STEPS: tuple[tuple[str, str], ...] = (
     ("010_owners_of_continuations", OWNERS_OF_CONTINUATIONS),
     ("011_calls", CALLS),
     ("012_plan_limits", PLAN_LIMITS),
+    ("013_tool_pins", TOOL_PINS),
 )
 
 

@@ -250,3 +250,10 @@ def plan_limits(db: Database) -> None:
     db.table("aibridge_plan_limits").create_index(["observed_at"])
     db.table("aibridge_plan_limits").create_index(["initiator_id"])
     db.table("aibridge_plan_limits").create_index(["provider_name", "credential_hint", "window_name", "observed_at"])
+
+
+@steps(name="013_tool_pins")
+def tool_pins(db: Database) -> None:
+    """Add the definitions of tools that were seen first or approved last."""
+    columns: dict[str, type] = dict.fromkeys(("server_name", "tool", "digest", "definition", "pinned_at"), str)
+    db.table("aibridge_tool_pins").create(columns, pk=("server_name", "tool"), not_null=set(columns))

@@ -62,6 +62,7 @@ STEPS = [
     "010_owners_of_continuations",
     "011_calls",
     "012_plan_limits",
+    "013_tool_pins",
 ]
 
 
