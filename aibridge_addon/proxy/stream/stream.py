@@ -84,9 +84,8 @@ class BridgeHttpStream(HttpStream):
         self.connected = False
         """Whether the request had an upstream connection."""
         self.read: Callable[[bytes], int | None]
-        """Reads a piece of an answer, in the state `tapping`. Returns where the answer's end begins, None before it."""
         self.tapping: Callable[[events.Event], layer.CommandGenerator[None]] | None = None
-        """The state in which pieces of an answer are read and sent as they are. None: not reached."""
+        """The state in which pieces of an answer go to `read`, and are sent as they are. None: not reached."""
         self.held = b""
         """The end of a body, to send when its rows are committed."""
 
@@ -122,8 +121,10 @@ class BridgeHttpStream(HttpStream):
 
     @property
     def ends_with_hook(self) -> bool:
-        over = (self.state_done, self.state_errored)
-        return self.client_state != self.state_errored and self.server_state not in over
+        return self.client_state != self.state_errored and self.server_state not in (
+            self.state_done,
+            self.state_errored,
+        )
 
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         if (yield from super().check_killed(emit_error_hook)):
@@ -241,14 +242,11 @@ class BridgeHttpStream(HttpStream):
 
     def _read_body(self, answer: Tapped | Spliced) -> None:
         """Read and forward an answer's body from now on."""
-        self.server_state = self.state_read_answer
+        self.server_state, self.read = self.state_read_answer, answer.exchange.feed
         state = self.state
-        if not self.client.only_sends or not isinstance(state, Bridged) or incoming(state) or self.debug:
-            return
-        if isinstance(answer, Tapped) and answer.is_verbatim and self.turns.is_first:
-            self.read = answer.exchange.feed
-            self.tapping = self.server_state
-        if self.client_state == self.state_done:
+        if self.client.only_sends and isinstance(state, Bridged) and not incoming(state) and not self.debug:
+            is_tapped = isinstance(answer, Tapped) and answer.is_verbatim and self.turns.is_first
+            self.tapping = self.server_state if is_tapped else None
             self.turns.shorten(answer)
 
     def state_read_answer(self, event: events.Event) -> layer.CommandGenerator[None]:
