@@ -121,10 +121,8 @@ class BridgeHttpStream(HttpStream):
 
     @property
     def ends_with_hook(self) -> bool:
-        return self.client_state != self.state_errored and self.server_state not in (
-            self.state_done,
-            self.state_errored,
-        )
+        over = (self.state_done, self.state_errored)
+        return self.client_state != self.state_errored and self.server_state not in over
 
     def check_killed(self, emit_error_hook: bool) -> layer.CommandGenerator[bool]:
         if (yield from super().check_killed(emit_error_hook)):
@@ -245,8 +243,8 @@ class BridgeHttpStream(HttpStream):
         self.server_state, self.read = self.state_read_answer, answer.exchange.feed
         state = self.state
         if self.client.only_sends and isinstance(state, Bridged) and not incoming(state) and not self.debug:
-            is_tapped = isinstance(answer, Tapped) and answer.is_verbatim and self.turns.is_first
-            self.tapping = self.server_state if is_tapped else None
+            if isinstance(answer, Tapped) and answer.is_verbatim and self.turns.is_first:
+                self.tapping = self.server_state
             self.turns.shorten(answer)
 
     def state_read_answer(self, event: events.Event) -> layer.CommandGenerator[None]:
