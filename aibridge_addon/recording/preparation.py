@@ -15,9 +15,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from datetime import datetime
-from functools import cache, lru_cache, partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon import records
@@ -122,7 +122,7 @@ class Preparation:
     def _redacted[Value: DataclassInstance](self, record: Value) -> Value:
         """Redact every text of a record, at any depth. Returns the record itself if nothing changes."""
         changed = {}
-        for name in _members(type(record)):
+        for name in record.__dataclass_fields__:  # `fields` makes a list of them each time
             before = getattr(record, name)
             if before.__class__ not in PLAIN and (after := self._member(name, before)) != before:
                 changed[name] = after
@@ -201,11 +201,6 @@ class _Remembering:
 
     def link(self, text: str) -> str:
         return self._short_link(text) if len(text) <= SHORT else self._link(text)
-
-
-@cache
-def _members(kind: type[DataclassInstance]) -> tuple[str, ...]:
-    return tuple(field.name for field in fields(kind))
 
 
 def _link(redact: Redactor, value: str) -> str:

@@ -58,6 +58,9 @@ class Module(Noted):
 class NotCallable(Noted):
     update = 1  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        return self.name
+
 
 class Without:
     name = "without"

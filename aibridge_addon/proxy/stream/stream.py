@@ -239,7 +239,6 @@ class BridgeHttpStream(HttpStream):
             self._read_body(answer)
 
     def _read_body(self, answer: Tapped | Spliced) -> None:
-        """Read and forward an answer's body from now on."""
         self.server_state, self.read = self.state_read_answer, answer.exchange.feed
         state = self.state
         if self.client.only_sends and isinstance(state, Bridged) and not incoming(state) and not self.debug:
