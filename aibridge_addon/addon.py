@@ -127,7 +127,7 @@ class AIBridge:
         terminal.hide_flows(ctx.options)
         terminal.spare_add_log(ctx.master.addons)
         use_sparing_manager(ctx.master.addons)
-        replace_authentication(ctx.master.addons)
+        replace_authentication(ctx.master.addons, DEFAULT_LIMITS)
         self._listeners = Listeners(ctx.master.addons.get("proxyserver"), ctx.options)
         self._gate = Gate.of_master()
         self._gate.use(self)
@@ -222,7 +222,8 @@ class AIBridge:
         bridge.ssl_insecure, bridge.reads_websockets = ctx.options.ssl_insecure, ctx.options.websocket
         if self._clients is not None:
             self._clients.limits = bridge.settings.limits
-        self._names.configured = configured_names(bridge.settings)
+        replace_authentication(ctx.master.addons, bridge.settings.limits)
+        self._names.configured, self._names.limits = configured_names(bridge.settings), bridge.settings.limits
         self._guard = guard_for(bridge.settings, ctx.options, self._guard, self._names)
 
     def running(self) -> None:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.config.schema import Settings
@@ -43,6 +43,7 @@ from aibridge_addon.records import (
     BreakerChanged,
     DatabaseUnavailable,
     Readiness,
+    ServerState,
     Sink,
     ToolServerConnected,
     utc_now,
@@ -232,7 +233,14 @@ class Bridge:
         if (dumper := self.dumper) is not None:
             parts.append(Part(lambda timeout: dumper.close(_side(timeout)), open=dumper.start))
         if (servers := self.servers) is not None:
-            parts.append(Part(lambda _: servers.kill(), serve=servers.start, close_gently=lambda _: servers.close()))
+            parts.append(
+                Part(
+                    lambda _: servers.kill(),
+                    start=lambda before: servers.replace(before.servers if before is not None else None),
+                    serve=servers.start,
+                    close_gently=lambda timeout: servers.close(linger=timeout is None),
+                )
+            )
         return parts
 
     def _tool_server_connected(self, record: ToolServerConnected) -> None:
@@ -249,12 +257,19 @@ class Bridge:
     def _readiness(self) -> Readiness:
         """Combine the states of all sinks. May be called on any thread."""
         sinks = [sink.readiness() for sink in self._sinks]
-        degraded = tuple(name for sink in sinks for name in sink.degraded)
+        servers = self.servers.states() if self.servers is not None else ()
+        away = [server for server in servers if not server.is_up]
+        degraded = (
+            *(name for sink in sinks for name in sink.degraded),
+            *(f"mcp.servers.{server.name}" for server in away),
+        )
+        is_served = not any(server.required for server in away)
         return Readiness(
-            ready=all(sink.ready for sink in sinks) and self.listening and not self.draining,
+            ready=all(sink.ready for sink in sinks) and is_served and self.listening and not self.draining,
             details={
                 **{name: detail for sink in sinks for name, detail in sink.details.items()},
                 "degraded": degraded,
+                **({"mcp_servers": {server.name: _state(server) for server in servers}} if servers else {}),
                 "listening": self.listening,
                 "draining": self.draining,
                 "ssl_insecure": self.ssl_insecure,
@@ -267,7 +282,7 @@ class Bridge:
             expired=self._pruner.backlog,
             degraded=degraded,
             key_pools=tuple(pool.state(name) for name, pool in self.key_pools.items()),
-            servers=self.servers.states() if self.servers is not None else (),
+            servers=servers,
         )
 
     # --- life -------------------------------------------------------------------------------------------------
@@ -344,6 +359,17 @@ class Bridge:
         for part in reversed(self._parts):
             with _logged(part):
                 part.close_now(timeout)
+
+
+def _state(server: ServerState) -> dict[str, Any]:
+    problem = {"problem": server.problem} if server.problem else {}
+    return {
+        "up": server.is_up,
+        "required": server.required,
+        "tools": server.tools,
+        "left_out": server.left_out,
+        **problem,
+    }
 
 
 def _side(timeout: float | None) -> float | None:

@@ -90,8 +90,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     # The rims: tools, command line, mitmproxy.
     "tools": {"config", "dialects", "records", "wire"},
     "cli": {
-        *("config", "credentials", "interception", "proxy", "proxy.workers", "records", "recording", "telemetry"),
-        *("web", "wire"),
+        *("config", "credentials", "dialects", "interception", "proxy", "proxy.workers", "records", "recording"),
+        *("telemetry", "tools", "web", "wire"),
     },
     "web": {"records", "recording", "telemetry", "wire"},
     "bridge": DOMAIN | {"interception", "messages_on_bedrock", "recording", "telemetry", "tools"},

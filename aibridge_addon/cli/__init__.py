@@ -35,6 +35,7 @@ COMMANDS = (
     "sessions",
     "live",
     "web",
+    "tools",
     "tokens",
     "prune",
     "purge",

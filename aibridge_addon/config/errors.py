@@ -25,6 +25,8 @@ Location = tuple[str | int, ...]
 SECRET_KEYS = frozenset({"api_key", "access_key", "secret_key", "headers", "env", "args", "url", "database"})
 """Values of these keys are named by their type only. MCP servers' URLs often contain keys."""
 
+MIN_ABBREVIATION = 3
+"""Letters. Shorter texts abbreviate too many names."""
 MAX_SHOWN = 60
 """Characters of a value that an error shows."""
 
@@ -199,8 +201,15 @@ def did_you_mean(name: str, allowed: Sequence[str]) -> str:
 
 
 def most_similar(name: str, allowed: Iterable[str]) -> str | None:
-    # difflib's time grows with the square of the length.
-    return next(iter(difflib.get_close_matches(name.lower()[:MAX_SHOWN], allowed, n=1)), None)
+    short, names = name.lower()[:MAX_SHOWN], list(allowed)  # difflib's time grows with the square of the length
+    whole = [each for each in names if len(short) >= MIN_ABBREVIATION and _abbreviates(short, each)]
+    return whole[0] if len(whole) == 1 else next(iter(difflib.get_close_matches(short, names, n=1)), None)
+
+
+def _abbreviates(short: str, name: str) -> bool:
+    """Return whether a text has letters of a name, in their order, from its first to its last: `cmd`, `command`."""
+    letters = iter(name)
+    return (short[0], short[-1]) == (name[0], name[-1]) and all(letter in letters for letter in short)
 
 
 def _models_at(location: Location, root: type[BaseModel]) -> Sequence[type[BaseModel]]:

@@ -80,6 +80,13 @@ class _Server(values.Section):
     allow: values.Regexes = ()
     deny: values.Regexes = ()
     max_concurrent: values.Positive = 16
+    rate: values.OptionalRate = None
+    required: bool = False
+    read_only: bool = False
+    startup_timeout: values.Seconds = 60
+    # None: as for all servers.
+    tool_timeout: values.OptionalSeconds = None
+    max_result_bytes: values.OptionalSize = None
 
 
 class HttpServer(_Server):
@@ -97,6 +104,7 @@ class StdioServer(_Server):
     type: Literal["stdio"] = "stdio"
     command: values.Line
     args: Annotated[tuple[values.Argument, ...], Field(repr=False)] = ()
+    cwd: values.OptionalPath = None
     env: Mapping[values.VariableName, values.SecretText] = Field(default_factory=dict)
 
 
@@ -129,11 +137,23 @@ McpServer = Annotated[
 class Mcp(values.Section):
     servers: Annotated[Mapping[values.ServerName, McpServer], values.NullIsEmpty] = Field(default_factory=dict)
     config_file: values.OptionalPath = None
+    startup_wait: values.SecondsFromZero = 5
     max_turns: values.Positive = 10
+    later_turn_retries: Annotated[values.Whole, Field(ge=0, le=10)] = 2
     max_calls: values.Positive = 64
     tool_timeout: values.Seconds = 60
     max_result_bytes: values.Size = 262_144
     keepalive_interval: values.Seconds = 10
+
+    def tool_timeout_of(self, server_name: str) -> float:
+        """Return the seconds that a call to a server may take."""
+        server = self.servers.get(server_name)
+        return server.tool_timeout if server is not None and server.tool_timeout is not None else self.tool_timeout
+
+    def max_result_bytes_of(self, server_name: str) -> int:
+        """Return how many bytes a result of a server may have."""
+        server = self.servers.get(server_name)
+        return server.max_result_bytes if server is not None and server.max_result_bytes else self.max_result_bytes
 
 
 class Metrics(values.Section):
@@ -171,6 +191,15 @@ class Limits(values.Section):
     connections_per_client: values.Positive = 1024
     header_bytes: values.Size = MIB // 4
     header_timeout: values.Seconds = 30
+    http2_resets: values.Positive = 20
+    http2_empty_frames: values.Positive = 100
+    lookups: values.Positive = 256
+    lookups_per_client: values.Positive = 64
+    lookup_timeout: values.Seconds = 5
+    lookup_failed: values.Seconds = 5
+    password_lifetime: values.Seconds = 300
+    password_delay: values.Seconds = 4
+    password_checks_per_client: values.Positive = 16
 
 
 def _on_or_off(value: object) -> object:

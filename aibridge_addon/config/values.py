@@ -27,6 +27,7 @@ from pydantic import (
 
 from aibridge_addon.config import urls
 from aibridge_addon.config.errors import rejected
+from aibridge_addon.config.rate import Rate, parse_rate
 from aibridge_addon.config.urls import (
     DatabaseUrl,
     expect_text,
@@ -273,7 +274,10 @@ Positive = Annotated[Whole, Field(gt=0, le=2**31 - 1)]
 Port = Annotated[Whole, Field(gt=0, le=65535)]
 Seconds = Annotated[float, BeforeValidator(not_boolean), Field(gt=0, le=86_400, allow_inf_nan=False)]
 SecondsFromZero = Annotated[float, BeforeValidator(not_boolean), Field(ge=0, le=86_400, allow_inf_nan=False)]
+OptionalSeconds = Annotated[Seconds | None, EmptyIsNull]
 Size = Annotated[int, PlainValidator(parse_size)]
+OptionalSize = Annotated[int | None, _or_null(parse_size)]
+OptionalRate = Annotated[Rate | None, _or_null(parse_rate)]
 Lifetime = Annotated[timedelta | None, PlainValidator(parse_lifetime)]
 Regex = Annotated[re.Pattern[str], PlainValidator(parse_regex)]
 Redaction = Annotated[str, PlainValidator(parse_redaction)]

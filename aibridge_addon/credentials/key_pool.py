@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import SecretStr
 
@@ -56,10 +56,16 @@ class Exhausted:
         return UNAUTHORIZED if self.retry_after is None else RATE_LIMITED
 
 
-@dataclass(frozen=True, slots=True)
-class _Rest:
+@dataclass(frozen=True, slots=True, eq=False)
+class Rest:
+    """A rest of a key."""
+
+    place: tuple[int, str]
+    """The key's number, and the model."""
     until: float
     rate_limited: bool
+    before: Rest | None
+    """The one that this one has replaced, and which would not be over yet."""
 
 
 class KeyPool:
@@ -67,7 +73,7 @@ class KeyPool:
         """`now` is a monotonic clock in seconds."""
         self.keys = tuple(Key(n, secret, mask(secret.get_secret_value())) for n, secret in enumerate(secrets))
         self._now = now
-        self._resting: dict[tuple[int, str], _Rest] = {}
+        self._resting: dict[tuple[int, str], Rest] = {}
         """By the key's number and the model. Replaced as a whole, because another thread reads it."""
 
     def choose(self, but: Collection[Key] = (), model: str = ALL_MODELS) -> Key | None:
@@ -83,25 +89,31 @@ class KeyPool:
     def _until(self, key: Key, model: str) -> float:
         return max((rest.until for rest in self._rests(model, key)), default=0.0)
 
-    def _rests(self, model: str, *keys: Key) -> Iterator[_Rest]:
+    def _rests(self, model: str, *keys: Key) -> Iterator[Rest]:
         for key in keys:
             for name in {ALL_MODELS, model[:MAX_MODEL]}:
                 if (rest := self._resting.get((key.number, name))) is not None:
                     yield rest
 
-    def rest(self, key: Key, seconds: float | None, *, rate_limited: bool, model: str = ALL_MODELS) -> None:
+    def rest(self, key: Key, seconds: float | None, *, rate_limited: bool, model: str = ALL_MODELS) -> Rest:
         """Rest a key that the provider has refused. `seconds` is its `Retry-After`; None if there is none."""
         now = self._now()
         pause = min(DEFAULT_REST if seconds is None else seconds, MAX_REST)
         resting = {place: rest for place, rest in self._resting.items() if rest.until > now}
         if len(resting) >= MAX_RESTS:
             resting.pop(next((place for place in resting if place[1] != ALL_MODELS), next(iter(resting))))
-        self._resting = resting | {(key.number, model[:MAX_MODEL]): _Rest(now + pause, rate_limited)}
-
-    def wake(self, key: Key, model: str) -> None:
-        """End a rest for one model: the refusal was not about the key."""
         place = key.number, model[:MAX_MODEL]
-        self._resting = {each: rest for each, rest in self._resting.items() if each != place}
+        before = resting.get(place)
+        # Not the whole chain: a pool whose keys always rest would keep all of its past.
+        made = Rest(place, now + pause, rate_limited, before and replace(before, before=None))
+        self._resting = resting | {place: made}
+        return made
+
+    def wake(self, rest: Rest) -> None:
+        """Take a rest back, because the refusal was not about the key. Others of the key and model stay."""
+        if self._resting.get(rest.place) is rest:
+            others = {place: each for place, each in self._resting.items() if place != rest.place}
+            self._resting = others | ({rest.place: rest.before} if rest.before is not None else {})
 
     def state(self, provider_name: str) -> KeyPoolState:
         """Count the keys by what may be done with them now. May be called on any thread.

@@ -20,6 +20,7 @@ from aibridge_addon.dialects.context import Shape, context_bytes
 from aibridge_addon.dialects.errors import AnswerError as AnswerError
 from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.dialects.history import History
+from aibridge_addon.dialects.our_calls import arguments as arguments
 from aibridge_addon.dialects.place import NOWHERE, Place, Position
 from aibridge_addon.dialects.room import Room
 from aibridge_addon.dialects.surroundings import UNSEEN, Surroundings
@@ -348,18 +349,3 @@ def hosted_tools(body: JSONObject, own: Collection[str]) -> tuple[str, ...]:
 def hosted_types(types: Iterable[str]) -> tuple[str, ...]:
     """Return the types of hosted tools, each once, within the bounds."""
     return tuple(itertools.islice(dict.fromkeys(type_[:MAX_WISH] for type_ in types if type_), MAX_HOSTED_TOOLS))
-
-
-def arguments(given: object) -> Any:
-    """Return the arguments of a call: the decoded text, or the object that some servers send instead.
-
-    Empty text results in `{}`; text that is not JSON is returned unchanged.
-    """
-    if not isinstance(given, str):
-        return {} if given is None else given
-    if not given.strip():
-        return {}
-    try:
-        return decode(given.encode("utf-8", "replace"))
-    except (NotJSON, Unreadable):
-        return given

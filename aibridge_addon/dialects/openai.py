@@ -50,10 +50,10 @@ def error_body(status: int, message: str, details: Mapping[str, Any] = NOTHING) 
     return encode({"error": {"message": message, "type": kind, "param": None, "code": code, **details}})
 
 
-def auto_if_forced(body: JSONObject) -> dict[str, bytes]:
-    """Return the change that resets a forced `tool_choice` to `auto`. The forced call has been made."""
+def demands_call(body: JSONObject) -> bool:
+    """Return whether the `tool_choice` of a request demands a call."""
     choice = body.get("tool_choice")
-    return {"tool_choice": b'"auto"'} if choice == "required" or isinstance(choice, dict) else {}
+    return choice == "required" or isinstance(choice, dict)
 
 
 def cache_lifetime(body: JSONObject) -> dict[str, str]:

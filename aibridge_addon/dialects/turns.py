@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from aibridge_addon.dialects.our_calls import OurNames
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
@@ -120,24 +121,20 @@ class FollowUp:
     injected: Collection[str]
     """Names of the injected tools in the first request."""
 
-    @property
-    def first_choice(self) -> dict[str, bytes]:
-        """The client's own `tool_choice`, if there is one."""
-        return {"tool_choice": self.first.raw("tool_choice")} if "tool_choice" in self.first else {}
-
 
 class Splice(ABC):
     """Merge several upstream turns into one answer for the client."""
 
     CALL_SIGN: ClassVar[bytes] = b'"(?:%s)"'
-    """Pattern of bytes that may belong to an injected call. `%s` stands for the names of the injected tools."""
+    """Pattern of bytes that may belong to an injected call. `%s` stands for the names of such calls."""
 
-    def __init__(self, injected: Collection[str]) -> None:
-        self.injected = frozenset(injected)
+    def __init__(self, injected: Collection[str], own: Collection[str] = ()) -> None:
+        """`injected`: names of the injected tools. `own`: names of the client's own tools."""
+        self.injected = OurNames(injected, own)
         self.keeps = True
         """Whether the turn's events are kept. False: they are too large, so that no other turn can follow."""
-        names = b"|".join(re.escape(name.encode()) for name in sorted(self.injected))
-        self.shows_call = re.compile(self.CALL_SIGN % names).search
+        self.names_ours = re.compile(b'"(?:%s)"' % self.injected.pattern).search
+        self.shows_call = re.compile(self.CALL_SIGN.replace(b"%s", self.injected.pattern)).search
         """Whether bytes of an event show a call that may be hidden. Quotes inside a JSON text are escaped."""
 
     @property
@@ -225,7 +222,7 @@ class Injection(ABC):
         The list is empty if nothing may be injected. Tools with the name of one of the client's tools are left out, and
         so are the last ones if the API would refuse that many.
         """
-        if not self.may_inject(body):
+        if not self.may_inject(body) or (self.demands_call(body) and not self.can_meet_demand(body)):
             return []
         own = self.own_names(body)
         return [tool for tool in tools if tool.name not in own][: self.room(body)]
@@ -241,6 +238,14 @@ class Injection(ABC):
     @abstractmethod
     def may_inject(self, body: JSONObject) -> bool:
         """Return whether tools may be injected: not if the client excluded tools or demands a fixed output format."""
+
+    @abstractmethod
+    def demands_call(self, body: JSONObject) -> bool:
+        """Return whether the client demands that the model calls a tool. It means its own tools."""
+
+    def can_meet_demand(self, body: JSONObject) -> bool:
+        """Return whether the client has tools of its own. Otherwise the model could only call ours."""
+        return bool(self.own_definitions(body))
 
     def own_names(self, body: JSONObject) -> set[str]:
         """Return the names of the client's own tools."""
@@ -268,12 +273,14 @@ class Injection(ABC):
     def follow_up(self, turn: FollowUp) -> bytes:
         """Return the next turn's request.
 
-        A forced `tool_choice` becomes `auto`, because the forced call has been made. The last turn restores the tools
-        and the `tool_choice` of the client's first request, if it had tools.
+        A `tool_choice` that demands a call stays, because calls of injected tools do not meet the demand. It becomes
+        `auto` once the provider has run a call of a tool of its own. The last turn restores the client's tools, if it
+        had any.
         """
 
     @abstractmethod
-    def splice(self, injected: Collection[str]) -> Splice: ...
+    def splice(self, injected: Collection[str], own: Collection[str] = ()) -> Splice:
+        """Return what merges the turns. `own`: names of the client's tools, whose calls are never hidden."""
 
 
 def call_id_for(response_id: str, place: int, call: Mapping[str, Any]) -> str:
@@ -377,3 +384,5 @@ class Invocation:
     error: str | None
     """Why there is no result, or the error that the tool itself reported."""
     duration_ms: int
+    error_kind: str | None = None
+    """The kind of the error, for counting: one of `tools.ErrorKind`."""

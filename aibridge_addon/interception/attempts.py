@@ -22,7 +22,7 @@ from enum import Enum
 from typing import Any
 
 from aibridge_addon.credentials import key_pool
-from aibridge_addon.credentials.key_pool import Key, KeyPool
+from aibridge_addon.credentials.key_pool import Key, KeyPool, Rest
 from aibridge_addon.dialects.errors import AnswerError
 from aibridge_addon.wire.json_values import as_text
 
@@ -86,7 +86,7 @@ class Outcome:
     """Seconds from now; never negative."""
     error: str | None = None
     unprocessed: bool = False
-    """The upstream said that it has not processed the request, so nothing is done twice."""
+    """The upstream has not processed the request: it says so, or it has closed a connection that was kept open."""
 
 
 def outcome_of(status: int, headers: Mapping[str, str], now: datetime) -> Outcome:
@@ -206,8 +206,8 @@ class Attempts:
     """Seconds to wait before the next attempt."""
     refused_key: str | None = None
     """Why the provider refused the key of the last attempt. None: it did not."""
-    _refusal: tuple[Key, int] | None = None
-    """The key that was refused last, and the status."""
+    _refusal: tuple[Key, int, Rest] | None = None
+    """The key that was refused last, the status, and the rest that began with it."""
     _retries: int = 0
     _unprocessed: int = 0
     _refused: list[Key] = field(default_factory=list)
@@ -239,13 +239,13 @@ class Attempts:
         other_key = may_retry = False
         self.refused_key = self._refusal = None
         if refuses_key and pool is not None and key is not None and outcome.status in (UNAUTHORIZED, RATE_LIMITED):
-            pool.rest(
+            rest = pool.rest(
                 key,
                 retry_after if outcome.status == RATE_LIMITED else None,
                 rate_limited=outcome.status == RATE_LIMITED,
                 model=self.model,
             )
-            self._refusal = key, outcome.status
+            self._refusal = key, outcome.status, rest
             self._refused.append(key)
             self.refused_key = key_pool.RATE_LIMITED if outcome.status == RATE_LIMITED else key_pool.UNAUTHORIZED
             other_key = pool.choose(self._refused, self.model) is not None
@@ -274,10 +274,10 @@ class Attempts:
         """Read the error with which the provider has refused the last key. `fault` may change."""
         if self.pool is None or self._refusal is None:
             return
-        (key, status), self._refusal = self._refusal, None
+        (key, status, rest), self._refusal = self._refusal, None
         code = as_text(error.details.get("code")) or error.type
         if code in OF_THE_REQUEST or (status == RATE_LIMITED and error.message.startswith(TOO_LARGE)):
-            self.pool.wake(key, self.model)
+            self.pool.wake(rest)
             self.fault = Fault(status, code[:MAX_CODE], error.message)
         elif status == UNAUTHORIZED or code in OF_THE_ACCOUNT:
             self.pool.rest(key, None, rate_limited=status == RATE_LIMITED)
@@ -289,6 +289,13 @@ class Attempts:
         self._unprocessed += 1
         self._report(outcome, Step.RETRY)
         return Step.RETRY
+
+    def later_turn(self, retries: int) -> None:
+        """Note that a turn after the first follows. The client's own retry would run the tools of earlier turns again.
+
+        `retries`: how often it is retried at least.
+        """
+        self.max_retries = max(self.max_retries, retries)
 
     def answered(self, status: int) -> None:
         """Note that the attempt's answer is shown: the next turn has fresh retries."""

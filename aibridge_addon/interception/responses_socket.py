@@ -11,27 +11,31 @@ empty by default). In each lane, requests are answered in order. An answer witho
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.dialects import RESPONSES
-from aibridge_addon.dialects.base import UNREAD, RequestReading
+from aibridge_addon.dialects.base import NOTHING, UNREAD, RequestReading
+from aibridge_addon.dialects.context import OUR_TOOLS
 from aibridge_addon.dialects.errors import error_in
+from aibridge_addon.dialects.history import RequestHistory
 from aibridge_addon.dialects.limits import RATE_LIMITS
 from aibridge_addon.dialects.responses.reader import TERMINAL
 from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.spliced_messages import EVENT_STREAM, SplicedMessages
+from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode_tolerantly, encode
 from aibridge_addon.wire.json_structure import has_more_values
 from aibridge_addon.wire.json_values import as_count, as_dict, as_text
 
 CREATE, STEER, CREATED, ERROR = "response.create", "response.steer", "response.created", "error"
 ERRORS = (ERROR, "response.error")
+INTERRUPTS = ("response.interrupt", "response.cancel")
+"""Messages with which a client stops the answer in a lane."""
 STATUSES = ("status", "status_code", "code")
 """Members of an error, or of the message around it, that may contain the HTTP status."""
-EVENT_STREAM = "text/event-stream"
-"""The content type of the same answer over HTTP."""
 MAX_OPEN = 64
 """Maximum number of interceptions read at once. A request beyond it is not read, only its answer is."""
 MAX_STEERED = 16
@@ -41,27 +45,71 @@ OnLimits = Callable[[Any], None]
 """Takes the decoded event about the limits of the plan."""
 Begin = Callable[[RequestReading, bool], Exchange]
 """Begins an interception. The second argument says whether its request has tools."""
+Defers = Callable[[Exchange, JSONObject], bool]
+"""Takes a request before its interception is started. Returns whether the caller prepares it and calls `start`."""
+InPlace = Callable[[Exchange, Sequence[bytes]], None]
+"""Takes the messages that the client gets in place of the server's, which may be none."""
+Succeeds = Callable[[Exchange, str, str], ToolExchange | None]
+"""Returns the tools of an answer that follows a steering input: from its lane, and the id of the answer before it."""
+
+
+def never(_exchange: Exchange, _body: JSONObject) -> bool:
+    return False
+
+
+def nothing(_exchange: Exchange, _messages: Sequence[bytes]) -> None:
+    """Show nothing: no answer is spliced."""
+
+
+def without_tools(_exchange: Exchange, _lane: str, _before: str) -> None:
+    return None
+
 
 # Nearly every message of OpenAI begins with its type, so that most messages need no decoding.
 _type = re.compile(rb'\s{0,8}\{\s{0,8}"type"\s{0,8}:\s{0,8}"([a-z_.]{1,80})"').match
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Open:
     lane: str
     exchange: Exchange
     requested: bool
     """It began with a request. Else it follows a steering input, and its time to the first byte is not known."""
+    spliced: SplicedMessages | None = None
+    """Set if tools were injected."""
+    drains: bool = False
+    """It has ended before the server's answer. The client gets nothing more of that."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the answer of the current turn has begun."""
+        return self.exchange.turns > 0 if self.spliced is None else self.spliced.is_open
 
     def open_answer(self, status: int, content_type: str) -> None:
-        if self.requested:
+        if self.requested and not self.exchange.turns:
             self.exchange.first_byte_came()
-        self.exchange.open_answer(status, content_type, "")
+        opened = self.spliced or self.exchange
+        if isinstance(opened, SplicedMessages):
+            opened.open_answer(status, content_type)
+        else:
+            opened.open_answer(status, content_type, "")
 
 
 class ResponsesSocket:
-    def __init__(self, begin: Begin, limits: Limits, on_limits: OnLimits) -> None:
+    def __init__(
+        self,
+        begin: Begin,
+        limits: Limits,
+        on_limits: OnLimits,
+        *,
+        defers: Defers = never,
+        in_place: InPlace = nothing,
+        succeeds: Succeeds = without_tools,
+    ) -> None:
         self._begin = begin
+        self._defers = defers
+        self._in_place = in_place
+        self._succeeds = succeeds
         self._on_limits = on_limits
         self._limits = limits
         self._open: list[_Open] = []
@@ -114,19 +162,57 @@ class ResponsesSocket:
         entry = self._entry(data, kind)
         if entry is None:
             return None
-        exchange = entry.exchange
-        if kind == ERROR:
+        exchange, is_over = entry.exchange, kind in TERMINAL or kind == ERROR
+        if entry.drains:
+            self._drain(entry, kind, is_over=is_over)
+            return None
+        if kind == ERROR and not (entry.spliced is not None and entry.is_open):
             self._fail(entry, data)
-        elif kind and not kind.startswith("response."):
+        elif kind and kind != ERROR and not kind.startswith("response."):
             pass  # about the connection or the account, not part of the answer
+        elif entry.spliced is not None:
+            self._splice(entry, entry.spliced, data, kind)
         else:
             if not exchange.turns:
                 entry.open_answer(200, EVENT_STREAM)
             exchange.feed_event(data, terminal=kind in TERMINAL)
         if not exchange.ended:
             return None
-        self._open.remove(entry)
+        if entry.spliced is not None and not is_over:
+            entry.drains = True
+        else:
+            self._open.remove(entry)
         return exchange
+
+    def _splice(self, entry: _Open, spliced: SplicedMessages, data: bytes, kind: str) -> None:
+        """Read a part of an answer with injected tools."""
+        if spliced.waiting:  # its turn has ended: this is about input that waits for the results of tools
+            self._in_place(entry.exchange, ())
+            return
+        if not spliced.is_open:
+            entry.open_answer(200, EVENT_STREAM)
+        if (shown := spliced.take(data)) is not None:
+            self._in_place(entry.exchange, shown)
+
+    def _drain(self, entry: _Open, kind: str, *, is_over: bool) -> None:
+        """Drop the rest of an answer that has ended for the client."""
+        if not kind or is_over or kind.startswith("response."):
+            self._in_place(entry.exchange, ())
+        if is_over:
+            self._open.remove(entry)
+
+    def fail_waiting(self, data: bytes, stop: Callable[[Exchange], None]) -> None:
+        """End the interception whose tools run if a message of the server ends it with an error.
+
+        `stop` is called before its last records are emitted.
+        """
+        kind = self._kind(data)
+        entry = self._entry(data, kind) if kind == ERROR else None
+        if entry is None or entry.spliced is None or not entry.spliced.waiting:
+            return
+        error = error_in(self._decoded(data), default_type="server_error")
+        stop(entry.exchange)
+        entry.exchange.end(error.type if error is not None else "server_error", error.message if error else "")
 
     def _kind(self, data: bytes) -> str:
         """Return the type of a message of the server. An empty string: it has none, or cannot be read.
@@ -143,11 +229,13 @@ class ResponsesSocket:
     def _fail(self, entry: _Open, data: bytes) -> None:
         """End an interception with the error in a message."""
         exchange, value = entry.exchange, self._decoded(data)
-        if not exchange.turns and (status := _status(value)):
+        if exchange.ended:
+            return
+        if not entry.is_open and (status := _status(value)):
             entry.open_answer(status, "application/json")
             exchange.feed(data, last=True)  # the same body as over HTTP, with its status inside
             return
-        if not exchange.turns:
+        if not entry.is_open:
             entry.open_answer(200, EVENT_STREAM)
         if as_dict(value).get("type") != ERROR and (error := error_in(value, default_type="server_error")):
             data = encode({"type": ERROR, "error": {"type": error.type, "message": error.message}})
@@ -168,18 +256,58 @@ class ResponsesSocket:
         return left
 
     def withdraw(self, exchange: Exchange) -> None:
-        """Forget an interception whose request is not sent on."""
+        """Forget an interception that gets no further message of the server."""
         self._open = [entry for entry in self._open if entry.exchange is not exchange]
+
+    def lane_of(self, exchange: Exchange) -> str:
+        """Return the lane of an open interception; an empty text if it is not open."""
+        return next((entry.lane for entry in self._open if entry.exchange is exchange), "")
+
+    def splice(self, exchange: Exchange, tools: ToolExchange) -> str:
+        """Merge the turns of an open interception's answer. Call this before the answer begins. Return the lane."""
+        entry = next(entry for entry in self._open if entry.exchange is exchange)
+        entry.spliced = SplicedMessages(tools, entry.lane)
+        return entry.lane
+
+    def ending(self, exchange: Exchange) -> Sequence[bytes]:
+        """Return the held end of an answer that ends after its tools have run."""
+        found = (entry.spliced for entry in self._open if entry.exchange is exchange and entry.spliced is not None)
+        return next((spliced.ending() for spliced in found), ())
+
+    def interrupted(self, data: bytes) -> Exchange | None:
+        """Return the interception whose tools run, and that a text message of the client interrupts."""
+        if _leading_type(data) not in INTERRUPTS:
+            return None
+        members = self._members(data)
+        lane = (members.text("stream_id") if members else None) or ""
+        waiting = (entry.exchange for entry in self._open if entry.spliced is not None and entry.spliced.waiting)
+        return next((exchange for exchange in waiting if self.lane_of(exchange) == lane), None)
+
+    def start(
+        self,
+        exchange: Exchange,
+        body: JSONObject | None,
+        history: RequestHistory | None = None,
+        schemas: Mapping[str, int] = NOTHING,
+    ) -> None:
+        """Start an interception.
+
+        `history` is that in `body`, if it was read. `schemas`: bytes of the injected tools' definitions, by server.
+        """
+        if body is not None and exchange.needs_history and exchange.history is not None:
+            exchange.trace(body, history or exchange.history.read(body, whole=True))
+        if body is not None:
+            context = RESPONSES.context_bytes(body, sum(schemas.values()))
+            injected = schemas if OUR_TOOLS in context else NOTHING
+            exchange.note(context_bytes=context, **({"schema_bytes": injected} if injected else {}))
+        exchange.start()
 
     def _start(
         self, lane: str, reading: RequestReading, body: JSONObject | None, *, has_tools: bool, requested: bool
     ) -> Exchange:
         exchange = self._begin(replace(reading, streaming=True), has_tools)
-        if body is not None and exchange.needs_history and exchange.history is not None:
-            exchange.trace(body, exchange.history.read(body, whole=True))
-        if body is not None:
-            exchange.note(context_bytes=RESPONSES.context_bytes(body))
-        exchange.start()
+        if body is None or not requested or not self._defers(exchange, body):
+            self.start(exchange, body)
         self._open.append(_Open(lane, exchange, requested))
         self._has_lanes = self._has_lanes or lane != ""
         return exchange
@@ -201,8 +329,11 @@ class ResponsesSocket:
             response = as_dict(body.get("response")) if body else {}
             reading = self._steered.pop(as_text(response.get("previous_response_id")), UNREAD)
             reading = replace(reading, model=as_text(response.get("model")))
-            self._start(lane, reading, None, has_tools=False, requested=False)
+            exchange = self._start(lane, reading, None, has_tools=False, requested=False)
             entry = self._open[-1]
+            before = as_text(response.get("previous_response_id"))
+            if (tools := self._succeeds(exchange, lane, before)) is not None:
+                self.splice(exchange, tools)
         return entry
 
     def _members(self, data: bytes) -> JSONObject | None:

@@ -273,7 +273,8 @@ class ToolExchange:
             self.error = error or INCOMPLETE
 
     def _names_injected(self, content: bytes) -> bool:
-        return any(name.encode() in content for name in self.loop.splice.injected)
+        splice = self.loop.splice
+        return any(name.encode() in content for name in splice.injected) or splice.names_ours(content) is not None
 
     def merged_body(self) -> bytes | None:
         """Return the blocking answer of all turns together; None: the last upstream answer is sent on unchanged."""
@@ -343,6 +344,7 @@ class ToolExchange:
     def _emit(self, invocation: Invocation, response_id: str) -> None:
         call, tool = invocation.result.call, invocation.tool
         parts = invocation.result.parts
+        kind = {"error_kind": invocation.error_kind} if invocation.error_kind is not None else {}
         result, truncated = cut_text(part.text if isinstance(part, Text) else part.note for part in parts)
         self.exchange.emit(
             records.ToolUsage(
@@ -359,7 +361,7 @@ class ToolExchange:
                 created_at=self.exchange.now(),
                 sequence=self.exchange.place_of(call.id, call.name),
                 result=result,
-                metadata={"result_truncated": True} if truncated else {},
+                metadata=kind | ({"result_truncated": True} if truncated else {}),
             )
         )
 

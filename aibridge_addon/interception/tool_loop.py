@@ -46,8 +46,10 @@ class ToolLoop:
         *,
         max_turns: int,
         max_calls: int = sys.maxsize,
+        own: Collection[str] = (),
     ) -> None:
-        self.splice = injection.splice(injected)
+        """`injected`: names of the injected tools. `own`: names of the client's own tools."""
+        self.splice = injection.splice(injected, own)
         self.pending: tuple[Call, ...] = ()
         """Calls of the last turn without results so far."""
         self.refused: tuple[Result, ...] = ()

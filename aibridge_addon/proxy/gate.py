@@ -2,6 +2,7 @@
 
 mitmproxy calls the scripts in their order, and an exception of one keeps the hook from those behind it. So these hooks
 belong to an addon of their own, the first of mitmproxy's chain. If a decision itself fails, the connection is closed.
+So is each new one while the bridge's script cannot be loaded again. Without the script, mitmproxy decides alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 logger = logging.getLogger(__name__)
 
 REFUSED = "a decision about this connection has failed"
+NOT_LOADED = "aibridge could not be loaded again"
 
 
 class Decisions(Protocol):
@@ -44,6 +46,8 @@ class Gate:
 
     def __init__(self) -> None:
         self._decisions: Decisions | None = None
+        self._is_closed = False
+        """Whether nothing can decide, although something should."""
         self._refused: WeakSet[Client] = WeakSet()
         """Clients about whose connection nothing could be decided."""
 
@@ -64,14 +68,21 @@ class Gate:
         manager.chain = [self, *manager.chain]  # a new list: mitmproxy may be iterating over the old one
 
     def use(self, decisions: Decisions) -> None:
-        self._decisions = decisions
+        self._decisions, self._is_closed = decisions, False
 
     def forget(self, decisions: Decisions) -> None:
-        """Decide about nothing any more, unless others have taken over."""
+        """Close new connections, unless others have taken over, until others take over or `release` is called."""
         if self._decisions is decisions:
-            self._decisions = None
+            self._decisions, self._is_closed = None, True
+
+    def release(self) -> None:
+        """Decide about nothing any more: the bridge's script was removed on purpose."""
+        self._is_closed = False
 
     def next_layer(self, next_layer: layer.NextLayer) -> None:
+        if self._is_closed:
+            next_layer.layer = Closed(next_layer.context)
+            return
         if self._decisions is None:
             return
         try:
@@ -81,18 +92,25 @@ class Gate:
             next_layer.layer = Closed(next_layer.context)
 
     def tls_clienthello(self, data: tls.ClientHelloData) -> None:
+        if self._is_closed:
+            self._refuse(data)
         if self._decisions is None:
             return
         try:
             self._decisions.choose_decryption(data)
         except Exception:
             logger.exception("aibridge: a connection is closed: it was not decided whether it is decrypted")
-            data.ignore_connection = True
-            self._refused.add(data.context.client)  # it is relayed to a server, which is refused below
+            self._refuse(data)
+
+    def _refuse(self, data: tls.ClientHelloData) -> None:
+        data.ignore_connection = True
+        self._refused.add(data.context.client)  # it is relayed to a server, which is refused below
 
     async def server_connect(self, data: ServerConnectionHookData) -> None:
         if data.client in self._refused:
             data.server.error = REFUSED
+        elif self._is_closed:
+            data.server.error = NOT_LOADED
         elif self._decisions is not None:
             try:
                 await self._decisions.check_destination(data)

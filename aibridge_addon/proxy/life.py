@@ -16,17 +16,19 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 from mitmproxy import ctx
+from mitmproxy.addons.script import Script
 
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy.connection.threads import on_thread
 from aibridge_addon.proxy.drain import Drain
+from aibridge_addon.proxy.gate import Gate
 from aibridge_addon.records import DatabaseUnavailable
 
 logger = logging.getLogger(__name__)
@@ -130,7 +132,7 @@ class Life:
         if ctx.master.should_exit.is_set():
             self.done()  # now: keys are concealed here, and the `done` of `-w` writes the requests under way
         else:
-            asyncio.get_running_loop().call_soon(self._left, addon)
+            asyncio.get_running_loop().call_soon(self._left, addon, _script_of(addon))
 
     def done(self) -> None:
         """mitmproxy ends. End every bridge, and block for at most `CLOSE_TIMEOUT` seconds for each."""
@@ -212,14 +214,28 @@ class Life:
             await bridge.close(0)
         return False
 
-    def _left(self, addon: object) -> None:
+    def _left(self, addon: object, script: object) -> None:
         if self._over or self.addon is not addon:
             return
         self.addon = self._serve_with = None
         bridge, self.current = self.current, None
-        if bridge is not None:
+        if script is not None and script in _scripts():
+            logger.error("aibridge could not be loaded again: new connections are closed until it can")
+        else:
+            Gate.of_master().release()
             logger.warning("aibridge is unloaded: requests are not recorded any more")
+        if bridge is not None:
             bridge.retire()
+
+
+def _scripts() -> Sequence[Script]:
+    loader = ctx.master.addons.get("scriptloader")
+    return loader.addons if loader is not None else ()
+
+
+def _script_of(addon: object) -> Script | None:
+    """Return the script of `-s` that has an addon. None: another program has added it."""
+    return next((script for script in _scripts() if addon in getattr(script.ns, "addons", ())), None)
 
 
 def _is_terminal(stream: object) -> bool:

@@ -15,6 +15,10 @@ class ServerState:
     """Number of its tools that are offered."""
     left_out: int
     """Number of its tools that cannot be offered, such as those whose schema is too large."""
+    required: bool = False
+    """Whether no new request should come while it is away."""
+    problem: str = ""
+    """Why it is away. Empty: it is up, or connecting for the first time."""
 
 
 @dataclass(frozen=True, slots=True)

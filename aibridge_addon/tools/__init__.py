@@ -9,6 +9,24 @@ The `mcp` package takes most of a second to import. Only `servers` and the modul
 servers are configured.
 """
 
+from typing import Literal
+
+ErrorKind = Literal["tool", "server", "timeout", "connection", "busy", "rate", "request", "cancelled", "internal"]
+"""Why an invocation has failed.
+
+- tool: the tool's own error.
+- server: the server has refused the call.
+- timeout, connection: no answer in time, or none because the connection is away.
+- busy, rate: too many calls at the same time, or too often.
+- request: the model's arguments, or there is no such tool.
+- cancelled: the client has disconnected.
+- internal: an error of the bridge.
+"""
+
 
 class CallError(Exception):
     """A call has no result. The message goes to models and records, so it is short and has no secrets."""
+
+    def __init__(self, text: str, kind: ErrorKind = "server") -> None:
+        super().__init__(text)
+        self.kind: ErrorKind = kind

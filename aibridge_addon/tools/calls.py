@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.config.schema import Mcp
 from aibridge_addon.dialects.turns import Call, Invocation, Part, Result, Text
-from aibridge_addon.tools import CallError, results, schemas
+from aibridge_addon.tools import CallError, ErrorKind, results, schemas
 from aibridge_addon.tools.catalog import Tool
 from aibridge_addon.wire.printable import printable_line
 from aibridge_addon.wire.trace_context import TraceContext
@@ -71,7 +71,7 @@ class RunningCalls:
 
     def _cancelled(self, tool: Tool | None, call: Call) -> Invocation:
         duration_ms = round((self._clock() - self._began) * 1000)
-        return Invocation(Result(call, (), is_error=True), tool, CANCELLED, duration_ms)
+        return Invocation(Result(call, (), is_error=True), tool, CANCELLED, duration_ms, "cancelled")
 
 
 async def invoke(
@@ -88,11 +88,14 @@ async def invoke(
     Cancelling this also cancels the MCP request.
     """
     began = clock()
+    kind: ErrorKind = "tool"
     try:
         parts, error = await _outcome(servers, tool, call, settings, context)
     except CallError as e:
+        kind = e.kind
         parts, error = _failure(str(e))
     except Exception:
+        kind = "internal"
         logger.exception("invocation failed: tool=%s", printable_line(tool.name) if tool else "unknown")
         parts, error = _failure("internal error")
     duration_ms = round((clock() - began) * 1000)
@@ -101,17 +104,18 @@ async def invoke(
         outcome = "failed" if error else "done"
         name = printable_line(tool.original_name)
         logger.log(level, "MCP tool %s of %s: %s, %d ms", name, tool.server_name, outcome, duration_ms)
-    return Invocation(Result(call, parts, is_error=error is not None), tool, error, duration_ms)
+    is_error = error is not None
+    return Invocation(Result(call, parts, is_error=is_error), tool, error, duration_ms, kind if is_error else None)
 
 
 async def _outcome(
     servers: Servers, tool: Tool | None, call: Call, settings: Mcp, context: TraceContext | None
 ) -> Outcome:
     if tool is None:
-        raise CallError(f"there is no tool {call.name[:200]!r}")
+        raise CallError(f"there is no tool {call.name[:200]!r}", "request")
     arguments = schemas.original(_arguments(call.input), tool.original_keys)
-    returned = await servers.call(tool, arguments, settings.tool_timeout, _meta(context))
-    parts, is_error, error_text = results.to_parts(returned, settings.max_result_bytes)
+    returned = await servers.call(tool, arguments, settings.tool_timeout_of(tool.server_name), _meta(context))
+    parts, is_error, error_text = results.to_parts(returned, settings.max_result_bytes_of(tool.server_name))
     return parts, error_text if is_error else None
 
 
@@ -127,12 +131,12 @@ def _arguments(value: Any) -> dict[str, Any]:
     if value is None or value == "":  # OpenAI's models call a tool without parameters so
         return {}
     if not isinstance(value, dict):
-        raise CallError("the arguments are not a JSON object")
+        raise CallError("the arguments are not a JSON object", "request")
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (RecursionError, TypeError, ValueError):
         # The same error in the MCP library's encoder would end the connection.
-        raise CallError("the arguments cannot be sent: they are not valid JSON in UTF-8") from None
+        raise CallError("the arguments cannot be sent: they are not valid JSON in UTF-8", "request") from None
     return value
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from re import Pattern
-from typing import Any
+from typing import Any, NamedTuple
 
 from aibridge_addon.dialects.turns import InjectedTool, Injection
 from aibridge_addon.tools import naming, schemas
@@ -21,6 +21,11 @@ MAX_SCHEMA = 256 << 10
 """Bytes. Tools with larger input schemas are left out."""
 
 
+DENIED = "deny matches it"
+NOT_ALLOWED = "allow does not match it"
+NOT_READ_ONLY = "it is not annotated as read-only (read_only: true)"
+
+
 @dataclass(frozen=True, slots=True)
 class ListedTool:
     """A tool as its server lists it."""
@@ -30,6 +35,22 @@ class ListedTool:
     input_schema: dict[str, Any]
     original_keys: Mapping[str, str] = field(default_factory=dict)
     """Property keys that `admit` has renamed, each with the server's own."""
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+    """The server's hints, as it sends them."""
+
+    @property
+    def is_read_only(self) -> bool:
+        return self.annotations.get("readOnlyHint") is True
+
+
+class LeftOut(NamedTuple):
+    """A tool that is not offered."""
+
+    tool: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.tool[:60]!r} ({self.why})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +62,18 @@ class Listing:
     allow: Sequence[Pattern[str]] = ()
     deny: Sequence[Pattern[str]] = ()
     tools: Sequence[ListedTool] = ()
+    read_only: bool = False
+    """Whether only tools are offered that are annotated as read-only."""
 
-    def selects(self, name: str) -> bool:
-        """Match the patterns against a tool's original name. `deny` takes precedence."""
-        if any(pattern.search(name) for pattern in self.deny):
-            return False
-        return not self.allow or any(pattern.search(name) for pattern in self.allow)
+    def maybe_left_out(self, tool: ListedTool) -> str | None:
+        """Return why a tool is not offered. None: it is. Patterns match its original name, `deny` takes precedence."""
+        if any(pattern.search(tool.name) for pattern in self.deny):
+            return DENIED
+        if self.allow and not any(pattern.search(tool.name) for pattern in self.allow):
+            return NOT_ALLOWED
+        if self.read_only and not tool.is_read_only:
+            return NOT_READ_ONLY
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +136,7 @@ def build(listings: Iterable[Listing]) -> Catalog:
     selected: dict[naming.Pair, tuple[Listing, ListedTool]] = {}
     for listing in listings:
         for listed in listing.tools:
-            if listing.selects(listed.name):
+            if listing.maybe_left_out(listed) is None:
                 selected.setdefault((listing.server_name, listed.name), (listing, listed))
     names = naming.assign(selected)
     tools = (
@@ -127,16 +154,16 @@ def build(listings: Iterable[Listing]) -> Catalog:
     return Catalog(tuple(sorted(tools, key=lambda tool: tool.name)))
 
 
-def admit(listed: Iterable[ListedTool]) -> tuple[tuple[ListedTool, ...], tuple[str, ...]]:
-    """Return the tools that can be offered to a model, and descriptions of the others with their problems.
+def admit(listed: Iterable[ListedTool]) -> tuple[tuple[ListedTool, ...], tuple[LeftOut, ...]]:
+    """Return the tools that can be offered to a model, and the others.
 
     Schemas are mended: see `schemas`.
     """
     admitted: dict[str, ListedTool] = {}
-    left_out: list[str] = []
+    left_out: list[LeftOut] = []
     for tool in listed:
         if problem := _maybe_problem(tool, admitted):
-            left_out.append(f"{tool.name[:60]!r} ({problem})")
+            left_out.append(LeftOut(tool.name, problem))
         else:
             mended = schemas.mend(tool.input_schema)
             admitted[tool.name] = replace(tool, input_schema=mended.schema, original_keys=mended.original_keys)

@@ -34,7 +34,7 @@ from pydantic import ValidationError
 from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.records import ToolServerConnected, utc_now
 from aibridge_addon.tools import CallError, catalog
-from aibridge_addon.tools.catalog import ListedTool, Listing
+from aibridge_addon.tools.catalog import LeftOut, ListedTool, Listing
 from aibridge_addon.tools.transports import GRACE, MAX_REASON, over_http, over_stdio
 from aibridge_addon.wire.printable import printable_line
 
@@ -92,16 +92,20 @@ class Connection:
         self._on_connected = on_connected
         self._connecting: ToolServerConnected | None = None
         url = settings.public_url if isinstance(settings, HttpServer) else None
-        self.listing = Listing(name, url, settings.allow, settings.deny)
+        self.listing = Listing(name, url, settings.allow, settings.deny, read_only=settings.read_only)
         self._client: Client | None = None
         self._calls: set[asyncio.Task[types.CallToolResult]] = set()
         self._slots = asyncio.Semaphore(settings.max_concurrent)
         self._scope: anyio.CancelScope | None = None
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
-        self._was_up = self._stopping = self._legacy = False
+        self.tried = asyncio.Event()
+        """Whether the first attempt to connect has ended, well or not, in each version of the protocol."""
+        self.problem = ""
+        """Why the server is away. Empty: it is connected, or the first attempt has not ended."""
+        self._was_up = self._stopping = self._legacy = self._unstartable = False
         self._lost = self._logged_state = ""
-        self._left_out: tuple[str, ...] = ()
+        self._left_out: tuple[LeftOut, ...] = ()
         self._secrets = sorted(_secrets(settings), key=len, reverse=True)
 
     # --- used by servers, calls and transports ----------------------------------------------------
@@ -111,9 +115,9 @@ class Connection:
         return self._client is not None
 
     @property
-    def left_out(self) -> int:
-        """Number of the server's tools that cannot be offered. 0 while it is away."""
-        return len(self._left_out) if self.is_up else 0
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """The server's tools that cannot be offered. Empty while it is away."""
+        return self._left_out if self.is_up else ()
 
     async def call(
         self, tool: str, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None = None
@@ -124,7 +128,7 @@ class Connection:
             async with asyncio.timeout(timeout):
                 await self._slots.acquire()
         except TimeoutError:
-            raise CallError(f"MCP server {self.name} was busy with other calls for {timeout:g} s") from None
+            raise CallError(f"MCP server {self.name} was busy with other calls for {timeout:g} s", "busy") from None
         try:
             left = max(deadline - time.monotonic(), 0.001) if waits else timeout
             return await self._call(tool, arguments, left, meta)
@@ -136,9 +140,9 @@ class Connection:
     ) -> types.CallToolResult:
         client = self._client
         if client is None:
-            raise CallError(f"MCP server {self.name} is not connected")
+            raise CallError(f"MCP server {self.name} is not connected", "connection")
         if all(listed.name != tool for listed in self.listing.tools):
-            raise CallError(f"MCP server {self.name} does not offer the tool {tool!r} any more")
+            raise CallError(f"MCP server {self.name} does not offer the tool {tool!r} any more", "request")
         sent = types.RequestParamsMeta(**meta) if meta else None  # type: ignore[typeddict-item]
         task = asyncio.ensure_future(client.call_tool(tool, arguments, read_timeout_seconds=timeout, meta=sent))
         self._calls.add(task)
@@ -146,9 +150,9 @@ class Connection:
         try:
             await asyncio.wait({task}, timeout=timeout)
             if not task.done():
-                raise CallError(f"MCP server {self.name} did not answer within {timeout:g} s")
+                raise CallError(f"MCP server {self.name} did not answer within {timeout:g} s", "timeout")
             if task.cancelled():
-                raise CallError(f"the connection to MCP server {self.name} was closed")
+                raise CallError(f"the connection to MCP server {self.name} was closed", "connection")
             return task.result()
         except MCPError as e:
             raise self._call_error(e, client, timeout) from None
@@ -161,16 +165,16 @@ class Connection:
 
     def _call_error(self, error: MCPError, client: Client, timeout: float) -> CallError:
         if error.code == types.REQUEST_TIMEOUT:
-            return CallError(f"MCP server {self.name} did not answer within {timeout:g} s")
+            return CallError(f"MCP server {self.name} did not answer within {timeout:g} s", "timeout")
         current = self._client is client
         if error.code == types.CONNECTION_CLOSED:
             if current:
                 self.lose("the connection has ended")
-            return CallError(f"the connection to MCP server {self.name} was lost")
+            return CallError(f"the connection to MCP server {self.name} was lost", "connection")
         if self.expired:
             if current:
                 self.lose("the session has expired")
-            return SessionExpired(f"the session with MCP server {self.name} has expired")
+            return SessionExpired(f"the session with MCP server {self.name} has expired", "connection")
         return CallError(f"MCP server {self.name}: {self.reason(error)}")
 
     def _call_ended(self, task: asyncio.Task[types.CallToolResult]) -> None:
@@ -187,7 +191,9 @@ class Connection:
         try:
             await asyncio.wait_for(self._up.wait(), max(deadline - time.monotonic(), 0))
         except TimeoutError:
-            raise CallError(f"MCP server {self.name} has lost our session and did not reconnect in time") from None
+            raise CallError(
+                f"MCP server {self.name} has lost our session and did not reconnect in time", "connection"
+            ) from None
 
     def lose(self, reason: str) -> None:
         """Mark the connection as lost, and withdraw its tools."""
@@ -247,10 +253,18 @@ class Connection:
                 self._legacy = not self._legacy  # some old servers exit when the client negotiates the protocol version
             stable = self._was_up and self._clock() - began >= STABLE_AFTER
             failures = 0 if stable else failures + 1
+            self._note_end(reason, failures)
             if not self._stopping:
                 self._log_state(logging.WARNING, "away", f"{reason}; trying again")
                 self._wake.clear()
                 await self._woken(self._backoff(failures) if failures else 0)
+
+    def _note_end(self, reason: str, failures: int) -> None:
+        self.problem = reason
+        # A program that was started once is started again for the older protocol, which may work.
+        if self._was_up or self._stopping or failures > 1 or self._unstartable or self._settings.type != "stdio":
+            self.tried.set()
+        self._publish()
 
     async def _connection(self) -> str:
         """Connect, and wait until the connection ends. Return the reason."""
@@ -279,6 +293,7 @@ class Connection:
                     await self._serve(client)
         except Exception as e:  # noqa: BLE001 (logged by `_log_state`; the next attempt follows)
             self._lost = self._lost or self.reason(e)
+            self._unstartable = isinstance(e, OSError)
         finally:
             self._scope = None
             self.lose("it did not answer in time")
@@ -300,8 +315,10 @@ class Connection:
                 if not self._lost:
                     self._client, self._was_up = client, True
                     self._up.set()
+                    self.problem = ""
+                    self.tried.set()
                     self._publish_tools(tools)
-                    selected = sum(self.listing.selects(tool.name) for tool in tools)
+                    selected = sum(self.listing.maybe_left_out(tool) is None for tool in tools)
                     self._log_state(logging.INFO, f"connected, {selected} tools")
                     await self._woken(self.refreshed_every)
             tasks.cancel_scope.cancel()
@@ -321,7 +338,8 @@ class Connection:
         for _ in range(MAX_PAGES):
             page = await client.list_tools(cursor=cursor)
             listed += (
-                ListedTool(tool.name, tool.description or tool.title or "", tool.input_schema) for tool in page.tools
+                ListedTool(tool.name, tool.description or tool.title or "", tool.input_schema, annotations=_hints(tool))
+                for tool in page.tools
             )
             cursor = page.next_cursor
             if not cursor or len(listed) > catalog.MAX_TOOLS:
@@ -330,7 +348,9 @@ class Connection:
             logger.warning("MCP server %s: its list of tools has more than %d pages", self.name, MAX_PAGES)
         admitted, left_out = catalog.admit(listed)
         if left_out and left_out != self._left_out:
-            logger.warning("MCP server %s: %d tools left out: %s", self.name, len(left_out), ", ".join(left_out[:5]))
+            logger.warning(
+                "MCP server %s: %d tools left out: %s", self.name, len(left_out), ", ".join(map(str, left_out[:5]))
+            )
         self._left_out = left_out
         return admitted
 
@@ -379,6 +399,10 @@ class Connection:
 
 async def _not_validated(name: str, result: types.CallToolResult) -> None:
     pass
+
+
+def _hints(tool: types.Tool) -> Mapping[str, Any]:
+    return tool.annotations.model_dump(by_alias=True) if tool.annotations is not None else {}
 
 
 def _secrets(settings: Settings) -> Iterator[str]:

@@ -7,12 +7,10 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from aibridge_addon.dialects.our_calls import MAX_LENGTH, PREFIX
+
 Pair = tuple[str, str]
 """A server's name and a tool's original name."""
-
-PREFIX = "bmcp_"
-MAX_LENGTH = 64
-"""Characters. The smallest limit of all providers: https://platform.openai.com/docs/api-reference (function names)."""
 
 _INVALID = re.compile(r"[^A-Za-z0-9_-]")
 _DIGITS = 8

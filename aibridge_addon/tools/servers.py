@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import mcp_types as types
 
 from aibridge_addon.records import ServerState, ToolServerConnected
 from aibridge_addon.tools import CallError, catalog
-from aibridge_addon.tools.catalog import Catalog, Tool
+from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, Listing, Tool
 from aibridge_addon.tools.connection import (
-    CONNECTED_WITHIN,
     REFRESHED_EVERY,
     Backoff,
     Connection,
     SessionExpired,
     Settings,
 )
+from aibridge_addon.tools.rate import RateLimit
 from aibridge_addon.tools.transports import GRACE
 
 logger = logging.getLogger(__name__)
 
 LIBRARY_LOGGERS = ("mcp", "client", "httpx2", "httpcore2")
 """Silenced below critical: their lines contain URLs with keys, messages and tracebacks."""
+
+CHOSEN = frozenset((DENIED, NOT_ALLOWED))
+"""Why tools are left out that the configuration excludes by name. These are not reported as left out."""
 
 
 def backoff(failures: int) -> float:
@@ -38,7 +43,13 @@ def backoff(failures: int) -> float:
 
 
 class Servers:
-    """All configured servers, and the catalogue of their tools."""
+    """All configured servers, and the catalogue of their tools.
+
+    After a reload, the connections of the `Servers` before serve until the new ones are up:
+
+        before ── tools, calls ──▶ each server's first attempt ends ──▶ the own connection
+           └── close(linger=True) waits for all first attempts, and for calls that run
+    """
 
     def __init__(
         self,
@@ -48,18 +59,26 @@ class Servers:
         on_connected: Callable[[ToolServerConnected], None] | None = None,
         backoff: Backoff = backoff,
         clock: Callable[[], float] = time.monotonic,
-        connected_within: float = CONNECTED_WITHIN,
+        connected_within: float | None = None,
         refreshed_every: float = REFRESHED_EVERY,
     ) -> None:
         self._catalog = Catalog()
         self._on_change = on_change
         self._tasks: list[asyncio.Task[None]] = []
         self._servers: dict[str, Connection] = {}
+        self._rates = {name: RateLimit(entry.rate) for name, entry in settings.items() if entry.rate is not None}
+        self._required = frozenset(name for name, entry in settings.items() if entry.required)
+        self._before: Servers | None = None
+        self._after: Servers | None = None
+        self._started = -math.inf
+        self._running = 0
+        """Calls that run or wait for their turn."""
+        self._idle = asyncio.Event()
         for name, entry in settings.items():
             server = Connection(
                 name, entry, publish=self._publish, backoff=backoff, clock=clock, on_connected=on_connected
             )
-            server.connected_within, server.refreshed_every = connected_within, refreshed_every
+            server.connected_within, server.refreshed_every = connected_within or entry.startup_timeout, refreshed_every
             self._servers[name] = server
 
     @property
@@ -71,15 +90,55 @@ class Servers:
         """Return the state of each server. May be called on any thread."""
         offered = Counter(tool.server_name for tool in self._catalog.tools)
         return tuple(
-            ServerState(name, server.is_up, offered[name], server.left_out) for name, server in self._servers.items()
+            ServerState(
+                name,
+                server.is_up,
+                offered[name],
+                sum(each.why not in CHOSEN for each in self.left_out(name)),
+                name in self._required,
+                server.problem,
+            )
+            for name in self._servers
+            for server in (self._serving(name),)
         )
+
+    def left_out(self, name: str) -> list[LeftOut]:
+        """Return the tools of a server that are not offered. May be called on any thread."""
+        server, listing = self._serving(name), self._listing(name)
+        reasons = (LeftOut(tool.name, listing.maybe_left_out(tool) or "") for tool in listing.tools)
+        return [*(each for each in reasons if each.why), *server.left_out]
+
+    def replace(self, before: Servers | None) -> None:
+        """Serve with the connections of `before` until the own ones are up. Called before `start`."""
+        self._before = before
+        earlier = before._rates if before is not None else {}
+        for name, limit in earlier.items():
+            if name in self._rates and self._rates[name].rate == limit.rate:
+                self._rates[name] = limit
 
     def start(self) -> None:
         """Connect in the background, on the running loop."""
         for name in LIBRARY_LOGGERS:
             logging.getLogger(name).setLevel(logging.CRITICAL)
         loop = asyncio.get_running_loop()
+        self._started = time.monotonic()
+        if self._before is not None:
+            self._before._after = self
+            self._publish()
         self._tasks += [loop.create_task(server.run()) for server in self._servers.values()]
+
+    @property
+    def is_connecting(self) -> bool:
+        """Whether the first attempt to connect to a server, which nothing serves yet, has not ended."""
+        return not all(server.tried.is_set() or self._serving(name).is_up for name, server in self._servers.items())
+
+    async def connected(self, startup_wait: float) -> None:
+        """Wait until each server is connected or has failed once, at most until `startup_wait` after the start."""
+        try:
+            async with asyncio.timeout(self._started + startup_wait - time.monotonic()):
+                await self._tried()
+        except TimeoutError:
+            pass
 
     async def call(
         self, tool: Tool, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None = None
@@ -91,9 +150,22 @@ class Servers:
         Raises:
             CallError: the server or the connection failed, or the time is over.
         """
-        server = self._servers.get(tool.server_name)
-        if server is None:
+        if tool.server_name not in self._servers:
             raise CallError(f"there is no MCP server {tool.server_name}")
+        if (rate := self._rates.get(tool.server_name)) is not None:
+            timeout -= await rate.admit(tool.server_name, timeout)
+        owner = self._owner(tool.server_name)
+        owner._running += 1
+        try:
+            return await owner._call(tool, arguments, timeout, meta)
+        finally:
+            owner._running -= 1
+            owner._idle.set()
+
+    async def _call(
+        self, tool: Tool, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None
+    ) -> types.CallToolResult:
+        server = self._servers[tool.server_name]
         deadline = time.monotonic() + timeout
         try:
             return await server.call(tool.original_name, arguments, timeout, meta)
@@ -101,8 +173,16 @@ class Servers:
             await server.reconnected(deadline)
         return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001), meta)
 
-    async def close(self, timeout: float = 3 * GRACE) -> None:
-        """End all connections and programs. After `timeout` seconds, or on cancellation, kill them."""
+    async def close(self, timeout: float = 3 * GRACE, *, linger: bool = False) -> None:
+        """End all connections and programs. After `timeout` seconds, or on cancellation, kill them.
+
+        `linger`: serve before that until other `Servers`, which replace these, have tried to connect.
+        """
+        if linger and self._after is not None:
+            await self._after._tried(all_servers=True)
+            while self._running:
+                self._idle.clear()
+                await self._idle.wait()
         for server in self._servers.values():
             server.stop()
         try:
@@ -121,9 +201,35 @@ class Servers:
         for server in self._servers.values():
             server.stop()
             server.signal(signal.SIGKILL)
+            server.tried.set()
+
+    def _owner(self, name: str) -> Servers:
+        """Return these `Servers`, or those before whose connection still serves."""
+        own, before = self._servers[name], self._before
+        if before is None or own.tried.is_set() or name not in before._servers:
+            return self
+        owner = before._owner(name)
+        return owner if owner._servers[name].is_up else self
+
+    def _serving(self, name: str) -> Connection:
+        return self._owner(name)._servers[name]
+
+    async def _tried(self, *, all_servers: bool = False) -> None:
+        """Wait for the end of the first attempts. Without `all_servers`, only of servers that nothing serves yet."""
+        for name, server in self._servers.items():
+            if all_servers or not self._serving(name).is_up:
+                await server.tried.wait()
+
+    def _listing(self, name: str) -> Listing:
+        """Return the tools of the connection that serves, and the choice of the present configuration."""
+        return replace(self._servers[name].listing, tools=self._serving(name).listing.tools)
 
     def _publish(self) -> None:
-        new = catalog.build(server.listing for server in self._servers.values())
+        if self._before is not None and all(server.tried.is_set() for server in self._servers.values()):
+            self._before = None
+        if self._after is not None:
+            self._after._publish()
+        new = catalog.build(map(self._listing, self._servers))
         if new == self._catalog:
             return
         self._catalog = new

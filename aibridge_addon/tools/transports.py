@@ -138,6 +138,7 @@ async def over_stdio(server: Peer, settings: StdioServer) -> AsyncGenerator[Tran
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env=get_default_environment() | {name: value.get_secret_value() for name, value in settings.env.items()},
+        cwd=settings.cwd,
         start_new_session=True,
         limit=MAX_MESSAGE,
     )

@@ -761,7 +761,7 @@ def test_servers_are_http_or_programs(configure: Write) -> None:
         ("{type: http}", "a.url", "required"),
         ("{}", "a.url", "required"),
         ("{type: stdio}", "a.command", "required"),
-        ("{command: x, url: 'http://host'}", "a.command", "one of allow, deny, headers, max_concurrent, type, url"),
+        ("{command: x, url: 'http://host'}", "a.command", "one of allow, deny, headers, max_concurrent, max_"),
         ("{command: x, arg: [a]}", "a.arg", 'did you mean "args"?'),
         ("{url: 'http://host', alow: a}", "a.alow", 'did you mean "allow"?'),
         ("{command: x, args: [5]}", "a.args[0]", "text"),
@@ -777,6 +777,45 @@ def test_a_wrong_server_is_reported(configure: Write, entry: str, path: str, mes
     problem = the_problem(configure, f"mcp: {{servers: {{a: {entry}}}}}")
     assert problem.path == f"mcp.servers.{path}"
     assert message in problem.expected
+
+
+def test_each_server_may_have_limits_of_its_own(configure: Write) -> None:
+    mcp = configure("""
+    mcp:
+      tool_timeout: 50
+      servers:
+        plain: {command: x}
+        own: {command: x, cwd: ~/here, tool_timeout: 0.5, max_result_bytes: 1KiB, startup_timeout: 3,
+              rate: 10 per minute, required: true, read_only: true}
+        none: {command: x, tool_timeout: null, max_result_bytes: "", rate: null, cwd: ""}
+    """).mcp  # fmt: skip
+    own = mcp.servers["own"]
+    assert isinstance(own, StdioServer) and own.cwd == Path("~/here").expanduser()
+    assert (own.startup_timeout, own.required, own.read_only, str(own.rate)) == (3, True, True, "10/m")
+    assert [mcp.tool_timeout_of(name) for name in ("plain", "own", "none", "gone")] == [50, 0.5, 50, 50]
+    assert [mcp.max_result_bytes_of(name) for name in ("plain", "own", "none", "gone")] == [
+        *(262_144, 1024, 262_144, 262_144)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "count", "seconds"),
+    [("5/s", 5, 1), ("60/m", 60, 60), ("1000/h", 1000, 3600), ("1 per hour", 1, 3600), ("2/MIN", 2, 60)],
+)
+def test_a_rate_is_a_number_of_calls_in_a_period(configure: Write, written: str, count: int, seconds: int) -> None:
+    rate = configure(f"mcp: {{servers: {{a: {{command: x, rate: {written}}}}}}}").mcp.servers["a"].rate
+    assert rate is not None and (rate.count, rate.seconds) == (count, seconds)
+
+
+@pytest.mark.parametrize("written", ["0/s", "-1/s", "1/d", "1000000/s", "fast", "[1, s]", "true", "1.5/s", "/s"])
+def test_a_wrong_rate_is_reported(configure: Write, written: str) -> None:
+    problem = the_problem(configure, f"mcp: {{servers: {{a: {{command: x, rate: {written}}}}}}}")
+    assert problem.path == "mcp.servers.a.rate" and "such as 5/s, 60/m or 1000/h" in problem.expected
+
+
+def test_a_rate_without_a_unit_is_reported_with_the_possible_ones(configure: Write) -> None:
+    problem = the_problem(configure, "mcp: {servers: {a: {command: x, rate: 5}}}")
+    assert problem.expected == "a unit behind the number: 5/s, 5/m or 5/h"
 
 
 def test_a_servers_name_must_be_fit_for_a_tools_name(configure: Write) -> None:

@@ -69,6 +69,25 @@ def test_when_no_key_is_accepted_there_is_nothing_to_wait_for(clock: Clock) -> N
     assert (pool.exhausted().status, pool.exhausted().retry_after) == (502, None)
 
 
+def test_a_rest_that_is_taken_back_ends_no_other_of_the_same_key_and_model(clock: Clock) -> None:
+    pool = pool_of(clock, 2)
+    key = pool.keys[0]
+    pool.rest(key, 20.0, rate_limited=True, model="m")
+    about_the_request = pool.rest(key, 5.0, rate_limited=True, model="m")
+    pool.wake(about_the_request)
+    assert pool.choose(model="m") is not key, "it was rate limited before"
+    clock.now += 19.9
+    assert pool.choose(model="m") is not key
+    clock.now += 0.2
+    assert pool.choose(model="m") is key
+    about_the_request = pool.rest(key, 5.0, rate_limited=True, model="m")
+    pool.rest(key, 30.0, rate_limited=True, model="m")
+    pool.wake(about_the_request)
+    assert pool.choose(model="m") is not key, "it was rate limited since"
+    pool.wake(pool.rest(key, None, rate_limited=False, model="other"))
+    assert pool.choose(model="other") is key
+
+
 def test_a_single_key_never_rests(clock: Clock) -> None:
     pool = pool_of(clock, 1)
     pool.rest(pool.keys[0], None, rate_limited=True)

@@ -90,19 +90,24 @@ class TestEveryDialect:
         assert len(made) == 1
         assert old in next(iter(made)) and b'"x":1.0E+1' in next(iter(made))
 
-    def test_a_forced_choice_has_been_made(self, dialect: str) -> None:
-        """Else it would force calls for ever."""
+    def test_a_demanded_call_is_demanded_until_the_client_gets_one(self, dialect: str) -> None:
+        """A turn that another one follows has called only tools of ours, or some that the provider runs."""
         by_name: dict[str, Any] = {"type": "tool", "name": "Read", "disable_parallel_tool_use": True}
-        forced: list[tuple[Any, Any]] = [
+        choices: list[tuple[Any, Any]] = [
             (by_name, {"type": "auto", "disable_parallel_tool_use": True}),
             ({"type": "any"}, {"type": "auto"}),
             ({"type": "auto", "disable_parallel_tool_use": True}, {"type": "auto", "disable_parallel_tool_use": True}),
         ]
+        hosted: list[dict[str, Any]] = [{"type": "server_tool_use", "id": "s", "name": "web_search", "input": {}}]
         if dialect != "messages":
             by_name = {"type": "function", "name": "Read"}
-            forced = [("required", "auto"), (by_name, "auto"), ("auto", "auto")]
-        for choice, told in forced:
-            assert follow_up(dialect, request(dialect, tool_choice=choice), ended())["tool_choice"] == told
+            choices = [("required", "auto"), (by_name, "auto"), ("auto", "auto")]
+            hosted = [{"type": "web_search_call", "id": "s", "status": "completed"}]
+        for choice, met in choices:
+            body = request(dialect, tool_choice=choice)
+            assert follow_up(dialect, body, ended())["tool_choice"] == choice
+            if dialect != "chat_completions":
+                assert follow_up(dialect, body, ended(*hosted))["tool_choice"] == met
         assert "tool_choice" not in follow_up(dialect, request(dialect), ended())
 
     def test_the_last_turn_goes_back_to_the_clients_own_tools_and_choice(self, dialect: str) -> None:
@@ -110,7 +115,7 @@ class TestEveryDialect:
         ours = b",".join(json.dumps(tool(dialect, name)).encode() for name in INJECTED)
         forced = b'{ "type":"any" }' if dialect == "messages" else b'"required"'
         first = JSONObject(b'{"tools":[' + ours + b"," + own + b'],"tool_choice":' + forced + b"}")
-        then = JSONObject(INJECTIONS[dialect].follow_up(after(first, ended())))
+        then = JSONObject(INJECTIONS[dialect].follow_up(after(first, ended(), injected=INJECTED)))
         told = INJECTIONS[dialect].follow_up(after(then, ended(), last=True, first=first, injected=INJECTED))
         assert b'"tools":[' + own + b"]" in told
         assert b'"tool_choice":' + forced in told

@@ -171,11 +171,14 @@ def test_tools_in_codexs_own_place_count_as_well() -> None:
 
 NOT_MEANT: list[tuple[str, dict[str, Any]]] = [
     ("messages", {"tool_choice": {"type": "none"}}),
+    ("messages", {"tool_choice": {"type": "any"}}),  # no tool but ours could be called
+    ("messages", {"tool_choice": {"type": "tool", "name": "Read"}, "tools": None}),
     ("messages", {"max_tokens": 1}),
     ("messages", {"output_config": {"format": {"type": "json_schema", "schema": {}}}}),
     ("messages", {"output_format": {"type": "json_schema", "schema": {}}}),
     ("messages", {"compaction": {"type": "summary"}}),
     ("chat_completions", {"tool_choice": "none"}),
+    ("chat_completions", {"tool_choice": "required"}),
     ("chat_completions", {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}}),
     ("chat_completions", {"functions": [{"name": "old"}]}),
     ("chat_completions", {"prediction": {"type": "content", "content": "x"}}),
@@ -185,6 +188,7 @@ NOT_MEANT: list[tuple[str, dict[str, Any]]] = [
     ("chat_completions", {"response_format": {"type": "json_object"}}),
     ("chat_completions", {"response_format": {"type": "json_schema", "json_schema": {}}}),
     ("responses", {"tool_choice": "none"}),
+    ("responses", {"tool_choice": "required"}),
     ("responses", {"tool_choice": {"type": "allowed_tools", "mode": "auto", "tools": []}}),
     ("responses", {"background": True}),
     ("responses", {"generate": False, "input": []}),
@@ -201,7 +205,8 @@ MEANT: list[tuple[str, dict[str, Any]]] = [
     ("messages", {"max_tokens": 0}),  # fills the prompt cache for the requests that follow
     ("messages", {"output_config": {"effort": "high"}}),
     ("messages", {"thread": {"type": "create"}}),
-    ("chat_completions", {"tool_choice": "required", "n": 1, "response_format": {"type": "text"}}),
+    ("chat_completions", {"tool_choice": "required", "n": 1, "tools": [OWN["chat_completions"]]}),
+    ("chat_completions", {"tool_choice": "auto", "response_format": {"type": "text"}}),
     ("chat_completions", {"parallel_tool_calls": False, "max_completion_tokens": 100}),
     ("responses", {"tool_choice": "auto", "background": False, "text": {"format": {"type": "text"}}}),
     ("responses", {"previous_response_id": "resp_1", "max_output_tokens": 100}),

@@ -208,16 +208,35 @@ def test_a_clients_goaway_does_not_end_its_own_answers(upstream: ScriptedUpstrea
 # --- REFUSED_STREAM -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("refused", "connections"), [(1, [0, 0]), (2, [0, 0, 1]), (3, [0, 0, 1, 1])], ids=["once", "twice", "three times"]
+)
 @VERSIONS
-def test_a_refused_stream_is_asked_again_on_a_fresh_connection(
-    upstream: ScriptedUpstream, start: Start, http2: bool
+def test_a_refused_stream_is_asked_again_and_leaves_a_connection_that_only_refuses(
+    upstream: ScriptedUpstream, start: Start, http2: bool, refused: int, connections: list[int]
 ) -> None:
     proxy = start(upstream)
-    upstream.answer(Answer(before=[REFUSED]), whole())
+    upstream.answer(*[Answer(before=[REFUSED])] * refused, whole())
     with Client(proxy, ANTHROPIC, http2=http2) as client:
         assert client.post(PATH, SIMPLE.request).body == SIMPLE.body
-    assert [request.connection for request in upstream.requests] == [0, 1]
+    assert [request.connection for request in upstream.requests] == connections
     assert statuses(proxy, 1) == ["completed"]
+
+
+def test_a_refused_stream_leaves_the_others_and_their_connection_alone(
+    upstream: ScriptedUpstream, start: Start
+) -> None:
+    proxy, gate = start(upstream), Gate()
+    upstream.answer(held(Pause(gate)), Answer(before=[REFUSED]), whole(), Answer(before=[REFUSED]), whole())
+    with through(proxy) as client:
+        first = ask(client)
+        upstream.wait_for_requests(1)
+        for _ in range(2):  # an answer in between: these are not refused in a row
+            assert whole_body(client, ask(client)) == SIMPLE.body
+        gate.open()
+        assert whole_body(client, first) == SIMPLE.body
+    assert upstream.connections == 1
+    assert statuses(proxy, 3) == ["completed"] * 3
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/conversations/c_1"])

@@ -61,7 +61,8 @@ def reloaded(proxy: InProcessProxy, reload: Callable[[], None]) -> Bridge:
     """Have a reload done, and wait for the new bridge."""
     before = current(proxy)
     reload()
-    poll_until(lambda: life_of(proxy).current is not before, 30, what="the next bridge")
+    # On the loop: `current` changes before what depends on it, in the same turn of the loop.
+    poll_until(lambda: on_loop(proxy, lambda: life_of(proxy).current) is not before, 30, what="the next bridge")
     return current(proxy)
 
 

@@ -66,6 +66,7 @@ def upstream(make_upstream: MakeUpstream, request: pytest.FixtureRequest) -> Scr
 @pytest.fixture
 def start(start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp) -> Start:
     def start(mcp: str = "keepalive_interval: 0.2", more: str = "") -> RunningProxy:
+        mcp += "\nlater_turn_retries: 0"
         servers = f"servers: {{ours: {{type: http, url: '{ours.url}'}}}}"
         proxy = start_proxy(config=configuration(upstream.url, f"{mcp}\n{servers}", more))
         proxy.wait_for_log(CONNECTED)
@@ -160,7 +161,7 @@ def test_an_upstream_that_breaks_off_before_a_later_turn_begins_is_told(
     proxy: RunningProxy, upstream: ScriptedUpstream, dialect: str, streaming: bool
 ) -> None:
     turns = loop_of(dialect, 1)
-    broken: list[AnyAnswer] = [Answer(before=[Abort()])] * 2  # mitmproxy may ask again on a fresh connection
+    broken: list[AnyAnswer] = [Answer(before=[Abort()])] * 2  # a fresh connection is tried after the kept one
     upstream.answer(turns.answers(streaming=streaming)[0], *broken)
     answer = ask(proxy, turns, streaming=streaming)
     if streaming:

@@ -297,7 +297,7 @@ def test_an_answer_that_cannot_be_recorded_ends_in_an_error_where_the_configurat
 # --- upgrade_required -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", ["websockets: upgrade_required", MCP])
+@pytest.mark.parametrize("mode", ["websockets: upgrade_required", f"websockets: upgrade_required\n{MCP}"])
 def test_the_upgrade_is_refused_with_426_and_the_client_can_go_on_over_http(
     start_proxy: StartProxy, upstream: ScriptedUpstream, mode: str
 ) -> None:
@@ -321,6 +321,7 @@ def test_the_upgrade_is_refused_with_426_and_the_client_can_go_on_over_http(
         ("", f"websockets: record\n{MCP}"),
         ("", ""),
         ("", "websockets: auto"),
+        ("", MCP),
         (", inject_tools: false", MCP),
     ],
 )

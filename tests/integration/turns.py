@@ -34,6 +34,7 @@ CONNECTED = r"MCP server ours: connected, \d+ tools"
 PATHS = {"messages": "/v1/messages", "chat_completions": "/v1/chat/completions", "responses": "/v1/responses"}
 USAGE = {"messages": "plain", "chat_completions": "separate", "responses": "not echoed"}
 PREFIX = "bmcp_ours_"
+ANY_OF_OURS = "bmcp_"
 INJECTED = b"bmcp_"
 PROMPT = "What is there?"
 READ = {"type": "object", "properties": {"path": {"type": "string"}}}
@@ -171,7 +172,7 @@ class Turns:
         return [id_ for id_, _ in self._calls(number)]
 
     def injected_ids(self, number: int) -> list[str]:
-        return [id_ for id_, name in self._calls(number) if name.startswith(PREFIX)]
+        return [id_ for id_, name in self._calls(number) if name.startswith(ANY_OF_OURS)]
 
     def _calls(self, number: int) -> list[tuple[str, str]]:
         said = self.written[number].said
@@ -184,13 +185,13 @@ class Turns:
         """What was said in each turn, without our calls."""
         told = [written.said for written in self.written]
         if self.dialect != "chat_completions":
-            return [[block for block in said if not block.get("name", "").startswith(PREFIX)] for said in told]
+            return [[block for block in said if not block.get("name", "").startswith(ANY_OF_OURS)] for said in told]
         return [[self._without_ours(message) for message in said] for said in told]
 
     @staticmethod
     def _without_ours(message: dict[str, Any]) -> dict[str, Any]:
         calls = message.get("tool_calls", ())
-        kept = [c for c in calls if not c["function"]["name"].startswith(PREFIX)]
+        kept = [c for c in calls if not c["function"]["name"].startswith(ANY_OF_OURS)]
         return message | {"tool_calls": kept}
 
 

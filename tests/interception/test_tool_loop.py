@@ -107,16 +107,18 @@ class TestMaxTurns:
         assert turn(made, call("a")) is None and made.calls_hidden
 
 
-class TestForcedChoice:
-    def test_it_is_auto_after_the_first_turn_and_the_clients_again_in_the_last(self) -> None:
-        made = loop(max_turns=4, tool_choice={"type": "any"})
+class TestDemandedCall:
+    @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "Read"}])
+    def test_it_is_demanded_in_every_turn(self, choice: dict[str, Any]) -> None:
+        made = loop(max_turns=4, tool_choice=choice)
         requests = [turn(made, call(id_)) for id_ in "abc"]
-        assert [request and request["tool_choice"] for request in requests] == [
-            {"type": "auto"},
-            {"type": "auto"},
-            {"type": "any"},
-        ]
+        assert [request and request["tool_choice"] for request in requests] == [choice] * 3
         assert requests[-1] is not None and requests[-1]["tools"] == [OWN]
+
+    def test_a_thread_that_keeps_our_tools_does_not_forbid_the_call(self) -> None:
+        made = loop(max_turns=2, tool_choice={"type": "any"}, thread={"type": "create"})
+        request = turn(made, call("a"))
+        assert request is not None and request["tool_choice"] == {"type": "any"}
 
 
 SAME: Any = {"q": 1, "r": [2]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Callable, Iterator
@@ -268,6 +269,33 @@ def test_a_socket_outlives_a_reload_and_what_follows_is_recorded(
             client.send(frames.create(sockets.SIMPLE).decode())
             sockets.read(client, len(events))
             assert [row["status"] for row in process.rows("aibridge_interceptions")] == ["completed"] * (times + 1)
+
+
+def test_a_script_that_cannot_be_loaded_again_closes_the_proxy_until_it_can(
+    mitmdump: StartMitmdump, upstream: ScriptedUpstream, script: Path
+) -> None:
+    proxy = mitmdump(config=config(upstream.port), script=script, allow_traceback=True)
+    code = script.read_text()
+    upstream.answer(whole())
+    with RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as client:
+        client.request("POST", PATH, body=REQUEST)
+        assert (client.read_head().status, client.read_body()) == (200, SIMPLE.body)
+        script.write_text("this is no Python")
+        saved = script.stat().st_mtime + 2
+        os.utime(script, (saved, saved))
+        proxy.wait_for_log("could not be loaded again: new connections are closed")
+        client.request("POST", PATH, body=REQUEST)
+        assert client.read_head().status == 500, "on a connection that is open, a request whose head nothing has read"
+    with httpx.Client(proxy=f"http://127.0.0.1:{proxy.port}", trust_env=False, verify=False) as any_client:
+        for url in (f"https://{ANTHROPIC}{PATH}", "https://foreign.test/", f"http://127.0.0.1:{upstream.port}/"):
+            with pytest.raises(httpx.TransportError):
+                any_client.get(url)
+    assert len(upstream.requests) == 1
+    script.write_text(code)
+    reload(proxy, script, 2)
+    upstream.answer(whole())
+    ask(proxy)
+    assert len(wait_for_ended(proxy, 2)) == 2
 
 
 def test_a_reload_serves_on_with_the_tools(mitmdump: StartMitmdump, upstream: ScriptedUpstream, script: Path) -> None:

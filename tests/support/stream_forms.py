@@ -93,8 +93,15 @@ def _blocks(block: Block, id_: str) -> list[dict[str, Any]]:
         case "unknown":
             return [{"type": "hologram", "id": id_, "frames": block.text, "index": 4}]
         case _:
-            given = json.loads(block.text or "{}")
-            return [{"type": "tool_use", "id": f"toolu_{id_}", "name": block.name, "input": given}]
+            return [{"type": "tool_use", "id": f"toolu_{id_}", "name": block.name, "input": _input(block.text)}]
+
+
+def _input(text: str) -> Any:
+    """The input of a call. A text that is no JSON stays a text."""
+    try:
+        return json.loads(text or "{}")
+    except json.JSONDecodeError:
+        return text
 
 
 def _deltas(block: dict[str, Any], writer: Writer) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -109,7 +116,8 @@ def _deltas(block: dict[str, Any], writer: Writer) -> tuple[dict[str, Any], list
             signature = {"type": "signature_delta", "signature": block["signature"]}
             return block | {"thinking": "", "signature": ""}, [*thoughts, signature]
         case "tool_use" | "server_tool_use":
-            pieces = writer.pieces(json.dumps(block["input"])) if block["input"] else []
+            given = block["input"]
+            pieces = writer.pieces(given if isinstance(given, str) else json.dumps(given)) if given else []
             return block | {"input": {}}, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
         case "hologram":
             frames = [{"type": "hologram_delta", "frames": piece} for piece in writer.pieces(block["frames"])]

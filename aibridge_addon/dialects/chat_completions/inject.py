@@ -41,6 +41,9 @@ class ChatInjection(Injection):
             and as_dict(body.get("response_format")).get("type") in (None, "text")
         )
 
+    def demands_call(self, body: JSONObject) -> bool:
+        return openai.demands_call(body)
+
     def tool_name(self, tool: object) -> str:
         members = as_dict(tool)
         return as_text((as_dict(members.get("function")) or as_dict(members.get("custom"))).get("name"))
@@ -59,14 +62,14 @@ class ChatInjection(Injection):
     def _choice(self, turn: FollowUp) -> dict[str, bytes]:
         """Return the changes to the tools and the `tool_choice` of the next turn."""
         if not turn.last:
-            return openai.auto_if_forced(turn.body)
+            return {}
         if own := self.own_tools(turn.first, turn.injected):
-            return {"tools": array(own)} | turn.first_choice
+            return {"tools": array(own)}
         # The history contains calls of injected tools, so these must stay defined. `none` forbids new calls.
         return {"tool_choice": b'"none"'}
 
-    def splice(self, injected: Collection[str]) -> ChatSplice:
-        return ChatSplice(injected)
+    def splice(self, injected: Collection[str], own: Collection[str] = ()) -> ChatSplice:
+        return ChatSplice(injected, own)
 
 
 def _tool(tool: InjectedTool) -> bytes:

@@ -23,6 +23,7 @@ from aibridge_addon.dialects.base import DONE, arguments, decode_event, event_me
 from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls, function_of
 from aibridge_addon.dialects.chat_completions.events import chunks_of
 from aibridge_addon.dialects.chat_completions.growth import Grown
+from aibridge_addon.dialects.our_calls import called_input, valid_arguments, valid_name
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, divide_calls
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import NotJSON, Unreadable, encode
@@ -55,8 +56,8 @@ _Event = tuple[bytes, Any, list[_SplicedCall]]
 class ChatSplice(Splice):
     CALL_SIGN = b'"(?:%s)"|"tool_calls"\\s*:\\s*[^n\\s]'
 
-    def __init__(self, injected: Collection[str]) -> None:
-        super().__init__(injected)
+    def __init__(self, injected: Collection[str], own: Collection[str] = ()) -> None:
+        super().__init__(injected, own)
         self._first: dict[str, Any] = {}
         """The first chunk that has an id, or the first body."""
         self._last: dict[str, Any] = {}
@@ -148,13 +149,10 @@ class ChatSplice(Splice):
     def _notice_call(self, delta: dict[str, Any]) -> _SplicedCall:
         call = self._calls.of(delta)
         complete = function_of(delta).get("arguments") or "custom" in delta or not delta
-        settled = complete or not self._may_become_injected(call.name)
+        settled = complete or not self.injected.may_begin_with(call.name)
         if call.hidden is None and settled:
             self._settle(call, custom="custom" in delta)
         return call
-
-    def _may_become_injected(self, name: str) -> bool:
-        return any(tool.startswith(name) for tool in self.injected)
 
     def _decide(self) -> None:
         """Decide about the calls whose names are still open: no further piece will arrive."""
@@ -349,7 +347,7 @@ class ChatSplice(Splice):
         return openai.usage_of_turns(self._work, "prompt_tokens", "completion_tokens")
 
     def _turn_end(self, response_id: str, message: dict[str, Any], *, whole: bool) -> TurnEnd:
-        items = [_valid(as_dict(call)) for call in as_list(message.get("tool_calls"))]
+        items = [self._valid(as_dict(call)) for call in as_list(message.get("tool_calls"))]
         for place, item in enumerate(items):
             if _is_hidden(item, self.injected) and not as_text(item.get("id")):
                 items[place] = item | {"id": call_id_for(response_id, place, item)}
@@ -357,11 +355,22 @@ class ChatSplice(Splice):
         said = {"role": "assistant"} | _for_request(message) | ({"tool_calls": items} if items else {})
         return TurnEnd(calls if whole else [], client_calls, [said], response_id)
 
+    def _valid(self, call: dict[str, Any]) -> dict[str, Any]:
+        """Return a call as the history must contain it. The client's own stay as they came, if they have arguments."""
+        function = as_dict(call.get("function"))
+        given, name = function.get("arguments"), as_text(function.get("name"))
+        if not function or (not _is_hidden(call, self.injected) and as_text(given).strip()):
+            return call
+        valid = {"arguments": valid_arguments(given)}
+        if _is_hidden(call, self.injected):
+            valid["name"] = valid_name(name)
+        return call | {"function": function | valid}
+
     def _maybe_call(self, call: dict[str, Any], anchor: str | None) -> Call | None:
         if not _is_hidden(call, self.injected):
             return None
         function = as_dict(call.get("function"))
-        tool_input = arguments(function.get("arguments"))
+        tool_input = called_input(arguments(function.get("arguments")))
         return Call(as_text(call.get("id")), as_text(function.get("name")), tool_input, call, anchor)
 
 
@@ -428,13 +437,3 @@ def _fails(chunk: dict[str, Any]) -> bool:
 
 def _is_hidden(call: dict[str, Any], injected: Collection[str]) -> bool:
     return as_text(as_dict(call.get("function")).get("name")) in injected
-
-
-def _valid(call: dict[str, Any]) -> dict[str, Any]:
-    """Return a call as the history must contain it: empty arguments become `{}`, an object becomes text."""
-    function = as_dict(call.get("function"))
-    given = function.get("arguments")
-    if not function or as_text(given).strip():
-        return call
-    text = encode(given).decode() if isinstance(given, dict) else "{}"
-    return call | {"function": function | {"arguments": text}}

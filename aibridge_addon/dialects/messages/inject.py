@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from aibridge_addon.dialects.messages.splice import MessagesSplice
+from aibridge_addon.dialects.messages.splice import SERVER_CALLS, MessagesSplice
 from aibridge_addon.dialects.turns import (
     IMAGE_TYPES,
     NO_OUTPUT,
@@ -37,6 +37,12 @@ class MessagesInjection(Injection):
             and body.get("compaction") is None
         )
 
+    def demands_call(self, body: JSONObject) -> bool:
+        return as_text(as_dict(body.get("tool_choice")).get("type")) in FORCED
+
+    def can_meet_demand(self, body: JSONObject) -> bool:
+        return super().can_meet_demand(body) or _continues_thread(body)
+
     def definition(self, tool: InjectedTool) -> bytes:
         return _tool(tool)
 
@@ -63,19 +69,21 @@ class MessagesInjection(Injection):
 
     def _choice(self, turn: FollowUp, *, in_thread: bool) -> dict[str, bytes]:
         """Return the changes to the tools and the `tool_choice` of the next turn."""
-        if not turn.last:
-            choice = as_dict(turn.body.get("tool_choice"))
-            if choice.get("type") not in FORCED:
-                return {}
-            return {"tool_choice": encode({name: v for name, v in choice.items() if name != "name"} | {"type": "auto"})}
+        choice, demands = as_dict(turn.body.get("tool_choice")), self.demands_call(turn.body)
+        changed: dict[str, bytes] = {}
+        if demands and any(block.get("type") in SERVER_CALLS for block in turn.end.content):
+            auto = {name: value for name, value in choice.items() if name != "name"} | {"type": "auto"}
+            changed, demands = {"tool_choice": encode(auto)}, False
+        if not turn.last or (in_thread and demands):
+            return changed
         own = self.own_tools(turn.first, turn.injected) if not in_thread else []  # a thread keeps its first tools
         if own:
-            return {"tools": array(own)} | turn.first_choice
+            return {"tools": array(own)} | changed
         # A history with calls requires tools, so the injected ones stay defined. `none` forbids new calls.
         return {"tool_choice": b'{"type":"none"}'}
 
-    def splice(self, injected: Collection[str]) -> MessagesSplice:
-        return MessagesSplice(injected)
+    def splice(self, injected: Collection[str], own: Collection[str] = ()) -> MessagesSplice:
+        return MessagesSplice(injected, own)
 
 
 def _continues_thread(body: JSONObject) -> bool:

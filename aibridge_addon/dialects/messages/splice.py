@@ -20,6 +20,7 @@ from typing import Any
 from aibridge_addon.dialects.base import arguments, decode_event, event_members
 from aibridge_addon.dialects.messages.events import events_of
 from aibridge_addon.dialects.messages.reader import fold
+from aibridge_addon.dialects.our_calls import INVALID_INPUT, called_input, valid_input, valid_name
 from aibridge_addon.dialects.room import Pieces
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, combined_usage, divide_calls
 from aibridge_addon.wire import sse
@@ -53,13 +54,11 @@ MEMBERS: Mapping[str, frozenset[str]] = MappingProxyType(
     }
 )
 """Members of blocks in a request (API reference, "Messages"). Answers have more, such as `estimated_tokens`."""
-INVALID_INPUT = "INVALID_JSON"
-"""Member that wraps an input that is not a JSON object (API reference, "Fine-grained tool streaming")."""
 
 
 class MessagesSplice(Splice):
-    def __init__(self, injected: Collection[str]) -> None:
-        super().__init__(injected)
+    def __init__(self, injected: Collection[str], own: Collection[str] = ()) -> None:
+        super().__init__(injected, own)
         self._next_index = 0
         self._first: dict[str, Any] = {}
         """The first turn's body."""
@@ -284,8 +283,8 @@ class MessagesSplice(Splice):
         """`ending` has the stop reason. None: the turn was truncated."""
         blocks = [_for_request(block) for block in _after_fallback(blocks)]
         for place, block in enumerate(blocks):
-            if _is_hidden(block, self.injected) and not as_text(block.get("id")):
-                blocks[place] = block | {"id": call_id_for(response_id, place, block)}
+            if _is_hidden(block, self.injected):
+                blocks[place] = _valid(block, response_id, place)
         calls, client_calls = divide_calls(blocks, self._maybe_call, _maybe_client_call)
         whole = ending is not None and as_text(ending.get("stop_reason")) not in CUT_SHORT
         return TurnEnd(
@@ -299,15 +298,23 @@ class MessagesSplice(Splice):
     def _maybe_call(self, block: dict[str, Any], anchor: str | None) -> Call | None:
         if not _is_hidden(block, self.injected):
             return None
-        tool_input = block.get("input")
-        if isinstance(tool_input, dict) and tool_input.keys() == {INVALID_INPUT}:
-            tool_input = tool_input[INVALID_INPUT]
+        tool_input = called_input(block.get("input"))
         return Call(as_text(block.get("id")), as_text(block.get("name")), tool_input, block, anchor)
 
 
 def _is_hidden(block: dict[str, Any], injected: Collection[str]) -> bool:
     """Return whether a block calls an injected tool. Its type may be one that is not known here, or no text."""
     return as_text(block.get("name")) in injected and block.get("type") not in SERVER_CALLS
+
+
+def _valid(block: dict[str, Any], response_id: str, place: int) -> dict[str, Any]:
+    """Return a hidden call as a request may contain it: with an id, a valid name, and an object as its input."""
+    call_id = as_text(block.get("id")) or call_id_for(response_id, place, block)
+    return block | {
+        "id": call_id,
+        "name": valid_name(as_text(block.get("name"))),
+        "input": valid_input(block.get("input")),
+    }
 
 
 def _maybe_client_call(block: dict[str, Any]) -> str | None:

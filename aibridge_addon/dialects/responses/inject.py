@@ -42,11 +42,14 @@ class ResponsesInjection(Injection):
             and choice != "none"
             and as_dict(choice).get("type") != "allowed_tools"
             and body.get("background") is not True
-            and body.get("generate") is not False
+            and (body.get("generate") is not False or _in_socket(body))
             and text_format in (None, "text")
             and not (isinstance(most, int) and most <= PROBE_TOKENS)
             and last_item.get("type") != "compaction_trigger"
         )
+
+    def demands_call(self, body: JSONObject) -> bool:
+        return openai.demands_call(body)
 
     def own_definitions(self, body: JSONObject) -> list[Any]:
         elsewhere = _additional_tools(body.elements("input", 1))
@@ -71,10 +74,11 @@ class ResponsesInjection(Injection):
         body, end = turn.body, turn.end
         outputs = [encode(function_call_output(result)) for result in turn.results]
         stored = body.get("store") is not False
+        has_answer = stored or _in_socket(body)
         elsewhere: JSONObject | None = None
         if body.get("conversation") is not None:  # the server has the history
             changed = {"input": array(outputs)}
-        elif body.get("previous_response_id") is not None and stored:
+        elif body.get("previous_response_id") is not None and has_answer:
             changed = {"previous_response_id": encode(end.response_id), "input": array(outputs)}
         else:
             items = _as_items(body).elements("input")
@@ -87,12 +91,14 @@ class ResponsesInjection(Injection):
 
     def _choice(self, turn: FollowUp, *, own_elsewhere: bool) -> dict[str, bytes]:
         """Return the changes to the tools and the `tool_choice` of the next turn."""
+        is_met = openai.demands_call(turn.body) and any(map(_is_hosted_call, turn.end.content))
+        changed = {"tool_choice": b'"auto"'} if is_met else {}
         if not turn.last:
-            return openai.auto_if_forced(turn.body)
+            return changed
         own = self.own_tools(turn.first, turn.injected)
         if not own and not own_elsewhere:
             return {"tool_choice": b'"none"'}
-        return ({"tools": array(own)} if own else {}) | turn.first_choice
+        return ({"tools": array(own)} if own else {}) | changed
 
     def _without(self, holder: JSONObject | None, injected: Collection[str]) -> JSONObject | None:
         """Return a request or item with the client's tools only, or None if there are none."""
@@ -100,14 +106,32 @@ class ResponsesInjection(Injection):
             return None
         return JSONObject(holder.replaced({"tools": array(own)}))
 
-    def splice(self, injected: Collection[str]) -> ResponsesSplice:
-        return ResponsesSplice(injected)
+    def splice(self, injected: Collection[str], own: Collection[str] = ()) -> ResponsesSplice:
+        return ResponsesSplice(injected, own)
 
 
 def _additional_tools(items: Sequence[bytes]) -> JSONObject | None:
     """Return the first item if it has the tools. Codex sends them there for its default model."""
     first = members_of(items[0]) if items else {}
     return JSONObject(items[0]) if first.get("type") == "additional_tools" else None
+
+
+def brings_tools(body: JSONObject) -> bool:
+    """Return whether a request has tools as a member or, as Codex's requests, as the first item of its input."""
+    return "tools" in body or brings_tools_as_item(body)
+
+
+def brings_tools_as_item(body: JSONObject) -> bool:
+    return _additional_tools(body.elements("input", 1)) is not None
+
+
+def _in_socket(body: JSONObject) -> bool:
+    """Return whether a request is a message of a WebSocket.
+
+    The connection has its last answer even if that is not stored, and no earlier one (guide "WebSocket mode"). Without
+    an answer (`generate: false`), a client prepares its next request, which needs the same tools.
+    """
+    return body.text("type") == "response.create"
 
 
 def _names(tools: list[Any]) -> set[str]:
@@ -136,6 +160,11 @@ def _as_items(body: JSONObject) -> JSONObject:
         return body
     message = {"type": "message", "role": "user", "content": text}
     return JSONObject(body.replaced({"input": encode([message])}))
+
+
+def _is_hosted_call(item: dict[str, Any]) -> bool:
+    """Return whether the provider has run this call. A turn that is followed by another has no calls of the client."""
+    return as_text(item.get("type")).endswith("_call") and item.get("type") != "function_call"
 
 
 def _is_reference(item: dict[str, Any]) -> bool:

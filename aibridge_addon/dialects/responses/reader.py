@@ -126,9 +126,10 @@ class Responses(Dialect):
         return sse.event("error", encode(event))
 
 
-def error_message(status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:
-    """Return an error as one WebSocket message: the HTTP error body with its status."""
-    return b'{"type":"error","status":%d,' % status + openai.error_body(status, message, details)[1:]
+def error_message(status: int, message: str, details: Mapping[str, Any] = NOTHING, *, stream_id: str = "") -> bytes:
+    """Return an error as one WebSocket message: the HTTP error body with its status, and the lane that it is for."""
+    lane = b'"stream_id":%s,' % encode(stream_id) if stream_id else b""
+    return b'{"type":"error","status":%d,' % status + lane + openai.error_body(status, message, details)[1:]
 
 
 def _said(body: JSONObject) -> Iterator[Said]:

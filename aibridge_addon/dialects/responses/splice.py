@@ -21,6 +21,7 @@ from typing import Any
 from aibridge_addon.dialects import openai
 from aibridge_addon.dialects.base import DONE, arguments, event_members
 from aibridge_addon.dialects.excerpt import name_in
+from aibridge_addon.dialects.our_calls import called_input, valid_arguments, valid_name
 from aibridge_addon.dialects.responses.events import events_of
 from aibridge_addon.dialects.responses.reader import CLIENT_CALLS, TERMINAL, status_of
 from aibridge_addon.dialects.turns import Call, Splice, TurnEnd, call_id_for, divide_calls
@@ -50,8 +51,8 @@ ITEM_EVENTS = ("response.output_item.added", "response.output_item.done")
 
 
 class ResponsesSplice(Splice):
-    def __init__(self, injected: Collection[str]) -> None:
-        super().__init__(injected)
+    def __init__(self, injected: Collection[str], own: Collection[str] = ()) -> None:
+        super().__init__(injected, own)
         self._sequence: int | None = None
         """The last sequence number sent to the client, unless `_unread` has a later one."""
         self._unread: bytes | None = None
@@ -307,8 +308,8 @@ class ResponsesSplice(Splice):
         self._spliced = self._spliced or len(visible) < len(self._output)
         self._visible += visible
         for place, item in enumerate(self._output):
-            if _is_hidden(item, self.injected) and not _call_id(item):
-                self._output[place] = item | {"call_id": call_id_for(self._id, place, item)}
+            if _is_hidden(item, self.injected):
+                self._output[place] = self._valid(item, place)
         answered = {_call_id(item) for item in self._output if as_text(item.get("type")).endswith("_output")}
         unanswered = [item for item in self._output if not _call_id(item) or _call_id(item) not in answered]
         calls, client_calls = divide_calls(unanswered, self._maybe_call, _maybe_client_call)
@@ -375,10 +376,18 @@ class ResponsesSplice(Splice):
     def _usage(self) -> dict[str, Any]:
         return openai.usage_of_turns(self._work, "input_tokens", "output_tokens")
 
+    def _valid(self, item: dict[str, Any], place: int) -> dict[str, Any]:
+        """Return a hidden call as a request may contain it: with an id, a valid name, and an object as its input."""
+        return item | {
+            "call_id": _call_id(item) or call_id_for(self._id, place, item),
+            "name": valid_name(as_text(item.get("name"))),
+            "arguments": valid_arguments(item.get("arguments")),
+        }
+
     def _maybe_call(self, item: dict[str, Any], anchor: str | None) -> Call | None:
         if not _is_hidden(item, self.injected):
             return None
-        tool_input = arguments(item.get("arguments"))
+        tool_input = called_input(arguments(item.get("arguments")))
         return Call(_call_id(item), as_text(item.get("name")), tool_input, item, anchor)
 
 

@@ -13,8 +13,9 @@ from mitmproxy.addonmanager import AddonManager
 from mitmproxy.addons import proxyauth
 from mitmproxy.proxy.layers.modes import Socks5AuthData
 
+from aibridge_addon.config.schema import Limits
 from aibridge_addon.credentials.tokens import presented_in
-from aibridge_addon.proxy.connection.passwords import Passwords, Verdict
+from aibridge_addon.proxy.connection.passwords import DEFAULT_LIMITS, Passwords, Verdict
 
 FAILED = "aibridge_authentication_failed"
 """Key in `flow.metadata`: a request had a name and a password, and they are wrong."""
@@ -29,6 +30,7 @@ class Authentication(proxyauth.ProxyAuth):
         super().__init__()
         self.authenticated = before.authenticated
         self._passwords: Passwords | None = None
+        self._limits = DEFAULT_LIMITS
         self._use(before.validator)
 
     def configure(self, updated: set[str]) -> None:
@@ -41,7 +43,13 @@ class Authentication(proxyauth.ProxyAuth):
             self._passwords.close()
         self.validator = validator
         blocks = not isinstance(validator, proxyauth.SingleUser | proxyauth.AcceptAll)
-        self._passwords = None if validator is None else Passwords(validator, blocks=blocks)
+        self._passwords = None if validator is None else Passwords(validator, limits=self._limits, blocks=blocks)
+
+    def follow(self, limits: Limits) -> None:
+        """Use the limits of a configuration."""
+        self._limits = limits
+        if self._passwords is not None:
+            self._passwords.limits = limits
 
     def done(self) -> None:
         if self._passwords is not None:
@@ -103,13 +111,15 @@ class Authentication(proxyauth.ProxyAuth):
             flow.response = http.Response.make(503, BUSY, headers)
 
 
-def replace_authentication(addons: AddonManager) -> None:
-    """Put our addon in the place of mitmproxy's own. Called again, it changes nothing."""
+def replace_authentication(addons: AddonManager, limits: Limits) -> None:
+    """Put our addon in the place of mitmproxy's own. Called again, it only changes the limits."""
     before = addons.get(Authentication.name)
     if isinstance(before, proxyauth.ProxyAuth) and not isinstance(before, Authentication) and before in addons.chain:
         ours = Authentication(before)
         addons.chain[addons.chain.index(before)] = ours
         addons.lookup[Authentication.name] = ours
+    if isinstance(ours := addons.get(Authentication.name), Authentication):
+        ours.follow(limits)
 
 
 def _address(client: object) -> str:

@@ -19,22 +19,19 @@ from typing import Any, NamedTuple
 
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
+from aibridge_addon.config.schema import Limits
 from aibridge_addon.proxy.connection.addresses import address_of, maybe_address
 from aibridge_addon.proxy.connection.threads import on_thread
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_LIMITS = Limits()
+
 Lookup = Callable[[str], Sequence[str]]
 """Returns the addresses of a name in the order to try them. Blocks. Raises OSError or ValueError."""
 
-TIMEOUT = 5.0
-"""Seconds that a request waits for a name. The lookup goes on."""
-MAX_LOOKUPS = 256
-"""Names looked up at the same time."""
-MAX_LOOKUPS_OF_CLIENT = 64
-"""The same for one client's address."""
-FAILED_FOR = 5.0
-"""Seconds that a name which does not exist is not looked up again."""
+MAX_OTHER_LOOKUPS = 64
+"""Names looked up at the same time for connections of mitmproxy and other addons, which no client has asked for."""
 SILENT_FOR = 30.0
 """Seconds that a name is not looked up again after a lookup that took too long."""
 CONFIGURED_FAILED_FOR = 1.0
@@ -67,19 +64,25 @@ class Names:
     """Used on one event loop."""
 
     def __init__(
-        self, lookup: Lookup | None = None, *, clock: Callable[[], float] = time.monotonic, timeout: float = TIMEOUT
+        self,
+        lookup: Lookup | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """`lookup`: default the system's resolver."""
+        self.limits = limits
         self.configured: Collection[str] = frozenset()
         """Names of the configuration, for which no limit counts."""
         self._lookup = lookup or _addresses
         self._clock = clock
-        self._timeout = timeout
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._failed: OrderedDict[str, float] = OrderedDict()
         """The time until which a name is not looked up."""
         self._running: dict[str, asyncio.Future[None]] = {}
         self._of_client: Counter[str] = Counter()
+        self._others = 0
+        """Running lookups of names that are not in `_running`."""
 
     async def resolve(self, client: str, host: str) -> Sequence[str]:
         """Return the addresses of a name in the order to try them. Raises Unresolved.
@@ -90,11 +93,12 @@ class Names:
             return self._stale(host, "it could not be resolved a moment ago")
         running = self._running.get(host)
         if running is None:
-            is_full = self._of_client[client] >= MAX_LOOKUPS_OF_CLIENT or len(self._running) >= MAX_LOOKUPS
+            limits = self.limits
+            is_full = self._of_client[client] >= limits.lookups_per_client or len(self._running) >= limits.lookups
             if is_full and host not in self.configured:
                 return self._stale(host, "too many names are looked up")
             running = self._start(client, host)
-        await asyncio.wait({running}, timeout=self._timeout)
+        await asyncio.wait({running}, timeout=self.limits.lookup_timeout)
         if not running.done():
             self._fail(host, SILENT_FOR)
             return self._stale(host, "the resolver did not answer in time")
@@ -131,8 +135,17 @@ class Names:
                     found += socket.getaddrinfo(address, port, family, type, proto, flags | socket.AI_NUMERICHOST)
             if found:
                 return found
+        if self._others >= MAX_OTHER_LOOKUPS and name not in self.configured:
+            raise socket.gaierror(socket.EAI_AGAIN, "too many names are looked up")
+        self._others += 1
         answered = on_thread(THREAD, lambda: socket.getaddrinfo(host, port, family, type, proto, flags))
-        return await answered
+        answered.add_done_callback(self._other_ended)
+        return await asyncio.shield(answered)  # who waits may be cancelled, and the thread goes on
+
+    def _other_ended(self, found: asyncio.Future[Sequence[Any]]) -> None:
+        self._others -= 1
+        if not found.cancelled():
+            found.exception()  # it is no news if nothing waits for it any more
 
     # --- lookups ----------------------------------------------------------------------------------------------
 
@@ -153,7 +166,7 @@ class Names:
             else:
                 if error is not None and not isinstance(error, OSError | ValueError):
                     logger.error("aibridge: a name could not be looked up: %s", type(error).__name__)
-                self._fail(host, FAILED_FOR)
+                self._fail(host, self.limits.lookup_failed)
             ended.set_result(None)
 
         looked_up.add_done_callback(end)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 
 from mitmproxy import http
 
 from aibridge_addon.dialects.history import RequestHistory
+from aibridge_addon.dialects.our_calls import PREFIX
 from aibridge_addon.dialects.place import NOWHERE, Position
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception import clients
@@ -30,23 +31,27 @@ LARGE = 256 * 1024
 """Bytes. The history of a larger request is read on a worker thread, because it takes more than a millisecond."""
 
 
-async def read_history(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, body: JSONObject) -> RequestHistory:
+async def read_history(request: http.Request, state: Bridged, exchange: Exchange, body: JSONObject) -> RequestHistory:
     """Read the complete history of a request. In a session, only what its client does not change counts."""
     assert exchange.history is not None
     read = partial(exchange.history.read, body, whole=not _scope(state.head, exchange).session)
-    large = len(flow.request.raw_content or b"") > LARGE or "content-encoding" in flow.request.headers
+    large = len(request.raw_content or b"") > LARGE or "content-encoding" in request.headers
     return await asyncio.to_thread(read) if large else read()
 
 
 async def resume_and_inject(
-    flow: http.HTTPFlow,
+    request: http.Request,
     state: Bridged,
     exchange: Exchange,
     body: JSONObject,
     history: RequestHistory | None,
     request_class: RequestClass,
+    held: ToolRun | None = None,
 ) -> JSONObject:
-    """Insert hidden turns that were kept for this request, then the tools. Returns the resulting body."""
+    """Insert hidden turns that were kept for this request, then the tools. Returns the resulting body.
+
+    `held`: tools that the provider has from an earlier request of the same connection, so that none are inserted.
+    """
     continuations = state.head.bridge.continuations
     assert continuations is not None
     position = NOWHERE
@@ -54,44 +59,77 @@ async def resume_and_inject(
         position = history.position
         completed = await continuations.completed(_scope(state.head, exchange), history)
         if completed is not None:
-            _set(flow.request, completed)
+            _set(request, completed)
             body = JSONObject(completed)
-    return _injected(flow, state, exchange, body, request_class, position)
+    if held is not None:
+        names, catalog = frozenset(held.exchange.loop.splice.injected), held.catalog
+        state.tools = tool_run(state, exchange, body, names, catalog, position)
+        return body
+    injection, bridge = _injection(state.head, body, request_class), state.head.bridge
+    if injection is None or bridge.servers is None:
+        return body
+    if bridge.servers.is_connecting and injection.may_inject(body):
+        await bridge.servers.connected(bridge.settings.mcp.startup_wait)
+    return _injected(request, state, exchange, body, injection, position)
+
+
+def _injection(head: Head, body: JSONObject, request_class: RequestClass) -> Injection | None:
+    """Return what adds tools to this request. None: it takes none."""
+    route = head.route
+    assert route.dialect is not None
+    takes_tools = route.provider.inject_tools and request_class != "auxiliary" and body.verbatim
+    return route.dialect.injection if takes_tools else None
 
 
 def _injected(
-    flow: http.HTTPFlow,
+    request: http.Request,
     state: Bridged,
     exchange: Exchange,
     body: JSONObject,
-    request_class: RequestClass,
+    injection: Injection,
     position: Position,
 ) -> JSONObject:
-    route, bridge = state.head.route, state.head.bridge
-    assert route.dialect is not None and bridge.servers is not None and bridge.continuations is not None
-    injection = route.dialect.injection
-    if (
-        injection is None
-        or not (catalog := bridge.servers.catalog).tools
-        or not route.provider.inject_tools
-        or request_class == "auxiliary"
-        or not body.verbatim
-    ):
-        return body
+    bridge = state.head.bridge
+    assert bridge.servers is not None and bridge.continuations is not None
+    catalog, settings = bridge.servers.catalog, bridge.settings.mcp
+    if injection.demands_call(body) and settings.max_turns == 1:
+        return body  # a call of ours would leave the demand unmet
     offered = injection.offered(body, catalog.injected)
     _report_left_out(injection, body, catalog, len(offered))
-    if not offered:
+    if not offered and not _may_call_ours(injection, exchange, body):
         return body
-    request = injection.inject(body, offered)
-    _set(flow.request, request)
-    flow.request.headers["accept-encoding"] = "identity"  # the answer is merged from several turns
-    injected = JSONObject(request)
+    if offered:
+        _set(request, injection.inject(body, offered))
+        body = JSONObject(request.raw_content or b"")
+    request.headers["accept-encoding"] = "identity"  # the answer is merged from several turns
     names = frozenset(tool.name for tool in offered)
-    settings = bridge.settings.mcp
-    loop = ToolLoop(injection, injected, names, max_turns=settings.max_turns, max_calls=settings.max_calls)
+    state.tools = tool_run(state, exchange, body, names, catalog, position)
+    return body
+
+
+def _may_call_ours(injection: Injection, exchange: Exchange, body: JSONObject) -> bool:
+    """Return whether the history has calls of our tools, although none is offered now. Models repeat such calls."""
+    if exchange.history is None or not injection.may_inject(body):
+        return False
+    return b'"' + PREFIX.encode() in body.raw(exchange.history.member)
+
+
+def tool_run(
+    state: Bridged,
+    exchange: Exchange,
+    body: JSONObject,
+    names: Collection[str],
+    catalog: Catalog,
+    position: Position = NOWHERE,
+) -> ToolRun:
+    """Return the loop for a request whose answer may call the tools with these names."""
+    route, bridge = state.head.route, state.head.bridge
+    assert route.dialect is not None and route.dialect.injection is not None and bridge.continuations is not None
+    settings, injection = bridge.settings.mcp, route.dialect.injection
+    own = injection.own_names(body)
+    loop = ToolLoop(injection, body, names, max_turns=settings.max_turns, max_calls=settings.max_calls, own=own)
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
-    state.tools = ToolRun(ToolExchange(exchange, loop, keep), catalog)
-    return injected
+    return ToolRun(ToolExchange(exchange, loop, keep), catalog)
 
 
 def _report_left_out(injection: Injection, body: JSONObject, catalog: Catalog, offered: int) -> None:

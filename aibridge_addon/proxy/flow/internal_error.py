@@ -20,6 +20,8 @@ from typing import Any
 from mitmproxy import http
 
 from aibridge_addon.proxy.flow import answer
+from aibridge_addon.proxy.flow.bridged_socket import INTERNAL_ERROR as MESSAGE
+from aibridge_addon.proxy.flow.bridged_socket import SOCKET, BridgedSocket
 from aibridge_addon.proxy.flow.request import begin_unread
 from aibridge_addon.proxy.flow.request_head import forget_password
 from aibridge_addon.proxy.flow.state import (
@@ -34,8 +36,6 @@ from aibridge_addon.proxy.flow.state import (
     json_response,
     state_of,
 )
-from aibridge_addon.proxy.flow.websocket import INTERNAL_ERROR as MESSAGE
-from aibridge_addon.proxy.flow.websocket import SOCKET, BridgedSocket
 
 logger = logging.getLogger(__name__)
 

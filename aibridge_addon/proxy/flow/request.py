@@ -122,7 +122,7 @@ def _start(flow: http.HTTPFlow, state: Bridged, read: _Read) -> Awaitable[None] 
     if dialect is RESPONSES:
         exchange.when_pending = partial(remember, head, exchange)
     takes_tools = (
-        body is not None and head.bridge.continuations is not None and _takes_tools(head) and not is_replay(flow)
+        body is not None and head.bridge.continuations is not None and takes_tools_of(head) and not is_replay(flow)
     )
     if body is not None and (takes_tools or exchange.needs_history or body.size > inject_tools.LARGE):
         return _begin_later(flow, state, exchange, body, sender.request_class if takes_tools else None)
@@ -231,7 +231,8 @@ def _billing(head: Head, credential: str | None) -> Billing | None:
     return billing(head.route, key.secret.get_secret_value() if key is not None else None)
 
 
-def _takes_tools(head: Head) -> bool:
+def takes_tools_of(head: Head) -> bool:
+    """Return whether tools may be injected into a request with this head."""
     assert head.route.dialect is not None
     has_servers = head.bridge.continuations is not None
     return has_servers and head.route.dialect.injection is not None and not signs_request(head.headers)
@@ -244,10 +245,10 @@ async def _begin_later(
     history, dialect = None, state.head.route.dialect
     assert dialect is not None
     if exchange.history is not None and (request_class is not None or exchange.needs_history):
-        history = await inject_tools.read_history(flow, state, exchange, body)
+        history = await inject_tools.read_history(flow.request, state, exchange, body)
         exchange.trace(body, history)
     if request_class is not None:
-        body = await inject_tools.resume_and_inject(flow, state, exchange, body, history, request_class)
+        body = await inject_tools.resume_and_inject(flow.request, state, exchange, body, history, request_class)
     schemas = state.tools.schema_bytes(dialect) if state.tools is not None else {}
     if body.size > inject_tools.LARGE:
         await asyncio.to_thread(_note_context, exchange, dialect, body, schemas)

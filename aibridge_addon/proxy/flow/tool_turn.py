@@ -30,7 +30,7 @@ async def turn_ended(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> Non
 
 
 async def _run_tools(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> None:
-    calls = tools.calls = tools.calls or _started(state, tools)
+    calls = tools.calls = tools.calls or start_calls(state, tools)
     if not await calls.done(timeout=state.head.bridge.settings.mcp.keepalive_interval):
         return
     tools.calls = None
@@ -38,11 +38,13 @@ async def _run_tools(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> Non
         return
     request = tools.exchange.tools_ran(calls.invocations())
     if request is not None:
+        state.head.dispatch.attempts.later_turn(state.head.bridge.settings.mcp.later_turn_retries)
         set_body(flow.request, request)
         flow.response = None
 
 
-def _started(state: Bridged, tools: ToolRun) -> RunningCalls:
+def start_calls(state: Bridged, tools: ToolRun) -> RunningCalls:
+    """Start the invocations of a turn."""
     bridge = state.head.bridge
     assert bridge.servers is not None
     calls = [(tools.catalog.get(call.name), call) for call in tools.exchange.loop.to_run]

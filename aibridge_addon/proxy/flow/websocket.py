@@ -1,74 +1,50 @@
-"""Refuse WebSockets of bridged routes, or read their messages while mitmproxy relays them unchanged.
+"""Refuse WebSockets of bridged routes, or read their messages while mitmproxy relays them.
 
 mitmproxy awaits the hook of each message before it sends the message. In that hook, the last message of an answer
 waits for its rows. A stop waits for answers, not for idle sockets.
+
+Messages pass unchanged, except where tools are injected; see `socket_tools.py`. What goes in place of a message is in
+the `Outbox`, which the layer empties after the hook.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from mitmproxy import ctx, http
 from mitmproxy.websocket import WebSocketMessage
 
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.credentials.tokens import Presented, RefusedToken
-from aibridge_addon.dialects.base import RequestReading
-from aibridge_addon.dialects.limits import limits_in_event
 from aibridge_addon.dialects.responses.reader import error_message
-from aibridge_addon.interception import clients
 from aibridge_addon.interception.exchange import Exchange
-from aibridge_addon.interception.responses_socket import ResponsesSocket
 from aibridge_addon.interception.routing import MAX_HOST, Route
 from aibridge_addon.proxy.connection.handler import INACTIVE, is_inactive
+from aibridge_addon.proxy.flow import socket_tools
 from aibridge_addon.proxy.flow.admission import admit, admit_handshake
 from aibridge_addon.proxy.flow.bridge_token import refusal_of
-from aibridge_addon.proxy.flow.plan_limits import limits_said
-from aibridge_addon.proxy.flow.request import exchange_for, upstream_host
+from aibridge_addon.proxy.flow.bridged_socket import INTERNAL_ERROR, SOCKET, Began, BridgedSocket, Deferred
+from aibridge_addon.proxy.flow.request import upstream_host
 from aibridge_addon.proxy.flow.state import (
     HOOK,
     Bridged,
     Dispatch,
-    Head,
     Passthrough,
     Refusal,
     Served,
-    Uncopied,
-    describe,
     emit_refusal,
     state_of,
 )
-from aibridge_addon.proxy.flow.traces import continue_trace
-from aibridge_addon.records import Headers, utc_now
+from aibridge_addon.records import Headers
 
 logger = logging.getLogger(__name__)
 
-INTERNAL_ERROR = "an internal error of the bridge, which its log describes"
-SOCKET = "aibridge_socket"
-"""Key in `flow.metadata`: the `BridgedSocket` of this flow."""
-
-Began = Callable[[Exchange, Bridge], None]
-"""Takes an interception of a WebSocket, and the bridge with which it began."""
 SWITCHING = 101
 """Status of an answer after which another protocol follows."""
-Mode = Literal["record", "upgrade_required", "auto"]
-
-REFUSED: Mapping[tuple[Mode, bool], bool] = MappingProxyType(
-    {
-        ("record", False): False,
-        ("record", True): False,
-        ("upgrade_required", False): True,
-        ("upgrade_required", True): True,
-        ("auto", False): False,
-        ("auto", True): True,  # tools are injected into HTTP requests only
-    }
-)
-"""Whether the upgrade is refused, by mode and by whether tools would be injected."""
 
 
 def is_upgrade(request: http.Request) -> bool:
@@ -87,8 +63,7 @@ def refused_handshake(route: Route, bridge: Bridge, host: str, headers: Headers,
     """
     if route.websocket is None:
         return None
-    injects = bridge.servers is not None and route.provider.inject_tools
-    if REFUSED[bridge.settings.websockets, injects] or not bridge.reads_websockets:
+    if bridge.settings.websockets == "upgrade_required" or not bridge.reads_websockets:
         return UPGRADE_REQUIRED
     if headers.get(b"sec-websocket-version", b"").strip() != VERSION:
         return WRONG_VERSION  # mitmproxy would relay its messages unread
@@ -143,52 +118,6 @@ def switch_error(flow: http.HTTPFlow, state: Served, answer: http.Response) -> s
     return None
 
 
-class BridgedSocket(Uncopied):
-    """The interceptions of one WebSocket."""
-
-    def __init__(self, head: Head, host: str, path: str, began: Began | None = None) -> None:
-        self.head = head
-        """The head of the upgrade request. Its bridge is used for the next interception."""
-        self._host = host
-        self._path = path
-        self._began = began
-        self.reader = ResponsesSocket(self._begin, head.bridge.settings.limits, self._limits_came)
-        self._bridges: dict[str, tuple[Bridge, Callable[[], None], Exchange]] = {}
-
-    def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
-        head = self.head
-        sender = clients.sender(head.headers, reading, has_tools=has_tools)
-        share = head.bridge.buffers.share()
-        exchange = exchange_for(head, reading, sender, self._host, share=share)
-        continue_trace(head, exchange, utc_now(), self._path)
-        cut_off = "the bridge was shut down before the answer had ended"
-        left = head.bridge.in_flight.enter(lambda: exchange.end("shutdown", cut_off), partial(describe, head, exchange))
-        self._bridges[exchange.id] = head.bridge, share.ending(left), exchange
-        if self._began is not None:
-            self._began(exchange, head.bridge)
-        return exchange
-
-    def _limits_came(self, event: Any) -> None:
-        limits_said(self.head, limits_in_event(event, utc_now()))
-
-    def bridge_of(self, exchange: Exchange) -> Bridge:
-        """Return the bridge with which an interception began. After a reload, the next one has another."""
-        return self._bridges[exchange.id][0]
-
-    def left(self, exchange: Exchange) -> None:
-        """Report that an interception has ended and its last record was emitted."""
-        if exchange.id in self._bridges:
-            self._bridges.pop(exchange.id)[1]()
-
-    def fail(self) -> None:
-        """End all interceptions after an exception, and read the next messages anew."""
-        for _, left, exchange in self._bridges.values():
-            exchange.fail("internal_error", INTERNAL_ERROR)
-            left()
-        self._bridges.clear()
-        self.reader = ResponsesSocket(self._begin, self.head.bridge.settings.limits, self._limits_came)
-
-
 def opened(flow: http.HTTPFlow, began: Began | None = None) -> None:
     """Start reading a WebSocket that the upstream has accepted.
 
@@ -198,9 +127,9 @@ def opened(flow: http.HTTPFlow, began: Began | None = None) -> None:
     if isinstance(state, Passthrough) and state.head.route.websocket is not None:
         # The upgrade request is a passthrough; the messages are requests in the dialect.
         route = replace(state.head.route, dialect=state.head.route.websocket)
-        flow.metadata[SOCKET] = BridgedSocket(
-            replace(state.head, route=route), upstream_host(flow, state.head), flow.request.path, began
-        )
+        head = replace(state.head, route=route)
+        socket = flow.metadata[SOCKET] = BridgedSocket(flow, head, upstream_host(flow, head), began)
+        socket_tools.use_tools(socket)
 
 
 def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] | None:
@@ -216,28 +145,70 @@ def message_came(flow: http.HTTPFlow, bridge: Bridge | None) -> Awaitable[None] 
         return None  # a binary message is read as text: servers may do so, too
     if bridge is not None and socket.reader.idle:
         # A reload may have retired the socket's bridge, which does not wait for idle sockets.
-        socket.head = replace(socket.head, bridge=bridge)
+        socket.use(bridge)
     if message.from_client and socket.head.bridge.refusing:
         message.drop()
         _inject(flow, error_message(503, "the bridge is being stopped"))
         return None
-    if not message.from_client:
-        exchange = socket.reader.from_server(message.content)
-        return None if exchange is None else _ended(socket, exchange, message)
+    if message.from_client:
+        return _client_said(flow, socket, message)
+    return _server_said(socket, message)
+
+
+def _client_said(flow: http.HTTPFlow, socket: BridgedSocket, message: WebSocketMessage) -> Awaitable[None] | None:
     exchange = socket.reader.from_client(message.content)
     if exchange is None:
+        if socket_tools.interrupted(socket, message.content):
+            message.drop()
         return None
-    bridge, refuse = socket.bridge_of(exchange), partial(_answer, flow, socket, exchange, message)
+    refuse = partial(_answer, flow, socket, exchange, message)
+    deferred, token = socket.take_deferred(), socket.head.actor.token
+    if deferred is not None:
+        return _prepared(socket, exchange, deferred, message, refuse)
+    if token is not None:
+        return _admit_owner(socket, token, exchange, message.content, refuse)
+    return admit(socket.bridge_of(exchange), exchange, message.content, refuse)
+
+
+async def _prepared(
+    socket: BridgedSocket,
+    exchange: Exchange,
+    deferred: Deferred,
+    message: WebSocketMessage,
+    refuse: Callable[[Refusal], object],
+) -> None:
+    """Inject tools into a request, and admit it."""
+    content = await socket_tools.prepare(socket, exchange, deferred, message.content)
     token = socket.head.actor.token
     if token is not None:
-        return _admit_owner(bridge, token, exchange, message.content, refuse)
-    return admit(bridge, exchange, message.content, refuse)
+        await _admit_owner(socket, token, exchange, content, refuse)
+    elif (waiting := admit(socket.bridge_of(exchange), exchange, content, refuse)) is not None:
+        await waiting
+    if not message.dropped and content != message.content:
+        message.drop()
+        socket.outbox.to_server(content)
+
+
+def _server_said(socket: BridgedSocket, message: WebSocketMessage) -> Awaitable[None] | None:
+    if socket.tasks:
+        socket_tools.stop_failed(socket, message.content)
+    ended = socket.reader.from_server(message.content)
+    instead, socket.instead = socket.instead, None
+    if instead is not None:
+        message.drop()
+    if ended is not None:
+        return _ended(socket, ended, message, instead.messages if instead is not None else ())
+    if instead is not None:
+        socket.outbox.to_client(instead.messages)
+        socket_tools.run_waiting(socket, instead.exchange)
+    return None
 
 
 async def _admit_owner(
-    bridge: Bridge, token: Presented, exchange: Exchange, content: bytes, refuse: Callable[[Refusal], object]
+    socket: BridgedSocket, token: Presented, exchange: Exchange, content: bytes, refuse: Callable[[Refusal], object]
 ) -> None:
     """Admit a request if its socket's token still counts. It may have been revoked since the handshake."""
+    bridge = socket.bridge_of(exchange)
     verdict = await bridge.tokens.check(token)
     if isinstance(verdict, RefusedToken):
         refuse(refusal_of(verdict, proxy=False))
@@ -304,16 +275,21 @@ def closed(flow: http.HTTPFlow) -> None:
     error_type, message = f"{by}_disconnected", f"WebSocket closed with {code} {reason}".rstrip()
     if is_inactive(flow.client_conn):
         error_type, message = "inactivity", INACTIVE
+    socket.stop_tools()
     for exchange in socket.reader.cut(error_type, message):
         socket.left(exchange)
 
 
-async def _ended(socket: BridgedSocket, exchange: Exchange, message: WebSocketMessage) -> None:
-    """Wait for the rows of an answer before its last message is sent."""
-    bridge = socket.bridge_of(exchange)
-    recording = bridge.settings.recording
-    if recording.durable and not await bridge.committed() and recording.on_failure == "closed":
-        message.content = error_message(503, "the record of this answer could not be written")
+async def _ended(
+    socket: BridgedSocket, exchange: Exchange, message: WebSocketMessage, instead: Sequence[bytes]
+) -> None:
+    """Wait for the rows of an answer before its last message is sent, or those `instead` of it."""
+    if await socket_tools.committed(socket, exchange):
+        socket.outbox.to_client(instead)
+    elif message.dropped:
+        socket.outbox.to_client([error_message(503, socket_tools.NOT_RECORDED)])
+    else:
+        message.content = error_message(503, socket_tools.NOT_RECORDED)
     socket.left(exchange)
 
 

@@ -23,6 +23,7 @@ from aibridge_addon.proxy.flow.state import Served, state_of
 from aibridge_addon.proxy.stream.hooks import AibridgeAttemptHook
 from aibridge_addon.proxy.stream.http2 import RequestUnprocessed
 from aibridge_addon.proxy.stream.keep_alives import KeepAlives
+from aibridge_addon.proxy.stream.turns import UpstreamTurns
 from aibridge_addon.records import UpstreamAttempt, utc_now
 from aibridge_addon.wire.codings import CodingError, decode_all
 
@@ -39,6 +40,7 @@ class RepeatableStream(Protocol):
     context: context.Context
     server_state: Callable[[Any], layer.CommandGenerator[None]]
     keep_alives: KeepAlives
+    turns: UpstreamTurns
 
     @property
     def is_repeatable(self) -> bool:
@@ -77,7 +79,9 @@ class UpstreamAttempts:
             return stream.is_repeatable
         if stream.server_state != stream.state_wait_for_response_headers:
             return False
-        unprocessed = isinstance(error, RequestUnprocessed)
+        # While tools ran, the upstream or a firewall may have closed the connection. It looks open until it is used.
+        was_stale = stream.turns.reused and not stream.context.server.connected
+        unprocessed = was_stale or isinstance(error, RequestUnprocessed)
         if self._after(state, Outcome(None, error=error.message, unprocessed=unprocessed)) is Step.SHOW:
             return False
         stream.watch()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 
 from mitmproxy import http
 from mitmproxy.connection import Client
 from mitmproxy.proxy.layers.http import SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
+
+logger = logging.getLogger(__name__)
 
 Transform = Callable[[bytes], bytes | Iterable[bytes]]
 """A function that another addon has set as `stream` of a message: it gets each piece of the body, then `b""`."""
@@ -74,6 +77,14 @@ class ClientSide:
         if (transform := self.transform) is not None:
             self.transform = None
             yield from self.maybe_data(transformed(transform, b""))
+
+    def last(self, data: bytes) -> list[SendHttp] | None:
+        """Send the last piece of the answer. None: another addon's function fails, so nothing can be added."""
+        try:
+            return [*self.maybe_data(data), *self.finish()]
+        except Exception:
+            logger.exception("aibridge: an addon's function for the pieces of an answer failed")
+            return None
 
     def end(self) -> SendHttp:
         """Complete the answer."""

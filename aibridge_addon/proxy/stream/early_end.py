@@ -83,8 +83,10 @@ class EarlyEnd:
         end = stream.client.cut(message)
         if stream.can_append and not isinstance(state, Foreign):
             event = route_of(state).errors.error_event(message, members)
-            yield stream.client.data(event if done else event.removesuffix(sse.event("", DONE)))
-            end = stream.client.end()
+            last = stream.client.last(event if done else event.removesuffix(sse.event("", DONE)))
+            if last is not None:
+                yield from last
+                end = stream.client.end()
         yield from self._finish()
         yield end
 

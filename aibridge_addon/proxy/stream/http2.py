@@ -1,7 +1,8 @@
 """HTTP/2 connections that bound what a client sends, and that go away without breaking off their streams.
 
     GOAWAY ─▶ streams up to its last id go on; after the last of them, or by the server, the connection is closed
-    streams above that id, queued streams, REFUSED_STREAM ─▶ RequestUnprocessed ─▶ a fresh connection
+    streams above that id, queued streams ─▶ RequestUnprocessed ─▶ a fresh connection
+    REFUSED_STREAM ─▶ RequestUnprocessed ─▶ the same connection; a fresh one after MAX_REFUSED in a row
 
 A server sends GOAWAY before it restarts, or after a number of requests. It has not processed the streams above the last
 id, nor refused ones, so these requests may be sent again whatever their method is (RFC 9113, sections 6.8 and 8.7).
@@ -38,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 LEFT = "the upstream closed the connection before it processed the request"
 REFUSED = "the upstream refused the request before it processed it"
+MAX_REFUSED = 2
+"""Streams that an upstream refuses in a row, without an answer in between, before its connection takes no more."""
 
 
 class RequestUnprocessed(http_events.ResponseProtocolError):
@@ -66,7 +69,7 @@ class BridgeHttp2Server(Http2Server):
 
     def __init__(self, ctx: context.Context, limits: Limits) -> None:
         super().__init__(ctx)
-        self.h2_conn = BoundedH2Connection(self.h2_conf, limits.header_bytes)
+        self.h2_conn = BoundedH2Connection(self.h2_conf, limits)
         _go_gently(self.h2_conn)
         config = copy.copy(self.h2_conn.config)  # mitmproxy's is shared by all connections
         self._validates, config.validate_inbound_headers = config.validate_inbound_headers, False
@@ -141,10 +144,12 @@ class BridgeHttp2Client(Http2Client):
         _go_gently(self.h2_conn)
         self._retire = retire
         self._leaving = False
+        self._refused = 0
+        """Streams that were refused since the last answer began."""
         self._error = ""
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
-        if self._leaving or type(event) in _ENDS:
+        if self._leaving or type(event) in _HANDLED:
             return self._handle_end(event)
         return super().handle_h2_event(event)  # most events: a generator less for each chunk
 
@@ -157,9 +162,13 @@ class BridgeHttp2Client(Http2Client):
             case h2.events.StreamReset(error_code=ErrorCodes.REFUSED_STREAM, stream_id=stream_id) if (
                 self.streams.get(stream_id) is StreamState.EXPECTING_HEADERS
             ):
-                self._take_no_more()
+                self._refused += 1
+                if self._refused >= MAX_REFUSED:
+                    self._take_no_more()
                 yield from self._unprocessed(stream_id, REFUSED)
             case _:
+                if type(event) is h2.events.ResponseReceived:
+                    self._refused = 0
                 if (yield from super().handle_h2_event(event)):
                     return True
         if self._leaving and not self.streams and not self.stream_queue:
@@ -195,4 +204,4 @@ class BridgeHttp2Client(Http2Client):
         yield from super().close_connection(msg + self._error)
 
 
-_ENDS = frozenset({GoingAway, h2.events.StreamReset})
+_HANDLED = frozenset({GoingAway, h2.events.StreamReset, h2.events.ResponseReceived})

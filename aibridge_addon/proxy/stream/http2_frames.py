@@ -19,13 +19,13 @@ from h2.exceptions import DenialOfServiceError
 from hyperframe.frame import DataFrame, Frame, HeadersFrame, RstStreamFrame, WindowUpdateFrame
 from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection
 
+from aibridge_addon.config.schema import Limits
+
 Clock = Callable[[], float]
 
-RESETS, RESETS_A_SECOND = 200, 20.0
-"""Streams. An editor resets a few a second while its user types."""
-FRAMES, FRAMES_A_SECOND = 1_000, 100.0
-"""Frames without content. Some clients ping with every answer's chunk."""
-UPDATES, UPDATES_A_SECOND = 10_000, 2_000.0
+BURST = 10
+"""Seconds. As many frames as are allowed in this time may come at once."""
+UPDATES, UPDATES_A_SECOND = 10_000, 2_000
 """WINDOW_UPDATE frames. One takes about 20 µs."""
 
 
@@ -59,15 +59,16 @@ class Allowance:
 class BoundedH2Connection(BufferedH2Connection):
     """mitmproxy's HTTP/2 connection, for that of a client."""
 
-    def __init__(self, config: h2.config.H2Configuration, header_bytes: int, clock: Clock = time.monotonic) -> None:
-        """`header_bytes`: of a request's head, where each field counts 32 more (RFC 9113, section 10.5.1)."""
+    def __init__(self, config: h2.config.H2Configuration, limits: Limits, clock: Clock = time.monotonic) -> None:
+        """Each field of a request's head counts 32 bytes more for `header_bytes` (RFC 9113, section 10.5.1)."""
         super().__init__(config)
+        header_bytes = limits.header_bytes
         self.local_settings.max_header_list_size = header_bytes
         self.local_settings.acknowledge()
         self.decoder.max_header_list_size = header_bytes
         self._header_bytes = header_bytes
-        self._resets = Allowance(RESETS, RESETS_A_SECOND, clock)
-        self._frames = Allowance(FRAMES, FRAMES_A_SECOND, clock)
+        self._resets = Allowance(BURST * limits.http2_resets, limits.http2_resets, clock)
+        self._frames = Allowance(BURST * limits.http2_empty_frames, limits.http2_empty_frames, clock)
         self._updates = Allowance(UPDATES, UPDATES_A_SECOND, clock)
 
     def receive_data(self, data: Buffer) -> list[h2.events.Event]:

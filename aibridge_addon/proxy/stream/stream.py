@@ -391,8 +391,10 @@ class BridgeHttpStream(HttpStream):
         if not isinstance(self.answer, Spliced):
             self.answer = None
         self.server_state = self.state_wait_for_response_headers
+        before = self.context.server
         if not (yield from self.make_server_connection()):
             return
+        self.turns.reused = self.context.server is before
         for part in self.turns.request(for_upstream(self.flow)):
             yield SendHttp(part, self.context.server)
 

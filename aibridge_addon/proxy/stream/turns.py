@@ -45,6 +45,8 @@ class UpstreamTurns:
     def __init__(self, stream: HttpStream, parent: TurnIds) -> None:
         self.id = stream.stream_id
         """The stream id of the current turn. The first turn has the client's id."""
+        self.reused = False
+        """Whether a later turn was sent over the connection of the turn or attempt before it."""
         self._stream = stream
         self._parent = parent
 

@@ -8,6 +8,7 @@ mitmproxy would decompress every message of every WebSocket. 260 KB of permessag
 
 from __future__ import annotations
 
+import weakref
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Protocol, cast
@@ -18,11 +19,15 @@ from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers import tcp, websocket
 from mitmproxy.proxy.layers.http import SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
+from wsproto.connection import ConnectionState
+from wsproto.events import Ping, TextMessage
 from wsproto.extensions import Extension, PerMessageDeflate
 from wsproto.frame_protocol import CloseReason, FrameDecoder, FrameProtocol, Opcode, RsvBits
 
 from aibridge_addon.interception.buffers import Share
 from aibridge_addon.proxy.flow import websocket as recorded
+from aibridge_addon.proxy.flow.bridged_socket import SOCKET, BridgedSocket
+from aibridge_addon.proxy.flow.outbox import OutboxFilled
 from aibridge_addon.proxy.flow.state import HOOK, Passthrough, state_of
 
 FRAME_COST = 128
@@ -78,6 +83,8 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
         super().__init__(ctx, flow)
         self._limit = limit
         self._shares = (share(), share())
+        # A crash of this layer, or of one around it, brings no further event.
+        weakref.finalize(self, _end, self._shares).atexit = False
         self._sender: Connection | None = None
         """The peer whose message was too large, and that still sends."""
         self._drained = 0
@@ -92,6 +99,9 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
     _handle_event = start
 
     def relay_messages(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, OutboxFilled):
+            yield from self._empty_outbox()
+            return
         for command in self._heard(super().relay_messages(event)):
             if isinstance(command, commands.CloseConnection) and self._still_sends(command.connection):
                 self._sender = command.connection
@@ -101,8 +111,7 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
             if type(connection.frame_buf) is not _Frames:
                 connection.frame_buf = _Frames(connection.frame_buf)
         if self._handle_event == self.done:
-            for share in self._shares:
-                share.end()
+            _end(self._shares)
             if self._sender is not None:
                 self._handle_event = self.drain  # type: ignore[method-assign]
                 yield commands.RequestWakeup(DRAIN_TIMEOUT)
@@ -117,6 +126,19 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
             yield command
             if self.flow.metadata.get(HOOK) != command.name:
                 recorded.missed(self.flow, command.name)
+            yield from self._empty_outbox()
+
+    def _empty_outbox(self) -> layer.CommandGenerator[None]:
+        """Send the messages of the bridge itself. A side that has been closed gets none."""
+        socket = self.flow.metadata.get(SOCKET)
+        for outgoing in socket.outbox.take() if isinstance(socket, BridgedSocket) else ():
+            receiver = self.client_ws if outgoing.to_client else self.server_ws
+            if receiver.state is not ConnectionState.OPEN:
+                continue
+            if outgoing.content is None:
+                yield receiver.send2(Ping())
+            else:
+                yield receiver.send2(TextMessage(outgoing.content.decode("utf-8", "replace")))
 
     def _still_sends(self, connection: Connection) -> bool:
         """Return whether a peer is in the middle of a message that is too large."""
@@ -124,6 +146,10 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
         by_client = connection == self.context.client
         refused = self.flow.websocket.close_code in (CloseReason.MESSAGE_TOO_BIG, CloseReason.TRY_AGAIN_LATER)
         return refused and by_client is self.flow.websocket.closed_by_client and bool(connection.state)
+
+    def done(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if not isinstance(event, OutboxFilled):
+            yield from super().done(event)
 
     def drain(self, event: events.Event) -> layer.CommandGenerator[None]:
         """Read and drop what a peer still sends. Closed at once, it would often not read why."""
@@ -135,6 +161,11 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
         if self._sender is not None and (is_over or self._drained > MAX_DRAINED):
             yield commands.CloseConnection(self._sender)
             self._sender = None
+
+
+def _end(shares: Iterable[Share]) -> None:
+    for share in shares:
+        share.end()
 
 
 class _Frames(list[bytes]):

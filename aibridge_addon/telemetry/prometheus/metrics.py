@@ -51,6 +51,7 @@ OPEN = 1.0
 # Upper bounds of buckets, in seconds.
 DURATIONS = (0.5, 2.0, 5.0, 15.0, 30.0, 60.0, 120.0)
 FIRST_BYTES = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+CALL_DURATIONS = (0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 OVERHEADS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 KEYS = (1, 2, 3, 4, 5, 10, 25)
 """Upper bounds of buckets, in keys."""
@@ -106,6 +107,14 @@ class Metrics:
         # At most MAX_SERIES + P·S
         ran = ("provider", "model", "server", "name")
         self._injected = self._counter("injected_tool_invocations_total", "Calls of tools that the bridge ran.", ran)
+        # S, 9·S, and S histograms of 12 series
+        self._calls = self._counter("mcp_calls_total", "Calls of the tools of an MCP server.", ("server",))
+        self._call_errors = self._counter(
+            "mcp_call_errors_total", "Calls that have failed, by kind.", ("server", "kind")
+        )
+        self._call_durations = self._histogram(
+            "mcp_call_duration_seconds", "Duration of calls.", ("server",), CALL_DURATIONS
+        )
         # At most MAX_SERIES + P
         chose = ("provider", "model", "name")
         self._selected = self._counter("non_injected_tool_selections_total", "Calls of the client's own tools.", chose)
@@ -271,8 +280,17 @@ class Metrics:
         if record.injected:
             server = self._server(record.server_url or record.server_name or UNKNOWN)
             self._injected[begun.provider, begun.model, server, name].inc()
+            if record.server_name is not None:
+                self._count_call(self._server(record.server_name), record)
         else:
             self._selected[begun.provider, begun.model, name].inc()
+
+    def _count_call(self, server: str, record: records.ToolUsage) -> None:
+        self._calls[server,].inc()
+        if (kind := record.metadata.get("error_kind")) is not None:
+            self._call_errors[server, kind].inc()
+        if record.duration_ms is not None:
+            self._call_durations[server,].observe(record.duration_ms / 1000)
 
     def _model_of(self, begun: _Begun, answered: str | None) -> str:
         """Return the model that the request names. If it names none, the model that answered."""

@@ -14,11 +14,10 @@ from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 from aibridge_addon.proxy.connection.addresses import address_of
 from aibridge_addon.proxy.connection.names import (
     CONFIGURED_FAILED_FOR,
-    FAILED_FOR,
+    DEFAULT_LIMITS,
     FRESH_FOR,
-    MAX_LOOKUPS,
-    MAX_LOOKUPS_OF_CLIENT,
     MAX_NAMES,
+    MAX_OTHER_LOOKUPS,
     SILENT_FOR,
     STALE_FOR,
     Names,
@@ -30,6 +29,10 @@ ONE, OTHER = "192.0.2.1", "192.0.2.2"
 PLACE = "192.0.2.80"
 AT_ONCE = 0.01
 """Seconds that a lookup of these tests may take. A silent one takes until the test is over."""
+PATIENT = DEFAULT_LIMITS.model_copy(update={"lookup_timeout": 30})
+HURRIED = DEFAULT_LIMITS.model_copy(update={"lookup_timeout": AT_ONCE})
+MAX_LOOKUPS, MAX_LOOKUPS_OF_CLIENT = DEFAULT_LIMITS.lookups, DEFAULT_LIMITS.lookups_per_client
+FAILED_FOR = DEFAULT_LIMITS.lookup_failed
 
 
 class World:
@@ -40,11 +43,11 @@ class World:
         self.asked: list[str] = []
         self.missing: set[str] = set()
         self.over = threading.Event()
-        self.names = Names(self._lookup, clock=lambda: self.now, timeout=30)
+        self.names = Names(self._lookup, clock=lambda: self.now, limits=PATIENT)
 
     def silence(self) -> None:
         """From now on, names whose lookup is not over soon count as silent."""
-        self.names._timeout = AT_ONCE
+        self.names.limits = HURRIED
 
     def _lookup(self, host: str) -> Sequence[str]:
         self.asked.append(host)
@@ -66,7 +69,7 @@ class World:
         self.silence()
         begin = len(self.asked)
         assert all(await asyncio.gather(*(self.fails(f"silent{begin + n}", client) for n in range(count))))
-        self.names._timeout = 30
+        self.names.limits = PATIENT
 
     async def end(self) -> None:
         """Have all silent names answered, and wait for that."""
@@ -156,7 +159,7 @@ async def test_what_has_failed_is_not_looked_up_again_for_a_while(
     assert await world.fails(host, OTHER)
     assert len(world.asked) == 1
     world.now += 0.01
-    world.names._timeout = 30
+    world.names.limits = PATIENT
     assert await world.fails(host)
     assert len(world.asked) == 2
 
@@ -217,6 +220,33 @@ async def test_the_event_loop_uses_the_last_addresses_if_a_name_cannot_be_looked
     assert [where for *_, where in found] == [(PLACE, 443)]
     world.now += STALE_FOR - FRESH_FOR
     assert await world.fails("a.test"), "they do not get younger"
+
+
+async def test_lookups_that_no_client_has_asked_for_have_a_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = asyncio.get_running_loop()
+    world.names.answer(loop)
+    over = threading.Event()
+
+    def getaddrinfo(*_: object) -> list[object]:
+        over.wait(30)
+        return []
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    world.names.configured = {"provider.test"}
+    waiting = [asyncio.ensure_future(loop.getaddrinfo(f"{n}.test", 80)) for n in range(MAX_OTHER_LOOKUPS)]
+    await asyncio.sleep(0)
+    with pytest.raises(socket.gaierror, match="too many"):
+        await loop.getaddrinfo("one-more.test", 80)
+    configured = asyncio.ensure_future(loop.getaddrinfo("provider.test", 80))
+    waiting[0].cancel()  # its thread goes on, so it counts until that ends
+    await asyncio.sleep(0)
+    with pytest.raises(socket.gaierror, match="too many"):
+        await loop.getaddrinfo("one-more.test", 80)
+    over.set()
+    assert await asyncio.gather(*waiting[1:], configured) == [[]] * MAX_OTHER_LOOKUPS
+    while world.names._others:  # noqa: ASYNC110 (threads end)
+        await asyncio.sleep(AT_ONCE)
+    assert await loop.getaddrinfo("one-more.test", 80) == []
 
 
 def test_a_client_with_an_ipv6_network_has_one_limit() -> None:

@@ -8,13 +8,12 @@ import threading
 import pytest
 
 from aibridge_addon.proxy.connection.passwords import (
+    DEFAULT_LIMITS,
     FIRST_DELAY,
     FORGIVEN_AFTER,
-    MAX_DELAY,
     MAX_LENGTH,
     MAX_REMEMBERED,
-    MAX_WAITING_OF_CLIENT,
-    REMEMBERED_FOR,
+    NAMES_OF_CLIENT,
     THREADS,
     Passwords,
     Verdict,
@@ -22,6 +21,8 @@ from aibridge_addon.proxy.connection.passwords import (
 
 ONE, OTHER = "192.0.2.1", "192.0.2.2"
 RIGHT, WRONG, BUSY = Verdict
+REMEMBERED_FOR, MAX_DELAY = DEFAULT_LIMITS.password_lifetime, DEFAULT_LIMITS.password_delay
+MAX_WAITING_OF_CLIENT = DEFAULT_LIMITS.password_checks_per_client
 
 
 class World:
@@ -182,8 +183,80 @@ async def test_one_address_uses_one_thread_and_has_a_limit() -> None:
     slow.go_on.set()
     assert await other is RIGHT
     assert await asyncio.gather(*guesses) == [WRONG] * MAX_WAITING_OF_CLIENT
-    assert not slow.passwords._waiting and not slow.passwords._checks and not slow.passwords._one_of_client
+    assert not slow.passwords._waiting and not slow.passwords._checks and not slow.passwords._turns
     slow.passwords.close()
+
+
+async def test_guesses_of_one_name_leave_room_for_the_others_of_an_address() -> None:
+    slow = Slow()
+    of_name = MAX_WAITING_OF_CLIENT // NAMES_OF_CLIENT
+    guesses = [asyncio.create_task(slow.passwords.check(ONE, "ann", f"guess {n}")) for n in range(of_name)]
+    await asyncio.sleep(0)
+    assert await slow.passwords.check(ONE, "ann", "guess") is BUSY
+    bob = asyncio.create_task(slow.passwords.check(ONE, "bob", "of bob"))
+    await asyncio.sleep(0)
+    slow.go_on.set()
+    assert await bob is RIGHT
+    assert await asyncio.gather(*guesses) == [WRONG] * of_name
+    slow.passwords.close()
+
+
+async def test_a_name_that_waits_after_failures_delays_no_other_of_its_address() -> None:
+    let_go = asyncio.Event()
+
+    async def sleep(_seconds: float) -> None:
+        await let_go.wait()
+
+    passwords = Passwords(lambda user, password: password == f"of {user}", blocks=False, sleep=sleep)
+    assert await passwords.check(ONE, "ann", "guess") is WRONG
+    guess = asyncio.create_task(passwords.check(ONE, "ann", "guess 2"))
+    await asyncio.sleep(0)
+    assert await asyncio.wait_for(passwords.check(ONE, "bob", "of bob"), 30) is RIGHT
+    assert not guess.done()
+    let_go.set()
+    assert await guess is WRONG
+
+
+async def test_what_was_right_before_waits_for_no_guess_of_the_same_name_and_address(world: World) -> None:
+    assert await world.check("ann", "of ann") is RIGHT
+    world.now += REMEMBERED_FOR
+    for number in range(4):
+        await world.check("ann", f"guess {number}")
+    waits = list(world.waits)
+    assert await world.check("ann", "of ann") is RIGHT
+    assert world.waits == waits
+    assert world.checked[-1] == ("ann", "of ann")
+    await world.check("ann", "guess 5")
+    assert len(world.waits) == len(waits) + 1, "and it forgives none"
+
+
+async def test_what_was_right_before_has_room_while_an_address_is_full() -> None:
+    slow = Slow()
+    slow.go_on.set()
+    slow.passwords.limits = DEFAULT_LIMITS.model_copy(update={"password_lifetime": 1e-9})
+    assert await slow.passwords.check(ONE, "ann", "of ann") is RIGHT
+    slow.go_on.clear()
+    guesses = [
+        asyncio.create_task(slow.passwords.check(ONE, f"user{n}", "guess")) for n in range(MAX_WAITING_OF_CLIENT)
+    ]
+    await asyncio.sleep(0)
+    assert await slow.passwords.check(ONE, "bob", "of bob") is BUSY
+    ann = asyncio.create_task(slow.passwords.check(ONE, "ann", "of ann"))
+    while slow.count < 3:  # noqa: ASYNC110 (a thread counts)
+        await asyncio.sleep(0)
+    slow.go_on.set()
+    assert await ann is RIGHT
+    assert await asyncio.gather(*guesses) == [WRONG] * MAX_WAITING_OF_CLIENT
+    slow.passwords.close()
+
+
+async def test_a_password_that_is_not_right_any_more_is_an_ordinary_failure(world: World) -> None:
+    assert await world.check("ann", "of ann") is RIGHT
+    world.now += REMEMBERED_FOR
+    world.passwords._validate = lambda *_: False
+    assert await world.check("ann", "of ann") is WRONG
+    assert await world.check("ann", "of ann") is WRONG
+    assert world.waits == [FIRST_DELAY]
 
 
 async def test_checks_that_wait_while_the_option_changes_are_not_lost() -> None:

@@ -7,23 +7,7 @@ from mitmproxy import http
 from mitmproxy.test import tflow
 
 from aibridge_addon.addon import AIBridge
-from aibridge_addon.proxy.flow.websocket import REFUSED, Mode, is_upgrade
-
-
-@pytest.mark.parametrize(
-    ("mode", "tools_would_be_injected", "is_refused"),
-    [
-        ("record", False, False),
-        ("record", True, False),
-        ("upgrade_required", False, True),
-        ("upgrade_required", True, True),
-        ("auto", False, False),
-        ("auto", True, True),
-    ],
-)
-def test_the_modes(mode: Mode, tools_would_be_injected: bool, is_refused: bool) -> None:
-    """Written down a second time, from the description of the option."""
-    assert REFUSED[mode, tools_would_be_injected] is is_refused
+from aibridge_addon.proxy.flow.websocket import is_upgrade
 
 
 @pytest.mark.parametrize(

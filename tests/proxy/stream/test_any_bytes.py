@@ -94,7 +94,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, b"")
 
 def server_connection() -> BufferedH2Connection:
     config = h2.config.H2Configuration(client_side=False, header_encoding=False)
-    return BoundedH2Connection(config, LIMITS.header_bytes)
+    return BoundedH2Connection(config, LIMITS)
 
 
 @FUZZ_TIMEOUT

@@ -283,6 +283,16 @@ def test_refusals_of_central_keys_are_zero_from_the_start() -> None:
         assert by(label, found[name]) == {"rate_limited": 0, "unauthorized": 0}
 
 
+def test_calls_of_mcp_servers_are_counted_with_their_errors_and_durations() -> None:
+    call = records.ToolUsage("i", "r", "c", "add", {}, True, NOON, server_name="time", duration_ms=20)
+    failed = replace(call, metadata={"error_kind": "timeout"}, duration_ms=60_000)
+    found = scrape(make(call, failed, replace(call, server_name=None), replace(call, injected=False)))
+    assert found["mcp_calls_total"] == [({"server": "time"}, 2)]
+    assert found["mcp_call_errors_total"] == [({"server": "time", "kind": "timeout"}, 1)]
+    buckets = by("le", found["mcp_call_duration_seconds_bucket"])
+    assert (buckets["0.01"], buckets["0.05"], buckets["60.0"]) == (0, 1, 2)
+
+
 def test_states_of_keys_servers_and_providers_are_read_at_every_scrape() -> None:
     now = records.Readiness(
         key_pools=(records.KeyPoolState("anthropic-eu", valid=2, rate_limited=1, unauthorized=0),),
@@ -515,6 +525,7 @@ def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other()
     made = Metrics(schema.Metrics(), lambda: state, providers=PROVIDERS)
     for record in (STARTED, USAGE, PROMPT, TOOL, replace(TOOL, injected=True), PASSTHROUGH, ENDED):
         made.emit(record)
+    made.emit(replace(TOOL, injected=True, server_name="time", metadata={"error_kind": "tool"}, duration_ms=1))
     made.emit(replace(USAGE, cost_usd=1.0))
     made.emit(records.FirstByte("anthropic-eu", "m", 1))
     made.emit(records.Overhead("anthropic-eu", 1))
@@ -534,7 +545,7 @@ def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other()
     rows = re.findall(r"^\| `(aibridge_\w+)` \| (\w+) \| ([\w, ]*?) ?\| ", DOCUMENT.read_text(), re.MULTILINE)
     documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
     assert documented == exposed
-    assert len(documented) == len(rows) == 36
+    assert len(documented) == len(rows) == 39
 
 
 def test_the_document_tells_the_buckets() -> None:
