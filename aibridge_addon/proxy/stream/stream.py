@@ -102,8 +102,7 @@ class BridgeHttpStream(HttpStream):
             self.turns.handling(True)
             if type(event) is http_events.ResponseData and self.tapping is self.server_state and self._paused is None:
                 # The same as below in fewer steps: an answer may have thousands of pieces.
-                end = self.read(event.data)
-                if end is None:
+                if (end := self.read(event.data)) is None:
                     yield SendHttp(event, self.context.client)
                     self.turns.handling(False)
                     return
@@ -240,8 +239,7 @@ class BridgeHttpStream(HttpStream):
 
     def _read_body(self, answer: Tapped | Spliced) -> None:
         self.server_state, self.read = self.state_read_answer, answer.exchange.feed
-        state = self.state
-        if self.client.only_sends and isinstance(state, Bridged) and not incoming(state) and not self.debug:
+        if isinstance(state := self.state, Bridged) and self.client.only_sends and not (incoming(state) or self.debug):
             if isinstance(answer, Tapped) and answer.is_verbatim and self.turns.is_first:
                 self.tapping = self.server_state
             self.turns.shorten(answer)
