@@ -252,6 +252,12 @@ def meta(ctx: Context[Any, Any]) -> str:
     return json.dumps({name: value for name, value in sent.items() if name.startswith("trace")})
 
 
+def caller(ctx: Context[Any, Any]) -> str:
+    """Return the members of the request's `_meta` that name the caller."""
+    sent = dict(ctx.request_context.meta or {})
+    return json.dumps({name: value for name, value in sent.items() if name.startswith("aibridge/")})
+
+
 def structured(city: str) -> Weather:
     """Return structured content; the SDK adds the same as text."""
     return Weather(city=city, degrees=21.5)
@@ -275,7 +281,7 @@ async def grow(ctx: Context[Any, Any]) -> str:
 Tools = tuple[Callable[..., Any], ...]
 PLAIN: Tools = (
     *(echo, add, area, slow, fail, crash, spawn, pid),
-    *(environment, complain, headers, meta, structured, big, grow),
+    *(environment, complain, headers, meta, caller, structured, big, grow),
 )
 TEXT = types.TextResourceContents(uri="memo://insights", mime_type="text/markdown", text="# Insights")
 BLOB = types.BlobResourceContents(uri="file:///report.pdf", mime_type="application/pdf", blob="JVBERi0xLjQ=")
@@ -288,6 +294,7 @@ FIXED = {
     "resource_link": returned(LINK),
     "structured_only": types.CallToolResult(content=[], structured_content={"city": "Zürich", "degrees": 21.5}),
 }
+TOOL_COUNT = len(PLAIN) + len(FIXED) + 2
 
 
 def every_kind() -> MCPServer[Any]:
