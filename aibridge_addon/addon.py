@@ -24,6 +24,7 @@ from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.load import load, log_format
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy import terminal
+from aibridge_addon.proxy.addon_manager import use_sparing_manager
 from aibridge_addon.proxy.conflicts import conflicts
 from aibridge_addon.proxy.connection import exposure, handler, leaf_names
 from aibridge_addon.proxy.connection.acceptor import Acceptor
@@ -124,6 +125,8 @@ class AIBridge:
         ctx.options.update(connection_strategy="lazy")
         handler.set_default_timeout(ctx.options)
         terminal.hide_flows(ctx.options)
+        terminal.spare_add_log(ctx.master.addons)
+        use_sparing_manager(ctx.master.addons)
         replace_authentication(ctx.master.addons, DEFAULT_LIMITS)
         self._listeners = Listeners(ctx.master.addons.get("proxyserver"), ctx.options)
         self._gate = Gate.of_master()

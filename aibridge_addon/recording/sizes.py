@@ -19,7 +19,7 @@ MAX_TRANSACTION_BYTES = 16 * 2**20
 """Bytes of records from which on a transaction gets no more."""
 RECORD_BYTES = 1_000
 """About the size of a record without its texts."""
-PLAIN = (type(None), bool, int, float, datetime)
+PLAIN = frozenset({type(None), bool, int, float, datetime})
 
 
 class Sizes:
@@ -73,10 +73,10 @@ def size_of(record: Record) -> int:
     left: list[object] = [getattr(record, name) for name in record.__slots__]
     while left:
         value = left.pop()
-        if isinstance(value, str):
-            size += len(value)
-        elif isinstance(value, PLAIN):
+        if value.__class__ in PLAIN:
             size += 8
+        elif isinstance(value, str):
+            size += len(value)
         elif isinstance(value, Mapping):
             left += value.keys()
             left += value.values()
