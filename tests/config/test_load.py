@@ -757,7 +757,7 @@ def test_servers_are_http_or_programs(configure: Write) -> None:
 @pytest.mark.parametrize(
     ("entry", "path", "message"),
     [
-        ("{type: sse, url: 'http://host'}", "a.type", "http (streamable HTTP) or stdio"),
+        ("{type: ws, url: 'http://host'}", "a.type", "http (streamable HTTP), sse or stdio"),
         ("{type: http}", "a.url", "required"),
         ("{}", "a.url", "required"),
         ("{type: stdio}", "a.command", "required"),
@@ -852,7 +852,7 @@ def test_an_existing_mcp_json_is_merged_below_our_own_entries(configure: Write, 
         ("[" * 100_000, "", "valid JSON"),
         ("[]", "mcpServers", "a mapping"),
         ('{"mcpServers": []}', "mcpServers", "a mapping"),
-        ('{"mcpServers": {"a": {"type": "sse", "url": "http://h"}}}', "mcpServers.a.type", "stdio"),
+        ('{"mcpServers": {"a": {"type": "ws", "url": "http://h"}}}', "mcpServers.a.type", "stdio"),
         ('{"mcpServers": {"a": {"command": "${NOT_SET}"}}}', "mcpServers.a.command", "${NOT_SET}"),
         ('{"mcpServers": {"a b": {"command": "x"}}}', 'mcpServers."a b"', "[A-Za-z0-9_-]+"),
         ('{"mcpServers": {"a": 5}}', "mcpServers.a", "a mapping"),
