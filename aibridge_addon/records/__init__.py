@@ -36,6 +36,8 @@ CostSource = Literal["provider", "price_list"]
 Headers = Mapping[bytes, bytes]
 """A request's headers: lower-case names to values."""
 
+MAX_MODEL = 256
+"""Characters of a model's name, which clients choose. Longer ones count as one with the same beginning."""
 CACHE_LIFETIMES = ("prompt_cache_options.ttl", "prompt_cache_retention")
 """OpenAI's names of the lifetime of a cache, in `PriceTerms.requested` and in `TokenUsage.extra`."""
 LEFT_OUT = "more_names_than_are_read_tokens"

@@ -286,7 +286,7 @@ def test_a_script_that_cannot_be_loaded_again_closes_the_proxy_until_it_can(
         proxy.wait_for_log("could not be loaded again: new connections are closed")
         client.request("POST", PATH, body=REQUEST)
         assert client.read_head().status == 500, "on a connection that is open, a request whose head nothing has read"
-    with httpx.Client(proxy=f"http://127.0.0.1:{proxy.port}", trust_env=False, verify=False) as any_client:  # noqa: S501
+    with httpx.Client(proxy=f"http://127.0.0.1:{proxy.port}", trust_env=False, verify=False) as any_client:
         for url in (f"https://{ANTHROPIC}{PATH}", "https://foreign.test/", f"http://127.0.0.1:{upstream.port}/"):
             with pytest.raises(httpx.TransportError):
                 any_client.get(url)

@@ -222,9 +222,7 @@ async def test_the_event_loop_uses_the_last_addresses_if_a_name_cannot_be_looked
     assert await world.fails("a.test"), "they do not get younger"
 
 
-async def test_lookups_that_no_client_has_asked_for_have_a_limit(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_lookups_that_no_client_has_asked_for_have_a_limit(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     loop = asyncio.get_running_loop()
     world.names.answer(loop)
     over = threading.Event()
