@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from aibridge_addon.interception.buffers import Buffers
+from aibridge_addon.records.memory import Memory
 
 
 def test_shares_use_one_budget() -> None:
-    buffers = Buffers(100)
+    buffers = Buffers(Memory(100))
     first, second = buffers.share(), buffers.share()
     assert first.add(60) and second.add(40) and buffers.used == 100
     assert not second.add(1)
@@ -16,7 +17,7 @@ def test_shares_use_one_budget() -> None:
 
 
 def test_more_than_was_added_is_not_given_back() -> None:
-    buffers = Buffers(100)
+    buffers = Buffers(Memory(100))
     share = buffers.share()
     assert share.add(10)
     share.give_back(30)
@@ -24,7 +25,7 @@ def test_more_than_was_added_is_not_given_back() -> None:
 
 
 def test_a_share_that_has_ended_does_not_grow() -> None:
-    buffers = Buffers(100)
+    buffers = Buffers(Memory(100))
     share, left = buffers.share(), []
     end = share.ending(lambda: left.append("left"))
     assert share.add(10)
