@@ -27,7 +27,7 @@ class Sizes:
     """The sizes of records in the order in which they were accepted."""
 
     def __init__(self, memory: Memory) -> None:
-        self._part = memory.part()
+        self._part = memory.part(of_records=True)
         self._sizes: deque[int] = deque()
 
     def __len__(self) -> int:

@@ -91,7 +91,7 @@ class RecordStream:
         commit_timeout: float = COMMIT_TIMEOUT,
         overdue: float = OVERDUE,
     ) -> None:
-        """`load`: called once on the stream's thread, before the first record. `memory`: the budget for those that wait."""
+        """`load`: called once on the stream's thread, before the first record. `memory`: their budget."""
         self._sinks = tuple(sinks)
         self._broken: set[int] = set()
         """Values of `id()` of the sinks that have raised."""
@@ -110,8 +110,8 @@ class RecordStream:
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
-        self._part = (memory or Memory(MAX_QUEUED_BYTES)).part()
-        """Bytes of the records that were not sent to the sinks. The event loop adds them, the thread gives them back."""
+        self._part = (memory or Memory(MAX_QUEUED_BYTES)).part(of_records=True)
+        """Bytes of the records that were not sent to the sinks. The event loop adds, the thread gives back."""
         self._pending_bytes = 0
         self._handed_over = 0
         """Number of records sent to the thread. Only the event loop changes it."""
@@ -130,7 +130,7 @@ class RecordStream:
 
     def count_in(self, memory: Memory) -> None:
         """Use this budget from now on. Call it before the first record."""
-        self._part = memory.part()
+        self._part = memory.part(of_records=True)
         for sink in self._sinks:
             sink.count_in(memory)
 
