@@ -25,7 +25,9 @@ from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.in_flight import InFlight
 from aibridge_addon.interception.plan_limits import PlanLimits
+from aibridge_addon.interception.refused_tools import RefusedTools
 from aibridge_addon.interception.routing import Router
+from aibridge_addon.interception.tool_access import ToolAccess
 from aibridge_addon.messages_on_bedrock.signing import INSTALL, BotocoreMissing, Signer
 from aibridge_addon.recording.budgets import BudgetSink, BudgetSync
 from aibridge_addon.recording.database import (
@@ -139,6 +141,7 @@ class Bridge:
         """Returns the trace context of an interception, for tool servers. None: traces are off."""
         self.servers = _servers(settings, self._tool_server_connected if self.traces is not None else None)
         """The MCP servers whose tools are injected. None: none are configured."""
+        self.tool_access = ToolAccess({name: server.actors for name, server in settings.mcp.servers.items()})
         self.continuations = (
             Continuations(
                 continuation_reader(settings), now=utc_now, on_too_large=_log_too_large, on_unreadable=_log_unreadable
@@ -156,6 +159,8 @@ class Bridge:
         self.dumper = _dumper(settings)
         self.refuses_usage = UsageRefusals()
         """The models that refused `stream_options.include_usage`."""
+        self.refused_tools = RefusedTools()
+        """The injected tools that providers refused."""
         self.ssl_insecure = False
         """Whether mitmproxy's option turns the verification of upstream certificates off."""
         self.reads_websockets = True
@@ -421,4 +426,10 @@ def _servers(settings: Settings, on_connected: Callable[[ToolServerConnected], N
     # The MCP library takes a second to import, so it is imported only where MCP servers are configured.
     from aibridge_addon.tools.servers import Servers
 
-    return Servers(settings.mcp.servers, on_connected=on_connected)
+    mcp = settings.mcp
+    return Servers(
+        mcp.servers,
+        on_connected=on_connected,
+        actor_connections=mcp.actor_connections,
+        actor_idle=mcp.actor_idle,
+    )

@@ -40,6 +40,7 @@ MADE_OF_OURS: dict[str, str] = {
     "interception.routing.host_pattern": "patterns of the configuration, for names up to MAX_HOST characters",
     "providers.base._pattern": "paths in which `{id}` ends at a slash",
     "providers.vendors._HOSTS": "patterns of hosts, for names up to MAX_HOST characters",
+    "tools.patterns.is_portable": "a server's pattern, which is compiled and never matched",
     "recording.prices.models._whole": "patterns of the price list, for models up to MAX_MODEL characters",
 }
 """Expressions that are put together in a function, of what, and why they are linear."""

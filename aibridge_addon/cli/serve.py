@@ -134,7 +134,7 @@ class Given:
         if self.settings().metrics.listen is not None:  # the workers' own addresses are behind the supervisor's
             options, added = without(METRICS, options), ["--set", f"{METRICS}=127.0.0.1:0"]
         if not any(Path(script).resolve() == SCRIPT for script in self._scripts):
-            added = ["-s", str(SCRIPT), *added]
+            options = ["-s", str(SCRIPT), *options]
         if self._port == "0":  # each worker would choose its own
             with closing(socket.create_server(("", 0))) as free:
                 added += ["--listen-port", str(free.getsockname()[1])]

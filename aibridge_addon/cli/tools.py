@@ -15,12 +15,14 @@ from aibridge_addon.cli import output
 from aibridge_addon.cli.database import add_options, settings_of
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.config.errors import did_you_mean
+from aibridge_addon.config.system_user import operating_system_user
 from aibridge_addon.telemetry.log.text import one_line
 from aibridge_addon.wire.printable import printable
 
 if TYPE_CHECKING:
     from aibridge_addon.config.schema import Mcp, Settings
     from aibridge_addon.dialects.turns import Part
+    from aibridge_addon.tools.caller import Caller
     from aibridge_addon.tools.catalog import Tool
     from aibridge_addon.tools.servers import Servers
 
@@ -58,9 +60,10 @@ def add(commands: Any) -> None:
         "arguments", metavar="JSON", nargs="?", default="{}", help="arguments, a JSON object; `-`: from standard input"
     )
     call.add_argument("--json", action="store_true", help="print JSON")
+    _add_actor(call)
     add_options(call)
     for option in (*listing._actions, *call._actions):
-        if option.dest in ("servers", "json", "csv", "config", "database"):
+        if option.dest in ("servers", "json", "csv", "config", "database", "actor"):
             option.default = argparse.SUPPRESS  # what stands before the action counts, too
     call.set_defaults(run=_call)
 
@@ -69,8 +72,15 @@ def _add_list_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--server", dest="servers", action="append", default=[], metavar="NAME", help="only this one; may be repeated"
     )
+    _add_actor(command)
     output.add_options(command)
     add_options(command)
+
+
+def _add_actor(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--actor", metavar="NAME", help="for servers whose settings name the actor (default: actor.default, or you)"
+    )
 
 
 # --- list -----------------------------------------------------------------------------------------------------------
@@ -84,7 +94,7 @@ def _list(arguments: argparse.Namespace) -> int:
         hint = did_you_mean(wrong, known)
         print(f"there is no MCP server {printable(wrong)}, only: {', '.join(known)}{hint}", file=sys.stderr)
         return 2
-    servers, rows = asyncio.run(_listed(settings, names)) if names else ([], [])
+    servers, rows = asyncio.run(_listed(settings, names, _caller(arguments, settings))) if names else ([], [])
     if arguments.json:
         totals = {
             "servers": len(servers),
@@ -118,9 +128,11 @@ def _write(servers: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
             )
 
 
-async def _listed(settings: Settings, names: Sequence[str]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+async def _listed(
+    settings: Settings, names: Sequence[str], caller: Caller
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the servers' states, and a row for each tool."""
-    async with _connected(settings.mcp, names) as servers:
+    async with _connected(settings.mcp, names, caller) as servers:
         rows: list[dict[str, Any]] = [_row(tool) for tool in servers.catalog.tools]
         for name in names:
             rows += (
@@ -152,8 +164,15 @@ def _row(tool: Tool) -> dict[str, Any]:
     }
 
 
+def _caller(arguments: argparse.Namespace, settings: Settings) -> Caller:
+    from aibridge_addon.tools.caller import Caller
+
+    actor = arguments.actor or settings.actor.default or operating_system_user()
+    return Caller(actor, "aibridge-tools", settings.actor.metadata)
+
+
 @asynccontextmanager
-async def _connected(mcp: Mcp, names: Sequence[str]) -> AsyncIterator[Servers]:
+async def _connected(mcp: Mcp, names: Sequence[str], caller: Caller) -> AsyncIterator[Servers]:
     """Connect to these servers, until each has answered or failed."""
     from aibridge_addon.tools.servers import Servers
 
@@ -161,7 +180,9 @@ async def _connected(mcp: Mcp, names: Sequence[str]) -> AsyncIterator[Servers]:
     with _quiet():
         servers.start()
         try:
-            await servers.connected(max(mcp.servers[name].startup_timeout for name in names))
+            timeout = max(mcp.servers[name].startup_timeout for name in names)
+            await servers.connected(timeout)
+            await servers.prepare(caller, (), timeout)
             yield servers
         finally:
             await servers.close()
@@ -201,7 +222,7 @@ def _call(arguments: argparse.Namespace) -> int:
         print(NOTHING, file=sys.stderr)
         return 1
     try:
-        result = asyncio.run(_called(settings.mcp, arguments.name, given))
+        result = asyncio.run(_called(settings.mcp, arguments.name, given, _caller(arguments, settings)))
     except _NotFound as e:
         print(printable(str(e)), file=sys.stderr)
         return 1
@@ -215,13 +236,13 @@ def _call(arguments: argparse.Namespace) -> int:
     return 1 if result["is_error"] else 0
 
 
-async def _called(mcp: Mcp, name: str, given: dict[str, Any]) -> dict[str, Any]:
+async def _called(mcp: Mcp, name: str, given: dict[str, Any], caller: Caller) -> dict[str, Any]:
     from aibridge_addon.dialects.turns import Call
     from aibridge_addon.tools.calls import invoke
 
-    async with _connected(mcp, _candidates(mcp, name)) as servers:
+    async with _connected(mcp, _candidates(mcp, name), caller) as servers:
         tool = _found(servers, name)
-        made = await invoke(servers, tool, Call("", tool.name, given, {}), mcp)
+        made = await invoke(servers, tool, Call("", tool.name, given, {}), mcp, caller=caller)
     return {
         "name": tool.name,
         "server": tool.server_name,

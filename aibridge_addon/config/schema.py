@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from ipaddress import ip_network
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, PlainValidator, Tag, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PlainValidator,
+    SecretStr,
+    Tag,
+    model_validator,
+)
 
 from aibridge_addon.config import values
+from aibridge_addon.config.actor_templates import ActorTemplate
 from aibridge_addon.config.budgets import LONGEST_PERIOD, Budget, Groups, unique_budgets
+from aibridge_addon.config.commands import Command
 from aibridge_addon.config.errors import most_similar, rejected
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider, unique_or_default
+from aibridge_addon.config.tool_actors import ToolActors
 from aibridge_addon.config.urls import DatabaseUrl
 from aibridge_addon.config.values import Listen
 
@@ -79,6 +91,8 @@ class Actor(values.Section):
 class _Server(values.Section):
     allow: values.Regexes = ()
     deny: values.Regexes = ()
+    allow_anonymous: bool = False
+    actors: Annotated[ToolActors, values.NullIsEmpty] = ToolActors()
     max_concurrent: values.Positive = 16
     rate: values.OptionalRate = None
     required: bool = False
@@ -90,9 +104,25 @@ class _Server(values.Section):
 
 
 class HttpServer(_Server):
-    type: Annotated[Literal["http"], PlainValidator(values.parse_http_transport)] = "http"
+    type: Annotated[Literal["http", "sse"], PlainValidator(values.parse_http_transport)] = "http"
     url: values.ServerUrl
     headers: Mapping[values.HeaderName, values.SecretText] = Field(default_factory=dict)
+    headers_command: Command = ()
+    send_actor_headers: bool = False
+
+    @property
+    def templates(self) -> Mapping[str, ActorTemplate]:
+        """Headers that name the actor."""
+        return {f"headers.{name}": text for name, text in self.headers.items() if isinstance(text, ActorTemplate)}
+
+    @property
+    def credentials(self) -> Sequence[str]:
+        """The keys with which the bridge authenticates to the server. A query often contains a key."""
+        return [
+            *(["url"] if urlsplit(self.url.get_secret_value()).query else []),
+            *(["headers"] if any_text(self.headers.values()) else []),
+            *(["headers_command"] if self.headers_command else []),
+        ]
 
     @property
     def public_url(self) -> str:
@@ -106,6 +136,35 @@ class StdioServer(_Server):
     args: Annotated[tuple[values.Argument, ...], Field(repr=False)] = ()
     cwd: values.OptionalPath = None
     env: Mapping[values.VariableName, values.SecretText] = Field(default_factory=dict)
+
+    @property
+    def templates(self) -> Mapping[str, ActorTemplate]:
+        """Variables that name the actor."""
+        return {f"env.{name}": text for name, text in self.env.items() if isinstance(text, ActorTemplate)}
+
+    @property
+    def credentials(self) -> Sequence[str]:
+        """The keys with which the program may authenticate elsewhere."""
+        return ["env"] if any_text(self.env.values()) else []
+
+
+def rendered(entry: HttpServer | StdioServer, actor: str, metadata: Mapping[str, Any]) -> HttpServer | StdioServer:
+    """Return a server's settings with the actor's name and metadata in its headers or variables."""
+
+    def texts(given: Mapping[str, SecretStr]) -> Mapping[str, SecretStr]:
+        return {
+            name: text.render(actor, metadata) if isinstance(text, ActorTemplate) else text
+            for name, text in given.items()
+        }
+
+    if isinstance(entry, HttpServer):
+        return entry.model_copy(update={"headers": texts(entry.headers)})
+    return entry.model_copy(update={"env": texts(entry.env)})
+
+
+def any_text(secrets: Iterable[SecretStr]) -> bool:
+    """Return whether one is not blank: `${VAR:-}` may be unset."""
+    return any(secret.get_secret_value().strip() for secret in secrets)
 
 
 def server_class(entry: object) -> type[HttpServer] | type[StdioServer]:
@@ -142,13 +201,22 @@ class Mcp(values.Section):
     later_turn_retries: Annotated[values.Whole, Field(ge=0, le=10)] = 2
     max_calls: values.Positive = 64
     tool_timeout: values.Seconds = 60
+    tool_timeout_total: values.Seconds = 600
     max_result_bytes: values.Size = 262_144
+    max_result_parts: values.Positive = 64
     keepalive_interval: values.Seconds = 10
+    actor_connections: values.Positive = 100
+    actor_idle: values.Seconds = 600
 
     def tool_timeout_of(self, server_name: str) -> float:
         """Return the seconds that a call to a server may take."""
         server = self.servers.get(server_name)
         return server.tool_timeout if server is not None and server.tool_timeout is not None else self.tool_timeout
+
+    @property
+    def largest_result_bytes(self) -> int:
+        """The bytes of the largest result that any server may have."""
+        return max(map(self.max_result_bytes_of, self.servers), default=self.max_result_bytes)
 
     def max_result_bytes_of(self, server_name: str) -> int:
         """Return how many bytes a result of a server may have."""
@@ -243,6 +311,18 @@ class Settings(values.Section):
                     found=f"{budget.period}, which is longer than recording.retention.rows",
                     at=("budgets", number, "period"),
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _metadata_of_servers_is_known(self) -> Self:
+        for name, server in self.mcp.servers.items():
+            for key, template in server.templates.items():
+                for missing in (each for each in template.metadata if each not in self.actor.metadata):
+                    raise rejected(
+                        "a key of actor.metadata",
+                        shown=f'"{missing}"',
+                        at=("mcp", "servers", name, *key.split(".", 1)),
+                    )
         return self
 
     @model_validator(mode="before")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ruamel.yaml.events import (
     NodeEvent,
 )
 
+from aibridge_addon.config.actor_templates import ActorReference, ActorTemplate
 from aibridge_addon.config.errors import ConfigError, Location, Problem, dotted
 
 MAX_BYTES = 1024 * 1024
@@ -32,6 +33,7 @@ MAX_DEPTH = 32
 _REFERENCE = re.compile(
     r"""
     (?P<escape> \$\$\{ )
+  | \$\{ (?P<actor> actor (?: \.metadata\. [^${}:]+ )? ) \}
   | \$\{ (?P<name> [A-Za-z_][A-Za-z0-9_]* ) (?: :- (?P<default> (?: (?!\$\{) [^}] )* ) )? \}
   | (?P<malformed> \$\{ )
     """,
@@ -151,6 +153,11 @@ def expand(values: Any, *, file: str, environ: Mapping[str, str], at: Location =
     return Document(file, expanded, frozenset(expansion.references), tuple(expansion.problems))
 
 
+def _may_name_the_actor(at: Location) -> bool:
+    """Return whether this is a header or a variable of an MCP server, in this file or in an `.mcp.json`."""
+    return at[0] in ("mcp", "mcpServers", "servers") and len(at) >= 4 and at[-2] in ("headers", "env")
+
+
 class _Expansion:
     def __init__(self, file: str, environ: Mapping[str, str]) -> None:
         self._file = file
@@ -165,7 +172,7 @@ class _Expansion:
             case list():
                 return [self.walk(item, (*at, index)) for index, item in enumerate(value)]
             case str():
-                return _REFERENCE.sub(self._replacement(at), value)
+                return self._text(value, at)
             case _:
                 return value
 
@@ -175,16 +182,31 @@ class _Expansion:
         self._report(at, f"a key that is a {type(key).__name__}", "keys that are text (put them in quotes)")
         return False
 
-    def _replacement(self, at: Location) -> Callable[[re.Match[str]], str]:
-        def replace(match: re.Match[str]) -> str:
-            if match["escape"]:
-                return "${"
-            if match["malformed"]:
-                self._report(at, "a ${ that begins no reference", "${VAR}, ${VAR:-default}, or $${ for a plain ${")
-                return match[0]
-            return self._value(match["name"], match["default"], at)
+    def _text(self, text: str, at: Location) -> str | ActorTemplate:
+        parts: list[str | ActorReference] = []
+        end = 0
+        for match in _REFERENCE.finditer(text):
+            parts += (text[end : match.start()], self._part(match, at))
+            end = match.end()
+        parts.append(text[end:])
+        if any(isinstance(part, ActorReference) for part in parts):
+            return ActorTemplate(parts)
+        return "".join(map(str, parts))
 
-        return replace
+    def _part(self, match: re.Match[str], at: Location) -> str | ActorReference:
+        if match["escape"]:
+            return "${"
+        if match["malformed"]:
+            self._report(at, "a ${ that begins no reference", "${VAR}, ${VAR:-default}, or $${ for a plain ${")
+            return match[0]
+        if (actor := match["actor"]) is None:
+            return self._value(match["name"], match["default"], at)
+        if _may_name_the_actor(at):
+            return ActorReference(actor)
+        if actor in self._environ:
+            return self._value(actor, None, at)
+        self._report(at, f"${{{actor}}}", "no actor, who is known in headers and env of MCP servers only")
+        return ""
 
     def _value(self, name: str, default: str | None, at: Location) -> str:
         self.references.add(at)

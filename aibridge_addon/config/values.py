@@ -196,12 +196,10 @@ def parse_credential(value: object) -> SecretStr:
 
 def parse_secret_text(value: object) -> SecretStr:
     """Parse a text that must not be printed: the value of a header or variable."""
-    if isinstance(value, SecretStr):
-        return value
-    text = expect_text(value, "text (put numbers in quotes)")
-    if any(character in text for character in "\r\n\0"):
+    secret = value if isinstance(value, SecretStr) else SecretStr(expect_text(value, "text (put numbers in quotes)"))
+    if any(character in secret.get_secret_value() for character in "\r\n\0"):
         raise rejected("text of one line")
-    return SecretStr(text)
+    return secret
 
 
 def parse_server_url(value: object) -> SecretStr:
@@ -217,9 +215,11 @@ def parse_server_url(value: object) -> SecretStr:
 
 
 def parse_http_transport(value: object) -> str:
-    """Accept the names that client configurations use for streamable HTTP."""
+    """Accept the names that client configurations use for streamable HTTP, and its predecessor of 2024."""
+    if value == "sse":
+        return "sse"
     if value not in ("http", "streamable-http", "streamableHttp"):
-        raise rejected("http (streamable HTTP) or stdio")
+        raise rejected("http (streamable HTTP), sse or stdio")
     return "http"
 
 

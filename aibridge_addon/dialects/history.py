@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from aibridge_addon.dialects.place import ANY, After, Place, Position, call_digest
-from aibridge_addon.dialects.turns import Result
+from aibridge_addon.dialects.turns import LEFT_OUT, Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject, array, encode
 from aibridge_addon.wire.json_values import as_dict
 
@@ -149,6 +149,21 @@ class History(ABC):
     @abstractmethod
     def result(self, result: Result) -> dict[str, Any]:
         """Return a result in the form that the history contains."""
+
+    def without_results(self, turn: KeptTurn) -> KeptTurn:
+        """Return a kept turn with notes in place of its results. If it has only notes, it becomes empty."""
+        kept = tuple(msgspec.structs.replace(kept, result=self._note(kept.id, kept.call)) for kept in turn.kept)
+        has_notes = all(bytes(new.result) == bytes(old.result) for new, old in zip(kept, turn.kept, strict=True))
+        return KeptTurn(turn.client_calls, () if has_notes else kept)
+
+    def followers_without_results(self, those: Followers) -> Followers:
+        """Return hidden calls with notes in place of their results. Reasoning must be followed by something."""
+        notes = tuple(map(self._note, those.call_ids, those.calls))
+        return msgspec.structs.replace(those, items=(*those.calls, *notes))
+
+    def _note(self, call_id: str, call: msgspec.Raw) -> msgspec.Raw:
+        item = as_dict(maybe_decode(bytes(call), _anything))
+        return msgspec.Raw(encode(self.result(Result(Call(call_id, "", None, item), (Text(LEFT_OUT),)))))
 
     def followers(
         self, content: Sequence[Mapping[str, Any]], results: Sequence[Result]

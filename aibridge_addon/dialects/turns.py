@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from aibridge_addon.dialects.our_calls import OurNames
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, decode, encode
+from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, array, decode, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
 IMAGE_TYPES = frozenset(("image/jpeg", "image/png", "image/gif", "image/webp"))
 """Image types that every dialect with images accepts (both vendors' API references, "Vision")."""
+LEFT_OUT = "[The result is left out: the provider refused a request with it]"
+"""Replaces a result that a provider may have refused, in later requests."""
 NO_OUTPUT = "(no output)"
 """Replaces a result without content. Providers refuse blank texts."""
 
@@ -190,6 +192,11 @@ class Splice(ABC):
         """Whether the turn has ended properly although it has no stop reason."""
         return False
 
+    @property
+    def is_unseen(self) -> bool:
+        """Whether the client has got nothing of the current turn, and of the error with which it ends."""
+        return False
+
     @abstractmethod
     def take_body(self, body: dict[str, Any]) -> TurnEnd:
         """Take one blocking answer as a turn."""
@@ -259,7 +266,7 @@ class Injection(ABC):
         """Return the client's own tools in a request, verbatim. Empty if the injected names are unknown."""
         if not injected:
             return []
-        return [tool for tool in holder.elements("tools") if self.tool_name(members_of(tool)) not in injected]
+        return self._tools_without(holder, injected)
 
     @abstractmethod
     def definition(self, tool: InjectedTool) -> bytes:
@@ -268,6 +275,18 @@ class Injection(ABC):
     @abstractmethod
     def inject(self, body: JSONObject, offered: Sequence[InjectedTool]) -> bytes:
         """Return the request with the tools chosen by `offered`. Everything else stays verbatim and in order."""
+
+    def without(self, body: JSONObject, names: Collection[str]) -> bytes:
+        """Return a request without the tools of these names. Everything else stays verbatim and in order."""
+        left = self._tools_without(body, names)
+        return body.replaced({"tools": array(left)}) if left else body.without(("tools",)).replaced({})
+
+    def _tools_without(self, holder: JSONObject, names: Collection[str]) -> list[bytes]:
+        return [tool for tool in holder.elements("tools") if self.tool_name(members_of(tool)) not in names]
+
+    def sent_names(self, body: JSONObject) -> list[str]:
+        """Return the names of all tools in a request, in their order. A tool without a name has an empty one."""
+        return [self.tool_name(tool) for tool in self.own_definitions(body)]
 
     @abstractmethod
     def follow_up(self, turn: FollowUp) -> bytes:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from aibridge_addon.dialects.history import Followers, Found, KeptTurn, References, RequestHistory
+from aibridge_addon.dialects.history import Followers, Found, KeptTurn, References
 from aibridge_addon.dialects.place import NOWHERE, Place, Position
 from aibridge_addon.dialects.turns import Result, Text, TurnEnd
 from aibridge_addon.interception.scope import Scope
@@ -151,10 +151,39 @@ class Continuations:
         self._put(record.key, Stored(value, record.expires_at))
         return True
 
-    async def completed(self, scope: Scope, request: RequestHistory) -> bytes | None:
-        """Return the request with what is kept for it; None if it stays unchanged."""
-        found = await self.find(scope, request.references())
-        return request.completed(found) if found else None
+    def leave_out(self, scope: Scope, found: Found) -> tuple[Found, list[Continuation]]:
+        """Keep notes in place of results that were put into a request, because the provider has refused it.
+
+        Returns:
+            What to put into the request instead, and the records to emit.
+        """
+        history, now, records = scope.dialect.history, self._now(), list[Continuation]()
+        if history is None:
+            return found, records
+        turns = {place: history.without_results(turn) for place, turn in found.turns.items()}
+        followers = {name: history.followers_without_results(those) for name, those in found.followers.items()}
+        for place, turn in turns.items():
+            key = self._key_of_turn(scope.place_key("call", place), now)
+            records.append(_record(scope, key, _as_value(turn), now + RESULTS_KEPT_FOR))
+        for name, those in followers.items():
+            records.append(_record(scope, scope.key("reasoning", name), _as_value(those), now + ALIASES_KEPT_FOR))
+        kept = [record for record in records if self._keep(record)]
+        return replace(found, turns=turns, followers=followers), kept
+
+    def _key_of_turn(self, key: str, now: datetime) -> str:
+        """Return the key under which the turn itself is stored, for one that may only point to it."""
+        pointer = _maybe(_elsewhere, self._get(key, now))
+        return pointer.key if pointer is not None else key
+
+    def refused(self, scope: Scope, references: References) -> list[Continuation]:
+        """Forget the kept results that a refused request got. Return the records to emit.
+
+        Each later request would get them too, and be refused for ever.
+        """
+        keys = [scope.place_key("call", place) for place in sorted(references.calls)]
+        expires_at = self._now() + RESULTS_KEPT_FOR
+        nothing = [_record(scope, key, {}, expires_at) for key in keys if key in self._known]
+        return [record for record in nothing if self._keep(record)]
 
     async def find(self, scope: Scope, references: References) -> Found:
         """Look up what is kept under these ids and places."""
@@ -242,6 +271,12 @@ class Continuations:
 
 def _record(scope: Scope, key: str, value: Mapping[str, Any], expires_at: datetime) -> Continuation:
     return Continuation(key, value, expires_at, initiator_id=scope.initiator_id)
+
+
+def _as_value(struct: msgspec.Struct) -> Mapping[str, Any]:
+    value = msgspec.json.decode(msgspec.json.encode(struct))
+    assert isinstance(value, dict)
+    return value
 
 
 def _noted(result: Result) -> Result:

@@ -95,6 +95,8 @@ class Exchange:
         self.hidden_calls_cut = False
         """The turn's calls of these tools were cut off, so they are not invoked and are recorded with the turn."""
         self.last_records: Callable[[], Iterable[records.Record]] = tuple
+        self.refused_records: Callable[[], Iterable[records.Record]] = tuple
+        """Called if the upstream refuses the request."""
         """Returns the records that are emitted right before the end."""
         self.time_to_first_byte_ms: int | None = None
         self.when_pending: Callable[[str], None] | None = None
@@ -244,9 +246,19 @@ class Exchange:
         return self.tap is not None and self.tap.streaming
 
     @property
+    def status(self) -> int | None:
+        """The status of the current answer; None before its head."""
+        return self._http_status
+
+    @property
     def succeeded(self) -> bool:
         """Whether the status of the current answer is no error."""
         return self._http_status is not None and self._http_status < 400
+
+    @property
+    def refused(self) -> bool:
+        """Whether the upstream has refused the last request because of what is in it."""
+        return self._http_status in (400, 413, 422)
 
     def discard_answer(self) -> None:
         """Drop an answer that refuses what the bridge added. The client's request has not been answered yet."""
@@ -339,7 +351,7 @@ class Exchange:
         self._emit_prompt()
         if self.tap is not None and self._turn_open:
             self.end_turn(error_type)
-        for record in self.last_records():
+        for record in (*self.last_records(), *(self.refused_records() if self.refused else ())):
             self.emit(record)
         self._emit_end(error_type, message)
 

@@ -12,7 +12,7 @@ or a stream into a body. Only a single turn without injected calls is sent on as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,13 +21,14 @@ from aibridge_addon import records
 from aibridge_addon.dialects.base import DONE, NOTHING, AnswerError
 from aibridge_addon.dialects.client_results import cut_text
 from aibridge_addon.dialects.excerpt import Excerpt
+from aibridge_addon.dialects.refusals import RATE_LIMITED, REFUSED, is_too_long
 from aibridge_addon.dialects.room import Room
 from aibridge_addon.dialects.turns import Invocation, Text, TurnEnd
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.tap import Tap
 from aibridge_addon.interception.tool_loop import ToolLoop
 from aibridge_addon.wire import sse
-from aibridge_addon.wire.json_object import encode
+from aibridge_addon.wire.json_object import JSONObject, encode
 from aibridge_addon.wire.sse import Piece
 
 INCOMPLETE = AnswerError("incomplete_stream", "the upstream's answer ended before its terminal event")
@@ -73,7 +74,9 @@ class ToolExchange:
         """Bytes of such events in this turn."""
         self._room = Room()
         """For the events of the current turn."""
-        self._passes = self._blocked = False
+        self._passes = self._blocked = self._refusal_open = False
+        self._again: bytes | None = None
+        """The request of a turn that is asked again."""
         exchange.hidden_calls = loop.splice.injected
         exchange.last_records = self._kept
 
@@ -82,6 +85,7 @@ class ToolExchange:
     ) -> None:
         """Begin to read the answer of a turn, as `Exchange.open_answer` does."""
         self.plain = status >= 400 and self.exchange.turns == 0
+        self._refusal_open = status in (*REFUSED, RATE_LIMITED) and self.exchange.turns > 0
         on_event = self._show if status < 400 else None
         on_piece = self._show_piece if status < 400 else None
         self._large_size = 0
@@ -93,9 +97,30 @@ class ToolExchange:
             self.loop.splice.begin_turn()
 
     def discard_answer(self) -> None:
-        """Drop an answer that refuses what the bridge added. The client's request has not been answered yet."""
+        """Drop an answer that refuses what the bridge added. The client has got nothing of it."""
         self.plain = False
         self.exchange.discard_answer()
+
+    def replace_tools(self, body: JSONObject, injected: Collection[str]) -> None:
+        """Replace the first request by one with other injected tools. Its answer was discarded."""
+        self.loop.replace_tools(body, injected)
+        self.exchange.hidden_calls = self.loop.splice.injected
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a later turn was refused, and it is not decided yet whether it is asked again."""
+        return self._refusal_open
+
+    def asked_again(self, error: AnswerError) -> bytes | None:
+        """Decide about a later turn that was refused. Returns its request if it is asked again."""
+        self._refusal_open = False
+        status = self.exchange.status
+        request = self.loop.asked_again(status, error) if status is not None else None
+        if request is not None:
+            self.discard_answer()
+        else:
+            self.loop.leave_out_results()
+        return request
 
     # --- a stream ---------------------------------------------------------------------------------------------
 
@@ -239,6 +264,8 @@ class ToolExchange:
         if self._blocked:
             self._too_large()
             return
+        if reading.error is not None and self._asks_again(reading.error):
+            return
         if reading.error is not None or message is None:
             self.exchange.conclude()
             self._failed(tap, content)
@@ -297,7 +324,10 @@ class ToolExchange:
 
     def _turn_over(self, tap: Tap) -> None:
         """End the turn of a stream."""
-        if tap.reader.reading.error is not None:
+        error = tap.reader.reading.error
+        if error is not None and self.loop.splice.is_unseen and self._asks_again(error):
+            return
+        if error is not None:
             self.exchange.conclude()
         else:
             self._continue(self.loop.splice.end_turn())
@@ -320,6 +350,20 @@ class ToolExchange:
         else:
             self.exchange.conclude()
 
+    def _asks_again(self, error: AnswerError) -> bool:
+        """Decide about a later turn that has ended in an error under status 200, of which the client has seen nothing.
+
+        Returns whether it is asked again, because its context is full. `tools_ran` then has its request.
+        """
+        if self.exchange.turns < 2 or not is_too_long(200, error):
+            return False
+        self._again = self.loop.asked_again(200, error)
+        if self._again is None:
+            return False
+        self.exchange.end_turn(error.type)
+        self.waiting = True
+        return True
+
     @property
     def _has_reason(self) -> bool:
         return bool(self._tap.reader.reading.stop_reason) or self.loop.splice.ends_without_reason
@@ -327,6 +371,9 @@ class ToolExchange:
     def tools_ran(self, invocations: Sequence[Invocation]) -> bytes | None:
         """Record the turn's invocations. Return the next turn's request; None if the answer ends."""
         self.tools_stopped(invocations)
+        request, self._again = self._again, None
+        if request is not None:
+            return request
         request = self.loop.results([invocation.result for invocation in invocations])
         if request is None:
             self.exchange.close(None, None)
@@ -366,4 +413,5 @@ class ToolExchange:
         )
 
     def _kept(self) -> Iterable[records.Record]:
-        return self._keep(self.loop) if self.loop.response_ids else ()
+        """Return what the next requests need. They would be refused with results that a provider has refused."""
+        return self._keep(self.loop) if self.loop.response_ids and not self.exchange.refused else ()

@@ -7,21 +7,29 @@
 
 There are three bounds: `max_turns` upstream turns, `max_calls` calls in one turn, and the same call with the same
 arguments three times in a row, within one turn or across turns. The request of the last allowed turn forbids the use of
-injected tools.
+injected tools. The size of results is bounded, too: see `result_bounds`.
+
+A provider may refuse a later turn because of the results in it: the context is full, or it does not accept an image.
+The turn is then asked again, once for each of these reasons, with shorter results or with notes in place of media.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
-from aibridge_addon.dialects.turns import Call, FollowUp, Injection, Result, Text, TurnEnd
+from aibridge_addon.dialects.errors import AnswerError
+from aibridge_addon.dialects.refusals import is_too_long
+from aibridge_addon.dialects.turns import LEFT_OUT, Call, FollowUp, Injection, Result, Text, TurnEnd
+from aibridge_addon.interception.result_bounds import UNBOUNDED, Bounds, ResultBounds, shortened, without_media
 from aibridge_addon.wire.json_object import JSONObject
 
+Change = Callable[[Sequence[Result]], tuple[Result, ...] | None]
+"""Changes results that a provider refuses. None: it would change nothing."""
 REPEATS = 3
 """A call with the same arguments is refused from this occurrence in a row on."""
 
@@ -47,8 +55,9 @@ class ToolLoop:
         max_turns: int,
         max_calls: int = sys.maxsize,
         own: Collection[str] = (),
+        bounds: Bounds = UNBOUNDED,
     ) -> None:
-        """`injected`: names of the injected tools. `own`: names of the client's own tools."""
+        """`injected`: names of the injected tools. `own`: names of the client's own tools. `bounds`: of one result."""
         self.splice = injection.splice(injected, own)
         self.pending: tuple[Call, ...] = ()
         """Calls of the last turn without results so far."""
@@ -68,12 +77,29 @@ class ToolLoop:
         self._max_calls = max_calls
         self._refused: dict[int, Result] = {}
         """By the place of the call."""
+        self._own = own
+        self._bounds = ResultBounds.of(bounds)
+        self._last = False
+        """Whether the next turn is the last one."""
+        self._changed: set[Change] = set()
+        """How the results in the last request were changed already."""
         self._in_a_row: dict[tuple[str, bytes], int] = {}
         self._end = TurnEnd()
+
+    @property
+    def first_request(self) -> JSONObject:
+        """The request of the first turn."""
+        return self._first
 
     def replace_request(self, body: JSONObject) -> None:
         """Replace the first request's body. The next turn continues from it."""
         self._first = self._body = body
+
+    def replace_tools(self, body: JSONObject, injected: Collection[str]) -> None:
+        """Replace the first request by one with other injected tools. It has not been answered yet."""
+        self.replace_request(body)
+        self._injected = injected
+        self.splice = self._injection.splice(injected, self._own)
 
     def turn_ended(self, end: TurnEnd) -> None:
         """Decide which injected calls of a turn are run. They are then in `pending`."""
@@ -113,6 +139,7 @@ class ToolLoop:
         """
         run = iter(results)  # by index: some servers give calls no ids
         whole = tuple(self._refused.get(place) or next(run) for place in range(len(self.pending)))
+        whole = self._bounds.within(whole)
         bound = bool(self.refused) or len(self.response_ids) + 1 >= self._max_turns
         self.pending, self.refused = (), ()
         if self._end.client_calls:
@@ -121,13 +148,49 @@ class ToolLoop:
             )
             return None
         self.hidden.append((self._end, whole))
-        request = self._injection.follow_up(
-            FollowUp(self._body, self._end, whole, last=bound, first=self._first, injected=self._injected)
-        )
+        self._last = bound
+        self._changed.clear()
+        request = self._follow_up(self._body, self._end, whole, last=bound)
         self._body = JSONObject(request)
         if bound:
             self._max_turns = len(self.response_ids) + 1
         return request
+
+    def _follow_up(self, body: JSONObject, end: TurnEnd, results: Sequence[Result], *, last: bool) -> bytes:
+        return self._injection.follow_up(
+            FollowUp(body, end, results, last=last, first=self._first, injected=self._injected)
+        )
+
+    def asked_again(self, status: int, error: AnswerError) -> bytes | None:
+        """Take the error with which the provider has refused a later turn.
+
+        Returns:
+            The turn's request with shorter or simpler results; None if that would not help, or was tried before.
+        """
+        if not self.hidden:
+            return None
+        given = [result for _, results in self.hidden for result in results]
+        change = shortened if is_too_long(status, error) else without_media
+        changed = change(given) if change not in self._changed else None
+        self._changed.add(change)
+        if changed is None:
+            return None
+        left = iter(changed)
+        hidden = [(end, tuple(next(left) for _ in results)) for end, results in self.hidden]
+        request, body = b"", self._first
+        for number, (end, results) in enumerate(hidden, 1):
+            request = self._follow_up(body, end, results, last=self._last and number == len(hidden))
+            body = JSONObject(request)
+        if request == self._body.replaced({}):
+            return None  # the dialect has no place for what was taken out
+        self.hidden, self._body = hidden, body
+        return request
+
+    def leave_out_results(self) -> None:
+        """Keep none of the last turn's results for later requests: the provider has refused a request with them."""
+        if self.hidden:
+            end, results = self.hidden[-1]
+            self.hidden[-1] = end, tuple(replace(result, parts=(Text(LEFT_OUT),)) for result in results)
 
 
 def _not_made(call: Call, reason: str) -> Result:

@@ -6,13 +6,15 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon.config.schema import Mcp
 from aibridge_addon.dialects.turns import Call, Invocation, Part, Result, Text
 from aibridge_addon.tools import CallError, ErrorKind, results, schemas
+from aibridge_addon.tools.caller import Caller
 from aibridge_addon.tools.catalog import Tool
 from aibridge_addon.wire.printable import printable_line
 from aibridge_addon.wire.trace_context import TraceContext
@@ -26,6 +28,10 @@ Clock = Callable[[], float]
 Outcome = tuple[tuple[Part, ...], str | None]
 """The parts of a result, and the error if it is one."""
 
+TURN_SHARE = 4
+"""The results of one turn may have as many times `max_result_bytes`."""
+LOOP_SHARE = 16
+"""The same, for the results of all turns of one interception."""
 CANCELLED = "cancelled before the tool answered"
 """The error in the record of a cancelled invocation."""
 
@@ -40,13 +46,28 @@ class RunningCalls:
         settings: Mcp,
         *,
         contexts: Sequence[TraceContext] = (),
+        caller: Caller | None = None,
+        earlier: Iterable[tuple[Part, ...]] = (),
         clock: Clock = time.monotonic,
     ) -> None:
-        """`contexts`: the trace contexts that the servers get, one for each call. Empty: traces are off."""
+        """Start the invocations.
+
+        Args:
+            contexts: the trace contexts that the servers get, one for each call. Empty: there are none.
+            caller: who the calls run for.
+            earlier: the results of earlier turns. They count for the limit of all turns.
+        """
+        largest = max((settings.max_result_bytes_of(tool.server_name) for tool, _ in calls if tool), default=0)
+        largest = max(largest, settings.max_result_bytes)
+        self._max_bytes = min(largest * TURN_SHARE, max(largest * LOOP_SHARE - results.size(earlier), 0))
         self._clock = clock
         self._began = clock()
         self._calls = [
-            (tool, call, asyncio.create_task(invoke(servers, tool, call, settings, context=context, clock=clock)))
+            (
+                tool,
+                call,
+                asyncio.create_task(invoke(servers, tool, call, settings, context=context, caller=caller, clock=clock)),
+            )
             for (tool, call), context in zip_longest(calls, contexts)
         ]
 
@@ -64,9 +85,14 @@ class RunningCalls:
 
     def invocations(self) -> list[Invocation]:
         """Return the invocations in the order of the calls. Those without a result count as cancelled."""
-        return [
+        made = [
             task.result() if task.done() and not task.cancelled() else self._cancelled(tool, call)
             for tool, call, task in self._calls
+        ]
+        shares = results.within([each.result.parts for each in made], self._max_bytes, results.MAX_PARTS)
+        return [
+            each if each.result.parts == parts else replace(each, result=replace(each.result, parts=parts))
+            for each, parts in zip(made, shares, strict=True)
         ]
 
     def _cancelled(self, tool: Tool | None, call: Call) -> Invocation:
@@ -81,6 +107,7 @@ async def invoke(
     settings: Mcp,
     *,
     context: TraceContext | None = None,
+    caller: Caller | None = None,
     clock: Clock = time.monotonic,
 ) -> Invocation:
     """Run one call. `tool` is None if the model called a tool that does not exist.
@@ -90,7 +117,7 @@ async def invoke(
     began = clock()
     kind: ErrorKind = "tool"
     try:
-        parts, error = await _outcome(servers, tool, call, settings, context)
+        parts, error = await _outcome(servers, tool, call, settings, context, caller)
     except CallError as e:
         kind = e.kind
         parts, error = _failure(str(e))
@@ -109,22 +136,34 @@ async def invoke(
 
 
 async def _outcome(
-    servers: Servers, tool: Tool | None, call: Call, settings: Mcp, context: TraceContext | None
+    servers: Servers,
+    tool: Tool | None,
+    call: Call,
+    settings: Mcp,
+    context: TraceContext | None,
+    caller: Caller | None,
 ) -> Outcome:
     if tool is None:
         raise CallError(f"there is no tool {call.name[:200]!r}", "request")
     arguments = schemas.original(_arguments(call.input), tool.original_keys)
-    returned = await servers.call(tool, arguments, settings.tool_timeout_of(tool.server_name), _meta(context))
+    returned = await servers.call(
+        tool,
+        arguments,
+        settings.tool_timeout_of(tool.server_name),
+        _meta(context, caller),
+        caller,
+        total=settings.tool_timeout_total,
+    )
     parts, is_error, error_text = results.to_parts(returned, settings.max_result_bytes_of(tool.server_name))
     return parts, error_text if is_error else None
 
 
-def _meta(context: TraceContext | None) -> dict[str, Any]:
+def _meta(context: TraceContext | None, caller: Caller | None) -> dict[str, Any]:
     """Return the request's `_meta` (MCP SEP-414: W3C Trace Context under its own names)."""
-    if context is None:
-        return {}
-    state = {"tracestate": context.state} if context.state else {}
-    return {"traceparent": context.traceparent, **state}
+    meta = caller.meta() if caller is not None else {}
+    if context is not None:
+        meta |= {"traceparent": context.traceparent, **({"tracestate": context.state} if context.state else {})}
+    return meta
 
 
 def _arguments(value: Any) -> dict[str, Any]:

@@ -17,6 +17,8 @@ MAX_TOOLS = 1000
 """Maximum number of tools of one server. Further ones are left out."""
 MAX_NAME = 256
 """Characters. Tools with longer names are left out."""
+MAX_VIEWS = 64
+"""Catalogues without some servers that are remembered. Further ones are built for each request."""
 MAX_SCHEMA = 256 << 10
 """Bytes. Tools with larger input schemas are left out."""
 
@@ -104,6 +106,17 @@ class Catalog:
     def names(self) -> frozenset[str]:
         return frozenset(self._by_name)
 
+    def without(self, servers: frozenset[str]) -> Catalog:
+        """Return the catalogue without the tools of some servers. All others keep their names."""
+        if not servers:
+            return self
+        view = self._views.get(servers)
+        if view is None:
+            view = Catalog(tuple(tool for tool in self.tools if tool.server_name not in servers))
+            if len(self._views) < MAX_VIEWS:
+                self._views[servers] = view
+        return view
+
     @cached_property
     def injected(self) -> tuple[InjectedTool, ...]:
         return tuple(InjectedTool(tool.name, tool.description, tool.input_schema) for tool in self.tools)
@@ -121,6 +134,10 @@ class Catalog:
     def reported(self) -> set[Injection]:
         """Dialects in which a request had no room for all tools, and about which a line was logged."""
         return set()
+
+    @cached_property
+    def _views(self) -> dict[frozenset[str], Catalog]:
+        return {}
 
     @cached_property
     def _sizes(self) -> dict[Injection, dict[str, int]]:

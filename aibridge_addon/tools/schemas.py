@@ -6,7 +6,11 @@ it is known from the messages of their errors, which are quoted here:
 - Anthropic: "input_schema does not support oneOf, allOf, or anyOf at the top level", "Property keys should match
   pattern '^[a-zA-Z0-9_.-]{1,64}$'", "JSON schema is invalid. It must match JSON Schema draft 2020-12".
 - OpenAI: "schema must have type 'object' and not have 'oneOf'/'anyOf'/'allOf'/'enum'/'not' at the top level", "array
-  schema missing items", "'any' is not valid under any of the given schemas".
+  schema missing items", "'any' is not valid under any of the given schemas", "'^[\\p{L}]+$' is not a 'regex'",
+  "reference to component '#/$defs/x' which was not found in the schema".
+
+Each provider compiles patterns with an engine of its own (Python's `re`, Rust's, RE2). They are hints for the model, so
+only patterns that mean the same in all of them are kept.
 
 A schema without such faults stays as it is, but for the order of its members: servers build them from maps in any
 order, and the same tools must have the same bytes, or else prompt caches are lost.
@@ -21,6 +25,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
+
+from aibridge_addon.tools.patterns import is_portable
 
 MAX_DEPTH = 40
 """Levels of a schema. What is nested more deeply accepts anything."""
@@ -98,7 +105,7 @@ def mend(schema: Any) -> Mended:
     for name in _AT_ROOT:
         root.pop(name, None)
     root.setdefault("properties", {})
-    return Mended(_ordered(root), {new: old for old, new in mending.renamed.items()})
+    return Mended(_without_dangling(_ordered(root)), {new: old for old, new in mending.renamed.items()})
 
 
 def original(arguments: Any, original_keys: Mapping[str, str]) -> Any:
@@ -139,6 +146,8 @@ class _Mending:
             return self._schemas(name, value, depth)
         if name == "type":
             return _type(value)
+        if name == "dependentRequired" and isinstance(value, dict):
+            return {self._key(key): [*map(self._key, _texts(keys))] for key, keys in value.items()}
         if name == "required":
             return _DROPPED  # `_complete` collects it from all places
         return value if _is_json(value) and _is_valid(name, value) else _DROPPED
@@ -154,11 +163,13 @@ class _Mending:
         found = dict(_properties(value)) if name == "properties" else value
         if not isinstance(found, dict):
             return _DROPPED
-        key = self._key if name == "properties" else str
+        key = self._key if name in ("properties", "dependentSchemas") else str
         return {
             key(each): self.schema(schema, depth + 1)
             for each, schema in found.items()
-            if isinstance(each, str) and not (name == "properties" and _is_required_list(each, schema))
+            if isinstance(each, str)
+            and not (name == "properties" and _is_required_list(each, schema))
+            and not (name == "patternProperties" and not is_portable(each))
         }
 
     def _key(self, key: str) -> str:
@@ -311,6 +322,7 @@ def _is_count(value: Any) -> bool:
 
 
 _RULES: tuple[tuple[Sequence[str], Callable[[Any], bool]], ...] = (
+    (("pattern",), is_portable),
     ((*_TEXTS, *_REFERENCES), lambda value: isinstance(value, str)),
     (_FLAGS, lambda value: isinstance(value, bool)),
     (_COUNTS, _is_count),
@@ -338,3 +350,37 @@ def _ordered(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _ordered(value[name]) for name in sorted(value)}
     return [_ordered(each) for each in value] if isinstance(value, list) else value
+
+
+def _without_dangling(root: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema without references that lead nowhere in it. What only had such a reference accepts anything."""
+
+    def mended(value: Any) -> Any:
+        if isinstance(value, list):
+            return [mended(each) for each in value]
+        if not isinstance(value, dict):
+            return value
+        reference = value.get("$ref")
+        dangles = isinstance(reference, str) and not _leads_to_schema(reference, root)
+        return {name: mended(each) for name, each in value.items() if not (dangles and name == "$ref")}
+
+    whole = mended(root)
+    assert isinstance(whole, dict)
+    return whole
+
+
+def _leads_to_schema(reference: str, root: Mapping[str, Any]) -> bool:
+    if reference == "#":
+        return True
+    if not reference.startswith("#/"):
+        return False  # providers load no other document
+    found: Any = root
+    for step in unquote(reference[2:]).split("/"):
+        key = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list) and key.isascii() and key.isdigit() and int(key[:9]) < len(found):
+            found = found[int(key[:9])]
+        elif isinstance(found, dict) and key in found:
+            found = found[key]
+        else:
+            return False
+    return isinstance(found, dict | bool)

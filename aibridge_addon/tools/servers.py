@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import math
 import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from contextvars import ContextVar
 from typing import Any
 
-import mcp_types as types
+import httpx2
 
+from aibridge_addon.config.schema import HttpServer, Mcp, rendered
 from aibridge_addon.records import ServerState, ToolServerConnected
-from aibridge_addon.tools import CallError, catalog
+from aibridge_addon.tools import CallError, NotConnected, SessionExpired, catalog
+from aibridge_addon.tools.caller import Caller, printable
 from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, Listing, Tool
 from aibridge_addon.tools.connection import (
+    LISTED_EVERY,
     REFRESHED_EVERY,
+    WITHDRAWN_AFTER,
     Backoff,
     Connection,
-    SessionExpired,
     Settings,
+    listing_of,
 )
+from aibridge_addon.tools.header_command import HeaderCommand
+from aibridge_addon.tools.personal import PersonalConnections
 from aibridge_addon.tools.rate import RateLimit
 from aibridge_addon.tools.transports import GRACE
 
@@ -61,11 +68,17 @@ class Servers:
         clock: Callable[[], float] = time.monotonic,
         connected_within: float | None = None,
         refreshed_every: float = REFRESHED_EVERY,
+        actor_connections: int = Mcp().actor_connections,
+        actor_idle: float = Mcp().actor_idle,
+        listed_every: float = LISTED_EVERY,
+        withdrawn_after: float = WITHDRAWN_AFTER,
     ) -> None:
         self._catalog = Catalog()
         self._on_change = on_change
         self._tasks: list[asyncio.Task[None]] = []
-        self._servers: dict[str, Connection] = {}
+        self._servers: dict[str, Connection | PersonalConnections] = {}
+        # The MCP library sends each message in the context of its sender, also from another task.
+        self._caller: ContextVar[Caller | None] = ContextVar("caller", default=None)
         self._rates = {name: RateLimit(entry.rate) for name, entry in settings.items() if entry.rate is not None}
         self._required = frozenset(name for name, entry in settings.items() if entry.required)
         self._before: Servers | None = None
@@ -74,12 +87,34 @@ class Servers:
         self._running = 0
         """Calls that run or wait for their turn."""
         self._idle = asyncio.Event()
-        for name, entry in settings.items():
-            server = Connection(
-                name, entry, publish=self._publish, backoff=backoff, clock=clock, on_connected=on_connected
-            )
+
+        def connection(name: str, entry: Settings, publish: Callable[[], None], actor: str | None = None) -> Connection:
+            server = Connection(name, entry, publish=publish, backoff=backoff, clock=clock, on_connected=on_connected)
             server.connected_within, server.refreshed_every = connected_within or entry.startup_timeout, refreshed_every
-            self._servers[name] = server
+            server.listed_every, server.withdrawn_after = listed_every, withdrawn_after
+            if isinstance(entry, HttpServer) and entry.send_actor_headers:
+                server.on_request = self._name_actor
+            if isinstance(entry, HttpServer) and entry.headers_command:
+                server.credential = HeaderCommand(name, entry.headers_command, actor=actor)
+            return server
+
+        def personal(name: str, entry: Settings) -> PersonalConnections:
+            def of_actor(caller: Caller, publish: Callable[[], None]) -> Connection:
+                actor = printable(caller.actor)
+                return connection(name, rendered(entry, actor, caller.metadata), publish, actor)
+
+            return PersonalConnections(
+                listing_of(name, entry),
+                of_actor,
+                publish=self._publish,
+                backoff=backoff,
+                clock=clock,
+                max_connections=actor_connections,
+                idle=actor_idle,
+            )
+
+        for name, entry in settings.items():
+            self._servers[name] = personal(name, entry) if entry.templates else connection(name, entry, self._publish)
 
     @property
     def catalog(self) -> Catalog:
@@ -115,6 +150,10 @@ class Servers:
         for name, limit in earlier.items():
             if name in self._rates and self._rates[name].rate == limit.rate:
                 self._rates[name] = limit
+        for name, server in self._servers.items():
+            earlier_server = before._servers.get(name) if before is not None else None
+            if isinstance(server, PersonalConnections) and isinstance(earlier_server, PersonalConnections):
+                server.listing = dataclasses.replace(server.listing, tools=earlier_server.listing.tools)
 
     def start(self) -> None:
         """Connect in the background, on the running loop."""
@@ -140,12 +179,45 @@ class Servers:
         except TimeoutError:
             pass
 
+    @property
+    def needs_actor(self) -> bool:
+        """Whether `prepare` may have something to do."""
+        return any(
+            isinstance(server, PersonalConnections) and not server.listing.tools for server in self._servers.values()
+        )
+
+    async def prepare(self, caller: Caller, hidden: Collection[str], timeout: float) -> None:
+        """Connect to servers whose tools are known from an actor's connection only. Wait up to `timeout` seconds.
+
+        `hidden`: the servers that the actor may not use.
+        """
+        unknown = [
+            server.prepare(caller, timeout)
+            for name, server in self._servers.items()
+            if isinstance(server, PersonalConnections) and name not in hidden and not server.listing.tools
+        ]
+        if unknown:
+            await asyncio.gather(*unknown)
+
     async def call(
-        self, tool: Tool, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None = None
-    ) -> types.CallToolResult:
+        self,
+        tool: Tool,
+        arguments: dict[str, Any],
+        timeout: float,
+        meta: Mapping[str, Any] | None = None,
+        caller: Caller | None = None,
+        total: float | None = None,
+    ) -> Any:
         """Call a tool. Cancelling this also cancels the server's request, without waiting for the server.
 
-        `meta` is sent as the request's `_meta`.
+        Args:
+            timeout: seconds without an answer or progress.
+            meta: sent as the request's `_meta`.
+            caller: who the call runs for.
+            total: seconds for a call that reports progress. None: `timeout`.
+
+        Returns:
+            The result as the server sends it, usually an object. `results` reads it.
 
         Raises:
             CallError: the server or the connection failed, or the time is over.
@@ -157,21 +229,34 @@ class Servers:
         owner = self._owner(tool.server_name)
         owner._running += 1
         try:
-            return await owner._call(tool, arguments, timeout, meta)
+            return await owner._call(tool, arguments, timeout, meta, caller, total)
         finally:
             owner._running -= 1
             owner._idle.set()
 
     async def _call(
-        self, tool: Tool, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None
-    ) -> types.CallToolResult:
+        self,
+        tool: Tool,
+        arguments: dict[str, Any],
+        timeout: float,
+        meta: Mapping[str, Any] | None,
+        caller: Caller | None,
+        total: float | None,
+    ) -> Any:
         server = self._servers[tool.server_name]
+        self._caller.set(caller)
+        if isinstance(server, PersonalConnections):
+            return await server.call(tool.original_name, arguments, timeout, meta, caller, total)
         deadline = time.monotonic() + timeout
         try:
-            return await server.call(tool.original_name, arguments, timeout, meta)
+            return await server.call(tool.original_name, arguments, timeout, meta, total)
+        except NotConnected as e:
+            if not e.returning:
+                raise
         except SessionExpired:
-            await server.reconnected(deadline)
-        return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001), meta)
+            pass
+        await server.reconnected(deadline)
+        return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001), meta, total)
 
     async def close(self, timeout: float = 3 * GRACE, *, linger: bool = False) -> None:
         """End all connections and programs. After `timeout` seconds, or on cancellation, kill them.
@@ -211,7 +296,7 @@ class Servers:
         owner = before._owner(name)
         return owner if owner._servers[name].is_up else self
 
-    def _serving(self, name: str) -> Connection:
+    def _serving(self, name: str) -> Connection | PersonalConnections:
         return self._owner(name)._servers[name]
 
     async def _tried(self, *, all_servers: bool = False) -> None:
@@ -222,7 +307,14 @@ class Servers:
 
     def _listing(self, name: str) -> Listing:
         """Return the tools of the connection that serves, and the choice of the present configuration."""
-        return replace(self._servers[name].listing, tools=self._serving(name).listing.tools)
+        return dataclasses.replace(self._servers[name].listing, tools=self._serving(name).listing.tools)
+
+    async def _name_actor(self, request: httpx2.Request) -> None:
+        """Name the actor in a request that belongs to a call. The headers of a server itself win."""
+        if (caller := self._caller.get()) is not None:
+            for name, value in caller.headers().items():
+                if name not in request.headers:
+                    request.headers.update({name.encode(): value})
 
     def _publish(self) -> None:
         if self._before is not None and all(server.tried.is_set() for server in self._servers.values()):

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from aibridge_addon import cli
+from aibridge_addon.config.system_user import operating_system_user
+from tests.support.mcp_servers import stdio
 from tests.support.scripted_mcp import ScriptedMcp, tool
 
 Outcome = tuple[int, str, str]
@@ -160,3 +162,15 @@ def test_options_may_stand_before_the_action(
     file = str(tmp_path / "aibridge.yaml")
     assert cli.main(["tools", "--config", file, "list", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["totals"]["up"] == 1
+
+
+def test_a_server_whose_settings_name_the_actor_is_used_for_the_named_one(tools: Tools) -> None:
+    entry = stdio()
+    tools.configure(
+        ours={"command": entry.command, "args": list(entry.args), "env": {"WHO": "${actor}"}, "allow": "^environment$"}
+    )
+    code, out, err = tools("list", "--actor", "ada")
+    assert (code, err) == (0, "") and out.startswith("ours: up, 1 tools offered")
+    for option, actor in ((["--actor", "ada"], "ada"), ([], operating_system_user())):
+        code, out, _ = tools("call", "ours/environment", '{"name": "WHO"}', *option)
+        assert (code, out) == (0, f"{actor}\n")

@@ -761,7 +761,7 @@ def test_servers_are_http_or_programs(configure: Write) -> None:
         ("{type: http}", "a.url", "required"),
         ("{}", "a.url", "required"),
         ("{type: stdio}", "a.command", "required"),
-        ("{command: x, url: 'http://host'}", "a.command", "one of allow, deny, headers, max_concurrent, max_"),
+        ("{command: x, url: 'http://host'}", "a.command", "one of "),
         ("{command: x, arg: [a]}", "a.arg", 'did you mean "args"?'),
         ("{url: 'http://host', alow: a}", "a.alow", 'did you mean "allow"?'),
         ("{command: x, args: [5]}", "a.args[0]", "text"),

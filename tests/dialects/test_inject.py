@@ -293,3 +293,23 @@ def test_no_request_is_too_odd(dialect: str, body: bytes) -> None:
     """What is wrong with it is the provider's to say."""
     request = injected(dialect, body)
     assert request is None or isinstance(json.loads(request), dict)
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_tools_are_taken_out_again_byte_for_byte(dialect: str) -> None:
+    own = json.dumps(OWN[dialect]).encode()
+    for tools in (b"", b',"tools":[' + own + b"]"):
+        body = b'{"model":"m","seed": 1.0E+2' + tools + b"}"
+        request = injected(dialect, body)
+        names = [tool.name for tool in TOOLS]
+        without = INJECTIONS[dialect].without(JSONObject(request or b""), names)
+        assert without == JSONObject(body).replaced({})
+        assert tools_of(INJECTIONS[dialect].without(JSONObject(request or b""), names[:1]))
+
+
+def test_tools_are_taken_out_of_codexs_own_place() -> None:
+    own = {"type": "function", "name": "Read", "parameters": {}}
+    body = {"model": "m", "input": [{"type": "additional_tools", "tools": [own]}, {"role": "user", "content": "a"}]}
+    request = JSONObject(injected("responses", body) or b"")
+    assert INJECTIONS["responses"].sent_names(request) == ["Read", *(tool.name for tool in TOOLS)]
+    assert json.loads(INJECTIONS["responses"].without(request, [tool.name for tool in TOOLS])) == body

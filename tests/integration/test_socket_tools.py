@@ -51,7 +51,8 @@ def events(turns: Turns, number: int) -> list[str]:
 
 
 def create(turns: Turns, **members: Any) -> dict[str, Any]:
-    return {"type": "response.create"} | json.loads(turns.request(streaming=False, **members))
+    made: dict[str, Any] = json.loads(turns.request(streaming=False, **members))
+    return {"type": "response.create"} | made
 
 
 def answer_of(client: ClientConnection) -> list[dict[str, Any]]:

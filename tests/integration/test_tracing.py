@@ -12,7 +12,7 @@ from tests.conftest import RunToExit, StartProxy
 from tests.integration.exchanges import Client, wait_for_ended
 from tests.integration.turns import CONNECTED, JSON_BODY, MODES, Turns, call, configuration, text
 from tests.support.collector import Collector, attributes
-from tests.support.mcp_servers import HttpMcp
+from tests.support.mcp_servers import TOOL_COUNT, HttpMcp
 from tests.support.upstream import Answer, ScriptedUpstream, unused_port
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -168,7 +168,7 @@ def test_connecting_to_an_mcp_server_is_a_span_with_its_first_list(
     assert connected.start_time_unix_nano <= listed.start_time_unix_nano
     server = {"mcp_proxy_name": "ours", "mcp_server_name": "ours", "mcp_server_url": ours.url}
     assert attributes(connected.attributes) == server
-    assert attributes(listed.attributes) == {**server, "mcp_tool_count": 23}
+    assert attributes(listed.attributes) == {**server, "mcp_tool_count": TOOL_COUNT}
 
 
 def test_a_server_that_cannot_be_reached_is_a_span_with_the_reason(

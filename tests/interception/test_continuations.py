@@ -17,7 +17,7 @@ import pytest
 from aibridge_addon import records
 from aibridge_addon.dialects import CHAT_COMPLETIONS, CONVERSE, MESSAGES, RESPONSES
 from aibridge_addon.dialects.base import Dialect
-from aibridge_addon.dialects.history import Found, References
+from aibridge_addon.dialects.history import Found, References, RequestHistory
 from aibridge_addon.dialects.messages.reader import Messages
 from aibridge_addon.dialects.place import Place, Position
 from aibridge_addon.dialects.turns import Call, Result, Text, TurnEnd
@@ -56,6 +56,13 @@ assert MESSAGES.history is not None
 HISTORY = MESSAGES.history.read(REQUEST)
 NAMED = HISTORY.references()
 [PLACE] = NAMED.calls
+
+
+async def completed(kept: Continuations, scope: Scope, request: RequestHistory) -> bytes | None:
+    found = await kept.find(scope, request.references())
+    return request.completed(found) if found else None
+
+
 START = Position(PLACE.after)
 """The position of the answer with the call: nothing stands before it."""
 
@@ -144,15 +151,33 @@ def rows(path: Path) -> int:
 
 async def test_what_was_remembered_is_found_at_once_though_nothing_is_written(one: Continuations) -> None:
     assert len(one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2"))) == 2
-    assert await one.completed(ADA, HISTORY) == COMPLETED
+    assert await completed(one, ADA, HISTORY) == COMPLETED
 
 
 async def test_another_process_on_the_same_database_finds_it_and_makes_the_same_bytes(
     one: Continuations, other: Continuations, write: Write
 ) -> None:
     write(*one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2")))
-    assert await other.completed(ADA, HISTORY) == await one.completed(ADA, HISTORY) == COMPLETED
+    assert await completed(other, ADA, HISTORY) == await completed(one, ADA, HISTORY) == COMPLETED
     assert await other.find(ADA, NAMED) == await one.find(ADA, NAMED)
+
+
+async def test_results_that_a_provider_has_refused_are_not_put_in_again(
+    one: Continuations, other: Continuations, write: Write
+) -> None:
+    write(*one.remember(ADA, position=START, mixed=mixed()))
+    completed = await one.completed(ADA, HISTORY)
+    assert completed is not None and b"so" in completed
+    write(*one.refused(ADA, NAMED))
+    assert await one.completed(ADA, HISTORY) is None
+    assert await other.completed(ADA, HISTORY) is None
+
+
+async def test_a_refusal_forgets_only_what_was_put_in(one: Continuations) -> None:
+    one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2"))
+    assert one.refused(OTHERS["another user"], NAMED) == []
+    one.refused(ADA, NAMED)
+    assert await one.completed(ADA, HISTORY) == REQUEST.replaced({"diagnostics": b'{"previous_message_id":"msg_2"}'})
 
 
 async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Continuations) -> None:
@@ -175,7 +200,7 @@ async def test_what_a_process_that_has_ended_left_is_found(path: Path, other: Co
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-    assert await other.completed(ADA, HISTORY) == COMPLETED
+    assert await completed(other, ADA, HISTORY) == COMPLETED
 
 
 @pytest.mark.parametrize("who", OTHERS)
@@ -186,7 +211,7 @@ async def test_another_scope_finds_nothing(one: Continuations, other: Continuati
     assert (await other.find(ADA, thought)).followers and (await other.find(ADA, thought)).turns
     for place in (one, other):
         assert not await place.find(scope, thought)
-        assert await place.completed(scope, HISTORY) is None
+        assert await completed(place, scope, HISTORY) is None
 
 
 async def test_calls_of_another_session_are_not_found(one: Continuations) -> None:
@@ -226,7 +251,7 @@ def _called(name: str) -> Dialect:
 async def test_of_a_dialect_without_a_history_nothing_is_kept(one: Continuations) -> None:
     scope = replace(ADA, dialect=CONVERSE)
     assert one.remember(scope, position=START, mixed=mixed(), alias=("msg_1", "msg_2")) == []
-    assert await one.completed(scope, HISTORY) is None
+    assert await completed(one, scope, HISTORY) is None
 
 
 async def test_the_parts_of_a_scope_cannot_be_shifted_into_each_other() -> None:
@@ -375,7 +400,7 @@ async def test_a_request_that_names_nothing_asks_nobody() -> None:
     reader = Nothing()
     assert MESSAGES.history is not None
     history = MESSAGES.history.read(JSONObject(b'{"messages":[]}'))
-    assert await Continuations(reader, now=Clock()).completed(ADA, history) is None
+    assert await completed(Continuations(reader, now=Clock()), ADA, history) is None
     assert reader.asked == []
 
 
@@ -418,7 +443,7 @@ async def test_a_file_that_is_not_there_yet_is_found_when_it_is(
 ) -> None:
     assert not await other.find(ADA, NAMED)
     write(*one.remember(ADA, position=START, mixed=mixed(), alias=("msg_1", "msg_2")))
-    assert await other.completed(ADA, HISTORY) == COMPLETED
+    assert await completed(other, ADA, HISTORY) == COMPLETED
 
 
 async def test_a_locked_file_gives_nothing_until_it_is_free_again(
@@ -433,7 +458,7 @@ async def test_a_locked_file_gives_nothing_until_it_is_free_again(
         assert not await other.find(ADA, NAMED)
         owner.execute("rollback")
     write(*left)
-    assert await other.completed(ADA, HISTORY) == COMPLETED
+    assert await completed(other, ADA, HISTORY) == COMPLETED
 
 
 def test_a_reader_makes_no_file(path: Path) -> None:

@@ -27,7 +27,11 @@ CLIENTS = 2
 class Load:
     """Clients that ask until the test has seen enough. Each request has a connection of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tries: bool = False) -> None:
+        """`tries`: a client whose request fails asks again, as real ones do."""
+        self._tries = tries
+        self.failures: list[OSError] = []
+        """Requests that failed and were made again."""
         self.answers: list[int] = []
         """One entry for each answer whose end was seen."""
         self.broken: list[Exception] = []
@@ -51,8 +55,14 @@ class Load:
     def _work(self, proxy: RunningProxy) -> None:
         try:
             while not self._enough.is_set():
-                ask(proxy)
-                self.answers.append(1)
+                try:
+                    ask(proxy)
+                except OSError as e:
+                    if not self._tries:
+                        raise
+                    self.failures.append(e)
+                else:
+                    self.answers.append(1)
         except Exception as e:  # noqa: BLE001 (the test reads it)
             self.broken.append(e)
 

@@ -61,24 +61,29 @@ def server_time() -> StdioServer:
 
 
 def server_everything() -> StdioServer:
-    """The configuration of `server-everything` from npm, which is installed once into the user's cache."""
+    """The configuration of `server-everything` from npm."""
+    node, folder = npm_package(EVERYTHING, EVERYTHING_VERSION)
+    return StdioServer(command=node, args=(str(folder / "dist" / "index.js"), "stdio"))
+
+
+def npm_package(name: str, version: str) -> tuple[str, Path]:
+    """Return Node.js and the folder of a package, which is installed once into the user's cache."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
-        raise RuntimeError(f"these tests run {EVERYTHING}: install Node.js with npm (neither may be missing)")
+        raise RuntimeError(f"these tests run {name}: install Node.js with npm (neither may be missing)")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aibridge-tests"
-    folder = cache / f"server-everything-{EVERYTHING_VERSION}"
-    program = folder / "node_modules" / EVERYTHING / "dist" / "index.js"
+    folder = cache / f"{name.rpartition('/')[2]}-{version}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "npm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # for others who run the same tests now
         if not (folder / "complete").exists():
-            package = f"{EVERYTHING}@{EVERYTHING_VERSION}"
+            package = f"{name}@{version}"
             options = ["--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
             done = subprocess.run([npm, "install", *options, package], capture_output=True, text=True, timeout=100)
             if done.returncode:
                 raise RuntimeError(f"npm install {package} failed:\n{done.stderr}")
             (folder / "complete").touch()
-    return StdioServer(command=node, args=(str(program), "stdio"))
+    return node, folder / "node_modules" / name
 
 
 class HttpMcp:
@@ -252,6 +257,12 @@ def meta(ctx: Context[Any, Any]) -> str:
     return json.dumps({name: value for name, value in sent.items() if name.startswith("trace")})
 
 
+def caller(ctx: Context[Any, Any]) -> str:
+    """Return the members of the request's `_meta` that name the caller."""
+    sent = dict(ctx.request_context.meta or {})
+    return json.dumps({name: value for name, value in sent.items() if name.startswith("aibridge/")})
+
+
 def structured(city: str) -> Weather:
     """Return structured content; the SDK adds the same as text."""
     return Weather(city=city, degrees=21.5)
@@ -275,7 +286,7 @@ async def grow(ctx: Context[Any, Any]) -> str:
 Tools = tuple[Callable[..., Any], ...]
 PLAIN: Tools = (
     *(echo, add, area, slow, fail, crash, spawn, pid),
-    *(environment, complain, headers, meta, structured, big, grow),
+    *(environment, complain, headers, meta, caller, structured, big, grow),
 )
 TEXT = types.TextResourceContents(uri="memo://insights", mime_type="text/markdown", text="# Insights")
 BLOB = types.BlobResourceContents(uri="file:///report.pdf", mime_type="application/pdf", blob="JVBERi0xLjQ=")
@@ -288,6 +299,7 @@ FIXED = {
     "resource_link": returned(LINK),
     "structured_only": types.CallToolResult(content=[], structured_content={"city": "Zürich", "degrees": 21.5}),
 }
+TOOL_COUNT = len(PLAIN) + len(FIXED) + 2
 
 
 def every_kind() -> MCPServer[Any]:

@@ -10,11 +10,11 @@ from typing import Self
 
 
 class Relay:
-    """Relays connections to a port on loopback."""
+    """Relays connections to a port on loopback. It listens there, too, or at another address of this machine."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
         self._target = port
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((address, 0))
         self.port: int = self._listener.getsockname()[1]
         self._lock = threading.Lock()
         self._open: list[socket.socket] = []

@@ -96,6 +96,23 @@ def of(**properties: Any) -> dict[str, Any]:
         (of(a={"anyOf": {"type": "string"}}), of(a={})),
         (of(a={"additionalProperties": "no", "patternProperties": 3}), of(a={})),
         (of(a={"additionalProperties": False}), of(a={"additionalProperties": False})),
+        # patterns that only some engines take
+        (of(a={"type": "string", "pattern": "^[\\p{L}]+$"}), of(a=TEXT)),
+        (of(a={"type": "string", "pattern": "^(?!undefined$|null$)"}), of(a=TEXT)),
+        (of(a={"patternProperties": {"(?<x>a)": TEXT, "^a": TEXT}}), of(a={"patternProperties": {"^a": TEXT}})),
+        # references that lead nowhere
+        (of(a={"$ref": "#/$defs/gone", "description": "d"}), of(a={"description": "d"})),
+        (of(a={"$ref": "https://example.com/a.json"}, b={"$ref": "#node"}), of(a={}, b={})),
+        (
+            {"anyOf": [of(a=TEXT, b={"$ref": "#/anyOf/0/properties/a"})]},
+            of(a=TEXT, b={}),
+        ),
+        (of(a={"items": {"$ref": "#/properties/b"}}, b=TEXT), of(a={"items": {"$ref": "#/properties/b"}}, b=TEXT)),
+        # keys in other members
+        (
+            of(**{"a b": TEXT}) | {"dependentRequired": {"a b": ["a b"]}},
+            of(a_b_c8687a08=TEXT) | {"dependentRequired": {"a_b_c8687a08": ["a_b_c8687a08"]}},
+        ),
     ],
 )
 def test_what_has_a_plain_meaning_is_written_as_providers_take_it(listed: Any, sent: dict[str, Any]) -> None:

@@ -70,6 +70,14 @@ class ResponsesInjection(Injection):
         items[0] = elsewhere.replaced({"tools": elsewhere.extended("tools", tools)})
         return body.replaced({"input": array(items)})
 
+    def without(self, body: JSONObject, names: Collection[str]) -> bytes:
+        items = body.elements("input")
+        elsewhere = _additional_tools(items)
+        if elsewhere is None:
+            return super().without(body, names)
+        items[0] = elsewhere.replaced({"tools": array(self._tools_without(elsewhere, names))})
+        return body.replaced({"input": array(items)})
+
     def follow_up(self, turn: FollowUp) -> bytes:
         body, end = turn.body, turn.end
         outputs = [encode(function_call_output(result)) for result in turn.results]

@@ -1,4 +1,4 @@
-"""Refuse to start if an unauthenticated client could use a central key."""
+"""Refuse to start if an unauthenticated client could use a central credential, of a provider or of an MCP server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = frozenset({"mode", "listen_host", "proxyauth"})
 """mitmproxy's options on which the check depends."""
 ALLOWED = (
     "listening on loopback only (--listen-host 127.0.0.1), --proxyauth with names and passwords, actor.required: true"
-    " without actor.default, or allow_anonymous: true at this provider"
+    " without actor.default, or allow_anonymous: true at this "
 )
 
 
@@ -26,7 +26,7 @@ def check_exposure(settings: Settings, options: Options, file: str) -> None:
     """Raise ConfigError if an unauthenticated client could use a central credential."""
     if reachable_from_other_machines(options) and not _requires_authentication(settings.actor, options):
         found = "a central credential that unauthenticated clients could use"
-        problems = [Problem(path, found, ALLOWED, file) for path in _central(settings)]
+        problems = [Problem(path, found, ALLOWED + owner, file) for path, owner in _central(settings)]
         if problems:
             raise ConfigError(problems)
 
@@ -49,15 +49,18 @@ def _requires_authentication(actor: Actor, options: Options) -> bool:
     return bool(options.proxyauth and options.proxyauth != "any") or (actor.required and actor.default is None)
 
 
-def _central(settings: Settings) -> Iterator[str]:
-    """Yield the keys of all central credentials that are not open to anonymous clients on purpose."""
+def _central(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Yield the keys of all central credentials that are not open to anonymous clients on purpose, and their owners."""
     for index, provider in enumerate(settings.providers):
         if provider.allow_anonymous:
             continue
         if provider.api_key:
-            yield f"providers[{index}].api_key"
+            yield f"providers[{index}].api_key", "provider"
         if provider.bedrock is not None:
-            yield f"providers[{index}].bedrock"
+            yield f"providers[{index}].bedrock", "provider"
+    for name, server in settings.mcp.servers.items():
+        if not server.allow_anonymous:
+            yield from ((f"mcp.servers.{name}.{key}", "server") for key in server.credentials)
 
 
 def reachable_from_other_machines(options: Options) -> bool:

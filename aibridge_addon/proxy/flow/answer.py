@@ -12,11 +12,10 @@ from typing import Any, assert_never
 from mitmproxy import http
 
 from aibridge_addon import records
-from aibridge_addon.dialects.chat_completions.usage import REFUSALS, may_refuse_usage, refuses_usage
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import Once
 from aibridge_addon.proxy.connection.handler import INACTIVE, is_inactive
-from aibridge_addon.proxy.flow import results
+from aibridge_addon.proxy.flow import refused, results
 from aibridge_addon.proxy.flow.bedrock import Translation, from_bedrock
 from aibridge_addon.proxy.flow.http1 import frame_answer
 from aibridge_addon.proxy.flow.plan_limits import limits_came
@@ -30,14 +29,12 @@ from aibridge_addon.proxy.flow.state import (
     Rows,
     UsageAsk,
     is_replay,
-    set_body,
     state_of,
 )
 from aibridge_addon.proxy.flow.traces import passthrough_times
-from aibridge_addon.records import FirstByte, Headers, Overhead
-from aibridge_addon.wire.codings import CodingError, decode_all, decoder_for
+from aibridge_addon.records import FirstByte, Overhead
+from aibridge_addon.wire.codings import CodingError, decoder_for
 from aibridge_addon.wire.framing import SERVER_SENT, Form, form_of, media_type
-from aibridge_addon.wire.json_object import JSONObject
 
 logger = logging.getLogger(__name__)
 
@@ -110,15 +107,14 @@ def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bo
         exchange.tap.reader.reading.response_id = state.head.route.result_id
     elif exchange.turns == 1:
         _measure_first_byte(state, exchange)
-    if state.usage_withdrawn and status < 400:
-        _remember_refusal(state, exchange)
+    if status < 400:
+        refused.accepted(state, exchange)
     if state.splicing is not None:
-        if state.usage is not None:
-            state.usage.original = None
         return _open_spliced(flow, state, streaming=status < 400 and exchange.request.streaming)
-    if state.usage is not None and state.usage.original is not None:
-        if status in REFUSALS:
-            return False  # buffered: if it is about the added option, the client does not get it
+    state.asks_again = refused.may_ask_again(state, status)
+    if state.asks_again:
+        return False  # buffered: if it is about what was added, the client does not get it
+    if state.usage is not None:
         state.usage.original = None
     return not state.undecided
 
@@ -211,50 +207,15 @@ def _unframe(flow: http.HTTPFlow) -> None:
 
 
 async def first_turn_refused(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> None:
-    """Handle an error to a request with an added option.
+    """Handle an error to a request to which the bridge has added something.
 
-    If the error may be about that option, `flow.response` is set to None and the client's own request is sent again.
+    If the error may be about that, `flow.response` is set to None and the request is sent again without it.
     """
-    usage, state.usage = state.usage, None
-    assert flow.response is not None
-    body = flow.response.raw_content or b""
-    try:
-        error = decode_all(body, flow.response.headers.get("content-encoding"), RETRY_BODY_LIMIT)
-    except CodingError:
-        error = b""
-    names_it = refuses_usage(error)
-    if usage is None or usage.original is None or not (names_it or may_refuse_usage(error)):
-        exchange.feed(body, last=True)
-        await commit(flow, state)
+    if refused.ask_again(flow, state, exchange):
         return
-    if names_it:
-        _remember_refusal(state, exchange)
-    else:  # the second try decides
-        state.usage_withdrawn = True
-    set_body(flow.request, usage.original)
-    if state.tools is not None:
-        state.tools.exchange.loop.replace_request(JSONObject(usage.original))
-        state.tools.exchange.discard_answer()
-    else:
-        _restore_accept_encoding(flow.request, state.head.headers)
-        exchange.discard_answer()
-    flow.response = None
-
-
-def _remember_refusal(state: Bridged, exchange: Exchange) -> None:
-    """Do not add the option to requests for this model any more."""
-    provider_name, model = state.head.route.provider.name, exchange.request.model
-    logger.info("%s refuses stream_options for %s; the option is not added any more", provider_name, model or "a model")
-    state.head.bridge.refuses_usage.add(provider_name, model)
-    state.usage_withdrawn = False
-
-
-def _restore_accept_encoding(request: http.Request, headers: Headers) -> None:
-    accepted = headers.get(b"accept-encoding")
-    if accepted is None:
-        request.headers.pop("accept-encoding", None)
-    else:
-        request.headers["accept-encoding"] = accepted.decode("utf-8", "surrogateescape")
+    assert flow.response is not None
+    exchange.feed(flow.response.raw_content or b"", last=True)
+    await commit(flow, state)
 
 
 async def commit(flow: http.HTTPFlow, state: Bridged) -> None:

@@ -17,11 +17,13 @@ from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.result_bounds import Bounds
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.interception.tool_loop import ToolLoop
-from aibridge_addon.proxy.flow.state import Bridged, Head, ToolRun, set_body
+from aibridge_addon.proxy.flow.state import Bridged, Completion, Head, ToolRun, set_body
 from aibridge_addon.records import Record, RequestClass
+from aibridge_addon.tools.caller import Caller
 from aibridge_addon.tools.catalog import Catalog
 from aibridge_addon.wire.json_object import JSONObject
 
@@ -57,8 +59,12 @@ async def resume_and_inject(
     position = NOWHERE
     if history is not None:
         position = history.position
-        completed = await continuations.completed(_scope(state.head, exchange), history)
+        scope = _scope(state.head, exchange)
+        found = await continuations.find(scope, history.references())
+        completed = history.completed(found) if found else None
         if completed is not None:
+            if found.turns or found.followers:
+                state.completion = Completion(scope, body, history, found)
             _set(request, completed)
             body = JSONObject(completed)
     if held is not None:
@@ -70,6 +76,9 @@ async def resume_and_inject(
         return body
     if bridge.servers.is_connecting and injection.may_inject(body):
         await bridge.servers.connected(bridge.settings.mcp.startup_wait)
+    if bridge.servers.needs_actor and injection.may_inject(body):
+        hidden = bridge.tool_access.hidden(state.head.actor)
+        await bridge.servers.prepare(caller_of(state.head, exchange), hidden, bridge.settings.mcp.startup_wait)
     return _injected(request, state, exchange, body, injection, position)
 
 
@@ -90,11 +99,14 @@ def _injected(
     position: Position,
 ) -> JSONObject:
     bridge = state.head.bridge
-    assert bridge.servers is not None and bridge.continuations is not None
-    catalog, settings = bridge.servers.catalog, bridge.settings.mcp
+    assert bridge.continuations is not None
+    catalog, settings = catalog_for(state.head), bridge.settings.mcp
     if injection.demands_call(body) and settings.max_turns == 1:
         return body  # a call of ours would leave the demand unmet
-    offered = injection.offered(body, catalog.injected)
+    provider, refused = state.head.route.provider.name, bridge.refused_tools
+    if refused.takes_none(provider, exchange.request.model):
+        return body
+    offered = injection.offered(body, refused.accepted(provider, injection, catalog.injected))
     _report_left_out(injection, body, catalog, len(offered))
     if not offered and not _may_call_ours(injection, exchange, body):
         return body
@@ -127,9 +139,24 @@ def tool_run(
     assert route.dialect is not None and route.dialect.injection is not None and bridge.continuations is not None
     settings, injection = bridge.settings.mcp, route.dialect.injection
     own = injection.own_names(body)
-    loop = ToolLoop(injection, body, names, max_turns=settings.max_turns, max_calls=settings.max_calls, own=own)
+    bounds = Bounds(settings.largest_result_bytes, settings.max_result_parts)
+    loop = ToolLoop(
+        injection, body, names, max_turns=settings.max_turns, max_calls=settings.max_calls, own=own, bounds=bounds
+    )
     keep = partial(_remembered, _scope(state.head, exchange), position, bridge.continuations)
     return ToolRun(ToolExchange(exchange, loop, keep), catalog)
+
+
+def caller_of(head: Head, exchange: Exchange) -> Caller:
+    """Return who the request's calls run for."""
+    return Caller(head.actor.id, exchange.id, head.actor.metadata)
+
+
+def catalog_for(head: Head) -> Catalog:
+    """Return the tools that the request's actor may use."""
+    bridge = head.bridge
+    assert bridge.servers is not None
+    return bridge.servers.catalog.without(bridge.tool_access.hidden(head.actor))
 
 
 def _report_left_out(injection: Injection, body: JSONObject, catalog: Catalog, offered: int) -> None:

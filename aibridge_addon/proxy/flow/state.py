@@ -24,6 +24,7 @@ from aibridge_addon import records
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.dialects.base import NOTHING, Dialect
 from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter
+from aibridge_addon.dialects.history import Found, RequestHistory
 from aibridge_addon.interception.actors import Actor
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.breaker import Ticket
@@ -31,10 +32,12 @@ from aibridge_addon.interception.buffers import Share
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import Once
 from aibridge_addon.interception.routing import Route
+from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow.bedrock import Translation
 from aibridge_addon.records import Headers
 from aibridge_addon.wire.codings import Decoder
+from aibridge_addon.wire.json_object import JSONObject
 
 if TYPE_CHECKING:
     from aibridge_addon.tools.calls import RunningCalls
@@ -139,6 +142,10 @@ class ToolRun:
     exchange: ToolExchange
     catalog: Catalog
     """The MCP tools at the time of the request. Its calls refer to these."""
+    taken_out: list[str] = field(default_factory=list)
+    """Names of the tools that the provider has refused in this request. They are remembered once it is accepted."""
+    takes_none: bool = False
+    """The provider has said that the model accepts no tools."""
     calls: RunningCalls | None = None
     """The running invocations of the last turn. While it is set, the turn hook is called again."""
 
@@ -152,6 +159,17 @@ class ToolRun:
         if self.calls is not None:
             self.calls.cancel()
             self.exchange.tools_stopped(self.calls.invocations())
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What was put into a request from earlier turns."""
+
+    scope: Scope
+    body: JSONObject
+    """The client's own request."""
+    history: RequestHistory
+    found: Found
 
 
 class Rows(Enum):
@@ -212,6 +230,10 @@ class Bridged(Uncopied):
     usage_withdrawn: bool = False
     """An error may have been about the added option. Without it, the request was sent again."""
     tools: ToolRun | None = None
+    completion: Completion | None = None
+    """Set until the provider has accepted the request."""
+    asks_again: bool = False
+    """The current answer refuses the first request, which may be sent again without what the bridge added."""
     buffers: bool = False
     """The current answer is buffered, whatever another addon wants."""
     undecided: bool = False

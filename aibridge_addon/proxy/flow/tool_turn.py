@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
 from mitmproxy import http
 
+from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow import answer
+from aibridge_addon.proxy.flow.inject_tools import caller_of
+from aibridge_addon.proxy.flow.refused import decoded_body
 from aibridge_addon.proxy.flow.state import Bridged, ToolRun, error_response, set_body
 from aibridge_addon.proxy.flow.traces import call_contexts
 from aibridge_addon.tools.calls import RunningCalls
 from aibridge_addon.wire.framing import SERVER_SENT, media_type
+from aibridge_addon.wire.printable import printable_line
+
+logger = logging.getLogger(__name__)
 
 
 async def turn_ended(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> None:
@@ -19,6 +27,9 @@ async def turn_ended(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> Non
     """
     response, exchange = flow.response, tools.exchange.exchange
     assert response is not None
+    if tools.exchange.is_refused:
+        _ask_again(flow, state, tools, response)
+        return
     if tools.exchange.waiting:
         await _run_tools(flow, state, tools)
     if exchange.ended and not tools.exchange.streamed:
@@ -43,13 +54,29 @@ async def _run_tools(flow: http.HTTPFlow, state: Bridged, tools: ToolRun) -> Non
         flow.response = None
 
 
+def _ask_again(flow: http.HTTPFlow, state: Bridged, tools: ToolRun, response: http.Response) -> None:
+    """Send a later turn that was refused again, if its results may be the reason."""
+    error = error_of_body(decoded_body(response), default_type="")
+    request = tools.exchange.asked_again(error)
+    if request is None:
+        return
+    logger.info(
+        "a turn was refused, and is asked again with shorter results: interception=%s: %s",
+        *(tools.exchange.exchange.id, printable_line(error.message)),
+    )
+    set_body(flow.request, request)
+    flow.response = None
+
+
 def start_calls(state: Bridged, tools: ToolRun) -> RunningCalls:
     """Start the invocations of a turn."""
     bridge = state.head.bridge
     assert bridge.servers is not None
     calls = [(tools.catalog.get(call.name), call) for call in tools.exchange.loop.to_run]
     contexts = call_contexts(state.head, tools.exchange.exchange, len(calls))
-    return RunningCalls(bridge.servers, calls, bridge.settings.mcp, contexts=contexts)
+    earlier = (result.parts for _, results in tools.exchange.loop.hidden for result in results)
+    caller = caller_of(state.head, tools.exchange.exchange)
+    return RunningCalls(bridge.servers, calls, bridge.settings.mcp, contexts=contexts, caller=caller, earlier=earlier)
 
 
 def _merge(response: http.Response, exchange: ToolExchange) -> None:

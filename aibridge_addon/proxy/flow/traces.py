@@ -11,7 +11,7 @@ from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.turn_times import TurnTimes
 from aibridge_addon.proxy.flow.state import Head
 from aibridge_addon.records import PassthroughTimes, TraceContinued
-from aibridge_addon.wire.trace_context import MAX_TRACEPARENT, MAX_TRACESTATE, TraceContext, span_id_for
+from aibridge_addon.wire.trace_context import MAX_TRACEPARENT, MAX_TRACESTATE, TraceContext, parse, span_id_for
 
 MAX_URL = 2048
 """Characters. Longer paths and URLs are cut."""
@@ -27,9 +27,13 @@ def continue_trace(head: Head, exchange: Exchange, received_at: datetime, path: 
 
 
 def call_contexts(head: Head, exchange: Exchange, count: int) -> Sequence[TraceContext]:
-    """Return the trace contexts for a turn's invocations, in their order. Empty: traces are off."""
+    """Return the trace contexts for a turn's invocations, in their order. Empty: there is no trace.
+
+    If traces are off, servers get the client's own context, as from any proxy that does not take part in a trace.
+    """
     if head.bridge.traces is None:
-        return ()
+        clients = parse(*_headers(head))
+        return [clients] * count if clients is not None else ()
     context = head.bridge.traces(exchange.id, *_headers(head))
     return [context.at(span_id_for(exchange.id, exchange.turns, "call", number)) for number in range(count)]
 

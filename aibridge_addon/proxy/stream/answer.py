@@ -165,6 +165,11 @@ class Spliced:
             self._silent = False
         return data
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether a later turn was refused, and it is not decided yet whether it is asked again."""
+        return self._tools.is_refused
+
     def failed_turn(self, body: bytes) -> AnswerError:
         """Read the error with which the upstream answered a later turn. It ends the answer."""
         self._tools.take_error(body)

@@ -13,7 +13,16 @@ from mitmproxy.proxy.layers.http import _hooks as http_hooks
 from mitmproxy.proxy.utils import ReceiveBuffer
 
 from aibridge_addon.dialects.base import DONE, NOTHING, AnswerError
-from aibridge_addon.proxy.flow.state import ORIGIN_FORM, FlowState, Foreign, Refusal, plain_error, refuse, route_of
+from aibridge_addon.proxy.flow.state import (
+    ORIGIN_FORM,
+    Bridged,
+    FlowState,
+    Foreign,
+    Refusal,
+    plain_error,
+    refuse,
+    route_of,
+)
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.turns import UpstreamTurns
 from aibridge_addon.wire import sse
@@ -35,6 +44,9 @@ class EndingStream(Protocol):
     @property
     def can_append(self) -> bool:
         """Whether an error event can be appended to the client's answer."""
+
+    def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]:
+        """Cancel the rest of the upstream's answer."""
 
     def ignore_events(self) -> None:
         """Ignore all further events of the client and the upstream."""
@@ -69,6 +81,15 @@ class EarlyEnd:
         """End an answer with the error of a turn, and without the `[DONE]` that no turn has sent."""
         yield from self.run_error_hook(error.message)
         yield from self.break_off(error.message, error.details, done=False)
+
+    def unreadable(self, error_type: str, reason: str) -> layer.CommandGenerator[None]:
+        """End an answer that cannot be decoded, although the client needs it decoded."""
+        state = self._stream.state
+        if isinstance(state, Bridged) and state.exchange is not None:
+            state.exchange.end(error_type, reason)
+        yield from self.run_error_hook(f"the answer cannot be decoded: {reason}")
+        yield from self._stream.cancel_upstream(reason)
+        yield from self.break_off("the upstream's answer cannot be decoded")
 
     def break_off(
         self, message: str, members: Mapping[str, Any] = NOTHING, *, done: bool = True

@@ -39,7 +39,7 @@ from aibridge_addon.proxy.flow.state import (
     Refused,
     Rows,
     Served,
-    json_response,
+    plain_error,
     state_of,
 )
 from aibridge_addon.proxy.flow.websocket import switch_error
@@ -180,8 +180,7 @@ class BridgeHttpStream(HttpStream):
             # Connect at once: the tunnel is relayed unread, and in some protocols the server sends first.
             error = yield commands.OpenConnection(self.context.server)
         if error:
-            body = b'{"error":{"type":"api_error","message":"the host could not be reached"}}'
-            self.flow.response = json_response(502, body)
+            self.flow.response = plain_error(502, "the host could not be reached", "api_error")
         yield from super().handle_connect_regular()  # type: ignore[no-untyped-call]
 
     # --- the answer -------------------------------------------------------------------------------------------
@@ -208,9 +207,7 @@ class BridgeHttpStream(HttpStream):
             if problem := problem_of(self.flow, self.context, self.mode):
                 yield from self.early_end.refuse_head(problem)
             return problem is not None
-        if not isinstance(self.state, Served):
-            return (yield from super().check_invalid(request))
-        return False
+        return not isinstance(self.state, Served) and (yield from super().check_invalid(request))
 
     def opened(self) -> Tapped | Spliced | None:
         state, response = self.state, self.flow.response
@@ -274,7 +271,7 @@ class BridgeHttpStream(HttpStream):
             yield from self.early_end.fail(output.error)
             return False
         if output.unreadable is not None:
-            yield from self._unreadable("undecodable_answer", output.unreadable)
+            yield from self.early_end.unreadable("undecodable_answer", output.unreadable)
             return False
         return output.end is None or (yield from self._send_end(output.end))
 
@@ -296,16 +293,7 @@ class BridgeHttpStream(HttpStream):
 
     @property
     def _is_lost(self) -> bool:
-        state = self.state
-        return isinstance(state, Bridged) and state.rows is Rows.LOST
-
-    def _unreadable(self, error_type: str, reason: str) -> layer.CommandGenerator[None]:
-        """End an answer that cannot be decoded, although the client needs it decoded."""
-        if isinstance(state := self.state, Bridged) and state.exchange is not None:
-            state.exchange.end(error_type, reason)
-        yield from self.early_end.run_error_hook(f"the answer cannot be decoded: {reason}")
-        yield from self.cancel_upstream(reason)
-        yield from self.early_end.break_off("the upstream's answer cannot be decoded")
+        return isinstance(state := self.state, Bridged) and state.rows is Rows.LOST
 
     def cancel_upstream(self, reason: str) -> layer.CommandGenerator[None]:
         """Cancel the rest of the upstream's answer."""
@@ -323,6 +311,9 @@ class BridgeHttpStream(HttpStream):
         if self.flow.request.method == "HEAD" and self.flow.response is not None:
             self.flow.response.raw_content = b""  # with the length that it has for GET
         answer = self.opened()
+        if not already_streamed and isinstance(answer, Spliced) and answer.is_refused:  # noqa: SIM102
+            if not (yield from self._turn_over()):
+                return
         if not already_streamed and isinstance(answer, Spliced) and not self._is_later_error(answer):
             content = (self.flow.response and self.flow.response.raw_content) or b""
             if (output := answer.on_body(content)) is not None:
@@ -350,7 +341,7 @@ class BridgeHttpStream(HttpStream):
         if not isinstance(state, Bridged) or answer is None:
             return True
         if isinstance(answer, Tapped):
-            if not already_streamed and state.usage is not None and state.usage.original is not None:
+            if not already_streamed and state.asks_again:
                 return (yield from self._turn_over())
             if not already_streamed and self.flow.response is not None:
                 answer.exchange.feed(self.flow.response.raw_content or b"", last=True)
@@ -425,7 +416,7 @@ class BridgeHttpStream(HttpStream):
                 data = self.incoming.finish()
         except BodyError as e:
             self.incoming = Pipe()  # the rest of the answer is not converted
-            yield from self._unreadable(e.error_type, str(e))
+            yield from self.early_end.unreadable(e.error_type, str(e))
             return
         if data:
             yield from super()._handle_event(http_events.ResponseData(self.turns.id, data))

@@ -81,6 +81,40 @@ def test_each_provider_is_named_and_awss_credentials_are_central_too() -> None:
     assert "sk-central" not in str(error.value)
 
 
+def test_credentials_of_mcp_servers_are_central_too() -> None:
+    found = settings(
+        mcp={
+            "servers": {
+                "http": {"url": "https://mcp.test/mcp", "headers": {"Authorization": "Bearer mcp-secret"}},
+                "query": {"url": "https://mcp.test/mcp?key=mcp-secret"},
+                "program": {"command": "x", "env": {"TOKEN": "mcp-secret"}},
+            }
+        }
+    )
+    with pytest.raises(ConfigError, match="allow_anonymous: true at this server") as error:
+        check_exposure(found, options(), "aibridge.yaml")
+    paths = ["mcp.servers.http.headers", "mcp.servers.query.url", "mcp.servers.program.env"]
+    assert [problem.path for problem in error.value.problems] == paths
+    assert "mcp-secret" not in str(error.value)
+    check_exposure(found, options(**LOOPBACK), "aibridge.yaml")
+    check_exposure(found, options(proxyauth="alice:secret"), "aibridge.yaml")
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        {"url": "https://mcp.test/mcp"},
+        {"url": "https://mcp.test/mcp", "headers": {}},
+        {"url": "https://mcp.test/mcp", "headers": {"Authorization": ""}},
+        {"url": "https://mcp.test/mcp?key=k", "headers": {"Authorization": "Bearer t"}, "allow_anonymous": True},
+        {"command": "x", "args": ["--utc"]},
+        {"command": "x", "env": {"TOKEN": "t"}, "allow_anonymous": True},
+    ],
+)
+def test_an_mcp_server_without_credentials_or_open_on_purpose_may_be_reached(server: dict[str, Any]) -> None:
+    check_exposure(settings(mcp={"servers": {"s": server}}), options(), "aibridge.yaml")
+
+
 async def test_options_that_would_expose_a_central_key_are_refused_while_it_runs(tmp_path: Path) -> None:
     file = tmp_path / "aibridge.yaml"
     file.write_text(
