@@ -295,10 +295,11 @@ class AIBridge:
             # This hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
         dumps, kept, limits = self._bridge.dumper is not None, self._kept, self._bridge.settings.limits
+        buffers = self._bridge.buffers
         if kept is not None:
-            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept, limits)
+            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept, limits, buffers)
         else:
-            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer, limits=limits)
+            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer, limits=limits, buffers=buffers)
 
     def choose_decryption(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from aibridge_addon import records
 from aibridge_addon.config.schema import Recording
 from aibridge_addon.credentials.redaction import Redactor
-from aibridge_addon.records import Record, TokenUsage
+from aibridge_addon.records import MAX_MODEL, Record, TokenUsage
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -56,8 +56,6 @@ LONG = frozenset(
 """Members with limits of their own."""
 CUT = frozenset({"model", "tool"})
 """Names that are parts of indexes."""
-MAX_MODEL = 256
-"""Characters. PostgreSQL refuses a row if the columns of an index take more than 2,704 bytes."""
 MAX_NAME = 1024
 """Characters. Longer texts of all other members are cut: models, tools, sessions, user agents, projects."""
 MAX_LINK = 256

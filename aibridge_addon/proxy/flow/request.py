@@ -20,7 +20,7 @@ from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.billing import billing
 from aibridge_addon.interception.buffers import Share
-from aibridge_addon.interception.exchange import MAX_MODEL, Exchange
+from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import pending_record, result_key
 from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.routing import MAX_HOST
@@ -31,7 +31,7 @@ from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.plan_limits import central_hint, limits_said
 from aibridge_addon.proxy.flow.state import Bridged, Head, Refusal, UsageAsk, is_replay, refuse, set_body
 from aibridge_addon.proxy.flow.traces import at, continue_trace
-from aibridge_addon.records import Billing, Emit, LeftUnread, RequestClass, utc_now
+from aibridge_addon.records import MAX_MODEL, Billing, Emit, LeftUnread, RequestClass, utc_now
 from aibridge_addon.wire.codings import CodingError, OutputLimitExceeded, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 from aibridge_addon.wire.json_structure import has_more_values

@@ -66,13 +66,13 @@ NOT_RECORDED = "the record of this answer could not be written"
 class BridgeHttpStream(HttpStream):
     def __init__(self, ctx: context.Context, stream_id: int, parent: TurnIds) -> None:
         super().__init__(ctx, stream_id)
-        self.turns = UpstreamTurns(self, parent)
+        self.buffers = StreamBuffers(parent.buffers)
+        self.turns = UpstreamTurns(self, parent, self.buffers)
         self.client = ClientSide(ctx.client, stream_id)
         self.attempts = UpstreamAttempts(self)
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
         self.guard = StreamGuard(self)
-        self.buffers = StreamBuffers()
         self.body_size = BodySize(self, parent.limits.passthrough_body)
         self.buffered = BufferedAnswer(self)
         self.keep_alives = KeepAlives(self)
