@@ -24,6 +24,7 @@ from aibridge_addon.config.errors import ConfigError
 from aibridge_addon.config.load import load, log_format
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy import terminal
+from aibridge_addon.proxy.addon_manager import use_sparing_manager
 from aibridge_addon.proxy.conflicts import conflicts
 from aibridge_addon.proxy.connection import exposure, handler, leaf_names
 from aibridge_addon.proxy.connection.acceptor import Acceptor
@@ -35,7 +36,7 @@ from aibridge_addon.proxy.connection.listeners import Listeners
 from aibridge_addon.proxy.connection.names import Names
 from aibridge_addon.proxy.connection.scope import destination, is_for_proxy, tunnel_plain
 from aibridge_addon.proxy.connection.unpriced_hosts import unpriced_hosts
-from aibridge_addon.proxy.flow import answer, dispatch, request, results, tool_turn, websocket
+from aibridge_addon.proxy.flow import answer, count_tokens, dispatch, request, results, tool_turn, websocket
 from aibridge_addon.proxy.flow.destination import guarded
 from aibridge_addon.proxy.flow.http1 import drop_trailers
 from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
@@ -124,6 +125,8 @@ class AIBridge:
         ctx.options.update(connection_strategy="lazy")
         handler.set_default_timeout(ctx.options)
         terminal.hide_flows(ctx.options)
+        terminal.spare_add_log(ctx.master.addons)
+        use_sparing_manager(ctx.master.addons)
         replace_authentication(ctx.master.addons, DEFAULT_LIMITS)
         self._listeners = Listeners(ctx.master.addons.get("proxyserver"), ctx.options)
         self._gate = Gate.of_master()
@@ -292,10 +295,11 @@ class AIBridge:
             # This hook runs before mitmproxy's own, but ours replaces the layer that mitmproxy chooses.
             ctx.master.addons.get("nextlayer").next_layer(next_layer)
         dumps, kept, limits = self._bridge.dumper is not None, self._kept, self._bridge.settings.limits
+        buffers = self._bridge.buffers
         if kept is not None:
-            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept, limits)
+            bridge_http(next_layer, KeepingAndDumpingHttpLayer if dumps else KeepingHttpLayer, kept, limits, buffers)
         else:
-            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer, limits=limits)
+            bridge_http(next_layer, DumpingHttpLayer if dumps else BridgeHttpLayer, limits=limits, buffers=buffers)
 
     def choose_decryption(self, data: tls.ClientHelloData) -> None:
         if self._bridge is None:
@@ -378,8 +382,14 @@ class AIBridge:
         if not isinstance(state, Bridged) or flow.response is not None:
             return None
         began = time.perf_counter()
-        read = request.read_request if state.head.route.results is None else results.begin
-        waiting = read(flow, state)
+        route = state.head.route
+        waiting: Awaitable[None] | None
+        if route.results is not None:
+            waiting = results.begin(flow, state)
+        elif route.counts is not None:
+            waiting = count_tokens.prepare(flow, state)
+        else:
+            waiting = request.read_request(flow, state)
         if self._is_interactive and state.exchange is not None:
             Annotation(flow).follow(state.exchange, state.head.bridge)
         state.overhead += time.perf_counter() - began
@@ -407,6 +417,8 @@ class AIBridge:
     @guarded_hook
     async def aibridge_turn(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
+        if isinstance(state, Bridged) and state.stored is not None:
+            state.stored.turn_ended(flow)
         if not isinstance(state, Bridged) or state.exchange is None:
             return
         if (tools := state.splicing) is not None:

@@ -52,6 +52,7 @@ from aibridge_addon.records import (
     ToolServerConnected,
     utc_now,
 )
+from aibridge_addon.records.memory import Memory
 from aibridge_addon.telemetry.dump.dumper import Dumper
 from aibridge_addon.telemetry.log.redaction import RedactedLog
 from aibridge_addon.telemetry.log.sink import log_sink
@@ -135,7 +136,8 @@ class Bridge:
         self.signers = _signers(settings)
         """By provider name, for providers whose Messages requests go to Bedrock."""
         self.in_flight = InFlight()
-        self.buffers = Buffers(settings.limits.buffered)
+        memory = Memory(settings.limits.buffered)
+        self.buffers = Buffers(memory)
         """The bytes of requests and answers in memory."""
         self.traces = trace_contexts(settings)
         """Returns the trace context of an interception, for tool servers. None: traces are off."""
@@ -187,7 +189,8 @@ class Bridge:
         """Return whether no answer to a request has a price."""
         self.budgets = self._budgets(preparation.recorded_name) if settings.budgets else None
         """What requests may use. None: no budgets are configured."""
-        self.stream = RecordStream(self._sinks, preparation, load=preparation.load, max_bytes=settings.limits.buffered)
+        self.stream = RecordStream(self._sinks, preparation, load=preparation.load)
+        self.stream.count_in(memory)
         self.emit = self.stream.emit
         """Send a record to every sink. Never blocks and never raises."""
         self.plan_limits = PlanLimits(self.emit)
@@ -199,6 +202,11 @@ class Bridge:
         self._ending: asyncio.Future[None] | None = None
         self._closed = False
         """Whether `close` has waited for every part: what has not ended by then is not waited for again."""
+
+    def count_in(self, memory: Memory) -> None:
+        """Share a budget for what is in memory with other bridges of the process. Call it before the start."""
+        self.buffers.count_in(memory)
+        self.stream.count_in(memory)
 
     def _budgets(self, recorded_name: Callable[[str], str]) -> SharedBudgets:
         settings = self.settings

@@ -15,7 +15,6 @@ from benchmarks.upstream import Upstream
 from tests.support.database import Row, Table
 
 REQUEST_BAR = 1.15
-CHUNK_BAR = 1.10
 GROWTH_BAR_MB = 5.0
 LOAD_TIMEOUT = 300.0
 """Seconds in which any load is over, or counts as lost."""
@@ -81,7 +80,7 @@ class Bench:
         streams = self._plan.streams
         await self._warm_up(scenario)
         cpu = await self._cpu_rounds(scenario, streams, per=streams * traffic.EVENTS)
-        return compared_rounds("CPU per chunk: " + scenario.name, "µs", cpu, CHUNK_BAR)
+        return compared_rounds("CPU per chunk: " + scenario.name, "µs", cpu, scenario.bar)
 
     async def first_byte(self) -> list[Result]:
         """Time until the client has the answer's first byte, one request at a time: no queue but the proxy's own."""

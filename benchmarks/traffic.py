@@ -47,6 +47,8 @@ class Scenario:
     asked_answer: Answer | None = None
     """What the upstream sends where the request asks for a chat stream's usage, if the client did not."""
     headers: dict[str, str] = field(default_factory=dict)
+    bar: float | None = None
+    """Maximum CPU of a chunk, as a ratio to bare mitmdump."""
 
     @property
     def upstream_path(self) -> str:
@@ -192,6 +194,7 @@ MESSAGES = Scenario(
     _MESSAGES | {"stream": True},
     _messages_stream(),
     headers=ANTHROPIC_HEADERS,
+    bar=0.75,
 )
 CHAT = Scenario(
     "chat completions",
@@ -199,6 +202,7 @@ CHAT = Scenario(
     _CHAT | {"stream_options": {"include_usage": True}},
     _chat_stream(usage=True),
     headers=OPENAI_HEADERS,
+    bar=0.80,
 )
 CHAT_UNASKED = Scenario(
     "chat, usage asked for by us",
@@ -207,6 +211,7 @@ CHAT_UNASKED = Scenario(
     _chat_stream(usage=False),
     asked_answer=_chat_stream(usage=True),
     headers=OPENAI_HEADERS,
+    bar=0.90,
 )
 RESPONSES = Scenario(
     "responses",
@@ -214,5 +219,6 @@ RESPONSES = Scenario(
     {"model": "gpt-5.1", "input": PROMPT, "stream": True},
     _responses_stream(),
     headers=OPENAI_HEADERS,
+    bar=0.75,
 )
 STREAMS = (MESSAGES, CHAT, CHAT_UNASKED, RESPONSES)

@@ -105,7 +105,7 @@ class _Server(values.Section):
 
 
 class HttpServer(_Server):
-    type: Annotated[Literal["http"], PlainValidator(values.parse_http_transport)] = "http"
+    type: Annotated[Literal["http", "sse"], PlainValidator(values.parse_http_transport)] = "http"
     url: values.ServerUrl
     headers: Mapping[values.HeaderName, values.SecretText] = Field(default_factory=dict)
     headers_command: Command = ()
@@ -202,6 +202,7 @@ class Mcp(values.Section):
     later_turn_retries: Annotated[values.Whole, Field(ge=0, le=10)] = 2
     max_calls: values.Positive = 64
     tool_timeout: values.Seconds = 60
+    tool_timeout_total: values.Seconds = 600
     max_result_bytes: values.Size = 262_144
     max_result_parts: values.Positive = 64
     keepalive_interval: values.Seconds = 10

@@ -215,9 +215,11 @@ def parse_server_url(value: object) -> SecretStr:
 
 
 def parse_http_transport(value: object) -> str:
-    """Accept the names that client configurations use for streamable HTTP."""
+    """Accept the names that client configurations use for streamable HTTP, and its predecessor of 2024."""
+    if value == "sse":
+        return "sse"
     if value not in ("http", "streamable-http", "streamableHttp"):
-        raise rejected("http (streamable HTTP) or stdio")
+        raise rejected("http (streamable HTTP), sse or stdio")
     return "http"
 
 

@@ -16,16 +16,13 @@ from dataclasses import dataclass, replace
 from pydantic import SecretStr
 
 from aibridge_addon.credentials.client import mask
-from aibridge_addon.records import KeyPoolState
+from aibridge_addon.records import MAX_MODEL, KeyPoolState
 
 DEFAULT_REST = 60.0
 """Seconds that a key rests if the answer has no `Retry-After`."""
 MAX_REST = 86_400.0
 """Seconds. Longer `Retry-After` values are cut, so that a wrong one cannot disable a key for good."""
 
-
-MAX_MODEL = 128
-"""Characters. Clients choose the names of models. Longer ones count as one with the same beginning."""
 MAX_RESTS = 1000
 """Maximum number of rests of one pool. Beyond it, the one that began first ends, those of all models last."""
 ALL_MODELS = ""

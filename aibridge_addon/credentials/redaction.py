@@ -65,6 +65,8 @@ class Redactor:
 
         The mark has the first 64 bits of the text's SHA-256.
         """
+        if (redacted := self.text(text)) == text:
+            return redacted
         return self._redacted(text, f"[redacted:{hashlib.sha256(_encode(text)).hexdigest()[:16]}]")
 
     def encoded(self, data: bytes) -> bytes:

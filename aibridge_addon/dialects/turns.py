@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from aibridge_addon.dialects.our_calls import OurNames
+from aibridge_addon.wire.framing import SSE, Framing
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable, array, decode, encode
 from aibridge_addon.wire.json_values import as_count, as_dict, as_list, as_text
 
@@ -129,6 +130,8 @@ class Splice(ABC):
 
     CALL_SIGN: ClassVar[bytes] = b'"(?:%s)"'
     """Pattern of bytes that may belong to an injected call. `%s` stands for the names of such calls."""
+    framing: ClassVar[Framing] = SSE
+    """The framing of a stream that is made of a blocking answer."""
 
     def __init__(self, injected: Collection[str], own: Collection[str] = ()) -> None:
         """`injected`: names of the injected tools. `own`: names of the client's own tools."""
@@ -136,8 +139,23 @@ class Splice(ABC):
         self.keeps = True
         """Whether the turn's events are kept. False: they are too large, so that no other turn can follow."""
         self.names_ours = re.compile(b'"(?:%s)"' % self.injected.pattern).search
-        self.shows_call = re.compile(self.CALL_SIGN.replace(b"%s", self.injected.pattern)).search
-        """Whether bytes of an event show a call that may be hidden. Quotes inside a JSON text are escaped."""
+        self._shows_call = re.compile(self.CALL_SIGN.replace(b"%s", self.injected.pattern)).search
+
+    def shows_call(self, data: bytes) -> object:
+        """Return whether bytes of an event show a call that may be hidden. Quotes inside a JSON text are escaped."""
+        return self._shows_call(data)
+
+    def head(self, headers: Mapping[str, str]) -> None:  # noqa: B027 (most dialects need the body only)
+        """Take the headers of the turn's answer. `headers` is case-insensitive."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Headers of the blocking answer, merged from all turns, that differ from those of the last turn."""
+        return {}
+
+    def framed(self, name: str, event: Any) -> bytes:
+        """Return an event of `events_of` as a stream contains it. Bytes are its data already."""
+        return self.framing.frame(name, event if isinstance(event, bytes) else encode(event))
 
     @property
     @abstractmethod
@@ -300,6 +318,10 @@ class Injection(ABC):
     @abstractmethod
     def splice(self, injected: Collection[str], own: Collection[str] = ()) -> Splice:
         """Return what merges the turns. `own`: names of the client's tools, whose calls are never hidden."""
+
+    def for_model(self, model: str) -> Injection:
+        """Return the injection for requests to this model, if the model is not in the body."""
+        return self
 
 
 def call_id_for(response_id: str, place: int, call: Mapping[str, Any]) -> str:

@@ -21,12 +21,11 @@ from enum import Enum
 from functools import partial
 
 from aibridge_addon.config.providers import CircuitBreaker, Provider
+from aibridge_addon.records import MAX_MODEL
 
 MAX_BREAKERS = 1000
 """Maximum number of breakers, since clients choose the model names. Beyond it, the least recently used one is dropped,
 closed ones first."""
-MAX_MODEL_LENGTH = 128
-"""Characters. Clients choose model names; longer ones are cut."""
 
 
 class State(Enum):
@@ -169,7 +168,7 @@ class Breakers:
         """Return the breaker for a request; None if its provider has no breaker configured."""
         if provider.circuit_breaker is None:
             return None
-        key = (provider.name, host, route, model[:MAX_MODEL_LENGTH])
+        key = (provider.name, host, route, model[:MAX_MODEL])
         breaker = self._breakers.get(key)
         if breaker is None:
             breaker = self._make(key, provider.circuit_breaker)

@@ -150,7 +150,8 @@ def clean(value: str | None, limit: int = MAX_ID) -> str | None:
 
 
 def _header(headers: Headers, name: bytes) -> str | None:
-    return clean(headers.get(name, b"").decode("utf-8", "replace"))
+    value = headers.get(name)
+    return clean(value.decode("utf-8", "replace")) if value else None
 
 
 class _Said:
@@ -168,7 +169,7 @@ class _Said:
 
     def get(self, name: str) -> str | None:
         """Return a header's value, or the member of `client_metadata` with the same name."""
-        return clean(self._body.get(name)) or _header(self.headers, name.encode())
+        return (clean(self._body.get(name)) if self._body else None) or _header(self.headers, name.encode())
 
     def turn(self, *names: str) -> str | None:
         """Return the first of these members of Codex's turn metadata."""

@@ -57,6 +57,15 @@ class _Alias(msgspec.Struct, frozen=True):
     last: str
 
 
+class StoredTurns(msgspec.Struct, frozen=True):
+    """The answers that a provider has stored for one answer of the client."""
+
+    turns: tuple[str, ...]
+    """The ids of the turns. The client knows the first."""
+    injected: tuple[str, ...]
+    """The names of the injected tools."""
+
+
 class _Elsewhere(msgspec.Struct, frozen=True):
     """A turn that a request may refer to in several ways is stored once."""
 
@@ -65,6 +74,7 @@ class _Elsewhere(msgspec.Struct, frozen=True):
 
 _elsewhere = msgspec.json.Decoder(_Elsewhere)
 _alias = msgspec.json.Decoder(_Alias)
+_stored_turns = msgspec.json.Decoder(StoredTurns)
 _followers = msgspec.json.Decoder(Followers)
 _turn = msgspec.json.Decoder(KeptTurn)
 
@@ -106,12 +116,13 @@ class Continuations:
         mixed: MixedTurn | None = None,
         alias: tuple[str, str] | None = None,
         hidden: Sequence[tuple[TurnEnd, Sequence[Result]]] = (),
+        stored: StoredTurns | None = None,
     ) -> list[Continuation]:
         """Keep what later requests need from an interception. Return the records to emit.
 
         `position` is that of the interception's answer. `mixed` is the turn that called injected and client tools.
         `alias` is the answer id of the first turn, which the client has, and that of the last turn. `hidden` are turns
-        that the client never saw, with their results.
+        that the client never saw, with their results. `stored` are the turns if the provider has stored them.
         """
         history = scope.dialect.history
         if history is None:
@@ -120,6 +131,9 @@ class Continuations:
         now = self._now()
         if alias is not None and all(alias) and alias[0] != alias[1]:
             kept.append(_record(scope, scope.key("answer", alias[0]), {"last": alias[1]}, now + ALIASES_KEPT_FOR))
+        if stored is not None and stored.turns and all(stored.turns):
+            value = msgspec.to_builtins(stored)
+            kept.append(_record(scope, scope.key("stored", stored.turns[0]), value, now + ALIASES_KEPT_FOR))
         for end, results in hidden:
             for name, value in history.followers(end.content, results):
                 if len(msgspec.json.encode(value)) > MAX_VALUE:  # a provider refuses reasoning that nothing follows
@@ -174,6 +188,11 @@ class Continuations:
         """Return the key under which the turn itself is stored, for one that may only point to it."""
         pointer = _maybe(_elsewhere, self._get(key, now))
         return pointer.key if pointer is not None else key
+
+    async def stored_turns(self, scope: Scope, answer_id: str) -> StoredTurns | None:
+        """Return the turns of an answer that the provider has stored; None if it has one turn, all of it visible."""
+        key = scope.key("stored", answer_id)
+        return _maybe(_stored_turns, (await self._stored((key,))).get(key))
 
     async def find(self, scope: Scope, references: References) -> Found:
         """Look up what is kept under these ids and places."""

@@ -41,12 +41,11 @@ from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tap import OnEvent, OnPartial, OnPiece, Tap, ignore
 from aibridge_addon.interception.thread_keys import key_of_answer, keys_of_call, keys_of_request
 from aibridge_addon.interception.turn_times import TurnTimes
-from aibridge_addon.records import Emit
+from aibridge_addon.records import MAX_MODEL, Emit
+from aibridge_addon.wire.framing import SERVER_SENT, Framing
 from aibridge_addon.wire.json_object import JSONObject
 
 CUT_OFF = "the answer was cut off before the call was complete"
-MAX_MODEL = 256
-"""Characters. Longer names of models are cut: clients and servers choose them."""
 MAX_ERROR_LENGTH = 2000
 """Characters. Longer error messages of a provider are cut."""
 
@@ -249,6 +248,11 @@ class Exchange:
     def status(self) -> int | None:
         """The status of the current answer; None before its head."""
         return self._http_status
+
+    @property
+    def framings(self) -> Mapping[str, Framing]:
+        """The framings that a streamed answer may have, by content type."""
+        return self.tap.reader.framings if self.tap is not None else SERVER_SENT
 
     @property
     def succeeded(self) -> bool:

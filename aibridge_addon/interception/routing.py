@@ -61,6 +61,8 @@ class Route:
     """The id of that work."""
     results: Dialect | None = None
     """The dialect that reads such an answer."""
+    counts: Dialect | None = None
+    """The dialect of the request whose tokens are counted. The request itself is passthrough."""
     billable: bool = False
     """A passthrough request may cost money, which no row shows."""
     deployment: str = ""
@@ -274,6 +276,7 @@ def _matched(unknown: Route, method: str, below: str) -> Route:
                 template=known.template,
                 known=known.central_key and method in KEYED_METHODS and _is_clean(below),
                 billable=known.billable and unknown.billable,
+                counts=known.counts if method == "POST" else None,
             )
     template = next((route.template for route in kind.bridged if route.pattern.fullmatch(below)), OTHER)
     return replace(unknown, template=template)

@@ -14,7 +14,7 @@ import msgspec
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.dialects.place import Place
 
-Kind = Literal["answer", "call", "reasoning", "lineage"]
+Kind = Literal["answer", "call", "reasoning", "lineage", "stored"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,12 @@ class Tap:
     @property
     def dropped(self) -> bool:
         """Whether an event was too large to be read."""
-        return self._dropped or self._scanner.oversized > 0
+        return self._dropped or self.lost
+
+    @property
+    def lost(self) -> bool:
+        """Whether an event was so large that `on_event` has got nothing of it."""
+        return self._scanner.oversized > 0
 
     def feed(self, data: bytes) -> int | None:
         """Read the next bytes.

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from aibridge_addon import records
-from aibridge_addon.dialects.base import DONE, NOTHING, AnswerError
+from aibridge_addon.dialects.base import NOTHING, AnswerError
 from aibridge_addon.dialects.client_results import cut_text
 from aibridge_addon.dialects.excerpt import Excerpt
 from aibridge_addon.dialects.refusals import RATE_LIMITED, REFUSED, is_too_long
@@ -95,6 +95,7 @@ class ToolExchange:
         self.exchange.open_answer(status, content_type, content_encoding, headers, on_event=on_event, on_piece=on_piece)
         if not self.plain:
             self.loop.splice.begin_turn()
+            self.loop.splice.head(headers)
 
     def discard_answer(self) -> None:
         """Drop an answer that refuses what the bridge added. The client has got nothing of it."""
@@ -218,7 +219,7 @@ class ToolExchange:
     def unreadable(self) -> str | None:
         """Why the stream cannot be spliced any further; None if it can. Part of it could not be read."""
         tap = self.exchange.tap
-        if tap is None or self.exchange.ended or (tap.readable and not self._blocked):
+        if tap is None or self.exchange.ended or (tap.readable and not self._blocked and not tap.lost):
             return None
         return "it cannot be decoded" if not tap.readable else "a part with a call cannot be read"
 
@@ -257,11 +258,11 @@ class ToolExchange:
             self._undecodable()
             return
         if tap.streaming:
-            whole = reading.ended and reading.error is None and not self._blocked
+            whole = reading.ended and reading.error is None and not self._blocked and not tap.lost
             message = self.loop.splice.body_of([*map(bytes, events)]) if whole else None
         else:
             message = tap.message
-        if self._blocked:
+        if self._blocked or tap.lost:
             self._too_large()
             return
         if reading.error is not None and self._asks_again(reading.error):
@@ -274,7 +275,7 @@ class ToolExchange:
         if self.exchange.request.streaming and (self.streamed or self._names_ours):
             self.streamed = True
             for name, event in self.loop.splice.events_of(message, usage=self.exchange.request.wants_usage):
-                self._show(sse.event(name, event if event == DONE else encode(event)), name, event)
+                self._show(self.loop.splice.framed(name, event), name, event)
             self._continue(self.loop.splice.end_turn())
         else:
             self._message = message

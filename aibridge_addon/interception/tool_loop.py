@@ -91,6 +91,11 @@ class ToolLoop:
         """The request of the first turn."""
         return self._first
 
+    @property
+    def stores(self) -> bool:
+        """Whether the request lets the provider store its answers (Responses API). That is the default."""
+        return self._first.get("store") is not False
+
     def replace_request(self, body: JSONObject) -> None:
         """Replace the first request's body. The next turn continues from it."""
         self._first = self._body = body

@@ -1,14 +1,23 @@
 """Anthropic: `api.anthropic.com`, and Claude Platform on AWS."""
 
 from aibridge_addon.dialects import MESSAGE_BATCH, MESSAGES
-from aibridge_addon.providers.base import DefaultProvider, ProviderType, bridged, https, others, passthrough, result
+from aibridge_addon.providers.base import (
+    DefaultProvider,
+    ProviderType,
+    bridged,
+    counting,
+    https,
+    others,
+    passthrough,
+    result,
+)
 
 ANTHROPIC = ProviderType(
     name="anthropic",
     prefix="",
     bridged=(bridged("/v1/messages", MESSAGES),),
     passthrough=(
-        passthrough("/v1/messages/count_tokens"),
+        counting("/v1/messages/count_tokens", MESSAGES),
         passthrough("/v1/models"),
         passthrough("/v1/models/*"),
         passthrough("/api/event_logging/*"),

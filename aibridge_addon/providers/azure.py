@@ -9,6 +9,7 @@ from aibridge_addon.providers.base import (
     ProviderType,
     background_routes,
     bridged,
+    counting,
     others,
     passthrough,
     query_value,
@@ -54,11 +55,14 @@ AZURE = ProviderType(
     passthrough=(
         passthrough("/openai/models"),
         passthrough("/openai/v1/models"),
+        counting("/openai/responses/input_tokens", RESPONSES),
+        counting("/openai/v1/responses/input_tokens", RESPONSES),
         passthrough("/openai/responses/*"),
         passthrough("/openai/v1/responses/*"),
+        counting("/anthropic/v1/messages/count_tokens", MESSAGES, central_key=False),
         *others(
             *("/openai/files", "/openai/files/*", "/openai/v1/files", "/openai/v1/files/*"),
-            *("/openai/batches/*", "/openai/v1/batches/*", "/anthropic/v1/messages/count_tokens"),
+            *("/openai/batches/*", "/openai/v1/batches/*"),
         ),
         *others("/openai/batches", "/openai/v1/batches", billable=True),
     ),

@@ -13,8 +13,8 @@ from aibridge_addon.dialects import COMPLETIONS, IMAGES, RESPONSES, SPEECH, USAG
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.records import Billing
 
-ResultOf = Literal["background", "batch"]
-"""Earlier work whose result an answer may bring: a background response, or a batch."""
+ResultOf = Literal["background", "batch", "stored"]
+"""Earlier work whose result an answer may bring: a background response, a batch, or the turns of a stored answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class PassthroughRoute:
     billable: bool = False
     """Whether requests that change something (not GET or DELETE) may cost money that no row shows."""
     central_key: bool = True
+    counts: Dialect | None = None
+    """The dialect of the requests whose tokens a POST counts. None: it counts none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +143,11 @@ def passthrough(path: str, *, prefix: str = "", billable: bool = False, central_
     return PassthroughRoute(_pattern(path), prefix + path, billable, central_key)
 
 
+def counting(path: str, dialect: Dialect, *, prefix: str = "", central_key: bool = True) -> PassthroughRoute:
+    """Return the route that counts the tokens of a request."""
+    return PassthroughRoute(_pattern(path), prefix + path, central_key=central_key, counts=dialect)
+
+
 def others(*paths: str, prefix: str = "", billable: bool = False) -> tuple[PassthroughRoute, ...]:
     """Return passthrough routes that are known only for their share of the bill. They get no central key."""
     return tuple(passthrough(path, prefix=prefix, billable=billable, central_key=False) for path in paths)
@@ -166,10 +173,11 @@ def usage_routes(prefix: str = "", path: str = "", *, names_model: bool = False)
 
 
 def background_routes(prefix: str = "", path: str = "") -> tuple[ResultRoute, ...]:
-    """Return the routes of the Responses API that may bring the end of a background response."""
+    """Return the routes of stored responses: those that may bring the end of a background response, and deletion."""
     return (
         result("GET", f"{path}/responses/{{id}}", "background", RESPONSES, prefix=prefix),
         result("POST", f"{path}/responses/{{id}}/cancel", "background", RESPONSES, prefix=prefix),
+        result("DELETE", f"{path}/responses/{{id}}", "stored", RESPONSES, prefix=prefix, central_key=False),
     )
 
 

@@ -1,7 +1,15 @@
 """AWS Bedrock: its own routes (`bedrock-runtime`), and Mantle's Messages and Responses (`bedrock-mantle`)."""
 
 from aibridge_addon.dialects import CONVERSE, CONVERSE_STREAM, INVOKE, INVOKE_STREAM, MESSAGES, RESPONSES
-from aibridge_addon.providers.base import DefaultProvider, ProviderType, background_routes, bridged, others, passthrough
+from aibridge_addon.providers.base import (
+    DefaultProvider,
+    ProviderType,
+    background_routes,
+    bridged,
+    counting,
+    others,
+    passthrough,
+)
 
 BEDROCK = ProviderType(
     name="bedrock",
@@ -16,7 +24,9 @@ BEDROCK = ProviderType(
     ),
     passthrough=(
         passthrough("/model/{id}/count-tokens"),
-        *others("/anthropic/v1/messages/count_tokens", "/openai/v1/responses/*"),
+        counting("/anthropic/v1/messages/count_tokens", MESSAGES, central_key=False),
+        counting("/openai/v1/responses/input_tokens", RESPONSES, central_key=False),
+        *others("/openai/v1/responses/*"),
     ),
     results=background_routes(path="/openai/v1"),
     error_dialect=INVOKE,

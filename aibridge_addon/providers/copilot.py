@@ -9,6 +9,7 @@ from aibridge_addon.providers.base import (
     ProviderType,
     background_routes,
     bridged,
+    counting,
     others,
     passthrough,
 )
@@ -35,7 +36,9 @@ COPILOT = ProviderType(
         passthrough("/.well-known/*"),
         passthrough("/_ping"),
         passthrough("/auto"),
-        *others("/v1/messages/count_tokens", "/responses/*", "/telemetry"),
+        counting("/v1/messages/count_tokens", MESSAGES, central_key=False),
+        counting("/responses/input_tokens", RESPONSES, central_key=False),
+        *others("/responses/*", "/telemetry"),
     ),
     results=background_routes(),
     error_dialect=RESPONSES,

@@ -9,6 +9,7 @@ from aibridge_addon.providers.base import (
     ProviderType,
     background_routes,
     bridged,
+    counting,
     https,
     others,
     passthrough,
@@ -43,6 +44,7 @@ OPENAI = ProviderType(
         passthrough("/conversations/*", prefix="/v1"),
         passthrough("/models", prefix="/v1"),
         passthrough("/models/*", prefix="/v1"),
+        counting("/responses/input_tokens", RESPONSES, prefix="/v1"),
         passthrough("/responses/*", prefix="/v1"),
         *others(
             *("/files", "/files/*", "/uploads", "/uploads/*", "/batches/*", "/organization/*"),

@@ -30,6 +30,7 @@ from aibridge_addon.proxy.connection.threads import on_thread
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.gate import Gate
 from aibridge_addon.records import DatabaseUnavailable
+from aibridge_addon.records.memory import Memory
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,8 @@ class Life:
         self._bridges: list[Bridge] = []
         self._lost = 0
         """Records that were lost by bridges that have ended."""
+        self._memory = Memory(0)
+        """What all bridges may have in memory together: `limits.buffered` of the current one."""
         self.is_serving = False
         """Whether the ports are open."""
         self._reloading: asyncio.Task[None] | None = None
@@ -105,6 +108,8 @@ class Life:
         self.source = source
         bridge = source.make()
         source.check(bridge.settings)
+        self._memory.limit = bridge.settings.limits.buffered
+        bridge.count_in(self._memory)
         bridge.start()
         self._use(bridge)
 
@@ -165,6 +170,7 @@ class Life:
 
     def _use(self, bridge: Bridge) -> None:
         before, self.current = self.current, bridge
+        self._memory.limit = bridge.settings.limits.buffered
         bridge.lost_elsewhere = lambda: self._lost_by_others(bridge)
         self._bridges = [*self.bridges, bridge]
         if self.is_serving:
@@ -196,6 +202,7 @@ class Life:
         bridge: Bridge | None = None
         try:
             bridge = await on_thread(THREAD, source.make)
+            bridge.count_in(self._memory)
             source.check(bridge.settings)
             await on_thread(THREAD, bridge.open)
             if self._over or self.drain.begun or self.addon is None:

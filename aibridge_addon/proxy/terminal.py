@@ -10,7 +10,9 @@ import logging
 import os
 from typing import Literal
 
+from mitmproxy.addonmanager import AddonManager, traverse
 from mitmproxy.addons.termlog import TermLogHandler
+from mitmproxy.log import LegacyLogEvents
 from mitmproxy.options import Options
 from mitmproxy.optmanager import unset
 
@@ -33,6 +35,16 @@ def hide_flows(options: Options) -> None:
     # An option that was set to its default differs from one that was not set only in this private attribute.
     if DETAIL in options and options._options[DETAIL].value is unset:
         options.update(flow_detail=0)
+
+
+def spare_add_log(addons: AddonManager) -> None:
+    """Leave out mitmproxy's hook `add_log` while no addon has it.
+
+    mitmproxy asks all of its 40 addons about each line, on the event loop. This takes longer than to write the line.
+    """
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, LegacyLogEvents) and not any(isinstance(f, _WithAddLog) for f in handler.filters):
+            handler.addFilter(_WithAddLog(addons))
 
 
 def hide_listening() -> None:
@@ -81,3 +93,12 @@ class _WithoutConnections(logging.Filter):
         if record.name != CONNECTIONS or self._handler.level <= logging.DEBUG:
             return True
         return record.levelno > logging.INFO and not str(record.msg).startswith(FAILED_GREETING)
+
+
+class _WithAddLog(logging.Filter):
+    def __init__(self, addons: AddonManager) -> None:
+        super().__init__()
+        self._addons = addons
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return any(hasattr(addon, "add_log") for addon in traverse(self._addons.chain))

@@ -40,7 +40,6 @@ def database_sink(settings: Settings, _whole: Ask) -> Sink:
         required=recording.on_failure == "closed",
         needed_at_start=settings.database.sqlite_path is not None,  # a path that cannot be used is a mistake
         spool_needed=recording.spool.path is not None,
-        max_bytes=settings.limits.buffered,
     )
 
 

@@ -15,15 +15,15 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from datetime import datetime
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Recording
 from aibridge_addon.credentials.redaction import Redactor
-from aibridge_addon.records import Record, TokenUsage
+from aibridge_addon.records import MAX_MODEL, Record, TokenUsage
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -56,12 +56,14 @@ LONG = frozenset(
 """Members with limits of their own."""
 CUT = frozenset({"model", "tool"})
 """Names that are parts of indexes."""
-MAX_MODEL = 256
-"""Characters. PostgreSQL refuses a row if the columns of an index take more than 2,704 bytes."""
 MAX_NAME = 1024
 """Characters. Longer texts of all other members are cut: models, tools, sessions, user agents, projects."""
 MAX_LINK = 256
 """Characters. Of a longer id that connects rows, the beginning and a digest of the whole are kept."""
+REMEMBERED = 1024
+"""Maximum number of short texts whose redacted form is remembered, and of short links."""
+SHORT = 128
+"""Characters. Maximum length of a text that is remembered."""
 NUL = "\ufffd"
 """Stands for the character NUL. PostgreSQL does not store it, and functions of SQLite take it for the end of a text."""
 MAX_ANSWER = 64 * 1024
@@ -75,8 +77,8 @@ class Preparation:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._redact = Redactor(recording.redact)
-        self._redact_secrets = Redactor() if recording.redact else self._redact
+        self._redact = _Remembering(Redactor(recording.redact))
+        self._redact_secrets = _Remembering(Redactor()) if recording.redact else self._redact
         self._price: Callable[[TokenUsage], TokenUsage] | None = None
         self._price_failed = False
 
@@ -118,10 +120,10 @@ class Preparation:
     def _redacted[Value: DataclassInstance](self, record: Value) -> Value:
         """Redact every text of a record, at any depth. Returns the record itself if nothing changes."""
         changed = {}
-        for field in fields(record):
-            before = getattr(record, field.name)
-            if before.__class__ not in PLAIN and (after := self._member(field.name, before)) != before:
-                changed[field.name] = after
+        for name in record.__dataclass_fields__:  # `fields` makes a list of them each time
+            before = getattr(record, name)
+            if before.__class__ not in PLAIN and (after := self._member(name, before)) != before:
+                changed[name] = after
         return replace(record, **changed) if changed else record
 
     def _member(self, name: str, value: Any) -> Any:
@@ -129,8 +131,7 @@ class Preparation:
         if is_dataclass(value) and not isinstance(value, type):
             return self._redacted(value)
         if name in LINKS:
-            link = partial(_link, redact)
-            found: Any = link(value) if isinstance(value, str) else tuple(map(link, value))
+            found: Any = redact.link(value) if isinstance(value, str) else tuple(map(redact.link, value))
         elif isinstance(value, str) and name not in LONG:
             limit = MAX_MODEL if name in CUT else MAX_NAME
             found = redact.text(value[: 2 * limit])[:limit]  # a secret at the border is redacted before the cut
@@ -181,6 +182,23 @@ class Preparation:
         except Exception:
             logger.exception("aibridge: whether an answer has a price cannot be worked out")
             return False
+
+
+class _Remembering:
+    """A redactor that remembers short texts: records of one interception repeat its ids, and all of them names."""
+
+    def __init__(self, redactor: Redactor) -> None:
+        self.value = redactor.value
+        self._text = redactor.text
+        self._link = partial(_link, redactor)
+        self._short_text = lru_cache(REMEMBERED)(self._text)
+        self._short_link = lru_cache(REMEMBERED)(self._link)
+
+    def text(self, text: str) -> str:
+        return self._short_text(text) if len(text) <= SHORT else self._text(text)
+
+    def link(self, text: str) -> str:
+        return self._short_link(text) if len(text) <= SHORT else self._link(text)
 
 
 def _link(redact: Redactor, value: str) -> str:

@@ -43,6 +43,7 @@ from aibridge_addon.recording.refusals import write_all
 from aibridge_addon.recording.sizes import MAX_QUEUED_BYTES, MAX_TRANSACTION, MAX_TRANSACTION_BYTES, Sizes
 from aibridge_addon.recording.spool import Backlog, Chunk, Spool
 from aibridge_addon.records import STORED, DatabaseUnavailable, Readiness, Record, Sink
+from aibridge_addon.records.memory import Memory
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +56,9 @@ REFUSED = "the database refused them"
 
 class Store(Protocol):
     """A database. All methods are called on the writer thread."""
+
+    def count_in(self, memory: Memory) -> None:
+        self._sizes = Sizes(memory)
 
     def open(self) -> None:
         """Connect and bring the schema up to date. Raises DatabaseUnavailable."""
@@ -86,7 +90,6 @@ class Recorder(Sink):
         required: bool = False,
         needed_at_start: bool = True,
         spool_needed: bool = False,
-        max_bytes: int = MAX_QUEUED_BYTES,
         retry_delays: Sequence[float] = RETRY_DELAYS,
         heartbeat: float = HEARTBEAT,
     ) -> None:
@@ -96,7 +99,6 @@ class Recorder(Sink):
             required: The bridge is not ready while the database is unavailable.
             needed_at_start: Without the database, the start fails. False: records are spooled until it is there.
             spool_needed: Without the spool's folder, the start fails.
-            max_bytes: Maximum size of the records in memory. Further ones are lost.
             heartbeat: Seconds between two signs of life of this instance.
         """
         self.lost = 0
@@ -120,7 +122,7 @@ class Recorder(Sink):
         self._changed = threading.Condition()
         """Protects the attributes below. It is notified when there is work for the thread."""
         self._queue: deque[Record] = deque()
-        self._sizes = Sizes(max_bytes)
+        self._sizes = Sizes(Memory(MAX_QUEUED_BYTES))
         """Of the records that are not settled: those that are being written, then those in the queue."""
         self._writing: Sequence[Record] = ()
         """Records that the thread has taken from the queue."""

@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import islice
 
 from aibridge_addon.records import Answer, Continuation, ModelThought, Record, ToolResult, ToolUsage, UserPrompt
+from aibridge_addon.records.memory import Memory
 
 MAX_QUEUED = 100_000
 """Maximum number of records that wait in memory. Later ones are dropped."""
@@ -19,33 +20,36 @@ MAX_TRANSACTION_BYTES = 16 * 2**20
 """Bytes of records from which on a transaction gets no more."""
 RECORD_BYTES = 1_000
 """About the size of a record without its texts."""
-PLAIN = (type(None), bool, int, float, datetime)
+PLAIN = frozenset({type(None), bool, int, float, datetime})
 
 
 class Sizes:
     """The sizes of records in the order in which they were accepted."""
 
-    def __init__(self, limit: int = MAX_QUEUED_BYTES) -> None:
-        self.total = 0
-        self._limit = limit
+    def __init__(self, memory: Memory) -> None:
+        self._part = memory.part(of_records=True)
         self._sizes: deque[int] = deque()
 
     def __len__(self) -> int:
         return len(self._sizes)
 
+    @property
+    def total(self) -> int:
+        """Bytes of all of them."""
+        return self._part.used
+
     def accept(self, record: Record) -> bool:
         """Add the size of a record. Returns False if there is no room for the record."""
         size = size_of(record)
-        if len(self._sizes) >= MAX_QUEUED or self.total + size > self._limit:
+        if len(self._sizes) >= MAX_QUEUED or not self._part.add(size):
             return False
         self._sizes.append(size)
-        self.total += size
         return True
 
     def remove(self, count: int) -> None:
         """Remove the oldest sizes."""
         for _ in range(count):
-            self.total -= self._sizes.popleft()
+            self._part.give_back(self._sizes.popleft())
 
     def of_transaction(self, limit: int) -> int:
         """Return how many of the oldest records make one transaction, at most `limit`."""
@@ -73,10 +77,10 @@ def size_of(record: Record) -> int:
     left: list[object] = [getattr(record, name) for name in record.__slots__]
     while left:
         value = left.pop()
-        if isinstance(value, str):
-            size += len(value)
-        elif isinstance(value, PLAIN):
+        if value.__class__ in PLAIN:
             size += 8
+        elif isinstance(value, str):
+            size += len(value)
         elif isinstance(value, Mapping):
             left += value.keys()
             left += value.values()

@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 
 from aibridge_addon.recording.sizes import MAX_QUEUED_BYTES, weight_of
 from aibridge_addon.records import STORED, Continuation, Record, Sink
+from aibridge_addon.records.memory import Memory
 
 logger = logging.getLogger(__name__)
 
@@ -86,11 +87,11 @@ class RecordStream:
         prepare: Callable[[Record], Record],
         *,
         load: Callable[[], None] = _nothing,
-        max_bytes: int = MAX_QUEUED_BYTES,
+        memory: Memory | None = None,
         commit_timeout: float = COMMIT_TIMEOUT,
         overdue: float = OVERDUE,
     ) -> None:
-        """`load`: called once on the stream's thread, before the first record. `max_bytes`: of records that wait."""
+        """`load`: called once on the stream's thread, before the first record. `memory`: their budget."""
         self._sinks = tuple(sinks)
         self._broken: set[int] = set()
         """Values of `id()` of the sinks that have raised."""
@@ -109,11 +110,9 @@ class RecordStream:
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._batches: queue.SimpleQueue[_Batch | None] = queue.SimpleQueue()
-        self._max_bytes = max_bytes
-        self._bytes_in = self._pending_bytes = 0
-        """Bytes of all records that were accepted, and of the pending ones. Only the event loop changes them."""
-        self._bytes_out = 0
-        """Bytes of the records sent to the sinks. Only the thread changes it."""
+        self._part = (memory or Memory(MAX_QUEUED_BYTES)).part(of_records=True)
+        """Bytes of the records that were not sent to the sinks. The event loop adds, the thread gives back."""
+        self._pending_bytes = 0
         self._handed_over = 0
         """Number of records sent to the thread. Only the event loop changes it."""
         self._handed_out = 0
@@ -128,6 +127,12 @@ class RecordStream:
         self._thread = threading.Thread(target=self._run, name="aibridge-records", daemon=True)
 
     # --- on the event loop ------------------------------------------------------------------------------------
+
+    def count_in(self, memory: Memory) -> None:
+        """Use this budget from now on. Call it before the first record."""
+        self._part = memory.part(of_records=True)
+        for sink in self._sinks:
+            sink.count_in(memory)
 
     def open(self) -> None:
         """Open the sinks. Blocks, and may be called on any thread."""
@@ -176,10 +181,9 @@ class RecordStream:
             self._drop(record, "the bridge had ended before they were emitted")
         elif self._in_hand >= MAX_WAITING:
             self._drop(record, f"{MAX_WAITING} records wait to be prepared")
-        elif self._bytes_in - self._bytes_out + (size := weight_of(record)) > self._max_bytes:
-            self._drop(record, f"records with {self._max_bytes} bytes wait to be prepared")
+        elif not self._part.add(size := weight_of(record)):
+            self._drop(record, f"requests, answers and records with {self._part.limit} bytes are in memory")
         else:
-            self._bytes_in += size
             self._pending_bytes += size
             self._pending.append(record)
             if self._timer is None:
@@ -312,7 +316,7 @@ class RecordStream:
                 rows = sum(type(record) in STORED for record in records)
                 self._guarded(sink, functools.partial(sink.emit, records), rows)
         self._handed_out += len(batch.records)
-        self._bytes_out += batch.size
+        self._part.give_back(batch.size)
         if batch.overdue:
             for sink in self._sinks:
                 self._guarded(sink, sink.overdue)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from aibridge_addon.records.health import KeyPoolState as KeyPoolState
 from aibridge_addon.records.health import ServerState as ServerState
+from aibridge_addon.records.memory import Memory
 from aibridge_addon.records.plan_limits import PlanLimit as PlanLimit
 from aibridge_addon.records.stored import DatabaseUnavailable as DatabaseUnavailable
 from aibridge_addon.records.stored import Spent as Spent
@@ -36,6 +37,8 @@ CostSource = Literal["provider", "price_list"]
 Headers = Mapping[bytes, bytes]
 """A request's headers: lower-case names to values."""
 
+MAX_MODEL = 256
+"""Characters of a model's name, which clients choose. Longer ones count as one with the same beginning."""
 CACHE_LIFETIMES = ("prompt_cache_options.ttl", "prompt_cache_retention")
 """OpenAI's names of the lifetime of a cache, in `PriceTerms.requested` and in `TokenUsage.extra`."""
 LEFT_OUT = "more_names_than_are_read_tokens"
@@ -464,6 +467,9 @@ class Sink:
         `before`: the sink of the same type that this one is going to replace. It still runs, and goes on if a later
         part of the new bridge cannot start.
         """
+
+    def count_in(self, memory: Memory) -> None:
+        """Count what waits here for that budget. Called before `open`."""
 
     def emit(self, records: Sequence[Record]) -> None:
         """Process records in the order in which they were emitted. After an exception the sink gets no more."""

@@ -30,3 +30,16 @@ class CallError(Exception):
     def __init__(self, text: str, kind: ErrorKind = "server") -> None:
         super().__init__(text)
         self.kind: ErrorKind = kind
+
+
+class SessionExpired(CallError):
+    """The server has dropped our session and has not run the call."""
+
+
+class NotConnected(CallError):
+    """The server is away. The call was not sent."""
+
+    def __init__(self, text: str, *, returning: bool) -> None:
+        super().__init__(text, "connection")
+        self.returning = returning
+        """It was connected a moment ago, and no attempt to connect again has failed."""

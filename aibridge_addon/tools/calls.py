@@ -44,7 +44,12 @@ class RunningCalls:
         caller: Caller | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        """`contexts`: the trace contexts that the servers get, one for each call. Empty: there are none."""
+        """Start the invocations.
+
+        Args:
+            contexts: the trace contexts that the servers get, one for each call. Empty: there are none.
+            caller: who the calls run for.
+        """
         self._clock = clock
         self._began = clock()
         self._calls = [
@@ -126,8 +131,14 @@ async def _outcome(
     if tool is None:
         raise CallError(f"there is no tool {call.name[:200]!r}", "request")
     arguments = schemas.original(_arguments(call.input), tool.original_keys)
-    timeout = settings.tool_timeout_of(tool.server_name)
-    returned = await servers.call(tool, arguments, timeout, _meta(context, caller), caller)
+    returned = await servers.call(
+        tool,
+        arguments,
+        settings.tool_timeout_of(tool.server_name),
+        _meta(context, caller),
+        caller,
+        total=settings.tool_timeout_total,
+    )
     parts, is_error, error_text = results.to_parts(returned, settings.max_result_bytes_of(tool.server_name))
     return parts, error_text if is_error else None
 

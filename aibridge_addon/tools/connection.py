@@ -2,11 +2,18 @@
 
     start ─▶ connect ─▶ list ─▶ publish ─▶ wait ─ changed ─▶ list …
                 ▲                            │
-                └──── backoff ◀── lost ──────┘     the tools of a lost server are withdrawn
+                └──── backoff ◀── lost ──────┘
 
 One task owns the connection, because anyio's cancel scopes must be left in the task that entered them. Calls run in
-tasks of their own, so that a cancelled caller returns at once. Transports and calls report a lost connection with
-`Connection.lose`; other losses are exceptions of the library.
+tasks of their own, so that a cancelled caller returns at once.
+
+What ends a connection is seen here, and never what a server claims: the end of its output, a list that cannot be
+fetched because the server is not reached or is silent, a session that it has dropped (HTTP 404). Transports report an
+end with `Connection.lose`, and a doubt with `Connection.change`: then the list is fetched, which shows it. All else is
+the failure of one request. A list that fails otherwise leaves the last one in place.
+
+A lost server keeps its tools for `WITHDRAWN_AFTER` seconds, since a request without them would lose its prompt cache.
+Calls to them fail meanwhile, or wait if the connection is on its way.
 """
 
 from __future__ import annotations
@@ -17,13 +24,11 @@ import math
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
 import anyio
-import httpx2
 import mcp_types as types
 from mcp import Client, MCPError
 from mcp.client import IncomingMessage
@@ -33,11 +38,12 @@ from pydantic import ValidationError
 
 from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.records import ToolServerConnected, utc_now
-from aibridge_addon.tools import CallError, catalog
+from aibridge_addon.tools import CallError, NotConnected, SessionExpired, messages, pages
+from aibridge_addon.tools.call_time import CallTime
 from aibridge_addon.tools.catalog import LeftOut, ListedTool, Listing
-from aibridge_addon.tools.header_command import HeaderCommandError
-from aibridge_addon.tools.transports import GRACE, MAX_REASON, Credential, OnRequest, over_http, over_stdio
-from aibridge_addon.wire.printable import printable_line
+from aibridge_addon.tools.http_client import Credential, OldTransport, OnRequest
+from aibridge_addon.tools.transports import GRACE, over_http, over_sse, over_stdio
+from aibridge_addon.tools.wording import Lost, Wording, cause
 
 logger = logging.getLogger(__name__)
 
@@ -45,26 +51,22 @@ CONNECTED_WITHIN = 60.0
 """Seconds to connect and list all tools. `npx` may install a server before it starts it."""
 REFRESHED_EVERY = 300.0
 """Seconds between listings of a server's tools. Not every server announces changes, or its end."""
+LISTED_EVERY = 1.0
+"""Seconds from one listing to the next, at least. Servers may announce changes in a storm; the last one counts."""
+WITHDRAWN_AFTER = 300.0
+"""Seconds. The tools of a server that is away for longer are withdrawn. Prompt caches live for about as long."""
+MAX_ERROR = 4096
+"""Characters of a server's error that a model gets."""
+MAX_SILENT_LISTINGS = 2
+"""Listings in a row without an answer in time. After these the connection counts as lost."""
 STABLE_AFTER = 30.0
 """Seconds. After a connection that lasted this long, the next one is tried at once."""
-MAX_PAGES = 100
-"""Maximum number of pages of one listing."""
-MIN_SECRET = 6
-"""Characters. Shorter values are not masked in messages: they would match ordinary words."""
-REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (HeaderCommandError, "its headers_command has yielded no headers"),
-    (httpx2.TimeoutException, "it did not answer in time"),
-    (httpx2.TransportError, "it cannot be reached"),
-    (FileNotFoundError, "its command was not found: name its full path, or put its folder on PATH"),
-    (PermissionError, "its command may not be run"),
-    (ValidationError, "its answer is not valid MCP"),
-)
 Backoff = Callable[[int], float]
 Settings = HttpServer | StdioServer
 
 
-class SessionExpired(CallError):
-    """The server has dropped our session and has not run the call."""
+_LOST_CODES = frozenset((messages.UNREACHABLE, messages.SESSION_EXPIRED, messages.SESSION_DOUBTFUL))
+"""What shows, as the answer to a listing, that the connection is lost."""
 
 
 class Connection:
@@ -87,8 +89,8 @@ class Connection:
         """Why it is not connected. Empty: it is, or has not been tried yet."""
         self.connected_within = CONNECTED_WITHIN
         self.refreshed_every = REFRESHED_EVERY
-        self.expired = False
-        self.status = 0  # of the last HTTP error
+        self.listed_every = LISTED_EVERY
+        self.withdrawn_after = WITHDRAWN_AFTER
         self.tls: ssl.SSLContext | None = None
         self.credential: Credential | None = None
         self.on_request: OnRequest | None = None  # changes each HTTP request before it is sent
@@ -101,19 +103,22 @@ class Connection:
         self._connecting: ToolServerConnected | None = None
         self.listing = listing_of(name, settings)
         self._client: Client | None = None
-        self._calls: set[asyncio.Task[types.CallToolResult]] = set()
+        self._calls: set[asyncio.Task[Any]] = set()
         self._slots = asyncio.Semaphore(settings.max_concurrent)
         self._scope: anyio.CancelScope | None = None
         self._wake = asyncio.Event()
-        self._up = asyncio.Event()
+        self._settled = asyncio.Event()  # connected, or an attempt has failed
+        self._ended = asyncio.Event()
         self.tried = asyncio.Event()
         """Whether the first attempt to connect has ended, well or not, in each version of the protocol."""
         self.problem = ""
         """Why the server is away. Empty: it is connected, or the first attempt has not ended."""
-        self._was_up = self._stopping = self._legacy = self._unstartable = False
-        self._lost = self._logged_state = ""
+        self._was_up = self._stopping = self._legacy = self._returning = self._unstartable = False
+        self._sse = isinstance(settings, HttpServer) and settings.type == "sse"
+        self._lost = self._logged_state = self._no_post = ""
+        self._away_since = 0.0
         self._left_out: tuple[LeftOut, ...] = ()
-        self._secrets = sorted(_secrets(settings), key=len, reverse=True)
+        self._wording = Wording(settings, lambda: self.credential.secrets if self.credential is not None else ())
 
     # --- used by servers, calls and transports ----------------------------------------------------
 
@@ -127,9 +132,18 @@ class Connection:
         return self._left_out if self.is_up else ()
 
     async def call(
-        self, tool: str, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None = None
-    ) -> types.CallToolResult:
-        """Call a tool. While `max_concurrent` other calls run, this one waits; the wait counts for `timeout`."""
+        self,
+        tool: str,
+        arguments: dict[str, Any],
+        timeout: float,
+        meta: Mapping[str, Any] | None = None,
+        total: float | None = None,
+    ) -> Any:
+        """Call a tool, and return its result as the server sends it.
+
+        While `max_concurrent` other calls run, this one waits; the wait counts for `timeout`. Progress that the server
+        reports extends the time by `timeout`, up to `total` seconds.
+        """
         waits, deadline = self._slots.locked(), time.monotonic() + timeout
         try:
             async with asyncio.timeout(timeout):
@@ -138,31 +152,40 @@ class Connection:
             raise CallError(f"MCP server {self.name} was busy with other calls for {timeout:g} s", "busy") from None
         try:
             left = max(deadline - time.monotonic(), 0.001) if waits else timeout
-            return await self._call(tool, arguments, left, meta)
+            return await self._call(tool, arguments, CallTime(left, timeout, total), meta)
         finally:
             self._slots.release()
 
     async def _call(
-        self, tool: str, arguments: dict[str, Any], timeout: float, meta: Mapping[str, Any] | None
-    ) -> types.CallToolResult:
+        self, tool: str, arguments: dict[str, Any], allowed: CallTime, meta: Mapping[str, Any] | None
+    ) -> Any:
         client = self._client
         if client is None:
-            raise CallError(f"MCP server {self.name} is not connected", "connection")
+            raise NotConnected(f"MCP server {self.name} is not connected", returning=self._returning)
         if all(listed.name != tool for listed in self.listing.tools):
             raise CallError(f"MCP server {self.name} does not offer the tool {tool!r} any more", "request")
         sent = types.RequestParamsMeta(**meta) if meta else None  # type: ignore[typeddict-item]
-        task = asyncio.ensure_future(client.call_tool(tool, arguments, read_timeout_seconds=timeout, meta=sent))
+        task = asyncio.ensure_future(
+            client.call_tool(
+                tool,
+                arguments,
+                read_timeout_seconds=allowed.total + GRACE,
+                progress_callback=allowed.progressed,
+                meta=sent,
+            )
+        )
         self._calls.add(task)
         task.add_done_callback(self._call_ended)
         try:
-            await asyncio.wait({task}, timeout=timeout)
+            while not task.done() and (left := allowed.left()) > 0:
+                await asyncio.wait({task}, timeout=left)
             if not task.done():
-                raise CallError(f"MCP server {self.name} did not answer within {timeout:g} s", "timeout")
+                raise CallError(f"MCP server {self.name} {allowed.exceeded}", "timeout")
             if task.cancelled():
                 raise CallError(f"the connection to MCP server {self.name} was closed", "connection")
-            return task.result()
+            return messages.result_of(task.result())
         except MCPError as e:
-            raise self._call_error(e, client, timeout) from None
+            raise await self._call_error(e, client) from None
         except CallError:
             raise
         except Exception as e:  # noqa: BLE001 (`reason` selects what may be shown of foreign errors)
@@ -170,21 +193,37 @@ class Connection:
         finally:
             task.cancel()
 
-    def _call_error(self, error: MCPError, client: Client, timeout: float) -> CallError:
-        if error.code == types.REQUEST_TIMEOUT:
-            return CallError(f"MCP server {self.name} did not answer within {timeout:g} s", "timeout")
-        current = self._client is client
-        if error.code == types.CONNECTION_CLOSED:
-            if current:
-                self.lose("the connection has ended")
-            return CallError(f"the connection to MCP server {self.name} was lost", "connection")
-        if self.expired:
-            if current:
+    async def _call_error(self, error: MCPError, client: Client) -> CallError:
+        """Say why a call has no result. Only a session that is gone ends the connection."""
+        if error.code == messages.SESSION_EXPIRED or (
+            error.code == messages.SESSION_DOUBTFUL and await self._has_expired(client)
+        ):
+            if self._client is client:
                 self.lose("the session has expired")
             return SessionExpired(f"the session with MCP server {self.name} has expired", "connection")
-        return CallError(f"MCP server {self.name}: {self.reason(error)}")
+        if error.code == types.CONNECTION_CLOSED:
+            if self._client is client:
+                self.change()  # the list shows whether the server is there
+                return CallError(f"MCP server {self.name} ended its answer without a result", "connection")
+            return CallError(f"the connection to MCP server {self.name} was lost", "connection")
+        text = f"MCP server {self.name}: {self._wording.whole(error)}"
+        if error.code == messages.UNREACHABLE:
+            self.change()  # the list shows whether the server is there
+            return CallError(text, "connection")
+        return CallError(text)
 
-    def _call_ended(self, task: asyncio.Task[types.CallToolResult]) -> None:
+    async def _has_expired(self, client: Client) -> bool:
+        """Return whether the server refuses a request that is certainly valid."""
+        try:
+            async with asyncio.timeout(self.connected_within):
+                await client.list_tools()
+        except MCPError as e:
+            return e.code in (messages.SESSION_EXPIRED, messages.SESSION_DOUBTFUL)
+        except (TimeoutError, ValidationError):
+            pass
+        return False
+
+    def _call_ended(self, task: asyncio.Task[Any]) -> None:
         self._calls.discard(task)
         if not task.cancelled():
             task.exception()  # else asyncio logs that it was never retrieved
@@ -193,22 +232,24 @@ class Connection:
         """Wait until the server is connected again.
 
         Raises:
-            CallError: it is not connected before `deadline`.
+            CallError: the next attempt to connect fails, or takes until `deadline`.
         """
         try:
-            await asyncio.wait_for(self._up.wait(), max(deadline - time.monotonic(), 0))
+            await asyncio.wait_for(self._settled.wait(), max(deadline - time.monotonic(), 0))
         except TimeoutError:
-            raise CallError(
-                f"MCP server {self.name} has lost our session and did not reconnect in time", "connection"
-            ) from None
+            pass
+        if not self.is_up:
+            raise CallError(f"MCP server {self.name} was lost and could not be connected again in time", "connection")
 
     def lose(self, reason: str) -> None:
-        """Mark the connection as lost, and withdraw its tools."""
+        """Mark the connection as lost."""
         self._lost = self._lost or reason
+        if self._client is not None:
+            self._away_since, self._returning = self._clock(), True
+            self._settled.clear()
         self._client = None
-        self._up.clear()
         self._wake.set()
-        self._publish_tools(())
+        self._ended.set()
 
     def change(self) -> None:
         """List the tools again, since they may have changed."""
@@ -218,6 +259,7 @@ class Connection:
         """Begin to end the connection for good."""
         self._stopping = True
         self._wake.set()
+        self._ended.set()
         self._allow(GRACE if self._client is not None else 0)
 
     def signal(self, number: int) -> bool:
@@ -232,38 +274,42 @@ class Connection:
         return self.group is not None
 
     def reason(self, error: BaseException) -> str:
-        """Describe an error in short. Texts of the server appear only from MCP errors, with secrets masked."""
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        if isinstance(error, MCPError):
-            status = f" (HTTP {self.status})" if self.status else ""
-            return printable_line(self.masked(" ".join(error.message.split()))[:MAX_REASON]) + status
-        known = (text for kind, text in REASONS if isinstance(error, kind))
-        return next(known, type(error).__name__)
+        """Describe an error in one short line without secrets."""
+        return self._wording.reason(error)
 
     def masked(self, text: str) -> str:
         """Replace the configuration's secrets in a text."""
-        fresh = self.credential.secrets if self.credential is not None else ()
-        for secret in (*self._secrets, *(each for each in fresh if len(each) >= MIN_SECRET)):
-            text = text.replace(secret, "[redacted]")
-        return text
+        return self._wording.masked(text)
 
     # --- the connections --------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Connect, and reconnect after each loss, until `stop` is called."""
         await asyncio.sleep(0)  # mitmproxy starts tasks eagerly, and the caller must not wait for a fork
+        try:
+            await self._reconnect()
+        finally:
+            self._settled.set()
+            self._publish_tools(())
+
+    async def _reconnect(self) -> None:
         failures = 0
         while not self._stopping:
             began = self._clock()
             reason = await self._connection()
             if not self._was_up:
+                if self._other_transport():
+                    continue
                 self._legacy = not self._legacy  # some old servers exit when the client negotiates the protocol version
+                self._returning = False
+                self._settled.set()
             stable = self._was_up and self._clock() - began >= STABLE_AFTER
             failures = 0 if stable else failures + 1
-            self._note_end(reason, failures)
+            self._note_end(self._no_post or reason, failures)
             if not self._stopping:
-                self._log_state(logging.WARNING, "away", f"{reason}; trying again")
+                self._log_state(logging.WARNING, "away", f"{self._no_post or reason}; trying again")
+                if self.listing.tools and self._clock() - self._away_since >= self.withdrawn_after:
+                    self._publish_tools(())
                 self._wake.clear()
                 await self._woken(self._backoff(failures) if failures else 0)
 
@@ -274,19 +320,31 @@ class Connection:
             self.tried.set()
         self._publish()
 
+    def _other_transport(self) -> bool:
+        """Return whether the older HTTP transport is to be tried at once, since the server refuses the newer one."""
+        if self._settings.type != "http":
+            return False
+        tried, self._sse = self._sse, bool(self._no_post) and not self._sse
+        if tried or not self._sse:
+            self._sse = False
+            return False
+        return True
+
     async def _connection(self) -> str:
         """Connect, and wait until the connection ends. Return the reason."""
-        self._lost, self._was_up, self.expired, self.status = "", False, False, 0
+        self._lost, self._was_up = "", False
+        self._ended.clear()
         now = utc_now()
         self._connecting = ToolServerConnected(self.name, self.listing.server_url, now, now)
-        transport = (
-            over_http(self, self._settings)
-            if isinstance(self._settings, HttpServer)
-            else over_stdio(self, self._settings)
-        )
+        if not isinstance(self._settings, HttpServer):
+            transport = over_stdio(self, self._settings)
+        else:
+            transport = over_sse(self, self._settings) if self._sse else over_http(self, self._settings)
+        if not self._sse:
+            self._no_post = ""
         client = Client(
             transport,
-            mode="legacy" if self._legacy else "auto",
+            mode="legacy" if self._legacy or self._sse else "auto",
             cache=None,
             read_timeout_seconds=self.connected_within,
             message_handler=self._message,
@@ -300,6 +358,8 @@ class Connection:
                     client.session.validate_tool_result = _not_validated  # type: ignore[method-assign]
                     await self._serve(client)
         except Exception as e:  # noqa: BLE001 (logged by `_log_state`; the next attempt follows)
+            if isinstance(cause(e), OldTransport):
+                self._no_post = self.reason(e)
             self._lost = self._lost or self.reason(e)
             self._unstartable = isinstance(e, OSError)
         finally:
@@ -309,58 +369,72 @@ class Connection:
         return self._lost
 
     async def _serve(self, client: Client) -> None:
+        """List the tools, and again whenever they may have changed, until the connection is lost."""
         async with anyio.create_task_group() as tasks:
             if client.protocol_version in MODERN_PROTOCOL_VERSIONS:
                 tasks.start_soon(self._subscribe, client)
             if self._connecting is not None:
                 self._connecting = replace(self._connecting, listed_from=utc_now())
+            failures = 0
             while not self._lost and not self._stopping:
                 self._wake.clear()
-                self._allow(self.connected_within)
-                tools = await self._list(client)
-                self._report(tools=len(tools))
                 self._allow(math.inf)
+                began = time.monotonic()
+                failed = await self._relist(client, failures)
+                failures = failures + 1 if failed else 0
                 if not self._lost:
-                    self._client, self._was_up = client, True
-                    self._up.set()
-                    self.problem = ""
-                    self.tried.set()
-                    self._publish_tools(tools)
-                    selected = sum(self.listing.maybe_left_out(tool) is None for tool in tools)
-                    self._log_state(logging.INFO, f"connected, {selected} tools")
-                    await self._woken(self.refreshed_every)
+                    await self._woken(self._backoff(failures) if failed else self.refreshed_every)
+                    await self._over(began + self.listed_every - time.monotonic())
             tasks.cancel_scope.cancel()
         self._allow(GRACE)
+
+    async def _relist(self, client: Client, failures: int) -> bool:
+        """Fetch the list of tools, and publish it. Return whether it could not be fetched.
+
+        Raises:
+            Lost: the server is away.
+        """
+        try:
+            async with asyncio.timeout(self.connected_within):
+                tools, left_out = await pages.fetch(client, self.name)
+        except (MCPError, ValidationError, TimeoutError) as e:
+            code = e.code if isinstance(e, MCPError) else None
+            silent = isinstance(e, TimeoutError) or code == types.REQUEST_TIMEOUT
+            if code in _LOST_CODES or (silent and (self._client is None or failures + 1 >= MAX_SILENT_LISTINGS)):
+                raise Lost("it did not answer in time" if silent else self.reason(e)) from None
+            if self._lost:
+                return True
+            if self.listing.tools:
+                self._serves(client)
+            why = "it did not answer in time" if silent else self.reason(e)
+            self._log_state(logging.WARNING, "its tools cannot be listed", f"{why}; trying again")
+            return True
+        self._note_left_out(left_out)
+        self._report(tools=len(tools))
+        if not self._lost:
+            self._serves(client)
+            self._publish_tools(tools)
+            selected = sum(self.listing.maybe_left_out(tool) is None for tool in tools)
+            self._log_state(logging.INFO, f"connected, {selected} tools")
+        return False
+
+    def _serves(self, client: Client) -> None:
+        self._client, self._was_up, self._no_post = client, True, ""
+        self.problem = ""
+        self._settled.set()
+        self.tried.set()
+
+    def _note_left_out(self, left_out: tuple[LeftOut, ...]) -> None:
+        if left_out and left_out != self._left_out:
+            named = self.masked(", ".join(map(str, left_out[:5])))
+            logger.warning("MCP server %s: %d tools left out: %s", self.name, len(left_out), named)
+        self._left_out = left_out
 
     def _report(self, *, tools: int = 0, error: str | None = None) -> None:
         """Report the first listing of a connection, or why there was none."""
         connecting, self._connecting = self._connecting, None
         if connecting is not None and self._on_connected is not None and not self._stopping:
             self._on_connected(replace(connecting, ended_at=utc_now(), tools=tools, error=error))
-
-    async def _list(self, client: Client) -> tuple[ListedTool, ...]:
-        if client.server_capabilities.tools is None:
-            return ()
-        listed: list[ListedTool] = []
-        cursor: str | None = None
-        for _ in range(MAX_PAGES):
-            page = await client.list_tools(cursor=cursor)
-            listed += (
-                ListedTool(tool.name, tool.description or tool.title or "", tool.input_schema, annotations=_hints(tool))
-                for tool in page.tools
-            )
-            cursor = page.next_cursor
-            if not cursor or len(listed) > catalog.MAX_TOOLS:
-                break
-        else:
-            logger.warning("MCP server %s: its list of tools has more than %d pages", self.name, MAX_PAGES)
-        admitted, left_out = catalog.admit(listed)
-        if left_out and left_out != self._left_out:
-            logger.warning(
-                "MCP server %s: %d tools left out: %s", self.name, len(left_out), ", ".join(map(str, left_out[:5]))
-            )
-        self._left_out = left_out
-        return admitted
 
     async def _subscribe(self, client: Client) -> None:
         """Subscribe to changes of the tools. Modern protocol versions require it."""
@@ -370,7 +444,10 @@ class Connection:
                     self.change()  # changes before the subscription were missed
                     async for _ in changes:
                         self.change()
-            except (ListenNotSupportedError, MCPError, TimeoutError):
+            except MCPError:
+                self.change()  # the list shows whether the server is there
+                return
+            except (ListenNotSupportedError, TimeoutError):
                 return
             except SubscriptionLost:
                 pass
@@ -397,6 +474,14 @@ class Connection:
         except TimeoutError:
             pass
 
+    async def _over(self, seconds: float) -> None:
+        """Wait, but not beyond the connection's end."""
+        if seconds > 0 and not self._stopping:
+            try:
+                await asyncio.wait_for(self._ended.wait(), seconds)
+            except TimeoutError:
+                pass
+
     def _log_state(self, level: int, state: str, why: str = "") -> None:
         """Log a state; at debug level if it is the one that was logged last."""
         if state == self._logged_state:
@@ -413,19 +498,3 @@ def listing_of(name: str, settings: Settings) -> Listing:
 
 async def _not_validated(name: str, result: types.CallToolResult) -> None:
     pass
-
-
-def _hints(tool: types.Tool) -> Mapping[str, Any]:
-    return tool.annotations.model_dump(by_alias=True) if tool.annotations is not None else {}
-
-
-def _secrets(settings: Settings) -> Iterator[str]:
-    """Yield every text of the configuration that must not appear in logs or results."""
-    if isinstance(settings, HttpServer):
-        url = settings.url.get_secret_value()
-        parts = urlsplit(url)
-        texts = [url, parts.query, parts.password or "", *(value for _, value in parse_qsl(parts.query))]
-        texts += [word for value in settings.headers.values() for word in value.get_secret_value().split()]
-    else:
-        texts = [*settings.args, *(value.get_secret_value() for value in settings.env.values())]
-    yield from (text for text in texts if len(text) >= MIN_SECRET)

@@ -14,12 +14,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import mcp_types as types
-
-from aibridge_addon.tools import CallError
+from aibridge_addon.tools import CallError, SessionExpired
 from aibridge_addon.tools.caller import Caller
 from aibridge_addon.tools.catalog import LeftOut, Listing
-from aibridge_addon.tools.connection import Connection, SessionExpired
+from aibridge_addon.tools.connection import Connection
 
 SWEEP = 30.0
 """Seconds between searches for idle connections."""
@@ -105,7 +103,8 @@ class PersonalConnections:
         timeout: float,
         meta: Mapping[str, Any] | None = None,
         caller: Caller | None = None,
-    ) -> types.CallToolResult:
+        total: float | None = None,
+    ) -> Any:
         """Call a tool over the caller's own connection. Connecting counts for `timeout`.
 
         Raises:
@@ -120,10 +119,10 @@ class PersonalConnections:
             await self._up(each, timeout)
             connection = each.connection
             try:
-                return await connection.call(tool, arguments, _left(deadline), meta)
+                return await connection.call(tool, arguments, _left(deadline), meta, total)
             except SessionExpired:
                 await connection.reconnected(deadline)
-            return await connection.call(tool, arguments, _left(deadline), meta)
+            return await connection.call(tool, arguments, _left(deadline), meta, total)
         finally:
             each.running -= 1
             each.used = self._clock()

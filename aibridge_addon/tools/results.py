@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import json
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from aibridge_addon.dialects.turns import Media, Part, Text
+from aibridge_addon.tools import media
 from aibridge_addon.wire import json_object
 
-if TYPE_CHECKING:
-    from mcp_types import CallToolResult
-
 NO_OUTPUT = "(no output)"
+MAX_PARTS = 64
+"""Parts of one result. Providers count images, and refuse a request with more than 100."""
 MAX_ERROR = 4096
 """Characters of an error's text in records. The model gets the whole text."""
 
@@ -27,51 +26,87 @@ class Parts(NamedTuple):
     error_text: str | None
 
 
-def to_parts(result: CallToolResult, max_bytes: int) -> Parts:
-    """Convert a result. Cut it at `max_bytes` (of UTF-8 and base64), and add a note with the number of cut bytes."""
-    parts = [_part(block) for block in result.content]
-    if result.structured_content is not None and not _carried(result.structured_content, parts):
-        parts.append(Text(json.dumps(result.structured_content, ensure_ascii=False)))
+def to_parts(result: Any, max_bytes: int) -> Parts:
+    """Convert a result as its server sends it: nothing in it is certain.
+
+    The result has at most `MAX_PARTS` parts and `max_bytes` (of UTF-8 and base64). A note says what was cut.
+    """
+    parts = [part for block in _blocks(result) if (part := _part(block)) is not None]
+    structured = result.get("structuredContent") if isinstance(result, dict) else None
+    if structured is not None and not _carried(structured, parts):
+        parts.append(Text(json.dumps(structured, ensure_ascii=False)))
     # Providers refuse blank texts.
     parts = [part for part in parts if not isinstance(part, Text) or part.text.strip()]
     shown = _cut(parts, max_bytes) if parts else [Text(NO_OUTPUT)]
-    error_text = _error_text(shown) if result.is_error else None
-    return Parts(tuple(shown), result.is_error, error_text)
+    is_error = isinstance(result, dict) and result.get("isError") in (True, "true")  # 1 is True, too
+    return Parts(tuple(shown), is_error, _error_text(shown) if is_error else None)
 
 
-def _part(block: Any) -> Part:
-    match block.type:
-        case "text":
-            return Text(block.text)
-        case "image" | "audio":
-            return _media(block.mime_type, block.data)
-        case "resource":
-            return _resource(block.resource)
-        case "resource_link":
-            return _link(block)
-        case unknown:
-            return Text(f"[content of the unknown kind {str(unknown)[:60]!r}]")
+def _blocks(result: Any) -> list[Any]:
+    """Return the blocks of a result, in whatever form it came."""
+    if result is None:
+        return []
+    if not isinstance(result, dict):
+        return result if isinstance(result, list) else [result]
+    if "content" in result:
+        content = result["content"]
+        return content if isinstance(content, list) else [] if content is None else [content]
+    # Not the form of the protocol, so all of it is shown: `toolResult` of its first drafts, and inventions.
+    beside = ("structuredContent", "isError", "resultType", "ttlMs", "cacheScope", "_meta")
+    rest = {name: value for name, value in result.items() if name not in beside and value is not None}
+    if not rest:
+        return []
+    return [rest["toolResult"]] if rest.keys() == {"toolResult"} else [rest]
 
 
-def _link(link: Any) -> Text:
-    lines = [f"[Link to the resource {link.uri}]", f"name: {link.name}"]
-    lines += [f"type: {link.mime_type}"] if link.mime_type else []
-    lines += [f"description: {link.description}"] if link.description else []
+def _part(block: Any) -> Part | None:
+    """Convert a block of content. None: it is nothing."""
+    if block is None:
+        return None
+    if not isinstance(block, dict):
+        return Text(block if isinstance(block, str) else json.dumps(block, ensure_ascii=False))
+    kind = block.get("type")
+    if kind in ("image", "audio"):
+        return _media(_text(block, "mimeType"), block.get("data"), default=f"{kind}/*")
+    if kind == "resource" and isinstance(block.get("resource"), dict):
+        return _resource(block["resource"])
+    if kind == "resource_link":
+        return _link(block)
+    if isinstance(block.get("text"), str):
+        return Text(block["text"])
+    if kind is None:
+        if isinstance(block.get("data"), str) and isinstance(block.get("mimeType"), str):
+            return _media(block["mimeType"], block["data"])
+        return Text(json.dumps(block, ensure_ascii=False))
+    if kind == "text":
+        value = block.get("text")
+        return None if value is None else Text(json.dumps(value, ensure_ascii=False))
+    return Text(f"[content of the unknown kind {str(kind)[:60]!r}]")
+
+
+def _text(value: Mapping[str, Any], name: str) -> str:
+    text = value.get(name)
+    return text if isinstance(text, str) else ""
+
+
+def _link(link: Mapping[str, Any]) -> Text:
+    lines = [f"[Link to the resource {_text(link, 'uri')}]"]
+    for label, name in (("name", "name"), ("type", "mimeType"), ("description", "description")):
+        lines += [f"{label}: {text}"] if (text := _text(link, name)) else []
     return Text("\n".join(lines))
 
 
-def _resource(resource: Any) -> Part:
+def _resource(resource: Mapping[str, Any]) -> Part:
     """Convert a resource to text if its type is text, even if it was sent as bytes; else to media."""
-    text = getattr(resource, "text", None)
-    media = None
-    if text is None:
-        mime_type = resource.mime_type or "application/octet-stream"
-        media = _media(mime_type, resource.blob, resource.uri)
-        text = _maybe_text(media)
-    if text is None and media is not None:
-        return media
-    kind = f" ({resource.mime_type})" if resource.mime_type else ""
-    return Text(f"[Resource {resource.uri}{kind}]\n{text}")
+    text, uri, mime_type = resource.get("text"), _text(resource, "uri"), _text(resource, "mimeType")
+    if not isinstance(text, str):
+        part = _media(mime_type, resource.get("blob"), uri)
+        decoded = _maybe_text(part)
+        if decoded is None:
+            return part
+        text = decoded
+    kind = f" ({mime_type})" if mime_type else ""
+    return Text(f"[Resource {uri}{kind}]\n{text}")
 
 
 def _maybe_text(part: Part) -> str | None:
@@ -86,14 +121,21 @@ def _maybe_text(part: Part) -> str | None:
         return None
 
 
-def _media(mime_type: str, data: str, uri: str | None = None) -> Part:
-    """Convert media. Invalid base64 becomes a note, because a provider would refuse the whole request."""
-    data = "".join(data.split())
+def _media(mime_type: str, data: Any, uri: str | None = None, default: str = "application/octet-stream") -> Part:
+    """Convert media. What is not what it claims to be becomes a note, or a provider would refuse the whole request."""
+    claimed = mime_type or default
     try:
-        base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError):
-        return Text(f"[{mime_type}{f', {uri}' if uri else ''}: not valid base64]")
-    return Media(mime_type, data, uri)
+        content, encoded = media.decoded(data)
+    except ValueError as e:
+        return _not_shown(claimed, uri, str(e))
+    kind = media.maybe_type(content)
+    if kind is None and (problem := media.maybe_problem(claimed, content)):
+        return _not_shown(claimed, uri, problem)
+    return Media(claimed if kind is None or kind == media.plain(claimed) else kind, encoded, uri or None)
+
+
+def _not_shown(mime_type: str, uri: str | None, why: str) -> Text:
+    return Text(f"[{mime_type}{f', {uri}' if uri else ''}: {why}]")
 
 
 def _carried(structured: Any, parts: Sequence[Part]) -> bool:
@@ -117,9 +159,10 @@ def _maybe_json(text: str) -> Iterator[Any]:
         pass
 
 
-def _cut(parts: Sequence[Part], max_bytes: int) -> list[Part]:
+def _cut(parts: Sequence[Part], max_bytes: int, max_parts: int = MAX_PARTS) -> list[Part]:
     left, total, kept = max_bytes, 0, 0
     shown: list[Part] = []
+    beyond, parts = len(parts) - max_parts, parts[:max_parts]
     for part in parts:
         data = _bytes(part)
         total += len(data)
@@ -138,6 +181,8 @@ def _cut(parts: Sequence[Part], max_bytes: int) -> list[Part]:
             kept += len(start.encode())
     if kept < total:
         shown.append(Text(f"[The result was too large: {total - kept} of {total} bytes were cut]"))
+    if beyond > 0:
+        shown.append(Text(f"[The result had too many parts: the last {beyond} were cut]"))
     return shown
 
 

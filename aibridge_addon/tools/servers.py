@@ -15,18 +15,18 @@ from contextvars import ContextVar
 from typing import Any
 
 import httpx2
-import mcp_types as types
 
 from aibridge_addon.config.schema import HttpServer, Mcp, rendered
 from aibridge_addon.records import ServerState, ToolServerConnected
-from aibridge_addon.tools import CallError, catalog
+from aibridge_addon.tools import CallError, NotConnected, SessionExpired, catalog
 from aibridge_addon.tools.caller import Caller, printable
 from aibridge_addon.tools.catalog import DENIED, NOT_ALLOWED, Catalog, LeftOut, ListedTool, Listing, Tool
 from aibridge_addon.tools.connection import (
+    LISTED_EVERY,
     REFRESHED_EVERY,
+    WITHDRAWN_AFTER,
     Backoff,
     Connection,
-    SessionExpired,
     Settings,
     listing_of,
 )
@@ -71,6 +71,8 @@ class Servers:
         refreshed_every: float = REFRESHED_EVERY,
         actor_connections: int = Mcp().actor_connections,
         actor_idle: float = Mcp().actor_idle,
+        listed_every: float = LISTED_EVERY,
+        withdrawn_after: float = WITHDRAWN_AFTER,
         pinned: Pinned | None = None,
     ) -> None:
         """`pinned`: None accepts all tools of servers with `pin: true`."""
@@ -98,6 +100,7 @@ class Servers:
         def connection(name: str, entry: Settings, publish: Callable[[], None], actor: str | None = None) -> Connection:
             server = Connection(name, entry, publish=publish, backoff=backoff, clock=clock, on_connected=on_connected)
             server.connected_within, server.refreshed_every = connected_within or entry.startup_timeout, refreshed_every
+            server.listed_every, server.withdrawn_after = listed_every, withdrawn_after
             if isinstance(entry, HttpServer) and entry.send_actor_headers:
                 server.on_request = self._name_actor
             if isinstance(entry, HttpServer) and entry.headers_command:
@@ -219,10 +222,18 @@ class Servers:
         timeout: float,
         meta: Mapping[str, Any] | None = None,
         caller: Caller | None = None,
-    ) -> types.CallToolResult:
+        total: float | None = None,
+    ) -> Any:
         """Call a tool. Cancelling this also cancels the server's request, without waiting for the server.
 
-        `meta` is sent as the request's `_meta`. `caller`: who the call runs for.
+        Args:
+            timeout: seconds without an answer or progress.
+            meta: sent as the request's `_meta`.
+            caller: who the call runs for.
+            total: seconds for a call that reports progress. None: `timeout`.
+
+        Returns:
+            The result as the server sends it, usually an object. `results` reads it.
 
         Raises:
             CallError: the server or the connection failed, or the time is over.
@@ -234,7 +245,7 @@ class Servers:
         owner = self._owner(tool.server_name)
         owner._running += 1
         try:
-            return await owner._call(tool, arguments, timeout, meta, caller)
+            return await owner._call(tool, arguments, timeout, meta, caller, total)
         finally:
             owner._running -= 1
             owner._idle.set()
@@ -246,17 +257,22 @@ class Servers:
         timeout: float,
         meta: Mapping[str, Any] | None,
         caller: Caller | None,
-    ) -> types.CallToolResult:
+        total: float | None,
+    ) -> Any:
         server = self._servers[tool.server_name]
         self._caller.set(caller)
         if isinstance(server, PersonalConnections):
-            return await server.call(tool.original_name, arguments, timeout, meta, caller)
+            return await server.call(tool.original_name, arguments, timeout, meta, caller, total)
         deadline = time.monotonic() + timeout
         try:
-            return await server.call(tool.original_name, arguments, timeout, meta)
+            return await server.call(tool.original_name, arguments, timeout, meta, total)
+        except NotConnected as e:
+            if not e.returning:
+                raise
         except SessionExpired:
-            await server.reconnected(deadline)
-        return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001), meta)
+            pass
+        await server.reconnected(deadline)
+        return await server.call(tool.original_name, arguments, max(deadline - time.monotonic(), 0.001), meta, total)
 
     async def close(self, timeout: float = 3 * GRACE, *, linger: bool = False) -> None:
         """End all connections and programs. After `timeout` seconds, or on cancellation, kill them.

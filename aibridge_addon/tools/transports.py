@@ -1,4 +1,4 @@
-"""The two transports of MCP: streamable HTTP, and the standard streams of a program. Messages are bounded."""
+"""The transports of MCP: HTTP in both its forms, and the standard streams of a program. Messages are bounded."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -14,12 +14,18 @@ import anyio
 import httpx2
 import mcp_types as types
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from mcp.client.sse import sse_client
 from mcp.client.stdio import get_default_environment
-from mcp.client.streamable_http import MCP_SESSION_ID, streamable_http_client
+from mcp.client.streamable_http import streamable_http_client
 from mcp.shared.message import SessionMessage
-from pydantic import ValidationError
 
 from aibridge_addon.config.schema import HttpServer, StdioServer
+from aibridge_addon.tools import messages
+from aibridge_addon.tools.http_client import MAX_MESSAGE, Credential, HttpClient, OnRequest
+from aibridge_addon.tools.lines import Lines, TooLarge
+from aibridge_addon.tools.messages import Requests
+from aibridge_addon.tools.wording import MAX_REASON
+from aibridge_addon.wire.json_object import NotJSON, Unreadable
 
 if TYPE_CHECKING:
     from mcp.client._transport import TransportStreams
@@ -32,25 +38,13 @@ GRACE = 2.0
 """Seconds for each step of an end: closing stdin, SIGTERM, SIGKILL; for HTTP, ending the session."""
 POLL_INTERVAL = 0.01
 """Seconds between checks whether a program has ended."""
-MAX_MESSAGE = 16 << 20
-"""Bytes. A larger message ends the connection."""
-MAX_REASON = 300
-"""Characters of a server's text in a log line or an error."""
+MAX_LIBRARY_EVENT = MAX_MESSAGE * 2 + (1 << 20)
+"""Bytes. The library's bound of an event; ours is reached first. A mended message may be longer than the server's."""
+READ_SIZE = 64 << 10
+"""Bytes that are read at once from a program."""
 MAX_LOG_LINES = 200
 """Lines of a program's stderr that are logged per connection, at debug level."""
 Incoming = SessionMessage | Exception
-OnRequest = Callable[[httpx2.Request], Awaitable[None]]
-
-
-class Credential(Protocol):
-    """Authenticates HTTP requests to a server."""
-
-    @property
-    def secrets(self) -> Sequence[str]:
-        """Texts that must not appear in logs or results."""
-
-    @property
-    def auth(self) -> httpx2.Auth: ...
 
 
 class Peer(Protocol):
@@ -58,8 +52,6 @@ class Peer(Protocol):
 
     name: str
     connected_within: float
-    expired: bool
-    status: int
     group: int | None
     tls: ssl.SSLContext | None
     on_request: OnRequest | None
@@ -72,75 +64,61 @@ class Peer(Protocol):
     def signal(self, number: int) -> bool: ...
 
 
-class _HttpClient(httpx2.AsyncClient):
-    """Reports what the library hides: an expired session, and the end of the notification stream."""
-
-    def __init__(self, server: Peer, settings: HttpServer, tls: ssl.SSLContext) -> None:
-        headers = httpx2.Headers({"accept-encoding": "identity"})  # a compressed answer could expand beyond the bound
-        headers.update({name.encode(): value.get_secret_value().encode() for name, value in settings.headers.items()})
-        # No read timeout: calls may take long and have timeouts of their own.
-        timeout = httpx2.Timeout(server.connected_within, read=None)
-        hooks = {"request": [server.on_request]} if server.on_request is not None else None
-        super().__init__(
-            headers=headers,
-            timeout=timeout,
-            verify=tls,
-            auth=server.credential.auth if server.credential is not None else None,
-            event_hooks=hooks,
-        )
-        self._server = server
-        self._streaming = False
-
-    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        notices = request.method == "GET"
-        try:
-            response = await super().send(request, **options)
-        except httpx2.TransportError as e:
-            if not notices or self._streaming:
-                self._server.lose(self._server.reason(e))
-            raise
-        self._server.status = response.status_code if response.is_error else 0
-        if notices and response.is_success:
-            if self._streaming:
-                self._server.change()  # notifications were missed while there was no stream
-            self._streaming = True
-        elif notices and self._streaming:
-            self._server.lose(f"its stream has ended (HTTP {response.status_code})")
-        elif response.status_code == httpx2.codes.NOT_FOUND and MCP_SESSION_ID in request.headers:
-            self._server.expired = True
-        if response.headers.get("content-type", "").startswith("application/json"):
-            response.stream = _Bounded(response.stream)
-        return response
-
-
-class _Bounded(httpx2.AsyncByteStream):
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in self._stream:
-            size += len(chunk)
-            if size > MAX_MESSAGE:
-                raise httpx2.ReadError("the answer is too large")
-            yield chunk
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+@asynccontextmanager
+async def over_http(server: Peer, settings: HttpServer) -> AsyncGenerator[TransportStreams]:
+    """Streamable HTTP."""
+    url = settings.url.get_secret_value()
+    async with (
+        HttpClient(server, settings, await _tls(server)) as client,
+        streamable_http_client(url, http_client=client, max_sse_event_size=MAX_LIBRARY_EVENT) as streams,
+    ):
+        yield streams
 
 
 @asynccontextmanager
-async def over_http(server: Peer, settings: HttpServer) -> AsyncGenerator[TransportStreams]:
-    if server.tls is None:
-        server.tls = await asyncio.to_thread(
-            httpx2.create_ssl_context
-        )  # reading the certificates takes tenths of a second
+async def over_sse(server: Peer, settings: HttpServer) -> AsyncGenerator[TransportStreams]:
+    """HTTP with SSE, the transport of 2024: one stream for all answers, which is the connection."""
+    tls = await _tls(server)
+    incoming, read = anyio.create_memory_object_stream[Incoming](0)
+
+    async def deliver(message: bytes) -> None:
+        try:
+            await incoming.send(_parsed(message))
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+
+    def client(headers: Any = None, timeout: Any = None, auth: Any = None) -> HttpClient:
+        return HttpClient(server, settings, tls, deliver=deliver)
+
+    async def forward(received: Any) -> None:
+        try:
+            async for message in received:
+                await incoming.send(message)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass
+        server.lose("its stream has ended")
+        incoming.close()
+
     url = settings.url.get_secret_value()
-    async with (
-        _HttpClient(server, settings, server.tls) as client,
-        streamable_http_client(url, http_client=client, max_sse_event_size=MAX_MESSAGE) as streams,
-    ):
-        yield streams
+    with incoming, read:
+        async with (
+            sse_client(url, httpx_client_factory=client) as (received, write),
+            anyio.create_task_group() as tasks,
+        ):
+            tasks.start_soon(forward, received)
+            yield read, write
+            tasks.cancel_scope.cancel()
+
+
+async def _tls(server: Peer) -> ssl.SSLContext:
+    if server.tls is None:
+        # Reading the certificates takes tenths of a second.
+        server.tls = await asyncio.to_thread(httpx2.create_ssl_context)
+    return server.tls
+
+
+def _parsed(message: bytes) -> SessionMessage:
+    return SessionMessage(types.jsonrpc_message_adapter.validate_json(message, by_name=False))
 
 
 # --- programs, over stdio ---------------------------------------------------------------------------
@@ -165,12 +143,13 @@ async def over_stdio(server: Peer, settings: StdioServer) -> AsyncGenerator[Tran
     )
     assert process.stdin and process.stdout and process.stderr
     server.group = process.pid
+    requests = Requests()
     incoming, read = anyio.create_memory_object_stream[Incoming](0)
     write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
     try:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_read, server, process.stdout, incoming)
-            tasks.start_soon(_write, server, process.stdin, outgoing)
+            tasks.start_soon(_read, server, requests, process.stdout, incoming)
+            tasks.start_soon(_write, server, requests, process.stdin, outgoing)
             tasks.start_soon(_log, server, process.stderr)
             yield read, write
             tasks.cancel_scope.cancel()
@@ -180,30 +159,53 @@ async def over_stdio(server: Peer, settings: StdioServer) -> AsyncGenerator[Tran
         await _end(server, process)
 
 
-async def _read(server: Peer, stdout: asyncio.StreamReader, incoming: MemoryObjectSendStream[Incoming]) -> None:
-    reason = "its process has ended"
+async def _read(
+    server: Peer, requests: Requests, stdout: asyncio.StreamReader, incoming: MemoryObjectSendStream[Incoming]
+) -> None:
+    lines = Lines(MAX_MESSAGE)
     with incoming:
         try:
-            while line := await stdout.readline():
-                try:
-                    message = types.jsonrpc_message_adapter.validate_json(line, by_name=False)
-                except ValidationError:
-                    logger.debug("MCP server %s: a line of its output is not a message", server.name)
-                else:
-                    await incoming.send(SessionMessage(message))
+            while data := await stdout.read(READ_SIZE):
+                for line in lines.feed(data):
+                    await _take(server, requests, line, incoming)
+            for line in lines.finish():
+                await _take(server, requests, line, incoming)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
             pass
-        except ValueError:
-            reason = f"its answer is larger than {MAX_MESSAGE} bytes"
-        server.lose(reason)
+        server.lose("its process has ended")
+
+
+async def _take(
+    server: Peer, requests: Requests, line: bytes | TooLarge, incoming: MemoryObjectSendStream[Incoming]
+) -> None:
+    """Pass the messages in a line of a program's output."""
+    if isinstance(line, TooLarge):
+        asked = requests.under_way(line.id)
+        if asked is None:
+            server.lose(f"its answer is larger than {MAX_MESSAGE} bytes")
+            return
+        requests.answered(asked)
+        found = [messages.unreadable(asked, f"larger than {MAX_MESSAGE} bytes")]
+    else:
+        try:
+            found = requests.read(line)
+        except (NotJSON, Unreadable):
+            logger.debug("MCP server %s: a line of its output is not a message", server.name)
+            return
+    for message in found:
+        await incoming.send(_parsed(message))
 
 
 async def _write(
-    server: Peer, stdin: asyncio.StreamWriter, outgoing: MemoryObjectReceiveStream[SessionMessage]
+    server: Peer,
+    requests: Requests,
+    stdin: asyncio.StreamWriter,
+    outgoing: MemoryObjectReceiveStream[SessionMessage],
 ) -> None:
     with outgoing:
         try:
             async for message in outgoing:
+                requests.sent(message.message)
                 stdin.write(message.message.model_dump_json(by_alias=True, exclude_unset=True).encode() + b"\n")
                 await stdin.drain()
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""AWS event stream (`application/vnd.amazon.eventstream`): split a byte stream into messages, and parse one message.
+"""AWS event stream (`application/vnd.amazon.eventstream`): split a byte stream into messages, parse and encode one.
 
 Sources: "Amazon Event Stream Specification" (Smithy), "Event stream encoding" (Amazon Transcribe) and botocore's
 `eventstream.py`. As in `sse`, splitting and parsing are separate, because a proxy forwards all messages verbatim.
@@ -185,9 +185,18 @@ def encode(headers: Mapping[str, str], payload: bytes) -> bytes:
         bytes((len(name),)) + name.encode() + bytes((_TEXT,)) + len(value).to_bytes(2) + value.encode()
         for name, value in headers.items()
     )
-    size = len(encoded)
-    prelude = _LENGTHS.pack(size + len(payload) + _OVERHEAD, size)
-    whole = prelude + _CRC.pack(crc32(prelude)) + encoded + payload
+    return _message(encoded, payload)
+
+
+def with_payload(raw: bytes, payload: bytes) -> bytes:
+    """Return a message with the headers of the message `raw`, verbatim, and another payload."""
+    _, size, _ = _PRELUDE.unpack_from(raw)
+    return _message(raw[_PRELUDE.size : _PRELUDE.size + size], payload)
+
+
+def _message(headers: bytes, payload: bytes) -> bytes:
+    prelude = _LENGTHS.pack(len(headers) + len(payload) + _OVERHEAD, len(headers))
+    whole = prelude + _CRC.pack(crc32(prelude)) + headers + payload
     return whole + _CRC.pack(crc32(whole))
 
 

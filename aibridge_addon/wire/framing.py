@@ -39,6 +39,11 @@ class Framing:
     """Returns a new scanner. The argument is the maximum size of an event in bytes."""
     parse: Callable[[bytes], tuple[str, bytes | None]]
     """Returns the name and the data of a raw event. May raise CorruptEventStream."""
+    frame: Callable[[str, bytes], bytes]
+    """Returns the raw event with this name and JSON, which must not contain a line end."""
+    changed: Callable[[bytes, str, bytes], bytes]
+    """Returns a raw event with this name and other JSON. What else the event has may stay."""
+    content_type: str
 
 
 def _aws_event(raw: bytes) -> tuple[str, bytes | None]:
@@ -50,6 +55,11 @@ def _aws_event(raw: bytes) -> tuple[str, bytes | None]:
     if kind == "error":  # an error outside the service's model
         return "error", _error(message.text(":error-code"), message.text(":error-message"))
     return message.text(":event-type"), message.payload or None
+
+
+def _aws_frame(name: str, data: bytes) -> bytes:
+    headers = {":event-type": name, ":content-type": "application/json", ":message-type": "event"}
+    return aws_eventstream.encode(headers, data)
 
 
 def _message_in(payload: bytes) -> object:
@@ -124,8 +134,27 @@ def form_of(beginning: bytes) -> Form:
     return Form.OPEN if any(field.startswith(line) for field in _FIELDS) else Form.UNKNOWN
 
 
-SSE = Framing(partial(sse.SSEScanner, pieces=True), sse.parse)
-AWS_EVENT_STREAM = Framing(aws_eventstream.EventStreamScanner, _aws_event)
+SSE = Framing(
+    partial(sse.SSEScanner, pieces=True),
+    sse.parse,
+    sse.event,
+    lambda _, name, data: sse.event(name, data),
+    "text/event-stream; charset=utf-8",
+)
+AWS_EVENT_STREAM = Framing(
+    aws_eventstream.EventStreamScanner,
+    _aws_event,
+    _aws_frame,
+    lambda raw, _, data: aws_eventstream.with_payload(raw, data),
+    aws_eventstream.CONTENT_TYPE,
+)
+
+
+def framing_of_event(raw: bytes) -> Framing:
+    """Return the framing of a raw event. A message of an AWS event stream begins with its length, below 16 MiB."""
+    return AWS_EVENT_STREAM if raw[:1] == b"\0" else SSE
+
+
 SERVER_SENT: Mapping[str, Framing] = MappingProxyType({"text/event-stream": SSE})
 """By content type. Most providers use server-sent events only."""
 BEDROCK_FRAMINGS: Mapping[str, Framing] = MappingProxyType(

@@ -757,7 +757,7 @@ def test_servers_are_http_or_programs(configure: Write) -> None:
 @pytest.mark.parametrize(
     ("entry", "path", "message"),
     [
-        ("{type: sse, url: 'http://host'}", "a.type", "http (streamable HTTP) or stdio"),
+        ("{type: ws, url: 'http://host'}", "a.type", "http (streamable HTTP), sse or stdio"),
         ("{type: http}", "a.url", "required"),
         ("{}", "a.url", "required"),
         ("{type: stdio}", "a.command", "required"),

@@ -18,22 +18,24 @@ from aibridge_addon.dialects.history import KeptTurn
 from aibridge_addon.dialects.turns import Call, Result, Text
 from aibridge_addon.wire.json_object import JSONObject, decode
 from tests.dialects.test_history import placed
-from tests.support.dialects import HISTORIES
+from tests.support.dialects import ALL_HISTORIES
 from tests.support.soak import MANY, TIMEOUT
 
-DIALECTS = list(HISTORIES)
+DIALECTS = list(ALL_HISTORIES)
 CLIENTS, OURS = ("a", "b", "c", "d"), ("w", "x", "y", "z")
 MARK = "bmcp_t_x"
 
 
 def kept(dialect: str, client_calls: list[str], ours: list[tuple[str, str | None]]) -> KeptTurn:
     def item(call_id: str) -> dict[str, Any]:
+        if dialect == "converse":
+            return {"toolUse": {"toolUseId": call_id, "name": MARK, "input": {}}}
         names = {"messages": "id", "chat_completions": "id", "responses": "call_id"}
         kinds = {"messages": "tool_use", "chat_completions": "function", "responses": "function_call"}
         return {"type": kinds[dialect], names[dialect]: call_id, "name": MARK}
 
     results = [Result(Call(name, MARK, {}, item(name), anchor), (Text(MARK),)) for name, anchor in ours]
-    value = HISTORIES[dialect].mixed_turn(client_calls, results)
+    value = ALL_HISTORIES[dialect].mixed_turn(client_calls, results)
     return msgspec.json.decode(msgspec.json.encode(value), type=KeptTurn)
 
 
@@ -60,6 +62,7 @@ WORDS = st.sampled_from(
 NAMES = st.sampled_from(
     [
         *("messages", "input", "role", "content", "tool_calls", "type", "id", "call_id", "tool_use_id"),
+        *("toolUse", "toolResult", "toolUseId", "reasoningContent", "reasoningText", "signature", "redactedContent"),
         *("tool_call_id", "thread", "diagnostics", "previous_message_id", "previous_response_id", "conversation"),
     ]
 )
@@ -90,7 +93,7 @@ def finite(value: object) -> bool:
 
 
 def completed(dialect: str, text: bytes, turns: list[KeptTurn]) -> bytes | None:
-    history = HISTORIES[dialect].read(JSONObject(text))
+    history = ALL_HISTORIES[dialect].read(JSONObject(text))
     references = history.references()
     told = history.completed(replace(placed(history, turns), aliases={"r1": "r2"}))
     assert told is None or references, "something is changed that nothing refers to"
@@ -125,6 +128,12 @@ def history(draw: st.DrawFn, dialect: str) -> str:
             blocks.insert(draw(st.integers(0, len(blocks))), f'{{"type":"text","text":"t","n":{extra}}}')
             elements += [f'{{"role":"user","n":{extra},"content":"t"}}', message("assistant", "content", blocks)]
             elements.append(message("user", "content", [*answers, f'{{"type":"text","text":"u","n":{extra}}}']))
+        elif dialect == "converse":
+            blocks = [f'{{ "toolUse":{{"toolUseId":"{name}","name":"R","input":{{"n":{extra}}}}}}}' for name in own]
+            answers = [f'{{"toolResult" :{{"toolUseId":"{name}","content":{extra}}}}}' for name in own]
+            blocks.insert(draw(st.integers(0, len(blocks))), f'{{"text":"t","n":{extra}}}')
+            elements += [f'{{"role":"user","n":{extra},"content":[]}}', message("assistant", "content", blocks)]
+            elements.append(message("user", "content", [*answers, f'{{"text":"u","n":{extra}}}']))
         elif dialect == "chat_completions":
             calls = [f'{{"id":"{name}" ,"function":{{"n":{extra}}}}}' for name in own]
             elements += [f'{{"role":"user","n":{extra}}}', message("assistant", "tool_calls", calls)]

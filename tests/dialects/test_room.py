@@ -13,15 +13,15 @@ from aibridge_addon.dialects import CHAT_COMPLETIONS, CONVERSE_STREAM, MESSAGES,
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.dialects.chat_completions.growth import Grown
 from aibridge_addon.dialects.room import MAX_PIECES, STEP, Pieces, Room
-from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.interception.tap import Tap
 from aibridge_addon.wire import sse
+from tests.interception.test_buffers import buffers_of
 
 PIECE = "x" * 1000
 
 
 def test_a_room_takes_in_steps_from_what_all_share() -> None:
-    share = Buffers(10 * STEP).share()
+    share = buffers_of(10 * STEP).share()
     room = Room(3 * STEP, share.add)
     assert room.take(1000) and share.size == STEP
     assert all(room.take(1000) for _ in range(99)) and share.size == 2 * STEP
@@ -34,7 +34,7 @@ def test_a_room_is_exceeded_once_and_for_all() -> None:
 
 
 def test_without_a_share_nothing_more_is_kept() -> None:
-    share = Buffers(10).share()
+    share = buffers_of(10).share()
     assert not Room(10**9, share.add).take(11)
 
 
@@ -139,7 +139,7 @@ def test_beyond_the_limit_the_rest_is_not_kept_but_the_usage_is_read(name: str, 
     dialect: Dialect
     dialect, events = STREAMS[name]
     limit = 200_000
-    buffers = Buffers(limit if shared else 10**9)
+    buffers = buffers_of(limit if shared else 10**9)
     tap = Tap(
         dialect.answer_reader(),
         status=200,

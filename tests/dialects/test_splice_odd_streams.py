@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from aibridge_addon.wire import sse
 from tests.dialects.test_splice import INJECTED, answer, block, call, end, message, played, read, splice_of, start
 from tests.dialects.test_splice import stream as stream_of
+from tests.support import aws_frames
+from tests.support.bedrock_forms import ALL_FORMS, BEDROCK_FORMS
 from tests.support.stream_forms import FORMS
 from tests.support.streams import Block, Style, Turn, play
 
@@ -18,40 +21,51 @@ BLOCKS = (Block("text", "0. "), Block("injected", '{"n": 1}', INJECTED[0]))
 
 
 def written(dialect: str, *blocks: Block) -> list[bytes]:
-    made = FORMS[dialect].write(Turn(blocks), 0, Style(usage="plain" if dialect != "responses" else "not echoed"))
+    made = ALL_FORMS[dialect].write(Turn(blocks), 0, Style(usage="plain" if dialect != "responses" else "not echoed"))
+    if dialect in BEDROCK_FORMS:
+        return aws_frames.split(made.stream)
     return [event + b"\n\n" for event in made.stream.split(b"\n\n") if event]
 
 
 def mangled(event: bytes, odd: bytes, place: str) -> bytes:
     """The event with an odd value as its first or last member, or within its first object."""
+    if event[:1] == b"\0":
+        message = aws_frames.read(event)
+        if message.kind == "chunk":
+            return aws_frames.chunk(_mangled(message.inner, odd, place))
+        return aws_frames.event(message.kind, _mangled(message.payload, odd, place))
     if b"[DONE]" in event:
         return event
     head, data = event.split(b"data: ", 1)
-    data = data.rstrip()
-    changed = {
+    return head + b"data: " + _mangled(data.rstrip(), odd, place) + b"\n\n"
+
+
+def _mangled(data: bytes, odd: bytes, place: str) -> bytes:
+    return {
         "first": b'{"odd":%s,' % odd + data[1:],
         "last": data[:-1] + b',"odd":%s}' % odd,
-        "within": data.replace(b":{", b':{"odd":%s,' % odd, 1).replace(b",}", b"}"),
-    }
-    return head + b"data: " + changed[place] + b"\n\n"
+        "within": re.sub(rb":\s?{", b':{"odd":%s,' % odd.replace(b"\\", b"\\\\"), data, count=1).replace(b",}", b"}"),
+    }[place]
 
 
 @pytest.mark.parametrize("place", ["first", "last", "within"])
 @pytest.mark.parametrize("odd", ODD)
-@pytest.mark.parametrize("dialect", FORMS)
+@pytest.mark.parametrize("dialect", ALL_FORMS)
 def test_a_hidden_call_in_odd_json_is_run_and_not_shown(dialect: str, odd: bytes, place: str) -> None:
     given = [mangled(event, odd, place) for event in written(dialect, *BLOCKS)]
-    seen = play(FORMS[dialect].dialect, splice_of(dialect), [given])
+    seen = play(ALL_FORMS[dialect].dialect, ALL_FORMS[dialect].injection.splice(INJECTED), [given])
     assert [(call.name, call.input) for call in seen.ends[0].calls] == [(INJECTED[0], {"n": 1})]
     assert b"bmcp_" not in seen.client
 
 
 @pytest.mark.parametrize("place", ["first", "last", "within"])
 @pytest.mark.parametrize("odd", ODD)
-@pytest.mark.parametrize("dialect", FORMS)
+@pytest.mark.parametrize("dialect", ALL_FORMS)
 def test_odd_json_passes_byte_for_byte_if_nothing_is_hidden(dialect: str, odd: bytes, place: str) -> None:
     given = [mangled(event, odd, place) for event in written(dialect, Block("text", "Done."))]
-    assert play(FORMS[dialect].dialect, splice_of(dialect), [given]).client == b"".join(given)
+    assert play(ALL_FORMS[dialect].dialect, ALL_FORMS[dialect].injection.splice(INJECTED), [given]).client == b"".join(
+        given
+    )
 
 
 # --- Chat Completions

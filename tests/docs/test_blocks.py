@@ -37,7 +37,7 @@ NOT_RUN = {
     r"make (run|test|pytest|bench)\b": "runs until it is stopped, or for minutes",
     r"(AIBRIDGE_WEB_TOKEN=\$\(.*\) )?(\S*/)?aibridge (live|web)\b": "runs until it is stopped: tests/cli, tests/web",
     r"aibridge serve\b": "runs until it is stopped: tests/processes/test_serve.py",
-    r"(AIBRIDGE_ORDINARY_WAY=1 )?mitm(dump|web) ": "runs until it is stopped: tests/processes/test_start.py, tests/integration/test_mitmweb.py",
+    r"(AIBRIDGE_ORDINARY_WAY=1 )?mitm(dump|web) ": "runs until it is stopped: tests/processes/test_start.py",
     r"(\S*/)?python -m benchmarks": "runs for minutes: tests/test_benchmarks.py",
     r"aibridge tools\b": "needs the MCP servers that it names: tests/cli/test_tools.py",
     r"aibridge doctor": "its exit code depends on this machine: tests/processes/test_doctor.py",

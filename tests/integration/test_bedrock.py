@@ -267,13 +267,13 @@ MESSAGES = fixtures.case("messages/simple/streaming")
 RESPONSES = fixtures.case("responses/simple/streaming")
 NOT_INJECTED = {
     "invoke, signed": (RUNTIME, PATHS["invoke"], SIMPLE[0], True),
-    "invoke, bearer": (RUNTIME, PATHS["invoke"], SIMPLE[0], False),
     "converse, signed": (RUNTIME, PATHS["converse"], SIMPLE[1], True),
-    "converse, bearer": (RUNTIME, PATHS["converse"], SIMPLE[1], False),
     "Mantle's Messages, signed": (MANTLE, "/anthropic/v1/messages", MESSAGES, True),
     "Mantle's Responses, signed": (MANTLE, "/openai/v1/responses", RESPONSES, True),
 }
 INJECTED = {
+    "invoke, bearer": (RUNTIME, PATHS["invoke"], SIMPLE[0], False),
+    "converse, bearer": (RUNTIME, PATHS["converse"], SIMPLE[1], False),
     "Mantle's Messages, bearer": (MANTLE, "/anthropic/v1/messages", MESSAGES, False),
     "Mantle's Responses, bearer": (MANTLE, "/openai/v1/responses", RESPONSES, False),
 }
@@ -297,6 +297,9 @@ def test_tools_are_injected_only_where_no_signature_would_break(
         assert row["tokens"] == case.expected["tokens"], name
         assert row["credential_hint"] == (HINT if signed else "bedr...6789")
         assert (b"bmcp_ours_" in request.body) is (name in INJECTED), name
+        noted = proxy.rows("aibridge_interceptions")[-1]["metadata"].get("not_injected")
+        assert noted == ("aws_signature" if name in NOT_INJECTED else None), name
+        assert seen.body == case.body, name
         if name in NOT_INJECTED:
             assert request.body == case.request and seen.body == case.body, name
             sent = [(key.encode(), value.encode()) for key, value in headers]

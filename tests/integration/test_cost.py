@@ -84,6 +84,24 @@ def test_a_body_counts_as_it_is_decoded(start: Start, upstream: ScriptedUpstream
     assert len(upstream.requests) == 1
 
 
+def test_bodies_that_are_not_bridged_are_within_the_budget_and_pass_beyond_it(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    proxy = start("buffered: 100KiB")
+    upstream.answer(*[Answer.json(ANSWER)] * 20)
+    large, counted = request([{"role": "user", "content": "x" * 60_000}]), f"{PATH}/count_tokens"
+    with RawHttp1.through_proxy(proxy, ANTHROPIC, 443) as slow, Client(proxy, ANTHROPIC) as client:
+        slow.request("POST", counted, {"content-length": str(len(large))})
+        slow.send(large[:-1])
+        poll_until(lambda: client.post(PATH, large).status == 503, what="a refusal")
+        seen = client.post(counted, large)
+        assert (seen.status, upstream.requests[-1].body) == (200, large)
+        slow.send(large[-1:])
+        assert slow.read_head().status == 200
+        slow.read_body()
+        assert client.post(PATH, large).status == 200
+
+
 def test_all_requests_together_are_within_one_budget(start: Start, upstream: ScriptedUpstream) -> None:
     proxy = start("buffered: 100KiB")
     upstream.answer(Answer.json(ANSWER), Answer.json(ANSWER))

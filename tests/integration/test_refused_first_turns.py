@@ -25,11 +25,12 @@ from tests.integration.turns import (
     text,
     tool_names,
 )
+from tests.support.in_process import InProcessProxy
 from tests.support.mcp_servers import HttpMcp
 from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, HTTP2, Answer, Request, ScriptedUpstream
 
-Start = Callable[..., RunningProxy]
+Start = Callable[..., InProcessProxy]
 BAD = "bmcp_ours_area"
 
 
@@ -42,7 +43,7 @@ def upstream(make_upstream: MakeUpstream, request: pytest.FixtureRequest) -> Scr
 
 @pytest.fixture
 def start(start_proxy: StartProxy, upstream: ScriptedUpstream, ours: HttpMcp) -> Start:
-    def start(mcp: str = "", more: str = "", **options: Any) -> RunningProxy:
+    def start(mcp: str = "", more: str = "", **options: Any) -> InProcessProxy:
         servers = f"{mcp}\nservers: {{ours: {{type: http, url: '{ours.url}'}}}}"
         proxy = start_proxy(config=configuration(upstream.url, servers.strip(), more), **options)
         proxy.wait_for_log(CONNECTED)

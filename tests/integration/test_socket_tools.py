@@ -382,3 +382,35 @@ def test_a_budget_holds_for_a_request_with_tools(start_proxy: StartProxy, provid
         [said] = answer_of(client)
     assert (said["status"], said["error"]["code"]) == (403, "budget_exceeded")
     assert len(provider.received) == 1
+
+
+def test_a_large_message_of_a_visible_item_passes(start_proxy: StartProxy, provider: Provider, ours: HttpMcp) -> None:
+    """It is larger than what is read. In the second turn, only its numbers change."""
+    process = start(start_proxy, provider.port, ours, "limits: {sse_event: 64KiB}")
+    turns = turns_of([call("echo", text="a")], [words("é" * 200_000)])
+    for number in range(2):
+        provider.answer(*events(turns, number))
+    with through(process) as client:
+        client.send(json.dumps(create(turns)))
+        received = answer_of(client)
+    [item] = [event["item"] for event in received if event["type"] == "response.output_item.done"]
+    assert item["content"][0]["text"] == "é" * 200_000
+    assert recorded(process).outcome == ("completed", 2, None)
+
+
+def test_a_large_message_with_a_hidden_call_ends_the_answer_and_not_the_connection(
+    start_proxy: StartProxy, provider: Provider, ours: HttpMcp
+) -> None:
+    process = start(start_proxy, provider.port, ours, "limits: {sse_event: 64KiB}")
+    turns = turns_of([call("echo", text="x" * 100_000), words("later")], [words("Fine.")])
+    provider.answer(*events(turns, 0))
+    provider.answer(*events(turns, 1))
+    with through(process) as client:
+        client.send(json.dumps(create(turns)))
+        first = answer_of(client)
+        client.send(json.dumps(create(turns)))
+        second = answer_of(client)
+    assert (first[-1]["type"], first[-1]["status"]) == ("error", 502)
+    assert (second[0]["type"], second[-1]["type"]) == ("response.created", "response.completed")
+    assert INJECTED.decode() not in json.dumps([first, second])
+    assert [row["status"] for row in wait_for_ended(process, 2)] == ["failed", "completed"]

@@ -16,20 +16,22 @@ from aibridge_addon.interception.tool_loop import ToolLoop
 from aibridge_addon.records import InterceptionEnded, Record
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.json_object import JSONObject
-from tests.support import fixtures
-from tests.support.dialects import INJECTIONS
+from tests.support import aws_frames, fixtures
+from tests.support.bedrock_forms import ALL_FORMS
 from tests.support.reading import exchange_for
 from tests.support.stream_forms import FORMS
 from tests.support.streams import INJECTED, Block, Style, Turn
 
 EVENTS, JSON = "text/event-stream", "application/json"
 FORMS_OF_CLIENT = pytest.mark.parametrize("streaming", [True, False], ids=["streaming", "blocking"])
-BY_DIALECT = pytest.mark.parametrize("dialect", FORMS)
-USAGE = {"messages": "plain", "chat_completions": "separate", "responses": "not echoed"}
+DIALECTS = (*FORMS, "converse")
+BY_DIALECT = pytest.mark.parametrize("dialect", DIALECTS)
+USAGE = {"messages": "plain", "chat_completions": "separate", "responses": "not echoed", "converse": "plain"}
 ENDS: dict[str, tuple[bytes, ...]] = {
     "messages": (b"message_stop", b'"stop_reason":"end_turn"', b'"stop_reason":"tool_use"'),
     "chat_completions": (b"[DONE]", b'"finish_reason":"stop"', b'"finish_reason":"tool_calls"'),
     "responses": (b"response.completed", b"response.incomplete", b"response.done"),
+    "converse": (b"messageStop", b'"stopReason":"end_turn"', b'"stopReason":"tool_use"'),
 }
 """What says that an answer has ended."""
 
@@ -46,11 +48,12 @@ def got(dialect: str, turns: Sequence[tuple[str, Sequence[bytes]]], *, streaming
     """Play turns, each with its content type and its chunks, and return what the client gets."""
     emitted: list[Record] = []
     case = fixtures.case(f"{dialect}/simple/{'streaming' if streaming else 'blocking'}")
-    loop = ToolLoop(INJECTIONS[dialect], JSONObject(case.request), INJECTED, max_turns=3)
+    loop = ToolLoop(ALL_FORMS[dialect].injection, JSONObject(case.request), INJECTED, max_turns=3)
     tools = ToolExchange(exchange_for(case, emitted), loop, lambda _loop: ())
     shown = b""
     for content_type, chunks in turns:
-        tools.open_answer(200, content_type, "")
+        is_aws = content_type == EVENTS and dialect == "converse"
+        tools.open_answer(200, aws_frames.CONTENT_TYPE if is_aws else content_type, "")
         if streaming and content_type == EVENTS:
             tools.streamed = True
             for chunk in chunks:
@@ -74,13 +77,15 @@ def got(dialect: str, turns: Sequence[tuple[str, Sequence[bytes]]], *, streaming
 def events(dialect: str, number: int) -> list[bytes]:
     """The events of a turn: the first calls an injected tool, the second is the answer."""
     blocks = (Block("text", "0. "), Block("injected", "{}", INJECTED[0])) if number == 0 else (Block("text", "Done."),)
-    written = FORMS[dialect].write(Turn(blocks), number, Style(usage=USAGE[dialect], pieces=1))
+    written = ALL_FORMS[dialect].write(Turn(blocks), number, Style(usage=USAGE[dialect], pieces=1))
+    if dialect == "converse":
+        return aws_frames.split(written.stream)
     return [event + b"\n\n" for event in written.stream.split(b"\n\n") if event]
 
 
 def body(dialect: str, number: int) -> bytes:
     blocks = (Block("text", "0. "), Block("injected", "{}", INJECTED[0])) if number == 0 else (Block("text", "Done."),)
-    return json.dumps(FORMS[dialect].write(Turn(blocks), number, Style(usage=USAGE[dialect])).body).encode()
+    return json.dumps(ALL_FORMS[dialect].write(Turn(blocks), number, Style(usage=USAGE[dialect])).body).encode()
 
 
 def check(dialect: str, answer: Got, sent: bytes) -> None:
@@ -122,6 +127,13 @@ NOTHING_WHOLE: dict[str, list[Any]] = {
         [{"id": "c2", "choices": [{"index": 0, "delta": {}, "finish_reason": [1]}]}, "[DONE]"],
     ],
     "responses": [["[DONE]"], [{"type": "response.created", "response": {"id": "r2"}}], [{"type": "response.odd"}]],
+    "converse": [
+        [{"type": "messageStart", "role": "assistant"}],
+        [{"type": "metadata", "usage": {"inputTokens": 1}}],
+        [{"type": "messageStop"}, {"type": "metadata"}],
+        [{"type": "messageStop", "stopReason": None}, {"type": "metadata"}],
+        [{"type": "messageStop", "stopReason": {}}],
+    ],
 }
 
 
@@ -130,7 +142,8 @@ NOTHING_WHOLE: dict[str, list[Any]] = {
 def test_a_later_stream_that_says_nothing_whole_is_an_error(dialect: str, streaming: bool) -> None:
     for given in NOTHING_WHOLE[dialect]:
         datas = [(d.get("type", ""), json.dumps(d).encode()) if isinstance(d, dict) else ("", b"[DONE]") for d in given]
-        second = [sse.event(name, data) for name, data in datas]
+        frame = aws_frames.event if dialect == "converse" else sse.event
+        second = [frame(name, data) for name, data in datas]
         answer = got(dialect, [(EVENTS, events(dialect, 0)), (EVENTS, second)], streaming=streaming)
         assert answer.error is not None and answer.ended.turns == 2, given
         check(dialect, answer, b"")
@@ -165,6 +178,8 @@ def test_a_chat_answer_that_is_done_without_a_reason_ends_without_one(streaming:
         '{"output": null, "status": null}',
         '{"output": [], "status": "in_progress"}',
         '{"output": [], "status": "queued"}',
+        '{"output": {"message": {"content": []}}}',
+        '{"output": {"message": null}, "stopReason": {}}',
     ],
 )
 @BY_DIALECT

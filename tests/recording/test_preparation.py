@@ -14,8 +14,8 @@ import pytest
 
 from aibridge_addon.config.schema import Recording
 from aibridge_addon.recording import pricing
-from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_LINK, MAX_MODEL, MAX_NAME, MAX_RESULT, Preparation
-from aibridge_addon.records import Continuation, Record, TokenUsage, ToolResult
+from aibridge_addon.recording.preparation import MAX_ANSWER, MAX_LINK, MAX_NAME, MAX_RESULT, Preparation
+from aibridge_addon.records import MAX_MODEL, Continuation, Record, TokenUsage, ToolResult
 from tests.support.databases import Database, interceptions, write
 from tests.support.examples import ANSWER, ENDED, PASSTHROUGH, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 

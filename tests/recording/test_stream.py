@@ -17,6 +17,7 @@ from aibridge_addon.recording.recorder import Recorder
 from aibridge_addon.recording.spool import Spool
 from aibridge_addon.recording.stream import RecordStream
 from aibridge_addon.records import Ask, Continuation, Record, Sink, Tunnelled
+from aibridge_addon.records.memory import Memory
 from tests.support.database import read_table
 from tests.support.examples import INSTANCE, PROMPT, STARTED, THOUGHT, TOKENS, TOOL
 from tests.support.reading import NOON
@@ -204,7 +205,7 @@ async def test_a_sink_that_cannot_be_closed_leaves_no_other_open() -> None:
 
 async def test_records_that_wait_are_bounded_in_bytes_too() -> None:
     sink = Kept(durable=True)
-    stream = RecordStream([sink], unchanged, max_bytes=100_000)
+    stream = RecordStream([sink], unchanged, memory=Memory(100_000))
     large = replace(PROMPT, prompt="x" * 60_000)
     for record in (large, large, STARTED, replace(TOOL, input={"text": "x" * 60_000})):
         stream.emit(record)

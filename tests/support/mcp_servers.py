@@ -61,24 +61,29 @@ def server_time() -> StdioServer:
 
 
 def server_everything() -> StdioServer:
-    """The configuration of `server-everything` from npm, which is installed once into the user's cache."""
+    """The configuration of `server-everything` from npm."""
+    node, folder = npm_package(EVERYTHING, EVERYTHING_VERSION)
+    return StdioServer(command=node, args=(str(folder / "dist" / "index.js"), "stdio"))
+
+
+def npm_package(name: str, version: str) -> tuple[str, Path]:
+    """Return Node.js and the folder of a package, which is installed once into the user's cache."""
     npm, node = shutil.which("npm"), shutil.which("node")
     if npm is None or node is None:
-        raise RuntimeError(f"these tests run {EVERYTHING}: install Node.js with npm (neither may be missing)")
+        raise RuntimeError(f"these tests run {name}: install Node.js with npm (neither may be missing)")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "aibridge-tests"
-    folder = cache / f"server-everything-{EVERYTHING_VERSION}"
-    program = folder / "node_modules" / EVERYTHING / "dist" / "index.js"
+    folder = cache / f"{name.rpartition('/')[2]}-{version}"
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "npm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # for others who run the same tests now
         if not (folder / "complete").exists():
-            package = f"{EVERYTHING}@{EVERYTHING_VERSION}"
+            package = f"{name}@{version}"
             options = ["--prefix", str(folder), "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
             done = subprocess.run([npm, "install", *options, package], capture_output=True, text=True, timeout=100)
             if done.returncode:
                 raise RuntimeError(f"npm install {package} failed:\n{done.stderr}")
             (folder / "complete").touch()
-    return StdioServer(command=node, args=(str(program), "stdio"))
+    return node, folder / "node_modules" / name
 
 
 class HttpMcp:

@@ -264,9 +264,10 @@ def _tap(dialect: Dialect, splice: Splice, out: list[bytes]) -> Tap:
     return Tap(
         dialect.answer_reader(),
         status=200,
-        content_type="text/event-stream",
+        content_type="",
         content_encoding="",
         limits=Limits(),
+        streaming=True,
         on_event=lambda raw, name, event: out.append(splice.event(raw, name, event)),
     )
 

@@ -25,7 +25,8 @@ class Stage:
     def __init__(self, settings: Mapping[str, HttpServer | StdioServer], **options: Any) -> None:
         self._changed = asyncio.Event()
         self.delays: list[int] = []
-        self.servers = Servers(settings, on_change=self._note, **({"backoff": self._backoff} | options))
+        defaults: dict[str, Any] = {"backoff": self._backoff, "listed_every": 0.01}
+        self.servers = Servers(settings, on_change=self._note, **(defaults | options))
 
     @property
     def catalog(self) -> Catalog:
@@ -53,7 +54,7 @@ class Stage:
     async def call(self, name: str, /, **arguments: Any) -> str:
         """Call a tool that is or will be offered, and return all text of its result."""
         result = await self.servers.call(await self.tool(name), arguments, WITHIN)
-        return "".join(block.text for block in result.content if block.type == "text")
+        return "".join(block["text"] for block in result["content"] if block["type"] == "text")
 
     def _note(self, catalog: Catalog) -> None:
         self._changed.set()
@@ -83,11 +84,15 @@ class Log(logging.Handler):
 
     async def line(self, text: str) -> str:
         """Wait for a line of any level."""
+        return (await self.lines(text, 1))[0]
+
+    async def lines(self, text: str, count: int, level: int = logging.DEBUG) -> list[str]:
+        """Wait for so many lines of this level or above."""
         async with asyncio.timeout(WITHIN):
-            while not self.said(text, logging.DEBUG):
+            while len(self.said(text, level)) < count:
                 self._came.clear()
                 await self._came.wait()
-        return self.said(text, logging.DEBUG)[0]
+        return self.said(text, level)
 
 
 @pytest.fixture

@@ -32,9 +32,8 @@ async def test_calls_that_run_at_the_same_time_name_their_own_actors(
 
         async def named(actor: str) -> str:
             result = await stage.servers.call(tool, {}, WITHIN, caller=Caller(actor, "i"))
-            [block] = result.content
-            assert block.type == "text"
-            return str(json.loads(block.text)["x-ai-bridge-actor-id"])
+            [block] = result["content"]
+            return str(json.loads(block["text"])["x-ai-bridge-actor-id"])
 
         actors = [f"actor-{n}" for n in range(8)] + ["Zoë"]
         sent = [actor.encode().decode("latin-1") for actor in actors]
@@ -45,4 +44,4 @@ async def test_headers_of_the_server_itself_win(start: StartServers, ours: HttpM
     stage = start({"ours": ours.settings(send_actor_headers=True, headers={"X-AI-Bridge-Actor-ID": "fixed"})})
     tool = await stage.tool("bmcp_ours_headers")
     result = await stage.servers.call(tool, {}, WITHIN, caller=Caller("ada", "i"))
-    assert '"x-ai-bridge-actor-id": "fixed"' in str(result.content[0])
+    assert json.loads(result["content"][0]["text"])["x-ai-bridge-actor-id"] == "fixed"

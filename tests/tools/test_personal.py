@@ -35,9 +35,8 @@ def program() -> StdioServer:
 async def call(stage: Stage, name: str, /, actor: str, **arguments: Any) -> str:
     await stage.servers.prepare(caller(actor), (), WITHIN)
     result = await stage.servers.call(await stage.tool(name), arguments, WITHIN, caller=caller(actor))
-    [block] = result.content
-    assert block.type == "text"
-    return block.text
+    [block] = result["content"]
+    return str(block["text"])
 
 
 async def test_each_actor_has_a_connection_whose_headers_name_it(start: StartServers, ours: HttpMcp) -> None:

@@ -18,14 +18,19 @@ from mcp_types import (
 )
 
 from aibridge_addon.dialects.turns import Media, Part, Text
-from aibridge_addon.tools.results import to_parts
+from aibridge_addon.tools.results import MAX_PARTS, to_parts
+from tests.support.mcp_servers import PIXEL
 
 ROOMY = 1 << 20
-IMAGE = ImageContent(data="aGVsbG8=", mime_type="image/png")
+TEXTS = st.text(max_size=40).map(lambda words: text(words))
+BLOBS = st.binary(min_size=1, max_size=60).map(lambda data: blob("a/b", data))
+IMAGE = ImageContent(data=PIXEL, mime_type="image/png")
 
 
-def returned(*blocks: Any, structured: Any = None, is_error: bool = False) -> CallToolResult:
-    return CallToolResult(content=list(blocks), structured_content=structured, is_error=is_error)
+def returned(*blocks: Any, structured: Any = None, is_error: bool = False) -> Any:
+    """A result as a server of the Python SDK sends it."""
+    result = CallToolResult(content=list(blocks), structured_content=structured, is_error=is_error)
+    return result.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
 def text(value: str) -> TextContent:
@@ -47,7 +52,7 @@ def test_text_is_handed_on_as_it_is() -> None:
 
 def test_images_and_sounds_are_media() -> None:
     sound = AudioContent(data="UklG", mime_type="audio/wav")
-    assert parts(IMAGE, sound) == (Media("image/png", "aGVsbG8="), Media("audio/wav", "UklG"))
+    assert parts(IMAGE, sound) == (Media("image/png", PIXEL), Media("audio/wav", "UklG"))
 
 
 def test_a_text_resource_is_text_under_its_address() -> None:
@@ -83,8 +88,8 @@ def test_a_link_with_only_an_address_and_a_name_is_told() -> None:
 
 
 def test_content_of_an_unknown_kind_is_noted() -> None:
-    hologram = TextContent.model_construct(type="hologram")
-    assert parts(text("a"), hologram) == (Text("a"), Text("[content of the unknown kind 'hologram']"))
+    shown = to_parts({"content": [{"type": "text", "text": "a"}, {"type": "hologram"}]}, ROOMY).parts
+    assert shown == (Text("a"), Text("[content of the unknown kind 'hologram']"))
 
 
 @pytest.mark.parametrize("blocks", [(), (text(""),), (text(" \n"), text("\t"))])
@@ -93,17 +98,16 @@ def test_nothing_to_show_is_said_so(blocks: tuple[TextContent, ...]) -> None:
 
 
 def test_blank_texts_are_dropped_for_providers_refuse_them() -> None:
-    assert parts(text(""), IMAGE, text(" ")) == (Media("image/png", "aGVsbG8="),)
+    assert parts(text(""), IMAGE, text(" ")) == (Media("image/png", PIXEL),)
 
 
 def test_data_that_is_no_base64_is_noted_for_providers_refuse_the_request() -> None:
-    assert parts(ImageContent(data="data:;base64,AA==", mime_type="image/png")) == (
-        Text("[image/png: not valid base64]"),
-    )
+    assert parts(ImageContent(data="a&b", mime_type="image/png")) == (Text("[image/png: not valid base64]"),)
 
 
 def test_base64_in_lines_is_joined() -> None:
-    assert parts(ImageContent(data="aGVs\nbG8=\n", mime_type="image/png")) == (Media("image/png", "aGVsbG8="),)
+    lines = f"{PIXEL[:20]}\n{PIXEL[20:]}\n"
+    assert parts(ImageContent(data=lines, mime_type="image/png")) == (Media("image/png", PIXEL),)
 
 
 # --- structured content ---------------------------------------------------------------------------
@@ -172,16 +176,19 @@ def test_nothing_follows_a_text_that_was_cut() -> None:
 
 
 def test_media_that_do_not_fit_give_way_to_a_note_and_what_follows_is_shown() -> None:
-    shown = parts(ImageContent(data="AAAA" * 100, mime_type="image/png"), text("caption"), max_bytes=300)
+    shown = parts(AudioContent(data="AAAA" * 100, mime_type="audio/mp3"), text("caption"), max_bytes=300)
     assert shown == (
-        Text("[image/png, 300 bytes: cannot be shown here]"),
+        Text("[audio/mp3, 300 bytes: cannot be shown here]"),
         Text("caption"),
         Text("[The result was too large: 400 of 407 bytes were cut]"),
     )
 
 
 @given(
-    st.lists(st.text(max_size=40).map(text) | st.binary(max_size=60).map(lambda data: blob("a/b", data)), max_size=6),
+    st.lists(
+        st.text(max_size=40).map(text) | st.binary(min_size=1, max_size=60).map(lambda data: blob("a/b", data)),
+        max_size=6,
+    ),
     st.integers(1, 200),
 )
 def test_what_is_shown_keeps_to_the_limit_and_its_order(blocks: list[Any], max_bytes: int) -> None:
@@ -193,3 +200,144 @@ def test_what_is_shown_keeps_to_the_limit_and_its_order(blocks: list[Any], max_b
     kept = [part for part in shown if part in whole]
     remaining = iter(whole)
     assert all(part in remaining for part in kept)
+
+
+# --- odd results -----------------------------------------------------------------------------------------------------
+
+TEXT = {"type": "text", "text": "done"}
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        ({"content": [TEXT], "isError": None}, (Text("done"),)),
+        ({"content": [TEXT], "isError": False, "resultType": None, "ttlMs": "x", "cacheScope": 3}, (Text("done"),)),
+        ({"content": TEXT}, (Text("done"),)),
+        ({"content": "done"}, (Text("done"),)),
+        ({"content": ["done", None, {"text": "more"}]}, (Text("done"), Text("more"))),
+        ({"content": None}, (Text("(no output)"),)),
+        ({"content": [{"type": "text", "text": None}]}, (Text("(no output)"),)),
+        ({"content": [{"type": "text", "text": 7}]}, (Text("7"),)),
+        ({"content": [{"type": "text", "text": "a", "annotations": 3, "_meta": []}]}, (Text("a"),)),
+        ({"content": [{"type": "x"}, TEXT]}, (Text("[content of the unknown kind 'x']"), Text("done"))),
+        ({"structuredContent": {"a": 1}}, (Text('{"a": 1}'),)),
+        ({"structuredContent": [1, 2]}, (Text("[1, 2]"),)),
+        ({"structuredContent": None, "content": [TEXT]}, (Text("done"),)),
+        ({"toolResult": {"a": 1}}, (Text('{"a": 1}'),)),
+        ({"toolResult": "done"}, (Text("done"),)),
+        ({"temperature": 3}, (Text('{"temperature": 3}'),)),
+        ({"_meta": {"x": 1}}, (Text("(no output)"),)),
+        ({}, (Text("(no output)"),)),
+        (None, (Text("(no output)"),)),
+        ("done", (Text("done"),)),
+        (7, (Text("7"),)),
+        ([TEXT], (Text("done"),)),
+        ({"content": [{"type": "image", "data": PIXEL}]}, (Media("image/png", PIXEL),)),
+        ({"content": [{"data": PIXEL, "mimeType": "image/png"}]}, (Media("image/png", PIXEL),)),
+        ({"content": [{"type": "image", "mimeType": "image/png"}]}, (Text("[image/png: no data]"),)),
+        ({"content": [{"type": "resource", "resource": {"text": "a"}}]}, (Text("[Resource ]\na"),)),
+        ({"content": [{"type": "resource", "resource": "x"}]}, (Text("[content of the unknown kind 'resource']"),)),
+        ({"content": [{"type": "resource_link", "uri": 7}]}, (Text("[Link to the resource ]"),)),
+    ],
+)  # fmt: skip
+def test_an_odd_result_shows_what_it_has(result: Any, expected: tuple[Part, ...]) -> None:
+    assert to_parts(result, ROOMY) == (expected, False, None)
+
+
+@pytest.mark.parametrize(
+    ("flag", "is_error"),
+    [(True, True), ("true", True), (1, True), (False, False), (None, False), (0, False), ("false", False)],
+)
+def test_only_a_plain_yes_is_an_error(flag: Any, is_error: bool) -> None:
+    assert to_parts({"content": [TEXT], "isError": flag}, ROOMY).is_error is is_error
+
+
+JPEG, GIF, WEBP = b"\xff\xd8\xff\xe0rest", b"GIF89a....", b"RIFF\x10\0\0\0WEBPVP8 "
+HTML = b"<!doctype html><p>Not found"
+
+
+@pytest.mark.parametrize(
+    ("claimed", "content", "expected"),
+    [
+        ("image/png", JPEG, "image/jpeg"),
+        ("image/jpg", JPEG, "image/jpeg"),
+        ("IMAGE/PNG; x=y", GIF, "image/gif"),
+        ("image/png", WEBP, "image/webp"),
+        ("application/octet-stream", JPEG, "image/jpeg"),
+        ("", GIF, "image/gif"),
+        ("image/*", JPEG, "image/jpeg"),
+        ("image/png", b"%PDF-1.4", "application/pdf"),
+        ("image/svg+xml", b"<svg/>", "image/svg+xml"),
+        ("image/png", HTML, None),
+        ("image/jpeg", b"\0\0\0", None),
+        ("application/pdf", HTML, None),
+        ("image/png", b"", None),
+        ("audio/wav", b"", None),
+        ("application/zip", b"PK", "application/zip"),
+    ],
+)
+def test_media_have_the_type_that_their_first_bytes_show(claimed: str, content: bytes, expected: str | None) -> None:
+    data = base64.b64encode(content).decode()
+    [part] = to_parts({"content": [{"type": "image", "mimeType": claimed, "data": data}]}, ROOMY).parts
+    if expected is None:
+        assert isinstance(part, Text) and part.text.startswith(f"[{claimed}: ")
+    else:
+        assert part == Media(expected, data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PIXEL.rstrip("="),
+        f"data:image/png;base64,{PIXEL}",
+        PIXEL.replace("+", "-").replace("/", "_"),
+        f"  {PIXEL}\r\n",
+        f"{PIXEL}==",
+    ],
+)
+def test_base64_in_any_spelling_is_written_as_providers_take_it(data: str) -> None:
+    assert to_parts({"content": [{"type": "image", "mimeType": "image/png", "data": data}]}, ROOMY).parts == (
+        Media("image/png", PIXEL),
+    )
+
+
+def test_parts_are_counted_as_well_as_bytes() -> None:
+    shown = to_parts({"content": [TEXT] * 1000}, ROOMY).parts
+    assert shown == (
+        *[Text("done")] * MAX_PARTS,
+        Text(f"[The result had too many parts: the last {1000 - MAX_PARTS} were cut]"),
+    )
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["text", "image", "resource"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "content",
+                    "type",
+                    "text",
+                    "data",
+                    "mimeType",
+                    "resource",
+                    "uri",
+                    "blob",
+                    "isError",
+                    "structuredContent",
+                ]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON_VALUES)
+def test_no_result_is_too_odd(result: Any) -> None:
+    shown = to_parts(result, ROOMY)
+    assert shown.parts
+    assert all(part.text.strip() if isinstance(part, Text) else part.data for part in shown.parts)

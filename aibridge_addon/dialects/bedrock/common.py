@@ -10,6 +10,8 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 from aibridge_addon.dialects.base import NOTHING, AnswerReader, Dialect, Usage
+from aibridge_addon.dialects.history import History
+from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.dialects.usage import MAX_TEXT, read_counts
 from aibridge_addon.wire import aws_eventstream
 from aibridge_addon.wire.framing import BEDROCK_FRAMINGS, Framing
@@ -48,8 +50,8 @@ TOKEN_COUNTS: Mapping[str, str] = MappingProxyType(
 class BedrockDialect(Dialect):
     """A dialect whose requests name the model, and whether they stream, in the path only."""
 
-    def __init__(self, *, streaming: bool) -> None:
-        super().__init__()
+    def __init__(self, *, streaming: bool, injection: Injection | None = None, history: History | None = None) -> None:
+        super().__init__(injection=injection, history=history)
         self.streaming = streaming
 
     def error_body(self, status: int, message: str, details: Mapping[str, Any] = NOTHING) -> bytes:

@@ -32,6 +32,7 @@ from aibridge_addon.dialects.base import (
     requested,
 )
 from aibridge_addon.dialects.chat_completions.calls import StreamedCall, StreamedCalls
+from aibridge_addon.dialects.chat_completions.frame import Frame
 from aibridge_addon.dialects.chat_completions.results import tool_results
 from aibridge_addon.dialects.client_results import MAX_ENTRIES
 from aibridge_addon.dialects.context import Shape
@@ -189,6 +190,10 @@ class ChatCompletionsReader(AnswerReader):
         """The words of the first chunk that has words instead of choices."""
         self._tier = NO_TIER
         """The service tier as chunks contain it, since OpenAI repeats it in each."""
+        self._frame: Frame | None = None
+        """What stands around the text of the chunks. None: not known, or what was read since may change it."""
+        self._framed = _Message(is_first=False)
+        """The choice of these chunks."""
         self._goes_on = False
         """A choice went on after its finish reason: this server sends one in every chunk."""
 
@@ -197,6 +202,9 @@ class ChatCompletionsReader(AnswerReader):
         return self._is_read
 
     def _is_read(self, raw: bytes) -> bool:
+        if self._frame is not None and (text := self._frame.text(raw)) is not None:
+            self._framed.text.add(text)
+            return True
         if not self._carries_text_only(raw):
             return False
         thinks = b'"reasoning' in raw
@@ -216,6 +224,10 @@ class ChatCompletionsReader(AnswerReader):
                 message.say(
                     delta.content, delta.refusal, delta.reasoning_content, delta.reasoning, delta.reasoning_text
                 )
+        if len(chunk.choices) == 1 and delta is not None and not thinks and delta.content and not delta.refusal:
+            frame = Frame.of(raw)
+            if frame is not None and frame.text(raw) == delta.content:
+                self._frame, self._framed = frame, message
         return True
 
     @property
@@ -252,6 +264,7 @@ class ChatCompletionsReader(AnswerReader):
         return message
 
     def read(self, name: str, event: Any) -> None:
+        self._frame = None
         if event == DONE:
             self._settle_error()
             self.reading.finished = self.reading.error is None

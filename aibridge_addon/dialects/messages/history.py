@@ -16,9 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
-
-import msgspec
+from typing import Any, ClassVar
 
 from aibridge_addon.dialects.history import (
     MAX_CALLS,
@@ -32,104 +30,29 @@ from aibridge_addon.dialects.history import (
     References,
     RequestHistory,
     absent,
-    maybe_decode,
     opening_of,
 )
+from aibridge_addon.dialects.messages.blocks import Message, MessageForm, content_of, text_block
 from aibridge_addon.dialects.messages.inject import tool_result
-from aibridge_addon.dialects.place import After, Place, Position, call_digest
-from aibridge_addon.dialects.trail import TEXTS, Trail, attachments, by_a_person
+from aibridge_addon.dialects.place import After, Place, Position
+from aibridge_addon.dialects.trail import Trail
 from aibridge_addon.dialects.turns import Result
 from aibridge_addon.wire.json_object import JSONObject, array, encode
 from aibridge_addon.wire.json_values import as_dict, as_list, as_text
 
 NAMING = ("thread", "diagnostics")
 """Members whose `previous_message_id` refers to an answer."""
-BESIDE = ("system", "metadata")
-"""Members beside the messages that belong to a whole trail."""
 MAX_RUN = 20
 """Number of messages after a call that are searched for its result. Usually the next one has it."""
-EMPTY = msgspec.Raw(b"null")
-NO_ATTACHMENTS = frozenset((*TEXTS, "tool_result"))
-"""Types of the blocks of a user message that are not attachments."""
-
-
-class _Block(msgspec.Struct, frozen=True, gc=False):
-    type: str = ""
-    id: str = ""
-    tool_use_id: str = ""
-    name: Any = ""
-    input: msgspec.Raw = EMPTY
-    text: Any = None
-    signature: Any = None
-    data: Any = None
-    content: msgspec.Raw = EMPTY
-
-    @property
-    def thinking(self) -> str | None:
-        """The name of a thinking block; None for other blocks."""
-        return _thinking(self.type, self.signature, self.data)
-
-    @property
-    def call_id(self) -> str:
-        """The id of the call in the block. Empty for other blocks."""
-        return self.id if self.type == "tool_use" else ""
-
-    @property
-    def digest(self) -> str:
-        return call_digest(self.name, self.input)
-
-
-class _Message(msgspec.Struct, frozen=True, gc=False):
-    role: str = ""
-    content: str | list[_Block] = ""
-
-    @property
-    def blocks(self) -> Sequence[_Block]:
-        return () if isinstance(self.content, str) else self.content
-
-    @property
-    def texts(self) -> Iterator[str]:
-        if isinstance(self.content, str):
-            return iter((self.content,))
-        return (block.text for block in self.content if block.type == "text" and isinstance(block.text, str))
-
-    @property
-    def results(self) -> list[str]:
-        """The ids of the calls whose results are in the message."""
-        return [block.tool_use_id for block in self.blocks if block.type == "tool_result" and block.tool_use_id]
-
-
-class _RawMessage(msgspec.Struct, frozen=True, gc=False):
-    content: msgspec.Raw = EMPTY
-
-
-_block = msgspec.json.Decoder(_Block)
-_message = msgspec.json.Decoder(_Message)
-_raw_message = msgspec.json.Decoder(_RawMessage)
-
-
-def _content(raw: bytes) -> msgspec.Raw:
-    message = maybe_decode(raw, _raw_message)
-    return EMPTY if message is None else message.content
-
-
-def _said(message: _Message, raw: bytes) -> Iterator[str | bytes]:
-    """Yield the texts by a person in a user message, and digests of its attachments."""
-    yield from by_a_person(message.texts)
-    if any(block.type not in NO_ATTACHMENTS for block in message.blocks):
-        yield from attachments(_content(raw), NO_ATTACHMENTS)
-
-
-def _thinking(kind: str, signature: object, data: object) -> str | None:
-    name = {"thinking": signature, "redacted_thinking": data}.get(kind)
-    return name if isinstance(name, str) and name else None
 
 
 class MessagesHistory(History):
     member = "messages"
+    form: ClassVar[MessageForm] = MessageForm()
+    """How messages are written."""
 
     def read(self, body: JSONObject, *, whole: bool = False) -> RequestHistory:
-        return _MessagesRequest(body, self.held(body), whole=whole)
+        return _MessagesRequest(body, self.held(body), self.form, whole=whole)
 
     def result(self, result: Result) -> dict[str, Any]:
         return tool_result(result)
@@ -138,12 +61,8 @@ class MessagesHistory(History):
         self, content: Sequence[Mapping[str, Any]], results: Sequence[Result]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         ours = {result.call.id for result in results}
-        visible = [block for block in content if block.get("type") != "tool_use" or block.get("id") not in ours]
-        names = [
-            (place, name)
-            for place, block in enumerate(visible)
-            if (name := _thinking(as_text(block.get("type")), block.get("signature"), block.get("data"))) is not None
-        ]
+        visible = [block for block in map(self.form.block, content) if not block.call_id or block.call_id not in ours]
+        names = [(place, name) for place, block in enumerate(visible) if (name := block.thinking) is not None]
         if names and results:
             place, name = names[-1]
             yield (
@@ -168,25 +87,26 @@ class MessagesHistory(History):
     def opening(self, body: JSONObject) -> Position:
         if self.held(body) is not None:
             return Position(named=True)
-        return Position(opening_of(_opening(body.elements("messages", MAX_OPENING))), named="thread" in body)
+        messages = body.elements("messages", MAX_OPENING)
+        return Position(opening_of(_opening(messages, self.form)), named="thread" in body)
 
     def call_places(
         self, content: Sequence[Mapping[str, Any]], client_calls: Sequence[str], after: Sequence[After]
     ) -> list[Place]:
-        blocks = (maybe_decode(encode(block), _block) for block in content)
-        first = next((block for block in blocks if block and block.call_id and block.call_id in client_calls), None)
+        blocks = map(self.form.block, content)
+        first = next((block for block in blocks if block.call_id and block.call_id in client_calls), None)
         if first is None:
             return []
         return [Place(before, first.id, first.digest if before[0] == "history" else "") for before in after]
 
 
-def _opening(messages: Iterable[bytes]) -> Iterator[str | bytes]:
+def _opening(messages: Iterable[bytes], form: MessageForm) -> Iterator[str | bytes]:
     for raw in messages:
-        message = maybe_decode(raw, _message)
+        message = form.message(raw)
         if message is not None and (message.role == "assistant" or message.results):
             return
         if message is not None and message.role == "user":
-            yield from _said(message, raw)
+            yield from form.said(message, raw)
 
 
 def _renamed(body: JSONObject, aliases: Mapping[str, str]) -> dict[str, bytes]:
@@ -199,29 +119,30 @@ def _renamed(body: JSONObject, aliases: Mapping[str, str]) -> dict[str, bytes]:
 
 
 class _MessagesRequest(RequestHistory):
-    def __init__(self, body: JSONObject, held: After | None, *, whole: bool) -> None:
+    def __init__(self, body: JSONObject, held: After | None, form: MessageForm, *, whole: bool) -> None:
         self._body = body
+        self._form = form
         self._messages = body.elements("messages")
         self._held = held
         """What a continued thread continues. The server has its history."""
         self._places: deque[tuple[Place, int]] = deque(maxlen=MAX_CALLS)
         """The client's calls, each with the index of its message; of a thread that is continued, also its results."""
-        self._thinking: deque[tuple[int, _Message]] = deque(maxlen=MAX_ELEMENTS)
+        self._thinking: deque[tuple[int, Message]] = deque(maxlen=MAX_ELEMENTS)
         """The messages with thinking, each with its index."""
         trail = Trail(whole=whole)
-        trail.opened(body, BESIDE)
+        trail.opened(body, form.BESIDE)
         for index, raw in enumerate(self._messages):
-            message = maybe_decode(raw, _message)
+            message = form.message(raw)
             if message is not None and message.role == "assistant":
                 self._follow(trail, index, message)
             elif message is not None and message.role == "user":
                 self._follow_user(trail, index, message, raw)
             else:
-                trail.stated(message.role if message is not None else "", _content(raw))
+                trail.stated(message.role if message is not None else "", content_of(raw))
         self.results_alone = trail.results_alone
         self.position = Position(trail.before if held is None else None, named="thread" in body)
 
-    def _follow(self, trail: Trail, index: int, message: _Message) -> None:
+    def _follow(self, trail: Trail, index: int, message: Message) -> None:
         for text in message.texts:
             trail.answered(text)
         for block in message.blocks:
@@ -233,11 +154,11 @@ class _MessagesRequest(RequestHistory):
         if self._held is None and any(block.thinking is not None for block in message.blocks):
             self._thinking.append((index, message))
 
-    def _follow_user(self, trail: Trail, index: int, message: _Message, raw: bytes) -> None:
+    def _follow_user(self, trail: Trail, index: int, message: Message, raw: bytes) -> None:
         for block in message.blocks:
             if block.type == "tool_result":
                 trail.returned(block.tool_use_id, block.content)
-        trail.asked(_said(message, raw))
+        trail.asked(self._form.said(message, raw))
         if self._held is not None:
             self._places += [(Place(self._held, call_id), index) for call_id in message.results]
 
@@ -261,7 +182,7 @@ class _MessagesRequest(RequestHistory):
     def completed(self, found: Found) -> bytes | None:
         changes = _renamed(self._body, found.aliases)
         if found.turns or found.followers:
-            completion = _Completion(self._messages)
+            completion = _Completion(self._messages, self._form)
             for place, index in self._places:
                 if (turn := found.turns.get(place)) is not None:
                     completion.complete(turn, index)
@@ -287,8 +208,9 @@ class _Answer:
 class _Completion:
     """Collects the insertions into each message."""
 
-    def __init__(self, messages: Sequence[bytes]) -> None:
+    def __init__(self, messages: Sequence[bytes], form: MessageForm) -> None:
         self._messages = messages
+        self._form = form
         self._answers: dict[int, _Answer] = {}
         """By the index of each of its assistant messages."""
         self._results_only = _Answer()
@@ -357,14 +279,14 @@ class _Completion:
                         answer.calls.setdefault(block.call_id, (place, block_index))
         return answer
 
-    def _message(self, place: int) -> _Message | None:
-        return maybe_decode(self._messages[place], _message)
+    def _message(self, place: int) -> Message | None:
+        return self._form.message(self._messages[place])
 
     def _role(self, place: int) -> str:
         message = self._message(place)
         return message.role if message is not None else ""
 
-    def follow(self, followers: Mapping[str, Followers], thinking: Iterable[tuple[int, _Message]]) -> None:
+    def follow(self, followers: Mapping[str, Followers], thinking: Iterable[tuple[int, Message]]) -> None:
         """Split the messages in which hidden turns ended."""
         for place, message in thinking if followers else ():
             here = {block.call_id for block in message.blocks if block.call_id}
@@ -393,7 +315,7 @@ class _Completion:
         return False
 
     @staticmethod
-    def _end(message: _Message, block: int, visible: int) -> int:
+    def _end(message: Message, block: int, visible: int) -> int:
         """Return the block index at which a turn ended. The client may have dropped blocks of it.
 
         The end is at the latest before the next thinking block or call, which belong to a later turn.
@@ -422,7 +344,7 @@ class _Completion:
         """Yield the messages that replace a message."""
         message = JSONObject(self._messages[place])
         text = message.text("content")
-        blocks = message.elements("content") if text is None else [_text_block(message)]
+        blocks = message.elements("content") if text is None else [text_block(message)]
         put = self._put.get(place, Insertions())
         begin = 0
         for end, those in sorted(self._splits.get(place, {}).items()):
@@ -433,8 +355,3 @@ class _Completion:
         rest = [*put.within(blocks, begin, len(blocks)), *put.at(len(blocks))]
         if rest or not begin:
             yield message.replaced({"content": array(rest)})
-
-
-def _text_block(message: JSONObject) -> bytes:
-    """Return the text block that is equivalent to a content that is a string."""
-    return b'{"type":"text","text":' + message.raw("content") + b"}"

@@ -186,16 +186,28 @@ class MessagesSplice(Splice):
         return raw[: found.start(2)] + b"%d" % index + raw[found.end(2) :]
 
     def _renumbered_slowly(self, raw: bytes) -> bytes:
-        """Renumber an event whose members have another order or spacing."""
-        name, data = sse.parse(raw)
+        """Renumber an event whose members have another order or spacing, or that is framed in another way."""
         try:
+            name, data = self.parse(raw)
             members = event_members(data or b"")
         except (NotJSON, Unreadable):
             return b"" if self.shows_call(raw) else raw
         if (as_text(members.get("type")) or name) not in BLOCK_EVENTS:
             return raw
         index = self._indexes.get(as_count(members.get("index")), self._next_index)
-        return b"" if index is None else sse.event(name, members.replaced({"index": b"%d" % index}))
+        return b"" if index is None else self.changed(raw, name, members.replaced({"index": b"%d" % index}))
+
+    def parse(self, raw: bytes) -> tuple[str, bytes | None]:
+        """Return the name and the data of a raw event. May raise NotJSON or Unreadable."""
+        return sse.parse(raw)
+
+    def changed(self, _raw: bytes, name: str, data: bytes) -> bytes:
+        """Return a raw event with this name and other data."""
+        return sse.event(name, data)
+
+    def last_event(self, _raw: bytes, name: str, members: dict[str, Any]) -> bytes:
+        """Return an event of the merged answer's end. The raw event is one of the turn's end, or empty."""
+        return sse.event(name, encode(members))
 
     def large_event(self, beginning: bytes) -> bytes | None:
         found = _INDEX.search(beginning, 0, HEAD_SIZE)
@@ -215,7 +227,7 @@ class MessagesSplice(Splice):
         if not self._hides:
             return TurnEnd(client_calls=self._client_ids, response_id=self._id)
         return self._turn_end(
-            self._id, _content(self._raw), self._ending if self._stopped and not self._failed else None
+            self._id, self._content(self._raw), self._ending if self._stopped and not self._failed else None
         )
 
     def finish(self) -> bytes:
@@ -229,7 +241,9 @@ class MessagesSplice(Splice):
         for name, value in self._ended().items():
             (merged if name in merged or name == "context_management" else delta)[name] = value
         merged |= {"delta": delta} | self._usage()
-        return sse.event("message_delta", encode(merged)) + sse.event("message_stop", b'{"type":"message_stop"}')
+        raw = self._tail[0] if self._tail else b""
+        ends = (("message_delta", merged), ("message_stop", {"type": "message_stop"}))
+        return b"".join(self.last_event(raw, name, members) for name, members in ends)
 
     def _ended(self) -> dict[str, Any]:
         """Return the end of the answer. `tool_use` is replaced if no call is visible: clients treat it as an error."""
@@ -270,14 +284,38 @@ class MessagesSplice(Splice):
     def body_of(self, events: Sequence[bytes]) -> dict[str, Any]:
         body: dict[str, Any] = {}
         usage: dict[str, Any] = {}
-        for kind, event in _decoded(events):
+        for kind, event in self._decoded(events):
             if kind == "message_start":
                 body = dict(as_dict(event.get("message")))
                 usage = dict(as_dict(body.get("usage")))
             elif kind == "message_delta":
                 body |= as_dict(event.get("delta")) | {name: event[name] for name in LASTING if name in event}
                 fold(usage, as_dict(event.get("usage")))
-        return body | {"content": _content(events), "usage": usage}
+        return body | {"content": self._content(events), "usage": usage}
+
+    def _decoded(self, events: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the type and the data of raw events. Unreadable ones are skipped."""
+        for raw in events:
+            try:
+                name, data = self.parse(raw)
+                event = as_dict(decode_event(data or b"null"))
+            except (NotJSON, Unreadable):
+                continue
+            yield as_text(event.get("type")) or name, event
+
+    def _content(self, events: Iterable[bytes]) -> list[dict[str, Any]]:
+        """Return a turn's blocks, merged from its events."""
+        blocks: dict[int, _Block] = {}
+        for kind, event in self._decoded(events):
+            index = as_count(event.get("index"))
+            match kind:
+                case "content_block_start":
+                    blocks[index] = _Block(as_dict(event.get("content_block")))
+                case "content_block_delta":
+                    if index not in blocks:
+                        blocks[index] = _Block({})
+                    blocks[index].grow(as_dict(event.get("delta")))
+        return [_grown(block.whole()) for block in blocks.values()]
 
     def _turn_end(self, response_id: str, blocks: list[dict[str, Any]], ending: dict[str, Any] | None) -> TurnEnd:
         """`ending` has the stop reason. None: the turn was truncated."""
@@ -333,32 +371,6 @@ def _for_request(block: dict[str, Any]) -> dict[str, Any]:
     if members is None or block.keys() <= members:
         return block
     return {name: value for name, value in block.items() if name in members}
-
-
-def _decoded(events: Iterable[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the type and the data of raw events. Unreadable ones are skipped."""
-    for raw in events:
-        name, data = sse.parse(raw)
-        try:
-            event = as_dict(decode_event(data or b"null"))
-        except (NotJSON, Unreadable):
-            continue
-        yield as_text(event.get("type")) or name, event
-
-
-def _content(events: Iterable[bytes]) -> list[dict[str, Any]]:
-    """Return a turn's blocks, merged from its events."""
-    blocks: dict[int, _Block] = {}
-    for kind, event in _decoded(events):
-        index = as_count(event.get("index"))
-        match kind:
-            case "content_block_start":
-                blocks[index] = _Block(as_dict(event.get("content_block")))
-            case "content_block_delta":
-                if index not in blocks:
-                    blocks[index] = _Block({})
-                blocks[index].grow(as_dict(event.get("delta")))
-    return [_grown(block.whole()) for block in blocks.values()]
 
 
 class _Block:

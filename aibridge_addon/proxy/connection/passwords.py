@@ -121,9 +121,7 @@ class Passwords:
 
     def _begin(self, digest: bytes, client: str, user: str, password: str, *, was_right: bool) -> asyncio.Task[Verdict]:
         # What was right minutes ago waits for nothing: a guess is not among it.
-        check = (
-            self._again(digest, client, user, password) if was_right else self._check(digest, client, user, password)
-        )
+        check = (self._again if was_right else self._check)(digest, client, user, password)
         task = self._checks[client, digest] = asyncio.get_running_loop().create_task(check)
         counted = () if was_right else ((client,), (client, user))
         self._waiting.update(counted)

@@ -72,7 +72,7 @@ def open_answer(flow: http.HTTPFlow, passthrough_body: int) -> None:
             frame_answer(flow)
             limits_came(state.head, flow.response.headers)
             results.opened(flow, state)
-            streams = state.exchange is None or _open_bridged(flow, state, state.exchange)
+            streams = state.stored is None if state.exchange is None else _open_bridged(flow, state, state.exchange)
             state.buffers = not streams
             if is_replay(flow):
                 flow.response.stream = False  # no client waits, and the whole answer is read at its end
@@ -110,7 +110,7 @@ def _open_bridged(flow: http.HTTPFlow, state: Bridged, exchange: Exchange) -> bo
     if status < 400:
         refused.accepted(state, exchange)
     if state.splicing is not None:
-        return _open_spliced(flow, state, streaming=status < 400 and exchange.request.streaming)
+        return _open_spliced(flow, state, exchange, streaming=status < 400 and exchange.request.streaming)
     state.asks_again = refused.may_ask_again(state, status)
     if state.asks_again:
         return False  # buffered: if it is about what was added, the client does not get it
@@ -128,13 +128,13 @@ def _show_budget(flow: http.HTTPFlow, near: str | None) -> None:
         flow.response.headers[BUDGET_HEADER if over_http1 else BUDGET_HEADER.lower()] = near
 
 
-def _open_spliced(flow: http.HTTPFlow, state: Bridged, *, streaming: bool) -> bool:
+def _open_spliced(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, *, streaming: bool) -> bool:
     """Prepare the answer of a turn. Returns whether it is streamed to the client at once.
 
     It is not if its label is not that of a stream: its first bytes then decide. A body or an error is buffered.
     """
     assert flow.response is not None
-    if streaming and media_type(flow.response.headers.get("content-type", "")) in SERVER_SENT:
+    if streaming and media_type(flow.response.headers.get("content-type", "")) in exchange.framings:
         _unframe(flow)
         return True
     state.undecided = streaming
@@ -161,17 +161,19 @@ def is_streamed(flow: http.HTTPFlow, state: Bridged, beginning: bytes) -> bool:
     except CodingError:
         form = Form.UNKNOWN
     state.undecided = form is Form.OPEN
-    if form is Form.SERVER_SENT:
-        stream_answer(flow)
+    framing = form.framing
+    is_stream = framing is not None and state.exchange is not None and framing in state.exchange.framings.values()
+    if is_stream and framing is not None:
+        stream_answer(flow, framing.content_type)
     # With tools, a body is buffered up to its end, because it may show an injected call.
-    return form is Form.SERVER_SENT or (state.tools is None and not state.undecided)
+    return is_stream or (state.tools is None and not state.undecided)
 
 
-def stream_answer(flow: http.HTTPFlow) -> None:
+def stream_answer(flow: http.HTTPFlow, content_type: str) -> None:
     """Prepare the head of an answer that the client gets as a stream of events, whatever the upstream sent."""
     assert flow.response is not None
     _unframe(flow)
-    flow.response.headers["content-type"] = "text/event-stream; charset=utf-8"
+    flow.response.headers["content-type"] = content_type
 
 
 def _measure_first_byte(state: Bridged, exchange: Exchange) -> None:

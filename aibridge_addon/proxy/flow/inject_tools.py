@@ -10,14 +10,17 @@ from functools import partial
 
 from mitmproxy import http
 
+from aibridge_addon.credentials.client import signs_request
+from aibridge_addon.dialects import RESPONSES
 from aibridge_addon.dialects.history import RequestHistory
 from aibridge_addon.dialects.our_calls import PREFIX
 from aibridge_addon.dialects.place import NOWHERE, Position
 from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception import clients
-from aibridge_addon.interception.continuations import Continuations
+from aibridge_addon.interception.continuations import Continuations, StoredTurns
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.result_bounds import Bounds
+from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.interception.tool_loop import ToolLoop
@@ -31,6 +34,11 @@ logger = logging.getLogger(__name__)
 
 LARGE = 256 * 1024
 """Bytes. The history of a larger request is read on a worker thread, because it takes more than a millisecond."""
+
+SIGNATURE = "aws_signature"
+"""The interception's `not_injected`: why it has got no tools."""
+PRESIGNED = "X-Amz-Signature="
+"""Part of the query of a presigned URL."""
 
 
 async def read_history(request: http.Request, state: Bridged, exchange: Exchange, body: JSONObject) -> RequestHistory:
@@ -87,7 +95,14 @@ def _injection(head: Head, body: JSONObject, request_class: RequestClass) -> Inj
     route = head.route
     assert route.dialect is not None
     takes_tools = route.provider.inject_tools and request_class != "auxiliary" and body.verbatim
-    return route.dialect.injection if takes_tools else None
+    return _for_model(route) if takes_tools else None
+
+
+def _for_model(route: Route) -> Injection | None:
+    """Return the injection for the model in the path, if it is there."""
+    injection = route.dialect.injection if route.dialect is not None else None
+    models = route.provider.models
+    return None if injection is None else injection.for_model(models.get(route.model, route.model))
 
 
 def _injected(
@@ -135,9 +150,9 @@ def tool_run(
     position: Position = NOWHERE,
 ) -> ToolRun:
     """Return the loop for a request whose answer may call the tools with these names."""
-    route, bridge = state.head.route, state.head.bridge
-    assert route.dialect is not None and route.dialect.injection is not None and bridge.continuations is not None
-    settings, injection = bridge.settings.mcp, route.dialect.injection
+    bridge, injection = state.head.bridge, _for_model(state.head.route)
+    assert injection is not None and bridge.continuations is not None
+    settings = bridge.settings.mcp
     own = injection.own_names(body)
     bounds = Bounds(settings.largest_result_bytes, settings.max_result_parts)
     loop = ToolLoop(
@@ -159,6 +174,20 @@ def catalog_for(head: Head) -> Catalog:
     return bridge.servers.catalog.without(bridge.tool_access.hidden(head.actor))
 
 
+def is_signed(head: Head) -> bool:
+    """Return whether the client's AWS signature covers the body, so that it cannot be changed."""
+    return signs_request(head.headers) or PRESIGNED in head.route.query
+
+
+def note_signature(head: Head, exchange: Exchange, body: JSONObject, request_class: RequestClass) -> None:
+    """Note in the interception's metadata that a signed request gets no tools, if it would get any without it."""
+    if head.bridge.servers is None or not is_signed(head):
+        return
+    injection = _injection(head, body, request_class)
+    if injection is not None and injection.offered(body, catalog_for(head).injected):
+        exchange.note(not_injected=SIGNATURE)
+
+
 def _report_left_out(injection: Injection, body: JSONObject, catalog: Catalog, offered: int) -> None:
     """Log once for each catalogue and dialect that a request has no room for all tools."""
     if offered == injection.room(body) and offered < len(catalog.tools) and injection not in catalog.reported:
@@ -172,7 +201,12 @@ def _report_left_out(injection: Injection, body: JSONObject, catalog: Catalog, o
 def _remembered(scope: Scope, position: Position, continuations: Continuations, loop: ToolLoop) -> Iterable[Record]:
     """Return the continuation records that the client's next requests may need."""
     alias = loop.response_ids[0], loop.response_ids[-1]
-    return continuations.remember(scope, position=position, mixed=loop.mixed, alias=alias, hidden=loop.hidden)
+    stored = None
+    if scope.dialect is RESPONSES and loop.stores and (len(loop.response_ids) > 1 or loop.mixed or loop.hidden):
+        stored = StoredTurns(tuple(loop.response_ids), tuple(sorted(loop.splice.injected)))
+    return continuations.remember(
+        scope, position=position, mixed=loop.mixed, alias=alias, hidden=loop.hidden, stored=stored
+    )
 
 
 def _scope(head: Head, exchange: Exchange) -> Scope:

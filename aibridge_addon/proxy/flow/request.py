@@ -20,7 +20,7 @@ from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.billing import billing
 from aibridge_addon.interception.buffers import Share
-from aibridge_addon.interception.exchange import MAX_MODEL, Exchange
+from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import pending_record, result_key
 from aibridge_addon.interception.origin import Origin
 from aibridge_addon.interception.routing import MAX_HOST
@@ -31,7 +31,7 @@ from aibridge_addon.proxy.flow.admission import admit
 from aibridge_addon.proxy.flow.plan_limits import central_hint, limits_said
 from aibridge_addon.proxy.flow.state import Bridged, Head, Refusal, UsageAsk, is_replay, refuse, set_body
 from aibridge_addon.proxy.flow.traces import at, continue_trace
-from aibridge_addon.records import Billing, Emit, LeftUnread, RequestClass, utc_now
+from aibridge_addon.records import MAX_MODEL, Billing, Emit, LeftUnread, RequestClass, utc_now
 from aibridge_addon.wire.codings import CodingError, OutputLimitExceeded, decode_all
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
 from aibridge_addon.wire.json_structure import has_more_values
@@ -53,17 +53,17 @@ def read_request(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
     """
     if len(flow.request.raw_content or b"") > inject_tools.LARGE or state.head.headers.get(b"content-encoding"):
         return _read_later(flow, state)
-    return _start(flow, state, _read(flow.request.raw_content or b"", state.head))
+    return _start(flow, state, read_body(flow.request.raw_content or b"", state.head))
 
 
 async def _read_later(flow: http.HTTPFlow, state: Bridged) -> None:
-    read = await asyncio.to_thread(_read, flow.request.raw_content or b"", state.head)
+    read = await asyncio.to_thread(read_body, flow.request.raw_content or b"", state.head)
     if (waiting := _start(flow, state, read)) is not None:
         await waiting
 
 
 @dataclass(frozen=True, slots=True)
-class _Read:
+class Read:
     reading: RequestReading = UNREAD
     body: JSONObject | None = None
     refusal: Refusal | None = None
@@ -71,7 +71,7 @@ class _Read:
     """The limit because of which the body is not read."""
 
 
-def _read(data: bytes, head: Head) -> _Read:
+def read_body(data: bytes, head: Head) -> Read:
     """Read a request's body. May run on any thread."""
     dialect, limits = head.route.dialect, head.bridge.settings.limits
     assert dialect is not None
@@ -80,28 +80,28 @@ def _read(data: bytes, head: Head) -> _Read:
         content = decode_all(data, coding or None, limits.request_body)
         content_type = head.headers.get(b"content-type", b"").decode("latin-1")
         if dialect.takes_forms and (fields := form_fields(content_type, content)) is not None:
-            return _Read(dialect.read_form(fields))
+            return Read(dialect.read_form(fields))
         if has_more_values(content, limits.json_values):
             return _too_many_values(head)
         body = JSONObject(content)
-        return _Read(dialect.read(body), body)
+        return Read(dialect.read(body), body)
     except NotJSON:
-        return _Read(refusal=None if dialect.takes_forms else NOT_JSON)
+        return Read(refusal=None if dialect.takes_forms else NOT_JSON)
     except OutputLimitExceeded:
-        return _Read(refusal=Refusal(413, f"the decoded request body is larger than {limits.request_body} bytes"))
+        return Read(refusal=Refusal(413, f"the decoded request body is larger than {limits.request_body} bytes"))
     except (CodingError, Unreadable):
-        return _Read()
+        return Read()
 
 
-def _too_many_values(head: Head) -> _Read:
+def _too_many_values(head: Head) -> Read:
     """The provider may be able to read the request. To translate it for Bedrock, it would have to be decoded."""
     if head.dispatch.translation is None:
-        return _Read(unread=TOO_MANY_VALUES)
+        return Read(unread=TOO_MANY_VALUES)
     limit = head.bridge.settings.limits.json_values
-    return _Read(refusal=Refusal(413, f"the request body has more than {limit} JSON values"))
+    return Read(refusal=Refusal(413, f"the request body has more than {limit} JSON values"))
 
 
-def _start(flow: http.HTTPFlow, state: Bridged, read: _Read) -> Awaitable[None] | None:
+def _start(flow: http.HTTPFlow, state: Bridged, read: Read) -> Awaitable[None] | None:
     """Start the interception of a request that was read. Sets `flow.response` if it is refused."""
     if read.refusal is not None:
         refuse(flow, state, read.refusal)
@@ -124,6 +124,8 @@ def _start(flow: http.HTTPFlow, state: Bridged, read: _Read) -> Awaitable[None] 
     takes_tools = (
         body is not None and head.bridge.continuations is not None and takes_tools_of(head) and not is_replay(flow)
     )
+    if body is not None and not is_replay(flow):
+        inject_tools.note_signature(head, exchange, body, sender.request_class)
     if body is not None and (takes_tools or exchange.needs_history or body.size > inject_tools.LARGE):
         return _begin_later(flow, state, exchange, body, sender.request_class if takes_tools else None)
     if body is not None:
@@ -235,7 +237,7 @@ def takes_tools_of(head: Head) -> bool:
     """Return whether tools may be injected into a request with this head."""
     assert head.route.dialect is not None
     has_servers = head.bridge.continuations is not None
-    return has_servers and head.route.dialect.injection is not None and not signs_request(head.headers)
+    return has_servers and head.route.dialect.injection is not None and not inject_tools.is_signed(head)
 
 
 async def _begin_later(

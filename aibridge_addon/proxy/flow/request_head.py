@@ -40,6 +40,7 @@ from aibridge_addon.proxy.flow.bridge_token import (
 )
 from aibridge_addon.proxy.flow.destination import ROUTED, NamedClients
 from aibridge_addon.proxy.flow.http1 import bracket_host, content_length
+from aibridge_addon.proxy.flow.request import takes_tools_of
 from aibridge_addon.proxy.flow.state import (
     CENTRAL_KEY,
     KEY,
@@ -284,9 +285,13 @@ class RequestClassifier:
             flow.response = error_response(route.errors, refusal.status, refusal.message, refusal.headers)
             return None
         head = Head(route, self._bridge, headers, actor, chosen, _identity(flow.request, route, headers, chosen))
-        if route.results is not None:
+        if route.results is not None and (route.result_of != "stored" or self._bridge.continuations is not None):
             return self._bridged(replace(head, route=replace(route, dialect=route.results)), left)
         too_large = content_length(flow.request) > self._bridge.settings.limits.request_body
+        if route.counts is not None and not too_large:
+            counted = replace(head, route=replace(route, dialect=route.counts))
+            if takes_tools_of(counted):
+                return self._bridged(counted, left)
         if route.dialect is not None and route.dialect.takes_forms and too_large:
             head = replace(head, route=replace(route, dialect=None, billable=True))  # an upload: forwarded unread
         if head.route.dialect is None:

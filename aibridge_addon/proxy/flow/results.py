@@ -18,8 +18,10 @@ from aibridge_addon.interception.clients import UNKNOWN
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.once import Once, Pending, read_pending, result_key
 from aibridge_addon.interception.origin import Origin
+from aibridge_addon.interception.scope import Scope
 from aibridge_addon.proxy.flow.request import background_key, exchange_for, log_partial, upstream_host
-from aibridge_addon.proxy.flow.state import Bridged, Head
+from aibridge_addon.proxy.flow.state import Bridged, Head, is_replay
+from aibridge_addon.proxy.flow.stored_answer import StoredAnswer
 from aibridge_addon.records import DatabaseUnavailable, utc_now
 
 logger = logging.getLogger(__name__)
@@ -27,10 +29,26 @@ logger = logging.getLogger(__name__)
 
 def begin(flow: http.HTTPFlow, state: Bridged) -> Awaitable[None] | None:
     """Prepare for an answer that may bring a result."""
-    if state.head.route.result_of == "background":
-        return _resume(flow, state)
-    _fetch(flow, state)
-    return None
+    if state.head.route.result_of == "batch":
+        _fetch(flow, state)
+        return None
+    return _look_up(flow, state)
+
+
+async def _look_up(flow: http.HTTPFlow, state: Bridged) -> None:
+    """Look up what is kept of a response: its hidden turns, or its interception if it has been left open."""
+    head = state.head
+    continuations, dialect = head.bridge.continuations, head.route.dialect
+    if continuations is not None and flow.request.method != "POST" and not is_replay(flow):
+        assert dialect is not None and dialect.injection is not None
+        scope = Scope(head.route.provider.name, head.actor.id, dialect, head.credential)
+        turns = await continuations.stored_turns(scope, head.route.result_id)
+        if turns is not None:
+            limit = head.bridge.settings.limits.decoded_body
+            state.stored = StoredAnswer(flow.request, turns, dialect.injection.splice(turns.injected), limit)
+            return
+    if head.route.result_of == "background":
+        await _resume(flow, state)
 
 
 def opened(flow: http.HTTPFlow, state: Bridged) -> None:

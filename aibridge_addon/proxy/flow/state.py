@@ -35,6 +35,7 @@ from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.scope import Scope
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow.bedrock import Translation
+from aibridge_addon.proxy.flow.stored_answer import StoredAnswer
 from aibridge_addon.records import Headers
 from aibridge_addon.wire.codings import Decoder
 from aibridge_addon.wire.json_object import JSONObject
@@ -234,6 +235,8 @@ class Bridged(Uncopied):
     """Set until the provider has accepted the request."""
     asks_again: bool = False
     """The current answer refuses the first request, which may be sent again without what the bridge added."""
+    stored: StoredAnswer | None = None
+    """Set if the request is about an answer of several turns, which the provider has stored one by one."""
     buffers: bool = False
     """The current answer is buffered, whatever another addon wants."""
     undecided: bool = False

@@ -14,7 +14,7 @@ from aibridge_addon.proxy.flow.refused import decoded_body
 from aibridge_addon.proxy.flow.state import Bridged, ToolRun, error_response, set_body
 from aibridge_addon.proxy.flow.traces import call_contexts
 from aibridge_addon.tools.calls import RunningCalls
-from aibridge_addon.wire.framing import SERVER_SENT, media_type
+from aibridge_addon.wire.framing import media_type
 from aibridge_addon.wire.printable import printable_line
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,9 @@ def _merge(response: http.Response, exchange: ToolExchange) -> None:
         return
     for name in ("content-encoding", "transfer-encoding", "content-length"):
         response.headers.pop(name, None)
-    if media_type(response.headers.get("content-type", "")) in SERVER_SENT:
+    if media_type(response.headers.get("content-type", "")) in exchange.exchange.framings:
         response.headers["content-type"] = "application/json"
+    for name, value in exchange.loop.splice.headers.items():
+        response.headers[name] = value
     response.raw_content = body
     response.headers["content-length"] = str(len(body))

@@ -117,6 +117,11 @@ class Spliced:
         return self._tools.streamed
 
     @property
+    def content_type(self) -> str:
+        """The content type of a stream that is made of a body."""
+        return self._tools.loop.splice.framing.content_type
+
+    @property
     def waiting(self) -> bool:
         """Whether a turn has called injected tools, and their results are not complete."""
         return self._tools.waiting

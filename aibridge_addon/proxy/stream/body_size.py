@@ -1,7 +1,7 @@
 """Decide by its size whether a body is buffered, streamed or refused.
 
     request ─┬─ bridged      buffered, up to `limits.request_body`
-             └─ all others   buffered up to `limits.passthrough_body`, then streamed
+             └─ all others   buffered up to `limits.passthrough_body`, then streamed; or beyond `limits.buffered`
     answer  ─── buffered only where its end decides what the client gets, up to its limit
 
 Other addons see a buffered body in their `request` hook, before it goes upstream. mitmproxy's `body_size_limit` holds
@@ -82,7 +82,11 @@ class BodySize:
             yield from stream.early_end.reject(NO_MEMORY)
             return True
         streamed_from = _size(stream.context.options.stream_large_bodies)
-        if not isinstance(state, Bridged) and size > min(self._passthrough_body, streamed_from):
+        if isinstance(state, Bridged):
+            return False
+        is_too_large = size > min(self._passthrough_body, streamed_from)
+        if is_too_large or not stream.buffers.take_request(state, len(stream.request_body_buf)):
+            stream.buffers.give_request_back(state)
             yield from self._stream_request()
         return False
 

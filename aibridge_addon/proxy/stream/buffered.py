@@ -42,6 +42,12 @@ class BufferedAnswer:
     def __init__(self, stream: BufferingStream) -> None:
         self._stream = stream
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether the request is about an answer of several turns, so that one about another turn may follow."""
+        state = self._stream.state
+        return isinstance(state, Bridged) and state.stored is not None
+
     def grew(self) -> layer.CommandGenerator[None]:
         """Decide about an answer of which more was buffered."""
         stream = self._stream
@@ -53,6 +59,10 @@ class BufferedAnswer:
             return
         answer = stream.opened()
         size = len(stream.response_body_buf)
+        if isinstance(state, Bridged) and (stored := state.stored) is not None:
+            if size > stored.limit or not stream.buffers.take_answer(state, size):
+                yield from self.refuse(stored.limit)  # forwarded unread, it might show the client an injected call
+            return
         is_too_large = size > (RETRY_BODY_LIMIT if answer is None else answer.limit)
         if is_too_large or not stream.buffers.take_answer(state, size):
             yield from self._outgrown(answer)

@@ -13,6 +13,7 @@ from mitmproxy.proxy.layers.http import GetHttpConnection, GetHttpConnectionComp
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
 from aibridge_addon.config.schema import Limits
+from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import internal_error
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
@@ -42,6 +43,8 @@ class BridgeHttpLayer(HttpLayer):
     kept: KeptBodies | None = None
     """Keeps the bodies of streamed answers; see `keeping`."""
     limits = DEFAULT_LIMITS
+    buffers: Buffers | None = None
+    """The bytes of requests and answers in memory. None: nothing counts them."""
 
     def __init__(self, ctx: context.Context, mode: HTTPMode) -> None:
         super().__init__(ctx, mode)
@@ -204,6 +207,7 @@ def bridge_http(
     kind: type[BridgeHttpLayer],
     kept: KeptBodies | None = None,
     limits: Limits = DEFAULT_LIMITS,
+    buffers: Buffers | None = None,
 ) -> None:
     """Replace the `HttpLayer` that mitmproxy has chosen, if there is one, by ours."""
     parent: layer.Layer | None = None
@@ -216,6 +220,7 @@ def bridge_http(
     ours = kind(chosen.context, chosen.mode)
     ours.kept = kept
     ours.limits = limits
+    ours.buffers = buffers
     if parent is None:
         next_layer.layer = ours
     else:

@@ -87,6 +87,8 @@ class ShortStream(Protocol):
     server_state: Callable[[Any], layer.CommandGenerator[None]]
     _paused: layer.Paused | None
 
+    def state_done(self, _: Any) -> layer.CommandGenerator[None]: ...
+
 
 class ShortWay:
     """The short way of one turn's answer."""
@@ -176,7 +178,8 @@ def open_short_way(
     client, upstream = (connections.get(c) for c in (stream.context.client, stream.context.server))
     upstream = upstream.context.layers[-1] if upstream is not None else None  # inside of TLS and upstream proxies
     if (
-        isinstance(upstream, ShortHttp1Client)
+        stream.client_state == stream.state_done
+        and isinstance(upstream, ShortHttp1Client)
         and isinstance(client, Http1Server)
         and client.request is not None
         and client.request.http_version == "HTTP/1.1"

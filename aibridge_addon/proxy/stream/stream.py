@@ -66,13 +66,13 @@ NOT_RECORDED = "the record of this answer could not be written"
 class BridgeHttpStream(HttpStream):
     def __init__(self, ctx: context.Context, stream_id: int, parent: TurnIds) -> None:
         super().__init__(ctx, stream_id)
-        self.turns = UpstreamTurns(self, parent)
+        self.buffers = StreamBuffers(parent.buffers)
+        self.turns = UpstreamTurns(self, parent, self.buffers)
         self.client = ClientSide(ctx.client, stream_id)
         self.attempts = UpstreamAttempts(self)
         self.next_turn = NextTurn(self)
         self.early_end = EarlyEnd(self)
         self.guard = StreamGuard(self)
-        self.buffers = StreamBuffers()
         self.body_size = BodySize(self, parent.limits.passthrough_body)
         self.buffered = BufferedAnswer(self)
         self.keep_alives = KeepAlives(self)
@@ -84,9 +84,8 @@ class BridgeHttpStream(HttpStream):
         self.connected = False
         """Whether the request had an upstream connection."""
         self.read: Callable[[bytes], int | None]
-        """Reads a piece of an answer, in the state `tapping`. Returns where the answer's end begins, None before it."""
         self.tapping: Callable[[events.Event], layer.CommandGenerator[None]] | None = None
-        """The state in which pieces of an answer are read and sent as they are. None: not reached."""
+        """The state in which pieces of an answer go to `read`, and are sent as they are. None: not reached."""
         self.held = b""
         """The end of a body, to send when its rows are committed."""
 
@@ -103,8 +102,7 @@ class BridgeHttpStream(HttpStream):
             self.turns.handling(True)
             if type(event) is http_events.ResponseData and self.tapping is self.server_state and self._paused is None:
                 # The same as below in fewer steps: an answer may have thousands of pieces.
-                end = self.read(event.data)
-                if end is None:
+                if (end := self.read(event.data)) is None:
                     yield SendHttp(event, self.context.client)
                     self.turns.handling(False)
                     return
@@ -237,15 +235,10 @@ class BridgeHttpStream(HttpStream):
             self._read_body(answer)
 
     def _read_body(self, answer: Tapped | Spliced) -> None:
-        """Read and forward an answer's body from now on."""
-        self.server_state = self.state_read_answer
-        state = self.state
-        if not self.client.only_sends or not isinstance(state, Bridged) or incoming(state) or self.debug:
-            return
-        if isinstance(answer, Tapped) and answer.is_verbatim and self.turns.is_first:
-            self.read = answer.exchange.feed
-            self.tapping = self.server_state
-        if self.client_state == self.state_done:
+        self.server_state, self.read = self.state_read_answer, answer.exchange.feed
+        if isinstance(state := self.state, Bridged) and self.client.only_sends and not (incoming(state) or self.debug):
+            if isinstance(answer, Tapped) and answer.is_verbatim and self.turns.is_first:
+                self.tapping = self.server_state
             self.turns.shorten(answer)
 
     def state_read_answer(self, event: events.Event) -> layer.CommandGenerator[None]:
@@ -319,7 +312,7 @@ class BridgeHttpStream(HttpStream):
             if (output := answer.on_body(content)) is not None:
                 already_streamed = True
                 if not self.answer_begun:
-                    stream_answer(self.flow)
+                    stream_answer(self.flow, answer.content_type)
                     yield from self.start_response_stream()
                 if not (yield from self._send(output)):
                     return
@@ -339,7 +332,7 @@ class BridgeHttpStream(HttpStream):
         """
         state, answer = self.state, self.opened()
         if not isinstance(state, Bridged) or answer is None:
-            return True
+            return already_streamed or not self.buffered.is_stored or (yield from self._turn_over())
         if isinstance(answer, Tapped):
             if not already_streamed and state.asks_again:
                 return (yield from self._turn_over())

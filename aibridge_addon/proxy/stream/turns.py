@@ -16,7 +16,9 @@ from mitmproxy.proxy.layers.http import DropStream, HttpStream
 from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.config.schema import Limits
+from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.proxy.stream.answer import Spliced, Tapped
+from aibridge_addon.proxy.stream.buffers import StreamBuffers
 from aibridge_addon.proxy.stream.short_way import open_short_way
 
 _Answer = (
@@ -37,18 +39,20 @@ class TurnIds(Protocol):
     has_short_way: bool
     """Whether answers may take the short way."""
     limits: Limits
+    buffers: Buffers | None
     handling: HttpStream | None
     """The stream that handles an event or whose commands are carried out."""
 
 
 class UpstreamTurns:
-    def __init__(self, stream: HttpStream, parent: TurnIds) -> None:
+    def __init__(self, stream: HttpStream, parent: TurnIds, buffers: StreamBuffers) -> None:
         self.id = stream.stream_id
         """The stream id of the current turn. The first turn has the client's id."""
         self.reused = False
         """Whether a later turn was sent over the connection of the turn or attempt before it."""
         self._stream = stream
         self._parent = parent
+        self._buffers = buffers
 
     @property
     def is_first(self) -> bool:
@@ -87,6 +91,7 @@ class UpstreamTurns:
         return http_events.RequestProtocolError(self.id, reason, http_events.ErrorCode.CANCEL)
 
     def drop(self) -> Iterator[DropStream]:
-        """Drop the current turn's stream. mitmproxy drops the client's own one."""
+        """Drop the current turn's stream, because the flow is over. mitmproxy drops the client's own one."""
+        self._buffers.end()
         if not self.is_first:
             yield DropStream(self.id)

@@ -19,6 +19,7 @@ from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers import tcp, websocket
 from mitmproxy.proxy.layers.http import SendHttp
 from mitmproxy.proxy.layers.http import _events as http_events
+from mitmproxy.websocket import WebSocketMessage
 from wsproto.connection import ConnectionState
 from wsproto.events import Ping, TextMessage
 from wsproto.extensions import Extension, PerMessageDeflate
@@ -137,8 +138,11 @@ class BoundedWebsocketLayer(websocket.WebsocketLayer):
                 continue
             if outgoing.content is None:
                 yield receiver.send2(Ping())
-            else:
-                yield receiver.send2(TextMessage(outgoing.content.decode("utf-8", "replace")))
+                continue
+            yield receiver.send2(TextMessage(outgoing.content.decode("utf-8", "replace")))
+            if self.flow.websocket is not None:  # for the interactive tools
+                shown = WebSocketMessage(Opcode.TEXT, not outgoing.to_client, outgoing.content, injected=True)
+                self.flow.websocket.messages.append(shown)
 
     def _still_sends(self, connection: Connection) -> bool:
         """Return whether a peer is in the middle of a message that is too large."""
