@@ -83,10 +83,6 @@ class Connection:
         on_connected: Callable[[ToolServerConnected], None] | None = None,
     ) -> None:
         self.name = name
-        self.tried = asyncio.Event()
-        """Set when the first attempt to connect has ended, well or not."""
-        self.problem = ""
-        """Why it is not connected. Empty: it is, or has not been tried yet."""
         self.connected_within = CONNECTED_WITHIN
         self.refreshed_every = REFRESHED_EVERY
         self.listed_every = LISTED_EVERY
