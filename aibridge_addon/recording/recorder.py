@@ -57,9 +57,6 @@ REFUSED = "the database refused them"
 class Store(Protocol):
     """A database. All methods are called on the writer thread."""
 
-    def count_in(self, memory: Memory) -> None:
-        self._sizes = Sizes(memory)
-
     def open(self) -> None:
         """Connect and bring the schema up to date. Raises DatabaseUnavailable."""
 
@@ -141,6 +138,9 @@ class Recorder(Sink):
         self._open_error: Exception | None = None
         self._giving_up = threading.Event()
         self._thread = threading.Thread(target=self._run, name="aibridge-recorder", daemon=True)
+
+    def count_in(self, memory: Memory) -> None:
+        self._sizes = Sizes(memory)
 
     def open(self) -> None:
         """Open the database. This blocks, and is called once at the start.

@@ -138,7 +138,9 @@ class Names:
         if self._others >= MAX_OTHER_LOOKUPS and name not in self.configured:
             raise socket.gaierror(socket.EAI_AGAIN, "too many names are looked up")
         self._others += 1
-        answered = on_thread(THREAD, lambda: socket.getaddrinfo(host, port, family, type, proto, flags))
+        answered: asyncio.Future[Sequence[Any]] = on_thread(
+            THREAD, lambda: socket.getaddrinfo(host, port, family, type, proto, flags)
+        )
         answered.add_done_callback(self._other_ended)
         return await asyncio.shield(answered)  # who waits may be cancelled, and the thread goes on
 
