@@ -17,6 +17,7 @@ from aibridge_addon.config.stop import AFTER_DRAIN
 from aibridge_addon.proxy.drain import WRITE_TIMEOUT
 from aibridge_addon.recording.sqlite.reader import LOCK_TIMEOUT
 from aibridge_addon.records import Sink
+from aibridge_addon.records.memory import Memory
 from aibridge_addon.telemetry.prometheus.listener import STOP_TIMEOUT
 from aibridge_addon.tools.transports import GRACE
 from tests.support.database import read_table
@@ -115,6 +116,24 @@ async def test_a_stop_does_not_wait_twice_for_a_part_that_does_not_end(tmp_path:
     await bridge.close(10)
     bridge.close_now(10)
     assert len(waited) == 1
+
+
+async def test_requests_and_records_of_all_bridges_are_within_one_budget(tmp_path: Path) -> None:
+    memory = Memory(10_000)
+    before, after = make(tmp_path), make(tmp_path)
+    for bridge in (before, after):
+        bridge.count_in(memory)
+    share = before.buffers.share()
+    assert share.add(5_000) and not after.buffers.share().add(5_000)
+    [database] = [sink for sink in before._sinks if sink.durable]
+    database.emit([STARTED])
+    waiting = memory.used - 5_000
+    assert waiting > 0
+    after.emit(STARTED)
+    assert memory.used - 5_000 > waiting
+    share.end()
+    for bridge in (before, after):
+        bridge.close_now(0)
 
 
 def test_the_documented_time_of_a_stop_is_enough_for_its_worst_case() -> None:
