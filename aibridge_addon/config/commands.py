@@ -12,11 +12,11 @@ EXPECTED = "a command: a list of texts such as [vault, read, token], or one text
 
 
 def parse_command(value: object) -> tuple[str, ...]:
-    """Return the arguments of a command. A text is run by a shell, as in other MCP clients. Null and "" are none."""
-    if value is None or value == "":
+    """Return the arguments of a command. A text is run by a shell, as in other MCP clients. What is empty is none."""
+    if value is None or value in ("", [], ()):
         return ()
     parts = ("/bin/sh", "-c", value) if isinstance(value, str) else value
-    if not isinstance(parts, list | tuple) or not parts or not all(isinstance(each, str) for each in parts):
+    if not isinstance(parts, list | tuple) or not all(isinstance(each, str) for each in parts):
         raise rejected(EXPECTED)
     if not parts[0] or any("\0" in each for each in parts):
         raise rejected(EXPECTED)

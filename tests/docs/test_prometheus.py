@@ -33,7 +33,7 @@ EXACT = {
     ("Budgets", "A"): [({"name": "daily", "subject": "ada"}, 0.4)],
     ("Requests in flight", "A"): [({"provider": "anthropic"}, 0)],
     ("MCP servers", "A"): [({"server": "ours"}, 1)],
-    ("MCP servers", "B"): [({"server": "ours"}, 23)],
+    ("MCP servers", "B"): [({"server": "ours"}, 24)],
     ("MCP servers", "C"): [({"server": "ours"}, 0)],
     ("Records lost", "A"): [({}, 0)],
     ("Internal errors", "A"): [({}, 0)],
