@@ -231,7 +231,7 @@ def _called(name: str) -> Dialect:
 
 
 async def test_of_a_dialect_without_a_history_nothing_is_kept(one: Continuations) -> None:
-    scope = replace(ADA, dialect=CONVERSE)
+    scope = replace(ADA, dialect=replace(CONVERSE, history=None))
     assert one.remember(scope, position=START, mixed=mixed(), alias=("msg_1", "msg_2")) == []
     assert await completed(one, scope, HISTORY) is None
 
