@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from aibridge_addon import records
-from aibridge_addon.dialects import CHAT_COMPLETIONS, CONVERSE, MESSAGES, RESPONSES
+from aibridge_addon.dialects import CHAT_COMPLETIONS, MESSAGES, RESPONSES
 from aibridge_addon.dialects.base import Dialect
 from aibridge_addon.dialects.history import Found, References, RequestHistory
 from aibridge_addon.dialects.messages.reader import Messages
@@ -231,7 +231,7 @@ def _called(name: str) -> Dialect:
 
 
 async def test_of_a_dialect_without_a_history_nothing_is_kept(one: Continuations) -> None:
-    scope = replace(ADA, dialect=replace(CONVERSE, history=None))
+    scope = replace(ADA, dialect=Messages())
     assert one.remember(scope, position=START, mixed=mixed(), alias=("msg_1", "msg_2")) == []
     assert await completed(one, scope, HISTORY) is None
 
