@@ -8,19 +8,25 @@ The transcoder runs first. So the tap, the splice and the tool loop read what An
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from mitmproxy import http
 
 from aibridge_addon.config.providers import Bedrock
 from aibridge_addon.dialects.bedrock.common import REQUEST_ID
 from aibridge_addon.messages_on_bedrock.answer import Transcoder, transcoder
-from aibridge_addon.messages_on_bedrock.request import choose_model, translate
+from aibridge_addon.messages_on_bedrock.request import BedrockRequest, choose_model, translate
 from aibridge_addon.messages_on_bedrock.signing import NoCredentials, Signer
 from aibridge_addon.wire.aws_eventstream import CONTENT_TYPE
 from aibridge_addon.wire.codings import CodingError, decode_all
 from aibridge_addon.wire.framing import media_type
 from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
+
+LARGE = 256 * 1024
+"""Bytes. A larger request, and one with a content coding, is translated beside the event loop."""
 
 
 class Untranslatable(Exception):
@@ -56,7 +62,7 @@ async def to_bedrock(request: http.Request, translation: Translation, limit: int
     """Translate and sign a Messages request. `limit`: maximum decoded bytes. Raises Untranslatable."""
     translation.transcoder = None
     if translation.sent is None or request.raw_content != translation.sent:
-        _translate(request, translation, limit)
+        await _translate(request, translation, limit)
     body = translation.sent or b""
     endpoint = translation.settings.endpoint
     path = endpoint.path + translation.path
@@ -73,18 +79,22 @@ async def to_bedrock(request: http.Request, translation: Translation, limit: int
     request.headers = http.Headers([(name.encode(), value.encode()) for name, value in fields])
 
 
-def _translate(request: http.Request, translation: Translation, limit: int) -> None:
-    try:
-        content = decode_all(request.raw_content or b"", request.headers.get("content-encoding"), limit)
-        body = JSONObject(content)
-    except (CodingError, NotJSON, Unreadable) as e:
-        raise Untranslatable(400, "the request cannot be read, so it cannot be translated for Bedrock") from e
+async def _translate(request: http.Request, translation: Translation, limit: int) -> None:
     if translation.betas is None:
         translation.betas = request.headers.get_all("anthropic-beta")
-    streaming = body.get("stream") is True
-    made = translate(body, translation.model, streaming=streaming, betas=translation.betas)
+    content, coding = request.raw_content or b"", request.headers.get("content-encoding")
+    make = partial(_translated, content, coding, translation.model, translation.betas, limit)
+    made = await asyncio.to_thread(make) if coding or len(content) > LARGE else make()
     translation.path, translation.sent = made.path, made.body
     request.raw_content = made.body
+
+
+def _translated(content: bytes, coding: str | None, model: str, betas: Sequence[str], limit: int) -> BedrockRequest:
+    try:
+        body = JSONObject(decode_all(content, coding, limit))
+    except (CodingError, NotJSON, Unreadable) as e:
+        raise Untranslatable(400, "the request cannot be read, so it cannot be translated for Bedrock") from e
+    return translate(body, model, streaming=body.get("stream") is True, betas=betas)
 
 
 def from_bedrock(response: http.Response, translation: Translation, max_event: int, *, streaming: bool) -> None:
