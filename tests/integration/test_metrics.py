@@ -177,8 +177,10 @@ upstream_attempts_total{{provider="openai",route="other",step="show"}} 1
 provider_info{{provider_name="anthropic",provider_type="anthropic",status="enabled"}} 1
 provider_info{{provider_name="openai",provider_type="openai",status="enabled"}} 1
 mcp_server_up{{server="ours"}} 1
-mcp_tools{{server="ours"}} 23
+mcp_tools{{server="ours"}} 24
 mcp_tools_left_out{{server="ours"}} 0
+mcp_calls_total{{server="ours"}} 1
+mcp_call_duration_seconds_count{{server="ours"}} 1
 internal_errors_total 0
 buffered_bytes 0
 recorder_queue_depth 0
