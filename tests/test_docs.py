@@ -232,7 +232,7 @@ def is_a_key(path: str) -> bool:
 
 
 def test_every_command_there_is_has_a_place_in_the_readme() -> None:
-    text = section(read("README.md"), "Not there yet")
+    text = section(read("README.md"), "Command line")
     assert re.findall(r"`aibridge ([a-z]+)`", text) == sorted(cli.COMMANDS)
 
 

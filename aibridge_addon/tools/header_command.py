@@ -44,7 +44,7 @@ ACTOR_VARIABLE = "AIBRIDGE_ACTOR"
 """Environment variable of the program: the actor's name, if each actor has a connection of its own."""
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")
-_LINE = re.compile(r"([^:\s]+):[ \t]*(.*)")
+_LINE = re.compile(r"([^:\s]+):(.*)")
 EXPECTED = "headers as a JSON object or as lines"
 
 
@@ -160,7 +160,7 @@ def parse(output: bytes, now: float) -> Printed:
         value = json.loads(text)
     if not isinstance(value, dict):
         lines = [_LINE.fullmatch(line.strip()) for line in text.splitlines() if line.strip()]
-        value = {match[1]: match[2] for match in lines if match is not None} if all(lines) else {}
+        value = {match[1]: match[2].strip() for match in lines if match is not None} if all(lines) else {}
     headers = value.get("headers", value)
     is_bounded = isinstance(headers, dict) and 0 < len(headers) <= MAX_HEADERS
     if not is_bounded or not all(map(_is_header, headers.items())):
