@@ -15,6 +15,7 @@ from tests.integration.exchanges import wait_for_ended
 from tests.integration.sockets import CODEX, TIMEOUT, Provider, config, read, served, text
 from tests.support import frames
 from tests.support.client import RawHttp1
+from tests.support.polling import poll_until
 from tests.support.running import RunningProxy
 from tests.support.script import Gate, Pause, RawAnswer
 from tests.support.upstream import Answer, ScriptedUpstream
@@ -59,7 +60,7 @@ def test_a_credential_among_the_protocols_is_the_clients_own(
     with connect(url, proxy=None, additional_headers=headers, open_timeout=TIMEOUT) as client:
         client.send(frames.create(CODEX).decode())
         read(client, len(events))
-    [upgrade] = provider.upgrades
+    [upgrade] = poll_until(lambda: provider.upgrades)
     assert "authorization" not in upgrade
     assert ", ".join(upgrade.get_all("sec-websocket-protocol")) == ", ".join(protocols)
     [row] = wait_for_ended(process, 1)
@@ -75,7 +76,7 @@ def test_without_a_credential_the_central_key_is_used(start_proxy: StartProxy, p
     headers = [("sec-websocket-protocol", "realtime, openai-beta.realtime-v1")]
     with connect(url, proxy=None, additional_headers=headers, open_timeout=TIMEOUT):
         pass
-    [upgrade] = provider.upgrades
+    [upgrade] = poll_until(lambda: provider.upgrades)
     assert upgrade["authorization"] == f"Bearer {CENTRAL}"
 
 

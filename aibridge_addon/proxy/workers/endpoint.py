@@ -28,7 +28,7 @@ class Endpoint:
         self._address = settings.listen
         self._listener = Listener(
             settings.listen,
-            MergedMetrics(self._addresses, self._own),
+            MergedMetrics(self._addresses, self.own_metrics),
             ready=self._readiness,
             healthy=self._is_healthy,
             loop=loop,
@@ -54,7 +54,8 @@ class Endpoint:
         workers = self._supervisor.workers
         return {str(worker.number): worker.metrics for worker in workers if worker.is_ready and worker.metrics}
 
-    def _own(self) -> Iterator[Metric]:
+    def own_metrics(self) -> Iterator[Metric]:
+        """Return what the supervisor itself counts."""
         up = GaugeMetricFamily(f"{self._prefix}worker_up", "Whether a worker serves requests.", labels=[LABEL])
         restarts = CounterMetricFamily(
             f"{self._prefix}worker_restarts", "How often a worker was started again.", labels=[LABEL]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import math
 import re
@@ -21,6 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from aibridge_addon import records
 from aibridge_addon.config import schema
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.proxy.workers.endpoint import Endpoint
+from aibridge_addon.proxy.workers.supervisor import Supervisor
 from aibridge_addon.records import Record
 from aibridge_addon.telemetry.prometheus import families, metrics
 from aibridge_addon.telemetry.prometheus.metrics import Metrics
@@ -518,7 +521,7 @@ def test_the_share_of_a_budget_names_actors_only_if_the_others_do(named: bool) -
 # --- the document ---------------------------------------------------------------------------------------------
 
 
-def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other() -> None:
+async def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other() -> None:
     state = records.Readiness(
         key_pools=(records.KeyPoolState("anthropic-eu", 1, 0, 0),), servers=(records.ServerState("time", True, 3, 1),)
     )
@@ -542,10 +545,14 @@ def test_the_document_names_every_metric_with_its_type_and_labels_and_no_other()
         name = f"{family.name}_total" if family.type == "counter" else family.name
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         exposed[name] = (family.type, labels)
+    supervisor = Supervisor(lambda *_: (), 1, stopped_within=lambda: 0.0)
+    for metric in Endpoint(supervisor, schema.Metrics(), asyncio.get_running_loop()).own_metrics():
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        exposed[name] = (metric.type, {"worker"})
     rows = re.findall(r"^\| `(aibridge_\w+)` \| (\w+) \| ([\w, ]*?) ?\| ", DOCUMENT.read_text(), re.MULTILINE)
     documented = {name: (kind, set(filter(None, labels.split(", ")))) for name, kind, labels in rows}
     assert documented == exposed
-    assert len(documented) == len(rows) == 39
+    assert len(documented) == len(rows) == 42
 
 
 def test_the_document_tells_the_buckets() -> None:
