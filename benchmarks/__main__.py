@@ -7,6 +7,7 @@ import asyncio
 import signal
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import proxies, report, traffic
@@ -15,9 +16,10 @@ from benchmarks.proxies import Proxies, Proxy
 from benchmarks.report import Result
 from benchmarks.tool_measures import ToolBench
 from benchmarks.upstream import Upstream
+from benchmarks.worker_measures import WorkerBench
 from tests.support.mcp_servers import HttpMcp
 
-MEASURES = ("requests", "chunks", "first-byte", "loss", "injecting", "turns")
+MEASURES = ("requests", "chunks", "first-byte", "loss", "injecting", "turns", "workers")
 WITH_TOOLS = frozenset(("injecting", "turns"))
 
 
@@ -64,9 +66,20 @@ async def _measure(plan: Plan, wanted: tuple[str, ...]) -> list[Result]:
                     results += await bench.first_byte()
                 if "loss" in wanted:
                     results.append(await bench.loss())
+                if "workers" in wanted:
+                    results += await _measure_workers(Path(folder), both.bare, upstream, plan)
                 if WITH_TOOLS.intersection(wanted):
                     results += await _measure_tools(Path(folder), both.ours, upstream, plan, wanted)
     return results
+
+
+async def _measure_workers(folder: Path, bare: Proxy, upstream: Upstream, plan: Plan) -> list[Result]:
+    _say("starting aibridge serve twice")
+    port = upstream.port
+    with proxies.serving(folder / "one", port, 1) as one, proxies.serving(folder / "two", port, 2) as two:
+        alone = WorkerBench(Proxies(bare, replace(one, name="ours")), upstream, plan, _say)
+        both = WorkerBench(Proxies(one, two), upstream, plan, _say)
+        return [*await alone.uvloop(), await both.two_workers()]
 
 
 async def _measure_tools(

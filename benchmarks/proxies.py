@@ -14,6 +14,7 @@ import psutil  # type: ignore[import-untyped]
 from benchmarks import noop_addon
 from tests.support.mitmdump import Mitmdump
 from tests.support.running import ProxyOptions
+from tests.support.serve import Serve
 
 SETTLED_AFTER = 0.25
 """Seconds after the last answer in which a proxy writes what it may write later."""
@@ -47,10 +48,10 @@ class Proxy:
         return self.mitmdump.port
 
     async def cpu_seconds(self) -> float:
-        """User and system time of all its threads, once what it still had to do is done."""
+        """User and system time of all its threads and workers, once what they still had to do is done."""
         await asyncio.sleep(SETTLED_AFTER)
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+        times = [each.cpu_times() for each in (self.process, *self.process.children())]
+        return float(sum(each.user + each.system for each in times))
 
     def rss_bytes(self) -> int:
         return int(self.process.memory_info().rss)
@@ -83,6 +84,15 @@ def running(folder: Path, upstream_port: int) -> Iterator[Proxies]:
     ours = _mitmdump(folder / "ours", options=QUIET, config=CONFIG.format(upstream=upstream))
     with bare, ours:
         yield Proxies(_proxy("bare", bare), _proxy("ours", ours))
+
+
+@contextmanager
+def serving(folder: Path, upstream_port: int, workers: int) -> Iterator[Proxy]:
+    """Ours as `aibridge serve` runs it, with so many workers on uvloop."""
+    folder.mkdir()
+    config = CONFIG.format(upstream=f"http://127.0.0.1:{upstream_port}")
+    with Serve(folder, workers=workers, event_loop="uvloop", options=QUIET, config=config) as made:
+        yield _proxy("ours" if workers > 1 else "one worker", made)
 
 
 def _mitmdump(folder: Path, **options: Unpack[ProxyOptions]) -> Mitmdump:
