@@ -121,8 +121,11 @@ class Given:
         self._modes = known.mode + [value for name, _, value in pairs if name == "mode"]
         self._scripts = known.scripts + [value for name, _, value in pairs if name == "scripts"]
 
-    def for_workers(self, workers: int) -> Sequence[str]:
-        """Return the options of each worker. Raises ConfigError: they are for one process alone."""
+    def for_workers(self, workers: int, *, metrics: bool) -> Sequence[str]:
+        """Return the options of each worker. Raises ConfigError: they are for one process alone.
+
+        `metrics`: whether workers have an endpoint, at addresses of their own behind that of the supervisor.
+        """
         for mode in self._modes:
             kind = mode.partition("@")[0].partition(":")[0]
             if workers > 1 and (
@@ -131,7 +134,7 @@ class Given:
             ):
                 raise ConfigError([Problem("--mode", mode, "a mode of TCP connections, or --workers 1")])
         options, added = list(self._options), list[str]()
-        if self.settings().metrics.listen is not None:  # the workers' own addresses are behind the supervisor's
+        if metrics:
             options, added = without(METRICS, options), ["--set", f"{METRICS}=127.0.0.1:0"]
         if not any(Path(script).resolve() == SCRIPT for script in self._scripts):
             options = ["-s", str(SCRIPT), *options]
@@ -199,7 +202,7 @@ async def _serve(given: Given, settings: Settings, workers: int | None, uvloop: 
     from aibridge_addon.proxy.workers.supervisor import Supervisor, cores, worker_command
 
     number = workers or cores()
-    options = given.for_workers(number)
+    options = given.for_workers(number, metrics=settings.metrics.listen is not None)
 
     def metrics_at() -> str:
         return "" if endpoint is None else endpoint.address
@@ -221,11 +224,12 @@ async def _serve(given: Given, settings: Settings, workers: int | None, uvloop: 
 
 
 def _take_signals(supervisor: Supervisor, loop: asyncio.AbstractEventLoop) -> None:
-    terminals = [stream.fileno() for stream in (sys.stdin, sys.stdout, sys.stderr) if stream and stream.isatty()]
+    from aibridge_addon.proxy.terminals import Terminals
+
+    terminals = Terminals()
 
     def hang_up() -> None:
-        # The system sends SIGHUP when a terminal is closed, too, and then the process has to end.
-        if all(os.isatty(each) for each in terminals):
+        if terminals.are_open:
             supervisor.reload()
         else:
             supervisor.stop()

@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Protocol
 
 from mitmproxy import ctx
@@ -29,6 +26,7 @@ from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy.connection.threads import on_thread
 from aibridge_addon.proxy.drain import Drain
 from aibridge_addon.proxy.gate import Gate
+from aibridge_addon.proxy.terminals import Terminals
 from aibridge_addon.records import DatabaseUnavailable
 from aibridge_addon.records.memory import Memory
 
@@ -78,7 +76,7 @@ class Life:
         self._reloading: asyncio.Task[None] | None = None
         self._again = False
         self._over = False
-        self._terminals = [stream for stream in (sys.stdin, sys.stdout, sys.stderr) if _is_terminal(stream)]
+        self._terminals = Terminals()
 
     @classmethod
     def of_master(cls) -> Life:
@@ -160,11 +158,10 @@ class Life:
             loop.add_signal_handler(number, handle)
 
     def _hang_up(self) -> None:
-        # The system sends SIGHUP when a terminal is closed, too, and then the process has to end.
-        if any(not _is_terminal(stream) for stream in self._terminals):
-            self.drain.begin()
-        else:
+        if self._terminals.are_open:
             self.reload()
+        else:
+            self.drain.begin()
 
     # --- the change from one bridge to the next ---------------------------------------------------------------
 
@@ -243,9 +240,3 @@ def _scripts() -> Sequence[Script]:
 def _script_of(addon: object) -> Script | None:
     """Return the script of `-s` that has an addon. None: another program has added it."""
     return next((script for script in _scripts() if addon in getattr(script.ns, "addons", ())), None)
-
-
-def _is_terminal(stream: object) -> bool:
-    with suppress(AttributeError, OSError, ValueError):
-        return os.isatty(stream.fileno())  # type: ignore[attr-defined]
-    return False

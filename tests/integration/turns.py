@@ -183,10 +183,10 @@ class Turns:
 
     def _visible(self) -> list[list[dict[str, Any]]]:
         """What was said in each turn, without our calls."""
-        told = [written.said for written in self.written]
+        turns = [written.said for written in self.written]
         if self.dialect != "chat_completions":
-            return [[block for block in said if not block.get("name", "").startswith(ANY_OF_OURS)] for said in told]
-        return [[self._without_ours(message) for message in said] for said in told]
+            return [[block for block in said if not block.get("name", "").startswith(ANY_OF_OURS)] for said in turns]
+        return [[self._without_ours(message) for message in said] for said in turns]
 
     @staticmethod
     def _without_ours(message: dict[str, Any]) -> dict[str, Any]:

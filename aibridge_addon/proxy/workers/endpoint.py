@@ -25,7 +25,6 @@ class Endpoint:
         assert settings.listen is not None
         self._supervisor = supervisor
         self._prefix = settings.prefix
-        self._address = settings.listen
         self._listener = Listener(
             settings.listen,
             MergedMetrics(self._addresses, self.own_metrics),
@@ -36,8 +35,7 @@ class Endpoint:
 
     @property
     def address(self) -> str:
-        host = self._address.host
-        return f"{f'[{host}]' if ':' in host else host}:{self._listener.port}"
+        return self._listener.address
 
     def start(self) -> None:
         """Raises ConfigError: the address cannot be listened on."""

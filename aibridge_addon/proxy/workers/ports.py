@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import socket
@@ -14,6 +13,7 @@ from contextlib import suppress
 from tornado.netutil import bind_sockets
 
 from aibridge_addon.proxy.connection import channel
+from aibridge_addon.proxy.connection.descriptors import OUT_OF_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +114,7 @@ class Port:
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as e:
-                if e.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                if e.errno not in OUT_OF_FILES:
                     raise
                 logger.error("no connection can be accepted: %s", e.strerror)
                 self._paused = asyncio.get_running_loop().call_later(PAUSE, self._go_on)

@@ -97,6 +97,10 @@ class Listener:
         """The port that is listened on: of port 0, the one that the system has chosen."""
         return self._address.port
 
+    @property
+    def address(self) -> str:
+        return _shown(self._address)
+
     def share(self, before: Listener) -> None:
         """Listen where another one does, which may stop afterwards. No connection is refused in between."""
         self._shared = [opened.dup() for opened in before._sockets]
@@ -243,4 +247,9 @@ def _bind(address: Listen) -> Sequence[socket.socket]:
             return sockets
     except OSError as e:
         reason = e.strerror or str(e)
-    raise ListenError(f"{reason.lower()}: {f'[{host}]' if ':' in host else host}:{port}")
+    raise ListenError(f"{reason.lower()}: {_shown(address)}")
+
+
+def _shown(address: Listen) -> str:
+    host, port = address
+    return f"{f'[{host}]' if ':' in host else host}:{port}"

@@ -46,8 +46,7 @@ class Prometheus(Sink):
         except ListenError as e:
             raise ConfigError([Problem("metrics.listen", str(e), FREE)]) from e
         self._listener = listener
-        host = f"[{self._address.host}]" if ":" in self._address.host else self._address.host
-        self.address = f"{host}:{listener.port}"
+        self.address = listener.address
         self._errors.start()
 
     def emit(self, records: Sequence[Record]) -> None:
