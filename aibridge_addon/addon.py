@@ -37,9 +37,9 @@ from aibridge_addon.proxy.connection.names import Names
 from aibridge_addon.proxy.connection.scope import destination, is_for_proxy, tunnel_plain
 from aibridge_addon.proxy.connection.unpriced_hosts import unpriced_hosts
 from aibridge_addon.proxy.flow import answer, count_tokens, dispatch, request, results, tool_turn, websocket
-from aibridge_addon.proxy.flow.destination import guarded
+from aibridge_addon.proxy.flow.destination import check_destination
 from aibridge_addon.proxy.flow.http1 import drop_trailers
-from aibridge_addon.proxy.flow.internal_error import guarded as guarded_hook
+from aibridge_addon.proxy.flow.internal_error import guarded
 from aibridge_addon.proxy.flow.request_head import RequestClassifier, forget_password, report_refused_head
 from aibridge_addon.proxy.flow.state import Bridged, state_of
 from aibridge_addon.proxy.gate import Gate
@@ -334,7 +334,7 @@ class AIBridge:
     def tls_failed_client(self, data: tls.TlsData) -> None:
         self._greetings.failed(data)
 
-    @guarded_hook
+    @guarded
     def http_connect(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if self._clients is not None:
             self._clients.head_expected(flow.client_conn)
@@ -342,19 +342,19 @@ class AIBridge:
             waiting = None if self._classifier is None else self._classifier.connect(flow)
         finally:
             forget_password(flow)
-        return self._guarded_after(waiting, flow)
+        return self._wait_and_check(waiting, flow)
 
-    def _guarded_after(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> Awaitable[None] | None:
+    def _wait_and_check(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if waiting is None and (self._guard is None or flow.response is not None):
             self._report_refused(flow)
             return None
-        return self._wait_and_guard(waiting, flow)
+        return self._await_and_check(waiting, flow)
 
-    async def _wait_and_guard(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> None:
+    async def _await_and_check(self, waiting: Awaitable[None] | None, flow: http.HTTPFlow) -> None:
         if waiting is not None:
             await waiting
         if self._guard is not None and flow.response is None:
-            await guarded(self._guard, flow)
+            await check_destination(self._guard, flow)
         self._report_refused(flow)
 
     def _report_refused(self, flow: http.HTTPFlow) -> None:
@@ -365,7 +365,7 @@ class AIBridge:
     #
     # A flow keeps the bridge with which it began. After a reload, that is not `self._bridge`.
 
-    @guarded_hook
+    @guarded
     def requestheaders(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         if self._clients is not None:
             self._clients.head_complete(flow.client_conn)
@@ -373,9 +373,9 @@ class AIBridge:
             waiting = None if self._classifier is None else self._classifier.request_head(flow)
         finally:
             forget_password(flow)
-        return self._guarded_after(waiting, flow)
+        return self._wait_and_check(waiting, flow)
 
-    @guarded_hook
+    @guarded
     def request(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         drop_trailers(flow)
         state = state_of(flow)
@@ -395,26 +395,26 @@ class AIBridge:
         state.overhead += time.perf_counter() - began
         return waiting
 
-    @guarded_hook
+    @guarded
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         limits = self._bridge.settings.limits if self._bridge is not None else DEFAULT_LIMITS
         answer.open_answer(flow, limits.passthrough_body)
 
-    @guarded_hook
+    @guarded
     async def aibridge_dispatch(self, flow: http.HTTPFlow) -> None:
         await dispatch.prepare(flow)
 
-    @guarded_hook
+    @guarded
     async def aibridge_attempt(self, flow: http.HTTPFlow) -> None:
         await dispatch.pause(flow)
 
-    @guarded_hook
+    @guarded
     async def aibridge_commit(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
         if isinstance(state, Bridged):
             await answer.commit(flow, state)
 
-    @guarded_hook
+    @guarded
     async def aibridge_turn(self, flow: http.HTTPFlow) -> None:
         state = state_of(flow)
         if isinstance(state, Bridged) and state.stored is not None:
@@ -444,10 +444,10 @@ class AIBridge:
     def websocket_end(self, flow: http.HTTPFlow) -> None:
         websocket.closed(flow)
 
-    @guarded_hook
+    @guarded
     def response(self, flow: http.HTTPFlow) -> Awaitable[None] | None:
         return answer.answered(flow)
 
-    @guarded_hook
+    @guarded
     def error(self, flow: http.HTTPFlow) -> None:
         answer.failed(flow)

@@ -314,12 +314,12 @@ class RecordStream:
             records = prepared if sink.durable else public
             if records:
                 rows = sum(type(record) in STORED for record in records)
-                self._guarded(sink, functools.partial(sink.emit, records), rows)
+                self._call(sink, functools.partial(sink.emit, records), rows)
         self._handed_out += len(batch.records)
         self._part.give_back(batch.size)
         if batch.overdue:
             for sink in self._sinks:
-                self._guarded(sink, sink.overdue)
+                self._call(sink, sink.overdue)
         if batch.waiting.futures:
             self._flush(batch.waiting)
 
@@ -343,10 +343,10 @@ class RecordStream:
             lambda kept: self._on_loop(functools.partial(self._flushed, waiting, kept and lost == before)),
         )
         for sink in databases:
-            if not self._guarded(sink, functools.partial(sink.flush, done)):
+            if not self._call(sink, functools.partial(sink.flush, done)):
                 done(False)
 
-    def _guarded(self, sink: Sink, call: Callable[[], None], lost: int = 0) -> bool:
+    def _call(self, sink: Sink, call: Callable[[], None], lost: int = 0) -> bool:
         """Call a sink, unless it has raised before. Returns whether the call succeeded."""
         if id(sink) not in self._broken:
             try:

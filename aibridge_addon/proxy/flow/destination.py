@@ -54,7 +54,7 @@ class NamedClients:
             logger.warning("aibridge: a connection from %s is refused: %s", peer or "an unknown address", UNNAMED)
 
 
-async def guarded(guard: EgressGuard, flow: http.HTTPFlow) -> None:
+async def check_destination(guard: EgressGuard, flow: http.HTTPFlow) -> None:
     """Answer a request whose destination the egress guard refuses."""
     if flow.metadata.get(UNDIALLED):
         return

@@ -73,12 +73,12 @@ def run_waiting(socket: BridgedSocket, exchange: Exchange) -> None:
     if state is None or tools is None or not tools.exchange.waiting or tools.calls is not None:
         return
     tools.calls = tool_turn.start_calls(state, tools)
-    task = asyncio.create_task(_guarded(socket, exchange, state, tools))
+    task = asyncio.create_task(_run_safely(socket, exchange, state, tools))
     socket.tasks.add(task)
     task.add_done_callback(socket.tasks.discard)
 
 
-async def _guarded(socket: BridgedSocket, exchange: Exchange, state: Bridged, tools: ToolRun) -> None:
+async def _run_safely(socket: BridgedSocket, exchange: Exchange, state: Bridged, tools: ToolRun) -> None:
     try:
         await _run(socket, exchange, state, tools)
     except Exception:

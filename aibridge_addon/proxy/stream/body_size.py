@@ -25,8 +25,8 @@ from mitmproxy.utils import human
 from aibridge_addon.proxy.flow.http1 import content_length
 from aibridge_addon.proxy.flow.state import Bridged, FlowState, Foreign, Refusal, set_body
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
-from aibridge_addon.proxy.stream.buffers import NO_MEMORY, StreamBuffers
 from aibridge_addon.proxy.stream.client_side import Transform, transformed
+from aibridge_addon.proxy.stream.counted_bodies import NO_MEMORY, CountedBodies
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.request import sent_upstream
 
@@ -42,7 +42,7 @@ class SizedStream(Protocol):
     request_body_buf: ReceiveBuffer
     response_body_buf: ReceiveBuffer
     buffered: BufferedAnswer
-    buffers: StreamBuffers
+    buffers: CountedBodies
 
     @property
     def state(self) -> FlowState: ...

@@ -13,7 +13,7 @@ from mitmproxy.proxy.utils import ReceiveBuffer
 from aibridge_addon.proxy.flow.answer import is_streamed
 from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged, FlowState, Refusal
 from aibridge_addon.proxy.stream.answer import Spliced, Tapped
-from aibridge_addon.proxy.stream.buffers import StreamBuffers
+from aibridge_addon.proxy.stream.counted_bodies import CountedBodies
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.turns import UpstreamTurns
 
@@ -27,7 +27,7 @@ class BufferingStream(Protocol):
     answer: Tapped | Spliced | None
     early_end: EarlyEnd
     turns: UpstreamTurns
-    buffers: StreamBuffers
+    buffers: CountedBodies
 
     @property
     def state(self) -> FlowState: ...

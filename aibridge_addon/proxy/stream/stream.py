@@ -49,8 +49,8 @@ from aibridge_addon.proxy.stream.attempts import UpstreamAttempts, is_kept
 from aibridge_addon.proxy.stream.body import BodyError, Pipe, incoming
 from aibridge_addon.proxy.stream.body_size import BodySize
 from aibridge_addon.proxy.stream.buffered import BufferedAnswer
-from aibridge_addon.proxy.stream.buffers import StreamBuffers
 from aibridge_addon.proxy.stream.client_side import ClientSide
+from aibridge_addon.proxy.stream.counted_bodies import CountedBodies
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
 from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
@@ -66,7 +66,7 @@ NOT_RECORDED = "the record of this answer could not be written"
 class BridgeHttpStream(HttpStream):
     def __init__(self, ctx: context.Context, stream_id: int, parent: TurnIds) -> None:
         super().__init__(ctx, stream_id)
-        self.buffers = StreamBuffers(parent.buffers)
+        self.buffers = CountedBodies(parent.buffers)
         self.turns = UpstreamTurns(self, parent, self.buffers)
         self.client = ClientSide(ctx.client, stream_id)
         self.attempts = UpstreamAttempts(self)

@@ -18,7 +18,7 @@ from mitmproxy.proxy.layers.http import _events as http_events
 from aibridge_addon.config.schema import Limits
 from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.proxy.stream.answer import Spliced, Tapped
-from aibridge_addon.proxy.stream.buffers import StreamBuffers
+from aibridge_addon.proxy.stream.counted_bodies import CountedBodies
 from aibridge_addon.proxy.stream.short_way import open_short_way
 
 _Answer = (
@@ -45,7 +45,7 @@ class TurnIds(Protocol):
 
 
 class UpstreamTurns:
-    def __init__(self, stream: HttpStream, parent: TurnIds, buffers: StreamBuffers) -> None:
+    def __init__(self, stream: HttpStream, parent: TurnIds, buffers: CountedBodies) -> None:
         self.id = stream.stream_id
         """The stream id of the current turn. The first turn has the client's id."""
         self.reused = False

@@ -7,8 +7,8 @@ from mitmproxy.proxy.layers.http import _events as http_events
 
 from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.proxy.flow.state import FOREIGN
-from aibridge_addon.proxy.stream.buffers import StreamBuffers
 from aibridge_addon.proxy.stream.client_side import ClientSide, Transform
+from aibridge_addon.proxy.stream.counted_bodies import CountedBodies
 from aibridge_addon.records.memory import Memory
 from tests.support.playbook import make_context
 
@@ -37,7 +37,7 @@ def test_nothing_is_added_where_the_function_fails() -> None:
 
 def test_a_stream_that_is_dropped_without_its_end_gives_its_bytes_back() -> None:
     buffers = Buffers(Memory(1000))
-    stream = StreamBuffers(buffers)
+    stream = CountedBodies(buffers)
     assert stream.take_request(FOREIGN, 300) and stream.take_answer(FOREIGN, 200) and buffers.used == 500
     assert not stream.take_answer(FOREIGN, 900)
     del stream

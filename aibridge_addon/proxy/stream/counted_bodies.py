@@ -18,7 +18,7 @@ NO_MEMORY = Refusal(
 )
 
 
-class StreamBuffers:
+class CountedBodies:
     def __init__(self, buffers: Buffers | None) -> None:
         """`buffers`: those of the bridge. None: there is none, and what is not bridged is not counted."""
         self._request = self._answer = 0
