@@ -75,8 +75,8 @@ class ToolExchange:
         self._room = Room()
         """For the events of the current turn."""
         self._passes = self._blocked = self._refusal_open = False
-        self._again: bytes | None = None
-        """The request of a turn that is asked again."""
+        self.is_repeated = False
+        """The exchange waits until the request of the current turn is sent again."""
         exchange.hidden_calls = loop.splice.injected
         exchange.last_records = self._kept
 
@@ -122,6 +122,10 @@ class ToolExchange:
         else:
             self.loop.leave_out_results()
         return request
+
+    def wait_again(self) -> None:
+        """Wait until the current turn, whose answer was discarded, is asked again. `tools_ran` returns its request."""
+        self.is_repeated = self.waiting = True
 
     # --- a stream ---------------------------------------------------------------------------------------------
 
@@ -358,11 +362,10 @@ class ToolExchange:
         """
         if self.exchange.turns < 2 or not is_too_long(200, error):
             return False
-        self._again = self.loop.asked_again(200, error)
-        if self._again is None:
+        if self.loop.asked_again(200, error) is None:
             return False
         self.exchange.end_turn(error.type)
-        self.waiting = True
+        self.wait_again()
         return True
 
     @property
@@ -372,9 +375,9 @@ class ToolExchange:
     def tools_ran(self, invocations: Sequence[Invocation]) -> bytes | None:
         """Record the turn's invocations. Return the next turn's request; None if the answer ends."""
         self.tools_stopped(invocations)
-        request, self._again = self._again, None
-        if request is not None:
-            return request
+        if self.is_repeated:
+            self.is_repeated = False
+            return self.loop.request.replaced({})
         request = self.loop.results([invocation.result for invocation in invocations])
         if request is None:
             self.exchange.close(None, None)
