@@ -78,6 +78,8 @@ def run_waiting(socket: BridgedSocket, exchange: Exchange) -> None:
     tools = state.tools if state is not None else None
     if state is None or tools is None or not tools.exchange.waiting or tools.calls is not None:
         return
+    if state.head.dispatch.pause is not None:  # no tools: the turn is asked again after the pause
+        return
     tools.calls = tool_turn.start_calls(state, tools)
     task = asyncio.create_task(_run_safely(socket, exchange, state, tools))
     socket.tasks.add(task)
