@@ -12,7 +12,7 @@ from aibridge_addon.config.schema import Settings
 from aibridge_addon.recording.budgets import BudgetStore
 from aibridge_addon.recording.export import Importer
 from aibridge_addon.recording.instances import Instance
-from aibridge_addon.recording.mcp_logins import McpLogins, McpLoginStore
+from aibridge_addon.recording.mcp_logins import McpLogins
 from aibridge_addon.recording.pruning import Prunable
 from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.reader import AsyncLedger, AsyncReader, BlockingLedger, BlockingReader
@@ -22,6 +22,7 @@ from aibridge_addon.recording.spool import Spool, remove_old
 from aibridge_addon.recording.tokens import TokenCache, TokenStore
 from aibridge_addon.recording.tool_pins import ToolPins, ToolPinStore
 from aibridge_addon.records import Ask, Sink, utc_now
+from aibridge_addon.records.mcp_logins import McpLoginStore
 
 if TYPE_CHECKING:
     from aibridge_addon.recording.repricing import Prices
