@@ -137,7 +137,14 @@ class _Reader:
             return None
 
     def _server(self, name: str, part: Document) -> Server | None:
-        known = {*HttpServer.model_fields, *StdioServer.model_fields} - {"type", "url", "command", "allow", "deny", "oauth"}
+        known = {*HttpServer.model_fields, *StdioServer.model_fields} - {
+            "type",
+            "url",
+            "command",
+            "allow",
+            "deny",
+            "oauth",
+        }
         own, unknown = client_files.own_entry(name, part.values, known, self._root)
         model = server_class(own | {key: part.values[key] for key in unknown})
         missing = [key for key, field in model.model_fields.items() if field.is_required() and key not in own]

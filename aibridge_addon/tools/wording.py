@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.tools.header_command import HeaderCommandError
 from aibridge_addon.tools.http_client import OldTransport
+from aibridge_addon.tools.oauth.credential import LoginRequired, TokenUnavailable
 from aibridge_addon.wire.printable import printable_line
 
 MIN_SECRET = 6
@@ -22,6 +23,8 @@ MAX_ERROR = 4096
 """Characters of a server's error that a model gets."""
 REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (HeaderCommandError, "its headers_command has yielded no headers"),
+    (LoginRequired, "the actor has to log in"),
+    (TokenUnavailable, "the actor's token cannot be had now"),
     (httpx2.TimeoutException, "it did not answer in time"),
     (httpx2.TransportError, "it cannot be reached"),
     (FileNotFoundError, "its command was not found: name its full path, or put its folder on PATH"),

@@ -123,9 +123,7 @@ def _probe(server_url: str, headers: Mapping[str, str]) -> httpx2.Request:
     return httpx2.Request("POST", server_url, json=message, headers={**headers, **accept})
 
 
-async def _resource_metadata(
-    http: Http, server_url: str, refusal: httpx2.Response
-) -> ProtectedResourceMetadata | None:
+async def _resource_metadata(http: Http, server_url: str, refusal: httpx2.Response) -> ProtectedResourceMetadata | None:
     """Return the metadata of RFC 9728. None: the server has none."""
     named = utils.extract_resource_metadata_from_www_auth(refusal) if refusal.status_code in (401, 403) else None
     for url in utils.build_protected_resource_metadata_discovery_urls(named, server_url):
@@ -303,7 +301,7 @@ async def exchange(
     return Grant(
         server_url=server_url,
         resource=found.resource,
-        metadata=_needed(found.metadata),
+        metadata=needed(found.metadata),
         client=client,
         scope=token.scope or found.scope,
         **_tokens(token, now),
@@ -361,7 +359,7 @@ def _authenticated(url: str, data: dict[str, str], client: OAuthClientInformatio
 def _token(response: httpx2.Response) -> OAuthToken:
     """Read an answer of the token endpoint. Raises OAuthRefused and OAuthError."""
     if not response.is_success:
-        refused = 400 <= response.status_code < 500 and response.status_code not in TEMPORARY  # noqa: PLR2004
+        refused = 400 <= response.status_code < 500 and response.status_code not in TEMPORARY
         kind = OAuthRefused if refused else OAuthError
         raise kind(f"the authorization server gives no token: {_problem(response)}")
     try:
@@ -384,17 +382,13 @@ def _tokens(token: OAuthToken, now: Now) -> dict[str, Any]:
     }
 
 
-def _needed(metadata: OAuthMetadata) -> OAuthMetadata:
+def needed(metadata: OAuthMetadata) -> OAuthMetadata:
     """Return what later requests need of the metadata, which may be large."""
     kept = ("issuer", "authorization_endpoint", "token_endpoint", "revocation_endpoint")
     return OAuthMetadata(
         **{name: getattr(metadata, name) for name in kept},
         authorization_response_iss_parameter_supported=metadata.authorization_response_iss_parameter_supported,
     )
-
-
-def stored_metadata(found: Discovered) -> OAuthMetadata:
-    return _needed(found.metadata)
 
 
 def _problem(response: httpx2.Response) -> str:

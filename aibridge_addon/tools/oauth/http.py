@@ -1,4 +1,4 @@
-"""HTTP requests to authorization servers, whose addresses come from strangers' metadata: guarded and bounded.
+"""HTTP requests to authorization servers, whose addresses come from foreign metadata: guarded and bounded.
 
 An MCP server names its authorization server, which names its endpoints. Without a guard, both could make the bridge
 send requests into the operator's own network. So an address may be as internal as the MCP server itself, and no more:
