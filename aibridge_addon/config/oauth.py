@@ -102,3 +102,13 @@ def add_key(mcp: Any, environ: Mapping[str, str]) -> None:
 def _logs_in(entry: object) -> bool:
     found = entry.get("oauth") if isinstance(entry, dict) else getattr(entry, "oauth", None)
     return found is not None and found is not False
+
+
+def base_url(login_url: str | None, served_at: str) -> str:
+    """Return the URL under which browsers reach the login pages. Empty: they are not served.
+
+    `served_at`: host and port of the listener. A wildcard stands for this machine.
+    """
+    host, _, port = served_at.rpartition(":")
+    host = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}.get(host, host)  # noqa: S104 (nothing listens here)
+    return login_url or (f"http://{host}:{port}" if served_at else "")

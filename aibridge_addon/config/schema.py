@@ -214,6 +214,15 @@ class Mcp(values.Section):
     login_url: OptionalLoginUrl = None
     token_key: Keys = ()
 
+    @property
+    def logins(self) -> Mapping[str, HttpServer]:
+        """The servers at which each actor logs in."""
+        return {
+            name: server
+            for name, server in self.servers.items()
+            if isinstance(server, HttpServer) and server.oauth is not None
+        }
+
     def tool_timeout_of(self, server_name: str) -> float:
         """Return the seconds that a call to a server may take."""
         server = self.servers.get(server_name)
@@ -333,14 +342,13 @@ class Settings(values.Section):
 
     @model_validator(mode="after")
     def _logins_have_a_key(self) -> Self:
-        for name, server in self.mcp.servers.items():
-            if isinstance(server, HttpServer) and server.oauth is not None:
-                if not self.mcp.token_key:
-                    found = f"null, although mcp.servers.{name}.oauth is set, and no {KEY_VARIABLE} in the environment"
-                    raise rejected(NEEDS_KEY, found=found, at=("mcp", "token_key"))
-                if server.headers_command or any(each.lower() == "authorization" for each in server.headers):
-                    expected = "either oauth, or a header Authorization or headers_command"
-                    raise rejected(expected, found="both", at=("mcp", "servers", name, "oauth"))
+        for name, server in self.mcp.logins.items():
+            if not self.mcp.token_key:
+                found = f"null, although mcp.servers.{name}.oauth is set, and no {KEY_VARIABLE} in the environment"
+                raise rejected(NEEDS_KEY, found=found, at=("mcp", "token_key"))
+            if server.headers_command or any(each.lower() == "authorization" for each in server.headers):
+                expected = "either oauth, or a header Authorization or headers_command"
+                raise rejected(expected, found="both", at=("mcp", "servers", name, "oauth"))
         return self
 
     @model_validator(mode="before")

@@ -185,7 +185,7 @@ class Servers:
         self._started = time.monotonic()
         if self._before is not None:
             self._before._after = self
-            self._publish()
+        self._publish()  # what serves from before, and stand-ins
         self._tasks += [loop.create_task(server.run()) for server in self._servers.values()]
 
     @property

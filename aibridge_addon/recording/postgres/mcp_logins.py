@@ -11,25 +11,34 @@ from aibridge_addon.recording.postgres.connection import Connection
 from aibridge_addon.recording.postgres.reader import PostgresConnection
 from aibridge_addon.records.mcp_logins import Stage, StoredLogin, StoredToken
 
-TOKEN = "select server_name, actor, token, version from aibridge_mcp_tokens where server_name = %(server)s"
-PUT_TOKEN = """
+FIND_ALL = """
+select server_name, actor, token, version from aibridge_mcp_tokens where server_name = %(server)s order by actor
+"""
+FIND_ONE = """
+select server_name, actor, token, version from aibridge_mcp_tokens where server_name = %(server)s and actor = %(actor)s
+"""
+PUT = """
 insert into aibridge_mcp_tokens (server_name, actor, token, version, created_at, updated_at)
 values (%(server)s, %(actor)s, %(content)s, %(version)s, %(now)s, %(now)s)
 on conflict (server_name, actor) do update
 set token = excluded.token, version = excluded.version, updated_at = excluded.updated_at, refreshing_until = null
 """
-THIS = " where server_name = %(server)s and actor = %(actor)s and version = %(version)s"
-CLAIM = (
-    "update aibridge_mcp_tokens set refreshing_until = %(until)s"
-    + THIS
-    + " and (refreshing_until is null or refreshing_until <= %(now)s)"
-)
-REPLACE = (
-    "update aibridge_mcp_tokens set token = %(content)s, version = %(next)s, updated_at = %(now)s,"
-    " refreshing_until = null" + THIS
-)
-RELEASE = "update aibridge_mcp_tokens set refreshing_until = null" + THIS
-DROP = "delete from aibridge_mcp_tokens" + THIS
+CLAIM = """
+update aibridge_mcp_tokens set refreshing_until = %(until)s
+where server_name = %(server)s and actor = %(actor)s and version = %(version)s
+and (refreshing_until is null or refreshing_until <= %(now)s)
+"""
+REPLACE = """
+update aibridge_mcp_tokens set token = %(content)s, version = %(next)s, updated_at = %(now)s, refreshing_until = null
+where server_name = %(server)s and actor = %(actor)s and version = %(version)s
+"""
+RELEASE = """
+update aibridge_mcp_tokens set refreshing_until = null
+where server_name = %(server)s and actor = %(actor)s and version = %(version)s
+"""
+DROP = """
+delete from aibridge_mcp_tokens where server_name = %(server)s and actor = %(actor)s and version = %(version)s
+"""
 
 EXPIRE = "delete from aibridge_mcp_logins where expires_at <= %(now)s"
 OFFER = """
@@ -76,14 +85,14 @@ class PostgresMcpLogins(PostgresConnection):
     SETTINGS: ClassVar[Mapping[str, str]] = MappingProxyType({"statement_timeout": "5s"})
 
     def token(self, server_name: str, actor: str) -> StoredToken | None:
-        rows = self._rows(TOKEN + " and actor = %(actor)s", {"server": server_name, "actor": actor})
+        rows = self._rows(FIND_ONE, {"server": server_name, "actor": actor})
         return StoredToken(*rows[0]) if rows else None
 
     def tokens(self, server_name: str) -> Sequence[StoredToken]:
-        return [StoredToken(*row) for row in self._rows(TOKEN + " order by actor", {"server": server_name})]
+        return [StoredToken(*row) for row in self._rows(FIND_ALL, {"server": server_name})]
 
     def put_token(self, token: StoredToken, now: datetime) -> None:
-        self._changed(PUT_TOKEN, _values(token) | {"now": now})
+        self._changed(PUT, _values(token) | {"now": now})
 
     def claim_refresh(self, token: StoredToken, now: datetime, until: datetime) -> bool:
         return self._changed(CLAIM, _values(token) | {"now": now, "until": until})

@@ -11,25 +11,34 @@ from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.recording.sqlite.reader import SqliteConnection
 from aibridge_addon.records.mcp_logins import Stage, StoredLogin, StoredToken
 
-TOKEN = "select server_name, actor, token, version from aibridge_mcp_tokens where server_name = :server"
-PUT_TOKEN = """
+FIND_ALL = """
+select server_name, actor, token, version from aibridge_mcp_tokens where server_name = :server order by actor
+"""
+FIND_ONE = """
+select server_name, actor, token, version from aibridge_mcp_tokens where server_name = :server and actor = :actor
+"""
+PUT = """
 insert into aibridge_mcp_tokens (server_name, actor, token, version, created_at, updated_at)
 values (:server, :actor, :content, :version, :now, :now)
 on conflict (server_name, actor) do update
 set token = excluded.token, version = excluded.version, updated_at = excluded.updated_at, refreshing_until = null
 """
-THIS = " where server_name = :server and actor = :actor and version = :version"
-CLAIM = (
-    "update aibridge_mcp_tokens set refreshing_until = :until"
-    + THIS
-    + " and (refreshing_until is null or refreshing_until <= :now)"
-)
-REPLACE = (
-    "update aibridge_mcp_tokens set token = :content, version = :next, updated_at = :now, refreshing_until = null"
-    + THIS
-)
-RELEASE = "update aibridge_mcp_tokens set refreshing_until = null" + THIS
-DROP = "delete from aibridge_mcp_tokens" + THIS
+CLAIM = """
+update aibridge_mcp_tokens set refreshing_until = :until
+where server_name = :server and actor = :actor and version = :version
+and (refreshing_until is null or refreshing_until <= :now)
+"""
+REPLACE = """
+update aibridge_mcp_tokens set token = :content, version = :next, updated_at = :now, refreshing_until = null
+where server_name = :server and actor = :actor and version = :version
+"""
+RELEASE = """
+update aibridge_mcp_tokens set refreshing_until = null
+where server_name = :server and actor = :actor and version = :version
+"""
+DROP = """
+delete from aibridge_mcp_tokens where server_name = :server and actor = :actor and version = :version
+"""
 
 EXPIRE = "delete from aibridge_mcp_logins where expires_at <= :now"
 OFFER = """
@@ -73,14 +82,14 @@ class SqliteMcpLogins(SqliteConnection):
     MODE: ClassVar[Literal["ro", "rw"]] = "rw"
 
     def token(self, server_name: str, actor: str) -> StoredToken | None:
-        rows = self._rows(TOKEN + " and actor = :actor", {"server": server_name, "actor": actor})
+        rows = self._rows(FIND_ONE, {"server": server_name, "actor": actor})
         return StoredToken(*rows[0]) if rows else None
 
     def tokens(self, server_name: str) -> Sequence[StoredToken]:
-        return [StoredToken(*row) for row in self._rows(TOKEN + " order by actor", {"server": server_name})]
+        return [StoredToken(*row) for row in self._rows(FIND_ALL, {"server": server_name})]
 
     def put_token(self, token: StoredToken, now: datetime) -> None:
-        self._changed(PUT_TOKEN, _values(token) | {"now": timestamp(now)})
+        self._changed(PUT, _values(token) | {"now": timestamp(now)})
 
     def claim_refresh(self, token: StoredToken, now: datetime, until: datetime) -> bool:
         return self._changed(CLAIM, _values(token) | {"now": timestamp(now), "until": timestamp(until)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from http import HTTPStatus
+from typing import cast
 
 import httpx2
 from mcp.client.auth import utils
@@ -47,12 +48,16 @@ class TokenCredential(httpx2.Auth):
         request.headers["authorization"] = f"Bearer {token}"
         response = yield request
         if response.status_code == HTTPStatus.UNAUTHORIZED:
-            await response.aclose()
+            # httpx reads the whole body of an answer before it sends the next request.
+            await cast(httpx2.AsyncByteStream, response.stream).aclose()
+            response.stream = httpx2.ByteStream(b"")
             request.headers["authorization"] = f"Bearer {await self._token(token)}"
             response = yield request
-        if response.status_code == HTTPStatus.FORBIDDEN:
-            if utils.extract_field_from_www_auth(response, "error") == "insufficient_scope":
-                self.missing_scope = utils.extract_scope_from_www_auth(response)
+        if (
+            response.status_code == HTTPStatus.FORBIDDEN
+            and utils.extract_field_from_www_auth(response, "error") == "insufficient_scope"
+        ):
+            self.missing_scope = utils.extract_scope_from_www_auth(response)
 
     async def _token(self, refused: str | None) -> str:
         try:

@@ -15,13 +15,14 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 from mcp.shared.auth import OAuthClientInformationFull, OAuthMetadata
 from pydantic import ValidationError
 
-from aibridge_addon.config.schema import HttpServer
+from aibridge_addon.config.oauth import base_url
+from aibridge_addon.config.schema import Egress, HttpServer, Mcp
 from aibridge_addon.records import utc_now
 from aibridge_addon.records.mcp_logins import Database, StoredLogin
 from aibridge_addon.tools.oauth import OAuthError, flow
@@ -79,6 +80,13 @@ class Logins:
         self._servers = servers
         self._base_url = base_url
         self._now = now
+
+    @classmethod
+    def made(cls, database: Database, mcp: Mcp, egress: Egress, served_at: Callable[[], str]) -> Self:
+        """Create the logins of a configuration. `served_at`: host and port of the listener that has the pages."""
+        sealer = Sealer(mcp.token_key)
+        tokens = Tokens(database, sealer, mcp.logins, egress)
+        return cls(database, sealer, mcp.logins, tokens, lambda: base_url(mcp.login_url, served_at()))
 
     @property
     def base_url(self) -> str:
