@@ -416,6 +416,7 @@ def _state(server: ServerState) -> dict[str, Any]:
         "required": server.required,
         "tools": server.tools,
         "left_out": server.left_out,
+        **({"logged_in": server.logged_in} if server.logged_in is not None else {}),
         **problem,
     }
 

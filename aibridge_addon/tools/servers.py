@@ -150,6 +150,7 @@ class Servers:
                 sum(each.why not in CHOSEN for each in self.left_out(name)),
                 name in self._required,
                 server.problem,
+                bool(server.listing.tools) if isinstance(server, LoginConnections) else None,
             )
             for name in self._servers
             for server in (self._serving(name),)

@@ -18,8 +18,8 @@ from psycopg.rows import dict_row
 
 from aibridge_addon.recording.expiry import Expiry
 from aibridge_addon.recording.postgres.claims import PostgresLedger
-from aibridge_addon.recording.postgres.pruning import PostgresPrunable
 from aibridge_addon.recording.postgres.mcp_logins import PostgresMcpLogins
+from aibridge_addon.recording.postgres.pruning import PostgresPrunable
 from aibridge_addon.recording.postgres.reader import PostgresReader
 from aibridge_addon.recording.postgres.store import PostgresStore
 from aibridge_addon.recording.postgres.tokens import PostgresTokens

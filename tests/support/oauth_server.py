@@ -1,8 +1,8 @@
 """An MCP server at which people log in, with its own authorization server: the parts of the `mcp` package.
 
-    with OAuthMcp() as server:
-        server.user = "ada-at-home"                  # who logs in next; the server asks for no password
-        settings = {"ours": server.settings()}
+with OAuthMcp() as server:
+    server.user = "ada-at-home"                  # who logs in next; the server asks for no password
+    settings = {"ours": server.settings()}
 """
 
 from __future__ import annotations
@@ -225,7 +225,10 @@ def _mcp_server(owner: OAuthMcp) -> MCPServer[Any]:
         validate_token_resource=True,
     )
     server: MCPServer[Any] = MCPServer(
-        "ours", log_level="CRITICAL", auth=auth, auth_server_provider=owner.provider  # type: ignore[arg-type]
+        "ours",
+        log_level="CRITICAL",
+        auth=auth,
+        auth_server_provider=owner.provider,  # type: ignore[arg-type]
     )
 
     def whoami() -> str:
