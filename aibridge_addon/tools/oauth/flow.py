@@ -43,8 +43,8 @@ LONGEST = 10 * 365 * 86_400.0
 """Seconds. A lifetime beyond this counts as this."""
 MAX_SAID = 300
 """Characters of an authorization server's words in a message."""
-SECRET_METHODS = ("client_secret_basic", "client_secret_post")
-"""How a client with a secret authenticates, in order of preference."""
+SECRET_METHODS = ("client_secret_post", "client_secret_basic")
+"""How a client with a secret authenticates, in order of preference. The `mcp` package's server revokes for the first."""
 TEMPORARY = frozenset((httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_EARLY, httpx2.codes.TOO_MANY_REQUESTS))
 """HTTP statuses below 500 after which a request may succeed later."""
 
@@ -201,7 +201,7 @@ def configured_client(settings: OAuth, metadata: OAuthMetadata) -> OAuthClientIn
 
 def _method(metadata: OAuthMetadata, wanted: Sequence[str]) -> str:
     """Choose how to authenticate (RFC 8414, section 2: the default is `client_secret_basic`)."""
-    supported = metadata.token_endpoint_auth_methods_supported or SECRET_METHODS[:1]
+    supported = metadata.token_endpoint_auth_methods_supported or SECRET_METHODS[1:]
     return next((method for method in wanted if method in supported), wanted[0])
 
 
