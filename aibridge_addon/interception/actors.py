@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Literal
@@ -35,7 +35,7 @@ class Actor:
     """Those of the groups that the request names, also by its token."""
     token: Presented | None = None
     """The token of the bridge that names the actor."""
-    source: Source = "default"
+    source: Source = field(default="default", compare=False)
     """What names the actor."""
 
 

@@ -74,7 +74,7 @@ def test_the_first_use_shows_a_link_and_later_ones_go_on(
     proxy.close()
     [first, second] = query(proxy.database, "select * from aibridge_tool_usages order by created_at")
     assert "ticket=[redacted]" in first["invocation_error"]
-    assert json.loads(first["metadata"])["error_kind"] == "login"
+    assert first["metadata"]["error_kind"] == "login"
     assert second["invocation_error"] is None
     ticket = link.rpartition("=")[2]
     for secret in (ticket, *server.provider.all_tokens):
@@ -105,6 +105,6 @@ def test_a_logout_on_the_command_line_ends_a_login(
 def test_a_start_without_a_key_is_refused(
     start_proxy: StartProxy, upstream: ScriptedUpstream, server: OAuthMcp
 ) -> None:
-    config = with_login(upstream, server, unused_port()).replace(f"token_key: {KEY}\n", "")
+    config = with_login(upstream, server, unused_port()).replace(KEY, "''")
     with pytest.raises(StartFailedError, match=r"mcp\.token_key: found null, although mcp\.servers\.ours"):
         start_proxy(config=config)

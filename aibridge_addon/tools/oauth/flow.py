@@ -44,7 +44,7 @@ LONGEST = 10 * 365 * 86_400.0
 MAX_SAID = 300
 """Characters of an authorization server's words in a message."""
 SECRET_METHODS = ("client_secret_post", "client_secret_basic")
-"""How a client with a secret authenticates, in order of preference. The `mcp` package's server revokes for the first."""
+"""How a client with a secret authenticates, in order of preference. Servers of `mcp` revoke with the first one."""
 TEMPORARY = frozenset((httpx2.codes.REQUEST_TIMEOUT, httpx2.codes.TOO_EARLY, httpx2.codes.TOO_MANY_REQUESTS))
 """HTTP statuses below 500 after which a request may succeed later."""
 
