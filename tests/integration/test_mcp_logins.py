@@ -102,6 +102,24 @@ def test_a_logout_on_the_command_line_ends_a_login(
     assert cli.main(["tools", "logout", "ours", "--all", "--actor", "bob", *config]) == 2
 
 
+def test_the_command_line_says_who_is_not_logged_in_and_shows_the_link(
+    start_proxy: StartProxy, upstream: ScriptedUpstream, server: OAuthMcp, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = unused_port()
+    proxy = start_proxy(config=with_login(upstream, server, port))
+    config = ["--config", str(proxy.folder / "aibridge.yaml")]
+    assert cli.main(["tools", *config]) == 0
+    assert "ours: not logged in: call a tool to get a link" in capsys.readouterr().out
+    assert cli.main(["tools", "call", "bmcp_ours_login", *config]) == 1
+    [link] = LINK.findall(capsys.readouterr().out)
+    with Browser() as browser:
+        assert browser.get(link).status_code == 200
+    assert cli.main(["tools", *config]) == 0
+    assert "ours: up, 2 tools offered" in capsys.readouterr().out
+    assert cli.main(["tools", "call", "whoami", *config]) == 0
+    assert "ada-there" in capsys.readouterr().out
+
+
 def test_a_start_without_a_key_is_refused(
     start_proxy: StartProxy, upstream: ScriptedUpstream, server: OAuthMcp
 ) -> None:

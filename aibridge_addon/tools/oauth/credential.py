@@ -22,7 +22,7 @@ class TokenUnavailable(httpx2.TransportError):
 
 
 class TokenCredential(httpx2.Auth):
-    """Adds the token to each request. If the server refuses it, it is renewed once."""
+    """Adds the token to each request. If the server refuses it, it is renewed once, and then dropped."""
 
     requires_response_body = False
 
@@ -51,8 +51,11 @@ class TokenCredential(httpx2.Auth):
             # httpx reads the whole body of an answer before it sends the next request.
             await cast(httpx2.AsyncByteStream, response.stream).aclose()
             response.stream = httpx2.ByteStream(b"")
-            request.headers["authorization"] = f"Bearer {await self._token(token)}"
+            token = await self._token(token)
+            request.headers["authorization"] = f"Bearer {token}"
             response = yield request
+            if response.status_code == HTTPStatus.UNAUTHORIZED:
+                await self._tokens.reject(self._server_name, self._actor, token)
         if (
             response.status_code == HTTPStatus.FORBIDDEN
             and utils.extract_field_from_www_auth(response, "error") == "insufficient_scope"

@@ -111,6 +111,15 @@ class Tokens:
         await self._database.use(lambda store: store.put_token(stored, self._now()))
         self._remember(stored, grant)
 
+    async def reject(self, server_name: str, actor: str, access_token: str) -> None:
+        """Forget a token that the server has refused although it is new."""
+        try:
+            known = await self._read(server_name, actor, again=True)
+            if known.stored is not None and known.grant is not None and known.grant.access_token == access_token:
+                await self._lose(known.stored, "the server refuses its token")
+        except OAuthError:
+            pass  # the next call sees the same
+
     async def actors(self, server_name: str) -> list[str]:
         """Return who has a token of a server. Raises DatabaseUnavailable."""
         found = await self._database.use(lambda store: store.tokens(server_name))
