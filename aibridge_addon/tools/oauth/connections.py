@@ -6,7 +6,9 @@ logged in yet, one stand-in takes their place, whose result is the link.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +23,8 @@ from aibridge_addon.tools.personal import PersonalConnections
 
 STAND_IN = "login"
 """The tool that a server has until its own tools are known."""
+CHECKED_WITHIN = 2.0
+"""Seconds to find out whether a call has failed because its token does not count any more."""
 
 
 class LoginConnections(PersonalConnections):
@@ -54,15 +58,16 @@ class LoginConnections(PersonalConnections):
         """As `PersonalConnections.call`. For an actor without a token, the error contains a link."""
         if caller is None:
             raise CallError(f"MCP server {self.name} is used in the name of an actor, and there is none")
-        await self._admit(caller)
+        deadline = time.monotonic() + timeout
+        await self._admit(caller, timeout)
         if tool == STAND_IN and not any(each.name == STAND_IN for each in self.listing.tools):
-            return await self._logged_in(caller, timeout)
+            return await self._logged_in(caller, deadline - time.monotonic())
         try:
-            result = await super().call(tool, arguments, timeout, meta, caller, total)
+            left = max(deadline - time.monotonic(), 0.001)
+            return await super().call(tool, arguments, left, meta, caller, total)
         except CallError:
-            await self._admit(caller)  # the token may not count any more
+            await self._admit(caller, CHECKED_WITHIN)  # the token may not count any more
             raise
-        return result
 
     async def _logged_in(self, caller: Caller, timeout: float) -> Any:
         await super().prepare(caller, timeout)
@@ -71,7 +76,7 @@ class LoginConnections(PersonalConnections):
         text = f"The user has logged in at {self.name}. Its tools are offered with the user's next request."
         return {"content": [{"type": "text", "text": text}]}
 
-    async def _admit(self, caller: Caller) -> None:
+    async def _admit(self, caller: Caller, timeout: float) -> None:
         """Raise CallError, with a link, if an actor has no token, or one whose scope does not suffice."""
         if caller.anonymous:
             raise CallError(
@@ -80,15 +85,15 @@ class LoginConnections(PersonalConnections):
         if not caller.actor.isprintable():
             raise CallError(f"MCP server {self.name} needs a login, and the actor's name cannot be printed", "login")
         try:
-            grant = await self._logins.tokens.maybe_grant(self.name, caller.actor)
-            scope = self._missing_scope(caller)
-            if grant is not None and scope is None:
-                return
-            self.problem = ""  # the server is not away
-            self.forget(caller.actor)
-            link = await self._logins.link(self.name, caller.actor, scope)
+            async with asyncio.timeout(timeout):
+                link = await self._maybe_link(caller.actor)
+        except TimeoutError:
+            text = f"MCP server {self.name}: the actor's token could not be had within {timeout:g} s"
+            raise CallError(text, "timeout") from None
         except (OAuthError, DatabaseUnavailable) as e:
             raise CallError(f"MCP server {self.name}: {e}", "login") from None
+        if link is None:
+            return
         minutes = round(LIFETIME.total_seconds() / 60)
         raise CallError(
             f"the user has to log in at MCP server {self.name} first. Show the user this link exactly as it is, and"
@@ -96,10 +101,24 @@ class LoginConnections(PersonalConnections):
             "login",
         )
 
-    def _missing_scope(self, caller: Caller) -> str | None:
-        each = self._actors.get(caller.actor)
+    async def _maybe_link(self, actor: str) -> str | None:
+        """Return a link to log in. None: the actor has a token that suffices."""
+        scope = self._missing_scope(actor)
+        if await self._logins.tokens.maybe_grant(self.name, actor) is None:
+            self.problem = ""  # the server is not away
+            self.forget(actor)
+        elif scope is None:
+            return None
+        return await self._logins.link(self.name, actor, scope)
+
+    def _missing_scope(self, actor: str) -> str | None:
+        """Return what the last call would have needed, once."""
+        each = self._actors.get(actor)
         credential = each.connection.credential if each is not None else None
-        return credential.missing_scope if isinstance(credential, TokenCredential) else None
+        if not isinstance(credential, TokenCredential):
+            return None
+        scope, credential.missing_scope = credential.missing_scope, None
+        return scope
 
     async def _has_token(self, caller: Caller) -> bool:
         if caller.anonymous or not caller.actor.isprintable():

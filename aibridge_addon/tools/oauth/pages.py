@@ -59,6 +59,8 @@ class LoginPages:
             return _page(HTTPStatus.NOT_FOUND, "Not found", "There is no such page.")
         if "prefetch" in request.purpose:
             return _page(HTTPStatus.SERVICE_UNAVAILABLE, "Not now", "This page cannot be fetched in advance.")
+        if request.method == "HEAD":
+            return _page(HTTPStatus.OK, "Log in", "Open this page in a browser.")
         server_name, is_callback = match[1], match[2] is not None
         try:
             query = _query(request.query)
@@ -72,10 +74,9 @@ class LoginPages:
                     f" (aibridge tools logout {server_name} --actor …).",
                     headers={"Set-Cookie": self._set_cookie(server_name, "", 0)},
                 )
-            if request.method == "HEAD":
-                return _page(HTTPStatus.OK, "Log in", "Open this page in a browser.")
             return await self._begun(server_name, query)
         except OAuthError as e:
+            logger.info("MCP server %s: a login has failed: %s", server_name, e)
             return _page(HTTPStatus.BAD_REQUEST, f"The login at {server_name} has failed", str(e))
         except DatabaseUnavailable as e:
             logger.warning("MCP server %s: a login cannot go on: %s", server_name, e)
