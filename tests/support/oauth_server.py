@@ -59,7 +59,7 @@ class Provider:
 
     lifetime: int = 3600
     rotates: bool = True
-    user: str = "somebody"
+    user: str = "a-user"
     clients: dict[str, OAuthClientInformationFull] = field(default_factory=dict)
     codes: dict[str, AuthorizationCode] = field(default_factory=dict)
     access: dict[str, AccessToken] = field(default_factory=dict)
@@ -234,7 +234,7 @@ def _mcp_server(owner: OAuthMcp) -> MCPServer[Any]:
     def whoami() -> str:
         """Return who has logged in."""
         token = get_access_token()
-        return f"{token.subject}" if token is not None else "nobody"
+        return f"{token.subject}" if token is not None else "no one"
 
     def echo(text: str) -> str:
         """Return the text."""

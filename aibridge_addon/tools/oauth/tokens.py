@@ -154,7 +154,7 @@ class Tokens:
             stored = await self._database.use(lambda store: store.token(server_name, actor))
         except DatabaseUnavailable as e:
             if known is not None and known.grant is not None and not again:
-                return known  # nobody can log out meanwhile
+                return known  # no logout can be stored meanwhile
             raise OAuthError(f"the database, which has the logins, is away: {e}") from None
         if stored is None:
             return self._remember(None, None, key)
