@@ -113,8 +113,8 @@ class Provider:
 
     async def revoke_token(self, token: AccessToken | RefreshToken) -> None:
         for tokens in (self.access, self.refresh):
-            for key in [key for key, each in tokens.items() if each.subject == token.subject]:  # type: ignore[attr-defined]
-                del tokens[key]  # type: ignore[attr-defined]
+            for key in [key for key, each in tokens.items() if each.subject == token.subject]:
+                del tokens[key]
 
     def _issued(
         self, client_id: str, scopes: list[str], resource: str | None, subject: str | None, *, renew: bool = True

@@ -429,3 +429,11 @@ async def test_a_token_is_not_sent_to_another_url(process: Start) -> None:
         assert await moved.prepared("ada") == {"bmcp_ours_login"}
         assert (await moved.link("ada")).startswith(LINK)
         assert not [each for each in other.seen if "authorization" in each.headers]
+
+
+@pytest.mark.parametrize("actor", ["a\0b", "a\nb", "\ud800"])
+async def test_an_actor_whose_name_cannot_be_printed_has_no_login(process: Start, actor: str) -> None:
+    ours = process()
+    assert await ours.prepared(actor) == {"bmcp_ours_login"}
+    with pytest.raises(CallError, match="cannot be printed"):
+        await ours.call("login", actor)
