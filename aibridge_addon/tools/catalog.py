@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 
 from aibridge_addon.dialects.turns import InjectedTool, Injection
 from aibridge_addon.tools import naming, schemas
+
+logger = logging.getLogger(__name__)
 
 MAX_TOOLS = 1000
 """Maximum number of tools of one server. Further ones are left out."""
@@ -194,8 +197,13 @@ def admit(listed: Iterable[ListedTool]) -> tuple[tuple[ListedTool, ...], tuple[L
     for tool in listed:
         if problem := _maybe_problem(tool, admitted):
             left_out.append(LeftOut(tool.name, problem))
-        else:
+            continue
+        try:
             mended = schemas.mend(tool.input_schema)
+        except Exception as e:
+            logger.exception("aibridge: an internal error leaves out the tool %r", tool.name[:60])
+            left_out.append(LeftOut(tool.name, f"its schema cannot be mended: {type(e).__name__}"))
+        else:
             definition = json.dumps({"description": tool.description, "inputSchema": tool.input_schema}, sort_keys=True)
             admitted[tool.name] = replace(
                 tool,
