@@ -139,16 +139,16 @@ class Catalog:
 
     def schema_bytes(self, injection: Injection, names: Iterable[str]) -> dict[str, int]:
         """Return how many bytes the definitions of these tools take in a request, by server."""
-        if injection not in self._sizes:
-            self._sizes[injection] = {tool.name: len(injection.definition(tool)) for tool in self.injected}
-        sizes, found = self._sizes[injection], Counter[str]()
+        if injection.form not in self._sizes:
+            self._sizes[injection.form] = {tool.name: len(injection.definition(tool)) for tool in self.injected}
+        sizes, found = self._sizes[injection.form], Counter[str]()
         for name in names:
             found[self._by_name[name].server_name] += sizes[name]
         return dict(found)
 
     @cached_property
-    def reported(self) -> set[Injection]:
-        """Dialects in which a request had no room for all tools, and about which a line was logged."""
+    def reported(self) -> set[str]:
+        """Forms in which a request had no room for all tools, and about which a line was logged."""
         return set()
 
     @cached_property
@@ -156,7 +156,7 @@ class Catalog:
         return {}
 
     @cached_property
-    def _sizes(self) -> dict[Injection, dict[str, int]]:
+    def _sizes(self) -> dict[str, dict[str, int]]:
         return {}
 
     @cached_property

@@ -114,7 +114,8 @@ class Servers:
         def personal(name: str, entry: Settings) -> PersonalConnections:
             def of_actor(caller: Caller, publish: Callable[[], None]) -> Connection:
                 actor = printable(caller.actor)
-                made = connection(name, rendered(entry, actor, caller.metadata), publish, actor)
+                metadata = {key: printable(str(value)) for key, value in caller.metadata.items()}
+                made = connection(name, rendered(entry, actor, metadata), publish, actor)
                 if isinstance(entry, HttpServer) and entry.oauth is not None and logins is not None:
                     made.credential = TokenCredential(logins.tokens, name, caller.actor)
                 return made

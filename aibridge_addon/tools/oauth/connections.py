@@ -105,8 +105,8 @@ class LoginConnections(PersonalConnections):
         """Return a link to log in. None: the actor has a token that suffices."""
         scope = self._missing_scope(actor)
         if await self._logins.tokens.maybe_grant(self.name, actor) is None:
-            self.problem = ""  # the server is not away
             self.forget(actor)
+            self._failed.pop(actor, None)  # a connection after the login need not wait
         elif scope is None:
             return None
         return await self._logins.link(self.name, actor, scope)
@@ -125,6 +125,5 @@ class LoginConnections(PersonalConnections):
             return False
         try:
             return await self._logins.tokens.maybe_grant(self.name, caller.actor) is not None
-        except OAuthError as e:
-            self.problem = str(e)
-            return False
+        except OAuthError:
+            return False  # a call gets the reason
