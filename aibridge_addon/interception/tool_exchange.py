@@ -164,9 +164,7 @@ class ToolExchange:
             self._body.clear()
         elif not tap.readable:
             self._undecodable()
-        elif tap.reader.reading.ended:
-            self._turn_over(tap)
-        elif tap.reader.reading.error is not None:
+        elif tap.reader.reading.ended or tap.reader.reading.error is not None:
             self._turn_over(tap)
         else:
             self.exchange.conclude()

@@ -112,9 +112,7 @@ def test_a_model_that_takes_no_tools_gets_none_of_ours(
 
 
 @pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
-def test_other_errors_take_no_tool_out(
-    start_proxy: StartProxy, provider: Provider, ours: HttpMcp, status: int
-) -> None:
+def test_other_errors_take_no_tool_out(start_proxy: StartProxy, provider: Provider, ours: HttpMcp, status: int) -> None:
     process = start(start_proxy, provider.port, ours)
     turns = turns_of([words("Done.")])
     said = error(NAMES["name"](BAD, 0), status)
@@ -160,9 +158,7 @@ def test_tools_that_the_connection_has_already_are_not_taken_out_of_a_request_wi
     assert len(provider.received) == 2
 
 
-def test_kept_results_that_are_refused_become_notes(
-    start_proxy: StartProxy, provider: Provider, ours: HttpMcp
-) -> None:
+def test_kept_results_that_are_refused_become_notes(start_proxy: StartProxy, provider: Provider, ours: HttpMcp) -> None:
     process = start(start_proxy, provider.port, ours)
     turns = turns_of([call("echo", text="poison"), own(path="a")], [words("Done.")])
     provider.answer(*events(turns, 0))

@@ -10,7 +10,18 @@ import pytest
 
 from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client, wait_for_ended
-from tests.integration.turns import BY_DIALECT, CONNECTED, INJECTED, MODES, VERSIONS, Turns, call, configuration, recorded, text
+from tests.integration.turns import (
+    BY_DIALECT,
+    CONNECTED,
+    INJECTED,
+    MODES,
+    VERSIONS,
+    Turns,
+    call,
+    configuration,
+    recorded,
+    text,
+)
 from tests.integration.turns import results as results_in
 from tests.support.mcp_servers import HttpMcp
 from tests.support.running import RunningProxy
@@ -268,4 +279,5 @@ def test_a_turn_that_fails_after_its_first_words_is_not_asked_again(
     events = [*turns.broken(1), *full(turns, done=False, begins=False).steps]
     upstream.answer(turns.answers(streaming=True)[0], Answer.event_stream(*events))
     _, answer = ask(proxy, turns, streaming=True)
-    assert len(upstream.requests) == 2 and b"context" in answer or b"too long" in answer
+    assert len(upstream.requests) == 2
+    assert b"context" in answer or b"too long" in answer

@@ -27,7 +27,7 @@ from aibridge_addon.proxy.flow import refused
 from aibridge_addon.proxy.flow.bridged_socket import BridgedSocket
 from aibridge_addon.proxy.flow.state import Bridged, ToolRun
 from aibridge_addon.records import UpstreamAttempt, utc_now
-from aibridge_addon.wire.json_object import JSONObject, encode
+from aibridge_addon.wire.json_object import encode
 from aibridge_addon.wire.json_values import as_dict, as_text
 from aibridge_addon.wire.printable import printable_line
 
