@@ -1,7 +1,7 @@
 """Remember the whole input behind the last answers of a WebSocket. Sans-io, bounded.
 
-With `store: false`, only the connection has its last answer, and it drops that when a request that names it fails (guide
-"WebSocket mode"). Such a request can be repeated only with the whole conversation as its input.
+With `store: false`, only the connection has its last answer, and it drops that when a request that names it fails
+(guide "WebSocket mode"). Such a request can be repeated only with the whole conversation as its input.
 """
 
 from __future__ import annotations

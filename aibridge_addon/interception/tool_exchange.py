@@ -38,7 +38,8 @@ UNDECODABLE = AnswerError("undecodable_answer", "the upstream's answer cannot be
 
 WINDOW = 256
 """Bytes of the last piece that are searched again, since a name may be divided."""
-PING = b'"ping"'
+PING = "ping"
+"""The name of an event that is no part of an answer."""
 MAX_HELD = 4
 """Events that are held after an error. A failed turn has one, and perhaps `[DONE]`."""
 
@@ -188,7 +189,7 @@ class ToolExchange:
             self._show_held()
             shown = self.loop.splice.event(raw, name, event)
             self._shown += shown
-            self._seen = self._seen or (len(shown) > 0 and not is_keep_alive(raw))
+            self._seen = self._seen or (len(shown) > 0 and not raw.startswith(b":") and name != PING)
         elif has_room:
             self._events.append(raw)
         else:
@@ -444,8 +445,3 @@ class ToolExchange:
 
     def _kept(self) -> Iterable[records.Record]:
         return self._keep(self.loop) if self.loop.response_ids else ()
-
-
-def is_keep_alive(raw: bytes) -> bool:
-    """Return whether an event is no part of an answer: a comment, or a ping."""
-    return raw.startswith(b":") or PING in raw[:64] or raw.startswith(b"event: ping")

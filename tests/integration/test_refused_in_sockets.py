@@ -11,7 +11,7 @@ import pytest
 from aibridge_addon.interception import attempts
 from tests.conftest import StartProxy
 from tests.integration.exchanges import wait_for_ended
-from tests.integration.sockets import Provider, served, through
+from tests.integration.sockets import TIMEOUT, Provider, served, through
 from tests.integration.test_socket_tools import answer_of, as_stream, asked, create, events, start, tools_in, turns_of
 from tests.integration.turns import INJECTED, Turns, call, own, recorded, thought
 from tests.integration.turns import text as words
@@ -21,7 +21,6 @@ LONG = "x" * 40_000
 BAD = "bmcp_ours_area"
 BUSY = {"type": "server_error", "code": "server_is_overloaded", "message": "Our servers are busy"}
 FULL = {"code": "context_length_exceeded", "message": "Your input exceeds the context window of this model."}
-GONE = {"code": "previous_response_not_found", "message": "Previous response not found.", "param": "x"}
 
 
 @pytest.fixture(autouse=True)
@@ -262,7 +261,7 @@ def test_a_later_turn_is_retried_before_its_first_byte(
     assert second[0] == second[1] == second[2] and third[0] == third[1] == third[2]
     rows = recorded(process)
     assert rows.outcome == ("completed", 3, None) and len(rows.injected) == 2
-    steps = [attempt.get("then") for attempt in json.loads(rows.interception["metadata"])["attempts"]]
+    steps = [attempt.get("then") for attempt in rows.interception["metadata"]["attempts"]]
     assert steps == ["retry", "retry", None, "retry", "retry", None]
 
 
@@ -336,11 +335,11 @@ def test_a_client_that_goes_during_the_pause_ends_it(
     process = start(start_proxy, provider.port, ours)
     turns = turns_of([words("One. "), call("echo", text="a")])
     provider.answer(*events(turns, 0))
-    provider.answer(error(BUSY, 503, headers={"retry-after": "50"}))
+    provider.answer(error(BUSY, 503, headers={"retry-after": "50"}), json.dumps({"type": "keepalive"}))
     with through(process) as client:
         client.send(json.dumps(create(turns)))
-        while len(provider.received) < 2:
-            client.recv()
+        while json.loads(client.recv(TIMEOUT))["type"] != "keepalive":
+            pass
         if way == "interrupts":
             client.send(json.dumps({"type": "response.interrupt"}))
             assert "interrupted" in answer_of(client)[-1]["error"]["message"]

@@ -213,7 +213,7 @@ def test_a_response_that_fails_again_is_the_clients(start: Start, upstream: Scri
     assert len(upstream.requests) == 3
 
 
-FULL = {
+FULL: dict[str, dict[str, Any]] = {
     "messages": {"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 2 > 1"}},
     "chat_completions": {"error": {"code": "context_length_exceeded", "message": "maximum context length is 8192"}},
     "responses": {"type": "error", "code": "context_length_exceeded", "message": "exceeds the context window"},

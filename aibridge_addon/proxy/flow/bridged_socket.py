@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from mitmproxy import http
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.dialects.base import RequestReading
 from aibridge_addon.dialects.limits import limits_in_event
+from aibridge_addon.dialects.responses.reader import error_message
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.conversations import Conversations
@@ -34,6 +36,8 @@ from aibridge_addon.proxy.flow.state import Bridged, Dispatch, Head, ToolRun, Un
 from aibridge_addon.proxy.flow.traces import continue_trace
 from aibridge_addon.records import RequestClass, utc_now
 from aibridge_addon.wire.json_object import JSONObject
+
+logger = logging.getLogger(__name__)
 
 INTERNAL_ERROR = "an internal error of the bridge, which its log describes"
 SOCKET = "aibridge_socket"
@@ -178,6 +182,16 @@ class BridgedSocket(Uncopied):
         """Cancel and record all running invocations."""
         for state in self._states.values():
             state.client_gone()
+
+    async def safely(self, work: Coroutine[None, None, None]) -> None:
+        """Do work beside the messages, and send what it has put out. An exception ends all interceptions."""
+        try:
+            await work
+        except Exception:
+            logger.exception("aibridge: an internal error ends requests in a WebSocket")
+            self.fail()
+            self.outbox.to_client([error_message(500, INTERNAL_ERROR)])
+        self.outbox.send()
 
     def fail(self) -> None:
         """End all interceptions after an exception, and read the next messages anew."""

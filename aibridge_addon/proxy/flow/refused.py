@@ -52,7 +52,7 @@ def _has_tools(state: Bridged) -> bool:
     if state.tools is None or not state.tools.exchange.loop.splice.injected:
         return False
     loop = state.tools.exchange.loop
-    return not frozenset(loop.splice.injected).isdisjoint(_injection(state).sent_names(loop.first_request))
+    return not frozenset(loop.splice.injected).isdisjoint(loop.injection.sent_names(loop.first_request))
 
 
 def accepted(state: Bridged, exchange: Exchange) -> None:

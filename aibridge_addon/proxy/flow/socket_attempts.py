@@ -121,7 +121,7 @@ def send_after_pause(socket: BridgedSocket, state: Bridged, tools: ToolRun) -> N
     tools.exchange.wait_again()
     chosen = state.head.dispatch
     chosen.pause = asyncio.create_task(asyncio.sleep(chosen.attempts.pause))
-    task = asyncio.create_task(_send_again(socket, state, tools, chosen.pause))
+    task = asyncio.create_task(socket.safely(_send_again(socket, state, tools, chosen.pause)))
     socket.tasks.add(task)
     task.add_done_callback(socket.tasks.discard)
 
@@ -137,14 +137,13 @@ async def _send_again(socket: BridgedSocket, state: Bridged, tools: ToolRun, pau
     request = tools.exchange.tools_ran(())
     assert request is not None
     socket.outbox.to_server(request)
-    socket.outbox.send()
 
 
 # --- the whole conversation ------------------------------------------------------------------------------------------
 
 
 def restore_conversation(socket: BridgedSocket, tools: ToolRun) -> None:
-    """Let a request that names an answer before it have the whole conversation, if the provider has lost that answer."""
+    """Replace the name of an answer that the provider has lost by the whole conversation up to it."""
     loop = tools.exchange.loop
     first = loop.first_request
     previous = first.text("previous_response_id")

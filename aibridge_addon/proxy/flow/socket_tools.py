@@ -11,7 +11,6 @@ The next turn goes over the same connection, which alone has the answer before i
 from __future__ import annotations
 
 import asyncio
-import logging
 from functools import partial
 
 from mitmproxy import http
@@ -21,7 +20,7 @@ from aibridge_addon.dialects.responses.reader import error_message
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow import inject_tools, tool_turn
-from aibridge_addon.proxy.flow.bridged_socket import INTERNAL_ERROR, BridgedSocket, Deferred
+from aibridge_addon.proxy.flow.bridged_socket import BridgedSocket, Deferred
 from aibridge_addon.proxy.flow.socket_attempts import (
     accepted,
     is_sent_again,
@@ -30,8 +29,6 @@ from aibridge_addon.proxy.flow.socket_attempts import (
 )
 from aibridge_addon.proxy.flow.state import Bridged, ToolRun
 from aibridge_addon.wire.json_object import JSONObject, encode
-
-logger = logging.getLogger(__name__)
 
 INTERRUPTED = "the client has interrupted the answer"
 NOT_RECORDED = "the record of this answer could not be written"
@@ -81,19 +78,9 @@ def run_waiting(socket: BridgedSocket, exchange: Exchange) -> None:
     if state.head.dispatch.pause is not None:  # no tools: the turn is asked again after the pause
         return
     tools.calls = tool_turn.start_calls(state, tools)
-    task = asyncio.create_task(_run_safely(socket, exchange, state, tools))
+    task = asyncio.create_task(socket.safely(_run(socket, exchange, state, tools)))
     socket.tasks.add(task)
     task.add_done_callback(socket.tasks.discard)
-
-
-async def _run_safely(socket: BridgedSocket, exchange: Exchange, state: Bridged, tools: ToolRun) -> None:
-    try:
-        await _run(socket, exchange, state, tools)
-    except Exception:
-        logger.exception("aibridge: an internal error ends requests in a WebSocket")
-        socket.fail()
-        socket.outbox.to_client([error_message(500, INTERNAL_ERROR)])
-    socket.outbox.send()
 
 
 async def _run(socket: BridgedSocket, exchange: Exchange, state: Bridged, tools: ToolRun) -> None:
