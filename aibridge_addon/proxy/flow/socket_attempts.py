@@ -14,6 +14,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from mitmproxy import http
@@ -33,7 +35,9 @@ from aibridge_addon.wire.printable import printable_line
 
 logger = logging.getLogger(__name__)
 
-STATUSES = {"rate_limit_exceeded": 429, "server_error": 500, "server_is_overloaded": 503, "slow_down": 503}
+STATUSES: Mapping[str, int] = MappingProxyType(
+    {"rate_limit_exceeded": 429, "server_error": 500, "server_is_overloaded": 503, "slow_down": 503}
+)
 """The HTTP status of codes in errors that name no status. Others stand for a request that is refused."""
 INVALID_REQUEST = 400
 ACCEPTED = 200
