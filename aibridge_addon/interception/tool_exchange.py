@@ -38,8 +38,8 @@ UNDECODABLE = AnswerError("undecodable_answer", "the upstream's answer cannot be
 
 WINDOW = 256
 """Bytes of the last piece that are searched again, since a name may be divided."""
-PING = b'"ping"'
-"""The type of an event that is no part of an answer, as it is in the event."""
+KEEP_ALIVE = (b":", b"event: ping", b'data: {"type": "ping"', b'data: {"type":"ping"')
+"""The beginnings of events that are no part of an answer: comments and pings."""
 MAX_HELD = 4
 """Events that are held after an error. A failed turn has one, and perhaps `[DONE]`."""
 
@@ -186,9 +186,11 @@ class ToolExchange:
             self._held.append((raw, name, event))
         elif self.exchange.request.streaming:
             self.loop.splice.keeps = has_room
+            if self._held:
+                self._show_held()
             shown = self.loop.splice.event(raw, name, event)
             self._shown += shown
-            self._seen = self._seen or (len(shown) > 0 and not is_keep_alive(raw))
+            self._seen = self._seen or (len(shown) > 0 and not raw.startswith(KEEP_ALIVE))
         elif has_room:
             self._events.append(raw)
         else:
@@ -444,8 +446,3 @@ class ToolExchange:
 
     def _kept(self) -> Iterable[records.Record]:
         return self._keep(self.loop) if self.loop.response_ids else ()
-
-
-def is_keep_alive(raw: bytes) -> bool:
-    """Return whether an event is no part of an answer: a comment, or a ping. It may not have been decoded."""
-    return raw.startswith((b":", b"event: ping")) or PING in raw[:64]
