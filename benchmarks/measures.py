@@ -35,13 +35,16 @@ class Plan:
     connections: int = 16
     first_bytes: int = 200
     turn_rounds: int = 40
+    quick: bool = False
+    minutes: float = 60.0
+    """Of the soak."""
 
     @property
     def all_requests(self) -> int:
         return self.rounds * self.requests
 
 
-QUICK = Plan(warm_up=300, rounds=3, requests=300, streams=32, first_bytes=100, turn_rounds=10)
+QUICK = Plan(warm_up=300, rounds=3, requests=300, streams=32, first_bytes=100, turn_rounds=10, quick=True)
 
 
 class WrongAnswer(Exception):

@@ -1,4 +1,4 @@
-"""The two mitmdump processes that are compared, and what they have used up."""
+"""The mitmdump processes that are compared, and what they have used up."""
 
 from __future__ import annotations
 
@@ -29,11 +29,7 @@ providers:
 - {{name: openai, type: openai, base_url: '{upstream}/v1'}}
 metrics: {{listen: 127.0.0.1:0}}
 """
-MCP = """\
-mcp:
-  servers:
-    ours: {{type: http, url: '{url}'}}
-"""
+MCP = "    {name}: {{type: http, url: '{url}'}}\n"
 CONNECTED_WITHIN = 30.0
 
 
@@ -54,7 +50,11 @@ class Proxy:
         return float(sum(each.user + each.system for each in times))
 
     def rss_bytes(self) -> int:
-        return int(self.process.memory_info().rss)
+        """Of mitmdump, or of all workers and their supervisor."""
+        return sum(int(each.memory_info().rss) for each in (self.process, *self.process.children()))
+
+    def descriptors(self) -> int:
+        return sum(int(each.num_fds()) for each in (self.process, *self.process.children()))
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,26 @@ class Proxies:
 
 
 @contextmanager
-def with_tools(folder: Path, upstream_port: int, mcp_url: str) -> Iterator[Proxy]:
-    """Ours once more, connected to an MCP server."""
-    config = CONFIG.format(upstream=f"http://127.0.0.1:{upstream_port}") + MCP.format(url=mcp_url)
-    with _mitmdump(folder / "tools", options=QUIET, config=config) as mitmdump:
-        mitmdump.wait_for_log("MCP server ours: connected", CONNECTED_WITHIN)
+def with_tools(folder: Path, upstream_port: int, *mcp_urls: str) -> Iterator[Proxy]:
+    """Ours once more, connected to MCP servers."""
+    servers = {f"s{number}": url for number, url in enumerate(mcp_urls, 1)}
+    config = CONFIG.format(upstream=f"http://127.0.0.1:{upstream_port}") + "mcp:\n  servers:\n"
+    config += "".join(MCP.format(name=name, url=url) for name, url in servers.items())
+    with _mitmdump(folder / f"tools-{len(servers)}", options=QUIET, config=config) as mitmdump:
+        for name in servers:
+            mitmdump.wait_for_log(f"MCP server {name}: connected", CONNECTED_WITHIN)
         yield _proxy("ours with tools", mitmdump)
 
 
 @contextmanager
-def running(folder: Path, upstream_port: int) -> Iterator[Proxies]:
-    upstream = f"http://127.0.0.1:{upstream_port}"
+def running(folder: Path, upstream_port: int, upstream_ca: Path | None = None) -> Iterator[Proxies]:
+    """Bare and ours side by side. With an authority, the upstream speaks TLS."""
+    upstream = f"http{'' if upstream_ca is None else 's'}://127.0.0.1:{upstream_port}"
     script = Path(noop_addon.__file__)
-    bare = _mitmdump(folder / "bare", script=script, options=(*QUIET, f"benchmark_upstream={upstream}"), config=None)
-    ours = _mitmdump(folder / "ours", options=QUIET, config=CONFIG.format(upstream=upstream))
+    own = (*QUIET, f"benchmark_upstream={upstream}")
+    bare = _mitmdump(folder / "bare", script=script, options=own, config=None, upstream_ca=upstream_ca)
+    config = CONFIG.format(upstream=upstream)
+    ours = _mitmdump(folder / "ours", options=QUIET, config=config, upstream_ca=upstream_ca)
     with bare, ours:
         yield Proxies(_proxy("bare", bare), _proxy("ours", ours))
 
