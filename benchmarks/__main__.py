@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks import head_of_line, proxies, report, results, traffic
+from benchmarks import fleet, head_of_line, proxies, report, results, traffic, transports
 from benchmarks.measures import QUICK, Bench, Plan, WrongAnswer
 from benchmarks.proxies import Proxies
 from benchmarks.report import Result
@@ -77,9 +77,12 @@ MEASURES: Mapping[str, Callable[[Stage], Awaitable[Sequence[Result]]]] = Mapping
         "first-byte": _first_byte,
         "loss": _loss,
         "stall": head_of_line.measure,
+        "sizes": transports.sizes,
+        "tls": transports.tls,
         "workers": _workers,
         "injecting": _injecting,
         "turns": _turns,
+        "fleet": fleet.measure,
     }
 )
 ON_DEMAND = frozenset[str]()

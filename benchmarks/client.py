@@ -87,6 +87,10 @@ class Run:
         if not self._left:
             return None
         self._left -= 1
+        return self.request()
+
+    def request(self) -> tuple[int, bytes]:
+        """Return a new exchange's id, and its bytes."""
         exchange = next(_exchanges)
         self.upstream.expect(exchange, self.scenario)
         before, after = self.scenario.request_parts
@@ -126,7 +130,7 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._ask()
+        self.ask()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._asked_at is not None:
@@ -149,7 +153,7 @@ class Client(asyncio.Protocol):
             self._run.tally.answered_ms.append((time.perf_counter() - self._asked_at) * 1000)
             self._asked_at = None
             self._run.answered(right=self._right())
-            self._ask()
+            self.ask()
 
     def _saw(self, events: int) -> None:
         upstream = self._run.upstream
@@ -162,7 +166,8 @@ class Client(asyncio.Protocol):
         self._run.tally.delays.extend((now, now - moment) for moment in seen)
         self._events += events
 
-    def _ask(self) -> None:
+    def ask(self) -> None:
+        """Send the run's next request, if it has one."""
         assert self._transport is not None
         request = self._run.next_request()
         if request is None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import traffic
-from benchmarks.client import Tally, load
+from benchmarks.client import Dial, Tally, load, plainly
 from benchmarks.proxies import Proxies, Proxy
 from benchmarks.report import Result
 from benchmarks.traffic import Scenario
@@ -129,16 +129,29 @@ class Bench:
 
     async def _cpu_rounds(self, scenario: Scenario, count: int, *, per: int) -> list[tuple[float, float]]:
         """CPU of (bare, ours) in each round, in microseconds, divided by `per`."""
+
+        async def once(proxy: Proxy) -> None:
+            await self._load(proxy, scenario, count)
+
+        return await self._rounds(scenario.name, once, per=per)
+
+    async def _rounds(
+        self, name: str, once: Callable[[Proxy], Awaitable[None]], *, per: int
+    ) -> list[tuple[float, float]]:
         rounds: list[tuple[float, float]] = []
         for number in range(self._plan.rounds):
-            self._say(f"{scenario.name}, round {number + 1} of {self._plan.rounds}")
+            self._say(f"{name}, round {number + 1} of {self._plan.rounds}")
             used: dict[str, float] = {}
             for proxy in self._proxies.in_turn(number):
                 before = await proxy.cpu_seconds()
-                await self._load(proxy, scenario, count)
+                await once(proxy)
                 used[proxy.name] = (await proxy.cpu_seconds() - before) * 1e6 / per
             rounds.append((used[self._proxies.bare.name], used[self._proxies.ours.name]))
         return rounds
+
+    def _dial(self, proxy: Proxy) -> Dial:
+        """Return how clients connect to a proxy."""
+        return plainly
 
     async def _load(self, proxy: Proxy, scenario: Scenario, count: int, *, connections: int = 0) -> Tally:
         tally = await load(
@@ -148,6 +161,7 @@ class Bench:
             count=count,
             connections=connections or self._plan.connections,
             timeout=LOAD_TIMEOUT,
+            dial=self._dial(proxy),
         )
         if tally.wrong:
             raise WrongAnswer(f"{tally.wrong} of {count} answers through {proxy.name} were wrong ({scenario.name})")

@@ -46,6 +46,9 @@ class Proxy:
     async def cpu_seconds(self) -> float:
         """User and system time of all its threads and workers, once what they still had to do is done."""
         await asyncio.sleep(SETTLED_AFTER)
+        return self.cpu_now()
+
+    def cpu_now(self) -> float:
         times = [each.cpu_times() for each in (self.process, *self.process.children())]
         return float(sum(each.user + each.system for each in times))
 
@@ -93,10 +96,10 @@ def running(folder: Path, upstream_port: int, upstream_ca: Path | None = None) -
 
 
 @contextmanager
-def serving(folder: Path, upstream_port: int, workers: int) -> Iterator[Proxy]:
-    """Ours as `aibridge serve` runs it, with so many workers on uvloop."""
+def serving(folder: Path, upstream_port: int, workers: int, more: str = "") -> Iterator[Proxy]:
+    """Ours as `aibridge serve` runs it, with so many workers on uvloop. `more` is added to its configuration."""
     folder.mkdir()
-    config = CONFIG.format(upstream=f"http://127.0.0.1:{upstream_port}")
+    config = CONFIG.format(upstream=f"http://127.0.0.1:{upstream_port}") + more
     with Serve(folder, workers=workers, event_loop="uvloop", options=QUIET, config=config) as made:
         yield _proxy("ours" if workers > 1 else "one worker", made)
 

@@ -13,6 +13,7 @@ PROMPT = "Explain in one sentence what a proxy does, and then in another one why
 TEXT = "A proxy stands between a client and a server and passes their messages on. " * 4
 TOKEN = " proxies"
 """What one delta adds, like a token of a real answer."""
+PREFIXES = ("/anthropic/", "/openai/")
 INCLUDE_USAGE = b'"include_usage":true'
 
 
@@ -40,7 +41,7 @@ class Answer:
 class Scenario:
     name: str
     path: str
-    """Below the proxy's own address: the provider's name, then its API's path."""
+    """Below the proxy's own address: the provider's name, then its API's path. Within a tunnel, only the latter."""
     request: dict[str, Any]
     answer: Answer
     """What the client is to receive, byte for byte."""
@@ -52,7 +53,7 @@ class Scenario:
 
     @property
     def upstream_path(self) -> str:
-        return "/" + self.path.split("/", 2)[2]
+        return "/" + self.path.split("/", 2)[2] if self.path.startswith(PREFIXES) else self.path
 
     def answer_to(self, body: bytes) -> Answer:
         """What the upstream sends to a request with this body."""
