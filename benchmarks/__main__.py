@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks import fleet, head_of_line, proxies, report, results, traffic, transports
+from benchmarks import crowds, fleet, head_of_line, proxies, report, results, traffic, transports
 from benchmarks.measures import QUICK, Bench, Plan, WrongAnswer
 from benchmarks.proxies import Proxies
 from benchmarks.report import Result
@@ -79,6 +79,8 @@ MEASURES: Mapping[str, Callable[[Stage], Awaitable[Sequence[Result]]]] = Mapping
         "stall": head_of_line.measure,
         "sizes": transports.sizes,
         "tls": transports.tls,
+        "streams": crowds.streams,
+        "idle": crowds.idle,
         "workers": _workers,
         "injecting": _injecting,
         "turns": _turns,

@@ -33,7 +33,7 @@ class Asked(Scenario):
 
 
 def conversation(assumed: Assumptions, number: int) -> Iterator[Scenario]:
-    """Yield a session's requests, and those of the sessions that follow it. Each answer but a prompt's last has a call."""
+    """Yield the requests of a session, and of those that follow it. All answers but a prompt's last have a call."""
     turns = assumed.tool_calls_per_prompt + 1
     session, call = str(uuid.uuid4()), ""
     for place, size in enumerate(assumed.sizes(number)):

@@ -87,7 +87,7 @@ class _Transports(Bench):
 
     async def h2(self, scenario: Scenario, share: int | None) -> Result:
         """Measure a client with one HTTP/2 connection for all its requests."""
-        count = self._plan.streams if share is None else self._plan.requests // share
+        count = self._plan.connections if share is None else self._plan.requests // share
         kind, per = ("chunk", count * traffic.EVENTS) if share is None else ("request", count)
 
         async def once(proxy: Proxy) -> None:
