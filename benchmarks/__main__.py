@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks import crowds, fleet, head_of_line, proxies, report, results, traffic, transports
+from benchmarks import crowds, fleet, head_of_line, proxies, report, results, server_measures, soak, traffic, transports
 from benchmarks.measures import QUICK, Bench, Plan, WrongAnswer
 from benchmarks.proxies import Proxies
 from benchmarks.report import Result
@@ -84,10 +84,12 @@ MEASURES: Mapping[str, Callable[[Stage], Awaitable[Sequence[Result]]]] = Mapping
         "workers": _workers,
         "injecting": _injecting,
         "turns": _turns,
+        "servers": server_measures.measure,
         "fleet": fleet.measure,
+        "soak": soak.measure,
     }
 )
-ON_DEMAND = frozenset[str]()
+ON_DEMAND = frozenset({"soak"})
 """Measures that need an installation or an hour, so they run only where `--only` names them."""
 
 
