@@ -13,7 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks import crowds, fleet, head_of_line, proxies, report, results, server_measures, soak, traffic, transports
+from benchmarks import (
+    crowds,
+    fleet,
+    head_of_line,
+    peers,
+    proxies,
+    report,
+    results,
+    server_measures,
+    soak,
+    traffic,
+    transports,
+)
 from benchmarks.measures import QUICK, Bench, Plan, WrongAnswer
 from benchmarks.proxies import Proxies
 from benchmarks.report import Result
@@ -86,10 +98,11 @@ MEASURES: Mapping[str, Callable[[Stage], Awaitable[Sequence[Result]]]] = Mapping
         "turns": _turns,
         "servers": server_measures.measure,
         "fleet": fleet.measure,
+        "peers": peers.measure,
         "soak": soak.measure,
     }
 )
-ON_DEMAND = frozenset({"soak"})
+ON_DEMAND = frozenset({"peers", "soak"})
 """Measures that need an installation or an hour, so they run only where `--only` names them."""
 
 

@@ -56,7 +56,7 @@ async def streams(stage: Stage) -> list[Result]:
         ),
         Result(f"{name}, delay of an event, p50", "ms", ours.p50_ms, bare=bare.p50_ms),
         Result(f"{name}, delay of an event, p99", "ms", ours.p99_ms, bare=bare.p99_ms),
-        Result(f"{name}, cores", "", ours.cores, bare=bare.cores, ratio=ours.cores / bare.cores),
+        Result(f"{name}, CPU", "cores", ours.cores, bare=bare.cores, ratio=ours.cores / bare.cores),
         Result(
             f"{name}, memory",
             "MB",
