@@ -164,7 +164,7 @@ class Bridge:
         self.dumper = _dumper(settings)
         self.refuses_usage = UsageRefusals()
         """The models that refused `stream_options.include_usage`."""
-        self.refused_tools = RefusedTools()
+        self.refused_tools = RefusedTools(time.monotonic)
         """The injected tools that providers refused."""
         self.ssl_insecure = False
         """Whether mitmproxy's option turns the verification of upstream certificates off."""

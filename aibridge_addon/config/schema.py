@@ -159,7 +159,9 @@ def rendered(entry: HttpServer | StdioServer, actor: str, metadata: Mapping[str,
         }
 
     if isinstance(entry, HttpServer):
-        return entry.model_copy(update={"headers": texts(entry.headers)})
+        # A header's value has no blanks around it (RFC 9110, section 5.5), but an actor's name may have.
+        headers = {name: SecretStr(text.get_secret_value().strip()) for name, text in texts(entry.headers).items()}
+        return entry.model_copy(update={"headers": headers})
     return entry.model_copy(update={"env": texts(entry.env)})
 
 

@@ -110,7 +110,8 @@ class Servers:
         def personal(name: str, entry: Settings) -> PersonalConnections:
             def of_actor(caller: Caller, publish: Callable[[], None]) -> Connection:
                 actor = printable(caller.actor)
-                return connection(name, rendered(entry, actor, caller.metadata), publish, actor)
+                metadata = {key: printable(str(value)) for key, value in caller.metadata.items()}
+                return connection(name, rendered(entry, actor, metadata), publish, actor)
 
             return PersonalConnections(
                 listing_of(name, entry),

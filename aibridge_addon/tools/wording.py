@@ -20,8 +20,9 @@ MAX_REASON = 300
 """Characters of a server's text in a log line."""
 MAX_ERROR = 4096
 """Characters of a server's error that a model gets."""
+NO_HEADERS = "its headers_command has yielded no headers"
 REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (HeaderCommandError, "its headers_command has yielded no headers"),
+    (HeaderCommandError, NO_HEADERS),
     (httpx2.TimeoutException, "it did not answer in time"),
     (httpx2.TransportError, "it cannot be reached"),
     (FileNotFoundError, "its command was not found: name its full path, or put its folder on PATH"),
@@ -60,6 +61,11 @@ class Wording:
         """Return a server's error for a model."""
         text = self.masked(error.message)
         return text if len(text) <= MAX_ERROR else text[:MAX_ERROR] + "…"
+
+
+def is_about_credential(reason: str) -> bool:
+    """Return whether a reason is about the credential of a connection, and not about the server."""
+    return reason == NO_HEADERS or reason.endswith(tuple(f"(HTTP {status})" for status in (401, 403)))
 
 
 def cause(error: BaseException) -> BaseException:

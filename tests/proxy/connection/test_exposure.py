@@ -101,13 +101,37 @@ def test_credentials_of_mcp_servers_are_central_too() -> None:
 
 
 @pytest.mark.parametrize(
+    "args",
+    [
+        ["-y", "mcp-remote", "https://mcp.test/mcp", "--header", "Authorization: Bearer 0123456789abcdef"],
+        ["--header", "X-Api-Key:abc"],
+        ["--api-key", "abc"],
+        ["--API_KEY=abc"],
+        ["--github-token", "abc"],
+        ["sk-ant-api03-0123456789abcdefghijklmnop"],
+        ["postgresql://app:secret-of-the-database@db.test/app"],
+        ["https://mcp.test/mcp?api_key=0123456789abcdef"],
+    ],
+)
+def test_a_credential_in_a_programs_arguments_is_central_too(args: list[str]) -> None:
+    found = settings(mcp={"servers": {"s": {"command": "x", "args": args}}})
+    with pytest.raises(ConfigError) as error:
+        check_exposure(found, options(), "aibridge.yaml")
+    assert [problem.path for problem in error.value.problems] == ["mcp.servers.s.args"]
+    check_exposure(found, options(**LOOPBACK), "aibridge.yaml")
+
+
+@pytest.mark.parametrize(
     "server",
     [
         {"url": "https://mcp.test/mcp"},
         {"url": "https://mcp.test/mcp", "headers": {}},
         {"url": "https://mcp.test/mcp", "headers": {"Authorization": ""}},
         {"url": "https://mcp.test/mcp?key=k", "headers": {"Authorization": "Bearer t"}, "allow_anonymous": True},
-        {"command": "x", "args": ["--utc"]},
+        {
+            "command": "x",
+            "args": ["--utc", "--keyboard", "us", "--token", "--verbose", "path:to", "https://[mcp.test/key?a=b"],
+        },
         {"command": "x", "env": {"TOKEN": "t"}, "allow_anonymous": True},
     ],
 )
