@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -81,8 +82,10 @@ def costs_of(measured: Mapping[str, Measured]) -> Costs | None:
         else []
     )
     points = zip(_numbers(values["request_bytes"]), _numbers(values["request_us"]), strict=True)
-    names = ("chunk_us", "worker_mb", "stream_kb", "idle_kb", "rows", "sqlite_bytes", "postgres_bytes")
-    names += ("postgres_us", "postgres_connections")
+    names = (
+        *("chunk_us", "worker_mb", "stream_kb", "idle_kb", "rows", "sqlite_bytes", "postgres_bytes"),
+        *("postgres_us", "postgres_connections"),
+    )
     return Costs(
         request_us=list(points), connection_us=new[0] if new else 0.0, **{name: _number(values[name]) for name in names}
     )
@@ -99,7 +102,8 @@ def _table(measure: str, measured: Mapping[str, Measured]) -> str:
     found = measured.get(measure)
     if found is None:
         return MISSING
-    return f"{found.measured_at[:10]}: {found.machine}; load before: {found.load:.1f}.\n\n```\n{as_table(found.results)}\n```"
+    which = wrapped(f"{found.measured_at[:10]}: {found.machine}; load before: {found.load:.1f}.")
+    return f"{which}\n\n```\n{as_table(found.results)}\n```"
 
 
 def _plots(measured: Mapping[str, Measured]) -> str:
@@ -118,7 +122,12 @@ def _fleet(measured: Mapping[str, Measured]) -> str:
 
 
 def _assumptions(_: Mapping[str, Measured]) -> str:
-    return "\n".join(f"- **{name[0].upper()}{name[1:]}**: {source}." for name, source in SOURCES.items())
+    items = (f"- **{name[0].upper()}{name[1:]}**: {source}." for name, source in SOURCES.items())
+    return "\n".join(wrapped(item, "  ") for item in items)
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 COLUMNS: Mapping[str, Callable[[Prediction], str]] = MappingProxyType(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -35,7 +36,7 @@ model_list:
 - model_name: claude-sonnet-4-5-20250929
   litellm_params: {{model: anthropic/claude-sonnet-4-5-20250929, api_base: '{upstream}', api_key: test-key}}
 litellm_settings: {{telemetry: false}}
-general_settings: {{forward_client_headers_to_llm_api: true}}
+general_settings: {{forward_client_headers_to_llm_api: true, master_key: '{key}'}}
 """
 ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "DISABLE_AIOHTTP_TRUST_ENV": "True"}
 """It takes its price list from its package, and asks nothing of the network."""
@@ -67,7 +68,8 @@ def _install(stage: Stage) -> Path:
 
 @dataclass(frozen=True)
 class Peer(Proxy):
-    listening: int = 0
+    listening: int
+    key: str
 
     @property
     def port(self) -> int:
@@ -78,16 +80,19 @@ class Peer(Proxy):
 async def _litellm(stage: Stage, python: Path) -> AsyncIterator[Peer]:
     folder, port = stage.folder("peers"), _free_port()
     config = folder / "litellm.yaml"
-    config.write_text(CONFIG.format(upstream=f"http://127.0.0.1:{stage.upstream.port}"))
-    command = [python.with_name("litellm"), "--config", config, "--host", "127.0.0.1", "--port", str(port)]
+    key = f"sk-{secrets.token_hex(24)}"  # it refuses to start without a long one
+    config.write_text(CONFIG.format(upstream=f"http://127.0.0.1:{stage.upstream.port}", key=key))
+    command = [str(python.with_name("litellm")), "--config", str(config), "--host", "127.0.0.1", "--port", str(port)]
     environment = {"PATH": os.environ["PATH"], "HOME": str(folder), **ENVIRONMENT}
     stage.say("starting LiteLLM with one worker, without a database")
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(  # noqa: ASYNC220
+            command, cwd=folder, env=environment, stdout=log, stderr=log
+        )
     try:
         async with asyncio.timeout(STARTED_WITHIN):
             await _listening(process, port)
-        yield Peer("LiteLLM", stage.both.ours.mitmdump, psutil.Process(process.pid), port)
+        yield Peer("LiteLLM", stage.both.ours.mitmdump, psutil.Process(process.pid), port, key)
     except BaseException:
         print((folder / "log").read_text(errors="replace")[-4000:], file=sys.stderr)
         raise
@@ -124,9 +129,16 @@ class _Peer(Bench):
 
     def __init__(self, stage: Stage, peer: Peer) -> None:
         super().__init__(Proxies(stage.both.bare, peer), stage.upstream, stage.plan, stage.say)
+        self._key = peer.key
 
     async def compare(self, scenario: Scenario, count: int, events: int, kind: str) -> Result:
-        peer = _Foreign(**vars(scenario))
+        peer = _Foreign(
+            scenario.name,
+            scenario.path,
+            scenario.request,
+            scenario.answer,
+            headers={**scenario.headers, "X-Api-Key": self._key},
+        )
         usual = replace(scenario, path="/anthropic" + scenario.path)
 
         async def once(proxy: Proxy) -> None:
