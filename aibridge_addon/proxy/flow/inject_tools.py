@@ -165,7 +165,9 @@ def tool_run(
 
 def caller_of(head: Head, exchange: Exchange) -> Caller:
     """Return who the request's calls run for."""
-    return Caller(head.actor.id, exchange.id, head.actor.metadata)
+    actor, bridge = head.actor, head.bridge
+    any_name = actor.source == "default" or (actor.source == "user" and bridge.accepts_any_user)
+    return Caller(actor.id, exchange.id, actor.metadata, anonymous=bridge.is_exposed and any_name)
 
 
 def catalog_for(head: Head) -> Catalog:

@@ -88,12 +88,15 @@ def test_credentials_of_mcp_servers_are_central_too() -> None:
                 "http": {"url": "https://mcp.test/mcp", "headers": {"Authorization": "Bearer mcp-secret"}},
                 "query": {"url": "https://mcp.test/mcp?key=mcp-secret"},
                 "program": {"command": "x", "env": {"TOKEN": "mcp-secret"}},
-            }
+                "login": {"url": "https://mcp.test/mcp", "oauth": {}},
+            },
+            "token_key": "k" * 44,
         }
     )
     with pytest.raises(ConfigError, match="allow_anonymous: true at this server") as error:
         check_exposure(found, options(), "aibridge.yaml")
     paths = ["mcp.servers.http.headers", "mcp.servers.query.url", "mcp.servers.program.env"]
+    paths.append("mcp.servers.login.oauth")
     assert [problem.path for problem in error.value.problems] == paths
     assert "mcp-secret" not in str(error.value)
     check_exposure(found, options(**LOOPBACK), "aibridge.yaml")
