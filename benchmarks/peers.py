@@ -30,7 +30,7 @@ from benchmarks.traffic import Scenario
 FOLDER = Path(__file__).parents[1] / "build" / "peers"
 """Made once; `make clean` removes it."""
 PACKAGE = "litellm[proxy]==1.108.*"
-STARTED_WITHIN = 120.0
+STARTED_WITHIN = 300.0
 CONFIG = """\
 model_list:
 - model_name: claude-sonnet-4-5-20250929
