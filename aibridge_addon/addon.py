@@ -201,6 +201,8 @@ class AIBridge:
     def _use(self, bridge: Bridge) -> None:
         """Serve new requests with this bridge, which has started."""
         self._bridge = bridge
+        if (life := self._life) is not None:
+            bridge.served_at = lambda: life.metrics_at or bridge.address
         self._classifier = RequestClassifier(bridge, self._classifier)
         self._follow_options(bridge)
         terminal.use_format(bridge.settings.log.format)
@@ -220,6 +222,8 @@ class AIBridge:
     def _follow_options(self, bridge: Bridge) -> None:
         """Bring up to date what depends on mitmproxy's options, too."""
         bridge.ssl_insecure, bridge.reads_websockets = ctx.options.ssl_insecure, ctx.options.websocket
+        bridge.is_exposed = exposure.reachable_from_other_machines(ctx.options)
+        bridge.accepts_any_user = ctx.options.proxyauth == "any"
         if self._clients is not None:
             self._clients.limits = bridge.settings.limits
         replace_authentication(ctx.master.addons, bridge.settings.limits)

@@ -34,11 +34,13 @@ from aibridge_addon.recording.database import (
     budget_store,
     continuation_reader,
     database_sink,
+    mcp_logins,
     pruner,
     result_ledger,
     token_cache,
     tool_pins,
 )
+from aibridge_addon.recording.mcp_logins import McpLogins
 from aibridge_addon.recording.preparation import Preparation
 from aibridge_addon.recording.stream import RecordStream
 from aibridge_addon.recording.tool_pins import ToolPins
@@ -60,6 +62,7 @@ from aibridge_addon.telemetry.prometheus.sink import prometheus_sink
 from aibridge_addon.telemetry.tracing.sink import trace_contexts, tracing_sink
 
 if TYPE_CHECKING:
+    from aibridge_addon.tools.oauth.logins import Logins
     from aibridge_addon.tools.servers import Servers
 
 logger = logging.getLogger(__name__)
@@ -141,9 +144,17 @@ class Bridge:
         """The bytes of requests and answers in memory."""
         self.traces = trace_contexts(settings)
         """Returns the trace context of an interception, for tool servers. None: traces are off."""
+        self.served_at: Callable[[], str] = lambda: self.address
+        """Return where the pages of this process are to be had, as host and port: a supervisor may serve them."""
+        self.is_exposed = False
+        """Whether other machines can reach the proxy."""
+        self.accepts_any_user = False
+        """Whether mitmproxy accepts every name with every password (`--proxyauth any`)."""
+        self._mcp_logins = mcp_logins(settings) if settings.mcp.logins else None
+        logins = self._logins(self._mcp_logins) if self._mcp_logins is not None else None
         self._tool_pins = tool_pins(settings) if any(s.pin for s in settings.mcp.servers.values()) else None
         self.servers = _servers(
-            settings, self._tool_server_connected if self.traces is not None else None, self._tool_pins
+            settings, self._tool_server_connected if self.traces is not None else None, self._tool_pins, logins
         )
         """The MCP servers whose tools are injected. None: none are configured."""
         self.tool_access = ToolAccess({name: server.actors for name, server in settings.mcp.servers.items()})
@@ -164,7 +175,7 @@ class Bridge:
         self.dumper = _dumper(settings)
         self.refuses_usage = UsageRefusals()
         """The models that refused `stream_options.include_usage`."""
-        self.refused_tools = RefusedTools()
+        self.refused_tools = RefusedTools(time.monotonic)
         """The injected tools that providers refused."""
         self.ssl_insecure = False
         """Whether mitmproxy's option turns the verification of upstream certificates off."""
@@ -179,6 +190,8 @@ class Bridge:
         self.listening = False
         """Whether the proxy's ports are open. Until then, `/readyz` reports that no request can come."""
         self._sinks = [sink for make in sinks if (sink := make(settings, self._readiness)) is not None]
+        if logins is not None:
+            self._serve_logins(logins)
         self.instance_id = next((sink.instance_id for sink in self._sinks if sink.instance_id), str(uuid.uuid4()))
         """The id under which rows of this bridge are written."""
         self._log = RedactedLog(Redactor(settings.recording.redact).text)
@@ -202,6 +215,19 @@ class Bridge:
         self._ending: asyncio.Future[None] | None = None
         self._closed = False
         """Whether `close` has waited for every part: what has not ended by then is not waited for again."""
+
+    def _logins(self, database: McpLogins) -> Logins:
+        from aibridge_addon.tools.oauth.logins import Logins
+
+        settings = self.settings
+        return Logins.made(database, settings.mcp, settings.egress, lambda: self.served_at())
+
+    def _serve_logins(self, logins: Logins) -> None:
+        from aibridge_addon.tools.oauth.pages import LoginPages
+
+        pages = LoginPages(logins)
+        for sink in self._sinks:
+            sink.answer_page = pages.answer
 
     def count_in(self, memory: Memory) -> None:
         """Share a budget for what is in memory with other bridges of the process. Call it before the start."""
@@ -252,6 +278,8 @@ class Bridge:
             parts.append(Part(lambda timeout: dumper.close(_side(timeout)), open=dumper.start))
         if (pins := self._tool_pins) is not None:
             parts.append(Part(lambda _: pins.close()))
+        if (database := self._mcp_logins) is not None:
+            parts.append(Part(lambda _: database.close()))
         if (servers := self.servers) is not None:
             parts.append(
                 Part(
@@ -388,6 +416,7 @@ def _state(server: ServerState) -> dict[str, Any]:
         "required": server.required,
         "tools": server.tools,
         "left_out": server.left_out,
+        **({"logged_in": server.logged_in} if server.logged_in is not None else {}),
         **problem,
     }
 
@@ -428,7 +457,10 @@ def _signers(settings: Settings) -> dict[str, Signer]:
 
 
 def _servers(
-    settings: Settings, on_connected: Callable[[ToolServerConnected], None] | None, pins: ToolPins | None
+    settings: Settings,
+    on_connected: Callable[[ToolServerConnected], None] | None,
+    pins: ToolPins | None,
+    logins: Logins | None,
 ) -> Servers | None:
     if not settings.mcp.servers:
         return None
@@ -442,4 +474,5 @@ def _servers(
         actor_connections=mcp.actor_connections,
         actor_idle=mcp.actor_idle,
         pinned=pins.pinned if pins is not None else None,
+        logins=logins,
     )

@@ -109,7 +109,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "proxy.interactive": DOMAIN | {"interception", "bridge", "proxy.flow"},
     "proxy": {"bridge", "config", "interception", "proxy.connection", "records", "telemetry", "wire"},
-    "proxy.workers": {"config", "proxy", "proxy.connection", "telemetry"},
+    "proxy.workers": {"config", "proxy", "proxy.connection", "records", "telemetry"},
     "addon": {
         *("bridge", "config", "proxy", "proxy.connection", "proxy.flow", "proxy.interactive", "proxy.stream"),
         "records",

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from aibridge_addon.cli import output
+from aibridge_addon.cli import output, tools_logout
 from aibridge_addon.cli.database import add_options, settings_of
 from aibridge_addon.cli.examples import examples
 from aibridge_addon.config.errors import did_you_mean
@@ -40,8 +40,8 @@ NOTHING = "No MCP servers are configured. docs/tools.md describes how to add one
 COLUMNS = ("server", "tool", "name", "offered", "reason", "description")
 
 DESCRIPTION = """Connect to the MCP servers of the configuration, as the bridge does, and list their tools: which are
-offered to models, under which names, and why others are left out. `call NAME` calls one. The exit code is 1 if a
-server cannot be reached, or if the call fails."""
+offered to models, under which names, and why others are left out. `call NAME` calls one, and `logout SERVER` ends
+logins. The exit code is 1 if a server cannot be reached, or if the call fails."""
 
 EXAMPLES = examples(
     "aibridge tools list --config aibridge.yaml",
@@ -80,7 +80,9 @@ def add(commands: Any) -> None:
     _add_actor(approve)
     add_options(approve)
     approve.set_defaults(run=_approve)
-    for option in (*listing._actions, *call._actions, *approve._actions):
+    logout = tools_logout.add(actions)
+    _add_actor(logout)
+    for option in (*listing._actions, *call._actions, *approve._actions, *logout._actions):
         if option.dest in ("servers", "json", "csv", "config", "database", "actor"):
             option.default = argparse.SUPPRESS  # what stands before the action counts, too
     call.set_defaults(run=_call)
@@ -135,6 +137,8 @@ def _write(servers: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
     for server in servers:
         own = [row for row in rows if row["server"] == server["name"]]
         state = f"up, {server['tools']} tools offered" if server["up"] else f"away: {server['problem']}"
+        if server["logged_in"] is False:
+            state = "not logged in: call a tool to get a link"
         left_out = f", {rest} left out" if (rest := len(own) - server["tools"]) else ""
         required = ", required" if server["required"] else ""
         output.write(one_line(f"{server['name']}: {state}{left_out}{required}") + "\n")
@@ -165,6 +169,7 @@ async def _listed(
                 "tools": state.tools,
                 "left_out": len(servers.left_out(state.name)),
                 "problem": state.problem or (None if state.is_up else "it did not answer in time"),
+                "logged_in": state.logged_in,
             }
             for state in servers.states()
         ]
@@ -195,8 +200,9 @@ async def _connected(settings: Settings, names: Sequence[str], caller: Caller) -
     from aibridge_addon.tools.servers import Servers
 
     mcp = settings.mcp
-    servers = Servers({name: mcp.servers[name] for name in names}, pinned=partial(_pinned, settings))
-    with _quiet():
+    with _quiet(), tools_logout.logins_of(settings) as logins:
+        chosen = {name: mcp.servers[name] for name in names}
+        servers = Servers(chosen, pinned=partial(_pinned, settings), logins=logins)
         servers.start()
         try:
             timeout = max(mcp.servers[name].startup_timeout for name in names)

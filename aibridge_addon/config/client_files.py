@@ -219,6 +219,7 @@ def own_entry(
         rest["startup_timeout_ms"] = rest.pop("timeout")
     _read_command(made, rest)
     _read_headers(made, rest)
+    _read_oauth(made, rest)
     for key in ("env", "headers"):
         if isinstance(made.get(key), dict):
             made[key] = {each: _text(value) for each, value in made[key].items() if value is not None}
@@ -260,6 +261,23 @@ def _read_headers(made: dict[str, Any], rest: dict[str, Any]) -> None:
         made["headers"] = {**nested, **_as_dict(made.get("headers"))}
     if isinstance(token := rest.pop("bearerToken", rest.pop("bearer_token", None)), str):
         made["headers"] = {"Authorization": f"Bearer {token}", **_as_dict(made.get("headers"))}
+
+
+def _read_oauth(made: dict[str, Any], rest: dict[str, Any]) -> None:
+    """Read how people log in. Where a client listens itself, and which endpoints it uses, is found out instead."""
+    given = rest.get("oauth")
+    if "url" not in made or not isinstance(given, dict | bool):
+        return
+    del rest["oauth"]
+    if given is False or (isinstance(given, dict) and given.get("enabled") is False):
+        return
+    words = {key.replace("_", "").lower(): value for key, value in (given if isinstance(given, dict) else {}).items()}
+    found = {
+        "client_id": words.get("clientid"),
+        "client_secret": words.get("clientsecret"),
+        "scopes": words.get("scopes", words.get("scope")),
+    }
+    made["oauth"] = {key: value for key, value in found.items() if value is not None}
 
 
 def _text(value: Any) -> Any:

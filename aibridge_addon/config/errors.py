@@ -22,7 +22,12 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 Location = tuple[str | int, ...]
 
-SECRET_KEYS = frozenset({"api_key", "access_key", "secret_key", "headers", "env", "args", "url", "database"})
+SECRET_KEYS = frozenset(
+    {
+        *("api_key", "access_key", "secret_key", "client_secret", "token_key"),
+        *("headers", "env", "args", "url", "database"),
+    }
+)
 """Values of these keys are named by their type only. MCP servers' URLs often contain keys."""
 
 MIN_ABBREVIATION = 3

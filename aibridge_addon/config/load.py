@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from aibridge_addon.config import values
 from aibridge_addon.config.errors import ConfigError, Problem, describe, problems_from
 from aibridge_addon.config.mcp_file import merge_client_file
+from aibridge_addon.config.oauth import add_key
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.config.source import Document, expand, read_yaml
 from aibridge_addon.config.urls import DatabaseUrl
@@ -47,6 +48,7 @@ def load(
     problems += document.problems
     merge_client_file(document, environ, problems)
     _merge_groups_file(document, problems)
+    add_key(document.values.get("mcp"), environ)
     settings = _validated(document, problems)
     if problems or settings is None:
         raise ConfigError(problems)

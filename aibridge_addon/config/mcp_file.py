@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from aibridge_addon.config import client_files, values
 from aibridge_addon.config.client_files import Refused, Root
 from aibridge_addon.config.errors import ConfigError, Problem, describe, dotted, most_similar, problems_from
+from aibridge_addon.config.oauth import KEY_VARIABLE, NEEDS_KEY
 from aibridge_addon.config.schema import HttpServer, StdioServer, server_class
 from aibridge_addon.config.source import Document, expand, read_json
 
@@ -56,7 +57,10 @@ def _servers_of_file(name: str, document: Document, environ: Mapping[str, str], 
     if root is None:
         found = content.get("mcpServers") if isinstance(content, dict) else content
         raise ConfigError([Problem("mcpServers", describe(found, hidden=False), "a mapping", file)])
-    reader = _Reader(file, root, _places(path), environ)
+    mcp = document.values["mcp"]
+    reader = _Reader(
+        file, root, _places(path), environ, has_key=bool(mcp.get("token_key") or environ.get(KEY_VARIABLE))
+    )
     servers: dict[str, Server] = {}
     for given, entry in root.entries.items():
         wanted = re.sub(r"[^A-Za-z0-9_-]+", "_", given)
@@ -94,11 +98,15 @@ def _places(path: Path) -> Mapping[str, str]:
 class _Reader:
     """Reads entries of one file."""
 
-    def __init__(self, file: str, root: Root, places: Mapping[str, str], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, file: str, root: Root, places: Mapping[str, str], environ: Mapping[str, str], *, has_key: bool
+    ) -> None:
+        """`has_key`: whether tokens of people who log in can be encrypted."""
         self._file = file
         self._root = root
         self._places = places
         self._environ = environ
+        self._has_key = has_key
 
     def path(self, *keys: str | int) -> str:
         return dotted((*self._root.at, *keys))
@@ -129,7 +137,14 @@ class _Reader:
             return None
 
     def _server(self, name: str, part: Document) -> Server | None:
-        known = {*HttpServer.model_fields, *StdioServer.model_fields} - {"type", "url", "command", "allow", "deny"}
+        known = {*HttpServer.model_fields, *StdioServer.model_fields} - {
+            "type",
+            "url",
+            "command",
+            "allow",
+            "deny",
+            "oauth",
+        }
         own, unknown = client_files.own_entry(name, part.values, known, self._root)
         model = server_class(own | {key: part.values[key] for key in unknown})
         missing = [key for key, field in model.model_fields.items() if field.is_required() and key not in own]
@@ -145,6 +160,9 @@ class _Reader:
                 prefix=(*self._root.at, name),
             )
             self._refuse(*found)
+            return None
+        if isinstance(server, HttpServer) and server.oauth is not None and not self._has_key:
+            self._refuse(Problem(self.path(name, "oauth"), "a login, and mcp.token_key is null", NEEDS_KEY, self._file))
             return None
         if unknown:
             logger.warning("%s: %s: keys that are not understood: %s", self._file, self.path(name), _listed(unknown))

@@ -24,6 +24,7 @@ from aibridge_addon.config.actor_templates import ActorTemplate
 from aibridge_addon.config.budgets import LONGEST_PERIOD, Budget, Groups, unique_budgets
 from aibridge_addon.config.commands import Command
 from aibridge_addon.config.errors import most_similar, rejected
+from aibridge_addon.config.oauth import KEY_VARIABLE, NEEDS_KEY, Keys, OptionalLoginUrl, OptionalOAuth
 from aibridge_addon.config.providers import DEFAULT_PROVIDERS, Provider, unique_or_default
 from aibridge_addon.config.tool_actors import ToolActors
 from aibridge_addon.config.urls import DatabaseUrl
@@ -110,6 +111,7 @@ class HttpServer(_Server):
     headers: Mapping[values.HeaderName, values.SecretText] = Field(default_factory=dict)
     headers_command: Command = ()
     send_actor_headers: bool = False
+    oauth: OptionalOAuth = None
 
     @property
     def templates(self) -> Mapping[str, ActorTemplate]:
@@ -123,6 +125,7 @@ class HttpServer(_Server):
             *(["url"] if urlsplit(self.url.get_secret_value()).query else []),
             *(["headers"] if any_text(self.headers.values()) else []),
             *(["headers_command"] if self.headers_command else []),
+            *(["oauth"] if self.oauth is not None else []),
         ]
 
     @property
@@ -159,7 +162,9 @@ def rendered(entry: HttpServer | StdioServer, actor: str, metadata: Mapping[str,
         }
 
     if isinstance(entry, HttpServer):
-        return entry.model_copy(update={"headers": texts(entry.headers)})
+        # A header's value has no blanks around it (RFC 9110, section 5.5), but an actor's name may have.
+        headers = {name: SecretStr(text.get_secret_value().strip()) for name, text in texts(entry.headers).items()}
+        return entry.model_copy(update={"headers": headers})
     return entry.model_copy(update={"env": texts(entry.env)})
 
 
@@ -208,6 +213,17 @@ class Mcp(values.Section):
     keepalive_interval: values.Seconds = 10
     actor_connections: values.Positive = 100
     actor_idle: values.Seconds = 600
+    login_url: OptionalLoginUrl = None
+    token_key: Keys = ()
+
+    @property
+    def logins(self) -> Mapping[str, HttpServer]:
+        """The servers at which each actor logs in."""
+        return {
+            name: server
+            for name, server in self.servers.items()
+            if isinstance(server, HttpServer) and server.oauth is not None
+        }
 
     def tool_timeout_of(self, server_name: str) -> float:
         """Return the seconds that a call to a server may take."""
@@ -324,6 +340,17 @@ class Settings(values.Section):
                         shown=f'"{missing}"',
                         at=("mcp", "servers", name, *key.split(".", 1)),
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _logins_have_a_key(self) -> Self:
+        for name, server in self.mcp.logins.items():
+            if not self.mcp.token_key:
+                found = f"null, although mcp.servers.{name}.oauth is set, and no {KEY_VARIABLE} in the environment"
+                raise rejected(NEEDS_KEY, found=found, at=("mcp", "token_key"))
+            if server.headers_command or any(each.lower() == "authorization" for each in server.headers):
+                expected = "either oauth, or a header Authorization or headers_command"
+                raise rejected(expected, found="both", at=("mcp", "servers", name, "oauth"))
         return self
 
     @model_validator(mode="before")

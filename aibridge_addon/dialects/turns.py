@@ -241,6 +241,11 @@ class Injection(ABC):
     MAX_TOOLS: ClassVar[int | None] = None
     """How many tools the API takes in one request. None: as many as fit into the model's context."""
 
+    @property
+    def form(self) -> str:
+        """How tools are written. Injections of the same form write a tool with the same bytes."""
+        return type(self).__name__
+
     def offered(self, body: JSONObject, tools: Sequence[InjectedTool]) -> list[InjectedTool]:
         """Return the tools to inject into this request. Its `Splice` hides calls of these.
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from aibridge_addon.config.schema import Actor as ActorSettings
 from aibridge_addon.credentials.tokens import Grant, Presented
 from aibridge_addon.records import Headers
 
+Source = Literal["token", "user", "header", "default"]
 MAX_ID_LENGTH = 256
 """Characters. Longer names are cut, since a client chooses them."""
 MAX_KNOWN = 4_096
@@ -34,6 +35,8 @@ class Actor:
     """Those of the groups that the request names, also by its token."""
     token: Presented | None = None
     """The token of the bridge that names the actor."""
+    source: Source = field(default="default", compare=False)
+    """What names the actor."""
 
 
 class ActorResolver:
@@ -102,7 +105,8 @@ class ActorResolver:
             return None
         id = name[:MAX_ID_LENGTH]
         groups = tuple(dict.fromkeys((*self.groups_of(id), *named_groups)))
-        return Actor(id, self._settings.metadata, groups, named_groups)
+        source: Source = "user" if proxy_user else "header" if trusted_name else "default"
+        return Actor(id, self._settings.metadata, groups, named_groups, source=source)
 
     def _groups_of(self, id: str) -> tuple[str, ...]:
         groups = self._settings.groups.patterns
@@ -112,7 +116,7 @@ class ActorResolver:
         """Return the actor that a token names."""
         id = grant.actor[:MAX_ID_LENGTH]
         groups = tuple(dict.fromkeys((*self.groups_of(id), *grant.groups)))
-        return Actor(id, self._settings.metadata, groups, grant.groups, token)
+        return Actor(id, self._settings.metadata, groups, grant.groups, token, "token")
 
     def _trusts(self, peer: str) -> bool:
         try:

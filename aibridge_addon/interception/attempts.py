@@ -5,8 +5,10 @@
                                           ├─ RETRY      after a pause, the same request
                                           └─ EXHAUSTED  every central key rests: the bridge answers itself
 
-A refused key rests for the request's model at once. What the provider says in its error then decides (`learn`): the
-key rests for all models, or it does not rest, because the request itself is the reason and no other key would help.
+A refused key rests at once, for the request's model if its rate is limited, otherwise for the route. What the provider
+says in its error then decides (`learn`): the key rests for everything, or it does not rest, because the request itself
+is the reason and no other key would help. A refusal at a route that asks no model is never one for everything, unless
+the provider says so: such a request may need a right that the others do not need, and has limits of its own.
 
 Retried statuses, retry headers and pauses follow the vendors' own SDKs (openai-python and anthropic-sdk-python,
 `_base_client.py`).
@@ -22,7 +24,7 @@ from enum import Enum
 from typing import Any
 
 from aibridge_addon.credentials import key_pool
-from aibridge_addon.credentials.key_pool import Key, KeyPool, Rest
+from aibridge_addon.credentials.key_pool import Exhausted, Key, KeyPool, Rest
 from aibridge_addon.dialects.errors import AnswerError
 from aibridge_addon.wire.json_values import as_text
 
@@ -49,6 +51,8 @@ MAX_ERROR_LENGTH = 200
 
 OF_THE_REQUEST = frozenset({"mismatched_organization", "mismatched_project", "invalid_organization", "invalid_project"})
 """Codes of a 401 that the request's own headers or members cause (OpenAI, "Error codes")."""
+OF_THE_ROUTE = "Missing scopes"
+"""What OpenAI says in the message of a 401 for a key that has no right to this route."""
 TOO_LARGE = "Request too large"
 """How OpenAI begins the message of a 429 for a request that is larger than the limit of tokens per minute."""
 OF_THE_ACCOUNT = frozenset(
@@ -194,8 +198,10 @@ class Attempts:
     pool: KeyPool | None = None
     """The provider's central keys; None: the client sends its own credential, or there is none."""
     max_retries: int = 0
+    route: str = ""
+    """The template of the request's route."""
     model: str = ""
-    """The model that the request names. Empty: it names none, or was not read."""
+    """The model that is asked. Empty: none is, or the request was not read."""
     fault: Fault | None = None
     """Why no key helps. The bridge answers with it in place of another attempt."""
     key: Key | None = None
@@ -226,8 +232,13 @@ class Attempts:
 
     def choose_key(self) -> Key | None:
         """Choose the key for the next attempt."""
-        self.key = self.pool.choose(self._refused, self.model) if self.pool is not None else None
+        self.key = self.pool.choose(self._refused, self.model, self.route) if self.pool is not None else None
         return self.key
+
+    def exhausted(self) -> Exhausted:
+        """Return the answer to the client when every key rests."""
+        assert self.pool is not None
+        return self.pool.exhausted(self.model, self.route)
 
     def after(self, outcome: Outcome, *, jitter: float) -> Step:
         """Decide what follows this attempt, and set `pause` to the seconds to wait before it."""
@@ -239,17 +250,16 @@ class Attempts:
         other_key = may_retry = False
         self.refused_key = self._refusal = None
         if refuses_key and pool is not None and key is not None and outcome.status in (UNAUTHORIZED, RATE_LIMITED):
-            rest = pool.rest(
-                key,
-                retry_after if outcome.status == RATE_LIMITED else None,
-                rate_limited=outcome.status == RATE_LIMITED,
-                model=self.model,
-            )
+            if outcome.status == RATE_LIMITED:
+                route = "" if self.model else self.route
+                rest = pool.rest(key, retry_after, rate_limited=True, model=self.model, route=route)
+            else:
+                rest = pool.rest(key, None, rate_limited=False, route=self.route)
             self._refusal = key, outcome.status, rest
             self._refused.append(key)
             self.refused_key = key_pool.RATE_LIMITED if outcome.status == RATE_LIMITED else key_pool.UNAUTHORIZED
-            other_key = pool.choose(self._refused, self.model) is not None
-            retry_after = pool.wait(self.model)
+            other_key = pool.choose(self._refused, self.model, self.route) is not None
+            retry_after = pool.wait(self.model, self.route)
             may_retry = retry_after < LONGEST_KEY_PAUSE
         else:
             may_retry = True
@@ -279,7 +289,7 @@ class Attempts:
         if code in OF_THE_REQUEST or (status == RATE_LIMITED and error.message.startswith(TOO_LARGE)):
             self.pool.wake(rest)
             self.fault = Fault(status, code[:MAX_CODE], error.message)
-        elif status == UNAUTHORIZED or code in OF_THE_ACCOUNT:
+        elif code in OF_THE_ACCOUNT or (status == UNAUTHORIZED and self.model and OF_THE_ROUTE not in error.message):
             self.pool.rest(key, None, rate_limited=status == RATE_LIMITED)
 
     def _again(self, outcome: Outcome, jitter: float) -> Step:

@@ -1,56 +1,79 @@
 """Remember the tools that a provider has refused, and the models that accept no tools. Sans-io, bounded.
 
-A tool is known by its definition: it is offered again as soon as its server describes it otherwise.
+A tool is known by its definition: it is offered again as soon as its server describes it otherwise. Whether a model
+accepts tools may depend on the request (streaming, reasoning, an output format, the client's choice of hosts). So that
+is known for requests of the same form only, and for an hour.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 from aibridge_addon.dialects.turns import InjectedTool, Injection
+from aibridge_addon.wire.json_object import JSONObject
 
-Key = tuple[str, str, str]
-"""The provider's name, what is refused (tools in a dialect, or a model), and its name."""
-MODEL = "model"
+MODEL_FOR = 3600.0
+"""Seconds for which it is remembered that a model accepts no tools."""
+NOT_OF_THE_CLIENT = frozenset({"tools", "tool_choice", "toolConfig", "stream_options"})
+"""Members that the bridge adds or changes."""
+STREAM = "stream"
 
 
 class RefusedTools:
-    def __init__(self, limit: int = 4096) -> None:
-        """`limit`: entries that are kept. The oldest are forgotten, because clients choose the names of models."""
-        self._known: dict[Key, bytes] = {}
+    def __init__(self, clock: Callable[[], float], limit: int = 4096) -> None:
+        """`clock` returns seconds.
+
+        `limit`: tools and models that are kept. The oldest are forgotten, because clients choose the names of models.
+        """
+        self._tools: dict[tuple[str, str, str], bytes] = {}
+        """Digests of definitions by provider, form and name."""
+        self._models: dict[tuple[str, str, bytes], float] = {}
+        """The time until which they are kept, by provider, model and circumstances."""
+        self._clock = clock
         self._limit = limit
 
     def accepted(self, provider: str, injection: Injection, tools: Sequence[InjectedTool]) -> Sequence[InjectedTool]:
         """Return the tools that this provider has not refused."""
-        if not self._known:
+        if not self._tools:
             return tools
         return [tool for tool in tools if not self._is_refused(provider, injection, tool)]
 
     def _is_refused(self, provider: str, injection: Injection, tool: InjectedTool) -> bool:
-        refused = self._known.get((provider, type(injection).__name__, tool.name))
+        refused = self._tools.get((provider, injection.form, tool.name))
         return refused is not None and refused == _digest(injection, tool)
 
     def add(self, provider: str, injection: Injection, tool: InjectedTool) -> None:
-        self._put((provider, type(injection).__name__, tool.name), _digest(injection, tool))
+        _put(self._tools, (provider, injection.form, tool.name), _digest(injection, tool), self._limit)
 
-    def takes_none(self, provider: str, model: str) -> bool:
-        """Return whether a model accepts no tools."""
-        return (provider, MODEL, model) in self._known
+    def takes_none(self, provider: str, model: str, circumstances: bytes) -> bool:
+        """Return whether a model accepts no tools in such a request."""
+        return self._models.get((provider, model, circumstances), -math.inf) > self._clock()
 
-    def add_model(self, provider: str, model: str) -> None:
-        """Remember that a model accepts no tools."""
-        self._put((provider, MODEL, model), b"")
+    def add_model(self, provider: str, model: str, circumstances: bytes) -> None:
+        """Remember that a model accepts no tools in such a request."""
+        _put(self._models, (provider, model, circumstances), self._clock() + MODEL_FOR, self._limit)
 
     def names(self, provider: str) -> tuple[str, ...]:
         """Return the names of the tools that this provider has refused."""
-        return tuple(name for of, kind, name in self._known if of == provider and kind != MODEL)
+        return tuple(dict.fromkeys(name for of, _, name in self._tools if of == provider))
 
-    def _put(self, key: Key, value: bytes) -> None:
-        self._known.pop(key, None)
-        self._known[key] = value
-        while len(self._known) > self._limit:
-            del self._known[next(iter(self._known))]
+
+def circumstances(template: str, body: JSONObject) -> bytes:
+    """Return a digest of what decides, beside the model, whether a request may have tools.
+
+    That is its route, whether it streams, and which members it has.
+    """
+    members = sorted(set(body.names) - NOT_OF_THE_CLIENT)
+    return hashlib.sha256(repr((template, body.get(STREAM) is True, members)).encode()).digest()
+
+
+def _put[K, V](known: dict[K, V], key: K, value: V, limit: int) -> None:
+    known.pop(key, None)
+    known[key] = value
+    while len(known) > limit:
+        del known[next(iter(known))]
 
 
 def _digest(injection: Injection, tool: InjectedTool) -> bytes:

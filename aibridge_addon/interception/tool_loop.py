@@ -87,6 +87,10 @@ class ToolLoop:
         self._end = TurnEnd()
 
     @property
+    def injection(self) -> Injection:
+        return self._injection
+
+    @property
     def first_request(self) -> JSONObject:
         """The request of the first turn."""
         return self._first

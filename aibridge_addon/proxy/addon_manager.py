@@ -7,6 +7,9 @@ two generators for each of its 40 addons, few of which have the hook. See "Where
 
 from __future__ import annotations
 
+import inspect
+from types import MethodType
+
 from mitmproxy import hooks
 from mitmproxy.addonmanager import AddonManager, safecall
 from mitmproxy.exceptions import AddonHalt
@@ -16,14 +19,22 @@ class SparingAddonManager(AddonManager):
     """Does what mitmproxy's class does. Nothing is remembered: hooks and addons may be added at any time."""
 
     async def trigger_event(self, event: hooks.Hook) -> None:
-        name = event.name
+        name, arguments = event.name, event.args()
         for addon in self.chain:
-            if _may_have(addon, name):
-                try:
-                    with safecall():
-                        await self.invoke_addon(addon, event)
-                except AddonHalt:
-                    return
+            if not _may_have(addon, name):
+                continue
+            try:
+                if type(function := getattr(addon, name, None)) is MethodType and not hasattr(addon, "addons"):
+                    waiting = function(*arguments)
+                    if waiting is not None and inspect.isawaitable(waiting):
+                        await waiting
+                else:
+                    await self.invoke_addon(addon, event)
+            except AddonHalt:
+                return
+            except Exception:  # noqa: BLE001 (mitmproxy logs it, or raises it again)
+                with safecall():
+                    raise
 
     def trigger(self, event: hooks.Hook) -> None:
         name = event.name

@@ -12,6 +12,7 @@ from aibridge_addon.config.schema import Settings
 from aibridge_addon.recording.budgets import BudgetStore
 from aibridge_addon.recording.export import Importer
 from aibridge_addon.recording.instances import Instance
+from aibridge_addon.recording.mcp_logins import McpLogins
 from aibridge_addon.recording.pruning import Prunable
 from aibridge_addon.recording.queries import Queries
 from aibridge_addon.recording.reader import AsyncLedger, AsyncReader, BlockingLedger, BlockingReader
@@ -21,6 +22,7 @@ from aibridge_addon.recording.spool import Spool, remove_old
 from aibridge_addon.recording.tokens import TokenCache, TokenStore
 from aibridge_addon.recording.tool_pins import ToolPins, ToolPinStore
 from aibridge_addon.records import Ask, Sink, utc_now
+from aibridge_addon.records.mcp_logins import McpLoginStore
 
 if TYPE_CHECKING:
     from aibridge_addon.recording.repricing import Prices
@@ -88,6 +90,22 @@ def tool_pin_store(settings: Settings) -> ToolPinStore:
     store.open()
     store.close()
     return _tool_pins(settings, timeout=COMMAND_TIMEOUT)
+
+
+def mcp_logins(settings: Settings) -> McpLogins:
+    """Create what keeps the tokens of people who log in at MCP servers. Raises ConfigError."""
+    return McpLogins(_mcp_logins(settings))
+
+
+def mcp_login_store(settings: Settings) -> McpLoginStore:
+    """Open those tokens of a database, which is created if there is none.
+
+    Raises ConfigError and DatabaseUnavailable.
+    """
+    store = _store(settings)
+    store.open()
+    store.close()
+    return _mcp_logins(settings, timeout=COMMAND_TIMEOUT)
 
 
 def queries(settings: Settings) -> Queries:
@@ -220,6 +238,16 @@ def _tool_pins(settings: Settings, *, timeout: float | None = None) -> ToolPinSt
     from aibridge_addon.recording.postgres.tool_pins import PostgresToolPins
 
     return PostgresToolPins(target)
+
+
+def _mcp_logins(settings: Settings, *, timeout: float | None = None) -> McpLoginStore:
+    if isinstance(target := _file_or_url(settings), Path):
+        from aibridge_addon.recording.sqlite.mcp_logins import SqliteMcpLogins
+
+        return SqliteMcpLogins(target, timeout=timeout)
+    from aibridge_addon.recording.postgres.mcp_logins import PostgresMcpLogins
+
+    return PostgresMcpLogins(target)
 
 
 def _file_or_url(settings: Settings) -> Path | str:

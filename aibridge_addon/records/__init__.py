@@ -14,6 +14,7 @@ from typing import Any, Literal
 from aibridge_addon.records.health import KeyPoolState as KeyPoolState
 from aibridge_addon.records.health import ServerState as ServerState
 from aibridge_addon.records.memory import Memory
+from aibridge_addon.records.pages import AnswerPage
 from aibridge_addon.records.plan_limits import PlanLimit as PlanLimit
 from aibridge_addon.records.stored import DatabaseUnavailable as DatabaseUnavailable
 from aibridge_addon.records.stored import Spent as Spent
@@ -450,16 +451,14 @@ class Sink:
     """
 
     address = ""  # where it is served, as host and port
+    answer_page: AnswerPage | None = None  # answers the pages of others that it serves, too
     instance_id = ""
     """Of a database: the instance under which it writes rows."""
     durable = False
     """Whether this is a database. Answers wait for its `flush`. Only durable sinks receive continuations."""
 
     def open(self) -> None:
-        """Do what takes time before the start, such as opening a database. Blocks, and is called on any thread.
-
-        An exception stops the start of the bridge.
-        """
+        """Do what takes time, such as opening a database. Blocks, on any thread. An exception stops the start."""
 
     def start(self, before: Sink | None = None) -> None:
         """Begin. An exception stops the start of the bridge.

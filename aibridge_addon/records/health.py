@@ -19,6 +19,8 @@ class ServerState:
     """Whether no new request should come while it is away."""
     problem: str = ""
     """Why it is away. Empty: it is up, or connecting for the first time."""
+    logged_in: bool | None = None
+    """Whether an actor has logged in, so that the server's tools are known. None: actors do not log in there."""
 
 
 @dataclass(frozen=True, slots=True)

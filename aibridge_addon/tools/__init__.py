@@ -11,7 +11,9 @@ servers are configured.
 
 from typing import Literal
 
-ErrorKind = Literal["tool", "server", "timeout", "connection", "busy", "rate", "request", "cancelled", "internal"]
+ErrorKind = Literal[
+    "tool", "server", "timeout", "connection", "busy", "rate", "request", "login", "cancelled", "internal"
+]
 """Why an invocation has failed.
 
 - tool: the tool's own error.
@@ -19,6 +21,7 @@ ErrorKind = Literal["tool", "server", "timeout", "connection", "busy", "rate", "
 - timeout, connection: no answer in time, or none because the connection is away.
 - busy, rate: too many calls at the same time, or too often.
 - request: the model's arguments, or there is no such tool.
+- login: the actor has to log in at the server first.
 - cancelled: the client has disconnected.
 - internal: an error of the bridge.
 """

@@ -19,6 +19,8 @@ class Caller:
     interception_id: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """The actor's, by name."""
+    anonymous: bool = False
+    """Whether anyone on the network can have this name."""
 
     def meta(self) -> dict[str, str]:
         """Return the members of a request's `_meta`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,8 @@ from typing import Any, NamedTuple
 
 from aibridge_addon.dialects.turns import InjectedTool, Injection
 from aibridge_addon.tools import naming, schemas
+
+logger = logging.getLogger(__name__)
 
 MAX_TOOLS = 1000
 """Maximum number of tools of one server. Further ones are left out."""
@@ -136,16 +139,16 @@ class Catalog:
 
     def schema_bytes(self, injection: Injection, names: Iterable[str]) -> dict[str, int]:
         """Return how many bytes the definitions of these tools take in a request, by server."""
-        if injection not in self._sizes:
-            self._sizes[injection] = {tool.name: len(injection.definition(tool)) for tool in self.injected}
-        sizes, found = self._sizes[injection], Counter[str]()
+        if injection.form not in self._sizes:
+            self._sizes[injection.form] = {tool.name: len(injection.definition(tool)) for tool in self.injected}
+        sizes, found = self._sizes[injection.form], Counter[str]()
         for name in names:
             found[self._by_name[name].server_name] += sizes[name]
         return dict(found)
 
     @cached_property
-    def reported(self) -> set[Injection]:
-        """Dialects in which a request had no room for all tools, and about which a line was logged."""
+    def reported(self) -> set[str]:
+        """Forms in which a request had no room for all tools, and about which a line was logged."""
         return set()
 
     @cached_property
@@ -153,7 +156,7 @@ class Catalog:
         return {}
 
     @cached_property
-    def _sizes(self) -> dict[Injection, dict[str, int]]:
+    def _sizes(self) -> dict[str, dict[str, int]]:
         return {}
 
     @cached_property
@@ -194,8 +197,13 @@ def admit(listed: Iterable[ListedTool]) -> tuple[tuple[ListedTool, ...], tuple[L
     for tool in listed:
         if problem := _maybe_problem(tool, admitted):
             left_out.append(LeftOut(tool.name, problem))
-        else:
+            continue
+        try:
             mended = schemas.mend(tool.input_schema)
+        except Exception as e:
+            logger.exception("aibridge: an internal error leaves out the tool %r", tool.name[:60])
+            left_out.append(LeftOut(tool.name, f"its schema cannot be mended: {type(e).__name__}"))
+        else:
             definition = json.dumps({"description": tool.description, "inputSchema": tool.input_schema}, sort_keys=True)
             admitted[tool.name] = replace(
                 tool,

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import json
 import logging
+import math
 import os
 import re
 import signal
@@ -40,6 +41,9 @@ LIFETIME = 300.0
 EARLY = 0.1
 """The part of their lifetime by which headers are renewed before its end, at most `MAX_EARLY` seconds."""
 MAX_EARLY = 30.0
+PAUSE = 5.0
+"""Seconds after a failed run, or one because of a refusal, in which the program does not run for the same reason. Calls
+that wait for a run share its failure."""
 ACTOR_VARIABLE = "AIBRIDGE_ACTOR"
 """Environment variable of the program: the actor's name, if each actor has a connection of its own."""
 
@@ -83,6 +87,8 @@ class HeaderCommand(httpx2.Auth):
         self._now = now
         self._headers: Mapping[str, str] = {}
         self._until = 0.0
+        self._failure = ""
+        self._again_at = self._renewed_at = -math.inf
         self._lock = asyncio.Lock()
 
     @property
@@ -98,17 +104,28 @@ class HeaderCommand(httpx2.Auth):
         sent = await self._current()
         _set(request, sent)
         response = yield request
-        if response.status_code == httpx2.codes.UNAUTHORIZED:
-            _set(request, await self._current(refused=sent))
+        if response.status_code == httpx2.codes.UNAUTHORIZED and (fresh := await self._current(sent)) is not sent:
+            _set(request, fresh)
             yield request
 
     async def _current(self, refused: Mapping[str, str] | None = None) -> Mapping[str, str]:
-        """Return headers that have not expired, and are not those that were refused."""
+        """Return headers that have not expired; others than those that were refused, unless that was just tried."""
         async with self._lock:
-            if self._clock() >= self._until or self._headers is refused:
+            renews = self._headers is refused and self._clock() >= self._renewed_at + PAUSE
+            if not renews and self._clock() < self._until:
+                return self._headers
+            if self._failure and self._clock() < self._again_at:
+                raise HeaderCommandError(self._failure)
+            try:
                 printed = parse(await self._output(), self._now())
-                self._headers = dict(printed.headers)
-                self._until = self._clock() + printed.lifetime - min(MAX_EARLY, EARLY * printed.lifetime)
+            except HeaderCommandError as e:
+                self._failure, self._again_at = str(e), self._clock() + PAUSE
+                raise
+            self._failure = ""
+            self._headers = dict(printed.headers)
+            self._until = self._clock() + printed.lifetime - min(MAX_EARLY, EARLY * printed.lifetime)
+            if renews:
+                self._renewed_at = self._clock()
             return self._headers
 
     async def _output(self) -> bytes:

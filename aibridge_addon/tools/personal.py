@@ -4,11 +4,15 @@
     a call ────▶ the caller's own connection, made at the first call ─▶ closed after it was idle for long
 
 Connections are bounded. If there are too many, the one that was idle for the longest time makes way.
+
+A refused credential is one actor's, and costs no other one anything. If the server cannot be reached, it counts as away
+for a while only: nothing but a request finds out whether it is back.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,9 +22,12 @@ from aibridge_addon.tools import CallError, SessionExpired
 from aibridge_addon.tools.caller import Caller
 from aibridge_addon.tools.catalog import LeftOut, Listing
 from aibridge_addon.tools.connection import Connection
+from aibridge_addon.tools.wording import is_about_credential
 
 SWEEP = 30.0
 """Seconds between searches for idle connections."""
+MAX_FAILED = 1000
+"""Actors whose failed attempts to connect are remembered. Beyond it, the oldest is forgotten."""
 
 Publish = Callable[[], None]
 MakeConnection = Callable[[Caller, Publish], Connection]
@@ -63,19 +70,20 @@ class PersonalConnections:
         self._actors: dict[str, _Personal] = {}
         self._ending: set[_Personal] = set()
         self._lister: _Personal | None = None
-        self._failures = 0
-        self._next_attempt = 0.0
+        self._failed: dict[str, tuple[int, float]] = {}
+        """By actor: the attempts that have failed in a row, and when the next one may be made for a list of tools."""
+        self._away_until = -math.inf
         self._stopping = asyncio.Event()
         self.tried = asyncio.Event()
         """As of a `Connection`. There is nothing to wait for before an actor is known."""
         self.tried.set()
         self.problem = ""
-        """Why the last attempt to connect has failed. Empty: it has not."""
+        """Why the server could not be reached. Empty: it could."""
 
     @property
     def is_up(self) -> bool:
-        """Whether one of the connections is up, or the last one has ended without an error."""
-        return any(each.connection.is_up for each in self._actors.values()) or not self.problem
+        """Whether one of the connections is up, or the server was not found away a moment ago."""
+        return self._clock() >= self._away_until or any(each.connection.is_up for each in self._actors.values())
 
     @property
     def left_out(self) -> tuple[LeftOut, ...]:
@@ -89,7 +97,8 @@ class PersonalConnections:
         """Connect for this actor if the server's tools are not known yet. Wait up to `timeout` seconds for them."""
         if self._listed or self._stopping.is_set():
             return
-        each = self._lister or (self._opened(caller) if self._clock() >= self._next_attempt else None)
+        _, next_attempt = self._failed.get(caller.actor, (0, -math.inf))
+        each = self._lister or (self._opened(caller) if self._clock() >= next_attempt else None)
         if each is not None and not each.connection.tried.is_set():
             try:
                 await asyncio.wait_for(each.connection.tried.wait(), timeout)
@@ -199,10 +208,10 @@ class PersonalConnections:
         tried = asyncio.ensure_future(connection.tried.wait())
         try:
             await asyncio.wait({running, tried}, return_when=asyncio.FIRST_COMPLETED)
-            if not connection.is_up and self._actors.get(actor) is each:
-                self._failures += 1
-                self._next_attempt = self._clock() + self._backoff(self._failures)
-                self.problem = connection.problem
+            if connection.is_up:
+                self._failed.pop(actor, None)
+            elif self._actors.get(actor) is each:
+                self._note_failure(actor, connection.problem)
                 self._close(actor)
             await asyncio.wait({running})
         finally:
@@ -210,6 +219,15 @@ class PersonalConnections:
             running.cancel()
             tried.cancel()
             self._ending.discard(each)
+
+    def _note_failure(self, actor: str, problem: str) -> None:
+        failures, _ = self._failed.pop(actor, (0, 0.0))
+        next_attempt = self._clock() + self._backoff(failures + 1)
+        if len(self._failed) >= MAX_FAILED:
+            self._failed.pop(next(iter(self._failed)))
+        self._failed[actor] = failures + 1, next_attempt
+        if not is_about_credential(problem):
+            self.problem, self._away_until = problem, next_attempt
 
     def _close(self, actor: str) -> None:
         each = self._actors.pop(actor)
@@ -230,7 +248,7 @@ class PersonalConnections:
         """A connection has listed its tools, or has lost them. What was listed once stays."""
         if not each.connection.is_up:
             return
-        self._failures, self.problem = 0, ""
+        self.problem, self._away_until = "", -math.inf
         if self._lister is each and each.connection.listing.tools != self.listing.tools:
             self.listing = replace(self.listing, tools=each.connection.listing.tools)
             self._publish()

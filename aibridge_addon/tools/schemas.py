@@ -19,8 +19,8 @@ order, and the same tools must have the same bytes, or else prompt caches are lo
 from __future__ import annotations
 
 import hashlib
-import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -314,7 +314,8 @@ def _is_valid(name: str, value: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether it is a number that other parsers read as a number: JSON may have more digits than a double holds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def _is_count(value: Any) -> bool:
@@ -342,7 +343,7 @@ def _is_json(value: Any, depth: int = 0) -> bool:
         )
     if isinstance(value, list):
         return depth < MAX_DATA_DEPTH and all(_is_json(each, depth + 1) for each in value)
-    return not isinstance(value, float) or math.isfinite(value)
+    return not isinstance(value, int | float) or abs(value) <= sys.float_info.max
 
 
 def _ordered(value: Any) -> Any:

@@ -32,6 +32,9 @@ from aibridge_addon.tools.connection import (
 )
 from aibridge_addon.tools.fair_share import Worker
 from aibridge_addon.tools.header_command import HeaderCommand
+from aibridge_addon.tools.oauth.connections import LoginConnections
+from aibridge_addon.tools.oauth.credential import TokenCredential
+from aibridge_addon.tools.oauth.logins import Logins
 from aibridge_addon.tools.personal import PersonalConnections
 from aibridge_addon.tools.pins import Pinned, Pins
 from aibridge_addon.tools.rate import RateLimit
@@ -75,8 +78,9 @@ class Servers:
         listed_every: float = LISTED_EVERY,
         withdrawn_after: float = WITHDRAWN_AFTER,
         pinned: Pinned | None = None,
+        logins: Logins | None = None,
     ) -> None:
-        """`pinned`: None accepts all tools of servers with `pin: true`."""
+        """`pinned`: None accepts all tools of servers with `pin: true`. `logins`: needed for servers with `oauth`."""
         self._catalog = Catalog()
         self._on_change = on_change
         self._tasks: list[asyncio.Task[None]] = []
@@ -113,20 +117,26 @@ class Servers:
         def personal(name: str, entry: Settings) -> PersonalConnections:
             def of_actor(caller: Caller, publish: Callable[[], None]) -> Connection:
                 actor = printable(caller.actor)
-                return connection(name, rendered(entry, actor, caller.metadata), publish, actor)
+                metadata = {key: printable(str(value)) for key, value in caller.metadata.items()}
+                made = connection(name, rendered(entry, actor, metadata), publish, actor)
+                if isinstance(entry, HttpServer) and entry.oauth is not None and logins is not None:
+                    made.credential = TokenCredential(logins.tokens, name, caller.actor)
+                return made
 
-            return PersonalConnections(
-                listing_of(name, entry),
-                of_actor,
-                publish=self._publish,
-                backoff=backoff,
-                clock=clock,
-                max_connections=actor_connections,
-                idle=actor_idle,
-            )
+            options: dict[str, Any] = {
+                "publish": self._publish,
+                "backoff": backoff,
+                "clock": clock,
+                "max_connections": actor_connections,
+                "idle": actor_idle,
+            }
+            if isinstance(entry, HttpServer) and entry.oauth is not None and logins is not None:
+                return LoginConnections(listing_of(name, entry), of_actor, logins=logins, **options)
+            return PersonalConnections(listing_of(name, entry), of_actor, **options)
 
         for name, entry in settings.items():
-            self._servers[name] = personal(name, entry) if entry.templates else connection(name, entry, self._publish)
+            is_personal = entry.templates or (isinstance(entry, HttpServer) and entry.oauth is not None)
+            self._servers[name] = personal(name, entry) if is_personal else connection(name, entry, self._publish)
 
     @property
     def catalog(self) -> Catalog:
@@ -144,6 +154,7 @@ class Servers:
                 sum(each.why not in CHOSEN for each in self.left_out(name)),
                 name in self._required,
                 server.problem,
+                bool(server.listing.tools) if isinstance(server, LoginConnections) else None,
             )
             for name in self._servers
             for server in (self._serving(name),)
@@ -179,7 +190,7 @@ class Servers:
         self._started = time.monotonic()
         if self._before is not None:
             self._before._after = self
-            self._publish()
+        self._publish()  # what serves from before, and stand-ins
         self._tasks += [loop.create_task(server.run()) for server in self._servers.values()]
 
     @property
@@ -341,7 +352,10 @@ class Servers:
     def _listing(self, name: str) -> Listing:
         """Return the tools of the connection that serves, and the choice of the present configuration."""
         pins = self._pins[name].digests if name in self._pins else None
-        tools = self._serving(name).listing.tools
+        serving = self._serving(name)
+        tools = serving.listing.tools
+        if not tools and isinstance(serving, LoginConnections):
+            return serving.stand_in
         return dataclasses.replace(self._servers[name].listing, tools=tools, pins=pins)
 
     async def _name_actor(self, request: httpx2.Request) -> None:

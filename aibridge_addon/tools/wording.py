@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.tools.header_command import HeaderCommandError
 from aibridge_addon.tools.http_client import OldTransport
+from aibridge_addon.tools.oauth.credential import LoginRequired, TokenUnavailable
 from aibridge_addon.wire.printable import printable_line
 
 MIN_SECRET = 6
@@ -20,8 +21,13 @@ MAX_REASON = 300
 """Characters of a server's text in a log line."""
 MAX_ERROR = 4096
 """Characters of a server's error that a model gets."""
+NO_HEADERS = "its headers_command has yielded no headers"
+NO_LOGIN = "the actor has to log in"
+NO_TOKEN = "the actor's token cannot be had now"
 REASONS: tuple[tuple[type[BaseException], str], ...] = (
-    (HeaderCommandError, "its headers_command has yielded no headers"),
+    (HeaderCommandError, NO_HEADERS),
+    (LoginRequired, NO_LOGIN),
+    (TokenUnavailable, NO_TOKEN),
     (httpx2.TimeoutException, "it did not answer in time"),
     (httpx2.TransportError, "it cannot be reached"),
     (FileNotFoundError, "its command was not found: name its full path, or put its folder on PATH"),
@@ -60,6 +66,12 @@ class Wording:
         """Return a server's error for a model."""
         text = self.masked(error.message)
         return text if len(text) <= MAX_ERROR else text[:MAX_ERROR] + "…"
+
+
+def is_about_credential(reason: str) -> bool:
+    """Return whether a reason is about the credential of a connection, and not about the server."""
+    own = (NO_HEADERS, NO_LOGIN, NO_TOKEN)
+    return reason in own or reason.endswith(tuple(f"(HTTP {status})" for status in (401, 403)))
 
 
 def cause(error: BaseException) -> BaseException:

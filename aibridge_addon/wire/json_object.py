@@ -145,6 +145,11 @@ class JSONObject:
     def __contains__(self, name: str) -> bool:
         return name in self._members
 
+    @property
+    def names(self) -> Collection[str]:
+        """The names of all members."""
+        return self._members.keys()
+
     def has_elements(self, name: str) -> bool:
         """Return whether a member is an array or object with elements, without decoding them."""
         value = self._members.get(name)

@@ -84,7 +84,15 @@ def test_json_and_csv_have_all_tools(tools: Tools, server: ScriptedMcp) -> None:
     assert code == 0
     assert found["totals"] == {"servers": 1, "up": 1, "tools": 1, "left_out": 1}
     assert found["servers"] == [
-        {"name": "ours", "up": True, "required": False, "tools": 1, "left_out": 1, "problem": None}
+        {
+            "name": "ours",
+            "up": True,
+            "required": False,
+            "tools": 1,
+            "left_out": 1,
+            "problem": None,
+            "logged_in": None,
+        }
     ]
     offered, left_out = found["rows"]
     assert offered == {

@@ -213,7 +213,7 @@ def test_a_passthrough_without_any_key_left_is_told_so(start: Start, upstream: S
     proxy = start(KEYS)
     upstream.answer(bad(429), bad(429))
     with Client(proxy, ANTHROPIC) as client:
-        assert client.ask("GET", "/v1/models").status == 429
+        assert client.post("/v1/messages/count_tokens", BLOCKING.request).status == 429
         assert client.post("/v1/messages/count_tokens", BLOCKING.request).status == 429
     with gateway_client(proxy) as gateway:
         assert gateway.post("/anthropic/v1/messages/count_tokens", content=BLOCKING.request).status_code == 429

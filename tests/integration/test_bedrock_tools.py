@@ -537,3 +537,15 @@ def test_anthropics_client_sees_an_error_of_a_later_turn(start: Start) -> None:
         sdk.messages.stream(model=BEDROCK_MODEL, **request) as read,
     ):
         read.get_final_message()
+
+
+@pytest.mark.parametrize("model", ["us.amazon.nova-pro-v1:0", BEDROCK_MODEL])
+def test_a_refused_tool_is_remembered_in_the_form_in_which_the_model_got_it(start: Start, model: str) -> None:
+    setting, turns = start(), Turns("converse", [text("Hi.")])
+    refused = Answer.json({"message": "Malformed input request: #/toolConfig/tools/1: bmcp_ours_echo is invalid"}, 400)
+    setting.upstream.answer(refused, *turns.answers(False) * 3)
+    with Client(setting.proxy, "localhost") as client:
+        for _ in range(3):
+            assert client.post(f"/model/{model}/converse", json.dumps(turns.request()).encode(), BEARER).status == 200
+    asked = ["bmcp_ours_echo" in names(request.json()) for request in setting.upstream.requests]
+    assert asked == [True, False, False, False]

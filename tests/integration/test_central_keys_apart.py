@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import MakeUpstream, StartProxy
-from tests.integration.exchanges import OPENAI, Client, wait_for_ended
+from tests.integration.exchanges import ANTHROPIC, OPENAI, Client, wait_for_ended
 from tests.support import fixtures
 from tests.support.running import RunningProxy
 from tests.support.upstream import HTTP1, Answer, ScriptedUpstream
@@ -61,6 +61,9 @@ DROPPED = {
     "X-Original-URL": "/v1/organization/admin_api_keys",
     "X-Rewrite-URL": "/v1/organization/admin_api_keys",
     "Cookie": "session=other",
+    "X-Goog-Api-Key": "AIzaSyOWN0000000000000000000000000000000",
+    "X-Goog-User-Project": "project-of-others",
+    "Ocp-Apim-Subscription-Key": "0123456789abcdef0123456789abcdef",
     "X-Named": "1",
     "Connection": "keep-alive, x-named, Authorization, content-length",
 }
@@ -78,6 +81,27 @@ def test_headers_that_name_another_account_or_request_do_not_go_with_a_central_k
         assert request.header(name.lower()) in (None, "keep-alive"), name
     assert (request.header("x-kept"), request.body) == ("1", CHAT.request)
     assert keys_seen(upstream) == [FIRST]
+
+
+@pytest.mark.parametrize(
+    ("query", "sent"),
+    [
+        ("?key=AIza0000&alt=sse", "?alt=sse"),
+        ("?alt=sse&%6bey=AIza0000", "?alt=sse"),
+        ("?API_KEY=x", ""),
+        ("?subscription-key=x&access_token=y&a=%20+&b", "?a=%20+&b"),
+        ("?monkey=1&a=key", "?monkey=1&a=key"),
+        ("?", "?"),
+    ],
+)
+def test_a_credential_in_a_query_does_not_go_with_a_central_key(
+    start: Start, upstream: ScriptedUpstream, query: str, sent: str
+) -> None:
+    proxy = start()
+    upstream.answer(good())
+    with Client(proxy, OPENAI) as client:
+        assert client.post(PATH + query, CHAT.request).status == 200
+    assert [request.target for request in upstream.requests] == [PATH + sent]
 
 
 def test_headers_of_a_client_with_its_own_key_are_left_alone(start: Start, upstream: ScriptedUpstream) -> None:
@@ -98,6 +122,65 @@ def test_a_rate_limit_rests_a_key_for_its_model_only(start: Start, upstream: Scr
         assert client.post(PATH, question("small")).status == 200
         assert client.post(PATH, question("large")).status == 429
     assert keys_seen(upstream) == [FIRST, SECOND, FIRST]
+
+
+NO_SCOPE = "You have insufficient permissions for this operation. Missing scopes: api.model.read."
+AT_THEIR_ROUTE = [
+    (429, "rate_limit_exceeded", "Rate limit reached"),
+    (401, "", NO_SCOPE),
+    (401, "invalid_api_key", "No"),
+]
+
+
+@pytest.mark.parametrize(("status", "code", "message"), AT_THEIR_ROUTE)
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/x"),
+        ("GET", "/v1/conversations/c"),
+        ("GET", "/v1/responses/resp_1"),
+        ("POST", "/v1/responses/input_tokens"),
+    ],
+)
+def test_a_refusal_at_a_route_that_asks_no_model_rests_keys_for_this_route(
+    start: Start, upstream: ScriptedUpstream, method: str, path: str, status: int, code: str, message: str
+) -> None:
+    proxy = start()
+    upstream.answer(*[refused(status, code, message)] * 2, good())
+    with Client(proxy, OPENAI) as client:
+        for _ in range(2):
+            seen = client.post(path, CHAT.request) if method == "POST" else client.ask(method, path)
+            assert seen.status != 200
+        assert client.post(PATH, CHAT.request).status == 200
+    assert keys_seen(upstream) == [FIRST, SECOND, FIRST], "both rest there, and nowhere else"
+
+
+def test_a_route_that_a_key_has_no_right_to_does_not_rest_it_for_others(
+    start: Start, upstream: ScriptedUpstream
+) -> None:
+    proxy = start()
+    upstream.answer(*[refused(401, "", "Missing scopes: model.request.")] * 2, good())
+    with Client(proxy, OPENAI) as client:
+        assert client.post("/v1/responses", b'{"model": "large", "input": "hello"}').status == 502
+        assert client.post(PATH, question("large")).status == 200
+    assert keys_seen(upstream) == [FIRST, SECOND, FIRST]
+
+
+def test_a_limit_of_counting_tokens_does_not_rest_keys_for_messages(
+    start_proxy: StartProxy, upstream: ScriptedUpstream
+) -> None:
+    proxy = start_proxy(
+        config=f"providers:\n  - {{name: anthropic, type: anthropic, base_url: '{upstream.url}',"
+        f" api_key: [{FIRST}, {SECOND}]}}\n"
+    )
+    messages = fixtures.case("messages/simple/blocking")
+    limited = Answer.json({"type": "error", "error": {"type": "rate_limit_error", "message": "count_tokens"}}, 429)
+    upstream.answer(limited, limited, Answer.json(json.loads(messages.body)))
+    with Client(proxy, ANTHROPIC) as client:
+        assert client.post("/v1/messages/count_tokens", messages.request).status == 429
+        assert client.post("/v1/messages", messages.request).status == 200
+    assert [request.header("x-api-key") for request in upstream.requests] == [FIRST, SECOND, FIRST]
 
 
 @pytest.mark.parametrize(("status", "code"), [(429, "insufficient_quota"), (401, "invalid_api_key"), (401, "")])

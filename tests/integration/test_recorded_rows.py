@@ -107,7 +107,7 @@ def test_the_tables_have_exactly_the_columns_of_the_contract(process: RunningPro
     tables = query(process.database, "SELECT name FROM sqlite_master WHERE type = 'table' AND name LIKE 'aibridge%'")
     others = (
         *("continuations", "instances", "threads", "hourly_usage", "budget_reservations", "tokens", "token_key"),
-        "tool_pins",
+        *("tool_pins", "mcp_tokens", "mcp_logins", "mcp_clients"),
     )
     assert {row["name"] for row in tables} == {*COLUMNS, *(f"aibridge_{name}" for name in others)}
     assert query(process.database, "PRAGMA journal_mode") == [{"journal_mode": "wal"}]

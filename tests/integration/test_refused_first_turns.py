@@ -172,6 +172,42 @@ def test_a_model_that_takes_no_tools_gets_none_of_ours(
     assert ["tools" in request.json() for request in upstream.requests] == [True, False, False]
 
 
+@BY_DIALECT
+def test_a_model_that_takes_no_tools_in_such_a_request_gets_them_in_others(
+    start: Start, upstream: ScriptedUpstream, dialect: str
+) -> None:
+    proxy, turns = start(), Turns(dialect, [text("Done.")])
+
+    def answer(request: Request) -> Answer:
+        streaming = request.json().get("stream", False)
+        if "tools" in request.json() and streaming:
+            return Answer.json({"error": {"message": "This model doesn't support tool use in streaming mode."}}, 400)
+        return turns.answers(streaming=streaming)[0]
+
+    upstream.handler = answer
+    for streaming in (True, True, False):
+        body = {n: v for n, v in json.loads(turns.request(streaming=streaming)).items() if n != "tools"}
+        assert ask(proxy, turns, json.dumps(body).encode())[0] == 200
+    assert ["tools" in request.json() for request in upstream.requests] == [True, False, False, True]
+
+
+@BY_DIALECT
+def test_a_model_that_has_accepted_the_clients_tools_is_not_one_that_accepts_none(
+    start: Start, upstream: ScriptedUpstream, dialect: str
+) -> None:
+    proxy, turns = start(), Turns(dialect, [text("Done.")])
+
+    def answer(request: Request) -> Answer:
+        if "bmcp_ours_echo" in tool_names(request):
+            return Answer.json({"error": {"message": "m does not support so many tools"}}, 400)
+        return turns.answers(streaming=True)[0]
+
+    upstream.handler = answer
+    for _ in range(2):
+        assert ask(proxy, turns, turns.request(streaming=True))[0] == 200
+    assert ["bmcp_ours_echo" in tool_names(request) for request in upstream.requests] == [True, False] * 2
+
+
 @MODES
 @BY_DIALECT
 def test_an_error_about_the_clients_own_tool_is_about_the_clients_own_request(

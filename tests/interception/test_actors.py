@@ -31,6 +31,14 @@ def test_the_first_who_is_known_counts(
     assert resolver(default=default).resolve(proxy_user, trusted) == Actor(actor, {})
 
 
+def test_an_actor_says_what_names_it() -> None:
+    sources = {"user": ("ada", "bob"), "header": (None, "bob"), "default": (None, None)}
+    for source, (proxy_user, trusted) in sources.items():
+        actor = resolver(default="eve").resolve(proxy_user, trusted)
+        assert actor is not None
+        assert actor.source == source
+
+
 def test_without_a_default_the_operating_systems_user_asks() -> None:
     assert resolver().resolve(None, None) == Actor("root", {})
 

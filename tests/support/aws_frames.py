@@ -55,8 +55,9 @@ def converse_frames(stream: bytes) -> Iterator[bytes]:
 def invoke_frames(stream: bytes, metrics: dict[str, int] | None = None) -> Iterator[bytes]:
     """A Messages stream as InvokeModelWithResponseStream's; its last event carries Bedrock's `metrics`."""
     for _, data, torn in _events(stream):
-        if metrics is not None and b'"message_stop"' in data:
-            data = json.dumps({**json.loads(data), "amazon-bedrock-invocationMetrics": metrics}).encode()
+        event = json.loads(data) if metrics is not None and not torn else None
+        if isinstance(event, dict) and event.get("type") == "message_stop":
+            data = json.dumps({**event, "amazon-bedrock-invocationMetrics": metrics}).encode()
         frame = chunk(data)
         yield frame[: len(frame) // 2] if torn else frame
 

@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 
 from aibridge_addon.recording.expiry import Expiry
 from aibridge_addon.recording.postgres.claims import PostgresLedger
+from aibridge_addon.recording.postgres.mcp_logins import PostgresMcpLogins
 from aibridge_addon.recording.postgres.pruning import PostgresPrunable
 from aibridge_addon.recording.postgres.reader import PostgresReader
 from aibridge_addon.recording.postgres.store import PostgresStore
@@ -28,6 +29,7 @@ from aibridge_addon.recording.reader import BlockingLedger, BlockingReader
 from aibridge_addon.recording.recorder import Store
 from aibridge_addon.recording.rows import timestamp
 from aibridge_addon.recording.sqlite.claims import SqliteLedger
+from aibridge_addon.recording.sqlite.mcp_logins import SqliteMcpLogins
 from aibridge_addon.recording.sqlite.pruning import SqlitePrunable
 from aibridge_addon.recording.sqlite.reader import SqliteReader
 from aibridge_addon.recording.sqlite.store import SqliteStore
@@ -36,6 +38,7 @@ from aibridge_addon.recording.sqlite.tool_pins import SqliteToolPins
 from aibridge_addon.recording.tokens import TokenStore
 from aibridge_addon.recording.tool_pins import ToolPinStore
 from aibridge_addon.records import Record, utc_now
+from aibridge_addon.records.mcp_logins import McpLoginStore
 from tests.support import database
 from tests.support.database import Row, Table
 from tests.support.polling import poll_until
@@ -70,6 +73,9 @@ class SqliteDatabase:
 
     def tool_pins(self) -> ToolPinStore:
         return SqliteToolPins(self.path)
+
+    def mcp_logins(self) -> McpLoginStore:
+        return SqliteMcpLogins(self.path)
 
     def rows(self, table: Table) -> list[Row]:
         """Return a table's rows in the order of their insertion."""
@@ -113,6 +119,9 @@ class PostgresDatabase:
 
     def tool_pins(self) -> ToolPinStore:
         return PostgresToolPins(self.url)
+
+    def mcp_logins(self) -> McpLoginStore:
+        return PostgresMcpLogins(self.url)
 
     def via(self, port: int) -> PostgresDatabase:
         """Return the same database behind another port."""

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aibridge_addon.dialects.turns import InjectedTool
-from aibridge_addon.tools import catalog
+from aibridge_addon.tools import catalog, schemas
 from aibridge_addon.tools.catalog import ListedTool, Listing, Tool
 
 SCHEMA: dict[str, Any] = {
@@ -109,3 +109,15 @@ def test_a_tool_with_keys_that_providers_refuse_knows_the_servers_own() -> None:
     assert left_out == ()
     assert tool.input_schema["properties"].keys() == tool.original_keys.keys()
     assert list(tool.original_keys.values()) == ["filter[id]"]
+
+
+def test_a_schema_at_which_an_error_of_ours_shows_costs_its_tool_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    mend = schemas.mend
+
+    def fail(schema: dict[str, Any]) -> Any:
+        return mend(schema) if "odd" not in schema else 1 / 0
+
+    monkeypatch.setattr(schemas, "mend", fail)
+    admitted, left_out = catalog.admit([ListedTool("a", "", {"odd": 1}), ListedTool("b", "", {})])
+    assert [tool.name for tool in admitted] == ["b"]
+    assert [str(tool) for tool in left_out] == ["'a' (its schema cannot be mended: ZeroDivisionError)"]

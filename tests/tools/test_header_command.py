@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import sys
@@ -14,6 +15,7 @@ import pytest
 from aibridge_addon.tools.header_command import (
     LIFETIME,
     MAX_OUTPUT,
+    PAUSE,
     HeaderCommand,
     HeaderCommandError,
     parse,
@@ -106,10 +108,25 @@ async def test_headers_are_kept_until_they_expire(tmp_path: Path) -> None:
 
 
 async def test_headers_that_the_server_refuses_are_renewed_once(tmp_path: Path) -> None:
-    command = HeaderCommand("s", counting(tmp_path))
+    seconds = [1000.0]
+    command = HeaderCommand("s", counting(tmp_path), clock=lambda: seconds[0])
     assert await sent(command) == ["Bearer token-1"]
     assert await sent(command, "Bearer token-1") == ["Bearer token-1", "Bearer token-2"]
+    assert await sent(command, "Bearer token-2") == ["Bearer token-2"], "the program ran a moment ago"
+    seconds[0] += PAUSE
     assert await sent(command, "Bearer token-2", "Bearer token-3") == ["Bearer token-2", "Bearer token-3"]
+
+
+async def test_calls_that_wait_for_the_program_share_its_failure(tmp_path: Path) -> None:
+    seconds = [1000.0]
+    command = HeaderCommand("s", counting(tmp_path, "sys.exit(3) if number == 1 else 0"), clock=lambda: seconds[0])
+    found = await asyncio.gather(*(sent(command) for _ in range(20)), return_exceptions=True)
+    assert {(type(each), str(each)) for each in found} == {
+        (HeaderCommandError, "its headers_command has ended with code 3")
+    }
+    assert (tmp_path / "runs").read_text() == "x"
+    seconds[0] += PAUSE
+    assert await sent(command) == ["Bearer token-2"]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.tools import CallError
 from aibridge_addon.tools.caller import Caller
 from tests.support.mcp_servers import HttpMcp, ToolGate, stdio
+from tests.support.odd_mcp import OddMcp, Reply, Request
 from tests.tools.conftest import WITHIN, Stage, StartServers
 
 ACTOR = ActorTemplate(["user ", ActorReference("actor"), "/", ActorReference("actor.metadata.team")])
@@ -42,7 +43,7 @@ async def call(stage: Stage, name: str, /, actor: str, **arguments: Any) -> str:
 async def test_each_actor_has_a_connection_whose_headers_name_it(start: StartServers, ours: HttpMcp) -> None:
     stage = start({"ours": over_http(ours)})
     assert stage.catalog.tools == ()
-    for actor in ("ada", "bob", "ada", "Zoë", "a\r\nX-Evil: 1"):
+    for actor in ("ada", "bob", "ada", "Zoë", "a\r\nX-Evil: 1", " ada", "ada "):
         sent = json.loads(await call(stage, "bmcp_ours_headers", actor))
         expected = f"user {actor}/red".replace("\r", "\ufffd").replace("\n", "\ufffd")
         assert sent["x-who"].encode("latin-1").decode() == expected
@@ -124,3 +125,44 @@ async def test_a_server_that_is_away_is_tried_again_by_later_calls(start: StartS
             await stage.servers.call(tool, {"text": "hi"}, WITHIN, caller=caller("bob"))
         server.start()
         assert await call(stage, "bmcp_ours_echo", "bob", text="back") == "back"
+
+
+async def test_a_refused_credential_is_its_actors_alone(start: StartServers) -> None:
+    def gate(request: Request) -> Reply:
+        if request["headers"]["x-who"].startswith("user mallory"):
+            return Reply.json(b'{"error": "no such user"}', 401)
+        return odd.well_behaved(request)
+
+    gated = dict.fromkeys(("initialize", "server/discover", "tools/list", "tools/call"), gate)
+    seconds = [0.0]
+    async with OddMcp(gated) as odd:
+        entry = odd.settings().model_copy(update={"headers": {"X-Who": ACTOR}})
+        stage = start({"odd": entry}, clock=lambda: seconds[0], backoff=lambda _: 60.0)
+        [server] = stage.servers._servers.values()
+        await stage.servers.prepare(caller("mallory"), (), WITHIN)
+        assert stage.catalog.tools == () and server.is_up
+        await stage.servers.prepare(caller("ada"), (), WITHIN)
+        tool = stage.catalog.get("bmcp_odd_add")
+        assert tool is not None, "others have no pause"
+        seconds[0] = 10_000.0
+        server.close_idle()  # type: ignore[union-attr]
+        with pytest.raises(CallError, match="HTTP 401"):
+            await stage.servers.call(tool, {"a": 1}, WITHIN, caller=caller("mallory"))
+        assert server.is_up
+        await stage.servers.call(tool, {"a": 1}, WITHIN, caller=caller("ada"))
+
+
+async def test_a_server_that_was_away_counts_as_up_when_it_may_be_tried_again(start: StartServers) -> None:
+    seconds = [0.0]
+    with HttpMcp() as server:
+        stage = start({"ours": over_http(server)}, clock=lambda: seconds[0], backoff=lambda _: 60.0)
+        server.kill()
+        await stage.servers.prepare(caller("ada"), (), WITHIN)
+        [connections] = stage.servers._servers.values()
+        assert connections.problem == "it cannot be reached"
+        for second, is_up in ((0, False), (59, False), (61, True)):  # else no balancer would let a request find out
+            seconds[0] = second
+            assert connections.is_up is is_up
+        server.start()
+        assert await call(stage, "bmcp_ours_echo", "ada", text="back") == "back"
+        assert connections.problem == ""

@@ -91,6 +91,8 @@ def of(**properties: Any) -> dict[str, Any]:
         (of(a={"minimum": "0", "maxLength": -1, "minItems": 1.5, "multipleOf": 0}), of(a={})),
         (of(a={"minimum": 3, "exclusiveMinimum": True}), of(a={"exclusiveMinimum": 3})),
         (of(a={"minimum": 3, "exclusiveMinimum": False}), of(a={"minimum": 3})),
+        *[(of(a={name: 10**400}), of(a={})) for name in ("maximum", "minLength", "multipleOf", "exclusiveMinimum")],
+        (of(a={"default": 10**400, "const": -(10**400), "enum": [1, 10**400]}), of(a={})),
         (of(a={"default": float("nan"), "maximum": float("inf"), "examples": [float("-inf")]}), of(a={})),
         (of(a={"anyOf": []}), of(a={})),
         (of(a={"anyOf": {"type": "string"}}), of(a={})),

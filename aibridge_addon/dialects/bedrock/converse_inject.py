@@ -55,6 +55,10 @@ class ConverseInjection(Injection):
     def for_model(self, model: str) -> ConverseInjection:
         return ConverseInjection(streaming=self._streaming, model=model)
 
+    @property
+    def form(self) -> str:
+        return f"{super().form} with simple schemas" if self._is(SIMPLE_SCHEMAS) else super().form
+
     def may_inject(self, body: JSONObject) -> bool:
         """Refuse requests to models without tools, requests that demand a fixed output format, and probes."""
         config = _config(body)
@@ -102,6 +106,13 @@ class ConverseInjection(Injection):
         # Injected tools come first, so that a client's cache point still covers everything before it.
         tools = config.extended("tools", [], before=[self.definition(tool) for tool in offered])
         return body.replaced({"toolConfig": config.replaced({"tools": tools})})
+
+    def without(self, body: JSONObject, names: Collection[str]) -> bytes:
+        config = _config(body) or JSONObject(b"{}")
+        left = self._tools_without(config, names)
+        if not left:  # an empty configuration is refused
+            return body.without(("toolConfig",)).replaced({})
+        return body.replaced({"toolConfig": config.replaced({"tools": array(left)})})
 
     def follow_up(self, turn: FollowUp) -> bytes:
         said = [block for block in turn.end.content if not (_is_blank(block) or _is_unsigned(block))]

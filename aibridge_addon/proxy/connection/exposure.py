@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from urllib.parse import parse_qsl
 
 from mitmproxy.options import Options
 from mitmproxy.proxy import mode_specs
 
 from aibridge_addon.config.errors import ConfigError, Problem
-from aibridge_addon.config.schema import Actor, Settings
+from aibridge_addon.config.schema import Actor, Settings, StdioServer
+from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.proxy.connection.addresses import maybe_address
 
 logger = logging.getLogger(__name__)
 
+CREDENTIAL_NAMES = ("key", "token", "secret", "password", "passwd", "pat", "authorization", "cookie")
+"""How the name of a credential ends."""
 OPTIONS = frozenset({"mode", "listen_host", "proxyauth"})
 """mitmproxy's options on which the check depends."""
 ALLOWED = (
@@ -61,6 +66,30 @@ def _central(settings: Settings) -> Iterator[tuple[str, str]]:
     for name, server in settings.mcp.servers.items():
         if not server.allow_anonymous:
             yield from ((f"mcp.servers.{name}.{key}", "server") for key in server.credentials)
+            if isinstance(server, StdioServer) and has_credential(server.args):
+                yield f"mcp.servers.{name}.args", "server"
+
+
+def has_credential(args: Sequence[str]) -> bool:
+    """Return whether a program's arguments seem to contain a credential: by its form, or by the name before it.
+
+    Names stand in options (`--api-key x`, `--token=x`), in headers (`Authorization: x`) and in queries (`?key=x`).
+    """
+    redactor = Redactor()
+    return any(redactor.text(arg) != arg for arg in args) or any(
+        value.strip() and name.strip().lower().endswith(CREDENTIAL_NAMES) for name, value in _named(args)
+    )
+
+
+def _named(args: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield what may be a name and its value."""
+    for arg, following in zip_longest(args, args[1:], fillvalue=""):
+        option, _, value = arg.partition("=")
+        if option.startswith("-"):
+            yield option, value or ("" if following.startswith("-") else following)
+        header, _, value = arg.partition(":")
+        yield header, value
+        yield from parse_qsl(arg.partition("?")[2].partition("#")[0])
 
 
 def reachable_from_other_machines(options: Options) -> bool:

@@ -7,11 +7,13 @@ each attempt ─▶ aibridge_dispatch hook ─▶ prepare ─▶ the flow's requ
 from __future__ import annotations
 
 import asyncio
+from urllib.parse import unquote_plus
 
 from mitmproxy import http
 from pydantic import SecretStr
 
 from aibridge_addon.credentials.client import mask
+from aibridge_addon.credentials.identity import CREDENTIAL_HEADERS
 from aibridge_addon.credentials.key_pool import Exhausted, Key
 from aibridge_addon.dialects import MESSAGES
 from aibridge_addon.interception.actors import Actor
@@ -32,13 +34,15 @@ from aibridge_addon.records import KeysExhausted
 
 ACTOR_HEADERS = "X-AI-Bridge-Actor-"
 """Prefix of the bridge's own headers. A client's headers with this prefix are removed, so it cannot forge them."""
-CREDENTIAL_HEADERS = ("authorization", "x-api-key", "api-key")
-"""Removed when a central key is set, so that no second credential reaches the upstream."""
 NOT_WITH_CENTRAL_KEY = (
-    *("openai-organization", "openai-project", "cookie"),
+    *(name.decode() for name in CREDENTIAL_HEADERS),
+    *("openai-organization", "openai-project", "x-goog-user-project", "cookie"),
     *("x-http-method-override", "x-http-method", "x-method-override", "x-original-url", "x-rewrite-url"),
 )
-"""Headers of a client that are removed when a central key is set. They name an account, or change the request."""
+"""Headers of a client that are removed when a central key is set. They have a second credential, name an account, or
+change the request."""
+CREDENTIAL_PARAMETERS = frozenset({"key", "api_key", "api-key", "access_token", "subscription-key"})
+"""Names in a query that may have a credential (Google's APIs, Azure API Management). Removed like these headers."""
 CONNECTION_OPTIONS = frozenset({"close", "keep-alive", "upgrade"})
 FRAMING = frozenset({"content-length", "transfer-encoding", "host", "upgrade"})
 """Headers that stay although `Connection` names them: without them, the request would be another one."""
@@ -81,7 +85,7 @@ async def _prepare(flow: http.HTTPFlow, state: Served) -> None:
     ):
         key = attempts.choose_key()
         if key is None:
-            exhausted = attempts.pool.exhausted(attempts.model)
+            exhausted = attempts.exhausted()
             head.bridge.emit(KeysExhausted(head.route.provider.name, exhausted.reason))
             refuse(flow, state, _all_rest(exhausted))
             return
@@ -113,12 +117,23 @@ def _all_rest(exhausted: Exhausted) -> Refusal:
 
 def _authenticate(request: http.Request, route: Route, key: Key) -> None:
     _drop_connection_headers(request)
-    for name in (*CREDENTIAL_HEADERS, *NOT_WITH_CENTRAL_KEY):
+    for name in NOT_WITH_CENTRAL_KEY:
         request.headers.pop(name, None)
+    _drop_credential_parameters(request)
     # The client's Host header may name another host at the same address, to which a shared front end would route.
     request.host_header = host_header(request.scheme, request.host, request.port)
     header = _key_header(route)
     _set(request, header, _as_credential(header, key.secret.get_secret_value()))
+
+
+def _drop_credential_parameters(request: http.Request) -> None:
+    path, mark, query = request.path.partition("?")
+    if not mark:
+        return
+    pairs = query.split("&")
+    kept = [pair for pair in pairs if unquote_plus(pair.partition("=")[0]).lower() not in CREDENTIAL_PARAMETERS]
+    if len(kept) < len(pairs):
+        request.path = path + mark * bool(kept) + "&".join(kept)
 
 
 def _drop_connection_headers(request: http.Request) -> None:

@@ -19,6 +19,7 @@ from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception import clients
 from aibridge_addon.interception.continuations import Continuations, StoredTurns
 from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.refused_tools import circumstances
 from aibridge_addon.interception.result_bounds import Bounds
 from aibridge_addon.interception.routing import Route
 from aibridge_addon.interception.scope import Scope
@@ -119,7 +120,7 @@ def _injected(
     if injection.demands_call(body) and settings.max_turns == 1:
         return body  # a call of ours would leave the demand unmet
     provider, refused = state.head.route.provider.name, bridge.refused_tools
-    if refused.takes_none(provider, exchange.request.model):
+    if refused.takes_none(provider, exchange.request.model, circumstances(state.head.route.template, body)):
         return body
     offered = injection.offered(body, refused.accepted(provider, injection, catalog.injected))
     _report_left_out(injection, body, catalog, len(offered))
@@ -164,7 +165,9 @@ def tool_run(
 
 def caller_of(head: Head, exchange: Exchange) -> Caller:
     """Return who the request's calls run for."""
-    return Caller(head.actor.id, exchange.id, head.actor.metadata)
+    actor, bridge = head.actor, head.bridge
+    any_name = actor.source == "default" or (actor.source == "user" and bridge.accepts_any_user)
+    return Caller(actor.id, exchange.id, actor.metadata, anonymous=bridge.is_exposed and any_name)
 
 
 def catalog_for(head: Head) -> Catalog:
@@ -189,9 +192,9 @@ def note_signature(head: Head, exchange: Exchange, body: JSONObject, request_cla
 
 
 def _report_left_out(injection: Injection, body: JSONObject, catalog: Catalog, offered: int) -> None:
-    """Log once for each catalogue and dialect that a request has no room for all tools."""
-    if offered == injection.room(body) and offered < len(catalog.tools) and injection not in catalog.reported:
-        catalog.reported.add(injection)
+    """Log once for each catalogue and form that a request has no room for all tools."""
+    if offered == injection.room(body) and offered < len(catalog.tools) and injection.form not in catalog.reported:
+        catalog.reported.add(injection.form)
         logger.warning(
             "MCP tools do not fit into a request: the API takes %d, the client has %d, %d of %d are offered",
             *(injection.MAX_TOOLS, len(injection.own_definitions(body)), offered, len(catalog.tools)),

@@ -26,8 +26,8 @@ from aibridge_addon.dialects.chat_completions.usage import (
 )
 from aibridge_addon.dialects.errors import error_of_body
 from aibridge_addon.dialects.refusals import REFUSED, named_tools, names_tools_at_all, takes_no_tools
-from aibridge_addon.dialects.turns import Injection
 from aibridge_addon.interception.exchange import Exchange
+from aibridge_addon.interception.refused_tools import circumstances
 from aibridge_addon.proxy.flow.state import RETRY_BODY_LIMIT, Bridged, Completion, ToolRun, UsageAsk, set_body
 from aibridge_addon.records import Headers
 from aibridge_addon.wire.codings import CodingError, decode_all
@@ -61,14 +61,17 @@ def accepted(state: Bridged, exchange: Exchange) -> None:
     tools, memory, route = state.tools, state.head.bridge.refused_tools, state.head.route
     if tools is None or not (tools.taken_out or tools.takes_none):
         return
-    provider = route.provider.name
-    injection = _injection(state)
-    if tools.takes_none:
-        logger.warning("%s accepts no tools for %s: none is injected", provider, exchange.request.model or "a model")
-        memory.add_model(provider, exchange.request.model)
+    provider, loop = route.provider.name, tools.exchange.loop
+    if tools.takes_none and not any(loop.injection.own_names(loop.first_request)):
+        logger.warning(
+            "%s accepts no tools for %s now: none is injected",
+            provider,
+            exchange.request.model or "a model",
+        )
+        memory.add_model(provider, exchange.request.model, circumstances(route.template, loop.first_request))
     for tool in tools.catalog.injected:
         if tool.name in tools.taken_out:
-            memory.add(provider, injection, tool)
+            memory.add(provider, loop.injection, tool)
     tools.taken_out.clear()
     tools.takes_none = False
 
@@ -139,19 +142,13 @@ def _restore_accept_encoding(request: http.Request, headers: Headers) -> None:
 # --- tools -----------------------------------------------------------------------------------------------------------
 
 
-def _injection(state: Bridged) -> Injection:
-    dialect = state.head.route.dialect
-    assert dialect is not None and dialect.injection is not None
-    return dialect.injection
-
-
 def _named_tools(state: Bridged, error: bytes) -> Collection[str]:
     """Return the names of the tools to take out, because the error names some of ours. Empty: it names none."""
     tools = state.tools
     if tools is None or not _has_tools(state):
         return ()
     injected = frozenset(tools.exchange.loop.splice.injected)
-    named = named_tools(error, _injection(state).sent_names(tools.exchange.loop.first_request), injected)
+    named = named_tools(error, tools.exchange.loop.injection.sent_names(tools.exchange.loop.first_request), injected)
     _log_refusal(state, named, error)
     tools.taken_out += named
     return named if len(tools.taken_out) <= MAX_TAKEN_OUT else injected
@@ -164,8 +161,9 @@ def _log_refusal(state: Bridged, named: Collection[str], error: bytes) -> None:
 
 
 def _take_out(flow: http.HTTPFlow, state: Bridged, names: Collection[str]) -> None:
-    tools, injection = state.tools, _injection(state)
+    tools = state.tools
     assert tools is not None
+    injection = tools.exchange.loop.injection
     request = injection.without(tools.exchange.loop.first_request, names)
     if state.usage is not None and state.usage.original is not None:
         state.usage.original = injection.without(JSONObject(state.usage.original), names)
@@ -196,7 +194,7 @@ def _leave_out_results(flow: http.HTTPFlow, state: Bridged, exchange: Exchange, 
     if tools is not None:
         injected = tools.exchange.loop.splice.injected
         offered = [tool for tool in tools.catalog.injected if tool.name in frozenset(injected)]
-        request = _injection(state).inject(JSONObject(request), offered) if offered else request
+        request = tools.exchange.loop.injection.inject(JSONObject(request), offered) if offered else request
     request = _asking_for_usage(state.usage, request)
     if tools is not None:
         _replace_request(flow, tools, request, frozenset(tools.exchange.loop.splice.injected))

@@ -251,7 +251,7 @@ async def _begin_later(
         exchange.trace(body, history)
     if request_class is not None:
         body = await inject_tools.resume_and_inject(flow.request, state, exchange, body, history, request_class)
-    schemas = state.tools.schema_bytes(dialect) if state.tools is not None else {}
+    schemas = state.tools.schema_bytes if state.tools is not None else {}
     if body.size > inject_tools.LARGE:
         await asyncio.to_thread(_note_context, exchange, dialect, body, schemas)
     else:

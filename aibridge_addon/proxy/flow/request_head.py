@@ -384,7 +384,8 @@ def _choose_credential(flow: http.HTTPFlow, route: Route, bridge: Bridge, header
     """
     provider = route.provider
     # A passthrough is not retried, but it may use another central key.
-    chosen = Dispatch(Attempts(max_retries=0 if route.dialect is None else provider.max_retries))
+    max_retries = 0 if route.dialect is None else provider.max_retries
+    chosen = Dispatch(Attempts(max_retries=max_retries, route=route.template))
     signer = bridge.signers.get(provider.name)
     if signer is not None and route.dialect is MESSAGES and provider.bedrock is not None:
         chosen.translation = Translation(provider.bedrock, signer)

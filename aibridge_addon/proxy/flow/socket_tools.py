@@ -43,7 +43,7 @@ async def prepare(socket: BridgedSocket, exchange: Exchange, deferred: Deferred,
     history = await inject_tools.read_history(request, state, exchange, body)
     held = socket.held if body.get("previous_response_id") is not None and not brings_tools(body) else None
     body = await inject_tools.resume_and_inject(request, state, exchange, body, history, deferred.request_class, held)
-    schemas = state.tools.schema_bytes(dialect) if state.tools is not None and held is None else {}
+    schemas = state.tools.schema_bytes if state.tools is not None and held is None else {}
     socket.reader.start(exchange, body, history, schemas)
     if state.tools is not None:
         lane = socket.reader.splice(exchange, state.tools.exchange)

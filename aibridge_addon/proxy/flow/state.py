@@ -150,10 +150,11 @@ class ToolRun:
     calls: RunningCalls | None = None
     """The running invocations of the last turn. While it is set, the turn hook is called again."""
 
-    def schema_bytes(self, dialect: Dialect) -> Mapping[str, int]:
-        """Return the bytes of the injected tools' definitions, by server."""
-        assert dialect.injection is not None
-        return self.catalog.schema_bytes(dialect.injection, self.exchange.loop.splice.injected)
+    @property
+    def schema_bytes(self) -> Mapping[str, int]:
+        """The bytes of the injected tools' definitions, by server."""
+        loop = self.exchange.loop
+        return self.catalog.schema_bytes(loop.injection, loop.splice.injected)
 
     def stop(self) -> None:
         """Cancel and record running invocations."""

@@ -1,10 +1,13 @@
-"""One address for `/metrics`, `/healthz` and `/readyz` of all workers."""
+"""One address for `/metrics`, `/healthz`, `/readyz` and the login pages of all workers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from http import HTTPStatus
 from typing import Any
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -13,8 +16,9 @@ from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.config.schema import Metrics
 from aibridge_addon.proxy.connection.threads import on_thread
 from aibridge_addon.proxy.workers.supervisor import Supervisor
+from aibridge_addon.records.pages import PageAnswer, PageRequest
 from aibridge_addon.telemetry.prometheus.listener import Listener, ListenError
-from aibridge_addon.telemetry.prometheus.workers import LABEL, MergedMetrics, pages
+from aibridge_addon.telemetry.prometheus.workers import LABEL, MergedMetrics, Unanswered, ask, pages
 
 OK = 200
 THREAD = "aibridge-probe"
@@ -30,6 +34,7 @@ class Endpoint:
             MergedMetrics(self._addresses, self.own_metrics),
             ready=self._readiness,
             healthy=self._is_healthy,
+            logins=self._login,
             loop=loop,
         )
 
@@ -67,6 +72,13 @@ class Endpoint:
             restarts.add_metric(label, worker.restarts)
             connections.add_metric(label, self._supervisor.ports.connections(worker.number))
         yield from (up, restarts, connections)
+
+    async def _login(self, request: PageRequest) -> PageAnswer:
+        """Any worker can answer: what a login needs is in the database."""
+        for address in self._addresses().values():
+            with suppress(Unanswered):
+                return await on_thread(THREAD, partial(ask, address, request))
+        return PageAnswer(HTTPStatus.BAD_GATEWAY, {"Content-Type": "text/plain; charset=utf-8"}, b"no worker answers\n")
 
     async def _is_healthy(self) -> bool:
         """Whether any worker is. During the start and a stop there may be none."""

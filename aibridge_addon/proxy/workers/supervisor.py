@@ -243,7 +243,8 @@ class Supervisor:
             if worker.process is None or not worker.is_ready:
                 continue  # it reads the new configuration when it starts
             worker.reloaded = asyncio.get_running_loop().create_future()
-            worker.process.send_signal(signal.SIGHUP)
+            with suppress(ProcessLookupError):  # its end settles the reload
+                worker.process.send_signal(signal.SIGHUP)
             try:
                 succeeded = await asyncio.wait_for(worker.reloaded, RELOADED_WITHIN)
             except TimeoutError:

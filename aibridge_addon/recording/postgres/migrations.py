@@ -279,6 +279,35 @@ create table aibridge_tool_pins (
 );
 """
 
+MCP_LOGINS = """
+create table aibridge_mcp_tokens (
+    server_name text not null,
+    actor text not null,
+    token text not null,
+    version text not null,
+    created_at timestamptz not null,
+    updated_at timestamptz not null,
+    refreshing_until timestamptz,
+    primary key (server_name, actor)
+);
+create table aibridge_mcp_logins (
+    server_name text not null,
+    actor text not null,
+    stage text not null,
+    hash text not null unique,
+    content text not null,
+    created_at timestamptz not null,
+    expires_at timestamptz not null,
+    primary key (server_name, actor, stage)
+);
+create index on aibridge_mcp_logins (expires_at);
+create table aibridge_mcp_clients (
+    server_name text not null primary key,
+    client text not null,
+    created_at timestamptz not null
+);
+"""
+
 STEPS: tuple[tuple[str, str], ...] = (
     ("001_initial", INITIAL),
     ("006_hourly_usage", HOURLY_USAGE + hourly_usage.FILL),
@@ -289,6 +318,7 @@ STEPS: tuple[tuple[str, str], ...] = (
     ("011_calls", CALLS),
     ("012_plan_limits", PLAN_LIMITS),
     ("013_tool_pins", TOOL_PINS),
+    ("014_mcp_logins", MCP_LOGINS),
 )
 
 

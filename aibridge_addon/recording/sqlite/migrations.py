@@ -257,3 +257,18 @@ def tool_pins(db: Database) -> None:
     """Add the definitions of tools that were seen first or approved last."""
     columns: dict[str, type] = dict.fromkeys(("server_name", "tool", "digest", "definition", "pinned_at"), str)
     db.table("aibridge_tool_pins").create(columns, pk=("server_name", "tool"), not_null=set(columns))
+
+
+@steps(name="014_mcp_logins")
+def mcp_logins(db: Database) -> None:
+    """Add the tokens of people who log in at MCP servers."""
+    text: dict[str, type] = dict.fromkeys(("server_name", "actor", "token", "version"), str)
+    times: dict[str, type] = dict.fromkeys(("created_at", "updated_at"), str)
+    columns = text | times | {"refreshing_until": str}
+    db.table("aibridge_mcp_tokens").create(columns, pk=("server_name", "actor"), not_null={*text, *times})
+    columns = dict.fromkeys(("server_name", "actor", "stage", "hash", "content", "created_at", "expires_at"), str)
+    db.table("aibridge_mcp_logins").create(columns, pk=("server_name", "actor", "stage"), not_null=set(columns))
+    db.table("aibridge_mcp_logins").create_index(["hash"], unique=True)
+    db.table("aibridge_mcp_logins").create_index(["expires_at"])
+    columns = dict.fromkeys(("server_name", "client", "created_at"), str)
+    db.table("aibridge_mcp_clients").create(columns, pk="server_name", not_null=set(columns))

@@ -1,4 +1,4 @@
-"""Serve `/metrics`, `/healthz` and `/readyz` with tornado, on a port and a thread of their own.
+"""Serve `/metrics`, `/healthz`, `/readyz` and pages of others with tornado, on a port and a thread of their own.
 
 Rendering thousands of series takes a tenth of a second. It runs in a further thread, so that neither the proxy's event
 loop nor a probe waits for it.
@@ -26,6 +26,7 @@ from tornado.iostream import IOStream
 from tornado.netutil import bind_sockets
 
 from aibridge_addon.config.values import Listen
+from aibridge_addon.records.pages import AnswerPage, PageAnswer, PageRequest
 from aibridge_addon.wire.printable import printable_json
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,8 @@ STOP_TIMEOUT = 2.0
 
 Page = tuple[HTTPStatus, bytes, str]
 """Status, body and content type."""
+LOGIN = "/mcp/login/"
+"""Beginning of the paths of the pages with which people log in at MCP servers."""
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -72,10 +75,14 @@ class Listener:
         ready: Callable[[], Awaitable[tuple[bool, Mapping[str, Any]]]] = _always_ready,
         healthy: Callable[[], Awaitable[bool]] = _always_healthy,
         loop: asyncio.AbstractEventLoop | None = None,
+        logins: AnswerPage | None = None,
         deadline: float = DEADLINE,
         health_timeout: float = HEALTH_TIMEOUT,
     ) -> None:
-        """`ready` has details beside its answer. `/healthz` asks `healthy`, and checks that `loop` runs, if any."""
+        """`ready` has details beside its answer. `/healthz` asks `healthy`, and checks that `loop` runs, if any.
+
+        `logins` answers what begins with `LOGIN`, on the listener's own event loop.
+        """
         self._address = address
         self._registry = registry
         self._ready = ready
@@ -83,6 +90,7 @@ class Listener:
         self._watched = loop
         self._deadline = deadline
         self._health_timeout = health_timeout
+        self._logins = logins
         self._pages = {"/metrics": self._metrics, "/healthz": self._health, "/readyz": self._readiness}
         self._shared: Sequence[socket.socket] = ()
         self._sockets: Sequence[socket.socket] = ()
@@ -149,25 +157,28 @@ class Listener:
         connection.set_close_callback(stop)
 
     async def _write_page(self, request: HTTPServerRequest, connection: HTTP1Connection) -> None:
-        status, body, content_type = await self._page(request)
-        headers = HTTPHeaders({"Content-Type": content_type, "Content-Length": str(len(body))})
+        answer = await self._answer(request)
+        headers = HTTPHeaders({"Content-Length": str(len(answer.body)), **answer.headers})
         headers["Cache-Control"] = "no-store"
-        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        if answer.status == HTTPStatus.METHOD_NOT_ALLOWED:
             headers["Allow"] = "GET, HEAD"
-        start = ResponseStartLine("HTTP/1.1", status, status.phrase)
-        connection.write_headers(start, headers, None if request.method == "HEAD" else body)
+        start = ResponseStartLine("HTTP/1.1", answer.status, HTTPStatus(answer.status).phrase)
+        connection.write_headers(start, headers, None if request.method == "HEAD" else answer.body)
         connection.finish()
 
-    async def _page(self, request: HTTPServerRequest) -> Page:
-        if request.path not in self._pages:
-            return _error(HTTPStatus.NOT_FOUND)
+    async def _answer(self, request: HTTPServerRequest) -> PageAnswer:
+        logins = self._logins if request.path.startswith(LOGIN) else None
+        if logins is None and request.path not in self._pages:
+            return _whole(_error(HTTPStatus.NOT_FOUND))
         if request.method not in ("GET", "HEAD"):
-            return _error(HTTPStatus.METHOD_NOT_ALLOWED)
+            return _whole(_error(HTTPStatus.METHOD_NOT_ALLOWED))
         try:
-            return await self._pages[request.path](request.headers.get("accept", ""))
+            if logins is not None:
+                return await logins(_page_request(request))
+            return _whole(await self._pages[request.path](request.headers.get("accept", "")))
         except Exception:
             logger.exception("aibridge: %s cannot be answered", request.path)
-            return _error(HTTPStatus.INTERNAL_SERVER_ERROR)
+            return _whole(_error(HTTPStatus.INTERNAL_SERVER_ERROR))
 
     async def _metrics(self, accept: str) -> Page:
         try:
@@ -222,6 +233,18 @@ class _Server(HTTPServer):
         if (timer := self._timers.pop(server_conn.stream, None)) is not None:
             timer.cancel()
         super().on_close(server_conn)
+
+
+def _page_request(request: HTTPServerRequest) -> PageRequest:
+    purpose = (request.headers.get(name, "") for name in ("sec-purpose", "purpose"))
+    return PageRequest(
+        request.method or "", request.path, request.query, request.headers.get("cookie", ""), " ".join(purpose).lower()
+    )
+
+
+def _whole(page: Page) -> PageAnswer:
+    status, body, content_type = page
+    return PageAnswer(status, {"Content-Type": content_type}, body)
 
 
 def _error(status: HTTPStatus) -> Page:

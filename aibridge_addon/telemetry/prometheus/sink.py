@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from aibridge_addon.config.errors import ConfigError, Problem
 from aibridge_addon.config.schema import Settings
 from aibridge_addon.config.values import Listen
 from aibridge_addon.records import Ask, Record, Sink
+from aibridge_addon.records.pages import AnswerPage, PageAnswer, PageRequest
 from aibridge_addon.telemetry.prometheus.internal_errors import ErrorCount
 from aibridge_addon.telemetry.prometheus.listener import Listener, ListenError
 from aibridge_addon.telemetry.prometheus.metrics import Metrics
@@ -38,7 +40,8 @@ class Prometheus(Sink):
     def start(self, before: Sink | None = None) -> None:
         """Raises ConfigError: the address cannot be listened on."""
         loop = asyncio.get_running_loop()
-        listener = Listener(self._address, self._metrics.registry, ready=self._readiness, loop=loop)
+        logins = None if self.answer_page is None else partial(on_loop, loop, self.answer_page)
+        listener = Listener(self._address, self._metrics.registry, ready=self._readiness, loop=loop, logins=logins)
         if isinstance(before, Prometheus) and before._listener is not None and before._address == self._address:
             listener.share(before._listener)
         try:
@@ -65,3 +68,14 @@ class Prometheus(Sink):
     async def _readiness(self) -> tuple[bool, Mapping[str, Any]]:
         readiness = self._whole()
         return readiness.ready, readiness.details
+
+
+async def on_loop(loop: asyncio.AbstractEventLoop, answer: AnswerPage, request: PageRequest) -> PageAnswer:
+    """Answer a request on another event loop than the listener's own."""
+    if loop.is_closed():
+        raise RuntimeError("the event loop has been closed")
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(_answered(answer, request), loop))
+
+
+async def _answered(answer: AnswerPage, request: PageRequest) -> PageAnswer:
+    return await answer(request)

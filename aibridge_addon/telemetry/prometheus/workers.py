@@ -15,11 +15,17 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
+from aibridge_addon.records.pages import PageAnswer, PageRequest
+
 logger = logging.getLogger(__name__)
 
 LABEL = "worker"
 TIMEOUT = 5.0
 """Seconds that one worker has for its answer. Without it, its series are missing from this scrape."""
+LOGIN_TIMEOUT = 10.0
+"""The same for a page with which people log in, which asks an authorization server."""
+OF_THE_CONNECTION = frozenset(("connection", "content-length", "transfer-encoding", "keep-alive", "date", "server"))
+"""Headers of a worker's answer that are not passed on."""
 MAX_PAGE = 64 * 1024 * 1024
 """Bytes of one worker's answer."""
 AT_ONCE = 16
@@ -38,6 +44,23 @@ def fetch(address: str, path: str) -> tuple[int, str]:
         answer = connection.getresponse()
         return answer.status, answer.read(MAX_PAGE).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as e:
+        raise Unanswered(type(e).__name__) from e
+    finally:
+        connection.close()
+
+
+def ask(address: str, request: PageRequest) -> PageAnswer:
+    """Pass a browser's request to a worker. Blocks. Raises Unanswered."""
+    connection = http.client.HTTPConnection(address, timeout=LOGIN_TIMEOUT)
+    target = request.path + (f"?{request.query}" if request.query else "")
+    headers = {name: value for name, value in (("Cookie", request.cookie), ("Purpose", request.purpose)) if value}
+    try:
+        connection.request(request.method, target, headers=headers)
+        answer = connection.getresponse()
+        body = answer.read(MAX_PAGE)
+        passed = {name: value for name, value in answer.getheaders() if name.lower() not in OF_THE_CONNECTION}
+        return PageAnswer(answer.status, passed, body)
+    except (OSError, ValueError, http.client.HTTPException) as e:
         raise Unanswered(type(e).__name__) from e
     finally:
         connection.close()

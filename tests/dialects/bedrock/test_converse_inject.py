@@ -264,3 +264,12 @@ def test_a_result_for_claude(parts: Sequence[Part], is_error: bool, expected: di
 )
 def test_a_result_for_models_that_refuse_a_status_and_images(parts: Sequence[Part], is_error: bool, text: str) -> None:
     assert result(parts, is_error=is_error, model=LLAMA) == {"content": [{"text": text}]}
+
+
+@pytest.mark.parametrize("config", [{}, {"toolConfig": {"tools": [OWN, POINT], "toolChoice": {"auto": {}}}}])
+def test_tools_are_taken_out_again(config: dict[str, Any]) -> None:
+    body, injection = body_of(**config), ConverseInjection(streaming=True)
+    request = JSONObject(injected(body) or b"")
+    assert json.loads(injection.without(request, NAMES)) == json.loads(body.replaced({}))
+    left = json.loads(injection.without(request, NAMES[:1]))["toolConfig"]
+    assert left == config.get("toolConfig", {}) | {"tools": [OURS[1], *config.get("toolConfig", {}).get("tools", ())]}

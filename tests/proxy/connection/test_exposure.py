@@ -88,16 +88,40 @@ def test_credentials_of_mcp_servers_are_central_too() -> None:
                 "http": {"url": "https://mcp.test/mcp", "headers": {"Authorization": "Bearer mcp-secret"}},
                 "query": {"url": "https://mcp.test/mcp?key=mcp-secret"},
                 "program": {"command": "x", "env": {"TOKEN": "mcp-secret"}},
-            }
+                "login": {"url": "https://mcp.test/mcp", "oauth": {}},
+            },
+            "token_key": "k" * 44,
         }
     )
     with pytest.raises(ConfigError, match="allow_anonymous: true at this server") as error:
         check_exposure(found, options(), "aibridge.yaml")
     paths = ["mcp.servers.http.headers", "mcp.servers.query.url", "mcp.servers.program.env"]
+    paths.append("mcp.servers.login.oauth")
     assert [problem.path for problem in error.value.problems] == paths
     assert "mcp-secret" not in str(error.value)
     check_exposure(found, options(**LOOPBACK), "aibridge.yaml")
     check_exposure(found, options(proxyauth="alice:secret"), "aibridge.yaml")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["-y", "mcp-remote", "https://mcp.test/mcp", "--header", "Authorization: Bearer 0123456789abcdef"],
+        ["--header", "X-Api-Key:abc"],
+        ["--api-key", "abc"],
+        ["--API_KEY=abc"],
+        ["--github-token", "abc"],
+        ["sk-ant-api03-0123456789abcdefghijklmnop"],
+        ["postgresql://app:secret-of-the-database@db.test/app"],
+        ["https://mcp.test/mcp?api_key=0123456789abcdef"],
+    ],
+)
+def test_a_credential_in_a_programs_arguments_is_central_too(args: list[str]) -> None:
+    found = settings(mcp={"servers": {"s": {"command": "x", "args": args}}})
+    with pytest.raises(ConfigError) as error:
+        check_exposure(found, options(), "aibridge.yaml")
+    assert [problem.path for problem in error.value.problems] == ["mcp.servers.s.args"]
+    check_exposure(found, options(**LOOPBACK), "aibridge.yaml")
 
 
 @pytest.mark.parametrize(
@@ -107,7 +131,10 @@ def test_credentials_of_mcp_servers_are_central_too() -> None:
         {"url": "https://mcp.test/mcp", "headers": {}},
         {"url": "https://mcp.test/mcp", "headers": {"Authorization": ""}},
         {"url": "https://mcp.test/mcp?key=k", "headers": {"Authorization": "Bearer t"}, "allow_anonymous": True},
-        {"command": "x", "args": ["--utc"]},
+        {
+            "command": "x",
+            "args": ["--utc", "--keyboard", "us", "--token", "--verbose", "path:to", "https://[mcp.test/key?a=b"],
+        },
         {"command": "x", "env": {"TOKEN": "t"}, "allow_anonymous": True},
     ],
 )

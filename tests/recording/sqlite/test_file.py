@@ -63,6 +63,7 @@ STEPS = [
     "011_calls",
     "012_plan_limits",
     "013_tool_pins",
+    "014_mcp_logins",
 ]
 
 

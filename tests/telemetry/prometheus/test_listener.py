@@ -21,7 +21,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from aibridge_addon import records
 from aibridge_addon.config import schema
 from aibridge_addon.config.values import Listen
-from aibridge_addon.telemetry.prometheus import listener
+from aibridge_addon.records.pages import PageAnswer, PageRequest
+from aibridge_addon.telemetry.prometheus import listener, workers
 from aibridge_addon.telemetry.prometheus.listener import Listener, ListenError
 from aibridge_addon.telemetry.prometheus.metrics import Metrics
 
@@ -346,3 +347,41 @@ def test_stopping_twice_or_before_the_start_is_harmless(start: Start) -> None:
     made.stop()
     made.stop()
     Listener(LOOPBACK, Metrics(schema.Metrics()).registry).stop()
+
+
+# --- pages of others --------------------------------------------------------------------------------------------------
+
+
+def test_pages_to_log_in_are_answered_by_their_owner(start: Start) -> None:
+    asked: list[PageRequest] = []
+
+    async def logins(request: PageRequest) -> PageAnswer:
+        asked.append(request)
+        headers = {"Location": "https://as.example/", "Set-Cookie": "a=b", "Content-Type": "text/html"}
+        return PageAnswer(303, headers, b"<p>")
+
+    listening = start(logins=logins)
+    connection = http.client.HTTPConnection(listening.address, timeout=10)
+    connection.request("GET", "/mcp/login/x?ticket=t", headers={"Cookie": "c=d", "Sec-Purpose": "Prefetch"})
+    answer = connection.getresponse()
+    assert (answer.status, answer.read()) == (303, b"<p>")
+    assert (answer.headers["Location"], answer.headers["Set-Cookie"]) == ("https://as.example/", "a=b")
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert asked[0].path == "/mcp/login/x"
+    assert (asked[0].query, asked[0].cookie, asked[0].purpose.strip()) == ("ticket=t", "c=d", "prefetch")
+    assert workers.ask(listening.address, asked[0]) == PageAnswer(
+        303,
+        {
+            "Location": "https://as.example/",
+            "Set-Cookie": "a=b",
+            "Content-Type": "text/html",
+            "Cache-Control": "no-store",
+        },
+        b"<p>",
+    )
+
+
+def test_without_an_owner_there_are_no_pages_to_log_in(start: Start) -> None:
+    connection = http.client.HTTPConnection(start().address, timeout=10)
+    connection.request("GET", "/mcp/login/x?ticket=t")
+    assert connection.getresponse().status == 404
