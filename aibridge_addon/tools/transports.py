@@ -248,6 +248,8 @@ async def _end(server: Peer, process: asyncio.subprocess.Process) -> None:
     finally:
         server.signal(signal.SIGKILL)
         server.group = None
+        # A pipe that is full, and that nothing reads any more, would stay open.
+        process._transport.close()  # type: ignore[attr-defined]
 
 
 async def _until(check: Callable[[], bool]) -> None:

@@ -71,7 +71,8 @@ def storm(data: bytes) -> Case:
 
 def storm_of_progress(request: Request) -> Reply:
     token = request["params"]["_meta"]["progressToken"]
-    return Reply.events(*[notice("notifications/progress", progressToken=token, progress=1) * MANY] * 5)
+    progress = notice("notifications/progress", progressToken=token, progress=1)
+    return Reply.events(progress * MANY, event(message(request)))
 
 
 LOG = notice("notifications/message", level="info", data="x")
@@ -276,7 +277,6 @@ def serve_other_client(proxy: RunningProxy, provider: Provider) -> None:
 
 def check_served(proxy: RunningProxy, provider: Provider, case: Case) -> None:
     with Client(proxy, ANTHROPIC) as client:
-        client.raw.timeout = 60
         if not case.is_called:
             serve_other_client(proxy, provider)
             return
@@ -329,7 +329,7 @@ for line in sys.stdin:
     if request.get("method") in results:
         answer = {"jsonrpc": "2.0", "id": request["id"], "result": results[request["method"]]}
         out.write(b"\\n" + json.dumps(answer).encode() + b"\\n")
-    elif "id" in request and request["method"] != "tools/call":
+    elif "id" in request and request.get("method", "tools/call") != "tools/call":
         answer = {"jsonrpc": "2.0", "id": request["id"], "error": {"code": -32601, "message": "no"}}
         out.write(b"\\n" + json.dumps(answer).encode() + b"\\n")
 """
