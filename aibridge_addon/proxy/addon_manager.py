@@ -32,7 +32,7 @@ class SparingAddonManager(AddonManager):
                     await self.invoke_addon(addon, event)
             except AddonHalt:
                 return
-            except Exception:  # noqa: BLE001 (mitmproxy logs it, or raises it again)
+            except Exception:  # mitmproxy logs it, or raises it again
                 with safecall():
                     raise
 

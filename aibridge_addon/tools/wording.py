@@ -23,7 +23,7 @@ MAX_ERROR = 4096
 """Characters of a server's error that a model gets."""
 NO_HEADERS = "its headers_command has yielded no headers"
 NO_LOGIN = "the actor has to log in"
-NO_TOKEN = "the actor's token cannot be had now"
+NO_TOKEN = "the actor's token cannot be had now"  # noqa: S105 (no password)
 REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (HeaderCommandError, NO_HEADERS),
     (LoginRequired, NO_LOGIN),
