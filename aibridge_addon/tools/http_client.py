@@ -26,7 +26,7 @@ from mcp.client.streamable_http import LAST_EVENT_ID, MCP_SESSION_ID
 from aibridge_addon.config.schema import HttpServer
 from aibridge_addon.tools import messages
 from aibridge_addon.tools.fair_share import Pace, Worker
-from aibridge_addon.tools.held import HeldResults
+from aibridge_addon.tools.held import HeldResults, Id
 from aibridge_addon.tools.messages import Asked, Requests
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.codings import CodingError, OutputLimitExceeded, decoder_for
@@ -111,7 +111,7 @@ class HttpClient(httpx2.AsyncClient):
         self._server = server
         self._deliver = deliver
         self._requests = Requests(server.held)
-        self._resumable: dict[messages.Id, tuple[str, Asked]] = {}
+        self._resumable: dict[Id, tuple[str, Asked]] = {}
         """Requests whose events have ids, each with its last one."""
         self._streaming = False
         """A stream of notifications has been open."""

@@ -318,8 +318,8 @@ def _answer(message: Mapping[str, Any], asked: Asked, keep: Keep, *, large: bool
 
 def _error(value: Any, *, large: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
-        text = value if isinstance(value, str) else json.dumps(value)
-        return {"code": types.INTERNAL_ERROR, "message": text[:MAX_ERROR_TEXT]}
+        words = value if isinstance(value, str) else json.dumps(value)
+        return {"code": types.INTERNAL_ERROR, "message": words[:MAX_ERROR_TEXT]}
     code, text, data = value.get("code"), value.get("message"), value.get("data")
     if isinstance(code, float) and code.is_integer():
         code = int(code)
