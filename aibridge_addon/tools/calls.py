@@ -15,6 +15,7 @@ from aibridge_addon.dialects.turns import Call, Invocation, Part, Result, Text
 from aibridge_addon.tools import CallError, ErrorKind, results, schemas
 from aibridge_addon.tools.caller import Caller
 from aibridge_addon.tools.catalog import Tool
+from aibridge_addon.tools.fair_share import LARGE, is_large
 from aibridge_addon.wire.printable import printable_line
 from aibridge_addon.wire.trace_context import TraceContext
 
@@ -139,7 +140,12 @@ async def _outcome(
         caller,
         total=settings.tool_timeout_total,
     )
-    parts, is_error, error_text = results.to_parts(returned, settings.max_result_bytes_of(tool.server_name))
+    parts, is_error, error_text = await servers.worker.run(
+        LARGE + 1 if is_large(returned) else 0,
+        results.to_parts,
+        returned,
+        settings.max_result_bytes_of(tool.server_name),
+    )
     return parts, error_text if is_error else None
 
 

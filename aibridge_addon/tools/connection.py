@@ -41,6 +41,8 @@ from aibridge_addon.records import ToolServerConnected, utc_now
 from aibridge_addon.tools import CallError, NotConnected, SessionExpired, messages, pages
 from aibridge_addon.tools.call_time import CallTime
 from aibridge_addon.tools.catalog import LeftOut, ListedTool, Listing
+from aibridge_addon.tools.fair_share import Worker
+from aibridge_addon.tools.held import HeldResults
 from aibridge_addon.tools.http_client import Credential, OldTransport, OnRequest
 from aibridge_addon.tools.transports import GRACE, over_http, over_sse, over_stdio
 from aibridge_addon.tools.wording import Lost, Wording, cause
@@ -90,6 +92,8 @@ class Connection:
         self.tls: ssl.SSLContext | None = None
         self.credential: Credential | None = None
         self.on_request: OnRequest | None = None  # changes each HTTP request before it is sent
+        self.worker = Worker()
+        self.held = HeldResults()
         self.group: int | None = None  # of the program and all that it started
         self._settings = settings
         self._publish = publish
@@ -179,7 +183,7 @@ class Connection:
                 raise CallError(f"MCP server {self.name} {allowed.exceeded}", "timeout")
             if task.cancelled():
                 raise CallError(f"the connection to MCP server {self.name} was closed", "connection")
-            return messages.result_of(task.result())
+            return messages.result_of(task.result(), self.held)
         except MCPError as e:
             raise await self._call_error(e, client) from None
         except CallError:
@@ -392,7 +396,7 @@ class Connection:
         """
         try:
             async with asyncio.timeout(self.connected_within):
-                tools, left_out = await pages.fetch(client, self.name)
+                tools, left_out = await pages.fetch(client, self.name, self.worker, self.held)
         except (MCPError, ValidationError, TimeoutError) as e:
             code = e.code if isinstance(e, MCPError) else None
             silent = isinstance(e, TimeoutError) or code == types.REQUEST_TIMEOUT

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -24,6 +25,8 @@ from mcp.client.streamable_http import LAST_EVENT_ID, MCP_SESSION_ID
 
 from aibridge_addon.config.schema import HttpServer
 from aibridge_addon.tools import messages
+from aibridge_addon.tools.fair_share import Pace, Worker
+from aibridge_addon.tools.held import HeldResults, Id
 from aibridge_addon.tools.messages import Asked, Requests
 from aibridge_addon.wire import sse
 from aibridge_addon.wire.codings import CodingError, OutputLimitExceeded, decoder_for
@@ -41,8 +44,12 @@ HANDSHAKE = frozenset(("initialize", "server/discover"))
 OLD_TRANSPORT = frozenset((httpx2.codes.NOT_FOUND, httpx2.codes.METHOD_NOT_ALLOWED))
 """HTTP statuses of servers that have the transport of 2024 only ("Backwards Compatibility" of the specification)."""
 
+EDGE = 64
+"""Bytes in which a message begins."""
+READ_SIZE = 16 << 10
+"""Bytes that are searched for events at once."""
 EVENTS = "text/event-stream"
-Read = Callable[[bytes], list[bytes]]
+Read = Callable[[bytes], Awaitable[list[bytes]]]
 Deliver = Callable[[bytes], Awaitable[None]]
 OnRequest = Callable[[httpx2.Request], Awaitable[None]]
 """Changes a request before it is sent."""
@@ -72,6 +79,8 @@ class Peer(Protocol):
     connected_within: float
     on_request: OnRequest | None
     credential: Credential | None
+    worker: Worker
+    held: HeldResults
 
     def change(self) -> None: ...
     def reason(self, error: BaseException) -> str: ...
@@ -101,8 +110,8 @@ class HttpClient(httpx2.AsyncClient):
         )
         self._server = server
         self._deliver = deliver
-        self._requests = Requests()
-        self._resumable: dict[messages.Id, tuple[str, Asked]] = {}
+        self._requests = Requests(server.held)
+        self._resumable: dict[Id, tuple[str, Asked]] = {}
         """Requests whose events have ids, each with its last one."""
         self._streaming = False
         """A stream of notifications has been open."""
@@ -113,12 +122,20 @@ class HttpClient(httpx2.AsyncClient):
         if request.method != "POST":
             return _bounded(await super().send(request, **options))
         asked = _asked(request)
+        if asked is None:
+            request.extensions = {
+                **request.extensions,
+                "timeout": httpx2.Timeout(self._server.connected_within).as_dict(),
+            }
         if self._deliver is not None:
             return await self._post_beside_stream(request, asked, self._deliver, options)
         try:
             response = await super().send(request, **options)
         except httpx2.TransportError as e:
             return self._unreachable(request, asked, e)
+        finally:
+            if asked is None:
+                self._requests.note(request.content)
         if response.is_redirect:
             return _bounded(response)
         if response.is_error:
@@ -159,7 +176,8 @@ class HttpClient(httpx2.AsyncClient):
         headers = {MCP_SESSION_ID: response.headers[MCP_SESSION_ID]} if MCP_SESSION_ID in response.headers else {}
         try:
             body = await _body(response)
-            found = messages.mend(body, [asked], whole=True)
+            mend = partial(messages.mend, body, [asked], whole=True, held=self._server.held)
+            found = await self._server.worker.run(len(body), mend)
         except httpx2.TransportError as e:
             if asked.method in HANDSHAKE:
                 raise
@@ -175,8 +193,9 @@ class HttpClient(httpx2.AsyncClient):
         return _answer(response.request, *others, *answers, headers=headers)
 
     def _reader(self, asked: Asked) -> Read:
-        def read(data: bytes) -> list[bytes]:
-            found = messages.mend(data, [asked])
+        async def read(data: bytes) -> list[bytes]:
+            mend = partial(messages.mend, data, [asked], held=self._server.held, of_server=self._requests.of_server)
+            found = await self._server.worker.run(len(data), mend)
             if any(answered is not None for _, answered in found):
                 self._resumable.pop(asked.id, None)
             return [message for message, _ in found]
@@ -211,9 +230,10 @@ class HttpClient(httpx2.AsyncClient):
             self._streaming = self._streaming or response.is_success
         if not response.is_success:
             return _bounded(response)
-        return _replaced(
-            response, _Events(response, self._requests.read, requests=self._requests, deliver=self._deliver)
-        )
+        return _replaced(response, _Events(response, self._read, requests=self._requests, deliver=self._deliver))
+
+    async def _read(self, data: bytes) -> list[bytes]:
+        return await self._server.worker.run(len(data), self._requests.read, data)
 
     # --- the transport of 2024 ------------------------------------------------------------------------------------
 
@@ -221,7 +241,8 @@ class HttpClient(httpx2.AsyncClient):
         self, request: httpx2.Request, asked: Asked | None, deliver: Deliver, options: dict[str, Any]
     ) -> httpx2.Response:
         """Send a message whose answer comes on the stream. A failure is answered here."""
-        self._requests.note(request.content)
+        if asked is not None:
+            self._requests.note(request.content)
         made: list[bytes] = []
         try:
             response = await super().send(request, **options)
@@ -229,7 +250,7 @@ class HttpClient(httpx2.AsyncClient):
                 code = messages.SESSION_EXPIRED if response.status_code == httpx2.codes.NOT_FOUND else None
                 made.append(messages.refusal(asked, await _beginning(response), response.status_code, code))
             elif asked is not None and "json" in response.headers.get("content-type", ""):
-                made += self._requests.read(await _beginning(response, MAX_MESSAGE))
+                made += await self._read(await _beginning(response, MAX_MESSAGE))
             else:
                 await response.aclose()
         except httpx2.TransportError as e:
@@ -237,6 +258,9 @@ class HttpClient(httpx2.AsyncClient):
                 made.append(messages.error(asked.id, messages.UNREACHABLE, self._server.reason(e)))
         except (NotJSON, Unreadable):
             pass  # such as `Accepted`
+        finally:
+            if asked is None:
+                self._requests.note(request.content)
         for message in made:
             if asked is not None and self._requests.under_way(asked.id):
                 self._requests.answered(asked)
@@ -276,13 +300,16 @@ class _Events(httpx2.AsyncByteStream):
         scanner, oversized = sse.SSEScanner(MAX_MESSAGE), 0
         limit = MAX_STREAM if self._asked is not None or self._coding else sys.maxsize
         size = count = 0
+        pace = Pace()
         try:
             async for piece in _decoded(self._stream, self._coding, limit):
                 size += len(piece)
                 if size > limit:
                     raise Unreadable(f"larger than {limit} bytes")
+                await pace.took(len(piece))
                 for event, _ in scanner.feed(piece):
                     count += 1
+                    await pace.took()
                     if count > MAX_EVENTS and self._asked is not None:
                         raise Unreadable(f"more than {MAX_EVENTS} events")
                     async for mended in self._passed(event):
@@ -309,31 +336,31 @@ class _Events(httpx2.AsyncByteStream):
         if name == "endpoint":  # of the transport of 2024
             yield event
         elif self._deliver is None:
-            for mended in self._mended(event, data):
+            async for mended in self._mended(event, data):
                 yield mended
         else:
-            for message in self._messages(data):
+            for message in await self._messages(data):
                 await self._deliver(message)
 
-    def _mended(self, event: bytes, data: bytes | None) -> Iterator[bytes]:
+    async def _mended(self, event: bytes, data: bytes | None) -> AsyncIterator[bytes]:
         kept = b"".join(line + b"\n" for line in event.splitlines() if line.startswith((b"id:", b"retry:")))
         for line in kept.splitlines():
             if line.startswith(b"id:") and self._on_id is not None:
                 self._on_id(line[3:].strip().decode("utf-8", "replace"))
-        for message in self._messages(data):
+        for message in await self._messages(data):
             yield kept + sse.event("message", message)
             kept = b""
         if kept:
             yield kept + b"data: \n\n"
 
-    def _messages(self, data: bytes | None) -> Sequence[bytes]:
-        if data is None or not data.strip():
+    async def _messages(self, data: bytes | None) -> Sequence[bytes]:
+        if data is None or data.isspace() or not data:
             return ()
         try:
-            return self._read(data)
+            return await self._read(data)
         except (NotJSON, Unreadable) as e:
             # Other texts are keep-alives.
-            if self._asked is not None and data.lstrip(b"\xef\xbb\xbf \t\n").startswith((b"{", b"[")):
+            if self._asked is not None and data[:EDGE].lstrip(b"\xef\xbb\xbf \t\n").startswith((b"{", b"[")):
                 return [messages.unreadable(self._asked, _why(e))]
         return ()
 
@@ -394,16 +421,15 @@ def _bounded(response: httpx2.Response) -> httpx2.Response:
 async def _decoded(stream: Any, coding: str | None, limit: int) -> AsyncIterator[bytes]:
     decoder = decoder_for(coding, limit)
     async for chunk in stream:
-        if decoder is None:
-            yield chunk
-        else:
-            for piece in decoder.feed(chunk):
-                yield piece
+        for piece in (chunk,) if decoder is None else decoder.feed(chunk):
+            for start in range(0, len(piece), READ_SIZE):
+                yield piece[start : start + READ_SIZE]
 
 
 async def _body(response: httpx2.Response) -> bytes:
-    body = bytearray()
+    body, pace = bytearray(), Pace()
     async for piece in _decoded(response.stream, response.headers.get("content-encoding"), MAX_MESSAGE):
+        await pace.took(len(piece))
         body += piece
         if len(body) > MAX_MESSAGE:
             raise Unreadable(f"larger than {MAX_MESSAGE} bytes")
@@ -412,9 +438,10 @@ async def _body(response: httpx2.Response) -> bytes:
 
 async def _beginning(response: httpx2.Response, limit: int = MAX_ERROR_BODY) -> bytes:
     """Read the beginning of a body as far as it can be read."""
-    body = bytearray()
+    body, pace = bytearray(), Pace()
     try:
         async for piece in _decoded(response.stream, response.headers.get("content-encoding"), limit):
+            await pace.took(len(piece))
             body += piece[: limit - len(body)]
             if len(body) >= limit:
                 break

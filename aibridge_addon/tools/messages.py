@@ -6,12 +6,15 @@ library gets it:
 
     bytes ─▶ decode ─▶ messages ─ mend ─▶ bytes that the library's models take
                                    │
-             tools/list, tools/call ─▶ the whole result as one opaque text in `_meta` ─▶ `result_of`
+             tools/list, tools/call ─▶ the whole result in `_meta` ─▶ `result_of`
+                                        as an opaque text; if it is large, as a key (see `HeldResults`)
 
 - **Envelopes** are mended where the meaning is plain: no `jsonrpc`, an id `3.0` or `"3"`, a list of messages, a byte
   order mark, a number that is out of range, a result beside `error: null`, an error that is a text or has no code.
 - **Handshakes** keep what is read: the protocol version, and whether there are tools.
 - **Lists of tools and results of calls** pass the library unread. `listing` and `results` read them.
+- **Large messages** have their values counted before anything is built of them. Lists of tools and results of calls
+  with too many are read in parts.
 - **Codes of errors are the peer's.** The library has codes of its own for what it has seen itself (the connection has
   ended, the time is over), and we have ours. An error of a server with such a code gets another one, so that these
   codes always say what was seen here, and never what a server claims.
@@ -24,18 +27,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import mcp_types as types
+from mcp import MCPError
 from mcp_types.version import HANDSHAKE_PROTOCOL_VERSIONS, LATEST_HANDSHAKE_VERSION
 
-from aibridge_addon.wire import json_object
-from aibridge_addon.wire.json_object import JSONObject, NotJSON, Unreadable
-from aibridge_addon.wire.json_structure import is_deeper
+from aibridge_addon.tools.fair_share import LARGE
+from aibridge_addon.tools.held import HeldResults, Id, ServerRequests
+from aibridge_addon.tools.message_json import MAX_LISTED, MORE, decoded, tolerant
+from aibridge_addon.wire.json_object import NotJSON, Unreadable
 
 RESULT = "aibridge/result"
-"""Member of `_meta` with a whole result, as JSON text."""
+"""Member of `_meta` with a whole result: its JSON text, or a key of `HeldResults`."""
 
 UNREACHABLE = -99_001
 """The server could not be reached, or the connection broke before the answer."""
@@ -69,11 +75,14 @@ NOTICES = frozenset(
     )
 )
 """Notifications that are used."""
+MAX_ERROR_TEXT = 64 << 10
+"""Characters of an error's text."""
 MAX_REFUSAL = 250
 """Characters of an HTTP error's text."""
 OLDEST_VERSION = HANDSHAKE_PROTOCOL_VERSIONS[0]
 
-Id = int | str
+Keep = Callable[[Any], Any]
+"""Returns what stands for a result in a message that passes the library."""
 
 
 class Asked(NamedTuple):
@@ -86,31 +95,43 @@ class Asked(NamedTuple):
 class Requests:
     """The requests under way on one connection whose answers come in any order."""
 
-    def __init__(self) -> None:
+    def __init__(self, held: HeldResults | None = None) -> None:
+        """`held`: takes large results. None: they pass the library."""
         self._methods: dict[Id, str] = {}
         self._given_up = False
+        self._held = held
+        self.of_server = ServerRequests()
 
     def sent(self, message: Any) -> None:
-        """Note a message of ours: a request, or that one is given up."""
+        """Note a message of ours: a request, that one is given up, or an answer to the server."""
         if isinstance(message, types.JSONRPCRequest):
             self._methods[message.id] = message.method
         elif isinstance(message, types.JSONRPCNotification) and message.method == "notifications/cancelled":
             given_up = (message.params or {}).get("requestId")
             if isinstance(given_up, int | str) and self._methods.pop(given_up, None) is not None:
                 self._given_up = True
+        elif isinstance(message, types.JSONRPCResponse | types.JSONRPCError):
+            self.of_server.ended(message.id)
 
     def note(self, data: bytes) -> None:
         """Note a message of ours, as it is sent."""
         self.sent(types.jsonrpc_message_adapter.validate_json(data, by_name=False))
 
-    def read(self, data: bytes) -> list[bytes]:
-        """Return the messages in what the server has sent, mended. Raises as `mend` does."""
-        waiting = [Asked(id, method) for id, method in self._methods.items()]
-        mended = mend(data, waiting, guess=not self._given_up)
+    def read(self, data: bytes, waiting: Sequence[Asked] | None = None) -> list[bytes]:
+        """Return the messages in what the server has sent, mended. Raises as `mend` does. May run in a thread.
+
+        `waiting`: the requests that it may answer. None: all under way.
+        """
+        waiting = self.under_way_now() if waiting is None else waiting
+        mended = mend(data, waiting, guess=not self._given_up, held=self._held, of_server=self.of_server)
         for _, answered in mended:
             if answered is not None:
                 self._methods.pop(answered, None)
         return [message for message, _ in mended]
+
+    def under_way_now(self) -> list[Asked]:
+        """Return all requests under way."""
+        return [Asked(id, method) for id, method in list(self._methods.items())]
 
     def under_way(self, id: Id | None) -> Asked | None:
         """Return the request under way with this id; with None the only one, if no other can be meant."""
@@ -125,29 +146,38 @@ class Requests:
 
 
 def mend(
-    data: bytes, waiting: Sequence[Asked], *, guess: bool = True, whole: bool = False
+    data: bytes,
+    waiting: Sequence[Asked],
+    *,
+    guess: bool = True,
+    whole: bool = False,
+    held: HeldResults | None = None,
+    of_server: ServerRequests | None = None,
 ) -> list[tuple[bytes, Id | None]]:
     """Return the messages in `data`, each with the id of the request that it answers.
 
     Args:
         guess: an answer with an unusable id belongs to the only request that waits.
         whole: `data` is the whole answer to that request. So it may be a result without an envelope.
+        held: takes the result of a large message. None: it passes the library.
+        of_server: decides which requests of the server pass. None: all.
 
     Raises:
         NotJSON, Unreadable: there is no message in the data.
     """
-    messages = _decoded(data)
+    messages, large = decoded(data), len(data) > LARGE
+    keep: Keep = json.dumps if held is None or not large else partial(held.hold, size=len(data))
     only = waiting[0] if guess and len(waiting) == 1 else None
     mended: list[tuple[bytes, Id | None]] = []
     for message in messages:
         if not isinstance(message, dict):
             continue
         if isinstance(message.get("method"), str) and "result" not in message and "error" not in message:
-            notice = _notice(message)
-            if notice is not None:
+            notice = _notice(message, large=large)
+            if notice is not None and _passes(notice, of_server):
                 mended.append((_encoded(notice), None))
         elif (asked := _asked(message, waiting, only, whole)) is not None:
-            mended.append((_encoded(_answer(message, asked)), asked.id))
+            mended.append((_encoded(_answer(message, asked, keep, large=large)), asked.id))
     if not mended and not any(isinstance(message, dict) for message in messages):
         raise Unreadable("no message")
     return mended
@@ -163,7 +193,7 @@ def unreadable(asked: Asked, why: str) -> bytes:
     if asked.method != "tools/call":
         return error(asked.id, UNREADABLE, f"its answer cannot be read: {why}")
     text = f"[The tool has run, but its answer cannot be read: {why}]"
-    result = _carried({"content": [{"type": "text", "text": text}]}, {"content": []})
+    result = _carried({"content": [{"type": "text", "text": text}]}, {"content": []}, json.dumps)
     return _encoded({"jsonrpc": "2.0", "id": asked.id, "result": result})
 
 
@@ -181,7 +211,7 @@ def refusal(asked: Asked, body: bytes, status: int, code: int | None) -> bytes:
 
 def _errors(body: bytes) -> Iterator[dict[str, Any]]:
     try:
-        messages = _decoded(body)
+        messages = decoded(body)
     except (NotJSON, Unreadable):
         return
     for message in messages:
@@ -189,71 +219,46 @@ def _errors(body: bytes) -> Iterator[dict[str, Any]]:
             yield _error(message["error"])
 
 
-def result_of(result: types.Result) -> Any:
-    """Return a result as the server has sent it."""
+def result_of(result: types.Result, held: HeldResults | None = None) -> Any:
+    """Return a result as the server has sent it.
+
+    Raises:
+        MCPError: it was dropped from `held`.
+    """
     text = (result.meta or {}).get(RESULT)
+    if isinstance(text, int) and held is not None:
+        try:
+            return held.take(text)
+        except KeyError:
+            raise MCPError(UNREADABLE, "its answer was dropped, because many others came at once") from None
     if not isinstance(text, str):
         return result.model_dump(by_alias=True, mode="json", exclude_none=True)
-    return _tolerant(text.encode())
+    return tolerant(text.encode())
 
 
-# --- decoding --------------------------------------------------------------------------------------------------------
-
-
-def _decoded(data: bytes) -> list[Any]:
-    """Decode a message, or a list of them."""
-    try:
-        value = _tolerant(data)
-    except Unreadable:
-        value = _in_parts(data)
-    return value if isinstance(value, list) else [value]
-
-
-def _in_parts(data: bytes) -> Any:
-    """Decode a list of tools one by one, since one of them cannot be decoded."""
-    try:
-        message = JSONObject(data)
-        tools = JSONObject(message.raw("result")).elements("tools")
-    except (NotJSON, Unreadable):
-        raise Unreadable("nested too deeply") from None
-    if not tools:
-        raise Unreadable("nested too deeply")
-    result = {
-        "tools": [_maybe_tool(tool) for tool in tools],
-        "nextCursor": JSONObject(message.raw("result")).get("nextCursor"),
-    }
-    return {"id": message.get("id"), "result": result}
-
-
-def _maybe_tool(data: bytes) -> Any:
-    try:
-        return _tolerant(data)
-    except (NotJSON, Unreadable):
-        pass
-    try:
-        return {"name": JSONObject(data).text("name"), "inputSchema": "cannot be decoded"}
-    except (NotJSON, Unreadable):
-        return "cannot be decoded"
-
-
-def _tolerant(data: bytes) -> Any:
-    if is_deeper(data, json_object.MAX_DEPTH):
-        raise Unreadable("nested too deeply")
-    return json_object.decode_tolerantly(data)
+# --- envelopes -----------------------------------------------------------------------------------------------------
 
 
 def _encoded(message: Mapping[str, Any]) -> bytes:
     return json.dumps(message, ensure_ascii=False).encode("utf-8", "replace")
 
 
-# --- envelopes -------------------------------------------------------------------------------------------------------
+def _passes(notice: Mapping[str, Any], of_server: ServerRequests | None) -> bool:
+    """Return whether a request or a notification of the server is to be read by the library."""
+    if of_server is None:
+        return True
+    if notice["method"] == "notifications/cancelled":
+        of_server.ended(notice.get("params", {}).get("requestId"))
+    return "id" not in notice or of_server.admits(notice["id"])
 
 
-def _notice(message: Mapping[str, Any]) -> dict[str, Any] | None:
+def _notice(message: Mapping[str, Any], *, large: bool) -> dict[str, Any] | None:
     """Mend a request or a notification of the server.
 
-    None: it is a notification that is not used, or a request whose id cannot be repeated.
+    None: it is a notification that is not used, or a request whose id cannot be repeated. A large one is ignored, too.
     """
+    if large:
+        return None
     if message.get("id") is None and message["method"] not in NOTICES:
         return None
     kept: dict[str, Any] = {"jsonrpc": "2.0", "method": message["method"]}
@@ -293,21 +298,28 @@ def _id(id: Any) -> Id | None:
     return id if isinstance(id, int) else None
 
 
-def _answer(message: Mapping[str, Any], asked: Asked) -> dict[str, Any]:
+def _answer(message: Mapping[str, Any], asked: Asked, keep: Keep, *, large: bool) -> dict[str, Any]:
     answer: dict[str, Any] = {"jsonrpc": "2.0", "id": asked.id}
     failed = message.get("error") is not None and message.get("result") is None
     if failed:
-        return answer | {"error": _error(message["error"])}
+        return answer | {"error": _error(message["error"], large=large)}
     if "result" in message or "error" in message:
         result = message.get("result")
     else:  # a result without an envelope
         result = {name: value for name, value in message.items() if name not in ("jsonrpc", "id")}
-    return answer | {"result": _RESULTS.get(asked.method, _plain)(result)}
+    if asked.method == "tools/list":
+        return answer | {"result": _listed(result, keep)}
+    if asked.method == "tools/call":
+        return answer | {"result": _called(result, keep)}
+    if large and asked.method not in _HANDSHAKES:
+        result = {}
+    return answer | {"result": _HANDSHAKES.get(asked.method, _plain)(result)}
 
 
-def _error(value: Any) -> dict[str, Any]:
+def _error(value: Any, *, large: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
-        return {"code": types.INTERNAL_ERROR, "message": value if isinstance(value, str) else json.dumps(value)}
+        words = value if isinstance(value, str) else json.dumps(value)
+        return {"code": types.INTERNAL_ERROR, "message": words[:MAX_ERROR_TEXT]}
     code, text, data = value.get("code"), value.get("message"), value.get("data")
     if isinstance(code, float) and code.is_integer():
         code = int(code)
@@ -315,38 +327,40 @@ def _error(value: Any) -> dict[str, Any]:
         code = types.INTERNAL_ERROR
     if not isinstance(text, str) or not text:
         text = data if isinstance(data, str) and data else f"an error without a message (code {code})"
-    found: dict[str, Any] = {"code": code, "message": text}
-    return found | {"data": data} if isinstance(data, dict) else found
+    found: dict[str, Any] = {"code": code, "message": text[:MAX_ERROR_TEXT]}
+    return found | {"data": data} if isinstance(data, dict) and not large else found
 
 
 # --- results ---------------------------------------------------------------------------------------------------------
 
 
-def _carried(result: Any, shown: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the library is to read, with the whole result as a text beside it."""
+def _carried(result: Any, shown: Mapping[str, Any], keep: Keep) -> dict[str, Any]:
+    """Return what the library is to read, with the whole result beside it."""
     hints = {"resultType": "complete", "ttlMs": 0, "cacheScope": "private"}
-    return {**hints, **shown, "_meta": {RESULT: json.dumps(result)}}
+    return {**hints, **shown, "_meta": {RESULT: keep(result)}}
 
 
 def _plain(result: Any) -> dict[str, Any]:
     return result if isinstance(result, dict) else {}
 
 
-def _called(result: Any) -> dict[str, Any]:
+def _called(result: Any, keep: Keep) -> dict[str, Any]:
     if isinstance(result, dict) and result.get("resultType") == "input_required":
         return result  # the library asks in its own way, or says that it cannot
-    return _carried(result, {"content": []})
+    return _carried(result, {"content": []}, keep)
 
 
-def _listed(result: Any) -> dict[str, Any]:
+def _listed(result: Any, keep: Keep) -> dict[str, Any]:
     """Show the library the names, and the schemas from which it makes headers (`x-mcp-header`)."""
     tools = result.get("tools") if isinstance(result, dict) else result
     tools = tools if isinstance(tools, list) else []
+    more = result[MORE] if isinstance(result, dict) and isinstance(result.get(MORE), int) else 0
+    more, tools = more + max(0, len(tools) - MAX_LISTED), tools[:MAX_LISTED]
     cursor = result.get("nextCursor") if isinstance(result, dict) else None
     shown: dict[str, Any] = {"tools": list(_shown_tools(tools))}
     if isinstance(cursor, str | int) and not isinstance(cursor, bool) and cursor != "":
         shown["nextCursor"] = str(cursor)
-    return _carried({"tools": tools}, shown)
+    return _carried({"tools": tools, MORE: more}, shown, keep)
 
 
 def _shown_tools(tools: Iterable[Any]) -> Iterable[dict[str, Any]]:
@@ -401,11 +415,6 @@ def _discovered(result: Any) -> dict[str, Any]:
     }
 
 
-_RESULTS: Mapping[str, Callable[[Any], dict[str, Any]]] = MappingProxyType(
-    {
-        "initialize": _initialized,
-        "server/discover": _discovered,
-        "tools/list": _listed,
-        "tools/call": _called,
-    }
+_HANDSHAKES: Mapping[str, Callable[[Any], dict[str, Any]]] = MappingProxyType(
+    {"initialize": _initialized, "server/discover": _discovered}
 )

@@ -9,7 +9,9 @@ from typing import Any, NamedTuple
 
 from aibridge_addon.dialects.turns import Media, Part, Text
 from aibridge_addon.tools import media
+from aibridge_addon.tools.message_json import MAX_VALUES
 from aibridge_addon.wire import json_object
+from aibridge_addon.wire.json_structure import has_more_values
 
 NO_OUTPUT = "(no output)"
 MAX_PARTS = 64
@@ -153,8 +155,11 @@ def _carried(structured: Any, parts: Sequence[Part]) -> bool:
 
 
 def _maybe_json(text: str) -> Iterator[Any]:
+    data = text.encode("utf-8", "replace")
+    if has_more_values(data, MAX_VALUES):
+        return  # a value that comes with a result has fewer
     try:
-        yield json_object.decode(text.encode("utf-8", "replace"))
+        yield json_object.decode(data)
     except (json_object.NotJSON, json_object.Unreadable):
         pass
 

@@ -30,6 +30,7 @@ from aibridge_addon.tools.connection import (
     Settings,
     listing_of,
 )
+from aibridge_addon.tools.fair_share import Worker
 from aibridge_addon.tools.header_command import HeaderCommand
 from aibridge_addon.tools.oauth.connections import LoginConnections
 from aibridge_addon.tools.oauth.credential import TokenCredential
@@ -97,6 +98,7 @@ class Servers:
         self._after: Servers | None = None
         self._started = -math.inf
         self._ended = False
+        self.worker = Worker()
         self._running = 0
         """Calls that run or wait for their turn."""
         self._idle = asyncio.Event()
@@ -105,6 +107,7 @@ class Servers:
             server = Connection(name, entry, publish=publish, backoff=backoff, clock=clock, on_connected=on_connected)
             server.connected_within, server.refreshed_every = connected_within or entry.startup_timeout, refreshed_every
             server.listed_every, server.withdrawn_after = listed_every, withdrawn_after
+            server.worker = self.worker
             if isinstance(entry, HttpServer) and entry.send_actor_headers:
                 server.on_request = self._name_actor
             if isinstance(entry, HttpServer) and entry.headers_command:

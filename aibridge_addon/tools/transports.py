@@ -21,6 +21,8 @@ from mcp.shared.message import SessionMessage
 
 from aibridge_addon.config.schema import HttpServer, StdioServer
 from aibridge_addon.tools import messages
+from aibridge_addon.tools.fair_share import Pace, Worker
+from aibridge_addon.tools.held import HeldResults
 from aibridge_addon.tools.http_client import MAX_MESSAGE, Credential, HttpClient, OnRequest
 from aibridge_addon.tools.lines import Lines, TooLarge
 from aibridge_addon.tools.messages import Requests
@@ -40,10 +42,12 @@ POLL_INTERVAL = 0.01
 """Seconds between checks whether a program has ended."""
 MAX_LIBRARY_EVENT = MAX_MESSAGE * 2 + (1 << 20)
 """Bytes. The library's bound of an event; ours is reached first. A mended message may be longer than the server's."""
-READ_SIZE = 64 << 10
+READ_SIZE = 16 << 10
 """Bytes that are read at once from a program."""
 MAX_LOG_LINES = 200
 """Lines of a program's stderr that are logged per connection, at debug level."""
+MAX_LOG_LINE = 64 << 10
+"""Bytes. Longer lines of a program's stderr are not logged."""
 Incoming = SessionMessage | Exception
 
 
@@ -56,6 +60,8 @@ class Peer(Protocol):
     tls: ssl.SSLContext | None
     on_request: OnRequest | None
     credential: Credential | None
+    worker: Worker
+    held: HeldResults
 
     def lose(self, reason: str) -> None: ...
     def change(self) -> None: ...
@@ -139,11 +145,11 @@ async def over_stdio(server: Peer, settings: StdioServer) -> AsyncGenerator[Tran
         env=get_default_environment() | {name: value.get_secret_value() for name, value in settings.env.items()},
         cwd=settings.cwd,
         start_new_session=True,
-        limit=MAX_MESSAGE,
+        limit=READ_SIZE,
     )
     assert process.stdin and process.stdout and process.stderr
     server.group = process.pid
-    requests = Requests()
+    requests = Requests(server.held)
     incoming, read = anyio.create_memory_object_stream[Incoming](0)
     write, outgoing = anyio.create_memory_object_stream[SessionMessage](0)
     try:
@@ -162,12 +168,15 @@ async def over_stdio(server: Peer, settings: StdioServer) -> AsyncGenerator[Tran
 async def _read(
     server: Peer, requests: Requests, stdout: asyncio.StreamReader, incoming: MemoryObjectSendStream[Incoming]
 ) -> None:
-    lines = Lines(MAX_MESSAGE)
+    lines, pace = Lines(MAX_MESSAGE), Pace()
     with incoming:
         try:
             while data := await stdout.read(READ_SIZE):
+                await pace.took(len(data))
                 for line in lines.feed(data):
-                    await _take(server, requests, line, incoming)
+                    if line:
+                        await _take(server, requests, line, incoming)
+                        await pace.took()
             for line in lines.finish():
                 await _take(server, requests, line, incoming)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError):
@@ -188,7 +197,7 @@ async def _take(
         found = [messages.unreadable(asked, f"larger than {MAX_MESSAGE} bytes")]
     else:
         try:
-            found = requests.read(line)
+            found = await server.worker.run(len(line), requests.read, line)
         except (NotJSON, Unreadable):
             logger.debug("MCP server %s: a line of its output is not a message", server.name)
             return
@@ -214,16 +223,16 @@ async def _write(
 
 async def _log(server: Peer, stderr: asyncio.StreamReader) -> None:
     """Log stderr up to the limit. Read it to the end, because a full pipe would block the program."""
-    lines = 0
-    while not stderr.at_eof():
-        try:
-            line = await stderr.readline()
-        except ValueError:
+    lines, pace, logged = Lines(MAX_LOG_LINE), Pace(), 0
+    while data := await stderr.read(READ_SIZE):
+        await pace.took(len(data))
+        if logged >= MAX_LOG_LINES:
             continue
-        lines += 1
-        if lines <= MAX_LOG_LINES:
-            text = server.masked(line.decode("utf-8", "replace").rstrip())
-            logger.debug("MCP server %s: stderr: %s", server.name, printable_line(text[:MAX_REASON]))
+        for line in lines.feed(data):
+            if isinstance(line, bytes) and logged < MAX_LOG_LINES:
+                logged += 1
+                text = server.masked(line.decode("utf-8", "replace").rstrip())
+                logger.debug("MCP server %s: stderr: %s", server.name, printable_line(text[:MAX_REASON]))
 
 
 async def _end(server: Peer, process: asyncio.subprocess.Process) -> None:
@@ -239,6 +248,8 @@ async def _end(server: Peer, process: asyncio.subprocess.Process) -> None:
     finally:
         server.signal(signal.SIGKILL)
         server.group = None
+        # A pipe that is full, and that nothing reads any more, would stay open.
+        process._transport.close()  # type: ignore[attr-defined]
 
 
 async def _until(check: Callable[[], bool]) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from pydantic import SecretStr
@@ -27,12 +29,14 @@ SESSION = "mcp-session-id"
 class Reply:
     """An HTTP answer whose body ends with the connection. An event among its parts is waited for."""
 
-    parts: tuple[bytes | asyncio.Event, ...] = ()
+    parts: Iterable[bytes | asyncio.Event] = ()
     status: int = 200
     kind: str = "application/json"
     headers: Mapping[str, str] = field(default_factory=dict)
     cut: bool = False
     """The connection ends before the body does."""
+    raw: bool = False
+    """The parts are all that is sent, head included."""
 
     @classmethod
     def json(cls, body: bytes, status: int = 200, *, headers: Mapping[str, str] | None = None) -> Reply:
@@ -41,6 +45,10 @@ class Reply:
     @classmethod
     def events(cls, *parts: bytes | asyncio.Event, cut: bool = False) -> Reply:
         return cls(parts, kind="text/event-stream", cut=cut)
+
+    @classmethod
+    def silence(cls) -> Reply:
+        return cls((asyncio.Event(),), raw=True)
 
 
 Request = dict[str, Any]
@@ -127,14 +135,15 @@ class OddMcp:
     async def _answer(self, writer: asyncio.StreamWriter, reply: Reply) -> None:
         head = {"content-type": reply.kind, "connection": "close", "transfer-encoding": "chunked", **reply.headers}
         lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
-        writer.write(f"HTTP/1.1 {reply.status} X\r\n{lines}\r\n".encode())
+        if not reply.raw:
+            writer.write(f"HTTP/1.1 {reply.status} X\r\n{lines}\r\n".encode())
         for part in reply.parts:
             if isinstance(part, asyncio.Event):
                 await part.wait()
             elif part:
-                writer.write(b"%x\r\n%s\r\n" % (len(part), part))
+                writer.write(part if reply.raw else b"%x\r\n%s\r\n" % (len(part), part))
                 await writer.drain()
-        if not reply.cut:
+        if not reply.cut and not reply.raw:
             writer.write(b"0\r\n\r\n")
         await writer.drain()
 
@@ -145,7 +154,7 @@ class OddMcp:
             version = {"protocolVersion": "2025-06-18", "capabilities": {"tools": {"listChanged": True}}}
             body = {**version, "serverInfo": {"name": "scripted", "version": "1"}}
             reply = result(request, body)
-            return Reply(reply.parts, headers={SESSION: f"session-{self._sessions}"})
+            return replace(reply, headers={SESSION: f"session-{self._sessions}"})
         if method == "tools/list":
             return result(request, {"tools": [ADD]})
         if method == "tools/call":
@@ -153,6 +162,27 @@ class OddMcp:
         if "id" in request:
             return error(request, -32601, "Method not found")
         return Reply(status=405 if request["verb"] != "POST" else 202)
+
+
+@contextmanager
+def beside(server: OddMcp) -> Iterator[OddMcp]:
+    """Run a server on a thread with an event loop of its own, beside a proxy in this process."""
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
+
+    async def serve() -> None:
+        async with server:
+            end = asyncio.Event()
+            started.set_result((asyncio.get_running_loop(), end))
+            await end.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="odd-mcp", daemon=True)
+    thread.start()
+    loop, end = started.result(60)
+    try:
+        yield server
+    finally:
+        loop.call_soon_threadsafe(end.set)
+        thread.join(60)
 
 
 class OldMcp(OddMcp):
