@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from benchmarks.traffic import Scenario
     from benchmarks.upstream import Upstream
 
@@ -27,22 +29,38 @@ class Tally:
     first_byte_ms: list[float] = field(default_factory=list)
     answered_ms: list[float] = field(default_factory=list)
     """Until the last byte."""
+    delays: list[tuple[float, float]] = field(default_factory=list)
+    """Of each event of a paced stream: when it was received, by `time.perf_counter`, and seconds since it was sent."""
+
+
+type Dial = Callable[[Callable[[], asyncio.Protocol], int], Awaitable[asyncio.BaseTransport]]
+"""Open a connection to the proxy on a port."""
+
+
+async def plainly(make: Callable[[], asyncio.Protocol], port: int) -> asyncio.BaseTransport:
+    transport, _ = await asyncio.get_running_loop().create_connection(make, "127.0.0.1", port)
+    return transport
 
 
 async def load(
-    port: int, scenario: Scenario, upstream: Upstream, *, count: int, connections: int, timeout: float
+    port: int,
+    scenario: Scenario,
+    upstream: Upstream,
+    *,
+    count: int,
+    connections: int,
+    timeout: float,
+    dial: Dial = plainly,
 ) -> Tally:
     """Have `count` requests answered through the proxy on `port`."""
-    upstream.scenario = scenario
-    run = _Run(scenario, upstream, count, connections)
+    run = Run(scenario, upstream, count, connections)
     loop = asyncio.get_running_loop()
     started = loop.time()
     clients: list[asyncio.BaseTransport] = []
     try:
         async with asyncio.timeout(timeout):
             for _ in range(connections):
-                connection = await loop.create_connection(lambda: _Client(run), "127.0.0.1", port)
-                clients.append(connection[0])
+                clients.append(await dial(lambda: Client(run), port))
             await run.over.wait()
     except TimeoutError:
         run.give_up()
@@ -53,7 +71,7 @@ async def load(
     return run.tally
 
 
-class _Run:
+class Run:
     """What the clients of one load share."""
 
     def __init__(self, scenario: Scenario, upstream: Upstream, count: int, connections: int) -> None:
@@ -69,7 +87,12 @@ class _Run:
         if not self._left:
             return None
         self._left -= 1
+        return self.request()
+
+    def request(self) -> tuple[int, bytes]:
+        """Return a new exchange's id, and its bytes."""
         exchange = next(_exchanges)
+        self.upstream.expect(exchange, self.scenario)
         before, after = self.scenario.request_parts
         return exchange, b"%s%d%s" % (before, exchange, after)
 
@@ -92,13 +115,14 @@ class _Run:
             self.over.set()
 
 
-class _Client(asyncio.Protocol):
-    def __init__(self, run: _Run) -> None:
+class Client(asyncio.Protocol):
+    def __init__(self, run: Run) -> None:
         self._run = run
         self._streaming = run.scenario.answer.streaming
         self._lockstep = self._streaming and run.upstream.events_per_second is None
         self._received = bytearray()
         self._whole = 0  # bytes of a whole answer, where it says so
+        self._events = 0
         self._exchange = 0
         self._asked_at: float | None = None  # None: nothing is asked
         self._transport: asyncio.Transport | None = None
@@ -106,7 +130,7 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._ask()
+        self.ask()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._asked_at is not None:
@@ -122,23 +146,35 @@ class _Client(asyncio.Protocol):
             self._run.tally.first_byte_ms.append((time.perf_counter() - self._asked_at) * 1000)
         searched = max(0, len(received) - 1)
         received += data
-        if self._lockstep:
-            for _ in range(received.count(b"\n\n", searched)):
-                self._run.upstream.advance(self._exchange)
+        if self._streaming:
+            self._saw(received.count(b"\n\n", searched))
         if self._complete():
+            self._run.upstream.forget(self._exchange)
             self._run.tally.answered_ms.append((time.perf_counter() - self._asked_at) * 1000)
             self._asked_at = None
             self._run.answered(right=self._right())
-            self._ask()
+            self.ask()
 
-    def _ask(self) -> None:
+    def _saw(self, events: int) -> None:
+        upstream = self._run.upstream
+        if self._lockstep:
+            for _ in range(events):
+                upstream.advance(self._exchange)
+            return
+        now, sent = time.perf_counter(), upstream.sent.get(self._exchange, [])
+        seen = sent[self._events : self._events + events]
+        self._run.tally.delays.extend((now, now - moment) for moment in seen)
+        self._events += events
+
+    def ask(self) -> None:
+        """Send the run's next request, if it has one."""
         assert self._transport is not None
         request = self._run.next_request()
         if request is None:
             return
         self._exchange, data = request
         self._received = bytearray()
-        self._whole = 0
+        self._whole = self._events = 0
         self._asked_at = time.perf_counter()
         self._transport.write(data)
 

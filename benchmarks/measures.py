@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import traffic
-from benchmarks.client import Tally, load
+from benchmarks.client import Dial, Tally, load, plainly
 from benchmarks.proxies import Proxies, Proxy
 from benchmarks.report import Result
 from benchmarks.traffic import Scenario
@@ -35,13 +35,16 @@ class Plan:
     connections: int = 16
     first_bytes: int = 200
     turn_rounds: int = 40
+    quick: bool = False
+    minutes: float = 60.0
+    """Of the soak."""
 
     @property
     def all_requests(self) -> int:
         return self.rounds * self.requests
 
 
-QUICK = Plan(warm_up=300, rounds=3, requests=300, streams=32, first_bytes=100, turn_rounds=10)
+QUICK = Plan(warm_up=300, rounds=3, requests=300, streams=32, first_bytes=100, turn_rounds=10, quick=True)
 
 
 class WrongAnswer(Exception):
@@ -126,16 +129,29 @@ class Bench:
 
     async def _cpu_rounds(self, scenario: Scenario, count: int, *, per: int) -> list[tuple[float, float]]:
         """CPU of (bare, ours) in each round, in microseconds, divided by `per`."""
+
+        async def once(proxy: Proxy) -> None:
+            await self._load(proxy, scenario, count)
+
+        return await self._rounds(scenario.name, once, per=per)
+
+    async def _rounds(
+        self, name: str, once: Callable[[Proxy], Awaitable[None]], *, per: int
+    ) -> list[tuple[float, float]]:
         rounds: list[tuple[float, float]] = []
         for number in range(self._plan.rounds):
-            self._say(f"{scenario.name}, round {number + 1} of {self._plan.rounds}")
+            self._say(f"{name}, round {number + 1} of {self._plan.rounds}")
             used: dict[str, float] = {}
             for proxy in self._proxies.in_turn(number):
                 before = await proxy.cpu_seconds()
-                await self._load(proxy, scenario, count)
+                await once(proxy)
                 used[proxy.name] = (await proxy.cpu_seconds() - before) * 1e6 / per
             rounds.append((used[self._proxies.bare.name], used[self._proxies.ours.name]))
         return rounds
+
+    def _dial(self, proxy: Proxy) -> Dial:
+        """Return how clients connect to a proxy."""
+        return plainly
 
     async def _load(self, proxy: Proxy, scenario: Scenario, count: int, *, connections: int = 0) -> Tally:
         tally = await load(
@@ -145,6 +161,7 @@ class Bench:
             count=count,
             connections=connections or self._plan.connections,
             timeout=LOAD_TIMEOUT,
+            dial=self._dial(proxy),
         )
         if tally.wrong:
             raise WrongAnswer(f"{tally.wrong} of {count} answers through {proxy.name} were wrong ({scenario.name})")

@@ -8,9 +8,12 @@ from urllib.parse import urlsplit
 from mitmproxy import ctx, http
 from mitmproxy.addonmanager import Loader
 
+PREFIXES = ("/anthropic/", "/openai/")
+
 
 class Bare:
     def __init__(self) -> None:
+        self._scheme = "http"
         self._host = ""
         self._port = 0
 
@@ -21,15 +24,17 @@ class Bare:
     def configure(self, updated: set[str]) -> None:
         if "benchmark_upstream" in updated:
             address = urlsplit(ctx.options.benchmark_upstream)
+            self._scheme = address.scheme or "http"
             self._host, self._port = address.hostname or "", address.port or 80
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         """As a gateway does: `/<provider>/rest` goes to the upstream as `/rest`."""
         request = flow.request
-        request.scheme = "http"
+        request.scheme = self._scheme
         request.host = self._host
         request.port = self._port
-        request.path = request.path[request.path.index("/", 1) :]
+        if request.path.startswith(PREFIXES):  # else the client has asked for the provider's own host
+            request.path = request.path[request.path.index("/", 1) :]
 
     def responseheaders(self, flow: http.HTTPFlow) -> None:
         assert flow.response is not None

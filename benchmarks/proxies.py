@@ -1,4 +1,4 @@
-"""The two mitmdump processes that are compared, and what they have used up."""
+"""The mitmdump processes that are compared, and what they have used up."""
 
 from __future__ import annotations
 
@@ -29,11 +29,7 @@ providers:
 - {{name: openai, type: openai, base_url: '{upstream}/v1'}}
 metrics: {{listen: 127.0.0.1:0}}
 """
-MCP = """\
-mcp:
-  servers:
-    ours: {{type: http, url: '{url}'}}
-"""
+MCP = "    {name}: {{type: http, url: '{url}'}}\n"
 CONNECTED_WITHIN = 30.0
 
 
@@ -50,11 +46,18 @@ class Proxy:
     async def cpu_seconds(self) -> float:
         """User and system time of all its threads and workers, once what they still had to do is done."""
         await asyncio.sleep(SETTLED_AFTER)
+        return self.cpu_now()
+
+    def cpu_now(self) -> float:
         times = [each.cpu_times() for each in (self.process, *self.process.children())]
         return float(sum(each.user + each.system for each in times))
 
     def rss_bytes(self) -> int:
-        return int(self.process.memory_info().rss)
+        """Of mitmdump, or of all workers and their supervisor."""
+        return sum(int(each.memory_info().rss) for each in (self.process, *self.process.children()))
+
+    def descriptors(self) -> int:
+        return sum(int(each.num_fds()) for each in (self.process, *self.process.children()))
 
 
 @dataclass(frozen=True)
@@ -68,29 +71,35 @@ class Proxies:
 
 
 @contextmanager
-def with_tools(folder: Path, upstream_port: int, mcp_url: str) -> Iterator[Proxy]:
-    """Ours once more, connected to an MCP server."""
-    config = CONFIG.format(upstream=f"http://127.0.0.1:{upstream_port}") + MCP.format(url=mcp_url)
-    with _mitmdump(folder / "tools", options=QUIET, config=config) as mitmdump:
-        mitmdump.wait_for_log("MCP server ours: connected", CONNECTED_WITHIN)
+def with_tools(folder: Path, upstream_port: int, *mcp_urls: str) -> Iterator[Proxy]:
+    """Ours once more, connected to MCP servers."""
+    servers = {f"s{number}": url for number, url in enumerate(mcp_urls, 1)}
+    config = CONFIG.format(upstream=f"http://127.0.0.1:{upstream_port}") + "mcp:\n  servers:\n"
+    config += "".join(MCP.format(name=name, url=url) for name, url in servers.items())
+    with _mitmdump(folder / f"tools-{len(servers)}", options=QUIET, config=config) as mitmdump:
+        for name in servers:
+            mitmdump.wait_for_log(f"MCP server {name}: connected", CONNECTED_WITHIN)
         yield _proxy("ours with tools", mitmdump)
 
 
 @contextmanager
-def running(folder: Path, upstream_port: int) -> Iterator[Proxies]:
-    upstream = f"http://127.0.0.1:{upstream_port}"
+def running(folder: Path, upstream_port: int, upstream_ca: Path | None = None) -> Iterator[Proxies]:
+    """Bare and ours side by side. With an authority, the upstream speaks TLS."""
+    upstream = f"http{'' if upstream_ca is None else 's'}://127.0.0.1:{upstream_port}"
     script = Path(noop_addon.__file__)
-    bare = _mitmdump(folder / "bare", script=script, options=(*QUIET, f"benchmark_upstream={upstream}"), config=None)
-    ours = _mitmdump(folder / "ours", options=QUIET, config=CONFIG.format(upstream=upstream))
+    own = (*QUIET, f"benchmark_upstream={upstream}")
+    bare = _mitmdump(folder / "bare", script=script, options=own, config=None, upstream_ca=upstream_ca)
+    config = CONFIG.format(upstream=upstream)
+    ours = _mitmdump(folder / "ours", options=QUIET, config=config, upstream_ca=upstream_ca)
     with bare, ours:
         yield Proxies(_proxy("bare", bare), _proxy("ours", ours))
 
 
 @contextmanager
-def serving(folder: Path, upstream_port: int, workers: int) -> Iterator[Proxy]:
-    """Ours as `aibridge serve` runs it, with so many workers on uvloop."""
+def serving(folder: Path, upstream_port: int, workers: int, more: str = "") -> Iterator[Proxy]:
+    """Ours as `aibridge serve` runs it, with so many workers on uvloop. `more` is added to its configuration."""
     folder.mkdir()
-    config = CONFIG.format(upstream=f"http://127.0.0.1:{upstream_port}")
+    config = CONFIG.format(upstream=f"http://127.0.0.1:{upstream_port}") + more
     with Serve(folder, workers=workers, event_loop="uvloop", options=QUIET, config=config) as made:
         yield _proxy("ours" if workers > 1 else "one worker", made)
 

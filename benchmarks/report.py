@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
 HEADINGS = ("", "bare", "ours", "ours/bare", "bar", "", "")
 
@@ -19,6 +19,8 @@ class Result:
     bar: float | None = None
     """Maximum of the ratio if there is one, else of our own value. None: reported without a limit."""
     detail: str = ""
+    values: Mapping[str, float | list[float]] = field(default_factory=dict)
+    """Further numbers, by name: for the model of a fleet, and for plots."""
 
     @property
     def passed(self) -> bool | None:

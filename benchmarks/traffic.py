@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ PROMPT = "Explain in one sentence what a proxy does, and then in another one why
 TEXT = "A proxy stands between a client and a server and passes their messages on. " * 4
 TOKEN = " proxies"
 """What one delta adds, like a token of a real answer."""
+PREFIXES = ("/anthropic/", "/openai/")
 INCLUDE_USAGE = b'"include_usage":true'
 
 
@@ -40,7 +41,7 @@ class Answer:
 class Scenario:
     name: str
     path: str
-    """Below the proxy's own address: the provider's name, then its API's path."""
+    """Below the proxy's own address: the provider's name, then its API's path. Within a tunnel, only the latter."""
     request: dict[str, Any]
     answer: Answer
     """What the client is to receive, byte for byte."""
@@ -52,7 +53,7 @@ class Scenario:
 
     @property
     def upstream_path(self) -> str:
-        return "/" + self.path.split("/", 2)[2]
+        return "/" + self.path.split("/", 2)[2] if self.path.startswith(PREFIXES) else self.path
 
     def answer_to(self, body: bytes) -> Answer:
         """What the upstream sends to a request with this body."""
@@ -81,7 +82,7 @@ def stream(*packets: bytes) -> Answer:
     return Answer("text/event-stream", packets)
 
 
-def _messages_stream() -> Answer:
+def messages_stream(events: int = EVENTS) -> Answer:
     head: dict[str, Any] = {
         "id": "msg_01ouKPrKnUtOONZp0pEcha6i",
         "type": "message",
@@ -101,7 +102,7 @@ def _messages_stream() -> Answer:
     return stream(
         named("message_start", {"type": "message_start", "message": head}),
         named("content_block_start", block),
-        *[named("content_block_delta", delta)] * (EVENTS - 5),
+        *[named("content_block_delta", delta)] * (events - 5),
         named("content_block_stop", {"type": "content_block_stop", "index": 0}),
         named("message_delta", end),
         named("message_stop", {"type": "message_stop"}),
@@ -192,7 +193,7 @@ MESSAGES = Scenario(
     "messages",
     "/anthropic/v1/messages",
     _MESSAGES | {"stream": True},
-    _messages_stream(),
+    messages_stream(),
     headers=ANTHROPIC_HEADERS,
     bar=0.75,
 )
@@ -222,3 +223,29 @@ RESPONSES = Scenario(
     bar=0.75,
 )
 STREAMS = (MESSAGES, CHAT, CHAT_UNASKED, RESPONSES)
+
+
+LINE = '    def answer(self, request: Request) -> Answer:  # reads "the body", and returns it\n'
+
+
+def sized(scenario: Scenario, size: int) -> Scenario:
+    """Return the scenario of Messages with a request of about so many bytes: a conversation with calls and results."""
+    messages: list[dict[str, Any]] = list(_QUESTION)
+    block = max(1, min(100, size // 1_000))
+    result = LINE * block
+    length, number = len(dump(scenario.request)), 0
+    while length < size:
+        number += 1
+        id = f"toolu_{number:024}"
+        call = {"type": "tool_use", "id": id, "name": "Read", "input": {"file_path": f"/src/project/part{number}.py"}}
+        said = {"type": "tool_result", "tool_use_id": id, "content": result}
+        added = [{"role": "assistant", "content": [call]}, {"role": "user", "content": [said]}]
+        messages += added
+        length += len(dump(added))
+    name = f"{length / 1e6:.0f} MB" if length >= 1e6 else f"{length / 1e3:.0f} KB"
+    return replace(scenario, name=f"{name} request", request=scenario.request | {"messages": messages}, bar=None)
+
+
+def long_messages(events: int) -> Scenario:
+    """Return the scenario of streamed Messages with an answer of so many events."""
+    return replace(MESSAGES, name=f"messages of {events} events", answer=messages_stream(events), bar=None)

@@ -1,4 +1,4 @@
-"""A minimal provider for the current scenario. It sends each event of a stream in a packet of its own.
+"""A minimal provider. It sends each event of a stream in a packet of its own.
 
 In lockstep, an event is sent when the client has seen the one before it, so the proxy never finds two in one read,
 however fast or slow it is. Paced, every stream sends so many events a second, whether the client keeps up or not.
@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncIterator
 
     from benchmarks.traffic import Answer, Scenario
 
 PHASES = 10
 """Paced streams do not all send in the same instant, but in so many groups, one after the other."""
+BACKLOG = 2048
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _EXCHANGE = re.compile(rb"\r\nx-exchange: *(\d+)", re.IGNORECASE)
@@ -31,43 +34,77 @@ def chunk(data: bytes) -> bytes:
 class Upstream:
     def __init__(self) -> None:
         self.port = 0
-        self.scenario: Scenario | None = None
+        self.tls_port = 0
+        """0: it does not speak TLS."""
         self.events_per_second: float | None = None
         """None: in lockstep with the client."""
         self.asked = b""
         """The body of the last request."""
+        self.sent: dict[int, list[float]] = {}
+        """When the events of each paced stream were sent, by `time.perf_counter`. `forget` removes them."""
+        self._scenarios: dict[int, Scenario] = {}
         self._streams: dict[int, Iterator[bool]] = {}
+        self._groups: list[set[int]] = []
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Upstream]:
-        server = await asyncio.get_running_loop().create_server(lambda: _Answering(self), "127.0.0.1", 0, backlog=512)
+    async def running(self, context: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Answering(self), "127.0.0.1", 0, backlog=BACKLOG)
         self.port = server.sockets[0].getsockname()[1]
+        servers = [server]
+        if context is not None:
+            server = await loop.create_server(lambda: _Answering(self), "127.0.0.1", 0, backlog=BACKLOG, ssl=context)
+            self.tls_port = server.sockets[0].getsockname()[1]
+            servers.append(server)
         try:
             yield self
         finally:
-            server.close()
+            for server in servers:
+                server.close()
 
     @asynccontextmanager
-    async def paced(self, events_per_second: float) -> AsyncIterator[None]:
+    async def paced(self, events_per_second: float, phases: int = PHASES) -> AsyncIterator[None]:
         self.events_per_second = events_per_second
-        ticking = asyncio.create_task(self._tick(1 / events_per_second / PHASES))
+        self._groups = [set() for _ in range(phases)]
+        ticking = asyncio.create_task(self._tick(1 / events_per_second / phases))
         try:
             yield
         finally:
             self.events_per_second = None
+            self._groups = []
+            self.sent.clear()
             ticking.cancel()
             with suppress(asyncio.CancelledError):
                 await ticking
 
+    def expect(self, exchange: int, scenario: Scenario) -> None:
+        self._scenarios[exchange] = scenario
+
+    def forget(self, exchange: int) -> None:
+        self._scenarios.pop(exchange, None)
+        self.sent.pop(exchange, None)
+
+    def scenario_of(self, exchange: int) -> Scenario | None:
+        return self._scenarios.get(exchange)
+
     def stream(self, exchange: int, sending: Iterator[bool]) -> None:
         self._streams[exchange] = sending
+        if self._groups:
+            self.sent[exchange] = []
+            self._groups[exchange % len(self._groups)].add(exchange)
         self.advance(exchange)
 
     def advance(self, exchange: int) -> None:
         """Send a stream's next event."""
         sending = self._streams.get(exchange)
-        if sending is not None and next(sending, False) is False:
+        if sending is None:
+            return
+        if self._groups:
+            self.sent[exchange].append(time.perf_counter())
+        if next(sending, False) is False:
             del self._streams[exchange]
+            if self._groups:
+                self._groups[exchange % len(self._groups)].discard(exchange)
 
     async def _tick(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -75,15 +112,17 @@ class Upstream:
         while True:
             due += seconds
             await asyncio.sleep(max(0.0, due - loop.time()))
-            phase = (phase + 1) % PHASES
-            for exchange in [number for number in self._streams if number % PHASES == phase]:
+            phase = (phase + 1) % len(self._groups)
+            for exchange in list(self._groups[phase]):
                 self.advance(exchange)
 
 
 class _Answering(asyncio.Protocol):
     def __init__(self, upstream: Upstream) -> None:
         self._upstream = upstream
-        self._received = b""
+        self._received = bytearray()
+        self._head = 0
+        self._whole = 0  # bytes of a whole request, once its head has been read
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -92,16 +131,23 @@ class _Answering(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._received += data
-        head, found, rest = self._received.partition(b"\r\n\r\n")
-        length = _LENGTH.search(head)
-        if found and length is not None and len(rest) >= int(length[1]):
-            self._received = b""
-            self._answer(head, rest)
+        if not self._whole:
+            self._head = self._received.find(b"\r\n\r\n")
+            length = _LENGTH.search(self._received, 0, self._head + 2)
+            if self._head < 0 or length is None:
+                return
+            self._whole = self._head + 4 + int(length[1])
+        if len(self._received) >= self._whole:
+            request, head = bytes(self._received), self._head
+            self._received, self._whole = bytearray(), 0
+            self._answer(request[: head + 2], request[head + 4 :])
 
     def _answer(self, head: bytes, body: bytes) -> None:
-        scenario, exchange = self._upstream.scenario, _EXCHANGE.search(head)
-        assert scenario is not None and exchange is not None and self._transport is not None
-        if not head.startswith(f"POST {scenario.upstream_path} ".encode()):
+        found = _EXCHANGE.search(head)
+        assert found is not None and self._transport is not None
+        exchange = int(found[1])
+        scenario = self._upstream.scenario_of(exchange)
+        if scenario is None or not head.startswith(f"POST {scenario.upstream_path}".encode()):
             self._transport.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
             return
         self._upstream.asked = body
@@ -109,7 +155,7 @@ class _Answering(asyncio.Protocol):
         head = b"HTTP/1.1 200 OK\r\nContent-Type: " + answer.content_type.encode()
         if answer.streaming:
             head += b"\r\nTransfer-Encoding: chunked\r\n\r\n"
-            self._upstream.stream(int(exchange[1]), _packets(self._transport, head, answer))
+            self._upstream.stream(exchange, _packets(self._transport, head, answer))
         else:
             self._transport.write(head + b"\r\nContent-Length: %d\r\n\r\n%s" % (len(answer.body), answer.body))
 

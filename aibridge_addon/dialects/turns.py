@@ -210,11 +210,6 @@ class Splice(ABC):
         """Whether the turn has ended properly although it has no stop reason."""
         return False
 
-    @property
-    def is_unseen(self) -> bool:
-        """Whether the client has got nothing of the current turn, and of the error with which it ends."""
-        return False
-
     @abstractmethod
     def take_body(self, body: dict[str, Any]) -> TurnEnd:
         """Take one blocking answer as a turn."""

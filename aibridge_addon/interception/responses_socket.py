@@ -51,6 +51,11 @@ InPlace = Callable[[Exchange, Sequence[bytes]], None]
 """Takes the messages that the client gets in place of the server's, which may be none."""
 Succeeds = Callable[[Exchange, str, str], ToolExchange | None]
 """Returns the tools of an answer that follows a steering input: from its lane, and the id of the answer before it."""
+Accepts = Callable[[Exchange], None]
+"""Takes an interception before the answer of a turn is opened, which is no error."""
+Repeats = Callable[[Exchange, int, Any], bool]
+"""Takes an error in place of a turn's answer: its status, or 0, and the decoded message. Returns whether the request is
+sent again, so that the client does not get the error."""
 
 
 def never(_exchange: Exchange, _body: JSONObject) -> bool:
@@ -59,6 +64,14 @@ def never(_exchange: Exchange, _body: JSONObject) -> bool:
 
 def nothing(_exchange: Exchange, _messages: Sequence[bytes]) -> None:
     """Show nothing: no answer is spliced."""
+
+
+def ignore(_exchange: Exchange) -> None:
+    """Note nothing about a request that was accepted."""
+
+
+def never_again(_exchange: Exchange, _status: int, _message: Any) -> bool:
+    return False
 
 
 def without_tools(_exchange: Exchange, _lane: str, _before: str) -> None:
@@ -105,11 +118,15 @@ class ResponsesSocket:
         defers: Defers = never,
         in_place: InPlace = nothing,
         succeeds: Succeeds = without_tools,
+        accepts: Accepts = ignore,
+        repeats: Repeats = never_again,
     ) -> None:
         self._begin = begin
         self._defers = defers
         self._in_place = in_place
         self._succeeds = succeeds
+        self._accepts = accepts
+        self._repeats = repeats
         self._on_limits = on_limits
         self._limits = limits
         self._open: list[_Open] = []
@@ -167,14 +184,18 @@ class ResponsesSocket:
             self._drain(entry, kind, is_over=is_over)
             return None
         if kind == ERROR and not (entry.spliced is not None and entry.is_open):
-            self._fail(entry, data)
+            value = self._decoded(data)
+            if self._is_sent_again(entry, value):
+                self._in_place(exchange, ())
+            else:
+                self._fail(entry, data, value)
         elif kind and kind != ERROR and not kind.startswith("response."):
             pass  # about the connection or the account, not part of the answer
         elif entry.spliced is not None:
             self._splice(entry, entry.spliced, data, kind)
         else:
             if not exchange.turns:
-                entry.open_answer(200, EVENT_STREAM)
+                self._open_accepted(entry)
             exchange.feed_event(data, terminal=kind in TERMINAL)
         if not exchange.ended:
             return None
@@ -190,7 +211,7 @@ class ResponsesSocket:
             self._in_place(entry.exchange, ())
             return
         if not spliced.is_open:
-            entry.open_answer(200, EVENT_STREAM)
+            self._open_accepted(entry)
         if (shown := spliced.take(data)) is not None:
             self._in_place(entry.exchange, shown)
 
@@ -226,9 +247,19 @@ class ResponsesSocket:
                 return ERROR
         return ERROR if kind in ERRORS else kind
 
-    def _fail(self, entry: _Open, data: bytes) -> None:
+    def _open_accepted(self, entry: _Open) -> None:
+        self._accepts(entry.exchange)
+        entry.open_answer(200, EVENT_STREAM)
+
+    def _is_sent_again(self, entry: _Open, value: Any) -> bool:
+        """Decide about an error in place of a turn's answer. Returns whether its request is sent again."""
+        if entry.is_open or entry.exchange.ended or as_text(as_dict(value).get("stream_id")) != entry.lane:
+            return False  # without its lane, the error is about the connection
+        return self._repeats(entry.exchange, _status(value), value)
+
+    def _fail(self, entry: _Open, data: bytes, value: Any) -> None:
         """End an interception with the error in a message."""
-        exchange, value = entry.exchange, self._decoded(data)
+        exchange = entry.exchange
         if exchange.ended:
             return
         if not entry.is_open and (status := _status(value)):

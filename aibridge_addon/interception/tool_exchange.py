@@ -38,6 +38,10 @@ UNDECODABLE = AnswerError("undecodable_answer", "the upstream's answer cannot be
 
 WINDOW = 256
 """Bytes of the last piece that are searched again, since a name may be divided."""
+PING = b'"ping"'
+"""The type of an event that is no part of an answer, as it is in the event."""
+MAX_HELD = 4
+"""Events that are held after an error. A failed turn has one, and perhaps `[DONE]`."""
 
 Keep = Callable[[ToolLoop], Iterable[records.Record]]
 """Keeps what the client's next requests need from a loop. Returns the records of it."""
@@ -75,8 +79,12 @@ class ToolExchange:
         self._room = Room()
         """For the events of the current turn."""
         self._passes = self._blocked = self._refusal_open = False
-        self._again: bytes | None = None
-        """The request of a turn that is asked again."""
+        self._seen = False
+        """The client has got something of the current turn."""
+        self._held: list[tuple[bytes, str, Any]] = []
+        """The events with which a turn has failed that nothing was seen of. It may be asked again."""
+        self.is_repeated = False
+        """The exchange waits until the request of the current turn is sent again."""
         exchange.hidden_calls = loop.splice.injected
         exchange.last_records = self._kept
 
@@ -89,6 +97,7 @@ class ToolExchange:
         on_event = self._show if status < 400 else None
         on_piece = self._show_piece if status < 400 else None
         self._large_size = 0
+        self._seen, self._held = False, []
         limits, share = self.exchange.limits, self.exchange.share
         self._room = Room(limits.decoded_body, share.add) if share is not None else Room(limits.decoded_body)
         self.loop.splice.keeps = True
@@ -123,6 +132,10 @@ class ToolExchange:
             self.loop.leave_out_results()
         return request
 
+    def wait_again(self) -> None:
+        """Wait until the current turn, whose answer was discarded, is asked again. `tools_ran` returns its request."""
+        self.is_repeated = self.waiting = True
+
     # --- a stream ---------------------------------------------------------------------------------------------
 
     def feed(self, data: bytes) -> bytes:
@@ -152,11 +165,11 @@ class ToolExchange:
             self._body.clear()
         elif not tap.readable:
             self._undecodable()
-        elif tap.reader.reading.ended:
+        elif tap.reader.reading.ended or tap.reader.reading.error is not None:
             self._turn_over(tap)
         else:
             self.exchange.conclude()
-            if tap.reader.reading.error is None and self.loop.splice.spliced:
+            if self.loop.splice.spliced:
                 self.error = INCOMPLETE
         return self._taken()
 
@@ -169,13 +182,29 @@ class ToolExchange:
         has_room = self._room.take(len(raw))
         if self._tap.misread and self.loop.splice.shows_call(raw):
             self._blocked = True
+        elif self.exchange.request.streaming and self._may_be_asked_again():
+            self._held.append((raw, name, event))
         elif self.exchange.request.streaming:
             self.loop.splice.keeps = has_room
-            self._shown += self.loop.splice.event(raw, name, event)
+            shown = self.loop.splice.event(raw, name, event)
+            self._shown += shown
+            self._seen = self._seen or (len(shown) > 0 and not is_keep_alive(raw))
         elif has_room:
             self._events.append(raw)
         else:
             self._blocked = True
+
+    def _may_be_asked_again(self) -> bool:
+        """Whether the turn has failed because its context is full, and the client has got nothing of it."""
+        if self._seen or self.exchange.turns < 2 or len(self._held) >= MAX_HELD:
+            return False
+        error = self._tap.reader.reading.error
+        return error is not None and is_too_long(200, error)
+
+    def _show_held(self) -> None:
+        held, self._held = self._held, []
+        for event in held:
+            self._shown += self.loop.splice.event(*event)
 
     def _show_piece(self, piece: Piece, found: Excerpt | None) -> None:
         """Pass an event that is too large to be read, unless it is hidden or may contain a hidden call."""
@@ -326,8 +355,9 @@ class ToolExchange:
     def _turn_over(self, tap: Tap) -> None:
         """End the turn of a stream."""
         error = tap.reader.reading.error
-        if error is not None and self.loop.splice.is_unseen and self._asks_again(error):
+        if error is not None and self._held and self._asks_again(error):
             return
+        self._show_held()
         if error is not None:
             self.exchange.conclude()
         else:
@@ -358,11 +388,10 @@ class ToolExchange:
         """
         if self.exchange.turns < 2 or not is_too_long(200, error):
             return False
-        self._again = self.loop.asked_again(200, error)
-        if self._again is None:
+        if self.loop.asked_again(200, error) is None:
             return False
         self.exchange.end_turn(error.type)
-        self.waiting = True
+        self.wait_again()
         return True
 
     @property
@@ -372,9 +401,9 @@ class ToolExchange:
     def tools_ran(self, invocations: Sequence[Invocation]) -> bytes | None:
         """Record the turn's invocations. Return the next turn's request; None if the answer ends."""
         self.tools_stopped(invocations)
-        request, self._again = self._again, None
-        if request is not None:
-            return request
+        if self.is_repeated:
+            self.is_repeated = False
+            return self.loop.request.replaced({})
         request = self.loop.results([invocation.result for invocation in invocations])
         if request is None:
             self.exchange.close(None, None)
@@ -415,3 +444,8 @@ class ToolExchange:
 
     def _kept(self) -> Iterable[records.Record]:
         return self._keep(self.loop) if self.loop.response_ids else ()
+
+
+def is_keep_alive(raw: bytes) -> bool:
+    """Return whether an event is no part of an answer: a comment, or a ping. It may not have been decoded."""
+    return raw.startswith((b":", b"event: ping")) or PING in raw[:64]

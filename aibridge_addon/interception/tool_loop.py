@@ -186,14 +186,34 @@ class ToolLoop:
             return None
         left = iter(changed)
         hidden = [(end, tuple(next(left) for _ in results)) for end, results in self.hidden]
-        request, body = b"", self._first
-        for number, (end, results) in enumerate(hidden, 1):
-            request = self._follow_up(body, end, results, last=self._last and number == len(hidden))
-            body = JSONObject(request)
+        body = self._rebuilt(self._first, hidden)
+        request = body.replaced({})
         if request == self._body.replaced({}):
             return None  # the dialect has no place for what was taken out
         self.hidden, self._body = hidden, body
         return request
+
+    def _rebuilt(self, first: JSONObject, hidden: Sequence[tuple[TurnEnd, Sequence[Result]]]) -> JSONObject:
+        """Return the current turn's request, made anew from the first one."""
+        body = first
+        for number, (end, results) in enumerate(hidden, 1):
+            body = JSONObject(self._follow_up(body, end, results, last=self._last and number == len(hidden)))
+        return body
+
+    @property
+    def last_end(self) -> TurnEnd:
+        """The end of the last turn that has ended."""
+        return self._end
+
+    @property
+    def request(self) -> JSONObject:
+        """The request of the current turn."""
+        return self._body
+
+    def restart(self, first: JSONObject) -> None:
+        """Continue from another first request, which says the same. The current turn's request is made anew."""
+        self._first = first
+        self._body = self._rebuilt(first, self.hidden)
 
     def leave_out_results(self) -> None:
         """Keep none of the last turn's results for later requests: the provider has refused a request with them."""

@@ -128,16 +128,14 @@ class Preparation:
 
     def _member(self, name: str, value: Any) -> Any:
         redact = self._redact_secrets if name in NAMES else self._redact
+        if type(value) is str:
+            kind = redact.link if name in LINKS else redact.long if name in LONG else redact.text
+            return redact.model(value) if name in CUT else kind(value)
+        if not value:
+            return value
         if is_dataclass(value) and not isinstance(value, type):
             return self._redacted(value)
-        if name in LINKS:
-            found: Any = redact.link(value) if isinstance(value, str) else tuple(map(redact.link, value))
-        elif isinstance(value, str) and name not in LONG:
-            limit = MAX_MODEL if name in CUT else MAX_NAME
-            found = redact.text(value[: 2 * limit])[:limit]  # a secret at the border is redacted before the cut
-        else:
-            found = redact.value(value)
-        return found.replace("\0", NUL) if isinstance(found, str) else found
+        return tuple(map(redact.link, value)) if name in LINKS else redact.value(value)
 
     def _cut(self, record: Record) -> Record:
         """Cut long texts, after secrets at their borders were redacted."""
@@ -189,16 +187,24 @@ class _Remembering:
 
     def __init__(self, redactor: Redactor) -> None:
         self.value = redactor.value
-        self._text = redactor.text
-        self._link = partial(_link, redactor)
-        self._short_text = lru_cache(REMEMBERED)(self._text)
-        self._short_link = lru_cache(REMEMBERED)(self._link)
+        self.link = _remembering(partial(_link, redactor))
+        self.long = _remembering(redactor.value)
+        self.text = _remembering(partial(_text, redactor, MAX_NAME))
+        self.model = _remembering(partial(_text, redactor, MAX_MODEL))
 
-    def text(self, text: str) -> str:
-        return self._short_text(text) if len(text) <= SHORT else self._text(text)
 
-    def link(self, text: str) -> str:
-        return self._short_link(text) if len(text) <= SHORT else self._link(text)
+def _remembering(redact: Callable[[str], Any]) -> Callable[[str], str]:
+    def found(text: str) -> str:
+        shown: str = redact(text)
+        return shown.replace("\0", NUL)
+
+    short = lru_cache(REMEMBERED)(found)
+    return lambda text: short(text) if len(text) <= SHORT else found(text)
+
+
+def _text(redactor: Redactor, limit: int, text: str) -> str:
+    # A secret at the border is redacted before the cut.
+    return redactor.text(text[: 2 * limit])[:limit]
 
 
 def _link(redact: Redactor, value: str) -> str:

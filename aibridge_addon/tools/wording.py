@@ -23,11 +23,11 @@ MAX_ERROR = 4096
 """Characters of a server's error that a model gets."""
 NO_HEADERS = "its headers_command has yielded no headers"
 NO_LOGIN = "the actor has to log in"
-NO_TOKEN = "the actor's token cannot be had now"  # noqa: S105 (no password)
+NOT_RENEWED = "the actor's token cannot be had now"
 REASONS: tuple[tuple[type[BaseException], str], ...] = (
     (HeaderCommandError, NO_HEADERS),
     (LoginRequired, NO_LOGIN),
-    (TokenUnavailable, NO_TOKEN),
+    (TokenUnavailable, NOT_RENEWED),
     (httpx2.TimeoutException, "it did not answer in time"),
     (httpx2.TransportError, "it cannot be reached"),
     (FileNotFoundError, "its command was not found: name its full path, or put its folder on PATH"),
@@ -70,7 +70,7 @@ class Wording:
 
 def is_about_credential(reason: str) -> bool:
     """Return whether a reason is about the credential of a connection, and not about the server."""
-    own = (NO_HEADERS, NO_LOGIN, NO_TOKEN)
+    own = (NO_HEADERS, NO_LOGIN, NOT_RENEWED)
     return reason in own or reason.endswith(tuple(f"(HTTP {status})" for status in (401, 403)))
 
 

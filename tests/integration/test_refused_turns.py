@@ -10,7 +10,18 @@ import pytest
 
 from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import Client, wait_for_ended
-from tests.integration.turns import BY_DIALECT, CONNECTED, MODES, VERSIONS, Turns, call, configuration, recorded, text
+from tests.integration.turns import (
+    BY_DIALECT,
+    CONNECTED,
+    INJECTED,
+    MODES,
+    VERSIONS,
+    Turns,
+    call,
+    configuration,
+    recorded,
+    text,
+)
 from tests.integration.turns import results as results_in
 from tests.support.mcp_servers import HttpMcp
 from tests.support.running import RunningProxy
@@ -200,3 +211,73 @@ def test_a_response_that_fails_again_is_the_clients(start: Start, upstream: Scri
     wait_for_ended(proxy, 1)
     assert recorded(proxy).outcome == ("failed", 3, "context_length_exceeded")
     assert len(upstream.requests) == 3
+
+
+FULL: dict[str, dict[str, Any]] = {
+    "messages": {"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 2 > 1"}},
+    "chat_completions": {"error": {"code": "context_length_exceeded", "message": "maximum context length is 8192"}},
+    "responses": {"type": "error", "code": "context_length_exceeded", "message": "exceeds the context window"},
+}
+ENDS_WITH_DONE = [False, True]
+
+
+def full(turns: Turns, *, done: bool, begins: bool, keeps_alive: bool = False) -> Answer:
+    """A stream under status 200 in which the provider says that the context is full."""
+    error = FULL[turns.dialect]
+    name = f"event: {error['type']}\n" if "type" in error else ""
+    began = turns.events(1)[:1] if begins and turns.dialect != "chat_completions" else []
+    ping = [b": ping\n\n", b'event: ping\ndata: {"type": "ping"}\n\n'] if keeps_alive else []
+    ending = [b"data: [DONE]\n\n"] if done else []
+    return Answer.event_stream(*began, *ping, f"{name}data: {json.dumps(error)}\n\n".encode(), *ending)
+
+
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize("done", ENDS_WITH_DONE)
+@MODES
+@BY_DIALECT
+def test_a_context_that_is_full_under_status_200_gets_shorter_results_once(
+    start: Start, upstream: ScriptedUpstream, dialect: str, streaming: bool, done: bool, begins: bool
+) -> None:
+    proxy = start()
+    turns = Turns(dialect, [text("One. "), call("echo", text=LONG)], [text("Done.")])
+    first, last = turns.answers(streaming=streaming)
+    pings = streaming and dialect == "messages"
+    upstream.answer(first, full(turns, done=done, begins=begins, keeps_alive=pings), last)
+    status, answer = ask(proxy, turns, streaming=streaming)
+    assert status == 200
+    turns.check(answer, streaming=streaming)
+    refused, again = map(results_in, upstream.requests[1:])
+    assert len(refused[0]) == 40_000 and len(again[0]) < 6_000
+    wait_for_ended(proxy, 1)
+    assert recorded(proxy).outcome == ("completed", 3, None)
+
+
+@pytest.mark.parametrize("done", ENDS_WITH_DONE)
+@BY_DIALECT
+def test_a_context_that_is_still_full_under_status_200_is_the_clients(
+    start: Start, upstream: ScriptedUpstream, dialect: str, done: bool
+) -> None:
+    proxy = start()
+    turns = Turns(dialect, [text("One. "), call("echo", text=LONG)], [text("Done.")])
+    refusals = [full(turns, done=done, begins=False)] * 2
+    upstream.answer(turns.answers(streaming=True)[0], *refusals)
+    _, answer = ask(proxy, turns, streaming=True)
+    assert answer.count(b"context") + answer.count(b"too long") and INJECTED not in answer
+    assert (b"[DONE]" in answer) == (done and dialect == "chat_completions")
+    assert len(upstream.requests) == 3
+    wait_for_ended(proxy, 1)
+    assert recorded(proxy).outcome[0] == "failed"
+
+
+@BY_DIALECT
+def test_a_turn_that_fails_after_its_first_words_is_not_asked_again(
+    start: Start, upstream: ScriptedUpstream, dialect: str
+) -> None:
+    """The client would get these words twice."""
+    proxy = start()
+    turns = Turns(dialect, [text("One. "), call("echo", text=LONG)], [text("Two, and more words.")])
+    events = [*turns.broken(1), *full(turns, done=False, begins=False).steps]
+    upstream.answer(turns.answers(streaming=True)[0], Answer.event_stream(*events))
+    _, answer = ask(proxy, turns, streaming=True)
+    assert len(upstream.requests) == 2
+    assert b"context" in answer or b"too long" in answer

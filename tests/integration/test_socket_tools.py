@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 from websockets.sync.server import ServerConnection
 
+from aibridge_addon.interception import attempts
 from aibridge_addon.tools.calls import CANCELLED
 from aibridge_addon.wire import sse
 from tests.conftest import StartProxy
@@ -233,13 +234,15 @@ def test_pings_keep_a_waiting_client(start_proxy: StartProxy, provider: Provider
 
 @pytest.mark.parametrize("status", [429, None])
 def test_an_error_to_a_later_turn_is_the_sockets_error(
-    start_proxy: StartProxy, provider: Provider, ours: HttpMcp, status: int | None
+    start_proxy: StartProxy, provider: Provider, ours: HttpMcp, status: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(attempts, "FIRST_PAUSE", 0.0)
     process = start(start_proxy, provider.port, ours)
     turns = turns_of([words("Let me see. "), call("echo", text="a")])
     error = {"type": "error", "error": {"type": "rate_limit", "code": "rate_limit", "message": "later"}}
     provider.answer(*events(turns, 0))
-    provider.answer(json.dumps(error | ({"status": status} if status else {})))
+    for _ in range(1 if status is None else 3):  # a later turn is retried
+        provider.answer(json.dumps(error | ({"status": status} if status else {})))
     with through(process) as client:
         client.send(json.dumps(create(turns)))
         said = answer_of(client)[-1]

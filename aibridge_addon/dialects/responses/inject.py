@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from aibridge_addon.dialects import openai
@@ -16,6 +16,7 @@ from aibridge_addon.dialects.turns import (
     Part,
     Result,
     Text,
+    TurnEnd,
     members_of,
     wants_tools,
 )
@@ -93,8 +94,7 @@ class ResponsesInjection(Injection):
             elsewhere = self._without(_additional_tools(items), turn.injected) if turn.last else None
             if elsewhere is not None:
                 items[0] = elsewhere.replaced({})
-            said = [encode(item) for item in end.content if stored or not _is_reference(item)]
-            changed = {"input": array([*items, *said, *outputs])}
+            changed = {"input": array([*items, *_said(end, stored=stored), *outputs])}
         return body.replaced(changed | self._choice(turn, own_elsewhere=elsewhere is not None))
 
     def _choice(self, turn: FollowUp, *, own_elsewhere: bool) -> dict[str, bytes]:
@@ -131,6 +131,35 @@ def brings_tools(body: JSONObject) -> bool:
 
 def brings_tools_as_item(body: JSONObject) -> bool:
     return _additional_tools(body.elements("input", 1)) is not None
+
+
+def conversation(
+    first: JSONObject, hidden: Sequence[tuple[TurnEnd, Sequence[Result]]], end: TurnEnd
+) -> Iterator[bytes]:
+    """Yield the items that the turns of an answer add to a conversation which is not stored.
+
+    Args:
+        first: The request of the first turn.
+        hidden: The turns whose calls were all run, each with their results.
+        end: The last turn.
+    """
+    yield from _as_items(first).elements("input")
+    for turn, results in hidden:
+        yield from _said(turn, stored=False)
+        yield from (encode(function_call_output(result)) for result in results)
+    if not hidden or hidden[-1][0] is not end:
+        yield from _said(end, stored=False)
+
+
+def with_conversation(request: JSONObject, before: Sequence[bytes]) -> JSONObject:
+    """Return a request with the items of the conversation before it, in place of the name of its last answer."""
+    items = [*before, *_as_items(request).elements("input")]
+    return JSONObject(request.replaced({"input": array(items), "previous_response_id": b"null"}))
+
+
+def _said(end: TurnEnd, *, stored: bool) -> list[bytes]:
+    """Return the items of a turn as a request contains them."""
+    return [encode(item) for item in end.content if stored or not _is_reference(item)]
 
 
 def _in_socket(body: JSONObject) -> bool:

@@ -99,10 +99,6 @@ class ResponsesSplice(Splice):
     def hides(self) -> bool:
         return any(index is None for index in self._indexes.values())
 
-    @property
-    def is_unseen(self) -> bool:
-        return self._terminal is not None and not self._indexes and not self._failed
-
     def begin_turn(self) -> None:
         self._spliced = self._spliced or self._begun
         self._work.append({})

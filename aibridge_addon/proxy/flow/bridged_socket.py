@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,17 +14,30 @@ from mitmproxy import http
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.dialects.base import RequestReading
 from aibridge_addon.dialects.limits import limits_in_event
+from aibridge_addon.dialects.responses.reader import error_message
 from aibridge_addon.interception import clients
+from aibridge_addon.interception.attempts import Attempts
+from aibridge_addon.interception.conversations import Conversations
 from aibridge_addon.interception.exchange import Exchange
-from aibridge_addon.interception.responses_socket import MAX_OPEN, ResponsesSocket
-from aibridge_addon.interception.tool_exchange import ToolExchange
+from aibridge_addon.interception.responses_socket import (
+    MAX_OPEN,
+    Accepts,
+    Repeats,
+    ResponsesSocket,
+    Succeeds,
+    ignore,
+    never_again,
+    without_tools,
+)
 from aibridge_addon.proxy.flow.outbox import Outbox
 from aibridge_addon.proxy.flow.plan_limits import limits_said
 from aibridge_addon.proxy.flow.request import exchange_for, takes_tools_of
-from aibridge_addon.proxy.flow.state import Bridged, Head, ToolRun, Uncopied, describe
+from aibridge_addon.proxy.flow.state import Bridged, Dispatch, Head, ToolRun, Uncopied, describe
 from aibridge_addon.proxy.flow.traces import continue_trace
 from aibridge_addon.records import RequestClass, utc_now
 from aibridge_addon.wire.json_object import JSONObject
+
+logger = logging.getLogger(__name__)
 
 INTERNAL_ERROR = "an internal error of the bridge, which its log describes"
 SOCKET = "aibridge_socket"
@@ -53,10 +67,12 @@ class BridgedSocket(Uncopied):
     def __init__(self, flow: http.HTTPFlow, head: Head, host: str, began: Began | None = None) -> None:
         self.head = head
         """The head of the upgrade request. Its bridge is used for the next interception."""
+        self.flow = flow
         self.outbox = Outbox(flow)
+        self.conversations = self._new_conversations()
         self.instead: Instead | None = None
         """What the client gets in place of the server's last message. None: that message."""
-        self.last: dict[str, tuple[JSONObject, ToolRun]] = {}
+        self.last: dict[str, ToolRun] = {}
         """The last request with injected tools in each lane."""
         self.held: ToolRun | None = None
         """Tools that the server has got as an item of a history. Codex sends its own there, once for a connection."""
@@ -68,8 +84,13 @@ class BridgedSocket(Uncopied):
         self._states: dict[str, Bridged] = {}
         self._classes: dict[str, RequestClass] = {}
         self._deferred: Deferred | None = None
-        self.succeeds: Callable[[Exchange, str, str], ToolExchange | None] | None = None
+        self.succeeds: Succeeds = without_tools
+        self.accepts: Accepts = ignore
+        self.repeats: Repeats = never_again
         self.reader = self._new_reader()
+
+    def _new_conversations(self) -> Conversations:
+        return Conversations(self.head.bridge.settings.limits.request_body, self.head.bridge.buffers.share())
 
     def _new_reader(self) -> ResponsesSocket:
         return ResponsesSocket(
@@ -78,17 +99,22 @@ class BridgedSocket(Uncopied):
             self._limits_came,
             defers=self._defers,
             in_place=self._in_place,
-            succeeds=self._succeeds,
+            succeeds=lambda exchange, lane, before: self.succeeds(exchange, lane, before),
+            accepts=lambda exchange: self.accepts(exchange),
+            repeats=lambda exchange, status, message: self.repeats(exchange, status, message),
         )
 
     def _begin(self, reading: RequestReading, has_tools: bool) -> Exchange:
         head = self.head
         sender = clients.sender(head.headers, reading, has_tools=has_tools)
         share = head.bridge.buffers.share()
-        exchange = exchange_for(head, reading, sender, self._host, share=share)
+        # The connection has its key for good, so only retries are left to decide about.
+        attempts = Attempts(max_retries=head.route.provider.max_retries, key=head.dispatch.attempts.key)
+        exchange = exchange_for(head, reading, sender, self._host, share=share, attempts=attempts)
         continue_trace(head, exchange, utc_now(), self._path)
         left = head.bridge.in_flight.enter(partial(self._cut_off, exchange), partial(describe, head, exchange))
-        self._states[exchange.id] = Bridged(head, share.ending(left), share, exchange)
+        own = replace(head, dispatch=Dispatch(attempts))
+        self._states[exchange.id] = Bridged(own, share.ending(left), share, exchange)
         self._classes[exchange.id] = sender.request_class
         if self._began is not None:
             self._began(exchange, head.bridge)
@@ -115,13 +141,10 @@ class BridgedSocket(Uncopied):
     def _in_place(self, exchange: Exchange, messages: Sequence[bytes]) -> None:
         self.instead = Instead(exchange, messages)
 
-    def _succeeds(self, exchange: Exchange, lane: str, before: str) -> ToolExchange | None:
-        return None if self.succeeds is None else self.succeeds(exchange, lane, before)
-
-    def remember(self, lane: str, body: JSONObject, tools: ToolRun) -> None:
+    def remember(self, lane: str, tools: ToolRun) -> None:
         """Keep a request with injected tools for answers that follow without a request of their own."""
         self.last.pop(lane, None)
-        self.last[lane] = body, tools
+        self.last[lane] = tools
         if len(self.last) > MAX_OPEN:
             del self.last[next(iter(self.last))]
 
@@ -132,6 +155,8 @@ class BridgedSocket(Uncopied):
         """Use this bridge from now on, if no answer is open."""
         if bridge is not self.head.bridge:
             self.head = replace(self.head, bridge=bridge)
+            self.conversations.end()
+            self.conversations = self._new_conversations()
             self.last.clear()
             self.held = None
 
@@ -157,6 +182,16 @@ class BridgedSocket(Uncopied):
         """Cancel and record all running invocations."""
         for state in self._states.values():
             state.client_gone()
+
+    async def safely(self, work: Coroutine[None, None, None]) -> None:
+        """Do work beside the messages, and send what it has put out. An exception ends all interceptions."""
+        try:
+            await work
+        except Exception:
+            logger.exception("aibridge: an internal error ends requests in a WebSocket")
+            self.fail()
+            self.outbox.to_client([error_message(500, INTERNAL_ERROR)])
+        self.outbox.send()
 
     def fail(self) -> None:
         """End all interceptions after an exception, and read the next messages anew."""

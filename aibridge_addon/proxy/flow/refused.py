@@ -48,7 +48,11 @@ def may_ask_again(state: Bridged, status: int) -> bool:
 
 
 def _has_tools(state: Bridged) -> bool:
-    return state.tools is not None and len(state.tools.exchange.loop.splice.injected) > 0
+    """Return whether the request itself offers tools of ours. A connection may have them from an earlier one."""
+    if state.tools is None or not state.tools.exchange.loop.splice.injected:
+        return False
+    loop = state.tools.exchange.loop
+    return not frozenset(loop.splice.injected).isdisjoint(loop.injection.sent_names(loop.first_request))
 
 
 def accepted(state: Bridged, exchange: Exchange) -> None:

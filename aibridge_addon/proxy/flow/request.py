@@ -18,6 +18,7 @@ from aibridge_addon.dialects.chat_completions.usage import UsageChunkFilter, ask
 from aibridge_addon.dialects.context import OUR_TOOLS
 from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.interception import clients
+from aibridge_addon.interception.attempts import Attempts
 from aibridge_addon.interception.billing import billing
 from aibridge_addon.interception.buffers import Share
 from aibridge_addon.interception.exchange import Exchange
@@ -153,10 +154,12 @@ def exchange_for(
     *,
     emit: Emit | None = None,
     share: Share | None = None,
+    attempts: Attempts | None = None,
 ) -> Exchange:
     """Create the interception for a request of this flow, which goes to `host`.
 
-    `emit` takes its records. None: the bridge does. `share` counts the bytes of its answers.
+    `emit` takes its records. None: the bridge does. `share` counts the bytes of its answers. `attempts` are its own;
+    None: those of the flow.
     """
     if len(reading.model) > MAX_MODEL:
         reading = replace(reading, model=reading.model[:MAX_MODEL])
@@ -190,7 +193,7 @@ def exchange_for(
         emit=emit or head.bridge.emit,
         limits=head.bridge.settings.limits,
         now=utc_now,
-        attempts=head.dispatch.attempts,
+        attempts=attempts or head.dispatch.attempts,
         on_partial=partial(log_partial, id),
         on_limits=partial(limits_said, head),
         texts=head.bridge.settings.recording.answers,

@@ -11,7 +11,6 @@ The next turn goes over the same connection, which alone has the answer before i
 from __future__ import annotations
 
 import asyncio
-import logging
 from functools import partial
 
 from mitmproxy import http
@@ -21,11 +20,15 @@ from aibridge_addon.dialects.responses.reader import error_message
 from aibridge_addon.interception.exchange import Exchange
 from aibridge_addon.interception.tool_exchange import ToolExchange
 from aibridge_addon.proxy.flow import inject_tools, tool_turn
-from aibridge_addon.proxy.flow.bridged_socket import INTERNAL_ERROR, BridgedSocket, Deferred
+from aibridge_addon.proxy.flow.bridged_socket import BridgedSocket, Deferred
+from aibridge_addon.proxy.flow.socket_attempts import (
+    accepted,
+    is_sent_again,
+    remember_conversation,
+    restore_conversation,
+)
 from aibridge_addon.proxy.flow.state import Bridged, ToolRun
 from aibridge_addon.wire.json_object import JSONObject, encode
-
-logger = logging.getLogger(__name__)
 
 INTERRUPTED = "the client has interrupted the answer"
 NOT_RECORDED = "the record of this answer could not be written"
@@ -47,7 +50,7 @@ async def prepare(socket: BridgedSocket, exchange: Exchange, deferred: Deferred,
     socket.reader.start(exchange, body, history, schemas)
     if state.tools is not None:
         lane = socket.reader.splice(exchange, state.tools.exchange)
-        socket.remember(lane, body, state.tools)
+        socket.remember(lane, state.tools)
         if brings_tools_as_item(body):
             socket.held = state.tools
     return request.raw_content or b""
@@ -55,11 +58,11 @@ async def prepare(socket: BridgedSocket, exchange: Exchange, deferred: Deferred,
 
 def tools_of_successor(socket: BridgedSocket, exchange: Exchange, lane: str, before: str) -> ToolExchange | None:
     """Return the tools of an answer that follows a steering input. It has the settings of the answer `before` it."""
-    last = socket.last.get(lane)
-    if last is None:
+    tools = socket.last.get(lane)
+    if tools is None:
         return None
-    body, tools = last
-    continued = JSONObject(body.replaced({"previous_response_id": encode(before), "input": b"[]"}))
+    first = tools.exchange.loop.first_request
+    continued = JSONObject(first.replaced({"previous_response_id": encode(before), "input": b"[]"}))
     state = socket.state_of(exchange)
     names = tools.exchange.loop.splice.injected
     state.tools = inject_tools.tool_run(state, exchange, continued, names, tools.catalog)
@@ -72,20 +75,12 @@ def run_waiting(socket: BridgedSocket, exchange: Exchange) -> None:
     tools = state.tools if state is not None else None
     if state is None or tools is None or not tools.exchange.waiting or tools.calls is not None:
         return
+    if state.head.dispatch.pause is not None:  # no tools: the turn is asked again after the pause
+        return
     tools.calls = tool_turn.start_calls(state, tools)
-    task = asyncio.create_task(_run_safely(socket, exchange, state, tools))
+    task = asyncio.create_task(socket.safely(_run(socket, exchange, state, tools)))
     socket.tasks.add(task)
     task.add_done_callback(socket.tasks.discard)
-
-
-async def _run_safely(socket: BridgedSocket, exchange: Exchange, state: Bridged, tools: ToolRun) -> None:
-    try:
-        await _run(socket, exchange, state, tools)
-    except Exception:
-        logger.exception("aibridge: an internal error ends requests in a WebSocket")
-        socket.fail()
-        socket.outbox.to_client([error_message(500, INTERNAL_ERROR)])
-    socket.outbox.send()
 
 
 async def _run(socket: BridgedSocket, exchange: Exchange, state: Bridged, tools: ToolRun) -> None:
@@ -97,8 +92,11 @@ async def _run(socket: BridgedSocket, exchange: Exchange, state: Bridged, tools:
     tools.calls = None
     if not tools.exchange.waiting:  # the answer has ended meanwhile
         return
+    if tools.exchange.is_repeated:
+        restore_conversation(socket, tools)
     request = tools.exchange.tools_ran(calls.invocations())
     if request is not None:
+        state.head.dispatch.attempts.later_turn(state.head.bridge.settings.mcp.later_turn_retries)
         socket.outbox.to_server(request)
         return
     lane = socket.reader.lane_of(exchange)
@@ -111,6 +109,8 @@ async def _run(socket: BridgedSocket, exchange: Exchange, state: Bridged, tools:
 
 async def committed(socket: BridgedSocket, exchange: Exchange) -> bool:
     """Wait for the rows of an answer that has ended. Return False if its end must not be sent without them."""
+    if (tools := socket.state_of(exchange).tools) is not None:
+        remember_conversation(socket, tools)
     bridge = socket.bridge_of(exchange)
     recording = bridge.settings.recording
     return not recording.durable or await bridge.committed() or recording.on_failure != "closed"
@@ -136,5 +136,7 @@ def interrupted(socket: BridgedSocket, content: bytes) -> bool:
 
 
 def use_tools(socket: BridgedSocket) -> None:
-    """Have the answers that follow steering inputs spliced, too."""
+    """Have requests sent again without what a provider refuses, and answers that follow steering inputs spliced."""
     socket.succeeds = partial(tools_of_successor, socket)
+    socket.accepts = partial(accepted, socket)
+    socket.repeats = partial(is_sent_again, socket)

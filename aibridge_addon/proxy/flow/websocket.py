@@ -276,6 +276,7 @@ def closed(flow: http.HTTPFlow) -> None:
     if is_inactive(flow.client_conn):
         error_type, message = "inactivity", INACTIVE
     socket.stop_tools()
+    socket.conversations.end()
     for exchange in socket.reader.cut(error_type, message):
         socket.left(exchange)
 
