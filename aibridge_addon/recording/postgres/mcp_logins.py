@@ -21,19 +21,19 @@ PUT = """
 insert into aibridge_mcp_tokens (server_name, actor, token, version, created_at, updated_at)
 values (%(server)s, %(actor)s, %(content)s, %(version)s, %(now)s, %(now)s)
 on conflict (server_name, actor) do update
-set token = excluded.token, version = excluded.version, updated_at = excluded.updated_at, refreshing_until = null
+set token = excluded.token, version = excluded.version, updated_at = excluded.updated_at, claim_expires_at = null
 """
 CLAIM = """
-update aibridge_mcp_tokens set refreshing_until = %(until)s
+update aibridge_mcp_tokens set claim_expires_at = %(until)s
 where server_name = %(server)s and actor = %(actor)s and version = %(version)s
-and (refreshing_until is null or refreshing_until <= %(now)s)
+and (claim_expires_at is null or claim_expires_at <= %(now)s)
 """
 REPLACE = """
-update aibridge_mcp_tokens set token = %(content)s, version = %(next)s, updated_at = %(now)s, refreshing_until = null
+update aibridge_mcp_tokens set token = %(content)s, version = %(next)s, updated_at = %(now)s, claim_expires_at = null
 where server_name = %(server)s and actor = %(actor)s and version = %(version)s
 """
 RELEASE = """
-update aibridge_mcp_tokens set refreshing_until = null
+update aibridge_mcp_tokens set claim_expires_at = null
 where server_name = %(server)s and actor = %(actor)s and version = %(version)s
 """
 DROP = """

@@ -287,7 +287,7 @@ create table aibridge_mcp_tokens (
     version text not null,
     created_at timestamptz not null,
     updated_at timestamptz not null,
-    refreshing_until timestamptz,
+    claim_expires_at timestamptz,
     primary key (server_name, actor)
 );
 create table aibridge_mcp_logins (

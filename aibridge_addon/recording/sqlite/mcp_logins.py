@@ -21,19 +21,19 @@ PUT = """
 insert into aibridge_mcp_tokens (server_name, actor, token, version, created_at, updated_at)
 values (:server, :actor, :content, :version, :now, :now)
 on conflict (server_name, actor) do update
-set token = excluded.token, version = excluded.version, updated_at = excluded.updated_at, refreshing_until = null
+set token = excluded.token, version = excluded.version, updated_at = excluded.updated_at, claim_expires_at = null
 """
 CLAIM = """
-update aibridge_mcp_tokens set refreshing_until = :until
+update aibridge_mcp_tokens set claim_expires_at = :until
 where server_name = :server and actor = :actor and version = :version
-and (refreshing_until is null or refreshing_until <= :now)
+and (claim_expires_at is null or claim_expires_at <= :now)
 """
 REPLACE = """
-update aibridge_mcp_tokens set token = :content, version = :next, updated_at = :now, refreshing_until = null
+update aibridge_mcp_tokens set token = :content, version = :next, updated_at = :now, claim_expires_at = null
 where server_name = :server and actor = :actor and version = :version
 """
 RELEASE = """
-update aibridge_mcp_tokens set refreshing_until = null
+update aibridge_mcp_tokens set claim_expires_at = null
 where server_name = :server and actor = :actor and version = :version
 """
 DROP = """

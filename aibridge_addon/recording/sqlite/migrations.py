@@ -264,7 +264,7 @@ def mcp_logins(db: Database) -> None:
     """Add the tokens of people who log in at MCP servers."""
     text: dict[str, type] = dict.fromkeys(("server_name", "actor", "token", "version"), str)
     times: dict[str, type] = dict.fromkeys(("created_at", "updated_at"), str)
-    columns = text | times | {"refreshing_until": str}
+    columns = text | times | {"claim_expires_at": str}
     db.table("aibridge_mcp_tokens").create(columns, pk=("server_name", "actor"), not_null={*text, *times})
     columns = dict.fromkeys(("server_name", "actor", "stage", "hash", "content", "created_at", "expires_at"), str)
     db.table("aibridge_mcp_logins").create(columns, pk=("server_name", "actor", "stage"), not_null=set(columns))

@@ -103,22 +103,18 @@ class LoginConnections(PersonalConnections):
 
     async def _maybe_link(self, actor: str) -> str | None:
         """Return a link to log in. None: the actor has a token that suffices."""
-        scope = self._missing_scope(actor)
-        if await self._logins.tokens.maybe_grant(self.name, actor) is None:
+        grant, scope = await self._logins.tokens.maybe_grant(self.name, actor), None
+        if grant is None:
             self.forget(actor)
             self._failed.pop(actor, None)  # a connection after the login need not wait
-        elif scope is None:
-            return None
+        else:
+            each = self._actors.get(actor)
+            credential = each.connection.credential if each is not None else None
+            if isinstance(credential, TokenCredential):
+                scope = credential.take_missing_scope(grant.access_token)
+            if scope is None:
+                return None
         return await self._logins.link(self.name, actor, scope)
-
-    def _missing_scope(self, actor: str) -> str | None:
-        """Return what the last call would have needed, once."""
-        each = self._actors.get(actor)
-        credential = each.connection.credential if each is not None else None
-        if not isinstance(credential, TokenCredential):
-            return None
-        scope, credential.missing_scope = credential.missing_scope, None
-        return scope
 
     async def _has_token(self, caller: Caller) -> bool:
         if caller.anonymous or not caller.actor.isprintable():

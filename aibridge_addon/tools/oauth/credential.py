@@ -31,8 +31,8 @@ class TokenCredential(httpx2.Auth):
         self._server_name = server_name
         self._actor = actor
         self._shown: tuple[str, ...] = ()
-        self.missing_scope: str | None = None
-        """What the server has asked for beyond the token's scope (RFC 6750, section 3.1)."""
+        self._missing_scope: tuple[str, str | None] | None = None
+        """The access token that did not suffice, and what its scope lacks (RFC 6750, section 3.1)."""
 
     @property
     def auth(self) -> httpx2.Auth:
@@ -60,7 +60,15 @@ class TokenCredential(httpx2.Auth):
             response.status_code == HTTPStatus.FORBIDDEN
             and utils.extract_field_from_www_auth(response, "error") == "insufficient_scope"
         ):
-            self.missing_scope = utils.extract_scope_from_www_auth(response)
+            self._missing_scope = token, utils.extract_scope_from_www_auth(response)
+
+    def take_missing_scope(self, token: str) -> str | None:
+        """Return what the server has asked for beyond this access token's scope, once.
+
+        An answer to an older token may come after a login.
+        """
+        found, self._missing_scope = self._missing_scope, None
+        return found[1] if found is not None and found[0] == token else None
 
     async def _token(self, refused: str | None) -> str:
         try:
