@@ -130,6 +130,18 @@ def test_an_item_that_is_nested_too_deeply_shows_no_hidden_call(kind: str) -> No
     check(*play("responses", [written_out(odd), written_out(second)], streaming=True))
 
 
+@pytest.mark.parametrize("kind", ["x", "response.finished", "bmcp_ours_x"])
+def test_a_whole_response_in_an_event_of_an_unknown_kind_shows_no_hidden_call(kind: str) -> None:
+    events, _ = written("responses", CALLS[:3], 0)
+    second, _ = written("responses", DONE, 1)
+    odd = [
+        (head, encoded(json.loads(data) | {"type": kind}) if b'"response.completed"' in data else data)
+        for head, data in events
+    ]
+    assert odd != events
+    check(*play("responses", [written_out(odd), written_out(second)], streaming=True))
+
+
 @BY_DIALECT
 @FUZZ_TIMEOUT
 @FUZZ

@@ -132,6 +132,8 @@ class ResponsesSplice(Splice):
             self._failed = True
         elif kind in ITEM_EVENTS and not isinstance(members.get("item"), dict) and self.shows_call(raw):
             return b""  # the item cannot be decoded, for example because it is nested too deeply
+        elif "response" in members and self.shows_call(raw):
+            return b""  # a whole response in an event of an unknown kind
         elif kind == "response.output_item.added":
             item = as_dict(members.get("item"))
             self._open(self._index(members, item), item)
