@@ -38,14 +38,20 @@ class Pace:
 
 
 class Worker:
-    """One thread for all servers. It starts when it is needed first, and ends when the worker is not used any more."""
+    """One thread for all servers. It starts when it is needed first."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "mcp-messages")
+        self._closed = False
+
+    def close(self) -> None:
+        """End the thread after what was begun. What comes later is done without one."""
+        self._closed = True
+        self._thread.shutdown(wait=False)
 
     async def run[Result](self, size: int, function: Callable[..., Result], *args: Any) -> Result:
         """Call a function. `size` is that of its data in bytes: if it is small, no thread is used."""
-        if size <= LARGE:
+        if size <= LARGE or self._closed:
             return function(*args)
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 

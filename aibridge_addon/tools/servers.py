@@ -298,7 +298,7 @@ class Servers:
             while self._running:
                 self._idle.clear()
                 await self._idle.wait()
-        self._stop_pins()
+        self._end()
         for server in self._servers.values():
             server.stop()
         try:
@@ -318,10 +318,11 @@ class Servers:
             server.stop()
             server.signal(signal.SIGKILL)
             server.tried.set()
-        self._stop_pins()
+        self._end()
 
-    def _stop_pins(self) -> None:
+    def _end(self) -> None:
         self._ended = True
+        self.worker.close()
         for pins in self._pins.values():
             pins.stop()
             pins.read.set()
