@@ -12,6 +12,7 @@ from tests.conftest import Proxies
 from tests.integration.test_mcp_logins import LINK, used, with_login
 from tests.support.authority import Authority
 from tests.support.oauth_server import Browser, OAuthMcp
+from tests.support.polling import poll_until
 from tests.support.serve import Serve
 from tests.support.upstream import ScriptedUpstream, unused_port
 
@@ -38,5 +39,8 @@ def test_a_login_counts_in_every_worker(
             page = browser.get(links[0])
             assert (page.status_code, "ada can use its tools now" in page.text) == (200, True)
             assert page.headers["content-security-policy"].startswith("default-src 'none'")
-        for _ in range(USES):
-            assert "ada-there" in used(proxy, upstream, "whoami")
+        poll_until(  # that an actor has no token is known for a second
+            lambda: all("ada-there" in used(proxy, upstream, "whoami") for _ in range(USES)),
+            20,
+            what="the login in every worker",
+        )
