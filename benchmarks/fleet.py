@@ -147,8 +147,10 @@ def _request_us(costs: Costs) -> float:
 
 def _checked(name: str, replays: Sequence[tuple[float, float, Replayed]]) -> list[Result]:
     """Report the highest load that was carried, and the model's error there."""
-    carried = [replay for replay in replays if replay[2].delay_p99_ms <= CARRIED] or replays[:1]
-    rate, predicted, replayed = carried[-1]
+    carried = [replay for replay in replays if replay[2].delay_p99_ms <= CARRIED]
+    rate, predicted, replayed = (carried or replays)[-1]
+    if not carried:
+        rate = 0.0  # the machine was busy: even the lowest load was late
     developers = rate * 60 / ASSUMED.requests_per_minute(1_000)
     series: dict[str, float | list[float]] = {
         "requests_per_second": [replay[0] for replay in replays],
