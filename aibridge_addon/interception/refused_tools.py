@@ -47,6 +47,11 @@ class RefusedTools:
     def add(self, provider: str, injection: Injection, tool: InjectedTool) -> None:
         _put(self._tools, (provider, injection.form, tool.name), _digest(injection, tool), self._limit)
 
+    @property
+    def knows_models(self) -> bool:
+        """Whether there is any model that accepts no tools. If not, no circumstances have to be computed."""
+        return bool(self._models)
+
     def takes_none(self, provider: str, model: str, circumstances: bytes) -> bool:
         """Return whether a model accepts no tools in such a request."""
         return self._models.get((provider, model, circumstances), -math.inf) > self._clock()

@@ -70,7 +70,7 @@ class ToolLoop:
         """The turns that the client never sees, each with the results of its calls."""
         self.response_ids: list[str] = []
         """Response ids of the turns that have ended."""
-        self._injection = injection
+        self.injection = injection
         self._injected = injected
         self._first = self._body = body
         self._max_turns = max_turns
@@ -85,10 +85,6 @@ class ToolLoop:
         """How the results in the last request were changed already."""
         self._in_a_row: dict[tuple[str, bytes], int] = {}
         self._end = TurnEnd()
-
-    @property
-    def injection(self) -> Injection:
-        return self._injection
 
     @property
     def first_request(self) -> JSONObject:
@@ -108,7 +104,7 @@ class ToolLoop:
         """Replace the first request by one with other injected tools. It has not been answered yet."""
         self.replace_request(body)
         self._injected = injected
-        self.splice = self._injection.splice(injected, self._own)
+        self.splice = self.injection.splice(injected, self._own)
 
     def turn_ended(self, end: TurnEnd) -> None:
         """Decide which injected calls of a turn are run. They are then in `pending`."""
@@ -166,7 +162,7 @@ class ToolLoop:
         return request
 
     def _follow_up(self, body: JSONObject, end: TurnEnd, results: Sequence[Result], *, last: bool) -> bytes:
-        return self._injection.follow_up(
+        return self.injection.follow_up(
             FollowUp(body, end, results, last=last, first=self._first, injected=self._injected)
         )
 

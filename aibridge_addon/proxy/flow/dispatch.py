@@ -31,6 +31,7 @@ from aibridge_addon.proxy.flow.state import (
     state_of,
 )
 from aibridge_addon.records import KeysExhausted
+from aibridge_addon.tools.caller import printable
 
 ACTOR_HEADERS = "X-AI-Bridge-Actor-"
 """Prefix of the bridge's own headers. A client's headers with this prefix are removed, so it cannot forge them."""
@@ -203,8 +204,7 @@ def _name_actor(request: http.Request, actor: Actor) -> None:
 
 def _set(request: http.Request, name: str, value: str) -> None:
     """Set a header. Replace line breaks and the like, because a user name could otherwise add another header."""
-    printable = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in value)
-    request.headers[name.lower() if request.is_http2 or request.is_http3 else name] = printable.strip()
+    request.headers[name.lower() if request.is_http2 or request.is_http3 else name] = printable(value).strip()
 
 
 async def pause(flow: http.HTTPFlow) -> None:

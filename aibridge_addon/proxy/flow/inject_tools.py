@@ -120,7 +120,8 @@ def _injected(
     if injection.demands_call(body) and settings.max_turns == 1:
         return body  # a call of ours would leave the demand unmet
     provider, refused = state.head.route.provider.name, bridge.refused_tools
-    if refused.takes_none(provider, exchange.request.model, circumstances(state.head.route.template, body)):
+    model, template = exchange.request.model, state.head.route.template
+    if refused.knows_models and refused.takes_none(provider, model, circumstances(template, body)):
         return body
     offered = injection.offered(body, refused.accepted(provider, injection, catalog.injected))
     _report_left_out(injection, body, catalog, len(offered))
