@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import logging
 import random
-import secrets
 import threading
 import time
 from collections import deque
@@ -37,9 +36,9 @@ from typing import Protocol
 
 from aibridge_addon import records
 from aibridge_addon.config.errors import ConfigError, Problem
-from aibridge_addon.ids import RANDOM_BITS, ordered_id
 from aibridge_addon.recording.instances import HEARTBEAT, Instance
 from aibridge_addon.recording.refusals import write_all
+from aibridge_addon.recording.row_ids import RowIds
 from aibridge_addon.recording.sizes import MAX_QUEUED_BYTES, MAX_TRANSACTION, MAX_TRANSACTION_BYTES, Sizes
 from aibridge_addon.recording.spool import Backlog, Chunk, Spool
 from aibridge_addon.records import STORED, DatabaseUnavailable, Readiness, Record, Sink
@@ -134,6 +133,7 @@ class Recorder(Sink):
         self._spools = True
         """Whether the spool could be written to when that was last tried."""
         self._ended = False
+        self._ids = RowIds()
         self._opened = threading.Event()
         self._open_error: Exception | None = None
         self._giving_up = threading.Event()
@@ -218,9 +218,9 @@ class Recorder(Sink):
                 | records.Answer()
                 | records.ModelThought()
             ):
-                return replace(record, id=ordered_id(record.created_at, secrets.randbits(RANDOM_BITS)))
+                return replace(record, id=self._ids.new(record.created_at))
             case records.PlanLimit():
-                return replace(record, id=ordered_id(record.observed_at, secrets.randbits(RANDOM_BITS)))
+                return replace(record, id=self._ids.new(record.observed_at))
         return record
 
     def flush(self, done: Callable[[bool], None]) -> None:

@@ -21,6 +21,7 @@ from aibridge_addon.config.schema import Limits
 from aibridge_addon.proxy.flow.state import plain_error
 from aibridge_addon.proxy.stream.heads import problem_of_lines
 from aibridge_addon.proxy.stream.hooks import HEADER_BYTES, HEADER_TIMEOUT, AibridgeConnectionClosedHook, ClosedClient
+from aibridge_addon.proxy.stream.parsed_heads import request_of, response_of
 from aibridge_addon.proxy.stream.short_way import ShortHttp1Client
 
 logger = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ class BridgeHttp1Server(Http1Server):
         size: int | None = 0
         self.request = None
         try:
-            self.request = http1.read_request_head(lines)
+            self.request = request_of(lines)
             size = http1.expected_http_body_size(self.request)
         except ValueError as e:
             problem = problem or str(e)
@@ -165,7 +166,23 @@ class BridgeHttp1Client(ShortHttp1Client):
                 code = http_events.ErrorCode.GENERIC_SERVER_ERROR
                 yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
                 return
-        yield from super().read_headers(event)
+        if not is_data or self.stream_id is None or self.request is None:
+            yield from super().read_headers(event)
+            return
+        if not (head := self.buf.maybe_extract_lines()):
+            return
+        try:
+            self.response = response_of([bytes(line) for line in head])
+            size = http1.expected_http_body_size(self.request, self.response)
+        except ValueError as e:
+            yield commands.CloseConnection(self.conn)
+            message, code = f"Cannot parse HTTP response: {e}", http_events.ErrorCode.GENERIC_SERVER_ERROR
+            yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
+            return
+        yield ReceiveHttp(http_events.ResponseHeaders(self.stream_id, self.response, size == 0))
+        self.body_reader = make_body_reader(size)
+        self.state = self.read_body
+        yield from self.state(event)
 
 
 def is_interim(head: bytes) -> bool:

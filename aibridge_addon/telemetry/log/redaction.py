@@ -15,6 +15,13 @@ from typing import Any
 Redact = Callable[[str], str]
 
 
+class Redacted:
+    """The only argument of a line, with texts that were redacted before: those of records.
+
+    Its text is made when a handler shows it. Terminals lay out such lines themselves, and do not ask for it.
+    """
+
+
 def _now() -> bool:
     return True
 
@@ -71,6 +78,8 @@ class _Factory:
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = self._make(*args, **kwargs)
+        if record.args and isinstance(record.args, tuple) and isinstance(record.args[0], Redacted):
+            return record
         with suppress(Exception):  # the arguments do not fit, which the handler reports
             self._redact_record(record)
         return record

@@ -21,6 +21,7 @@ from aibridge_addon.config.schema import Settings
 from aibridge_addon.records import Ask, Record, Sink
 from aibridge_addon.telemetry.log.line import Line
 from aibridge_addon.telemetry.log.members import MESSAGE, StructuredLog
+from aibridge_addon.telemetry.log.redaction import Redacted
 from aibridge_addon.telemetry.log.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ class _Lines:
 
 
 @dataclass(slots=True)
-class _Text:
+class _Text(Redacted):
     """The text of a line for handlers that know no terminal, such as mitmweb's event log."""
 
     line: Line

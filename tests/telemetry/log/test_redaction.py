@@ -10,7 +10,7 @@ import pytest
 from mitmproxy.log import MitmFormatter
 
 from aibridge_addon.credentials.redaction import Redactor
-from aibridge_addon.telemetry.log.redaction import RedactedLog
+from aibridge_addon.telemetry.log.redaction import Redacted, RedactedLog
 
 SECRET = "sk-ant-api03-0123456789abcdefghij"
 
@@ -36,6 +36,23 @@ def log() -> Iterator[RedactedLog]:
 def test_a_line_of_the_bridge_is_redacted(log: RedactedLog, written: io.StringIO) -> None:
     logging.getLogger("aibridge_addon.bridge").error("model %r of %s", f"key{SECRET}", "patient-12")
     assert written.getvalue() == "model 'key[redacted]' of [redacted]\n"
+
+
+def test_a_line_of_redacted_texts_is_made_where_it_is_shown_and_not_before(
+    log: RedactedLog, written: io.StringIO
+) -> None:
+    made = []
+
+    class Line(Redacted):
+        def __str__(self) -> str:
+            made.append(self)
+            return "a line"
+
+    logger = logging.getLogger("aibridge_addon.telemetry.log.sink")
+    line = logger.makeRecord(logger.name, logging.INFO, "", 0, "%s", (Line(),), None)
+    assert not made
+    logger.handle(line)
+    assert written.getvalue() == "a line\n"
 
 
 def test_a_traceback_is_redacted(log: RedactedLog, written: io.StringIO) -> None:
