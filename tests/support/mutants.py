@@ -41,8 +41,10 @@ OVERHEAD = "tests/proxy/stream/test_layer_overhead.py"
 ROUTING = "tests/interception/test_routing.py"
 RECORDER = "tests/recording/test_recorder.py"
 LIMIT = "tests/telemetry/prometheus/test_listener_limit.py"
+SHORT = "tests/proxy/stream/test_short_way.py"
 
 EGRESS = "proxy/connection/egress.py"
+SHORT_WAY = "proxy/stream/short_way.py"
 
 MUTATIONS = (
     # An answer of a WebSocket goes to another lane's interception.
