@@ -43,6 +43,7 @@ from tests.support.two_ways import (
 STREAM = fixtures.case("messages/simple/streaming")
 EVENTS = STREAM.body.split(b"\n\n")
 EVENTS = [event + b"\n\n" for event in EVENTS if event]
+LAST = STREAM.body.index(b"event: message_stop")
 STREAMS = [case for case in fixtures.cases() if case.streaming and case.dialect in PATHS and case.status < 400]
 
 HIDDEN = call(TOOL, what="a house")
@@ -190,6 +191,20 @@ async def test_a_part_of_a_chunk_is_forwarded_at_once_and_the_next_whole_chunk_i
     scene.playbook.receive(upstream, chunk(EVENTS[1]))
     assert scene.playbook.sent(scene.client) == chunk(EVENTS[1])
     assert taken == [whole + whole[:20], chunk(EVENTS[1])]
+    await end(scene, upstream)
+
+
+async def test_a_packet_that_comes_while_a_hook_waits_is_sent_after_the_answers_end(
+    scene: Scene, taken: list[bytes]
+) -> None:
+    upstream = await scene.answer_stream(STREAM)
+    more = chunk(b": more\n\n")
+    for packet in [chunk(STREAM.body), more]:
+        scene.playbook.receive(upstream, packet)
+    begun = scene.playbook.sent(scene.client)
+    await scene.hook(AibridgeCommitHook)
+    assert begun + scene.playbook.sent(scene.client) == chunk(STREAM.body[:LAST]) + chunk(STREAM.body[LAST:]) + more
+    assert taken == [chunk(STREAM.body)]
     await end(scene, upstream)
 
 
