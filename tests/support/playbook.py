@@ -57,6 +57,10 @@ class Playbook:
         """The addons have done with a hook."""
         self._give(events.HookCompleted(hook))
 
+    def wake(self, timer: commands.RequestWakeup) -> None:
+        """The time of a timer is over."""
+        self._give(events.Wakeup(timer))
+
     def connect(self, error: str | None = None) -> Server:
         """Open the upstream connection that the layer asks for, or fail to."""
         command = self.expect(commands.OpenConnection)
@@ -90,12 +94,19 @@ class Playbook:
     def expect_close(self, connection: Connection) -> None:
         command = self.expect(commands.CloseConnection)
         assert command.connection is connection, f"closes {command.connection}"
-        connection.state = ConnectionState.CLOSED
 
     def expect_nothing(self) -> None:
         assert not self._yielded, f"unexpected: {list(self._yielded)}"
 
     def _give(self, event: events.Event) -> None:
         for command in self._layer.handle_event(event):
+            if isinstance(command, commands.CloseConnection) and not is_half(command):
+                command.connection.state = (
+                    ConnectionState.CLOSED
+                )  # before the layer goes on, as mitmproxy's server does
             if not isinstance(command, commands.Log):
                 self._yielded.append(command)
+
+
+def is_half(close: commands.CloseConnection) -> bool:
+    return isinstance(close, commands.CloseTcpConnection) and close.half_close

@@ -46,11 +46,8 @@ class Tapped:
         self.exchange = exchange
         self._outgoing = outgoing
         self._unread = unread
-
-    @property
-    def is_verbatim(self) -> bool:
-        """Whether the bytes are forwarded unchanged, so that `exchange.feed` alone decides about them."""
-        return not self._outgoing and self._unread is None
+        self.is_verbatim = not outgoing
+        """Whether the bytes are forwarded unchanged."""
 
     @property
     def can_append(self) -> bool:
@@ -64,20 +61,19 @@ class Tapped:
         return self.exchange.streaming
 
     def on_data(self, data: bytes) -> Output:
+        made = self.convert(data)
+        return Output(made) if isinstance(made, bytes) else made
+
+    def convert(self, data: bytes) -> bytes | Output:
+        """As `on_data`. Returns the bytes alone if there is nothing else to do."""
         last = False
         if self._unread is not None:
             self._unread -= len(data)
             last = self._unread <= 0
         end = self.exchange.feed(data, last)
-        if self._outgoing:
+        if not self.is_verbatim:
             data, end = self._outgoing.feed(data), None if end is None else 0
-        return Output(data) if end is None else Output(data[:end], data[end:])
-
-    def convert(self, data: bytes) -> bytes | Output:
-        """As `on_data`, for an answer without a fixed length. Returns the bytes alone if there is nothing else."""
-        end = self.exchange.feed(data)
-        data = self._outgoing.feed(data)
-        return data if end is None else Output(b"", data)
+        return data if end is None else Output(data[:end], data[end:])
 
     def on_end(self) -> Output:
         rest = self._outgoing.finish()

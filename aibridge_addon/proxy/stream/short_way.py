@@ -1,7 +1,7 @@
 """The short way of a streamed answer: from the upstream's packet to the client's, past mitmproxy's layers.
 
 mitmproxy takes each packet of an answer through its HTTP layer twice, once to the stream and once to the client's
-connection. It removes the chunks of HTTP/1.1 and builds the same chunks again. Most answers are forwarded as they are,
+connection. It removes the framing of HTTP/1 and builds the same framing again. Most answers are forwarded as they are,
 so most of this work has no effect.
 """
 
@@ -12,21 +12,33 @@ so most of this work has no effect.
 #
 # The stream opens the way when the head of an answer was sent to the client. These conditions last for the answer:
 #
-#   - Upstream and client speak HTTP/1.1, and both bodies are chunked.
+#   - Upstream and client speak HTTP/1.
 #   - The answer is read by a tap or a splice, and no other addon gets or changes its pieces.
 #   - No layer of ours watches the events in between (dumps, bodies that mitmweb keeps).
 #
 # For each packet, `is_open` checks the rest: the stream reads this answer and waits for no hook, its client has not
-# disconnected, and the upstream's connection is between two chunks, with nothing of a chunk in its buffer.
+# disconnected, and the upstream's connection has nothing in its buffer. Each body has one of three framings:
 #
-# A packet on the short way is a sequence of *whole chunks*: a size without extensions, as many bytes, and CRLF. The
-# payload goes to the reader, chunk by chunk. Where the answer is unchanged, the client gets the chunks with the bytes
-# of their framing, in one write. Otherwise it gets a chunk of what the reader returns.
+#                    upstream: the payloads of a packet                      client: what it gets of them
+#   chunked          whole chunks: a size without extensions, bytes, CRLF    a chunk of each payload
+#   Content-Length   the packet, if more of the body follows it              the payloads
+#   until the end    the packet                                              the payloads
+#   of a connection
 #
-# Everything else takes the ordinary way, from the byte on at which it begins: a part of a chunk, an extension, the last
-# chunk, trailers, anything malformed, and the rest of a packet after the answer's terminal event. This is correct at
-# any such byte, since mitmproxy's reader of chunks is then in the same state as before the packet. The next packet is
-# on the short way again if the ordinary one has reached the end of a chunk.
+# The payloads go to the reader, one by one. The framings differ if the bridge has removed a length from the head, if
+# the client speaks HTTP/1.0, which has no chunks, or if a later turn is framed otherwise than the first. Where both are
+# the same and the answer is unchanged, the client gets the upstream's bytes with their framing, in one write.
+#
+# Everything else takes the ordinary way, from the byte on at which it begins:
+#
+#   - a part of a chunk, an extension, the last chunk, trailers, anything malformed
+#   - the rest of the chunks in a packet after the answer's terminal event
+#   - a packet that completes a Content-Length, also if it has bytes beyond it
+#   - the end of a connection
+#
+# This is correct at any such byte, since mitmproxy's reader of the body is then as if it had read all bytes before it:
+# between two chunks it has no other state, and the missing bytes of a Content-Length are counted here. The next packet
+# is on the short way again, unless the ordinary one has ended within a chunk.
 #
 # An answer's end is not sent here, because the stream sends it when the rows are committed. The stream gets it as an
 # event, `AnswerRead`, after the chunks before it were sent. So the order of bytes and hooks is that of the ordinary
@@ -44,12 +56,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from h11._readers import ChunkedReader
+from h11._readers import ChunkedReader, ContentLengthReader
 from mitmproxy.connection import Client, Connection
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server
+from mitmproxy.proxy.layers.http._http1 import Http1Client, Http1Server, TBodyReader
 
 from aibridge_addon.proxy.stream.answer import Output, Spliced, Tapped
 
@@ -63,6 +75,28 @@ _chunk_head = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
 
 def is_switched_on() -> bool:
     return os.environ.get(SWITCH, "0") in ("", "0")
+
+
+def takes(reader: TBodyReader, size: int) -> bool:
+    """Return whether a packet of `size` bytes may be read without `reader`, the upstream's reader of the body."""
+    if type(reader) is ContentLengthReader:
+        return size < reader._remaining
+    if type(reader) is ChunkedReader:
+        return not (reader._bytes_in_chunk or reader._bytes_to_discard or reader._reading_trailer)
+    return True
+
+
+def whole_chunks(data: bytes) -> list[tuple[bytes, int]]:
+    """Return the payload and the end of each whole chunk at the beginning of a packet."""
+    found, end = [], 0
+    while (head := _chunk_head(data, end)) is not None:
+        start = head.end()
+        stop = start + int(head[1], 16)
+        end = stop + 2
+        if stop == start or data[stop:end] != CRLF:
+            break  # the last chunk, a part of a chunk, or a malformed one
+        found.append((data[start:stop], end))
+    return found
 
 
 @dataclass
@@ -93,66 +127,69 @@ class ShortStream(Protocol):
 class ShortWay:
     """The short way of one turn's answer."""
 
-    def __init__(self, stream: ShortStream, turn_id: int, upstream: Http1Client, answer: Tapped | Spliced) -> None:
-        """Open the way for `stream`, which is in the state that reads this answer."""
+    def __init__(
+        self,
+        stream: ShortStream,
+        turn_id: int,
+        upstream: Http1Client,
+        answer: Tapped | Spliced,
+        *,
+        to_chunks: bool,
+    ) -> None:
+        """Open the way for `stream`, which is in the state that reads this answer. `to_chunks`: for the client."""
         self._stream = stream
         self._turn_id = turn_id
         self._upstream = upstream
         self._client: Client = stream.context.client
-        self._read = answer.exchange.feed if isinstance(answer, Tapped) and answer.is_verbatim else None
-        """Reads a payload that is forwarded unchanged. It returns the offset of the answer's end, None before it."""
         self._convert = answer.convert
-        """Reads all other payloads, and returns what the client gets."""
+        """Reads a payload, and returns what the client gets."""
+        self._is_verbatim = isinstance(answer, Tapped) and answer.is_verbatim
+        self._to_chunks = to_chunks
         self._states = stream.client_state, stream.server_state
 
-    def is_open(self) -> bool:
-        """Return whether the next packet may take the short way."""
-        reader, stream = self._upstream.body_reader, self._stream
+    def is_open(self, size: int) -> bool:
+        """Return whether the next packet, of `size` bytes, may take the short way."""
+        upstream, stream = self._upstream, self._stream
         client_state, server_state = self._states
         return (
-            not self._upstream.buf
+            not upstream.buf
             and stream._paused is None
             and stream.server_state is server_state
             and stream.client_state is client_state
-            and type(reader) is ChunkedReader
-            and not (reader._bytes_in_chunk or reader._bytes_to_discard or reader._reading_trailer)
+            and takes(upstream.body_reader, size)
         )
 
     def take(self, event: events.DataReceived) -> layer.CommandGenerator[None]:
         """Handle a packet of the upstream."""
-        data, done, end = event.data, 0, 0
-        read = self._read
+        data, reader = event.data, self._upstream.body_reader
+        from_chunks = type(reader) is ChunkedReader
+        if type(reader) is ContentLengthReader:
+            reader._remaining -= len(data)
         found: http_events.HttpEvent | None = None
-        converted: list[bytes] = []
+        shown: list[bytes] = []
+        done = end = 0
         try:
-            while (head := _chunk_head(data, done)) is not None:
-                start = head.end()
-                end = start + int(head[1], 16)
-                if end == start or data[end : end + 2] != CRLF:
-                    break  # the last chunk, a part of a chunk, or a malformed one
-                payload = data[start:end]
-                if read is not None:
-                    if (at := read(payload)) is not None:
-                        found = AnswerRead(self._turn_id, Output(payload[:at], payload[at:]))
-                        break
-                elif isinstance(shown := self._convert(payload), bytes):
-                    converted.append(shown)
-                else:
-                    found = AnswerRead(self._turn_id, shown)
+            for payload, end in whole_chunks(data) if from_chunks else ((data, len(data)),):
+                made = self._convert(payload)
+                if not isinstance(made, bytes):
+                    found = AnswerRead(self._turn_id, made)
                     break
-                done = end + 2
+                shown.append(made)
+                done = end
         except Exception as e:  # noqa: BLE001 (the stream raises it)
             found = ReadingFailed(self._turn_id, e)
-        if read is None:
+        if self._is_verbatim and from_chunks is self._to_chunks:
+            sent = data[:done]
+        elif self._to_chunks:
             # An empty chunk would be the last one.
-            chunks = b"".join(b"%x\r\n%s\r\n" % (len(shown), shown) for shown in converted if shown)
+            sent = b"".join(b"%x\r\n%s\r\n" % (len(made), made) for made in shown if made)
         else:
-            chunks = data[:done]
-        if chunks:
-            yield commands.SendData(self._client, chunks)
+            sent = b"".join(shown)
+        if sent:
+            yield commands.SendData(self._client, sent)
         if found is not None:
-            done = end + 2
             yield ReceiveHttp(found)
+            done = end
         if done < len(data):
             rest = events.DataReceived(event.connection, data[done:])
             yield from Http1Client._handle_event(self._upstream, rest)
@@ -166,7 +203,7 @@ class ShortHttp1Client(Http1Client):
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         way = self.short_way
-        if way is not None and type(event) is events.DataReceived and way.is_open():
+        if way is not None and type(event) is events.DataReceived and way.is_open(len(event.data)):
             return way.take(event)
         return super()._handle_event(event)
 
@@ -181,9 +218,8 @@ def open_short_way(
         stream.client_state == stream.state_done
         and isinstance(upstream, ShortHttp1Client)
         and isinstance(client, Http1Server)
-        and client.request is not None
-        and client.request.http_version == "HTTP/1.1"
         and client.response is not None
-        and "chunked" in client.response.headers.get("transfer-encoding", "").lower()
     ):
-        upstream.short_way = ShortWay(stream, turn_id, upstream, answer)
+        # The same as in `Http1Server.send`.
+        to_chunks = "chunked" in client.response.headers.get("transfer-encoding", "").lower()
+        upstream.short_way = ShortWay(stream, turn_id, upstream, answer, to_chunks=to_chunks)

@@ -83,9 +83,9 @@ class BridgeHttpStream(HttpStream):
         """Whether the answer's headers were sent to the client."""
         self.connected = False
         """Whether the request had an upstream connection."""
-        self.read: Callable[[bytes], int | None]
+        self.convert: Callable[[bytes], bytes | Output]
         self.tapping: Callable[[events.Event], layer.CommandGenerator[None]] | None = None
-        """The state in which pieces of an answer go to `read`, and are sent as they are. None: not reached."""
+        """The state in which pieces of an answer go to `convert`, and are sent as they are. None: not reached."""
         self.held = b""
         """The end of a body, to send when its rows are committed."""
 
@@ -102,11 +102,11 @@ class BridgeHttpStream(HttpStream):
             self.turns.handling(True)
             if type(event) is http_events.ResponseData and self.tapping is self.server_state and self._paused is None:
                 # The same as below in fewer steps: an answer may have thousands of pieces.
-                if (end := self.read(event.data)) is None:
+                if isinstance(made := self.convert(event.data), bytes):
                     yield SendHttp(event, self.context.client)
                     self.turns.handling(False)
                     return
-                event = AnswerRead(event.stream_id, Output(event.data[:end], event.data[end:]))
+                event = AnswerRead(event.stream_id, made)
             self.guard.before(event, self._paused)
             yield from super().handle_event(event)
             self.turns.handling(False)
@@ -239,7 +239,7 @@ class BridgeHttpStream(HttpStream):
             self._read_body(answer)
 
     def _read_body(self, answer: Tapped | Spliced) -> None:
-        self.server_state, self.read = self.state_read_answer, answer.exchange.feed
+        self.server_state, self.convert = self.state_read_answer, answer.convert
         if isinstance(state := self.state, Bridged) and self.client.only_sends and not (incoming(state) or self.debug):
             if isinstance(answer, Tapped) and answer.is_verbatim and self.turns.is_first:
                 self.tapping = self.server_state

@@ -64,9 +64,15 @@ def test_the_bytes_of_a_tapped_answer_pass_up_to_its_terminal_event() -> None:
 
 def test_the_last_bytes_of_a_body_of_known_length_are_its_end() -> None:
     answer = tapped([], len(BLOCKING.body))
-    assert not answer.is_verbatim and not answer.can_append
+    assert answer.is_verbatim and not answer.can_append
     assert answer.on_data(BLOCKING.body[:20]) == Output(BLOCKING.body[:20])
     assert answer.on_data(BLOCKING.body[20:]) == Output(b"", BLOCKING.body[20:])
+
+
+def test_converted_bytes_count_as_those_of_a_body_of_known_length() -> None:
+    answer = tapped([], len(BLOCKING.body))
+    assert answer.convert(BLOCKING.body[:20]) == BLOCKING.body[:20]
+    assert answer.convert(BLOCKING.body[20:]) == Output(b"", BLOCKING.body[20:])
 
 
 def test_a_stream_without_its_terminal_event_has_an_empty_end() -> None:

@@ -10,15 +10,9 @@ import pytest
 from mitmproxy.connection import Server
 from mitmproxy.proxy.layers.http import _hooks as hooks
 
-from aibridge_addon.interception.continuations import Continuations
 from aibridge_addon.proxy.stream.hooks import AibridgeTurnHook
-from aibridge_addon.recording.reader import AsyncReader
-from aibridge_addon.recording.sqlite.reader import SqliteReader
-from aibridge_addon.records import utc_now
-from aibridge_addon.tools import catalog
-from aibridge_addon.tools.catalog import Catalog, ListedTool, Listing
-from aibridge_addon.tools.servers import Servers
 from tests.proxy.conftest import MakeScene
+from tests.support.offered_tools import offer
 from tests.support.scene import PATHS, Scene, request, sized
 
 OWN: dict[str, Any] = {"type": "function", "name": "Read", "parameters": {"type": "object"}}
@@ -27,23 +21,10 @@ Repeat = Callable[[list[dict[str, Any]]], list[dict[str, Any]]]
 """How the provider repeats the request's tools."""
 
 
-class Offered(Servers):
-    """Servers that need no connection: their tools are there from the start."""
-
-    def __init__(self, *names: str) -> None:
-        super().__init__({})
-        self._offered = catalog.build([Listing("srv", None, tools=[ListedTool(name, "", {}) for name in names])])
-
-    @property
-    def catalog(self) -> Catalog:
-        return self._offered
-
-
 @pytest.fixture
 def scene(make_scene: MakeScene) -> Scene:
     made = make_scene()
-    made.bridge.servers = Offered("look", "find")
-    made.bridge.continuations = Continuations(AsyncReader(SqliteReader(made.database)), now=utc_now)
+    offer(made.bridge, made.database, "look", "find")
     return made
 
 
@@ -53,7 +34,7 @@ async def ask(scene: Scene, tools: list[dict[str, Any]]) -> tuple[Server, list[d
     await scene.ask(request(body, PATHS["responses"]))
     upstream = scene.playbook.connect()
     sent: list[dict[str, Any]] = json.loads(scene.playbook.sent(upstream).partition(b"\r\n\r\n")[2])["tools"]
-    assert {tool.get("name") for tool in sent} >= {"bmcp_srv_look", "bmcp_srv_find"}
+    assert {tool.get("name") for tool in sent} >= {"bmcp_ours_look", "bmcp_ours_find"}
     return upstream, sent
 
 

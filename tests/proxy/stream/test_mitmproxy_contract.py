@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from h11._readers import ChunkedReader
+from h11 import Data, EndOfMessage
+from h11._readers import ChunkedReader, ContentLengthReader, Http10Reader
 from h11._receivebuffer import ReceiveBuffer
 from hyperframe.frame import GoAwayFrame
 from mitmproxy import addonmanager, flow, hooks, http, tls
@@ -208,6 +209,19 @@ def test_a_reader_of_chunks_has_the_attributes_that_we_read() -> None:
         places.append(bool(received or reader._bytes_in_chunk or reader._bytes_to_discard or reader._reading_trailer))
     # Between two chunks, after the last byte of the first; and before the trailer.
     assert places == [True] * 5 + [False] + [True] * 3
+
+
+def test_the_other_readers_of_bodies_have_the_attributes_that_we_read() -> None:
+    reader, received = make_body_reader(3), ReceiveBuffer()
+    assert type(reader) is ContentLengthReader and reader._remaining == 3
+    received += b"a"
+    reader(received)
+    assert reader._remaining == 2
+    reader._remaining -= 1
+    received += b"bc"
+    assert reader(received) == Data(data=b"b") and reader(received) == EndOfMessage()
+    until_the_end = make_body_reader(-1)
+    assert type(until_the_end) is Http10Reader and vars(until_the_end) == {}
 
 
 def test_the_layer_has_the_attributes_that_we_read() -> None:

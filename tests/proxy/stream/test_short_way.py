@@ -3,39 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from itertools import pairwise
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mitmproxy import ctx
-from mitmproxy.connection import ConnectionState, Server
+from mitmproxy.connection import Server
 from mitmproxy.proxy import commands, events
 from mitmproxy.proxy.layers.http import _hooks as hooks
 
-from aibridge_addon import records
-from aibridge_addon.bridge import Bridge
-from aibridge_addon.config.schema import Settings
 from aibridge_addon.proxy.stream import short_way
+from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook
 from aibridge_addon.proxy.stream.short_way import SWITCH
+from tests.integration.turns import DIALECTS, Turns, call, own, text, thought
 from tests.proxy.conftest import MakeScene
 from tests.support import fixtures
 from tests.support.fixtures import Case
-from tests.support.scene import CHUNKED_END, EVENT_STREAM, PATHS, PROVIDERS, Scene, chunk, request
+from tests.support.offered_tools import offer
+from tests.support.scene import CHUNKED_END, EVENT_STREAM, PATHS, Scene, chunk, request
 from tests.support.soak import MANY, TIMEOUT
+from tests.support.streams import Block
+from tests.support.two_ways import (
+    FRAMINGS,
+    OF_LENGTH,
+    REFUSAL,
+    TOOL,
+    UNTIL_THE_END,
+    VERSIONS,
+    Answer,
+    Framing,
+    Play,
+    Player,
+    Script,
+    Stage,
+    refused,
+)
 
 STREAM = fixtures.case("messages/simple/streaming")
 EVENTS = STREAM.body.split(b"\n\n")
 EVENTS = [event + b"\n\n" for event in EVENTS if event]
+LAST = STREAM.body.index(b"event: message_stop")
 STREAMS = [case for case in fixtures.cases() if case.streaming and case.dialect in PATHS and case.status < 400]
+
+HIDDEN = call(TOOL, what="a house")
+TURNS = (
+    [[text("Let me see."), HIDDEN], [text("It is small.")]],
+    [[HIDDEN, HIDDEN], [thought("It is small."), HIDDEN], [text("Done.")]],
+    [[thought("Which one?"), HIDDEN, own(path="a")], [text("Both.")]],
+)
 
 
 # --- which packets take it ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def switched_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let packets take the short way, also where `make ordinary` has switched it off."""
+    monkeypatch.delenv(SWITCH, raising=False)
 
 
 class Spied(short_way.ShortWay):
@@ -64,24 +89,81 @@ async def test_chunks_are_forwarded_with_their_framing(scene: Scene, taken: list
     await end(scene, upstream)
 
 
+def as_it_is(data: bytes) -> bytes:
+    return data
+
+
+Frame = Callable[[bytes], bytes]
+LENGTH = OF_LENGTH % len(STREAM.body)
+
+
 @pytest.mark.parametrize(
-    "head",
+    ("head", "of_upstream", "of_client", "offers", "version"),
     [
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: %d\r\n\r\n" % len(STREAM.body),
-        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+        (LENGTH, as_it_is, as_it_is, False, b"HTTP/1.1"),
+        (UNTIL_THE_END, as_it_is, as_it_is, False, b"HTTP/1.1"),
+        (EVENT_STREAM, chunk, chunk, True, b"HTTP/1.1"),
+        (LENGTH, as_it_is, chunk, True, b"HTTP/1.1"),
+        (UNTIL_THE_END, as_it_is, as_it_is, True, b"HTTP/1.1"),
+        (EVENT_STREAM, chunk, as_it_is, False, b"HTTP/1.0"),
+        (EVENT_STREAM, chunk, as_it_is, True, b"HTTP/1.0"),
     ],
-    ids=["a length", "until the end of the connection"],
+    ids=[
+        "a length",
+        "until the end",
+        "chunks with tools offered",
+        "a length with tools offered",
+        "until the end with tools offered",
+        "chunks for HTTP 1.0",
+        "chunks with tools offered for HTTP 1.0",
+    ],
 )
-async def test_bodies_without_chunks_take_the_ordinary_way(scene: Scene, taken: list[bytes], head: bytes) -> None:
-    await scene.ask(request(STREAM.request))
-    upstream = scene.playbook.connect()
-    scene.playbook.sent(upstream)
-    await scene.answer(upstream, head)
-    scene.playbook.sent(scene.client)
-    scene.playbook.receive(upstream, EVENTS[0])
-    assert scene.playbook.sent(scene.client) == EVENTS[0]
-    assert taken == []
+async def test_each_framing_becomes_the_clients(
+    scene: Scene,
+    taken: list[bytes],
+    head: bytes,
+    of_upstream: Frame,
+    of_client: Frame,
+    offers: bool,
+    version: bytes,
+) -> None:
+    if offers:
+        offer(scene.bridge, scene.database, TOOL)
+    upstream = await begin(scene, head, version)
+    packet = of_upstream(EVENTS[0])
+    scene.playbook.receive(upstream, packet)
+    assert scene.playbook.sent(scene.client) == of_client(EVENTS[0])
+    assert taken == [packet]
     await end(scene, upstream)
+
+
+@pytest.mark.parametrize("beyond", [b"", b"HTTP/1.1 200 OK"], ids=["nothing beyond it", "more beyond it"])
+async def test_a_packet_that_completes_a_length_takes_the_ordinary_way(
+    scene: Scene, taken: list[bytes], beyond: bytes
+) -> None:
+    upstream = await begin(scene, LENGTH)
+    packets = [EVENTS[0], EVENTS[1], b"".join(EVENTS[2:]) + beyond]
+    for packet in packets:
+        scene.playbook.receive(upstream, packet)
+    sent = scene.playbook.sent(scene.client)
+    await scene.hook(AibridgeCommitHook)
+    if beyond:
+        scene.playbook.expect_close(upstream)
+    sent += scene.playbook.sent(scene.client)
+    await scene.hook(hooks.HttpResponseHook)
+    assert sent == STREAM.body
+    assert taken == packets[:2]
+
+
+async def test_later_turns_take_it_in_the_framing_of_the_first(scene: Scene, taken: list[bytes]) -> None:
+    offer(scene.bridge, scene.database, TOOL)
+    turns = Turns("messages", *TURNS[0])
+    first = Answer(UNTIL_THE_END, turns.events(0), closes=True)
+    second = Answer(EVENT_STREAM, [*map(chunk, turns.events(1)), CHUNKED_END], closes=False)
+    play = await Player(scene).play(Script("messages", turns.request(streaming=True), [first, second], offers=True))
+    assert taken == first.packets + second.packets
+    sent = play.steps[-1][0]
+    assert sent.endswith(turns.events(1)[-1]) and b"It is small." in sent
 
 
 async def test_the_switch_lets_all_packets_take_the_ordinary_way(
@@ -112,6 +194,32 @@ async def test_a_part_of_a_chunk_is_forwarded_at_once_and_the_next_whole_chunk_i
     await end(scene, upstream)
 
 
+async def test_a_packet_that_comes_while_a_hook_waits_is_sent_after_the_answers_end(
+    scene: Scene, taken: list[bytes]
+) -> None:
+    upstream = await scene.answer_stream(STREAM)
+    more = chunk(b": more\n\n")
+    for packet in [chunk(STREAM.body), more]:
+        scene.playbook.receive(upstream, packet)
+    begun = scene.playbook.sent(scene.client)
+    await scene.hook(AibridgeCommitHook)
+    assert begun + scene.playbook.sent(scene.client) == chunk(STREAM.body[:LAST]) + chunk(STREAM.body[LAST:]) + more
+    assert taken == [chunk(STREAM.body)]
+    await end(scene, upstream)
+
+
+async def test_the_rest_of_a_chunk_is_no_chunk_of_its_own(scene: Scene, taken: list[bytes]) -> None:
+    upstream = await scene.answer_stream(STREAM)
+    comments = b":abc\r\n:ddddddddddd\r\n"
+    whole = chunk(comments)
+    assert whole.startswith(b"14\r\n"), "its rest begins as a chunk of four bytes"
+    scene.playbook.receive(upstream, whole[:1])
+    scene.playbook.receive(upstream, whole[1:])
+    assert scene.playbook.sent(scene.client) == whole
+    assert taken == [whole[:1]]
+    await end(scene, upstream)
+
+
 async def test_an_error_while_a_chunk_is_read_comes_after_the_chunks_before_it(scene: Scene) -> None:
     upstream = await scene.answer_stream(STREAM)
     stream: Any = scene.layer.streams[1]
@@ -133,6 +241,18 @@ async def test_an_error_while_a_chunk_is_read_comes_after_the_chunks_before_it(s
     await scene.expect_to_go_on()
 
 
+async def begin(scene: Scene, head: bytes, version: bytes = b"HTTP/1.1") -> Server:
+    """The answer to a client of this version has begun. Returns the upstream connection."""
+    await scene.ask(request(STREAM.request).replace(b"HTTP/1.1", version, 1))
+    upstream = scene.playbook.connect()
+    scene.playbook.sent(upstream)
+    await scene.answer(upstream, head)
+    scene.playbook.sent(scene.client)
+    if scene.playbook.next_is(commands.RequestWakeup):  # for keep-alives
+        scene.playbook.expect(commands.RequestWakeup)
+    return upstream
+
+
 async def end(scene: Scene, upstream: Server) -> None:
     """The client disconnects."""
     scene.playbook.close(scene.client)
@@ -144,98 +264,6 @@ async def end(scene: Scene, upstream: Server) -> None:
 
 
 # --- both ways do the same ----------------------------------------------------------------------------------------
-
-
-@dataclass
-class Play:
-    """What an answer has led to."""
-
-    steps: list[list[Any]] = field(default_factory=list)
-    """For each packet: the client's bytes so far, without framing, and the hooks and closed connections."""
-    records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-
-
-class Stage:
-    """A bridge that plays answers to requests, on the way that is asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        database = folder / "aibridge.db"
-        given = {"database": f"sqlite:///{database}", "metrics": {"listen": None}, "providers": PROVIDERS}
-        self.bridge = Bridge(Settings.model_validate(given))
-        self._database = database
-        self._emit = self.bridge.emit
-        self._records: list[Any] = []
-        self.bridge.emit = self._spied
-
-    def _spied(self, record: records.Record) -> None:
-        self._records.append(record)
-        self._emit(record)
-
-    async def play(self, case: Case, packets: list[bytes], *, closes: bool, waits: bool) -> Play:
-        """Play an answer. `closes`: the upstream then closes its connection. `waits`: hooks take until the end."""
-        self._records.clear()
-        scene = Scene(self.bridge, self._database)
-        ctx.options = scene.layer.context.options
-        await scene.ask(request(case.request, PATHS[case.dialect]))
-        upstream = scene.playbook.connect()
-        scene.playbook.sent(upstream)
-        await scene.answer(upstream, EVENT_STREAM)
-        play, sent = Play(), bytearray()
-        for packet in packets:
-            scene.playbook.receive(upstream, packet)
-            if not waits:
-                play.steps.append(await self._handled(scene, sent))
-            if not upstream.connected:
-                break
-        if closes and upstream.connected:
-            scene.playbook.close(upstream)
-        if closes or waits:
-            play.steps.append(await self._handled(scene, sent))
-        if scene.layer.streams and scene.client.connected:
-            scene.playbook.close(scene.client)
-            play.steps.append(await self._handled(scene, sent))
-        assert len(self.bridge.in_flight) == 0
-        play.records = [(type(record).__name__, values(record)) for record in self._records]
-        return play
-
-    async def _handled(self, scene: Scene, sent: bytearray) -> list[Any]:
-        """Let the addon do its part of all hooks. Return what has happened."""
-        happened: list[Any] = []
-        while True:
-            sent += scene.playbook.sent(scene.client)
-            if scene.playbook.next_is(commands.StartHook):
-                hook = scene.playbook.expect(commands.StartHook)
-                happened.append(hook.name)
-                await scene.run(hook)
-                scene.playbook.done(hook)
-            elif scene.playbook.next_is(commands.CloseConnection):
-                closed = scene.playbook.expect(commands.CloseConnection).connection
-                closed.state = ConnectionState.CLOSED
-                happened.append("client closed" if closed is scene.client else "upstream closed")
-            else:
-                return [without_framing(bytes(sent)), *happened]
-
-
-UNLIKE = ("id", "interception_id", "started_at", "ended_at", "created_at", "time_to_first_byte_ms", "seconds")
-"""Members of records that differ each time."""
-
-
-def values(record: Any) -> dict[str, Any]:
-    found = dataclasses.asdict(record)
-    return {name: value for name, value in found.items() if name not in UNLIKE}
-
-
-def without_framing(data: bytes) -> bytes:
-    """Return the payload of a head and chunks, and `<end>` for the last chunk. Padded sizes are read as well."""
-    _, _, data = data.partition(b"\r\n\r\n") if data.startswith(b"HTTP/") else (b"", b"", data)
-    payload = b""
-    while data:
-        size, _, data = data.partition(b"\r\n")
-        length = int(size, 16)
-        assert data[length : length + 2] == b"\r\n"
-        payload += data[:length] if length else b"<end>"
-        data = data[length + 2 :]
-    return payload
 
 
 @pytest.fixture(scope="module")
@@ -256,53 +284,65 @@ def stage(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> I
     runner.run(made.bridge.close(10))
 
 
-HEADS = (b"%x\r\n", b"%X\r\n", b"0%x\r\n", b"%x;a=b\r\n", b"%x \r\n", b"000000000%x\r\n")
-ENDS = (
-    CHUNKED_END,
-    chunk(b": more\n\n") + CHUNKED_END,
-    b"0\r\nx: y\r\n\r\n",
-    b"00\r\n\r\n",
-    b"",
-    b"5\r\nabc",
-    b"zz\r\n",
-    b"3\r\nabcd\r\n",
-)
+PlayBoth = Callable[[Script], Play]
 
 
-def cut(draw: Any, whole: bytes, most: int) -> list[bytes]:
-    cuts = sorted(draw(st.lists(st.integers(0, len(whole)), max_size=most)))
-    return [whole[start:end] for start, end in pairwise([0, *cuts, len(whole)]) if end > start]
+@pytest.fixture
+def play_both(runner: asyncio.Runner, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> PlayBoth:
+    """Play a script on both ways, which do the same."""
+
+    def play(script: Script) -> Play:
+        monkeypatch.delenv(SWITCH, raising=False)
+        short = runner.run(stage.play(script))
+        monkeypatch.setenv(SWITCH, "1")
+        ordinary = runner.run(stage.play(script))
+        assert short.steps == ordinary.steps
+        assert short.requests == ordinary.requests
+        assert short.records == ordinary.records
+        return short
+
+    return play
 
 
-@st.composite
-def answers(draw: Any) -> tuple[Case, list[bytes]]:
-    """A fixture's stream in any chunks, which come in any packets."""
-    case: Case = draw(st.sampled_from(STREAMS))
-    if draw(st.booleans()):
-        pieces = [event + b"\n\n" for event in case.body.split(b"\n\n") if event]
-    else:
-        pieces = cut(draw, case.body, 8)
-    framed = [draw(st.sampled_from(HEADS)) % len(piece) + piece + b"\r\n" for piece in pieces]
-    whole = [*framed, draw(st.sampled_from(ENDS))]
-    packets = [packet for packet in whole if packet] if draw(st.booleans()) else cut(draw, b"".join(whole), 12)
-    return case, packets
+MANY_SCRIPTS = settings(MANY, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+
+
+@pytest.mark.parametrize("offers", [False, True], ids=["unchanged", "tools offered"])
+@pytest.mark.parametrize("framing", FRAMINGS)
+@TIMEOUT
+@MANY_SCRIPTS
+@given(data=st.data(), case=st.sampled_from(STREAMS), version=VERSIONS, waits=st.booleans())
+def test_both_ways_lead_to_the_same_bytes_hooks_and_records(
+    play_both: PlayBoth,
+    offers: bool,
+    framing: Framing,
+    data: st.DataObject,
+    case: Case,
+    version: bytes,
+    waits: bool,
+) -> None:
+    answer = framing(data.draw, case.body)
+    play_both(Script(case.dialect, case.request, [answer], offers=offers, version=version, waits=waits))
 
 
 @TIMEOUT
-@settings(MANY, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(answer=answers(), closes=st.booleans(), waits=st.booleans())
-def test_both_ways_lead_to_the_same_bytes_hooks_and_records(
-    runner: asyncio.Runner,
-    stage: Stage,
-    monkeypatch: pytest.MonkeyPatch,
-    answer: tuple[Case, list[bytes]],
-    closes: bool,
-    waits: bool,
+@MANY_SCRIPTS
+@given(
+    data=st.data(),
+    dialect=st.sampled_from(DIALECTS),
+    said=st.sampled_from(TURNS),
+    version=VERSIONS,
+    waits=st.booleans(),
+)
+def test_both_ways_hide_the_same_calls_and_show_the_same_later_turns(
+    play_both: PlayBoth, data: st.DataObject, dialect: str, said: list[list[Block]], version: bytes, waits: bool
 ) -> None:
-    case, packets = answer
-    monkeypatch.delenv(SWITCH, raising=False)
-    short = runner.run(stage.play(case, packets, closes=closes, waits=waits))
-    monkeypatch.setenv(SWITCH, "1")
-    ordinary = runner.run(stage.play(case, packets, closes=closes, waits=waits))
-    assert short.steps == ordinary.steps
-    assert short.records == ordinary.records
+    turns = Turns(dialect, *said)
+    answers = [data.draw(st.sampled_from(FRAMINGS))(data.draw, written.stream) for written in turns.written]
+    if data.draw(st.booleans()):
+        answers[-1] = refused(data.draw(st.sampled_from(FRAMINGS))(data.draw, REFUSAL))
+    asked = turns.request(streaming=True)
+    play = play_both(Script(dialect, asked, answers, offers=True, version=version, waits=waits))
+    assert b"bmcp_" in play.requests[0]
+    assert b"bmcp_" not in play.steps[-1][0]
+    assert "internal_error" not in str(play.records)
