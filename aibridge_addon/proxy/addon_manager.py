@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from mitmproxy import hooks
-from mitmproxy.addonmanager import AddonManager, safecall
+from mitmproxy.addonmanager import AddonManager, safecall, traverse
 from mitmproxy.exceptions import AddonHalt, AddonManagerError
 
 BUILT_IN = "mitmproxy.addons."
@@ -27,23 +27,13 @@ class SparingAddonManager(AddonManager):
     """For each hook: the chain, and values of `id()` of those of its addons that do not have the hook."""
 
     async def trigger_event(self, event: hooks.Hook) -> None:
-        name = event.name
-        arguments = [getattr(event, argument) for argument in event.__dataclass_fields__]  # type: ignore[attr-defined]
-        without = self.without(name)
+        name, arguments = event.name, event.args()
+        without = self._without(name)
         for addon in self.chain:
             if id(addon) in without:
                 continue
             try:
-                left = [addon]
-                while left:
-                    called = left.pop()
-                    function = getattr(called, name, None)
-                    if function and _is_callable(function, called, name):
-                        waiting = function(*arguments)
-                        if waiting is not None and inspect.isawaitable(waiting):
-                            await waiting
-                    if hasattr(called, "addons"):
-                        left.extend(reversed(called.addons))
+                await invoke_addon(addon, name, arguments)
             except AddonHalt:
                 return
             except Exception:  # mitmproxy logs it, or raises it again
@@ -51,7 +41,7 @@ class SparingAddonManager(AddonManager):
                     raise
 
     def trigger(self, event: hooks.Hook) -> None:
-        without = self.without(event.name)
+        without = self._without(event.name)
         for addon in self.chain:
             if id(addon) not in without:
                 try:
@@ -60,41 +50,38 @@ class SparingAddonManager(AddonManager):
                 except AddonHalt:
                     return
 
-    def without(self, hook: str) -> frozenset[int]:
-        """Return values of `id()` of mitmproxy's own addons without a hook and without further addons."""
+    def may_have(self, hook: str) -> Sequence[Any]:
+        """Return the chain without the addons of mitmproxy that do not have a hook."""
+        without = self._without(hook)
+        return [addon for addon in self.chain if id(addon) not in without]
+
+    def _without(self, hook: str) -> frozenset[int]:
         if self._known is None:
             self._known = {}
         chain, found = self._known.get(hook, (None, frozenset[int]()))
         if chain != self.chain:
-            found = frozenset(id(addon) for addon in self.chain if _never_has(addon, hook))
+            found = frozenset(id(addon) for addon in self.chain if never_has(addon, hook))
             self._known[hook] = [*self.chain], found
         return found
 
 
-def may_have(addons: AddonManager, hook: str) -> Sequence[Any]:
-    """Return the addons that have a hook, or addons of their own, and maybe others."""
-    if not isinstance(addons, SparingAddonManager):
-        return addons.chain
-    without = addons.without(hook)
-    return [addon for addon in addons.chain if id(addon) not in without]
+async def invoke_addon(addon: object, hook: str, arguments: Sequence[object]) -> None:
+    """Call a hook of an addon and of its addons. mitmproxy finds their errors by the name of this function."""
+    for called in traverse([addon]):
+        function = getattr(called, hook, None)
+        if not function or isinstance(function, ModuleType):  # a module may be imported under the name of a hook
+            continue
+        if not callable(function):
+            raise AddonManagerError(f"Addon handler {hook} ({called}) not callable")
+        waiting = function(*arguments)
+        if waiting is not None and inspect.isawaitable(waiting):
+            await waiting
 
 
-def _never_has(addon: object, hook: str) -> bool:
+def never_has(addon: object, hook: str) -> bool:
+    """Return whether this is one of mitmproxy's own addons, without this hook and without further addons."""
     built_in = type(addon).__module__.startswith(BUILT_IN)
     return built_in and not hasattr(type(addon), hook) and not hasattr(addon, "addons")
-
-
-def _is_callable(function: object, addon: object, hook: str) -> bool:
-    """Return whether a hook is to be called. A module that was imported by the hook's name is none.
-
-    Raises:
-        AddonManagerError: It is something else.
-    """
-    if callable(function):
-        return True
-    if isinstance(function, ModuleType):
-        return False
-    raise AddonManagerError(f"Addon handler {hook} ({addon}) not callable")
 
 
 def use_sparing_manager(addons: AddonManager) -> None:

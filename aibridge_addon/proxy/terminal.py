@@ -16,7 +16,7 @@ from mitmproxy.log import LegacyLogEvents
 from mitmproxy.options import Options
 from mitmproxy.optmanager import unset
 
-from aibridge_addon.proxy.addon_manager import may_have
+from aibridge_addon.proxy.addon_manager import SparingAddonManager
 from aibridge_addon.telemetry.log.formatters import JsonFormatter, TextFormatter
 
 CONNECTIONS = "mitmproxy.proxy.server"
@@ -102,4 +102,6 @@ class _WithAddLog(logging.Filter):
         self._addons = addons
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return any(hasattr(addon, "add_log") for addon in traverse(may_have(self._addons, "add_log")))
+        addons = self._addons
+        chain = addons.may_have("add_log") if isinstance(addons, SparingAddonManager) else addons.chain
+        return any(hasattr(addon, "add_log") for addon in traverse(chain))

@@ -1,4 +1,4 @@
-"""New ids of rows, many of which are drawn at once."""
+"""New ids of rows, whose random bits are drawn for many ids at once."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from aibridge_addon.ids import RANDOM_BITS, ordered_id
 
 BYTES = (RANDOM_BITS + 7) // 8
 MANY = 256
-"""Ids for which the system is asked at once. Each time, the thread lets others run, and has to wait for its turn."""
+"""Ids per call of `os.urandom`. Each call releases Python's lock, and waits for it."""
 
 
 class RowIds:
-    """Used on one thread."""
+    """Makes ids. Used on one thread."""
 
     def __init__(self) -> None:
-        self._chances: list[int] = []
+        self._random: list[int] = []
 
     def new(self, at: datetime) -> str:
-        if not self._chances:
+        if not self._random:
             data = os.urandom(BYTES * MANY)
-            self._chances = [int.from_bytes(data[start : start + BYTES]) for start in range(0, len(data), BYTES)]
-        return ordered_id(at, self._chances.pop() >> 8 * BYTES - RANDOM_BITS)
+            self._random = [int.from_bytes(data[start : start + BYTES]) for start in range(0, len(data), BYTES)]
+        return ordered_id(at, self._random.pop() >> 8 * BYTES - RANDOM_BITS)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
+import traceback
 import types
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import pytest
 from mitmproxy import hooks
 from mitmproxy.addonmanager import AddonManager
 from mitmproxy.exceptions import AddonHalt
+from mitmproxy.options import Options
 from mitmproxy.test import taddons, tflow
+from mitmproxy.tools import dump
+from mitmproxy.tools.console import master as console
+from mitmproxy.tools.web import master as web
 
-from aibridge_addon.proxy.addon_manager import SparingAddonManager, use_sparing_manager
+from aibridge_addon.proxy.addon_manager import SparingAddonManager, never_has, use_sparing_manager
 
 
 class Noted:
@@ -116,6 +122,85 @@ async def test_addons_are_called_in_the_same_order_with_the_same_errors(
             seen.append((called, [record.getMessage() for record in caplog.records]))
     assert seen[0] == seen[1]
     assert ("last" in seen[0][0]) is not halts
+
+
+def appending(called: list[str]) -> list[Any]:
+    """Addons of addons: a set of them, and one that gets a sibling while its hook is called."""
+    family = types.SimpleNamespace(addons=[])
+    adding = Adding(called, "child")
+    adding.added = family.addons
+    family.addons.append(adding)
+    return [types.SimpleNamespace(addons={Noted(called, "of a set")}), family]
+
+
+@dataclass
+class TopicHook(hooks.Hook):
+    """A hook of another addon, with a member that is no argument."""
+
+    topic: ClassVar[str] = "topic"
+    data: int
+
+
+class OnTopic:
+    def __init__(self, called: list[str]) -> None:
+        self._called = called
+
+    def topic(self, *data: int) -> None:
+        self._called.append(f"topic {data}")
+
+
+async def test_addons_of_addons_and_hooks_of_others_are_called_as_mitmproxy_calls_them() -> None:
+    seen = []
+    for kind in (AddonManager, SparingAddonManager):
+        with taddons.context() as context:
+            called: list[str] = []
+            addons = kind(context.master)  # type: ignore[no-untyped-call]
+            addons.chain = [*appending(called), OnTopic(called)]
+            await addons.trigger_event(hooks.UpdateHook([tflow.tflow()]))
+            await addons.trigger_event(TopicHook(1))
+            seen.append(called)
+    assert seen[0] == seen[1] == ["of a set", "child", "added", "topic (1,)"]
+
+
+async def test_a_traceback_of_another_addons_error_begins_in_that_addon(caplog: pytest.LogCaptureFixture) -> None:
+    with taddons.context() as context:
+        addons = SparingAddonManager(context.master)  # type: ignore[no-untyped-call]
+        addons.chain = [types.SimpleNamespace(addons=[Raising([], "raising")])]
+        await addons.trigger_event(hooks.UpdateHook([]))
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert record.exc_info is not None
+    assert [frame.name for frame in traceback.extract_tb(record.exc_info[2])] == ["update"]
+
+
+MASTERS = {"mitmdump": dump.DumpMaster, "mitmweb": web.WebMaster, "mitmproxy": console.ConsoleMaster}
+
+
+@pytest.mark.parametrize("program", MASTERS)
+async def test_no_addon_of_mitmproxy_is_left_out_that_has_the_hook(program: str) -> None:
+    master: Any = MASTERS[program]
+    chain = master(Options()).addons.chain
+    left_out = {(addon, name) for addon in chain for name in hooks.all_hooks if never_has(addon, name)}
+    assert len(left_out) > len(chain)
+    assert not [(addon, name) for addon, name in left_out if hasattr(addon, name) or hasattr(addon, "addons")]
+
+
+async def test_addons_that_come_and_go_among_those_of_mitmproxy_are_called(caplog: pytest.LogCaptureFixture) -> None:
+    seen = []
+    for kind in (AddonManager, SparingAddonManager):
+        addons = dump.DumpMaster(Options(), with_termlog=False, with_dumper=False).addons
+        addons.__class__ = kind
+        called: list[str] = []
+        event = hooks.UpdateHook([tflow.tflow()])
+        first, second = Noted(called, "first"), Noted(called, "second")
+        addons.add(first)
+        await addons.trigger_event(event)
+        addons.add(second)
+        await addons.trigger_event(event)
+        addons.remove(first)
+        await addons.trigger_event(event)
+        addons.trigger(event)
+        seen.append(called)
+    assert seen[0] == seen[1] == ["first", "first", "second", "second", "second"]
 
 
 async def test_a_waiting_hook_is_an_error_where_nothing_waits(caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,6 @@ which takes longer than to parse the head. Here the types follow from the code.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from mitmproxy.http import Request, RequestData, Response, ResponseData
 from mitmproxy.net.http.http1.read import _read_headers, _read_request_line, _read_response_line
@@ -44,9 +43,8 @@ def response_of(lines: list[bytes]) -> Response:
 
 def _with_members[Data: (RequestData, ResponseData)](kind: type[Data], http_version: bytes, lines: list[bytes]) -> Data:
     """Return an instance with the members that requests and responses have in common."""
-    data: Any = kind.__new__(kind)
+    data = kind.__new__(kind)
     data.http_version, data.headers = http_version, _read_headers(lines[1:])
     data.content = data.trailers = data.timestamp_end = None
     data.timestamp_start = time.time()
-    found: Data = data
-    return found
+    return data

@@ -56,7 +56,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from h11._readers import ChunkedReader, ContentLengthReader
+from h11._readers import ChunkedReader, ContentLengthReader, Http10Reader
 from mitmproxy.connection import Client, Connection
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import _events as http_events
@@ -83,7 +83,7 @@ def takes(reader: TBodyReader, size: int) -> bool:
         return size < reader._remaining
     if type(reader) is ChunkedReader:
         return not (reader._bytes_in_chunk or reader._bytes_to_discard or reader._reading_trailer)
-    return True
+    return type(reader) is Http10Reader
 
 
 def whole_chunks(data: bytes) -> list[tuple[bytes, int]]:

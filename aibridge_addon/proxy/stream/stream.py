@@ -224,11 +224,11 @@ class BridgeHttpStream(HttpStream):
             if at_head and isinstance(state := self.state, Bridged) and state.buffers:
                 self.server_state = self.state_consume_response_body
                 return
-        # As mitmproxy does it, without its line in the log for each answer.
-        assert self.flow.response is not None
-        head = http_events.ResponseHeaders(self.stream_id, self.flow.response, end_stream=False)
-        yield SendHttp(head, self.context.client)
-        self.server_state = self.state_stream_response_body
+        if answer is None or self.flow.response is None:
+            yield from super().start_response_stream()
+        else:  # without mitmproxy's line in the log for each streamed answer
+            head = http_events.ResponseHeaders(self.stream_id, self.flow.response, end_stream=False)
+            yield SendHttp(head, self.context.client)
         self.answer_begun = True
         if isinstance(answer, Spliced):
             answer.begin()

@@ -16,9 +16,9 @@ Redact = Callable[[str], str]
 
 
 class Redacted:
-    """The only argument of a line, with texts that were redacted before: those of records.
+    """The only argument of a line, which redacts its own text when a handler shows it.
 
-    Its text is made when a handler shows it. Terminals lay out such lines themselves, and do not ask for it.
+    Terminals format the line of an interception themselves, and never call `__str__`.
     """
 
 
@@ -78,7 +78,7 @@ class _Factory:
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = self._make(*args, **kwargs)
-        if record.args and isinstance(record.args, tuple) and isinstance(record.args[0], Redacted):
+        if isinstance(record.args, tuple) and len(record.args) == 1 and isinstance(record.args[0], Redacted):
             return record
         with suppress(Exception):  # the arguments do not fit, which the handler reports
             self._redact_record(record)

@@ -18,10 +18,11 @@ from dataclasses import dataclass
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.records import Ask, Record, Sink
 from aibridge_addon.telemetry.log.line import Line
 from aibridge_addon.telemetry.log.members import MESSAGE, StructuredLog
-from aibridge_addon.telemetry.log.redaction import Redacted
+from aibridge_addon.telemetry.log.redaction import Redact, Redacted
 from aibridge_addon.telemetry.log.text import one_line
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,9 @@ MEMBERS = "aibridge_members"
 
 
 def log_sink(settings: Settings, whole: Ask) -> Sink:
-    return LogSink(_Structured() if settings.log.format == "json" else _Lines())
+    if settings.log.format == "json":
+        return LogSink(_Structured())
+    return LogSink(_Lines(Redactor(settings.recording.redact).text))
 
 
 class LogSink(Sink):
@@ -106,7 +109,8 @@ NOT_REACHED = frozenset({"upstream_unreachable", "upstream_unresolvable"})
 class _Lines:
     """One line for each interception at its end, and for each refused request without one."""
 
-    def __init__(self) -> None:
+    def __init__(self, redact: Redact) -> None:
+        self._redact = redact
         self._open: OrderedDict[str, _Interception] = OrderedDict()
 
     def log(self, record: Record) -> None:
@@ -125,7 +129,7 @@ class _Lines:
                 if (open_ := self._open.pop(record.interception_id, None)) is not None:
                     line = open_.line(record)
                     level = logging.INFO if line.error is None else logging.WARNING
-                    logger.log(level, "%s", _Text(line), extra={LINE: line})
+                    logger.log(level, "%s", _Text(line, self._redact), extra={LINE: line})
             case records.Refused():
                 if record.interception_id is None:
                     logger.warning(
@@ -145,9 +149,10 @@ class _Text(Redacted):
     """The text of a line for handlers that know no terminal, such as mitmweb's event log."""
 
     line: Line
+    redact: Redact
 
     def __str__(self) -> str:
-        return self.line.text()
+        return self.redact(self.line.text())
 
 
 class _Interception:

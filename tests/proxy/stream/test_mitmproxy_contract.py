@@ -6,11 +6,15 @@ its addons. How these behave together is shown by `test_layer.py`; here stands w
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import dataclasses
+import hashlib
 import importlib.metadata
 import inspect
+import textwrap
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +24,11 @@ from h11._readers import ChunkedReader, ContentLengthReader, Http10Reader
 from h11._receivebuffer import ReceiveBuffer
 from hyperframe.frame import GoAwayFrame
 from mitmproxy import addonmanager, flow, hooks, http, tls
+from mitmproxy.addonmanager import AddonManager
 from mitmproxy.addons import default_addons, next_layer, proxyauth, script
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Client, Server
+from mitmproxy.net.http.http1.read import read_request_head, read_response_head
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.options import Options
 from mitmproxy.proxy import commands, context, events, layer, layers
@@ -187,6 +193,21 @@ def test_nothing_of_ours_hides_something_new_of_theirs() -> None:
 @pytest.mark.parametrize("name", STATES)
 def test_a_state_is_a_method_that_takes_an_event(name: str) -> None:
     assert len(parameters(getattr(HttpStream, name))) == 2, f"mitmproxy {VERSION} has changed HttpStream.{name}"
+
+
+@pytest.mark.parametrize(
+    ("method", "digest"),
+    [
+        (HttpStream.start_response_stream, "c6684b66e63d08c1"),  # done in `BridgeHttpStream.start_response_stream`
+        (Http1Client.read_headers, "d0b29e56f05f652d"),  # done in `BridgeHttp1Client.read_headers`
+        (read_request_head, "8db59402d6647629"),  # done in `parsed_heads.request_of`
+        (read_response_head, "ef8bfc40f9a55a30"),  # done in `parsed_heads.response_of`
+        (AddonManager._iter_hooks, "adceddc136bb858d"),  # done in `addon_manager.invoke_addon`
+    ],
+)
+def test_what_we_do_in_mitmproxys_place_has_not_changed_there(method: Callable[..., Any], digest: str) -> None:
+    code = ast.unparse(ast.parse(textwrap.dedent(inspect.getsource(method))))
+    assert hashlib.sha256(code.encode()).hexdigest()[:16] == digest, code
 
 
 def test_a_stream_has_the_attributes_that_we_read() -> None:

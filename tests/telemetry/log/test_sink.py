@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,9 +13,11 @@ import pytest
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.credentials.redaction import Redactor
 from aibridge_addon.records import Readiness, Record, Sink
 from aibridge_addon.telemetry.log import members, sink
 from aibridge_addon.telemetry.log.formatters import JsonFormatter, TextFormatter
+from aibridge_addon.telemetry.log.redaction import RedactedLog
 from aibridge_addon.telemetry.log.sink import MAX_WAITING, log_sink
 
 AT = datetime(2026, 3, 4, 12, 30, 15, tzinfo=UTC)
@@ -110,10 +112,23 @@ def log(lines: Lines, *emitted: Record, form: str = "text") -> list[tuple[str, s
     return lines.made
 
 
-def made_for(form: str) -> Sink:
-    found = log_sink(Settings.model_validate({"log": {"format": form}}), Readiness)
+def made_for(form: str, redact: Sequence[str] = ()) -> Sink:
+    settings = {"log": {"format": form}, "recording": {"redact": redact}}
+    found = log_sink(Settings.model_validate(settings), Readiness)
     assert found is not None
     return found
+
+
+def test_the_operators_patterns_apply_to_the_whole_line_where_no_terminal_formats_it(lines: Lines) -> None:
+    made = made_for("text", ["alice", "anthropic/.*?5"])
+    log = RedactedLog(Redactor().text)
+    log.start()
+    made.start()
+    made.emit((STARTED, ended()))
+    made.close(30)
+    log.stop()
+    [(_, text)] = lines.made
+    assert text.count("[redacted]") == 2 and "alice" not in text and "anthropic" not in text
 
 
 def objects(lines: Lines, *emitted: Record) -> list[dict[str, Any]]:
