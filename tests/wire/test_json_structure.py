@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aibridge_addon.wire import json_structure
@@ -38,6 +38,7 @@ JSON = st.recursive(
 )
 
 
+@example(value=["}", []], piece=2, block=1)
 @given(value=JSON, piece=st.integers(min_value=2, max_value=40), block=st.integers(min_value=1, max_value=40))
 def test_the_count_is_exact(value: Any, piece: int, block: int) -> None:
     data = json.dumps(value).encode()
