@@ -13,7 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,6 +31,8 @@ FOLDER = Path(__file__).parents[1] / "build" / "peers"
 """Made once; `make clean` removes it."""
 PACKAGE = "litellm[proxy]==1.108.*"
 STARTED_WITHIN = 300.0
+PACE = 100.0
+"""Events a second of one stream. It cannot send the next event when the client has seen the last: some come later."""
 CONFIG = """\
 model_list:
 - model_name: claude-sonnet-4-5-20250929
@@ -154,10 +156,11 @@ class _Peer(Bench):
             if tally.wrong:
                 raise WrongAnswer(f"{tally.wrong} of {count} answers through {proxy.name} were wrong ({scenario.name})")
 
-        await once(self._proxies.bare)
-        await once(self._proxies.ours)
         name = f"LiteLLM, CPU per {kind}: {scenario.name}"
-        return compared_rounds(name, "µs", await self._rounds(name, once, per=count * events))
+        async with self._upstream.paced(PACE) if scenario.answer.streaming else nullcontext():
+            await once(self._proxies.bare)
+            await once(self._proxies.ours)
+            return compared_rounds(name, "µs", await self._rounds(name, once, per=count * events))
 
 
 @dataclass(frozen=True)

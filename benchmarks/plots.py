@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
-WIDTH, BAR_HEIGHT, LEFT, RIGHT, TOP = 760, 22, 330, 70, 40
+WIDTH, BAR_HEIGHT, LEFT, RIGHT, TOP = 820, 22, 390, 70, 40
 PLOT_HEIGHT = 260
 COLOURS = ("#0969da", "#bf8700", "#8250df")
 STYLE = """<style>
