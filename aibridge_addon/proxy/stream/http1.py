@@ -147,42 +147,40 @@ class BridgeHttp1Client(ShortHttp1Client):
         self._limits = limits
 
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
-        is_data = isinstance(event, events.DataReceived)
-        if is_data and self.stream_id is not None and is_head_too_long(self.buf, self._limits.header_bytes):
-            yield commands.CloseConnection(self.conn)
-            message = f"the head of the answer is larger than {self._limits.header_bytes} bytes"
-            code = http_events.ErrorCode.GENERIC_SERVER_ERROR
-            yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
+        if not isinstance(event, events.DataReceived) or self.stream_id is None or self.request is None:
+            yield from super().read_headers(event)
             return
-        while isinstance(event, events.DataReceived) and self.stream_id is not None and is_interim(bytes(self.buf)):
+        if is_head_too_long(self.buf, self._limits.header_bytes):
+            yield from self._fail(f"the head of the answer is larger than {self._limits.header_bytes} bytes")
+            return
+        while is_interim(bytes(self.buf)):
             if self.buf.maybe_extract_lines() is None:
                 return
             counted, number = self._interim
             number = number + 1 if counted == self.stream_id else 1
             self._interim = self.stream_id, number
             if number > MAX_INTERIM:
-                yield commands.CloseConnection(self.conn)
-                message = f"the upstream sent more than {MAX_INTERIM} interim answers"
-                code = http_events.ErrorCode.GENERIC_SERVER_ERROR
-                yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
+                yield from self._fail(f"the upstream sent more than {MAX_INTERIM} interim answers")
                 return
-        if not is_data or self.stream_id is None or self.request is None:
-            yield from super().read_headers(event)
-            return
         if not (head := self.buf.maybe_extract_lines()):
             return
         try:
             self.response = response_of([bytes(line) for line in head])
             size = http1.expected_http_body_size(self.request, self.response)
         except ValueError as e:
-            yield commands.CloseConnection(self.conn)
-            message, code = f"Cannot parse HTTP response: {e}", http_events.ErrorCode.GENERIC_SERVER_ERROR
-            yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
+            yield from self._fail(f"Cannot parse HTTP response: {e}")
             return
         yield ReceiveHttp(http_events.ResponseHeaders(self.stream_id, self.response, size == 0))
         self.body_reader = make_body_reader(size)
         self.state = self.read_body
         yield from self.state(event)
+
+    def _fail(self, message: str) -> layer.CommandGenerator[None]:
+        """Close the connection, and end the request with an error of the upstream."""
+        assert self.stream_id is not None
+        yield commands.CloseConnection(self.conn)
+        code = http_events.ErrorCode.GENERIC_SERVER_ERROR
+        yield ReceiveHttp(http_events.ResponseProtocolError(self.stream_id, message, code))
 
 
 def is_interim(head: bytes) -> bool:
