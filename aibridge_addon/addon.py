@@ -17,6 +17,7 @@ from mitmproxy.addonmanager import Loader
 from mitmproxy.connection import Client
 from mitmproxy.exceptions import OptionsError
 from mitmproxy.proxy import layer
+from mitmproxy.proxy.server import ConnectionHandler
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
 from aibridge_addon.bridge import Bridge
@@ -50,6 +51,7 @@ from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.life import Life
 from aibridge_addon.proxy.options import CONFIG_VARIABLE, OPTIONS, add_options, check_names
 from aibridge_addon.proxy.stream.activity import is_busy
+from aibridge_addon.proxy.stream.arrivals import forward_on_arrival
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
 from aibridge_addon.proxy.stream.hooks import ClosedClient
 from aibridge_addon.proxy.stream.keeping import KeepingAndDumpingHttpLayer, KeepingHttpLayer
@@ -261,11 +263,14 @@ class AIBridge:
         if self._bridge is None:  # the start has failed: nothing may pass unrecorded until mitmproxy has ended
             client.error = "aibridge has not started"
             return
-        of_client = ctx.master.addons.get("proxyserver").connections.get(client.id)
-        if of_client is not None:
+        if (of_client := _handler_of(client)) is not None:
             handler.adjust(of_client, self._bridge.settings.limits.upstream_connections)
         if self._clients is not None:
             self._clients.connected(client)
+
+    def server_connected(self, connected: ServerConnectionHookData) -> None:
+        if (of_client := _handler_of(connected.client)) is not None:
+            forward_on_arrival(of_client, connected.server)
 
     def client_disconnected(self, client: Client) -> None:
         if self._clients is not None:
@@ -455,3 +460,9 @@ class AIBridge:
     @guarded
     def error(self, flow: http.HTTPFlow) -> None:
         answer.failed(flow)
+
+
+def _handler_of(client: Client) -> ConnectionHandler | None:
+    """Return mitmproxy's handler of a client's connection."""
+    found: ConnectionHandler | None = ctx.master.addons.get("proxyserver").connections.get(client.id)
+    return found

@@ -45,6 +45,8 @@ SHORT = "tests/proxy/stream/test_short_way.py"
 
 EGRESS = "proxy/connection/egress.py"
 SHORT_WAY = "proxy/stream/short_way.py"
+ARRIVALS = "proxy/stream/arrivals.py"
+ARRIVE = "tests/proxy/stream/test_arrivals.py"
 
 MUTATIONS = (
     # An answer of a WebSocket goes to another lane's interception.
@@ -89,6 +91,15 @@ MUTATIONS = (
     Mutation(SHORT_WAY, "elif self._to_chunks:", "elif False:", SHORT),
     Mutation(SHORT_WAY, "isinstance(answer, Tapped) and answer.is_verbatim", "True", SHORT),
     Mutation(SHORT_WAY, " for made in shown if made)", " for made in shown)", SHORT),
+    # Packets overtake each other or a slow client, or an answer's end is lost.
+    Mutation(ARRIVALS, "            waiter is not None\n            and not waiter.done()", "            True", ARRIVE),
+    Mutation(ARRIVALS, "            and not waiter.done()\n", "", ARRIVE),
+    Mutation(ARRIVALS, "            and not self._reader._buffer  # type: ignore[attr-defined]\n", "", ARRIVE),
+    Mutation(ARRIVALS, "            and not client.is_closing()\n", "", ARRIVE),
+    Mutation(ARRIVALS, "            and client.get_write_buffer_size() == 0\n", "", ARRIVE),
+    Mutation(ARRIVALS, "            end -= 1\n", "", ARRIVE),
+    Mutation(SHORT_WAY, "event.data[1:]", "event.data", ARRIVE),
+    Mutation(SHORT_WAY, "            if way.found is not None:\n                return way.go_on(event)\n", "", ARRIVE),
 )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from mitmproxy.connection import Connection, Server
 from mitmproxy.proxy import commands, context, events, layer, tunnel
-from mitmproxy.proxy.layers import quic, tls
+from mitmproxy.proxy.layers import modes, quic, tls
 from mitmproxy.proxy.layers.http import GetHttpConnection, GetHttpConnectionCompleted, HttpLayer, HTTPMode, HttpStream
 from mitmproxy.proxy.layers.http._upstream_proxy import HttpUpstreamProxy
 
@@ -19,12 +19,13 @@ from aibridge_addon.proxy.flow import internal_error
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.stream.connections import BridgeHttpClient, client_connection, upstream_connection
 from aibridge_addon.proxy.stream.guard import Crashed
-from aibridge_addon.proxy.stream.short_way import is_switched_on
+from aibridge_addon.proxy.stream.short_way import PlainServer, is_switched_on
 from aibridge_addon.proxy.stream.stream import BridgeHttpStream
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = Limits()
+MODES = (modes.HttpProxy, modes.HttpUpstreamProxy, modes.DestinationKnown)
 
 
 class BridgeHttpLayer(HttpLayer):
@@ -164,7 +165,8 @@ class BridgeHttpLayer(HttpLayer):
         ctx = self.context.fork()
         stack = tunnel.LayerStack()
         if opened is None:
-            ctx.server = Server(address=event.address, transport_protocol=event.transport_protocol)
+            kind = Server if event.tls or event.via or not self._is_outermost else PlainServer
+            ctx.server = kind(address=event.address, transport_protocol=event.transport_protocol)
             if event.via:
                 ctx.server.via = event.via
                 # In upstream mode, requests in absolute form need no CONNECT.
@@ -174,6 +176,11 @@ class BridgeHttpLayer(HttpLayer):
                 stack /= quic.ServerQuicLayer(ctx) if event.transport_protocol == "udp" else tls.ServerTLSLayer(ctx)
         stack /= BridgeHttpClient(ctx, self.retired.add, self.limits)
         return stack
+
+    @property
+    def _is_outermost(self) -> bool:
+        """Whether only a mode of the proxy is around this layer: no TLS, no tunnel, and no layer of another addon."""
+        return all(each is self or isinstance(each, MODES) for each in self.context.layers)
 
     def _sni(self, address: tuple[str, int]) -> str:
         host = address[0].rstrip(".")  # RFC 6066, section 3: without a trailing dot

@@ -7,8 +7,9 @@ so most of this work has no effect.
 
 # HOW THE WAY BEGINS AND ENDS
 #
-#   DataReceived ─▶ BridgeHttp1Client ─┬─ short way ──────────────────────────────────────────▶ SendData (client)
-#                                      └─ ReceiveHttp ─▶ stream ─▶ SendHttp ─▶ Http1Server ──▶ SendData (client)
+#   socket ─┬─ arrivals ─────────────────────────── short way ─────────────────────────────────▶ socket (client)
+#           └─ DataReceived ─▶ BridgeHttp1Client ─┬─ short way ────────────────────────────────▶ SendData (client)
+#                                                 └─ ReceiveHttp ─▶ stream ─▶ SendHttp ─▶ Http1Server ─▶ SendData
 #
 # The stream opens the way when the head of an answer was sent to the client. These conditions last for the answer:
 #
@@ -47,6 +48,9 @@ so most of this work has no effect.
 # Commands are yielded by the upstream's connection, so layers around it (TLS, an upstream proxy) and around the HTTP
 # layer (TLS with the client, a tunnel) handle them as they handle all others. mitmproxy's server waits for slow clients
 # after each packet, whichever way it has taken.
+#
+# Where there are no such layers, the bytes of the sockets are those of the answer. Most packets then skip mitmproxy's
+# server, too (`arrivals`). An event for the stream goes through it nevertheless: see `ShortWay.found`.
 
 from __future__ import annotations
 
@@ -57,7 +61,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from h11._readers import ChunkedReader, ContentLengthReader, Http10Reader
-from mitmproxy.connection import Client, Connection
+from mitmproxy.connection import Client, Connection, Server
 from mitmproxy.proxy import commands, context, events, layer
 from mitmproxy.proxy.layers.http import _events as http_events
 from mitmproxy.proxy.layers.http._base import ReceiveHttp
@@ -124,6 +128,12 @@ class ShortStream(Protocol):
     def state_done(self, _: Any) -> layer.CommandGenerator[None]: ...
 
 
+class TakesPackets(Protocol):
+    """`Arrivals` of an upstream's connection."""
+
+    way: ShortWay | None
+
+
 class ShortWay:
     """The short way of one turn's answer."""
 
@@ -146,6 +156,9 @@ class ShortWay:
         self._is_verbatim = isinstance(answer, Tapped) and answer.is_verbatim
         self._to_chunks = to_chunks
         self._states = stream.client_state, stream.server_state
+        self.found: http_events.HttpEvent | None = None
+        """What the stream gets before the next packet of mitmproxy's server. That one begins with the last byte before
+        it, because an empty packet would be none."""
 
     def is_open(self, size: int) -> bool:
         """Return whether the next packet, of `size` bytes, may take the short way."""
@@ -159,9 +172,13 @@ class ShortWay:
             and takes(upstream.body_reader, size)
         )
 
-    def take(self, event: events.DataReceived) -> layer.CommandGenerator[None]:
-        """Handle a packet of the upstream."""
-        data, reader = event.data, self._upstream.body_reader
+    def forward(self, data: bytes) -> tuple[bytes, int, http_events.HttpEvent | None]:
+        """Read a packet of the upstream.
+
+        Returns the bytes for the client, the number of bytes that were read, and what the stream gets after them. The
+        rest of the packet takes the ordinary way.
+        """
+        reader = self._upstream.body_reader
         from_chunks = type(reader) is ChunkedReader
         if type(reader) is ContentLengthReader:
             reader._remaining -= len(data)
@@ -185,14 +202,29 @@ class ShortWay:
             sent = b"".join(b"%x\r\n%s\r\n" % (len(made), made) for made in shown if made)
         else:
             sent = b"".join(shown)
+        return sent, done if found is None else end, found
+
+    def take(self, event: events.DataReceived) -> layer.CommandGenerator[None]:
+        """Handle a packet of the upstream."""
+        sent, end, found = self.forward(event.data)
         if sent:
             yield commands.SendData(self._client, sent)
         if found is not None:
             yield ReceiveHttp(found)
-            done = end
-        if done < len(data):
-            rest = events.DataReceived(event.connection, data[done:])
+        if end < len(event.data):
+            rest = events.DataReceived(event.connection, event.data[end:])
             yield from Http1Client._handle_event(self._upstream, rest)
+
+    def go_on(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """Pass on what was `found`, and then the rest of its packet or the connection's end."""
+        assert self.found is not None
+        found, self.found = self.found, None
+        yield ReceiveHttp(found)
+        if isinstance(event, events.DataReceived):
+            event = events.DataReceived(event.connection, event.data[1:])
+            if not event.data:
+                return
+        yield from Http1Client._handle_event(self._upstream, event)
 
 
 class ShortHttp1Client(Http1Client):
@@ -203,9 +235,20 @@ class ShortHttp1Client(Http1Client):
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         way = self.short_way
-        if way is not None and type(event) is events.DataReceived and way.is_open(len(event.data)):
-            return way.take(event)
+        if way is not None and isinstance(event, events.ConnectionEvent):
+            if way.found is not None:
+                return way.go_on(event)
+            if type(event) is events.DataReceived and way.is_open(len(event.data)):
+                return way.take(event)
         return super()._handle_event(event)
+
+
+class PlainServer(Server):
+    """mitmproxy's data of a connection to an upstream, if its bytes and those of its client are HTTP: without TLS and
+    without a tunnel."""
+
+    arrivals: TakesPackets | None = None
+    """Takes what arrives on it."""
 
 
 def open_short_way(
@@ -222,4 +265,6 @@ def open_short_way(
     ):
         # The same as in `Http1Server.send`.
         to_chunks = "chunked" in client.response.headers.get("transfer-encoding", "").lower()
-        upstream.short_way = ShortWay(stream, turn_id, upstream, answer, to_chunks=to_chunks)
+        way = upstream.short_way = ShortWay(stream, turn_id, upstream, answer, to_chunks=to_chunks)
+        if isinstance(server := stream.context.server, PlainServer) and server.arrivals is not None:
+            server.arrivals.way = way

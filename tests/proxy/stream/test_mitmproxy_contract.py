@@ -98,6 +98,9 @@ METHODS: list[tuple[type, str, list[str]]] = [
     (_http2.Http2Client, "close_connection", ["self", "msg"]),
     (HttpLayer, "register_connection", ["self", "command"]),
     (ConnectionHandler, "on_timeout", ["self"]),
+    (ConnectionHandler, "drain_writers", ["self"]),
+    (TimeoutWatchdog, "register_activity", ["self"]),
+    (asyncio.StreamReader, "feed_data", ["self", "data"]),
     (layer.Layer, "handle_event", ["self", "event"]),
     (layers.TCPLayer, "__init__", ["self", "context", "ignore"]),
     (next_layer.NextLayer, "next_layer", ["self", "nextlayer"]),
@@ -358,6 +361,17 @@ def test_an_http2_connection_has_the_attributes_that_we_replace() -> None:
 async def test_the_handler_of_a_client_has_the_attributes_that_we_replace() -> None:
     assert {"max_conns", "timeout_watchdog"} <= set(inspect.get_annotations(ConnectionHandler))
     assert "callback" in vars(TimeoutWatchdog(1, lambda: asyncio.sleep(0)))
+
+
+async def test_a_reader_shows_what_it_has_and_whether_it_is_awaited() -> None:
+    reader = asyncio.StreamReader()
+    assert reader._buffer == b"" and reader._waiter is None  # type: ignore[attr-defined]
+    reading = asyncio.ensure_future(reader.read(3))
+    await asyncio.sleep(0)
+    assert not reader._waiter.done()  # type: ignore[attr-defined]
+    reader.feed_data(b"more")
+    assert reader._waiter is None  # type: ignore[attr-defined]
+    assert await reading == b"mor" and reader._buffer == b"e"  # type: ignore[attr-defined]
 
 
 async def test_the_server_can_be_drained() -> None:

@@ -24,7 +24,7 @@ from tests.support.offered_tools import offer
 from tests.support.scene import CHUNKED_END, EVENT_STREAM, PATHS, Scene, chunk, request
 from tests.support.soak import MANY, TIMEOUT
 from tests.support.streams import Block
-from tests.support.two_ways import (
+from tests.support.ways import (
     FRAMINGS,
     OF_LENGTH,
     REFUSAL,
@@ -263,7 +263,7 @@ async def end(scene: Scene, upstream: Server) -> None:
         scene.playbook.expect_close(scene.client)
 
 
-# --- both ways do the same ----------------------------------------------------------------------------------------
+# --- all ways do the same -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -284,21 +284,23 @@ def stage(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> I
     runner.run(made.bridge.close(10))
 
 
-PlayBoth = Callable[[Script], Play]
+PlayAll = Callable[[Script], Play]
 
 
 @pytest.fixture
-def play_both(runner: asyncio.Runner, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> PlayBoth:
-    """Play a script on both ways, which do the same."""
+def play_all(runner: asyncio.Runner, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> PlayAll:
+    """Play a script on all ways, which do the same."""
 
     def play(script: Script) -> Play:
         monkeypatch.delenv(SWITCH, raising=False)
         short = runner.run(stage.play(script))
+        arriving = runner.run(stage.play(script, sockets=True))
         monkeypatch.setenv(SWITCH, "1")
         ordinary = runner.run(stage.play(script))
-        assert short.steps == ordinary.steps
-        assert short.requests == ordinary.requests
-        assert short.records == ordinary.records
+        for play in short, arriving:
+            assert play.steps == ordinary.steps
+            assert play.requests == ordinary.requests
+            assert play.records == ordinary.records
         return short
 
     return play
@@ -312,8 +314,8 @@ MANY_SCRIPTS = settings(MANY, suppress_health_check=[HealthCheck.function_scoped
 @TIMEOUT
 @MANY_SCRIPTS
 @given(data=st.data(), case=st.sampled_from(STREAMS), version=VERSIONS, waits=st.booleans())
-def test_both_ways_lead_to_the_same_bytes_hooks_and_records(
-    play_both: PlayBoth,
+def test_all_ways_lead_to_the_same_bytes_hooks_and_records(
+    play_all: PlayAll,
     offers: bool,
     framing: Framing,
     data: st.DataObject,
@@ -322,7 +324,7 @@ def test_both_ways_lead_to_the_same_bytes_hooks_and_records(
     waits: bool,
 ) -> None:
     answer = framing(data.draw, case.body)
-    play_both(Script(case.dialect, case.request, [answer], offers=offers, version=version, waits=waits))
+    play_all(Script(case.dialect, case.request, [answer], offers=offers, version=version, waits=waits))
 
 
 @TIMEOUT
@@ -334,15 +336,15 @@ def test_both_ways_lead_to_the_same_bytes_hooks_and_records(
     version=VERSIONS,
     waits=st.booleans(),
 )
-def test_both_ways_hide_the_same_calls_and_show_the_same_later_turns(
-    play_both: PlayBoth, data: st.DataObject, dialect: str, said: list[list[Block]], version: bytes, waits: bool
+def test_all_ways_hide_the_same_calls_and_show_the_same_later_turns(
+    play_all: PlayAll, data: st.DataObject, dialect: str, said: list[list[Block]], version: bytes, waits: bool
 ) -> None:
     turns = Turns(dialect, *said)
     answers = [data.draw(st.sampled_from(FRAMINGS))(data.draw, written.stream) for written in turns.written]
     if data.draw(st.booleans()):
         answers[-1] = refused(data.draw(st.sampled_from(FRAMINGS))(data.draw, REFUSAL))
     asked = turns.request(streaming=True)
-    play = play_both(Script(dialect, asked, answers, offers=True, version=version, waits=waits))
+    play = play_all(Script(dialect, asked, answers, offers=True, version=version, waits=waits))
     assert b"bmcp_" in play.requests[0]
     assert b"bmcp_" not in play.steps[-1][0]
     assert "internal_error" not in str(play.records)

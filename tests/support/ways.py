@@ -1,7 +1,8 @@
-"""Play answers to the bridge's layers, on the short way or on the ordinary one, and note what they lead to."""
+"""Play answers to the bridge's layers, on each way that their packets can take, and note what they lead to."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ from mitmproxy.proxy import commands
 from aibridge_addon import records
 from aibridge_addon.bridge import Bridge
 from aibridge_addon.config.schema import Settings
+from aibridge_addon.proxy.stream.arrivals import Arrivals
 from aibridge_addon.proxy.stream.next_turn import END_TIMEOUT
+from aibridge_addon.proxy.stream.short_way import PlainServer
 from tests.support.offered_tools import offer
 from tests.support.scene import CHUNKED_END, EVENT_STREAM, PATHS, PROVIDERS, Scene, chunk, request
 
@@ -137,22 +140,79 @@ class Stage:
         self._records.append(record)
         self._emit(record)
 
-    async def play(self, script: Script) -> Play:
+    async def play(self, script: Script, *, sockets: bool = False) -> Play:
         self._records.clear()
         self.bridge.servers = self.bridge.continuations = None
         if script.offers:
             offer(self.bridge, self._database, TOOL)
-        play = await Player(Scene(self.bridge, self._database)).play(script)
+        play = await Player(Scene(self.bridge, self._database), sockets=sockets).play(script)
         assert len(self.bridge.in_flight) == 0
         play.records = [(type(record).__name__, values(record)) for record in self._records]
         return play
 
 
+class Sockets:
+    """The sockets of an upstream and of its client, and mitmproxy's server, which waits for packets."""
+
+    def __init__(self, upstream: Server, send: Callable[[bytes], object]) -> None:
+        """`send` gets what is written to the client without mitmproxy's server."""
+        assert isinstance(upstream, PlainServer)
+        self.client = ClientTransport(send)
+        self.reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
+        writer = asyncio.StreamWriter(self.client, protocol, None, asyncio.get_running_loop())
+        upstream.arrivals = arrivals = Arrivals(self.reader, writer, lambda: None)
+        self.reader.feed_data = arrivals.take  # type: ignore[method-assign,assignment]
+        self._read: asyncio.Task[bytes] | None = None
+
+    async def arrive(self, packet: bytes) -> bytes:
+        """A packet arrives. Returns what is left to mitmproxy's server."""
+        if self._read is None:
+            self._read = asyncio.create_task(self.reader.read(2**16))
+            await asyncio.sleep(0)
+        self.reader.feed_data(packet)
+        await asyncio.sleep(0)
+        if not self._read.done():
+            return b""
+        data, self._read = self._read.result(), None
+        return data
+
+    def close(self) -> None:
+        if self._read is not None:
+            self._read.cancel()
+
+
+class ClientTransport(asyncio.WriteTransport):
+    """The client's socket."""
+
+    def __init__(self, send: Callable[[bytes], object]) -> None:
+        super().__init__()
+        self._send = send
+        self.unsent = 0
+        """Bytes that the client has not taken yet."""
+        self._closed = False
+
+    def write(self, data: Any) -> None:
+        self._send(data)
+
+    def close(self) -> None:
+        self._closed = True
+
+    def is_closing(self) -> bool:
+        return self._closed
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+
 class Player:
     """Plays the client and the upstream of one script."""
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, scene: Scene, *, sockets: bool = False) -> None:
+        """`sockets`: packets arrive at sockets, otherwise at mitmproxy's layers."""
         self._scene = scene
+        self._has_sockets = sockets
+        self._sockets: Sockets | None = None
         self._playbook = scene.playbook
         self._play = Play()
         self._sent = bytearray()
@@ -173,16 +233,21 @@ class Player:
         if self._scene.layer.streams and self._scene.client.connected:
             playbook.close(self._scene.client)
             await self._step()
+        self._close_sockets()
         return self._play
+
+    def _close_sockets(self) -> None:
+        if self._sockets is not None:
+            self._sockets.close()
 
     async def _answer(self, answer: Answer, *, waits: bool) -> None:
         playbook, upstream = self._playbook, self._upstream
-        playbook.receive(upstream, answer.head)
+        await self._receive(answer.head)
         await self._step()
         for packet in answer.packets:
             if not upstream.connected:
                 break
-            playbook.receive(upstream, packet)
+            await self._receive(packet)
             if not waits:
                 await self._step()
         if answer.closes and upstream.connected:
@@ -191,6 +256,13 @@ class Player:
         while self._timers:
             playbook.wake(self._timers.pop(0))
             await self._step()
+
+    async def _receive(self, packet: bytes) -> None:
+        if self._sockets is not None:
+            packet = await self._sockets.arrive(packet)
+        if packet:
+            self._playbook.receive(self._upstream, packet)
+        self._sent += self._playbook.sent(self._scene.client)
 
     async def _step(self) -> None:
         """Let the addon do its part of all hooks. Note what has happened."""
@@ -204,6 +276,9 @@ class Player:
                 playbook.done(hook)
             elif playbook.next_is(commands.OpenConnection):
                 self._upstream = playbook.connect()
+                if self._has_sockets:
+                    self._close_sockets()
+                    self._sockets = Sockets(self._upstream, self._sent.extend)
                 happened.append("connected")
             elif playbook.next_is(commands.CloseConnection):
                 closed = playbook.expect(commands.CloseConnection).connection
