@@ -94,7 +94,6 @@ MUTATIONS = (
     # Packets overtake each other or a slow client, or an answer's end is lost.
     Mutation(ARRIVALS, "            waiter is not None\n            and not waiter.done()", "            True", ARRIVE),
     Mutation(ARRIVALS, "            and not waiter.done()\n", "", ARRIVE),
-    Mutation(ARRIVALS, "            and not self._reader._buffer  # type: ignore[attr-defined]\n", "", ARRIVE),
     Mutation(ARRIVALS, "            and not client.is_closing()\n", "", ARRIVE),
     Mutation(ARRIVALS, "            and client.get_write_buffer_size() == 0\n", "", ARRIVE),
     Mutation(ARRIVALS, "            end -= 1\n", "", ARRIVE),

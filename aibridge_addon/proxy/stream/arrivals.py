@@ -58,11 +58,7 @@ class Arrivals:
         waiter = self._reader._waiter  # type: ignore[attr-defined]
         client = self._client.transport
         return (
-            waiter is not None
-            and not waiter.done()
-            and not self._reader._buffer  # type: ignore[attr-defined]
-            and not client.is_closing()
-            and client.get_write_buffer_size() == 0
+            waiter is not None and not waiter.done() and not client.is_closing() and client.get_write_buffer_size() == 0
         )
 
 
