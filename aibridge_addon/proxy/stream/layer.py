@@ -100,7 +100,7 @@ class BridgeHttpLayer(HttpLayer):
         yield from ()
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
-        stream = BridgeHttpStream(self.context.fork(), stream_id, self)
+        stream = BridgeHttpStream(forked(self.context), stream_id, self)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
 
@@ -202,6 +202,13 @@ class BridgeHttpLayer(HttpLayer):
         for connection in ended:
             del self.connections[connection]
             self.retired.discard(connection)
+
+
+def forked(ctx: context.Context) -> context.Context:
+    """Fork a context as mitmproxy does, without the connection that it makes and drops: 20 µs for each request."""
+    fork = context.Context.__new__(context.Context)
+    fork.client, fork.server, fork.options, fork.layers = ctx.client, ctx.server, ctx.options, [*ctx.layers]
+    return fork
 
 
 def _is_over(connection: Server) -> bool:

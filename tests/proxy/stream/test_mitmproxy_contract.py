@@ -60,7 +60,7 @@ from aibridge_addon.proxy.stream.hooks import (
     AibridgeDispatchHook,
     AibridgeTurnHook,
 )
-from aibridge_addon.proxy.stream.layer import BridgeHttpLayer
+from aibridge_addon.proxy.stream.layer import BridgeHttpLayer, forked
 from aibridge_addon.proxy.stream.stream import BridgeHttpStream
 
 VERSION = importlib.metadata.version("mitmproxy")
@@ -361,6 +361,14 @@ def test_an_http2_connection_has_the_attributes_that_we_replace() -> None:
 async def test_the_handler_of_a_client_has_the_attributes_that_we_replace() -> None:
     assert {"max_conns", "timeout_watchdog"} <= set(inspect.get_annotations(ConnectionHandler))
     assert "callback" in vars(TimeoutWatchdog(1, lambda: asyncio.sleep(0)))
+
+
+def test_a_forked_context_is_as_mitmproxys() -> None:
+    ctx = context.Context(tflow.tclient_conn(), Options())
+    ctx.layers.append(layer.NextLayer(ctx))
+    ours, theirs = forked(ctx), ctx.fork()
+    assert type(ours) is type(theirs) and vars(ours) == vars(theirs)
+    assert ours.layers is not ctx.layers
 
 
 async def test_a_reader_shows_what_it_has_and_whether_it_is_awaited() -> None:
