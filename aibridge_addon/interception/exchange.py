@@ -174,7 +174,8 @@ class Exchange:
                     created_at=now,
                 )
             )
-        self.request = replace(self.request, tool_results=())  # an answer may take long, and the texts are not small
+        if self.request.tool_results:  # an answer may take long, and the texts are not small
+            self.request = replace(self.request, tool_results=())
 
     @property
     def history(self) -> History | None:

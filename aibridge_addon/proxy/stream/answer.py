@@ -45,7 +45,7 @@ class Tapped:
         """`unread`: bytes of the body that are still missing, from its Content-Length. None: there is none."""
         self.exchange = exchange
         self._outgoing = outgoing
-        self._unread = unread
+        self.unread = unread
         self.is_verbatim = not outgoing
         """Whether the bytes are forwarded unchanged."""
 
@@ -53,7 +53,7 @@ class Tapped:
     def can_append(self) -> bool:
         """Whether an error event can be appended: the stream is between two events and has no fixed length."""
         tap = self.exchange.tap
-        return tap is not None and self._unread is None and tap.at_event_boundary
+        return tap is not None and self.unread is None and tap.at_event_boundary
 
     @property
     def is_stream(self) -> bool:
@@ -67,9 +67,9 @@ class Tapped:
     def convert(self, data: bytes) -> bytes | Output:
         """As `on_data`. Returns the bytes alone if there is nothing else to do."""
         last = False
-        if self._unread is not None:
-            self._unread -= len(data)
-            last = self._unread <= 0
+        if self.unread is not None:
+            self.unread -= len(data)
+            last = self.unread <= 0
         end = self.exchange.feed(data, last)
         if not self.is_verbatim:
             data, end = self._outgoing.feed(data), None if end is None else 0

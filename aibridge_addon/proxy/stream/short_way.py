@@ -255,14 +255,14 @@ def open_short_way(
     stream: ShortStream, turn_id: int, answer: Tapped | Spliced, connections: Mapping[Connection, layer.Layer]
 ) -> None:
     """Let the answer that `stream` has begun to read take the short way, if its connections allow it."""
-    client, upstream = (connections.get(c) for c in (stream.context.client, stream.context.server))
-    upstream = upstream.context.layers[-1] if upstream is not None else None  # inside of TLS and upstream proxies
-    if (
-        stream.client_state == stream.state_done
-        and isinstance(upstream, ShortHttp1Client)
-        and isinstance(client, Http1Server)
-        and client.response is not None
-    ):
+    outermost = connections.get(stream.context.server)
+    upstream = outermost.context.layers[-1] if outermost is not None else None  # inside of TLS and upstream proxies
+    if not isinstance(upstream, ShortHttp1Client):
+        return
+    if isinstance(answer, Tapped) and answer.unread is not None and answer.unread <= len(upstream.buf):
+        return  # it came with its head
+    client = connections.get(stream.context.client)
+    if stream.client_state == stream.state_done and isinstance(client, Http1Server) and client.response is not None:
         # The same as in `Http1Server.send`.
         to_chunks = "chunked" in client.response.headers.get("transfer-encoding", "").lower()
         way = upstream.short_way = ShortWay(stream, turn_id, upstream, answer, to_chunks=to_chunks)
