@@ -58,6 +58,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Protocol
 
 from h11._readers import ChunkedReader, ContentLengthReader, Http10Reader
@@ -73,8 +74,9 @@ SWITCH = "AIBRIDGE_ORDINARY_WAY"
 """Environment variable. `1`: all answers take mitmproxy's ordinary way."""
 
 CRLF = b"\r\n"
-# RFC 9112, section 7.1, without extensions. Larger chunks than 8 digits can say take the ordinary way.
-_chunk_head = re.compile(rb"([0-9A-Fa-f]{1,8})\r\n").match
+DIGITS = 8
+"""Maximum number of digits of a chunk's size. Larger chunks take the ordinary way."""
+_is_size = re.compile(rb"[0-9A-Fa-f]{1,%d}" % DIGITS).fullmatch  # RFC 9112, section 7.1, without extensions
 
 
 def is_switched_on() -> bool:
@@ -93,14 +95,22 @@ def takes(reader: TBodyReader, size: int) -> bool:
 def whole_chunks(data: bytes) -> list[tuple[bytes, int]]:
     """Return the payload and the end of each whole chunk at the beginning of a packet."""
     found, end = [], 0
-    while (head := _chunk_head(data, end)) is not None:
-        start = head.end()
-        stop = start + int(head[1], 16)
+    while end < len(data):
+        line_end = data.find(CRLF, end, end + DIGITS + 2)
+        size = _size(data[end:line_end]) if line_end > 0 else 0
+        start = line_end + 2
+        stop = start + size
         end = stop + 2
-        if stop == start or data[stop:end] != CRLF:
+        if not size or data[stop:end] != CRLF:
             break  # the last chunk, a part of a chunk, or a malformed one
         found.append((data[start:stop], end))
     return found
+
+
+@lru_cache(1024)
+def _size(line: bytes) -> int:
+    """Return the size in the first line of a chunk, or 0 if it has none. The chunks of an answer have similar sizes."""
+    return int(line, 16) if _is_size(line) else 0
 
 
 @dataclass
