@@ -173,6 +173,8 @@ class _Said:
 
     def turn(self, *names: str) -> str | None:
         """Return the first of these members of Codex's turn metadata."""
+        if not self._turn:
+            return None
         return next((value for name in names if (value := clean(as_text(self._turn.get(name))))), None)
 
     def _turn_metadata(self) -> dict[str, Any]:
