@@ -8,74 +8,100 @@ two generators for each of its 40 addons, few of which have the hook. See "Where
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from types import ModuleType
 from typing import Any
 
-from mitmproxy import hooks
-from mitmproxy.addonmanager import AddonManager, safecall, traverse
+from mitmproxy import flow, hooks
+from mitmproxy.addonmanager import AddonManager, safecall
 from mitmproxy.exceptions import AddonHalt, AddonManagerError
 
 BUILT_IN = "mitmproxy.addons."
 """Modules of the addons that mitmproxy brings with it. Their hooks are members of their classes."""
 
 
+NOTHING: tuple[None, tuple[int, ...]] = None, ()
+
+
 class SparingAddonManager(AddonManager):
     """Does what mitmproxy's class does. Hooks and addons may be added at any time, except to mitmproxy's own addons."""
 
-    _known: dict[str, tuple[list[Any], frozenset[int]]] | None = None
-    """For each hook: the chain, and values of `id()` of those of its addons that do not have the hook."""
+    _known: dict[str, tuple[list[Any], list[int]]] | None = None
+    """For each hook: a copy of the chain, and the places in it of the addons that may have the hook."""
+
+    async def handle_lifecycle(self, event: hooks.Hook) -> None:
+        arguments = event.args()
+        await self._call(event.name, arguments)
+        if isinstance(message := arguments[0], flow.Flow):
+            await self._call(hooks.UpdateHook.name, [[message]])
 
     async def trigger_event(self, event: hooks.Hook) -> None:
-        name, arguments = event.name, event.args()
-        without = self._without(name)
-        for addon in self.chain:
-            if id(addon) in without:
-                continue
+        await self._call(event.name, event.args())
+
+    async def _call(self, hook: str, arguments: Sequence[object]) -> None:
+        addons = self.may_have(hook)
+        while True:
             try:
-                await invoke_addon(addon, name, arguments)
+                await invoke_addon(addons, hook, arguments)
             except AddonHalt:
                 return
-            except Exception:  # mitmproxy logs it, or raises it again
+            except Exception:  # mitmproxy logs it, or raises it again; the next addon follows
                 with safecall():
                     raise
+            else:
+                return
 
     def trigger(self, event: hooks.Hook) -> None:
-        without = self._without(event.name)
-        for addon in self.chain:
-            if id(addon) not in without:
-                try:
-                    with safecall():
-                        self.invoke_addon_sync(addon, event)
-                except AddonHalt:
-                    return
+        for addon in self.may_have(event.name):
+            try:
+                with safecall():
+                    self.invoke_addon_sync(addon, event)
+            except AddonHalt:
+                return
 
-    def may_have(self, hook: str) -> Sequence[Any]:
-        """Return the chain without the addons of mitmproxy that do not have a hook."""
-        without = self._without(hook)
-        return [addon for addon in self.chain if id(addon) not in without]
+    def may_have(self, hook: str) -> Iterator[Any]:
+        """Yield the addons of the chain without those of mitmproxy that do not have a hook.
 
-    def _without(self, hook: str) -> frozenset[int]:
+        Addons may come and go meanwhile. They are then yielded as an iteration over the chain's list yields them.
+        """
+        chain = self.chain
         if self._known is None:
             self._known = {}
-        chain, found = self._known.get(hook, (None, frozenset[int]()))
-        if chain != self.chain:
-            found = frozenset(id(addon) for addon in self.chain if never_has(addon, hook))
-            self._known[hook] = [*self.chain], found
-        return found
+        known, places = self._known.get(hook, NOTHING)
+        if known != chain:
+            known = [*chain]
+            places = [place for place, addon in enumerate(chain) if not never_has(addon, hook)]
+            self._known[hook] = known, places
+        for place in places:
+            yield chain[place]
+            if chain != known:
+                yield from islice(chain, place + 1, None)
+                return
 
 
-async def invoke_addon(addon: object, hook: str, arguments: Sequence[object]) -> None:
-    """Call a hook of an addon and of its addons. mitmproxy finds their errors by the name of this function."""
-    for called in traverse([addon]):
-        function = getattr(called, hook, None)
-        if not function or isinstance(function, ModuleType):  # a module may be imported under the name of a hook
-            continue
-        if not callable(function):
-            raise AddonManagerError(f"Addon handler {hook} ({called}) not callable")
-        waiting = function(*arguments)
-        if waiting is not None and inspect.isawaitable(waiting):
-            await waiting
+async def invoke_addon(addons: Iterator[object], hook: str, arguments: Sequence[object]) -> None:
+    """Call a hook of each addon and of its addons. After an error, `addons` goes on with the next one.
+
+    The order is that of mitmproxy's `traverse`: an addon, then its addons, to which its hook may have added some.
+    mitmproxy finds the errors of addons by the name of this function. One coroutine for all addons is cheaper.
+    """
+    levels = [addons]
+    while levels:
+        for addon in levels[-1]:
+            function = getattr(addon, hook, None)
+            if function:
+                if callable(function):
+                    waiting = function(*arguments)
+                    if waiting is not None and inspect.isawaitable(waiting):
+                        await waiting
+                elif not isinstance(function, ModuleType):  # a module may be imported under the name of a hook
+                    raise AddonManagerError(f"Addon handler {hook} ({addon}) not callable")
+            if hasattr(addon, "addons"):
+                levels.append(iter(addon.addons))
+                break
+        else:
+            levels.pop()
 
 
 def never_has(addon: object, hook: str) -> bool:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 import traceback
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
-from mitmproxy import hooks
+from mitmproxy import hooks, http
 from mitmproxy.addonmanager import AddonManager
+from mitmproxy.connection import Client
 from mitmproxy.exceptions import AddonHalt
 from mitmproxy.options import Options
+from mitmproxy.proxy.layers.http._hooks import HttpRequestHook
+from mitmproxy.proxy.server_hooks import ClientConnectedHook
 from mitmproxy.test import taddons, tflow
 from mitmproxy.tools import dump
 from mitmproxy.tools.console import master as console
@@ -131,6 +135,85 @@ def appending(called: list[str]) -> list[Any]:
     adding.added = family.addons
     family.addons.append(adding)
     return [types.SimpleNamespace(addons={Noted(called, "of a set")}), family]
+
+
+class Moving(Noted):
+    """Changes the chain while hooks are called."""
+
+    def __init__(self, called: list[str], manager: AddonManager, move: Callable[[AddonManager], object]) -> None:
+        super().__init__(called, "moving")
+        self._manager, self._move = manager, move
+
+    def update(self, flows: Any) -> None:
+        super().update(flows)
+        if self._called.count("moving") == 1:
+            self._move(self._manager)
+
+
+MOVES: dict[str, Callable[[AddonManager], object]] = {
+    "inserted": lambda addons: addons.chain.insert(0, addons.chain[-1]),
+    "appended": lambda addons: addons.chain.append(addons.chain[0]),
+    "taken out": lambda addons: addons.chain.pop(2),
+    "removed": lambda addons: addons.remove(addons.get("last")),
+    "replaced": lambda addons: addons.chain.__setitem__(-1, addons.chain[0]),
+}
+
+
+@pytest.mark.parametrize("move", MOVES)
+async def test_addons_that_move_while_hooks_are_called_are_called_as_by_mitmproxy(move: str) -> None:
+    seen = []
+    for kind in (AddonManager, SparingAddonManager):
+        addons = dump.DumpMaster(Options(), with_termlog=False, with_dumper=False).addons
+        addons.__class__ = kind
+        own = addons.chain[:3]
+        called: list[str] = []
+        names = ["first", "second", "third", "last"]
+        first, second, third, last = (Noted(called, name) for name in names)
+        addons.lookup["last"] = last
+        addons.chain = [first, Moving(called, addons, MOVES[move]), second, own[0], third, *own[1:], last]
+        for _ in range(2):
+            await addons.trigger_event(hooks.UpdateHook([]))
+        seen.append(called)
+    assert seen[0] == seen[1]
+
+
+@dataclass
+class Equal:
+    """Is equal to the others of its name."""
+
+    name: str
+    called: list[int]
+
+    def update(self, flows: Any) -> None:
+        self.called.append(id(self))
+
+
+async def test_an_addon_is_called_that_replaces_an_equal_one() -> None:
+    with taddons.context() as context:
+        called: list[int] = []
+        before, after = Equal("equal", called), Equal("equal", called)
+        addons = SparingAddonManager(context.master)  # type: ignore[no-untyped-call]
+        for addon in (before, after):
+            addons.chain = [addon]
+            await addons.trigger_event(hooks.UpdateHook([]))
+    assert called == [id(before), id(after)]
+
+
+async def test_each_hook_of_a_flow_is_followed_by_an_update() -> None:
+    seen = []
+    for kind in (AddonManager, SparingAddonManager):
+        with taddons.context() as context:
+            flow, called = tflow.tflow(), []
+            addons = kind(context.master)  # type: ignore[no-untyped-call]
+            every = {"update": lambda *flows: called.append(("update", flows))}  # noqa: B023 (called at once)
+            for name in ("request", "client_connected", "topic"):
+                every[name] = lambda *arguments, name=name: called.append((name, arguments))  # noqa: B023
+            addons.chain = [types.SimpleNamespace(**every)]
+            for event in (HttpRequestHook(flow), ClientConnectedHook(flow.client_conn), TopicHook(1)):
+                await addons.handle_lifecycle(event)
+            assert called.pop(1) == ("update", ([flow],))
+            seen.append([(name, type(argument)) for name, (argument,) in called])
+    assert seen[0] == seen[1] == [("request", http.HTTPFlow), ("client_connected", Client), ("topic", int)]
 
 
 @dataclass

@@ -24,7 +24,7 @@ from h11._readers import ChunkedReader, ContentLengthReader, Http10Reader
 from h11._receivebuffer import ReceiveBuffer
 from hyperframe.frame import GoAwayFrame
 from mitmproxy import addonmanager, flow, hooks, http, tls
-from mitmproxy.addonmanager import AddonManager
+from mitmproxy.addonmanager import AddonManager, traverse
 from mitmproxy.addons import default_addons, next_layer, proxyauth, script
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Client, Server
@@ -206,6 +206,10 @@ def test_a_state_is_a_method_that_takes_an_event(name: str) -> None:
         (read_request_head, "8db59402d6647629"),  # done in `parsed_heads.request_of`
         (read_response_head, "ef8bfc40f9a55a30"),  # done in `parsed_heads.response_of`
         (AddonManager._iter_hooks, "adceddc136bb858d"),  # done in `addon_manager.invoke_addon`
+        (AddonManager.handle_lifecycle, "56246b387f582c8b"),  # done in `SparingAddonManager.handle_lifecycle`
+        (AddonManager.trigger_event, "acc86e8d489c1018"),  # done in `SparingAddonManager._call`
+        (AddonManager.invoke_addon, "5f2f1dae9397964e"),  # done in `addon_manager.invoke_addon`
+        (traverse, "8c9180dcea5c2d3f"),  # done in `addon_manager.invoke_addon`
     ],
 )
 def test_what_we_do_in_mitmproxys_place_has_not_changed_there(method: Callable[..., Any], digest: str) -> None:
