@@ -1,17 +1,17 @@
 """Make mitmproxy's requests and responses of the lines of an HTTP/1 head.
 
 Does what `read_request_head` and `read_response_head` do. Those check the types of all members, by their annotations,
-which takes longer than to parse the head. Here the types follow from the code. Headers are looked up about 30 times for
-each request, so they have quicker methods.
+which takes longer than to parse the head. Here the types follow from the code.
 """
 
 from __future__ import annotations
 
 import time
-from typing import Any
 
-from mitmproxy.http import Headers, Request, RequestData, Response, ResponseData
+from mitmproxy.http import Request, RequestData, Response, ResponseData
 from mitmproxy.net.http.http1.read import _read_headers, _read_request_line, _read_response_line
+
+from aibridge_addon.proxy.stream.headers import Headers
 
 
 def request_of(lines: list[bytes]) -> Request:
@@ -46,32 +46,8 @@ def response_of(lines: list[bytes]) -> Response:
 def _with_members[Data: (RequestData, ResponseData)](kind: type[Data], http_version: bytes, lines: list[bytes]) -> Data:
     """Return an instance with the members that requests and responses have in common."""
     data = kind.__new__(kind)
-    data.http_version, data.headers = http_version, QuickHeaders.of(_read_headers(lines[1:]))
+    data.http_version, data.headers = http_version, _read_headers(lines[1:])
+    data.headers.__class__ = Headers
     data.content = data.trailers = data.timestamp_end = None
     data.timestamp_start = time.time()
     return data
-
-
-class QuickHeaders(Headers):
-    """Headers that call nothing for each name that they compare, and raise no error for a name that is missing."""
-
-    @classmethod
-    def of(cls, headers: Headers) -> QuickHeaders:
-        quick = cls.__new__(cls)
-        quick.fields = headers.fields
-        return quick
-
-    def get_all(self, name: str | bytes) -> list[str]:
-        wanted = (name if isinstance(name, bytes) else name.encode("utf-8", "surrogateescape")).lower()
-        size = len(wanted)
-        return [
-            value.decode("utf-8", "surrogateescape")
-            for each, value in self.fields
-            if len(each) == size and each.lower() == wanted
-        ]
-
-    def get(self, key: str | bytes, default: Any = None) -> Any:
-        return self._reduce_values(found) if (found := self.get_all(key)) else default
-
-    def __contains__(self, key: object) -> bool:
-        return bool(self.get_all(key))  # type: ignore[arg-type]

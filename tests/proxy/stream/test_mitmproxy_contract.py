@@ -28,6 +28,7 @@ from mitmproxy.addonmanager import AddonManager, traverse
 from mitmproxy.addons import default_addons, next_layer, proxyauth, script
 from mitmproxy.addons.proxyserver import Proxyserver
 from mitmproxy.connection import Client, Server
+from mitmproxy.coretypes.multidict import MultiDict
 from mitmproxy.net.http.http1.read import read_request_head, read_response_head
 from mitmproxy.net.http.validate import validate_headers
 from mitmproxy.options import Options
@@ -205,6 +206,10 @@ def test_a_state_is_a_method_that_takes_an_event(name: str) -> None:
         (Http1Client.read_headers, "d0b29e56f05f652d"),  # done in `BridgeHttp1Client.read_headers`
         (read_request_head, "8db59402d6647629"),  # done in `parsed_heads.request_of`
         (read_response_head, "ef8bfc40f9a55a30"),  # done in `parsed_heads.response_of`
+        (http.Headers.get_all, "bd06ae1515d3e07e"),  # done in `headers.Headers`
+        (MultiDict.get_all, "6b8de94778dce9c6"),  # done in `headers.Headers`
+        (MultiDict.__getitem__, "6fdf50ae23fefd13"),  # done in `headers.Headers.get`
+        (http.Headers._kconv, "8875ac8a0a45bc50"),  # done in `headers.Headers`
         (AddonManager._iter_hooks, "adceddc136bb858d"),  # done in `addon_manager.invoke_addon`
         (AddonManager.handle_lifecycle, "56246b387f582c8b"),  # done in `SparingAddonManager.handle_lifecycle`
         (AddonManager.trigger_event, "acc86e8d489c1018"),  # done in `SparingAddonManager._call`
