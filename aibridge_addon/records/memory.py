@@ -24,7 +24,11 @@ class Memory:
     @property
     def used(self) -> int:
         """Bytes of all parts. May be read on any thread."""
-        return sum(part.used for ref in self._parts if (part := ref()) is not None)
+        used = 0  # a plain loop, without the part's property: each record, body and piece of an answer is counted
+        for ref in self._parts:
+            if (part := ref()) is not None:
+                used += part._taken - part._given
+        return used
 
     def part(self, *, of_records: bool = False) -> Part:
         """Return a new, empty part. Only one of records may use the reserve."""

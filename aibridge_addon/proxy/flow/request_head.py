@@ -65,7 +65,7 @@ from aibridge_addon.records import Headers
 
 logger = logging.getLogger(__name__)
 
-PROXY_HEADERS = ("proxy-authorization", "proxy-connection")
+PROXY_HEADERS = (b"proxy-authorization", b"proxy-connection")
 """Headers for this proxy only (RFC 9110, section 11.7.2). Old clients send `Proxy-Connection`."""
 
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -364,15 +364,15 @@ class RequestClassifier:
             base.port,
         ):
             request.scheme = base.scheme
-            request.host = base.host
-            request.port = base.port
+            request.data.host = base.host
+            request.port = base.port  # this also puts both into the Host header
             bracket_host(request)
         if request.path != route.target:
             request.path = route.target
 
     def _strip(self, flow: http.HTTPFlow, headers: Headers) -> None:
-        for name in (*PROXY_HEADERS, *(header.decode() for header in self._bridge.actors.headers)):
-            if name.encode() in headers:
+        for name in (*PROXY_HEADERS, *self._bridge.actors.headers):
+            if name in headers:
                 del flow.request.headers[name]
 
 

@@ -81,9 +81,9 @@ class BodySize:
         if isinstance(state, Bridged) and not stream.buffers.take_request(state, len(stream.request_body_buf)):
             yield from stream.early_end.reject(NO_MEMORY)
             return True
-        streamed_from = _size(stream.context.options.stream_large_bodies)
         if isinstance(state, Bridged):
             return False
+        streamed_from = _size(stream.context.options.stream_large_bodies)
         is_too_large = size > min(self._passthrough_body, streamed_from)
         if is_too_large or not stream.buffers.take_request(state, len(stream.request_body_buf)):
             stream.buffers.give_request_back(state)
