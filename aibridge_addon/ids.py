@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime, timedelta
 
 RANDOM_BITS = 74
@@ -22,4 +21,6 @@ def ordered_id(at: datetime, chance: int) -> str:
     """
     milliseconds = min(max((at - _EPOCH) // _MILLISECOND, 0), (1 << 48) - 1)
     first, last = chance >> 62 & 0xFFF, chance & (1 << 62) - 1
-    return str(uuid.UUID(int=milliseconds << 80 | 0x7 << 76 | first << 64 | 0b10 << 62 | last))
+    digits = f"{milliseconds << 80 | 0x7 << 76 | first << 64 | 0b10 << 62 | last:032x}"
+    # A `uuid.UUID` that is made only for its text takes twice as long.
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
