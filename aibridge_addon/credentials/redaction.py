@@ -9,7 +9,8 @@ import hashlib
 import json
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import re2
@@ -23,6 +24,10 @@ MAX_PASSES = 4
 """A mark can make a pattern match what is left. Passes over a text with secrets until nothing changes."""
 MAX_MEMORY = 64 * 1024 * 1024
 """Bytes. Limit of the states that RE2 keeps of one expression. It uses about 1 MB."""
+REMEMBERED = 1024
+"""Maximum number of short texts whose redacted form is remembered."""
+SHORT = 128
+"""Characters. Maximum length of a text that is remembered."""
 MAX_HEAD = 64
 """Bytes. Maximum length of a key before its `tail`."""
 
@@ -56,6 +61,7 @@ class Redactor:
             # A mark is never matched itself, whatever the patterns are.
             options.never_capture = True
             self._own = re2.compile(_any_of((_MARK, *patterns)), options)
+        self._name = remembering(self.text)
 
     def text(self, text: str) -> str:
         return self._redacted(text, REDACTED)
@@ -134,6 +140,8 @@ class Redactor:
         match value:
             case str():
                 return self.text(value)
+            case None | bool() | int() | float():  # before `Mapping`, which takes longer to rule out
+                return value
             case list() | tuple() | Mapping() if not levels:
                 return REDACTED
             case list():
@@ -147,9 +155,15 @@ class Redactor:
     def _members(self, value: Mapping[str, Any], levels: int) -> dict[str, Any]:
         redacted: dict[str, Any] = {}
         for name, member in value.items():
-            shown = self.text(name)
+            shown = self._name(name)
             redacted[self.link(name) if shown in redacted else shown] = self.value(member, levels)
         return redacted
+
+
+def remembering(redact: Callable[[str], str]) -> Callable[[str], str]:
+    """Return the same function, which remembers what it returned for short texts. For texts that come often: names."""
+    short = lru_cache(REMEMBERED)(redact)
+    return lambda text: short(text) if len(text) <= SHORT else redact(text)
 
 
 def _any_of(patterns: Sequence[str]) -> str:

@@ -15,15 +15,16 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable
-from dataclasses import is_dataclass, replace
+from dataclasses import is_dataclass
 from datetime import datetime
-from functools import lru_cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Recording
-from aibridge_addon.credentials.redaction import Redactor
+from aibridge_addon.credentials.redaction import Redactor, remembering
 from aibridge_addon.records import MAX_MODEL, Record, TokenUsage
+from aibridge_addon.records.members import replace
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -32,6 +33,13 @@ logger = logging.getLogger(__name__)
 
 PLAIN = frozenset({type(None), bool, int, float, datetime})
 """Types of values without a text."""
+SPECIAL = frozenset(
+    {
+        *(records.TokenUsage, records.UserPrompt, records.ToolUsage, records.ToolResult, records.Answer),
+        *(records.ModelThought, records.Continuation),
+    }
+)
+"""Types of records that are not only redacted."""
 NAMES = frozenset(
     {
         *("id", "interception_id", "instance_id", "thread_keys", "initiator_id", "traceparent"),
@@ -60,10 +68,6 @@ MAX_NAME = 1024
 """Characters. Longer texts of all other members are cut: models, tools, sessions, user agents, projects."""
 MAX_LINK = 256
 """Characters. Of a longer id that connects rows, the beginning and a digest of the whole are kept."""
-REMEMBERED = 1024
-"""Maximum number of short texts whose redacted form is remembered, and of short links."""
-SHORT = 128
-"""Characters. Maximum length of a text that is remembered."""
 NUL = "\ufffd"
 """Stands for the character NUL. PostgreSQL does not store it, and functions of SQLite take it for the end of a text."""
 MAX_ANSWER = 64 * 1024
@@ -77,8 +81,7 @@ class Preparation:
 
     def __init__(self, recording: Recording) -> None:
         self._recording = recording
-        self._redact = _Remembering(Redactor(recording.redact))
-        self._redact_secrets = _Remembering(Redactor()) if recording.redact else self._redact
+        self._texts = _Texts(recording)
         self._price: Callable[[TokenUsage], TokenUsage] | None = None
         self._price_failed = False
 
@@ -90,8 +93,10 @@ class Preparation:
         self._price = pricing.priced
 
     def __call__(self, record: Record) -> Record:
+        if type(record) not in SPECIAL:
+            return self._redacted(record)
         if isinstance(record, records.Continuation):
-            owner = record.initiator_id and self._member("initiator_id", record.initiator_id)
+            owner = record.initiator_id and self._texts["initiator_id"](record.initiator_id)
             return record if owner == record.initiator_id else replace(record, initiator_id=owner)
         return self._cut(self._redacted(self._wanted(record)))
 
@@ -103,7 +108,7 @@ class Preparation:
                 return self.priced(record)  # it depends on names that the operator's patterns may change
             case records.UserPrompt() if record.prompt and not recording.prompts:
                 return replace(record, prompt=None)
-            case records.ToolUsage():
+            case records.ToolUsage() if not (recording.tool_inputs and recording.tool_results):
                 return replace(
                     record,
                     input=record.input if recording.tool_inputs else None,
@@ -122,19 +127,23 @@ class Preparation:
         changed = {}
         for name in record.__dataclass_fields__:  # `fields` makes a list of them each time
             before = getattr(record, name)
-            if before.__class__ not in PLAIN and (after := self._member(name, before)) != before:
+            if before.__class__ is str:
+                after = self._texts[name](before)
+            elif before.__class__ in PLAIN:
+                continue
+            else:
+                after = self._value(name, before)
+            if after is not before and after != before:
                 changed[name] = after
         return replace(record, **changed) if changed else record
 
-    def _member(self, name: str, value: Any) -> Any:
-        redact = self._redact_secrets if name in NAMES else self._redact
-        if type(value) is str:
-            kind = redact.link if name in LINKS else redact.long if name in LONG else redact.text
-            return redact.model(value) if name in CUT else kind(value)
+    def _value(self, name: str, value: Any) -> Any:
+        """Redact a value that is no text."""
         if not value:
             return value
         if is_dataclass(value) and not isinstance(value, type):
             return self._redacted(value)
+        redact = self._texts.of(name)
         return tuple(map(redact.link, value)) if name in LINKS else redact.value(value)
 
     def _cut(self, record: Record) -> Record:
@@ -142,19 +151,21 @@ class Preparation:
         match record:
             case records.ToolUsage(result=str(text)):
                 text, truncated = cut(text, MAX_RESULT)
-                metadata = {**record.metadata, "result_truncated": True} if truncated else record.metadata
-                return replace(record, result=text, metadata=metadata)
+                if truncated:
+                    return replace(record, result=text, metadata={**record.metadata, "result_truncated": True})
             case records.ToolResult(result=str(text)):
                 text, truncated = cut(text, MAX_RESULT)
-                return replace(record, result=text, truncated=truncated or record.truncated)
+                if truncated:
+                    return replace(record, result=text, truncated=True)
             case records.Answer(content=str(text)):
                 text, truncated = cut(text, MAX_ANSWER)
-                return replace(record, content=text, truncated=truncated or record.truncated)
+                if truncated:
+                    return replace(record, content=text, truncated=True)
         return record
 
     def recorded_name(self, name: str) -> str:
         """Return a name that clients choose as rows have it, such as that of a model."""
-        return str(self._member("model", name))
+        return self._texts["model"](name)
 
     def priced(self, record: TokenUsage) -> TokenUsage:
         """Return the record with its cost. It takes less than a millisecond after `load`. Never raises."""
@@ -182,6 +193,24 @@ class Preparation:
             return False
 
 
+class _Texts(dict[str, Callable[[str], str]]):
+    """Functions that redact texts, by the name of the member that has the text."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._redact = _Remembering(Redactor(recording.redact))
+        self._redact_secrets = _Remembering(Redactor()) if recording.redact else self._redact
+
+    def __missing__(self, name: str) -> Callable[[str], str]:
+        redact = self.of(name)
+        kind = redact.link if name in LINKS else redact.long if name in LONG else redact.text
+        self[name] = redact.model if name in CUT else kind
+        return self[name]
+
+    def of(self, name: str) -> _Remembering:
+        """Return the redactor for members of this name."""
+        return self._redact_secrets if name in NAMES else self._redact
+
+
 class _Remembering:
     """A redactor that remembers short texts: records of one interception repeat its ids, and all of them names."""
 
@@ -198,8 +227,7 @@ def _remembering(redact: Callable[[str], Any]) -> Callable[[str], str]:
         shown: str = redact(text)
         return shown.replace("\0", NUL)
 
-    short = lru_cache(REMEMBERED)(found)
-    return lambda text: short(text) if len(text) <= SHORT else found(text)
+    return remembering(found)
 
 
 def _text(redactor: Redactor, limit: int, text: str) -> str:

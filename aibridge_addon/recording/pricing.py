@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -23,6 +22,7 @@ from aibridge_addon.recording.prices import Supplement, always, models, price_li
 from aibridge_addon.recording.prices.rules import Question, Rule, Unpriced, rule
 from aibridge_addon.recording.rows import PRICE_TERMS
 from aibridge_addon.records import CACHE_LIFETIMES, CostSource, PriceTerms, TokenUsage
+from aibridge_addon.records.members import replace
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 NIL = Decimal(0)
@@ -371,10 +371,10 @@ def load() -> None:
 def priced(record: TokenUsage) -> TokenUsage:
     """Return the record with its cost, or with the reason why it has none."""
     terms = replace(record.terms, unpriced=record.unpriced) if record.unpriced else record.terms
-    record = replace(record, terms=terms)
-    found = price(_of_record(record))
+    found = price(_of_record(record, terms))
     return replace(
         record,
+        terms=terms,
         cost_usd=None if found.cost_usd is None else float(found.cost_usd),
         cost_source=found.source,
         price_list=found.price_list,
@@ -387,7 +387,7 @@ def is_never_priced(record: TokenUsage) -> bool:
 
     It is not known if the answer may say what it cost, or if only the answer says which model it is from.
     """
-    asked = _of_record(record)
+    asked = _of_record(record, record.terms)
     if asked.vendor == NONE:
         return True
     is_deployment = asked.vendor == "azure" and not record.terms.model
@@ -421,8 +421,7 @@ def _stored_terms(value: object) -> PriceTerms:
         return PriceTerms()
 
 
-def _of_record(record: TokenUsage) -> Circumstances:
-    terms = record.terms
+def _of_record(record: TokenUsage, terms: PriceTerms) -> Circumstances:
     return Circumstances(
         vendor=terms.price_as or record.vendor,
         model=terms.model or record.model,

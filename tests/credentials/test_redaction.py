@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aibridge_addon.credentials.redaction import MAX_LEVELS, REDACTED, Redactor
+from aibridge_addon.credentials.redaction import MAX_LEVELS, REDACTED, SHORT, Redactor
 
 PLAIN = Redactor([])
 TOKEN = "abcdefghijklmnopqrstuvwxyz0123456789ABCD"
@@ -291,6 +291,12 @@ def test_members_whose_names_are_secrets_stay_apart() -> None:
     redacted = PLAIN.value(value)
     assert sorted(redacted.values()) == [1, 2]
     assert not redacted.keys() & value.keys()
+
+
+@pytest.mark.parametrize("before", ["", "x" * SHORT + " "], ids=["short", "long"])
+def test_a_secret_in_a_name_is_redacted_each_time(before: str) -> None:
+    value = {before + SECRETS["OpenAI"]: 1}
+    assert PLAIN.value(value) == PLAIN.value(value) == {before + REDACTED: 1}
 
 
 @pytest.mark.parametrize("text", ["sk-" * 100_000, "-----BEGIN " * 50_000, "eyJ" * 100_000 + ".", "A" * 1_000_000])
