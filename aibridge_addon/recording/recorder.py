@@ -31,7 +31,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 from aibridge_addon import records
@@ -42,6 +41,7 @@ from aibridge_addon.recording.row_ids import RowIds
 from aibridge_addon.recording.sizes import MAX_QUEUED_BYTES, MAX_TRANSACTION, MAX_TRANSACTION_BYTES, Sizes
 from aibridge_addon.recording.spool import Backlog, Chunk, Spool
 from aibridge_addon.records import STORED, DatabaseUnavailable, Readiness, Record, Sink
+from aibridge_addon.records.members import replace
 from aibridge_addon.records.memory import Memory
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import islice
 
 from aibridge_addon.records import Answer, Continuation, ModelThought, Record, ToolResult, ToolUsage, UserPrompt
+from aibridge_addon.records.members import members
 from aibridge_addon.records.memory import Memory
 
 MAX_QUEUED = 100_000
@@ -74,18 +75,20 @@ def weight_of(record: Record) -> int:
 def size_of(record: Record) -> int:
     """Return about how many bytes a record takes in memory. Its values may be nested at any depth."""
     size = RECORD_BYTES
-    left: list[object] = [getattr(record, name) for name in record.__slots__]
-    while left:
-        value = left.pop()
+    kind: type = type(record)
+    found: list[object] = [*members(kind).of(record)]
+    for value in found:  # which grows meanwhile
         if value.__class__ in PLAIN:
             size += 8
         elif isinstance(value, str):
             size += len(value)
+        elif not value:
+            continue
         elif isinstance(value, Mapping):
-            left += value.keys()
-            left += value.values()
+            found += value.keys()
+            found += value.values()
         elif isinstance(value, list | tuple):
-            left += value
+            found += value
         else:  # a member with members of its own
-            left += [getattr(value, name) for name in getattr(value, "__slots__", ())]
+            found += [getattr(value, name) for name in getattr(value, "__slots__", ())]
     return size
