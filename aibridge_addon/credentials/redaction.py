@@ -142,7 +142,7 @@ class Redactor:
                 return self.text(value)
             case None | bool() | int() | float():  # before `Mapping`, which takes longer to rule out
                 return value
-            case list() | tuple() | Mapping() if not levels:
+            case _ if not levels and isinstance(value, list | tuple | Mapping):
                 return REDACTED
             case list():
                 return [self.value(element, levels - 1) for element in value]

@@ -256,7 +256,9 @@ class Metrics:
         }
         for kind, count in counts.items():
             if 0 <= count <= MAX_COUNT:
-                self._tokens[provider, model, kind, *who].inc(count)
+                series = self._tokens[provider, model, kind, *who]  # also shown if it is 0
+                if count:
+                    series.inc(count)
         for kind, value in islice(record.extra.items(), TOKEN_TYPES):
             # The provider chooses names and values. A bool is an int, too. NaN fails the comparison.
             if kind not in counts and type(value) in (int, float) and 0 <= value <= MAX_COUNT:

@@ -162,6 +162,12 @@ def test_tokens_are_counted_by_type_under_the_model_that_was_asked_for() -> None
     }
 
 
+def test_a_type_of_tokens_is_shown_although_its_first_count_is_zero() -> None:
+    """Prometheus sees no increase in a series that begins with its first tokens."""
+    found = scrape(make(STARTED, replace(USAGE, cache_read_input_tokens=0)))
+    assert by("type", found["tokens_total"])["cache_read_input_tokens"] == 0
+
+
 @pytest.mark.parametrize("value", ["standard", True, None, -1, math.nan, math.inf, 10**400, {"a": 1}])
 def test_only_numbers_that_can_be_counts_are_counted(value: object) -> None:
     found = scrape(make(STARTED, replace(USAGE, extra={"odd": value, "after": 1})))
