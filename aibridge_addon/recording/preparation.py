@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 PLAIN = frozenset({type(None), bool, int, float, datetime})
 """Types of values without a text."""
-SPECIAL = frozenset(
+ONLY_REDACTED = frozenset(
     {
-        *(records.TokenUsage, records.UserPrompt, records.ToolUsage, records.ToolResult, records.Answer),
-        *(records.ModelThought, records.Continuation),
+        *(records.InterceptionStarted, records.InterceptionEnded),
+        *(records.UpstreamAttempt, records.FirstByte, records.Overhead),
     }
 )
-"""Types of records that are not only redacted."""
+"""The records of each request that neither `_wanted` nor `_cut` changes, so that these are not called for them."""
 NAMES = frozenset(
     {
         *("id", "interception_id", "instance_id", "thread_keys", "initiator_id", "traceparent"),
@@ -93,7 +93,7 @@ class Preparation:
         self._price = pricing.priced
 
     def __call__(self, record: Record) -> Record:
-        if type(record) not in SPECIAL:
+        if type(record) in ONLY_REDACTED:
             return self._redacted(record)
         if isinstance(record, records.Continuation):
             owner = record.initiator_id and self._texts["initiator_id"](record.initiator_id)
