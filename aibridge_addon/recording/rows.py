@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +20,7 @@ KEPT = frozenset({"credential_hint", "metadata"})
 
 PRICE_TERMS = "price_terms"
 """Key in the metadata of a token row: the members of `PriceTerms` that are not empty."""
+TERMS = tuple(field.name for field in fields(records.PriceTerms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ def token_usage(record: records.TokenUsage) -> Row:
 
 def _with_terms(record: records.TokenUsage) -> Mapping[str, Any]:
     """Return what the provider said of usage, and what else decided the price."""
-    terms = {name: value for name, value in asdict(record.terms).items() if value}
+    terms = {name: value for name in TERMS if (value := getattr(record.terms, name))}
     said = {name: value for name, value in record.extra.items() if name != PRICE_TERMS}
     return {**said, PRICE_TERMS: terms} if terms else said
 

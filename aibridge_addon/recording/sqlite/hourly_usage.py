@@ -28,9 +28,7 @@ _SUMS = ", ".join(
 FILL = fill(HOUR, _SUMS)
 """Count all rows that are there. `sum` would fail where a total exceeds 64 bits."""
 
-ADD = f"""
-insert into {TABLE} ({", ".join(COLUMNS)}) values ({", ".join("?" * len(COLUMNS))})
-on conflict ({", ".join(KEY)}) do update set
+_ADDED = f"""on conflict ({", ".join(KEY)}) do update set
 {
     ", ".join(
         f"{column} = max(-{MAX_AMOUNT}, min({column} + excluded.{column}, {MAX_AMOUNT}))"
@@ -39,7 +37,18 @@ on conflict ({", ".join(KEY)}) do update set
         for column in AMOUNTS
     )
 }
+"""
+ADD = f"""
+insert into {TABLE} ({", ".join(COLUMNS)}) values ({", ".join("?" * len(COLUMNS))}) {_ADDED}
 """  # noqa: S608 (names are ours)
+ADD_ALL = f"""
+with counted (source, id, {", ".join(COLUMNS)}) as ({COUNTED})
+insert into {TABLE} ({", ".join(COLUMNS)}) select {", ".join(COLUMNS)} from counted where true {_ADDED}
+"""  # noqa: S608
+"""Add all that counts now. Row by row, because `sum` fails where a total exceeds 64 bits.
+
+`where true`: otherwise, SQLite takes `on conflict` for the condition of a join.
+"""
 REMOVE_EMPTY = f"""
 delete from {TABLE} where ({", ".join(KEY)}) = ({", ".join("?" * len(KEY))})
 and {" and ".join("abs(cost_usd) < 1e-9" if column == "cost_usd" else f"{column} = 0" for column in AMOUNTS)}
@@ -50,9 +59,18 @@ and {" and ".join("abs(cost_usd) < 1e-9" if column == "cost_usd" else f"{column}
 @contextmanager
 def counted(db: sqlite3.Connection, interception_ids: Iterable[str]) -> Iterator[None]:
     """Within a transaction that writes, add what the block changes in these interceptions and their token rows."""
-    ids = {"ids": json.dumps(sorted(set(interception_ids)))}
+    changing = sorted(set(interception_ids))
+    if not changing:
+        yield
+        return
+    ids = {"ids": json.dumps(changing)}
     before = read(db.execute(COUNTED, ids))
     yield
+    if not before:
+        # The usual case. Each row that Python fetches releases the GIL several times, which costs time.
+        db.execute(ADD_ALL, ids)
+        return
     changed = changes(before, read(db.execute(COUNTED, ids)))
     db.executemany(ADD, [change.key + change.amounts for change in changed])
-    db.executemany(REMOVE_EMPTY, [change.key for change in changed if change.only_less])
+    if less := [change.key for change in changed if change.only_less]:
+        db.executemany(REMOVE_EMPTY, less)
