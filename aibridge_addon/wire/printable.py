@@ -15,7 +15,7 @@ LAYOUT = re.compile("[\\t\\n]")
 
 def printable(text: str) -> str:
     """Return text that cannot control a terminal. Such characters are shown as an escape: `\\x1b`."""
-    return UNSAFE.sub(lambda found: escape(found[0]), text)
+    return text if text.isprintable() else UNSAFE.sub(lambda found: escape(found[0]), text)
 
 
 def printable_line(text: str) -> str:

@@ -59,7 +59,7 @@ class Line:
     def text(self, width: int | None = None, *, colour: bool = False) -> str:
         """Return the line, at most `width` columns wide. None: it does not go to a terminal."""
         columns = sys.maxsize if width is None else width
-        time = f"{self.ended_at.astimezone():%H:%M:%S}"
+        time = self.ended_at.astimezone().isoformat(timespec="seconds")[11:19]
         numbers = self._labelled() if columns >= LABELLED_FROM else [self._compact()]
         status = "ok"
         if self.error is not None:
@@ -67,24 +67,22 @@ class Line:
             room = MAX_NAME if width is None else width - REASON_FROM
             if self.reason and room > 0:
                 reason = one_line(self.reason, MAX_NAME)
-                status += f": {reason if cell_len(reason) <= room else set_cell_size(reason, room)}"
+                status += f": {reason if _cells(reason) <= room else set_cell_size(reason, room)}"
             if self.new_input + self.cached + self.output == 0:
                 numbers = [f"{_seconds(self.seconds):>6}"]
-        fixed = sum(map(cell_len, (time, *numbers, status))) + len(numbers) + 2
-        names = self._names(columns - fixed, columns) if width is not None else self._whole_names()
-        body, end = " ".join((names, *numbers)), status
-        if width is not None:
-            room = max(width - len(time) - cell_len(status) - 2, 0)
-            body = body if cell_len(body) <= room else _fit(body, room)
-            end = _fit(status, max(width - len(time) - cell_len(body) - 2, 0)).rstrip()
+        if width is None:
+            body, end = " ".join((*map(_padded, self._parts(), UNBOUNDED), *numbers)), status
+        else:
+            fixed = sum(map(_cells, (time, *numbers, status))) + len(numbers) + 2
+            body = " ".join((self._names(columns - fixed, columns), *numbers))
+            room = max(width - len(time) - _cells(status) - 2, 0)
+            body = body if _cells(body) <= room else _fit(body, room)
+            end = _fit(status, max(width - len(time) - _cells(body) - 2, 0)).rstrip()
         if not colour:
             return f"{time} {body} {end}"
         if self.error is not None:
             return f"{RED}{time} {body} {end}{RESET}"
         return f"{DIM}{time}{RESET} {body} {GREEN}{end}{RESET}"
-
-    def _whole_names(self) -> str:
-        return " ".join(map(_padded, self._parts(), UNBOUNDED))
 
     def _parts(self) -> tuple[str, str, str]:
         names = (self.actor, self.client, self.provider, self.model or "-")
@@ -133,12 +131,17 @@ def _seconds(seconds: float | None) -> str:
     return f"{minutes}m{rest:02}" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02}"
 
 
+def _cells(text: str) -> int:
+    """Return the number of columns that a text takes."""
+    return len(text) if text.isascii() and text.isprintable() else cell_len(text)
+
+
 def _padded(text: str, width: int) -> str:
-    return text + " " * (width - cell_len(text))
+    return text + " " * (width - _cells(text))
 
 
 def _fit(text: str, width: int) -> str:
     """Return text in exactly so many columns. What is cut off is marked."""
-    if cell_len(text) <= width:
+    if _cells(text) <= width:
         return _padded(text, width)
     return set_cell_size(text, max(width - 1, 0)) + "…" if width else ""

@@ -29,12 +29,12 @@ def count(number: int) -> str:
 
 def short_count(number: int) -> str:
     """Return a number in at most five characters, as far as there are units: 999, 12.3k, 4.56M."""
-    for size, unit in UNITS:
-        if number >= size * 0.9995:
-            scaled = number / size
-            digits = 0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2
-            return f"{scaled:.{digits}f}{unit}"
-    return str(number)
+    if number < 1000 * 0.9995:
+        return str(number)
+    size, unit = next(found for found in UNITS if number >= found[0] * 0.9995)
+    scaled = number / size
+    digits = 0 if scaled >= 99.95 else 1 if scaled >= 9.995 else 2
+    return f"{scaled:.{digits}f}{unit}"
 
 
 def money(amount: float | None, digits: int = 4) -> str:
