@@ -215,7 +215,10 @@ DETAIL_TABLES = tuple(table for table, _ in DETAILS.values())
 
 def timestamp(moment: datetime) -> str:
     """Format a time as ISO 8601 in UTC with microseconds, which sorts as text."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    moment = moment.astimezone(UTC)
+    if not moment.microsecond:  # msgspec leaves them out
+        return moment.isoformat(timespec="microseconds")
+    return f"{_json(moment)[1:-2]}+00:00"  # takes a third of the time of `isoformat`
 
 
 def _json(value: Any) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+
+import msgspec
 
 from aibridge_addon.recording.hourly_usage import (
     AMOUNTS,
@@ -63,7 +64,7 @@ def counted(db: sqlite3.Connection, interception_ids: Iterable[str]) -> Iterator
     if not changing:
         yield
         return
-    ids = {"ids": json.dumps(changing)}
+    ids = {"ids": msgspec.json.encode(changing).decode()}
     before = read(db.execute(COUNTED, ids))
     yield
     if not before:
