@@ -107,7 +107,7 @@ def whole_chunks(data: bytes) -> list[tuple[bytes, int]]:
     return found
 
 
-@lru_cache(1024)
+@lru_cache(maxsize=1024)
 def _size(line: bytes) -> int:
     """Return the size in the first line of a chunk, or 0 if it has none. The chunks of an answer have similar sizes."""
     return int(line, 16) if _is_size(line) else 0
