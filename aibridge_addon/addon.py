@@ -51,7 +51,7 @@ from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.life import Life
 from aibridge_addon.proxy.options import CONFIG_VARIABLE, OPTIONS, add_options, check_names
 from aibridge_addon.proxy.stream.activity import is_busy
-from aibridge_addon.proxy.stream.arrivals import forward_on_arrival
+from aibridge_addon.proxy.stream.arrivals import forget_arrivals, forward_on_arrival
 from aibridge_addon.proxy.stream.dumping import DumpingHttpLayer
 from aibridge_addon.proxy.stream.hooks import ClosedClient
 from aibridge_addon.proxy.stream.keeping import KeepingAndDumpingHttpLayer, KeepingHttpLayer
@@ -271,6 +271,9 @@ class AIBridge:
     def server_connected(self, connected: ServerConnectionHookData) -> None:
         if (of_client := _handler_of(connected.client)) is not None:
             forward_on_arrival(of_client, connected.server)
+
+    def server_disconnected(self, disconnected: ServerConnectionHookData) -> None:
+        forget_arrivals(disconnected.server)
 
     def client_disconnected(self, client: Client) -> None:
         if self._clients is not None:

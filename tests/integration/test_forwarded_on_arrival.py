@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from mitmproxy import http
 
-from aibridge_addon.proxy.stream.short_way import SWITCH, ShortWay
+from aibridge_addon.addon import AIBridge
+from aibridge_addon.proxy.stream.short_way import SWITCH, PlainServer, ShortWay
 from tests.conftest import MakeUpstream, StartProxy
 from tests.integration.exchanges import wait_for_ended
 from tests.support import fixtures
 from tests.support.client import RawHttp1
+from tests.support.polling import poll_until
 from tests.support.script import Gate, Pause
 from tests.support.upstream import Answer
 
@@ -73,3 +76,27 @@ def test_packets_are_forwarded_on_arrival_where_neither_side_has_tls(
     assert (EVENTS[2] in ways.read) is has_tls
     (row,) = wait_for_ended(proxy, 1)
     assert row["status"] == "completed"
+
+
+def test_a_flow_that_is_kept_keeps_nothing_of_a_connection_that_has_ended(
+    make_upstream: MakeUpstream, start_proxy: StartProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mitmweb and the console keep flows."""
+    kept: list[http.HTTPFlow] = []
+    respond = AIBridge.response
+
+    def keep(addon: AIBridge, flow: http.HTTPFlow) -> object:
+        kept.append(flow)
+        return respond(addon, flow)
+
+    monkeypatch.setattr(AIBridge, "response", keep)
+    upstream = make_upstream(authority=None)
+    proxy = start_proxy(config=f"providers: [{{name: anthropic, type: anthropic, base_url: '{upstream.url}'}}]")
+    upstream.answer(Answer.event_stream(*EVENTS))
+    with RawHttp1.connect("127.0.0.1", proxy.port) as client:
+        client.request("POST", "/anthropic/v1/messages", [("x-api-key", "k")], STREAM.request)
+        assert client.read_head().status == 200
+        client.read_body()
+    server = kept[0].server_conn
+    assert isinstance(server, PlainServer)
+    poll_until(lambda: server.arrivals is None, what="nothing of the connection")

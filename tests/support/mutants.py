@@ -47,15 +47,23 @@ EGRESS = "proxy/connection/egress.py"
 SHORT_WAY = "proxy/stream/short_way.py"
 ARRIVALS = "proxy/stream/arrivals.py"
 ARRIVE = "tests/proxy/stream/test_arrivals.py"
+FORWARDED = "tests/integration/test_forwarded_on_arrival.py"
 
 MUTATIONS = (
     # An answer of a WebSocket goes to another lane's interception.
     Mutation("interception/responses_socket.py", " if entry.lane == lane)", ")", LANES),
-    Mutation("interception/responses_socket.py", "_open.remove(entry)", "_open.pop()", LANES),
+    Mutation(
+        "interception/responses_socket.py",
+        "else:\n            self._open.remove(entry)",
+        "else:\n            self._open.pop()",
+        LANES,
+    ),
     Mutation("interception/responses_socket.py", "_open.append(_Open(lane,", "_open.insert(0, _Open(lane,", SOCKET),
-    Mutation("proxy/flow/websocket.py", "_bridges.pop(exchange.id)[1]()", "_bridges.popitem()[1][1]()", LANES),
+    Mutation("proxy/flow/bridged_socket.py", "_states.pop(exchange.id).left()", "_states.popitem()[1].left()", LANES),
     # A blocking response repeats the injected tools.
-    Mutation("interception/tool_exchange.py", "self._names_ours = any(", "self._names_ours = not any(", ECHO),
+    Mutation(
+        "interception/tool_exchange.py", "_names_ours = self._names_inj", "_names_ours = not self._names_inj", ECHO
+    ),
     Mutation("dialects/responses/splice.py", " else self._without_tools(self._last)", " else self._last", ECHO),
     Mutation("dialects/responses/splice.py", '| {"tools": self._own(tool["tools"])} if', "if", ECHO),
     # A kept turn is put in twice.
@@ -71,31 +79,37 @@ MUTATIONS = (
     Mutation(EGRESS, "len(self._dead) > MAX_DEAD", "len(self._dead) > MAX_DEAD + 1", MEMORY),
     Mutation(EGRESS, "self._dead[address] = self._clock()", "self._dead = {address: self._clock()}", MEMORY),
     # The reader's connection stays open at the end.
-    Mutation("recording/sqlite/reader.py", "with self._lock:\n            self._disconnect()", "pass", END),
+    Mutation(
+        "recording/sqlite/reader.py", "try:\n                self._disconnect()", "try:\n                pass", END
+    ),
     Mutation("bridge.py", "Part(lambda _: continuations.close())", "Part(lambda _: None)", END),
     # The wait for the rows is not counted.
     Mutation("proxy/flow/answer.py", "        state.overhead += time.perf_counter() - began\n", "", OVERHEAD),
     # Dots that are encoded twice pass for part of a name.
     Mutation("interception/routing.py", "unquote(unquote(path))", "unquote(path)", ROUTING),
     # Answers that wait for the next batch wait in vain.
-    Mutation("recording/recorder.py", "                self._release(self._taken, kept=False)\n", "", RECORDER),
+    Mutation("recording/recorder.py", "        self._release(self._taken, kept=kept)\n", "", RECORDER),
     # The port of the metrics takes any number of connections.
     Mutation("telemetry/prometheus/listener.py", "len(self._timers) >= MAX_CONNECTIONS", "False", LIMIT),
     Mutation("telemetry/prometheus/listener.py", "_timers.pop(server", "_timers.copy().pop(server", LIMIT),
     # The short way takes a packet that is not its own, or forgets the client's framing.
     Mutation(SHORT_WAY, "size < reader._remaining", "size <= reader._remaining", SHORT),
     Mutation(SHORT_WAY, "            reader._remaining -= len(data)\n", "            pass\n", SHORT),
-    Mutation(SHORT_WAY, "            not upstream.buf\n            and ", "            ", SHORT),
-    Mutation(SHORT_WAY, "            and stream._paused is None\n", "", SHORT),
+    Mutation(SHORT_WAY, "not upstream.buf and ", "", SHORT),
+    Mutation(SHORT_WAY, " and self._stream._paused is None", "", SHORT),
     Mutation(SHORT_WAY, " and from_chunks is self._to_chunks:", ":", SHORT),
     Mutation(SHORT_WAY, "elif self._to_chunks:", "elif False:", SHORT),
     Mutation(SHORT_WAY, "isinstance(answer, Tapped) and answer.is_verbatim", "True", SHORT),
     Mutation(SHORT_WAY, " for made in shown if made)", " for made in shown)", SHORT),
     # Packets overtake each other or a slow client, or an answer's end is lost.
-    Mutation(ARRIVALS, "            waiter is not None\n            and not waiter.done()", "            True", ARRIVE),
-    Mutation(ARRIVALS, "            and not waiter.done()\n", "", ARRIVE),
-    Mutation(ARRIVALS, "            and not client.is_closing()\n", "", ARRIVE),
-    Mutation(ARRIVALS, "            and client.get_write_buffer_size() == 0\n", "", ARRIVE),
+    Mutation(ARRIVALS, "waiter is not None and not waiter.done() and ", "", ARRIVE),
+    Mutation(ARRIVALS, "not waiter.done() and ", "", ARRIVE),
+    Mutation(ARRIVALS, "not client.is_closing() and ", "", ARRIVE),
+    Mutation(ARRIVALS, " and client.get_write_buffer_size() == 0", "", ARRIVE),
+    Mutation(ARRIVALS, "        self._register_activity()\n", "", ARRIVE),
+    Mutation(ARRIVALS, "        server.arrivals = None\n", "        pass\n", FORWARDED),
+    Mutation(SHORT_WAY, "            server.arrivals.way = way\n", "            pass\n", SHORT),
+    Mutation(SHORT_WAY, "        if self._is_read():\n", "        if True:\n", ARRIVE),
     Mutation(ARRIVALS, "            end -= 1\n", "", ARRIVE),
     Mutation(SHORT_WAY, "event.data[1:]", "event.data", ARRIVE),
     Mutation(SHORT_WAY, "            if way.found is not None:\n                return way.go_on(event)\n", "", ARRIVE),

@@ -123,6 +123,8 @@ class Play:
     requests: list[bytes] = field(default_factory=list)
     """What the upstream was sent."""
     records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    on_arrival: bytearray = field(default_factory=bytearray)
+    """What the client got without mitmproxy's server."""
 
 
 class Stage:
@@ -161,9 +163,14 @@ class Sockets:
         self.reader = asyncio.StreamReader()
         protocol = asyncio.StreamReaderProtocol(asyncio.StreamReader())
         writer = asyncio.StreamWriter(self.client, protocol, None, asyncio.get_running_loop())
-        upstream.arrivals = arrivals = Arrivals(self.reader, writer, lambda: None)
+        self.active = 0
+        """How often the connection was noted to be active."""
+        upstream.arrivals = arrivals = Arrivals(self.reader, writer, self._register_activity)
         self.reader.feed_data = arrivals.take  # type: ignore[method-assign,assignment]
         self._read: asyncio.Task[bytes] | None = None
+
+    def _register_activity(self) -> None:
+        self.active += 1
 
     async def arrive(self, packet: bytes) -> bytes:
         """A packet arrives. Returns what is left to mitmproxy's server."""
@@ -236,6 +243,10 @@ class Player:
         self._close_sockets()
         return self._play
 
+    def _forwarded(self, data: bytes) -> None:
+        self._sent += data
+        self._play.on_arrival += data
+
     def _close_sockets(self) -> None:
         if self._sockets is not None:
             self._sockets.close()
@@ -278,7 +289,7 @@ class Player:
                 self._upstream = playbook.connect()
                 if self._has_sockets:
                     self._close_sockets()
-                    self._sockets = Sockets(self._upstream, self._sent.extend)
+                    self._sockets = Sockets(self._upstream, self._forwarded)
                 happened.append("connected")
             elif playbook.next_is(commands.CloseConnection):
                 closed = playbook.expect(commands.CloseConnection).connection

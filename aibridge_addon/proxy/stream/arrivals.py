@@ -74,3 +74,9 @@ def forward_on_arrival(handler: ConnectionHandler, server: Server) -> None:
     ):
         server.arrivals = Arrivals(io.reader, client.writer, handler.timeout_watchdog.register_activity)
         io.reader.feed_data = server.arrivals.take  # type: ignore[method-assign,assignment]
+
+
+def forget_arrivals(server: Server) -> None:
+    """Forget what took the packets of a connection that has ended. Flows that mitmproxy keeps have the connection."""
+    if isinstance(server, PlainServer):
+        server.arrivals = None

@@ -25,7 +25,7 @@ from aibridge_addon.proxy.stream.stream import BridgeHttpStream
 logger = logging.getLogger(__name__)
 
 DEFAULT_LIMITS = Limits()
-MODES = (modes.HttpProxy, modes.HttpUpstreamProxy, modes.DestinationKnown)
+MODES = (modes.HttpProxy, modes.HttpUpstreamProxy, modes.ReverseProxy, modes.TransparentProxy, modes.Socks5Proxy)
 
 
 class BridgeHttpLayer(HttpLayer):
@@ -180,7 +180,7 @@ class BridgeHttpLayer(HttpLayer):
     @property
     def _is_outermost(self) -> bool:
         """Whether only a mode of the proxy is around this layer: no TLS, no tunnel, and no layer of another addon."""
-        return all(each is self or isinstance(each, MODES) for each in self.context.layers)
+        return all(each is self or type(each) in MODES for each in self.context.layers)
 
     def _sni(self, address: tuple[str, int]) -> str:
         host = address[0].rstrip(".")  # RFC 6066, section 3: without a trailing dot

@@ -47,10 +47,11 @@ so most of this work has no effect.
 #
 # Commands are yielded by the upstream's connection, so layers around it (TLS, an upstream proxy) and around the HTTP
 # layer (TLS with the client, a tunnel) handle them as they handle all others. mitmproxy's server waits for slow clients
-# after each packet, whichever way it has taken.
+# after each packet that it has read.
 #
 # Where there are no such layers, the bytes of the sockets are those of the answer. Most packets then skip mitmproxy's
-# server, too (`arrivals`). An event for the stream goes through it nevertheless: see `ShortWay.found`.
+# server, too (`arrivals`), if the client has taken all bytes so far. An event for the stream goes through it
+# nevertheless: see `ShortWay.found`.
 
 from __future__ import annotations
 
@@ -138,7 +139,7 @@ class ShortStream(Protocol):
     def state_done(self, _: Any) -> layer.CommandGenerator[None]: ...
 
 
-class TakesPackets(Protocol):
+class HasWay(Protocol):
     """`Arrivals` of an upstream's connection."""
 
     way: ShortWay | None
@@ -172,15 +173,15 @@ class ShortWay:
 
     def is_open(self, size: int) -> bool:
         """Return whether the next packet, of `size` bytes, may take the short way."""
-        upstream, stream = self._upstream, self._stream
-        client_state, server_state = self._states
+        upstream = self._upstream
         return (
-            not upstream.buf
-            and stream._paused is None
-            and stream.server_state is server_state
-            and stream.client_state is client_state
-            and takes(upstream.body_reader, size)
+            not upstream.buf and self._stream._paused is None and self._is_read() and takes(upstream.body_reader, size)
         )
+
+    def _is_read(self) -> bool:
+        """Return whether the stream still reads this answer, for a client that is there."""
+        client_state, server_state = self._states
+        return self._stream.server_state is server_state and self._stream.client_state is client_state
 
     def forward(self, data: bytes) -> tuple[bytes, int, http_events.HttpEvent | None]:
         """Read a packet of the upstream.
@@ -226,10 +227,11 @@ class ShortWay:
             yield from Http1Client._handle_event(self._upstream, rest)
 
     def go_on(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """Pass on what was `found`, and then the rest of its packet or the connection's end."""
+        """Pass on what was `found`, unless the client has left, and then the rest of its packet or the end."""
         assert self.found is not None
         found, self.found = self.found, None
-        yield ReceiveHttp(found)
+        if self._is_read():
+            yield ReceiveHttp(found)
         if isinstance(event, events.DataReceived):
             event = events.DataReceived(event.connection, event.data[1:])
             if not event.data:
@@ -257,8 +259,8 @@ class PlainServer(Server):
     """mitmproxy's data of a connection to an upstream, if its bytes and those of its client are HTTP: without TLS and
     without a tunnel."""
 
-    arrivals: TakesPackets | None = None
-    """Takes what arrives on it."""
+    arrivals: HasWay | None = None
+    """Takes what arrives on it, while it is open."""
 
 
 def open_short_way(

@@ -19,10 +19,9 @@ from aibridge_addon.config.schema import Limits
 from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.proxy.stream.answer import Spliced, Tapped
 from aibridge_addon.proxy.stream.counted_bodies import CountedBodies
-from aibridge_addon.proxy.stream.short_way import AnswerRead, open_short_way
+from aibridge_addon.proxy.stream.short_way import open_short_way
 
 _Answer = (
-    AnswerRead,
     http_events.ResponseHeaders,
     http_events.ResponseData,
     http_events.ResponseTrailers,

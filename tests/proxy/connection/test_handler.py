@@ -6,11 +6,13 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import pytest
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_specs import ProxyMode
-from mitmproxy.proxy.server import SimpleConnectionHandler
+from mitmproxy.proxy.server import ConnectionIO, SimpleConnectionHandler
+from mitmproxy.test import tflow
 
 from aibridge_addon.proxy.connection.handler import adjust
 
@@ -55,11 +57,34 @@ async def test_draining_waits_until_a_slow_client_has_read(connected: Connected)
     await draining
 
 
-async def test_draining_does_not_wait_for_a_client_that_has_read_all(connected: Connected) -> None:
+async def test_draining_does_nothing_for_a_client_that_has_read_all(connected: Connected) -> None:
     connected.writer.write(b"x")
-    draining = asyncio.ensure_future(connected.handler.drain_writers())
-    await asyncio.sleep(0)
-    assert draining.done()
+    async with connected.handler._drain_lock:  # mitmproxy's own way takes it
+        await connected.handler.drain_writers()
+
+
+async def test_draining_takes_mitmproxys_way_for_a_client_that_is_closing(connected: Connected) -> None:
+    connected.writer.close()
+    assert await takes_the_lock(connected.handler)
+
+
+async def test_draining_takes_mitmproxys_way_for_streams_that_are_not_asyncios(connected: Connected) -> None:
+    """In local mode and WireGuard's, they are mitmproxy_rs's."""
+
+    class Stream:
+        async def drain(self) -> None: ...
+
+    connected.handler.transports[tflow.tserver_conn()] = ConnectionIO(writer=cast(Any, Stream()))
+    assert await takes_the_lock(connected.handler)
+
+
+async def takes_the_lock(handler: SimpleConnectionHandler) -> bool:
+    async with handler._drain_lock:
+        draining = asyncio.ensure_future(handler.drain_writers())
+        await asyncio.sleep(0)
+        waits = not draining.done()
+    await draining
+    return waits
 
 
 async def test_draining_ends_the_handler_of_a_client_that_is_gone(connected: Connected) -> None:

@@ -10,14 +10,15 @@ from mitmproxy.connection import Server
 from mitmproxy.proxy import commands
 from mitmproxy.proxy.layers import modes, tls
 from mitmproxy.proxy.layers.http import GetHttpConnection, HTTPMode
+from mitmproxy.proxy.layers.http import _hooks as hooks
 
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook
 from aibridge_addon.proxy.stream.layer import BridgeHttpLayer
 from aibridge_addon.proxy.stream.short_way import SWITCH, PlainServer
 from tests.support import fixtures
 from tests.support.playbook import make_context
-from tests.support.scene import CHUNKED_END, Scene, chunk, dechunked
-from tests.support.ways import Sockets
+from tests.support.scene import CHUNKED_END, EVENT_STREAM, Scene, chunk, dechunked, request
+from tests.support.ways import Answer, Player, Script, Sockets
 
 STREAM = fixtures.case("messages/simple/streaming")
 EVENTS = [event + b"\n\n" for event in STREAM.body.split(b"\n\n") if event]
@@ -33,11 +34,6 @@ class Streaming:
         self.upstream = upstream
         self.sent = bytearray()
         self.sockets = Sockets(upstream, self.sent.extend)
-        stream, server = scene.layer.streams[1], upstream
-        assert isinstance(server, PlainServer) and server.arrivals is not None
-        way = scene.layer.connections[upstream].context.layers[-1].short_way  # type: ignore[attr-defined]
-        assert stream is way._stream
-        server.arrivals.way = way
 
     async def arrive(self, packet: bytes) -> bytes:
         """Returns what is left to mitmproxy's server."""
@@ -47,7 +43,11 @@ class Streaming:
 @pytest.fixture
 async def streaming(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Streaming]:
     monkeypatch.delenv(SWITCH, raising=False)
-    streaming = Streaming(scene, await scene.answer_stream(STREAM))
+    await scene.ask(request(STREAM.request))
+    streaming = Streaming(scene, scene.playbook.connect())
+    scene.playbook.sent(streaming.upstream)
+    await scene.answer(streaming.upstream, EVENT_STREAM)
+    scene.playbook.sent(scene.client)
     yield streaming
     streaming.sockets.close()
     await leave(scene)
@@ -73,6 +73,21 @@ async def test_a_whole_chunk_is_forwarded_without_mitmproxys_server(streaming: S
     assert await streaming.arrive(FIRST + SECOND) == b""
     assert streaming.sent == FIRST + SECOND
     streaming.scene.playbook.expect_nothing()
+
+
+async def test_a_forwarded_packet_shows_that_the_client_is_active(streaming: Streaming) -> None:
+    """Otherwise mitmproxy closes the connection after `tcp_timeout`."""
+    await streaming.arrive(FIRST)
+    await streaming.arrive(SECOND)
+    assert streaming.sockets.active == 2
+
+
+async def test_a_whole_answer_is_forwarded_but_for_its_end(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SWITCH, raising=False)
+    answer = Answer(EVENT_STREAM, [*map(chunk, EVENTS), CHUNKED_END], closes=False)
+    play = await Player(scene, sockets=True).play(Script("messages", STREAM.request, [answer], offers=False))
+    assert play.on_arrival == b"".join(map(chunk, EVENTS[:-1]))
+    assert dechunked(play.steps[-1][0].partition(b"\r\n\r\n")[2]) == STREAM.body
 
 
 async def test_the_rest_of_a_packet_is_left_to_the_server(streaming: Streaming) -> None:
@@ -133,8 +148,8 @@ async def test_an_answers_end_waits_for_its_rows(streaming: Streaming, more: byt
     assert scene.playbook.sent(scene.client).startswith(END)
 
 
-async def test_an_answers_end_is_sent_also_if_the_connection_is_lost_at_once(streaming: Streaming) -> None:
-    """A reset connection makes mitmproxy's server forget what it has not read."""
+async def test_an_answers_end_is_sent_also_if_the_server_ends_the_connection_at_once(streaming: Streaming) -> None:
+    """It then forgets what it has not read."""
     scene = streaming.scene
     assert await streaming.arrive(chunk(STREAM.body)) == b"\n"
     scene.playbook.close(streaming.upstream)
@@ -144,6 +159,20 @@ async def test_an_answers_end_is_sent_also_if_the_connection_is_lost_at_once(str
     assert dechunked(begun + scene.playbook.sent(scene.client)) == STREAM.body
     (row,) = await scene.interceptions()
     assert row["status"] == "completed"
+
+
+async def test_nothing_of_an_answers_end_follows_when_the_client_has_left(streaming: Streaming) -> None:
+    scene, playbook = streaming.scene, streaming.scene.playbook
+    assert await streaming.arrive(chunk(STREAM.body)) == b"\n"
+    playbook.close(scene.client)
+    playbook.expect_close(streaming.upstream)
+    hook = playbook.expect(hooks.HttpErrorHook)
+    playbook.close(streaming.upstream)  # while the hook waits
+    await scene.run(hook)
+    playbook.done(hook)
+    while playbook.next_is(commands.CloseConnection):
+        playbook.expect(commands.CloseConnection)
+    playbook.expect_nothing()
 
 
 # --- which connections --------------------------------------------------------------------------------------------

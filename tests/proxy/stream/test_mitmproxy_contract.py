@@ -380,15 +380,15 @@ def test_a_forked_context_is_as_mitmproxys() -> None:
     assert ours.layers is not ctx.layers
 
 
-async def test_a_reader_shows_what_it_has_and_whether_it_is_awaited() -> None:
+async def test_a_reader_shows_whether_it_is_awaited() -> None:
     reader = asyncio.StreamReader()
-    assert reader._buffer == b"" and reader._waiter is None  # type: ignore[attr-defined]
+    assert reader._waiter is None  # type: ignore[attr-defined]
     reading = asyncio.ensure_future(reader.read(3))
     await asyncio.sleep(0)
     assert not reader._waiter.done()  # type: ignore[attr-defined]
     reader.feed_data(b"more")
     assert reader._waiter is None  # type: ignore[attr-defined]
-    assert await reading == b"mor" and reader._buffer == b"e"  # type: ignore[attr-defined]
+    assert await reading == b"mor"
 
 
 async def test_the_server_can_be_drained() -> None:
