@@ -40,8 +40,10 @@ BUSY_INTERVAL = 0.01
 """Seconds between attempts to enable WAL, for which SQLite does not wait by itself."""
 
 INTERCEPTIONS = "aibridge_interceptions"
-ROWS_AT_ONCE = (64, 16, 4, 1)
-"""Rows of one insert statement. A few sizes only, so that all statements fit into the connection's statement cache."""
+THREADS = "aibridge_threads"
+ROWS_AT_ONCE = (64, 16, 12, 8, 6, 4, 3, 2, 1)
+"""Rows of one insert statement. At most two statements insert up to 16 rows, which is what answers that end together
+have. A few sizes only, so that all statements fit into the connection's statement cache."""
 
 FIND_THREAD = """
 select interception.id, coalesce(interception.thread_root_id, interception.id), interception.session_id
@@ -50,12 +52,10 @@ join aibridge_interceptions as interception on interception.id = thread.intercep
 where thread.key = ?
 """
 """Find the interception that a request continues, its root and its session. All by primary keys."""
-NOTE_THREAD = """
-insert into aibridge_threads (key, interception_id, created_at) values (?, ?, ?)
-on conflict (key) do update set interception_id = excluded.interception_id, created_at = excluded.created_at
-where excluded.created_at >= aibridge_threads.created_at
-"""
+NEWEST = """(key) do update set interception_id = excluded.interception_id, created_at = excluded.created_at
+where excluded.created_at >= aibridge_threads.created_at"""
 """Ids repeat. The newest interception with the same key counts."""
+KNOWN = "(id) do nothing"
 SET_RESULT = """
 update aibridge_tool_usages set result = :result,
 metadata = case when json_valid(metadata) then json_patch(metadata, :metadata) else metadata end
@@ -190,20 +190,19 @@ class SqliteStore:
 
     def _write(self, db: sqlite3.Connection, batch: Sequence[records.Record]) -> None:
         """Collect rows by table and insert them. An interception that starts and ends in the batch is one insert."""
-        started: dict[str, Row] = {}
-        ended: list[Row] = []
-        children: defaultdict[str, list[Row]] = defaultdict(list)
+        waiting = _Rows(db)
+        started = waiting.started
         for record in batch:
             if isinstance(record, records.InterceptionStarted):
-                if record.thread_keys:
-                    _flush(db, started, ended, children)  # what it continues may be in the same batch
+                if not waiting.noted.keys().isdisjoint(record.thread_keys):
+                    waiting.write()  # it continues what is in the same batch
                 started[record.id] = rows.started(record, _thread(db, record))
             elif isinstance(record, records.InterceptionEnded):
-                _note(db, record.thread_keys, record.interception_id, record.ended_at)
+                waiting.note(record.thread_keys, record.interception_id, record.ended_at)
                 if record.interception_id in started:
                     started[record.interception_id] = rows.with_end(started[record.interception_id], record)
                 else:
-                    ended.append(rows.ended(record) | {"id": record.interception_id, "model": record.model})
+                    waiting.ended.append(rows.ended(record) | {"id": record.interception_id, "model": record.model})
             elif isinstance(record, records.ToolResult):
                 parent_id = started.get(record.interception_id, {}).get("thread_parent_id")
                 db.execute(SET_RESULT, rows.tool_result(record, parent_id))
@@ -211,10 +210,10 @@ class SqliteStore:
                 db.execute(KEEP, rows.continuation(record))
             elif (child := rows.INSERTED.get(type(record))) is not None:
                 table, build = child
-                children[table].append(build(record))
+                waiting.children[table].append(build(record))
                 if isinstance(record, records.ToolUsage):
-                    _note(db, record.thread_keys, record.interception_id, record.created_at)
-        _flush(db, started, ended, children)
+                    waiting.note(record.thread_keys, record.interception_id, record.created_at)
+        waiting.write()
 
 
 def _enable_wal(db: Database) -> None:
@@ -240,60 +239,72 @@ def _thread(db: sqlite3.Connection, record: records.InterceptionStarted) -> Thre
     return Thread()
 
 
-def _note(db: sqlite3.Connection, keys: Sequence[str], interception_id: str, at: datetime) -> None:
-    """Keep the keys under which a later request finds an interception."""
-    db.executemany(NOTE_THREAD, [(key, interception_id, timestamp(at)) for key in keys])
+class _Rows:
+    """Rows of a batch that wait to be written."""
 
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.started: dict[str, Row] = {}
+        """By id, interceptions that start in the batch, and may have ended."""
+        self.ended: list[Row] = []
+        """Ends of interceptions that were written before."""
+        self.children: defaultdict[str, list[Row]] = defaultdict(list)
+        """By table."""
+        self.noted: dict[str, Row] = {}
+        """By key, under which a later request finds an interception."""
 
-def _flush(
-    db: sqlite3.Connection,
-    started: dict[str, Row],
-    ended: list[Row],
-    children: defaultdict[str, list[Row]],
-) -> None:
-    whole = [row for row in started.values() if "ended_at" in row]
-    for table, inserted in (
-        (INTERCEPTIONS, [row for row in started.values() if "ended_at" not in row]),
-        (INTERCEPTIONS, whole),
-        *children.items(),
-    ):
-        _insert(db, table, inserted, replace=inserted is whole)
-    if ended:
-        assignments = ", ".join(_assignment(column) for column in ended[0] if column not in ("id", "model"))
-        db.executemany(
-            f"update {INTERCEPTIONS} set {assignments},"  # noqa: S608 (names are ours)
-            " model = case model when '' then coalesce(:model, '') else model end where id = :id",
-            ended,
-        )
-    started.clear()
-    ended.clear()
-    children.clear()
+    def note(self, keys: Sequence[str], interception_id: str, at: datetime) -> None:
+        created_at = timestamp(at)
+        for key in keys:
+            if (known := self.noted.get(key)) is None or created_at >= known["created_at"]:
+                self.noted[key] = {"key": key, "interception_id": interception_id, "created_at": created_at}
+
+    def write(self) -> None:
+        whole = [row for row in self.started.values() if "ended_at" in row]
+        _insert(self._db, INTERCEPTIONS, [row for row in self.started.values() if "ended_at" not in row], KNOWN)
+        if whole:
+            _insert(self._db, INTERCEPTIONS, whole, _replaced(tuple(whole[0])))
+        for table, inserted in self.children.items():
+            _insert(self._db, table, inserted, KNOWN)
+        _insert(self._db, THREADS, [*self.noted.values()], NEWEST)
+        if self.ended:
+            assignments = ", ".join(_assignment(column) for column in self.ended[0] if column not in ("id", "model"))
+            self._db.executemany(
+                f"update {INTERCEPTIONS} set {assignments},"  # noqa: S608 (names are ours)
+                " model = case model when '' then coalesce(:model, '') else model end where id = :id",
+                self.ended,
+            )
+        for rows_of in self.started, self.ended, self.children, self.noted:
+            rows_of.clear()
 
 
 def _assignment(column: str) -> str:
     return f"{column} = coalesce(:{column}, {column})" if column in KEPT else f"{column} = :{column}"
 
 
-def _insert(db: sqlite3.Connection, table: str, rows: Sequence[Row], *, replace: bool) -> None:
+def _insert(db: sqlite3.Connection, table: str, rows: Sequence[Row], conflict: str) -> None:
     """Insert rows with the same columns, many with one statement. Each statement releases the GIL, which costs time.
 
-    `replace`: a row that was written before is replaced, because this one may have more. False: it is kept.
+    `conflict`: what is done about a row that was written before.
     """
     left = list(rows)
     for size in ROWS_AT_ONCE:
         while len(left) >= size:
             some, left = left[:size], left[size:]
-            columns = tuple(some[0])
-            statement = _insert_statement(table, columns, size, replace)
+            statement = _insert_statement(table, tuple(some[0]), size, conflict)
             db.execute(statement, [value for row in some for value in row.values()])
 
 
-@lru_cache(maxsize=64)
-def _insert_statement(table: str, columns: tuple[str, ...], rows: int, replace: bool) -> str:
+@lru_cache(maxsize=256)
+def _insert_statement(table: str, columns: tuple[str, ...], rows: int, conflict: str) -> str:
     row = "(" + ", ".join("?" * len(columns)) + ")"
-    changes = ", ".join(f"{column} = excluded.{column}" for column in columns)
-    known = f"do update set {changes}" if replace else "do nothing"
     return (
         f"insert into {table} ({', '.join(columns)}) values {', '.join([row] * rows)}"  # noqa: S608 (names are ours)
-        f" on conflict (id) {known}"
+        f" on conflict {conflict}"
     )
+
+
+@lru_cache(maxsize=8)
+def _replaced(columns: tuple[str, ...]) -> str:
+    """Return what replaces a row that was written before: this one may have more."""
+    return "(id) do update set " + ", ".join(f"{column} = excluded.{column}" for column in columns)
