@@ -58,6 +58,11 @@ class UpstreamTurns:
     def is_first(self) -> bool:
         return self.id == self._stream.stream_id
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the HTTP layer has dropped the client's stream."""
+        return self._stream.stream_id not in self._parent.streams
+
     def begin(self) -> None:
         """Start the next turn: register a new id, so that its events come to this stream."""
         if not self.is_first:
