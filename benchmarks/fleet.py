@@ -29,6 +29,8 @@ LOADS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.15)
 """Shares of the load that the model predicts for a core of each worker."""
 QUICK_LOADS = (0.25, 0.6)
 SECONDS, QUICK_SECONDS = 30.0, 6.0
+LIMITS = "limits: {connections_per_client: 8192, connections: 8192}\n"
+"""All sessions come from one address here."""
 CARRIED = 250.0
 """Milliseconds by which 99 % of the events are late at most, where a load is carried."""
 POSTGRES_SHARE = 0.4
@@ -48,13 +50,13 @@ async def measure(stage: Stage) -> list[Result]:
     folder, port = stage.folder("fleet"), stage.upstream.port
     quick = stage.plan.quick
     stage.say("fleet: starting aibridge serve with one worker")
-    with proxies.serving(folder / "one", port, 1) as worker:
+    with proxies.serving(folder / "one", port, 1, LIMITS) as worker:
         costs = await _Costs(stage, worker).measure()
         before = _sqlite(worker)
         one = await _replays(stage, worker, costs, 1)
         sqlite = _grown(before, _sqlite(worker))
     stage.say("fleet: starting aibridge serve with two workers")
-    with proxies.serving(folder / "two", port, 2) as workers:
+    with proxies.serving(folder / "two", port, 2, LIMITS) as workers:
         two = await _replays(stage, workers, costs, 2)
     stage.say("fleet: starting PostgreSQL, and aibridge serve with it")
     with running_server({"fsync": "on", "max_connections": "40"}) as server, _on(server, folder, port) as measured:
@@ -192,7 +194,7 @@ def _grown(before: Stored, after: Stored) -> Stored:
 @contextmanager
 def _on(server: PostgresServer, folder: Path, port: int) -> Iterator[tuple[Proxy, str]]:
     database = server.take_database()
-    with proxies.serving(folder / "postgres", port, 1, f"database: '{server.url(database)}'\n") as worker:
+    with proxies.serving(folder / "postgres", port, 1, f"{LIMITS}database: '{server.url(database)}'\n") as worker:
         yield worker, database
 
 
