@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from benchmarks import fleet_model, plots, results
-from benchmarks.fleet_model import FLEETS, SOURCES, Costs, Prediction
+from benchmarks import fleet_model, plots, results, traffic
+from benchmarks.fleet_model import ASSUMED, FLEETS, SOURCES, Costs, Prediction
 from benchmarks.report import as_table
 from benchmarks.results import Measured
 
@@ -22,7 +22,9 @@ ROOT = Path(__file__).parents[1]
 PAGES = ("performance.md", "scaling.md")
 MISSING = "Not measured yet."
 BLOCK = re.compile(r"<!-- benchmarks: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
-NEEDED = ("fleet", "streams", "idle")
+TLS = "TLS on both sides, "
+REPLAY = "bench-replay-"
+NEEDED = ("fleet", "streams", "idle", "tls", "requests")
 """Measures whose results the model takes."""
 
 
@@ -64,7 +66,7 @@ def drawn(measured: Mapping[str, Measured]) -> Mapping[str, str]:
             series = {word: _numbers(result.values[f"{word}_cores"]) for word in ("predicted", "measured")}
             places = _numbers(result.values["requests_per_second"])
             title = f"CPU of {name} worker{'s' if name == 'two' else ''}: model and replay"
-            found[f"bench-replay-{name}"] = plots.lines(title, "requests per second", "cores", places, series)
+            found[f"{REPLAY}{name}"] = plots.lines(title, "requests per second", "cores", places, series)
     return found
 
 
@@ -76,19 +78,29 @@ def costs_of(measured: Mapping[str, Measured]) -> Costs | None:
     for name in NEEDED:
         for result in measured[name].results:
             values |= result.values
-    new = (
-        [result.ours for result in measured["tls"].results if "new connection" in result.name]
-        if "tls" in measured
-        else []
-    )
+    with_tls = {result.name.removeprefix(TLS): result.ours for result in measured["tls"].results}
+    request = with_tls[f"CPU per request: {traffic.SMALL.name}"]
+    [plain] = [result.ours for result in measured["requests"].results if result.name.startswith("CPU per request")]
     points = zip(_numbers(values["request_bytes"]), _numbers(values["request_us"]), strict=True)
     names = (
-        *("chunk_us", "worker_mb", "stream_kb", "idle_kb", "rows", "sqlite_bytes", "postgres_bytes"),
+        *("worker_mb", "stream_kb", "idle_kb", "rows", "sqlite_bytes", "postgres_bytes"),
         *("postgres_us", "postgres_connections"),
     )
     return Costs(
-        request_us=list(points), connection_us=new[0] if new else 0.0, **{name: _number(values[name]) for name in names}
+        request_us=[(size, cpu + request - plain) for size, cpu in points],
+        chunk_us=with_tls[f"CPU per chunk: {traffic.MESSAGES.name}"] - request / traffic.EVENTS,
+        connection_us=with_tls["CPU per request on a new connection"],
+        one_by_one=_one_by_one(measured["fleet"]),
+        **{name: _number(values[name]) for name in names},
     )
+
+
+def _one_by_one(fleet: Measured) -> float:
+    """Return needed to predicted CPU of the replay whose prediction is nearest to the assumed use of a core."""
+    [replays] = [result.values for result in fleet.results if "one worker, highest load" in result.name]
+    pairs = zip(_numbers(replays["predicted_cores"]), _numbers(replays["measured_cores"]), strict=True)
+    predicted, needed = min(pairs, key=lambda pair: abs(pair[0] - ASSUMED.busy))
+    return needed / predicted
 
 
 def _block(name: str, measured: Mapping[str, Measured]) -> str:
@@ -107,8 +119,28 @@ def _table(measure: str, measured: Mapping[str, Measured]) -> str:
 
 
 def _plots(measured: Mapping[str, Measured]) -> str:
-    lines = [f"![{name.removeprefix('bench-').replace('-', ' ')}](images/{name}.svg)" for name in drawn(measured)]
+    return _images([name for name in drawn(measured) if not name.startswith(REPLAY)])
+
+
+def _images(names: Sequence[str]) -> str:
+    lines = [f"![{name.removeprefix('bench-').replace('-', ' ')}](images/{name}.svg)" for name in names]
     return "\n\n".join(lines) or MISSING
+
+
+def _replays(measured: Mapping[str, Measured]) -> str:
+    """Return each replay: what was offered, what the model says of the answers that ended, and what they needed."""
+    rows = [
+        "| Workers | Requests a second | Cores predicted | Cores needed | Late at most, 99 % of events |",
+        "|---" * 5 + "|",
+    ]
+    for result in measured["fleet"].results if "fleet" in measured else ():
+        if "measured_cores" in result.values:
+            columns = ("requests_per_second", "predicted_cores", "measured_cores", "delay_p99_ms")
+            workers = "one" if "one worker" in result.name else "two"
+            for rate, predicted, needed, late in zip(*(_numbers(result.values[name]) for name in columns), strict=True):
+                rows.append(f"| {workers} | {rate:.0f} | {predicted:.2f} | {needed:.2f} | {late:.0f} ms |")
+    images = [name for name in drawn(measured) if name.startswith(REPLAY)]
+    return "\n".join(rows) + "\n\n" + _images(images) if images else MISSING
 
 
 def _fleet(measured: Mapping[str, Measured]) -> str:
@@ -152,7 +184,7 @@ COLUMNS: Mapping[str, Callable[[Prediction], str]] = MappingProxyType(
     }
 )
 BLOCKS: Mapping[str, Callable[[Mapping[str, Measured]], str]] = MappingProxyType(
-    {"plots": _plots, "fleet-table": _fleet, "assumptions": _assumptions}
+    {"plots": _plots, "fleet-table": _fleet, "assumptions": _assumptions, "replays": _replays}
 )
 
 

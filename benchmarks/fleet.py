@@ -115,7 +115,7 @@ class _Costs(Bench):
         small = await self._cost(traffic.SMALL, 300)
         stream = await self._cost(traffic.MESSAGES, self._plan.streams)
         chunk_us = (stream - small) / traffic.EVENTS
-        return Costs(points, chunk_us, 0, worker_mb, 0, 0, 0, 0, 0, 0, 0)
+        return Costs(points, chunk_us, 1, 0, worker_mb, 0, 0, 0, 0, 0, 0, 0)
 
     async def _cost(self, scenario: traffic.Scenario, count: int) -> float:
         """Return the CPU of an answer in microseconds."""

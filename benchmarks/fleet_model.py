@@ -37,7 +37,7 @@ class Assumptions:
     host_cores: int = 8
     host_memory_gb: float = 16.0
     host_network_mb: float = 125.0
-    host_descriptors: int = 65_536
+    worker_descriptors: int = 65_536
     postgres_cores: int = 8
     postgres_connections: int = 500
 
@@ -83,7 +83,8 @@ SOURCES: Mapping[str, str] = MappingProxyType(
         "connections of a developer": "2, a quarter of the requests on a new one: Codex opens one for each (observed)",
         "working time": "8 hours on 21 days a month, on average half of the busiest hour: assumed",
         "use of a core": "70 % at the busiest hour, so that queues stay short: assumed",
-        "a host": "8 cores, 16 GB, 1 Gbit/s, 65,536 descriptors: assumed",
+        "a host": "8 cores, 16 GB, 1 Gbit/s: assumed",
+        "a worker": "65,536 descriptors, two for each connection: assumed",
         "PostgreSQL": "8 cores, `max_connections` 500: assumed",
     }
 )
@@ -97,6 +98,10 @@ class Costs:
     request_us: Sequence[tuple[float, float]]
     """CPU of a request without its answer's events, by its bytes, in ascending order."""
     chunk_us: float
+    """CPU of an event."""
+    one_by_one: float
+    """Factor of CPU at the assumed use of a core, where events come one by one and each wakes the worker, to what the
+    other costs add up to, which were measured under full load."""
     connection_us: float
     """CPU of a new connection, with TLS where there is any."""
     worker_mb: float
@@ -157,24 +162,24 @@ def cores(costs: Costs, requests_per_second: float, assumed: Assumptions = ASSUM
 
 def predict(developers: int, costs: Costs, assumed: Assumptions = ASSUMED) -> Prediction:
     rate = developers * assumed.requests_per_minute(developers) / 60
-    used = cores(costs, rate, assumed, assumed.new_connections_per_request)
-    workers = max(1, math.ceil(used / assumed.busy))
+    used = costs.one_by_one * cores(costs, rate, assumed, assumed.new_connections_per_request)
     streams = rate * assumed.stream_seconds
     connections = developers * assumed.connections_per_developer
+    descriptors = 2 * connections
+    workers = max(1, math.ceil(used / assumed.busy), math.ceil(descriptors / assumed.worker_descriptors))
     memory = (
         workers * costs.worker_mb * 1e6 + 1e3 * (streams * costs.stream_kb + (connections - streams) * costs.idle_kb)
     ) / GB
-    descriptors = 2 * connections
     network = rate * assumed.request_bytes / 1e6
     needs = {
         "cores": workers / assumed.host_cores,
         "memory": memory / assumed.host_memory_gb,
-        "descriptors": descriptors / assumed.host_descriptors,
         "network": network / assumed.host_network_mb,
     }
     hosts = max(1, math.ceil(max(needs.values())))
     month = rate * 3600 * assumed.hours_per_month * assumed.mean_of_busiest
-    shared = {
+    others = {
+        "descriptors of a worker": descriptors / workers / assumed.worker_descriptors,
         "CPU of PostgreSQL": rate * costs.postgres_us / 1e6 / assumed.postgres_cores,
         "connections of PostgreSQL": workers * costs.postgres_connections / assumed.postgres_connections,
     }
@@ -195,7 +200,7 @@ def predict(developers: int, costs: Costs, assumed: Assumptions = ASSUMED) -> Pr
         postgres_connections=workers * costs.postgres_connections,
         sqlite_gb=month * costs.sqlite_bytes / GB,
         postgres_gb=month * costs.postgres_bytes / GB,
-        first_to_saturate=_fullest({f"{name} of a host": need / hosts for name, need in needs.items()} | shared),
+        first_to_saturate=_fullest({f"{name} of a host": need / hosts for name, need in needs.items()} | others),
     )
 
 

@@ -17,6 +17,7 @@ from benchmarks.results import Machine, Measured
 COSTS = Costs(
     request_us=[(10_000.0, 2_000.0), (100_000.0, 3_000.0), (2_000_000.0, 22_000.0)],
     chunk_us=50.0,
+    one_by_one=1.3,
     connection_us=7_000.0,
     worker_mb=120.0,
     stream_kb=40.0,
