@@ -19,9 +19,8 @@ from mitmproxy.exceptions import AddonHalt, AddonManagerError
 
 BUILT_IN = "mitmproxy.addons."
 """Modules of the addons that mitmproxy brings with it. Their hooks are members of their classes."""
-
-
 NOTHING: tuple[None, tuple[int, ...]] = None, ()
+"""What is known of a hook before its first call."""
 
 
 class SparingAddonManager(AddonManager):

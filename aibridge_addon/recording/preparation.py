@@ -16,13 +16,13 @@ import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import is_dataclass
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aibridge_addon import records
 from aibridge_addon.config.schema import Recording
 from aibridge_addon.credentials.redaction import Redactor, remembering
+from aibridge_addon.recording.sizes import PLAIN
 from aibridge_addon.records import MAX_MODEL, Record, TokenUsage
 from aibridge_addon.records.members import replace
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PLAIN = frozenset({type(None), bool, int, float, datetime})
-"""Types of values without a text."""
 ONLY_REDACTED = frozenset(
     {
         *(records.InterceptionStarted, records.InterceptionEnded),

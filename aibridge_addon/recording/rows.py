@@ -128,12 +128,11 @@ def tool_usage(record: records.ToolUsage) -> Row:
     }
 
 
-def tool_result(record: records.ToolResult, parent_id: str | None) -> Row:
-    """Return what the row of a call is updated with. `parent_id`: the interception of the call, if it is known."""
+def tool_result(record: records.ToolResult) -> Row:
+    """Return what the row of a call is updated with."""
     added = {"result_is_error": record.is_error, "result_truncated": record.truncated}
     return {
         "interception_id": record.interception_id,
-        "parent_id": parent_id,
         "call_id": record.provider_tool_call_id,
         "result": record.result,
         "metadata": _json({name: True for name, is_so in added.items() if is_so}),

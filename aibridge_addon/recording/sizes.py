@@ -22,6 +22,7 @@ MAX_TRANSACTION_BYTES = 16 * 2**20
 RECORD_BYTES = 1_000
 """About the size of a record without its texts."""
 PLAIN = frozenset({type(None), bool, int, float, datetime})
+"""Types of values without a text."""
 
 
 class Sizes:

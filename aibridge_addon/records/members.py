@@ -35,7 +35,10 @@ def members(kind: type[DataclassInstance]) -> Members:
 
 
 def replace[Instance: DataclassInstance](instance: Instance, **changes: Any) -> Instance:
-    """Return a copy with other values of some members, as `dataclasses.replace` does."""
+    """Return a copy with other values of some members, as `dataclasses.replace` does.
+
+    The class has no `ClassVar` and no members with `init=False` or `kw_only=True`.
+    """
     kind = type(instance)
     places, of = members(kind)
     values = list(of(instance))

@@ -167,6 +167,16 @@ def test_an_interception_that_brings_a_tools_result_belongs_to_the_one_that_aske
     assert rows[root]["status"] == "failed" and rows[third]["correlating_tool_call_id"] == "t3"
 
 
+def test_results_of_calls_of_which_one_is_in_an_earlier_batch_are_all_recorded(
+    database: Database, open_store: OpenStore
+) -> None:
+    store = open_store()
+    store.write([started("root"), called("root", "t1")])
+    store.write([called("root", "t2"), started("second", after="t1"), brought("second", "t1"), brought("second", "t2")])
+    rows = database.rows("aibridge_tool_usages")
+    assert all(row["result"] is not None for row in rows) and len(rows) == 2
+
+
 def test_the_clients_own_session_counts_before_the_thread(database: Database, open_store: OpenStore) -> None:
     open_store().write([started("root"), called("root", "t1"), started("second", after="t1", session="mine")])
     assert interceptions(database)[uid("second")]["session_id"] == "mine"

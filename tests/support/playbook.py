@@ -64,9 +64,13 @@ class Playbook:
     def connect(self, error: str | None = None) -> Server:
         """Open the upstream connection that the layer asks for, or fail to."""
         command = self.expect(commands.OpenConnection)
+        self.opened(command, error)
+        return command.connection
+
+    def opened(self, command: commands.OpenConnection, error: str | None = None) -> None:
+        """An upstream connection was opened, or could not be."""
         command.connection.state = ConnectionState.CLOSED if error else ConnectionState.OPEN
         self._give(events.OpenConnectionCompleted(command, error))
-        return command.connection
 
     # --- commands ---------------------------------------------------------------------------------------------
 

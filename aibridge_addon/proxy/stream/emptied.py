@@ -11,10 +11,12 @@ from mitmproxy.proxy.layers.http import HttpStream
 
 
 def empty(stream: HttpStream) -> None:
-    """Remove all that a stream has. Call it when the HTTP layer has dropped it."""
+    """Remove all that a stream has. Call it when the HTTP layer has dropped it, and it handles no event."""
+    stream_id = stream.stream_id
     vars(stream).clear()
     # A timer's event may still come, and the short way of its answer looks at the states.
-    vars(stream).update(handle_event=_ignore, client_state=_ignore, server_state=_ignore, _paused=None)
+    states = {"client_state": _ignore, "server_state": _ignore, "_paused": None}
+    vars(stream).update(handle_event=_ignore, stream_id=stream_id, **states)
 
 
 def _ignore(_event: events.Event) -> layer.CommandGenerator[None]:

@@ -18,6 +18,7 @@ from aibridge_addon.proxy.connection.scope import is_ip_address
 from aibridge_addon.proxy.flow import internal_error
 from aibridge_addon.proxy.interactive.kept_bodies import KeptBodies
 from aibridge_addon.proxy.stream.connections import BridgeHttpClient, client_connection, upstream_connection
+from aibridge_addon.proxy.stream.emptied import empty
 from aibridge_addon.proxy.stream.guard import Crashed
 from aibridge_addon.proxy.stream.short_way import PlainServer, is_switched_on
 from aibridge_addon.proxy.stream.stream import BridgeHttpStream
@@ -52,6 +53,7 @@ class BridgeHttpLayer(HttpLayer):
         # Stream ids of clients are positive, so negative ones never collide with them.
         self.turn_ids: Iterator[int] = itertools.count(-2, -2)
         self.handling: HttpStream | None = None
+        self.over: list[HttpStream] = []
         self.has_short_way = is_switched_on() and not self.sees_events
         self.retired: set[Connection] = set()
         """Upstream connections that take no further requests."""
@@ -62,6 +64,8 @@ class BridgeHttpLayer(HttpLayer):
                 yield from self.event_to_child(child, event)
             else:
                 yield from self._dispatch(event)
+            while self.over:  # not before: a stream may handle an event within another one
+                empty(self.over.pop())
         except GeneratorExit:  # a layer around this one has crashed, and mitmproxy drops all of them
             self._abandon()
             raise

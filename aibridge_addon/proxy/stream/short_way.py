@@ -162,11 +162,11 @@ class ShortWay:
         self._turn_id = turn_id
         self._upstream = upstream
         self._client: Client = stream.context.client
-        self._convert = answer.convert
+        self._convert: Callable[[bytes], bytes | Output] = answer.convert
         """Reads a payload, and returns what the client gets."""
         self._is_verbatim = isinstance(answer, Tapped) and answer.is_verbatim
         self._to_chunks = to_chunks
-        self._states = stream.client_state, stream.server_state
+        self._states: tuple[object, object] = (stream.client_state, stream.server_state)
         self.found: http_events.HttpEvent | None = None
         """What the stream gets before the next packet of mitmproxy's server. That one begins with the last byte before
         it, because an empty packet would be none."""
@@ -177,6 +177,11 @@ class ShortWay:
         return (
             not upstream.buf and self._stream._paused is None and self._is_read() and takes(upstream.body_reader, size)
         )
+
+    def end(self) -> None:
+        """Close the way for good, and forget the answer: the upstream's connection has the way until the next one."""
+        self._states = (None, None)
+        self._convert = _nothing
 
     def _is_read(self) -> bool:
         """Return whether the stream still reads this answer, for a client that is there."""
@@ -265,18 +270,24 @@ class PlainServer(Server):
 
 def open_short_way(
     stream: ShortStream, turn_id: int, answer: Tapped | Spliced, connections: Mapping[Connection, layer.Layer]
-) -> None:
-    """Let the answer that `stream` has begun to read take the short way, if its connections allow it."""
+) -> ShortWay | None:
+    """Let the answer that `stream` has begun to read take the short way, if its connections allow it. Returns it."""
     outermost = connections.get(stream.context.server)
     upstream = outermost.context.layers[-1] if outermost is not None else None  # inside of TLS and upstream proxies
     if not isinstance(upstream, ShortHttp1Client):
-        return
+        return None
     if isinstance(answer, Tapped) and answer.unread is not None and answer.unread <= len(upstream.buf):
-        return  # it came with its head
+        return None  # it came with its head
     client = connections.get(stream.context.client)
-    if stream.client_state == stream.state_done and isinstance(client, Http1Server) and client.response is not None:
-        # The same as in `Http1Server.send`.
-        to_chunks = "chunked" in client.response.headers.get("transfer-encoding", "").lower()
-        way = upstream.short_way = ShortWay(stream, turn_id, upstream, answer, to_chunks=to_chunks)
-        if isinstance(server := stream.context.server, PlainServer) and server.arrivals is not None:
-            server.arrivals.way = way
+    if stream.client_state != stream.state_done or not isinstance(client, Http1Server) or client.response is None:
+        return None
+    # The same as in `Http1Server.send`.
+    to_chunks = "chunked" in client.response.headers.get("transfer-encoding", "").lower()
+    way = upstream.short_way = ShortWay(stream, turn_id, upstream, answer, to_chunks=to_chunks)
+    if isinstance(server := stream.context.server, PlainServer) and server.arrivals is not None:
+        server.arrivals.way = way
+    return way
+
+
+def _nothing(_data: bytes) -> bytes:
+    return b""

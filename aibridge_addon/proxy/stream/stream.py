@@ -52,7 +52,6 @@ from aibridge_addon.proxy.stream.buffered import BufferedAnswer
 from aibridge_addon.proxy.stream.client_side import ClientSide
 from aibridge_addon.proxy.stream.counted_bodies import CountedBodies
 from aibridge_addon.proxy.stream.early_end import EarlyEnd
-from aibridge_addon.proxy.stream.emptied import empty
 from aibridge_addon.proxy.stream.guard import StreamGuard
 from aibridge_addon.proxy.stream.hooks import AibridgeCommitHook, AibridgeDispatchHook, AibridgeTurnHook
 from aibridge_addon.proxy.stream.keep_alives import KeepAlives
@@ -111,8 +110,6 @@ class BridgeHttpStream(HttpStream):
             self.guard.before(event, self._paused)
             yield from super().handle_event(event)
             self.turns.handling(False)
-            if self.turns.is_over and self.child_layer is None:
-                empty(self)
         except Exception:
             if self.child_layer is not None:
                 raise  # the bytes of an upgraded connection or tunnel are no answer to end

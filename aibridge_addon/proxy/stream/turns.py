@@ -19,7 +19,7 @@ from aibridge_addon.config.schema import Limits
 from aibridge_addon.interception.buffers import Buffers
 from aibridge_addon.proxy.stream.answer import Spliced, Tapped
 from aibridge_addon.proxy.stream.counted_bodies import CountedBodies
-from aibridge_addon.proxy.stream.short_way import open_short_way
+from aibridge_addon.proxy.stream.short_way import ShortWay, open_short_way
 
 _Answer = (
     http_events.ResponseHeaders,
@@ -40,6 +40,8 @@ class TurnIds(Protocol):
     """Whether answers may take the short way."""
     limits: Limits
     buffers: Buffers | None
+    over: list[HttpStream]
+    """Streams that were dropped while the current event was handled."""
     handling: HttpStream | None
     """The stream that handles an event or whose commands are carried out."""
 
@@ -50,6 +52,8 @@ class UpstreamTurns:
         """The stream id of the current turn. The first turn has the client's id."""
         self.reused = False
         """Whether a later turn was sent over the connection of the turn or attempt before it."""
+        self._way: ShortWay | None = None
+        """The short way of the current answer."""
         self._stream = stream
         self._parent = parent
         self._buffers = buffers
@@ -57,11 +61,6 @@ class UpstreamTurns:
     @property
     def is_first(self) -> bool:
         return self.id == self._stream.stream_id
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the HTTP layer has dropped the client's stream."""
-        return self._stream.stream_id not in self._parent.streams
 
     def begin(self) -> None:
         """Start the next turn: register a new id, so that its events come to this stream."""
@@ -71,13 +70,19 @@ class UpstreamTurns:
         self._parent.streams[self.id] = self._stream
 
     def handling(self, begins: bool) -> None:
-        """Note that the stream begins or has ended to handle an event."""
+        """Note that the stream begins or has ended to handle an event, and in the end, whether it is over."""
         self._parent.handling = self._stream if begins else None
+        if not begins and self._stream.stream_id not in self._parent.streams and self._stream.child_layer is None:
+            if self._way is not None:
+                self._way.end()
+            self._parent.over.append(self._stream)
 
     def shorten(self, answer: Tapped | Spliced) -> None:
         """Let the current turn's answer take the short way, if that is possible."""
         if self._parent.has_short_way:
-            open_short_way(self._stream, self.id, answer, self._parent.connections)
+            if self._way is not None:
+                self._way.end()
+            self._way = open_short_way(self._stream, self.id, answer, self._parent.connections)
 
     def is_stale(self, event: events.Event) -> bool:
         """Return whether an event belongs to an answer that was cancelled."""

@@ -200,7 +200,7 @@ class PostgresStore:
                 else:
                     pending.ended.append(rows.ended(record) | {"id": record.interception_id, "model": record.model})
             elif isinstance(record, records.ToolResult):
-                pending.results.append(rows.tool_result(record, None))
+                pending.results.append(rows.tool_result(record))
             elif isinstance(record, records.Continuation):
                 pending.continuations.append(rows.continuation(record))
             elif (child := INSERTED.get(type(record))) is not None:

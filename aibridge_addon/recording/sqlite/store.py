@@ -59,9 +59,7 @@ KNOWN = "(id) do nothing"
 SET_RESULT = """
 update aibridge_tool_usages set result = :result,
 metadata = case when json_valid(metadata) then json_patch(metadata, :metadata) else metadata end
-where interception_id = coalesce(
-    :parent_id, (select thread_parent_id from aibridge_interceptions where id = :interception_id)
-)
+where interception_id = (select thread_parent_id from aibridge_interceptions where id = :interception_id)
 and +provider_tool_call_id = :call_id and injected = 0 and result is null
 and exists (select 1 from aibridge_interceptions where id = interception_id and content_deleted_at is null)
 """
@@ -204,8 +202,7 @@ class SqliteStore:
                 else:
                     waiting.ended.append(rows.ended(record) | {"id": record.interception_id, "model": record.model})
             elif isinstance(record, records.ToolResult):
-                parent_id = started.get(record.interception_id, {}).get("thread_parent_id")
-                db.execute(SET_RESULT, rows.tool_result(record, parent_id))
+                waiting.results.append(rows.tool_result(record))
             elif isinstance(record, records.Continuation):
                 db.execute(KEEP, rows.continuation(record))
             elif (child := rows.INSERTED.get(type(record))) is not None:
@@ -250,6 +247,8 @@ class _Rows:
         """Ends of interceptions that were written before."""
         self.children: defaultdict[str, list[Row]] = defaultdict(list)
         """By table."""
+        self.results: list[Row] = []
+        """Of calls, whose rows may be in the same batch."""
         self.noted: dict[str, Row] = {}
         """By key, under which a later request finds an interception."""
 
@@ -266,6 +265,8 @@ class _Rows:
             _insert(self._db, INTERCEPTIONS, whole, _replaced(tuple(whole[0])))
         for table, inserted in self.children.items():
             _insert(self._db, table, inserted, KNOWN)
+        if self.results:
+            self._db.executemany(SET_RESULT, self.results)
         _insert(self._db, THREADS, [*self.noted.values()], NEWEST)
         if self.ended:
             assignments = ", ".join(_assignment(column) for column in self.ended[0] if column not in ("id", "model"))
@@ -274,7 +275,7 @@ class _Rows:
                 " model = case model when '' then coalesce(:model, '') else model end where id = :id",
                 self.ended,
             )
-        for rows_of in self.started, self.ended, self.children, self.noted:
+        for rows_of in self.started, self.ended, self.children, self.results, self.noted:
             rows_of.clear()
 
 
