@@ -108,7 +108,7 @@ MUTATIONS = (
     Mutation(ARRIVALS, " and client.get_write_buffer_size() == 0", "", ARRIVE),
     Mutation(ARRIVALS, "        self._register_activity()\n", "", ARRIVE),
     Mutation(ARRIVALS, "        server.arrivals = None\n", "        pass\n", FORWARDED),
-    Mutation(SHORT_WAY, "        server.arrivals.way = way\n", "        pass\n", SHORT),
+    Mutation(SHORT_WAY, "        server.arrivals.way = way\n", "        pass\n", ARRIVE),
     Mutation(SHORT_WAY, "        if self._is_read():\n", "        if True:\n", ARRIVE),
     Mutation(ARRIVALS, "            end -= 1\n", "", ARRIVE),
     Mutation(SHORT_WAY, "event.data[1:]", "event.data", ARRIVE),
